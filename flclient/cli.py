@@ -1,0 +1,120 @@
+"""The trainer's command line: the only place that reads flags and prints."""
+
+import platform
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flclient.connection import Connection, NotAdmitted, backoff
+from flclient.settings import CLIENT_SETTINGS
+from flserver import __version__
+from flserver.errors import ConnectionLost, UsageError
+from flserver.options import options
+
+if TYPE_CHECKING:
+    from flclient.trainer import Measured, Trainer
+
+
+@click.command(name="flclient", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@options(CLIENT_SETTINGS)
+def flclient(**values: Any) -> int:
+    """Train on this client's data in a federated run.
+
+    Exit codes: 0 the run is over, 1 refused or failed, 2 usage, 3 interrupted.
+    """
+    if not values["client_id"]:
+        raise UsageError("--client-id is required")
+    # A service manager's stop is the same wish as Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        trainer, info = _prepare(values)
+        return _take_part(trainer, info, values)
+    except KeyboardInterrupt:
+        click.echo("flclient: interrupted", err=True)
+        return 3
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
+    """The trainer, and what is told the server of it."""
+    import torch  # 2 s: --help and --print-config answer at once
+
+    from flclient.trainer import Trainer, TrainingPolicy
+    from flserver.data import load_test, load_train
+    from flserver.models import build, device_for
+
+    client_id, dataset = values["client_id"], values["dataset"]
+    data_dir = Path(values["data_dir"]) if values["data_dir"] else None
+    part = values["part"] or client_id
+    device = device_for(values["use_cuda"])
+    train = load_train(dataset, data_dir, part, values["num_clients"], values["partition"], values["seed"])
+    test = load_test(dataset, data_dir, part)
+    policy = TrainingPolicy(**{key: values[key] for key in ("epochs", "learning_rate", "batch_size", "seed")})
+    trainer = Trainer(build(values["model"], values["seed"]), train, test, policy, client_id, device)
+    told = ("learning_rate", "epochs", "batch_size", "dataset", "partition", "num_clients", "seed", "model")
+    versions = {
+        "flclient": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    return trainer, {key: values[key] for key in told} | {"versions": versions, "device": device.type}
+
+
+def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any]) -> int:
+    """Register, train until the run is over, and begin again while ``--reconnect`` allows."""
+    patience: float = values["reconnect"]
+    pauses = backoff(patience)
+    rounds = 0
+    registered_before = False
+    while True:
+        try:
+            with Connection(values["host"], values["server_port"], _largest_body(trainer)) as connection:
+                said = connection.register(_wire_id(values["client_id"]), trainer.data_size, info)
+                click.echo(f"registered with {trainer.data_size} training samples: {said}")
+                pauses = backoff(patience)  # patience is for one loss, not for the whole run
+                registered_before = True
+                while (template := connection.next_model()) is not None:
+                    rounds += 1
+                    _answer(trainer, connection, template, rounds, _wire_id(values["client_id"]))
+                click.echo(f"the run is over after {rounds} models")
+                return 0
+        except (ConnectionLost, NotAdmitted) as error:
+            # A server that has not yet noticed our end of the old connection refuses the new one: try again
+            if isinstance(error, NotAdmitted) and not registered_before:
+                raise
+            pause = next(pauses, None)
+            if pause is None:
+                raise
+            click.echo(f"{error}; trying again in {pause:.1f} s", err=True)
+            threading.Event().wait(pause)
+
+
+def _answer(trainer: "Trainer", connection: Connection, template: Any, number: int, client_id: int | str) -> None:
+    from flserver.models import write_state
+
+    trained = trainer.train(template.module, number)
+    click.echo(
+        f"model {number}: received {_text(trained.received)}; trained {_text(trained.trained)}; {trained.seconds:.2f} s"
+    )
+    write_state(template.module, trained.state)
+    connection.upload(template.answer(id=client_id, metrics=trained.metrics()))
+
+
+def _text(measured: "Measured") -> str:
+    return f"loss {measured.loss:.4f}, accuracy {measured.accuracy:.2%}"
+
+
+def _wire_id(client_id: str) -> int | str:
+    """A whole number goes as an integer, as the trainers in the field send theirs."""
+    is_number = client_id.isdecimal() and len(client_id) < 19 and str(int(client_id)) == client_id
+    return int(client_id) if is_number else client_id
+
+
+def _largest_body(trainer: "Trainer") -> int:
+    """Bytes. A module may drag along more than its state: whole storages behind slices, tensors in plain attributes."""
+    return 4 * trainer.model_bytes + 2**24

@@ -1,0 +1,163 @@
+"""The trainer's sockets: the first connection, which brings models, and a new one for every upload."""
+
+import json
+import random
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from flserver.errors import ConnectionLost, FlserverError, FrameRefused, MessageRefused
+from flserver.wire.framing import encode_length
+from flserver.wire.pickles import read_message
+from flserver.wire.template import Template
+
+CONNECT_SECONDS = 30.0
+STALL_SECONDS = 300.0
+"""How long a transfer may stand still. Between frames there is no limit: the others may train for hours."""
+MAX_REPLY = 2**16
+FIRST_CHUNK = 2**20
+
+Piece = bytes | bytearray | memoryview
+
+
+class NotAdmitted(FlserverError):
+    """The server answered the registration with ``<ERROR>``; the message is the server's."""
+
+
+class Connection(AbstractContextManager["Connection"]):
+    """The first connection to the server. Closed on leaving the context.
+
+    Every method raises ConnectionLost where the peer cannot be reached, is gone or stands still, and a PeerError where
+    it does not speak the protocol.
+    """
+
+    def __init__(self, host: str, port: int, max_body: int) -> None:
+        """Connect. A frame of more than ``max_body`` bytes is refused."""
+        self._host = host
+        self._port = port
+        self._max_body = max_body
+        self._socket = _connect(host, port)
+        # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, option):
+                self._socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def register(self, client_id: int | str, data_size: int, info: dict[str, Any]) -> str:
+        """Ask to take part and return what the server says. Raises NotAdmitted where it refuses."""
+        hello = {"header": "<METADATA>", "id": client_id, "data_size": data_size, "info": info}
+        _send(self._socket, [json.dumps(hello).encode()])
+        body = _receive(self._socket, MAX_REPLY)
+        try:
+            reply = json.loads(body)
+            header, message = reply["header"], str(reply.get("msg", ""))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise MessageRefused("the server's answer to the registration is not JSON with a header") from error
+        if header == "<ERROR>":
+            raise NotAdmitted(_printable(message))
+        if header != "<SUCCESS>":
+            raise MessageRefused(f"the server answered the registration with {header!r:.60}")
+        return _printable(message)
+
+    def next_model(self) -> Template | None:
+        """Wait for the next global model; None when the run is over. Raises PickleRefused for a body not understood."""
+        body = _receive(self._socket, self._max_body)
+        header = read_message(body).get("header")
+        if header == "<FINISHED>":
+            return None
+        if header != "<MODEL>":
+            raise MessageRefused(f"the server sent {header!r:.60} where a model was due")
+        return Template(body)
+
+    def upload(self, pieces: Sequence[Piece]) -> None:
+        """Send a body, in pieces, on a connection of its own."""
+        with _connect(self._host, self._port) as upload:
+            _send(upload, pieces)
+
+
+def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) -> Iterator[float]:
+    """Pauses in seconds between tries: doubling, each cut by up to a half at random so that a fleet does not return at
+    once; their sum stays within ``deadline_seconds``."""
+    left, pause = deadline_seconds, first
+    while left > 0:
+        chosen = min(left, pause * random.uniform(0.5, 1.0))
+        yield chosen
+        left -= chosen
+        pause = min(longest, pause * 2)
+
+
+def _connect(host: str, port: int) -> socket.socket:
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # The protocol's localhost is IPv4: ::1 may be somebody else's port
+        addresses.sort(key=lambda address: address[0] != socket.AF_INET)
+        for at, (family, kind, protocol, _, address) in enumerate(addresses):
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(CONNECT_SECONDS)
+                connection.connect(address)
+                return connection
+            except OSError:
+                connection.close()
+                if at == len(addresses) - 1:
+                    raise
+    except OSError as error:
+        raise ConnectionLost(f"cannot connect to {host}:{port}: {error.strerror or error}") from error
+    raise ConnectionLost(f"cannot connect to {host}:{port}: it has no address")
+
+
+def _send(connection: socket.socket, pieces: Sequence[Piece]) -> None:
+    connection.settimeout(STALL_SECONDS)
+    try:
+        connection.sendall(encode_length(sum(len(piece) for piece in pieces)))
+        for piece in pieces:
+            connection.sendall(piece)
+    except OSError as error:
+        raise _lost(error) from error
+
+
+def _receive(connection: socket.socket, limit: int) -> bytearray:
+    """The body of the next frame."""
+    connection.settimeout(None)
+    length = int.from_bytes(_read(connection, 8), "big")
+    if length > limit:
+        raise FrameRefused(f"the server announced {length} bytes; at most {limit} are expected")
+    return _read(connection, length)
+
+
+def _read(connection: socket.socket, size: int) -> bytearray:
+    # Memory follows the bytes that came, not those that were announced
+    buffer = bytearray(min(size, FIRST_CHUNK))
+    filled = 0
+    while filled < size:
+        if filled == len(buffer):
+            buffer.extend(bytes(min(len(buffer), size - filled)))
+        with memoryview(buffer) as whole, whole[filled:] as free:
+            try:
+                count = connection.recv_into(free)
+            except OSError as error:
+                raise _lost(error) from error
+        if count == 0:
+            raise ConnectionLost("the server closed the connection", "closed")
+        connection.settimeout(STALL_SECONDS)
+        filled += count
+    return buffer
+
+
+def _lost(error: OSError) -> ConnectionLost:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return ConnectionLost(f"the server stood still for {STALL_SECONDS:.0f} s", "timeout")
+    cause = "reset" if isinstance(error, (ConnectionResetError, BrokenPipeError)) else "other"
+    return ConnectionLost(f"the connection was lost: {error.strerror or error}", cause)
+
+
+def _printable(text: str) -> str:
+    """The server's words without control characters, which could rewrite the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:1000]

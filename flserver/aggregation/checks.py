@@ -1,0 +1,92 @@
+"""What is checked of an update before it may count, and what is measured of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import blake3
+import torch
+
+from flserver.models import State, raw_bytes
+
+CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``rejection`` is None or begins with its kind: names, shape, dtype, non_finite or other.
+
+    ``norm`` is the L2 norm of update − model sent over the floating-point tensors, None where it cannot be told.
+    ``digest`` covers names, dtypes, shapes and values, whatever the pickle around them looked like.
+    """
+
+    rejection: str | None
+    norm: float | None
+    digest: str
+
+
+def inspect(update: State, global_state: State, tied: Mapping[str, str]) -> Inspection:
+    """Hold an update against the model that was sent out.
+
+    ``tied`` maps the later name of shared weights to the first one: equal in the model, so they must be equal here.
+    """
+    digest = state_digest(update)
+    rejection = _layout(update, global_state) or _tied(update, tied)
+    if rejection is not None:
+        return Inspection(rejection, None, digest)
+    square = 0.0
+    for name, sent in global_state.items():
+        if sent.is_floating_point():
+            distance = _square_distance(update[name], sent)
+            if not math.isfinite(distance) and not bool(torch.isfinite(update[name]).all()):
+                return Inspection(f"non_finite: {name} holds NaN or infinity", None, digest)
+            square += distance
+    return Inspection(None, math.sqrt(square) if math.isfinite(square) else None, digest)
+
+
+def state_digest(state: State) -> str:
+    """BLAKE3 over each tensor's name, dtype, shape and contiguous little-endian values, in ascending order of names."""
+    digest = blake3.blake3()
+    for name in sorted(state):
+        tensor = state[name]
+        kind = str(tensor.dtype).removeprefix("torch.")
+        head = f"{name}\0{kind}\0{'x'.join(map(str, tensor.shape))}\0".encode("utf-8", "surrogatepass")
+        digest.update(len(head).to_bytes(8, "little") + head)
+        if tensor.numel():
+            digest.update(raw_bytes(tensor))
+    return "blake3:" + digest.hexdigest()
+
+
+def _layout(update: State, global_state: State) -> str | None:
+    if update.keys() != global_state.keys():
+        missing = [name for name in global_state if name not in update]
+        extra = [name for name in update if name not in global_state]
+        parts = [f"{what} {ascii(names[0])[:80]}" for what, names in (("lacks", missing), ("adds", extra)) if names]
+        return f"names: the update {' and '.join(parts)}"
+    for name, sent in global_state.items():
+        given = update[name]
+        if given.shape != sent.shape:
+            return f"shape: {name} is {list(given.shape)} where the model has {list(sent.shape)}"
+        if given.dtype != sent.dtype:
+            kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in (given, sent)]
+            return f"dtype: {name} is {kinds[0]} where the model has {kinds[1]}"
+    return None
+
+
+def _tied(update: State, tied: Mapping[str, str]) -> str | None:
+    for name, first in tied.items():
+        one, other = update[name], update[first]
+        same_memory = one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
+        if not same_memory and not torch.equal(one, other):
+            return f"other: {name} and {first} share their weights in the model, but differ in the update"
+    return None
+
+
+def _square_distance(given: torch.Tensor, sent: torch.Tensor) -> float:
+    """Σ (given − sent)² in float64. Not finite where any element of ``given`` is not."""
+    one, other = given.reshape(-1), sent.reshape(-1)
+    total = 0.0
+    for start in range(0, one.numel(), CHUNK):
+        difference = one[start : start + CHUNK].to(torch.float64) - other[start : start + CHUNK].to(torch.float64)
+        total += float(torch.dot(difference, difference))
+    return total

@@ -1,0 +1,266 @@
+"""The composition root: wires everything, and owns the order in which it starts and stops.
+
+Start: listener → lock → schema → plan → torch and the model → writer → metrics → round 0 → coordinator → sessions.
+Stop: listener → coordinator → sessions → bus → writer → metrics.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import count
+from typing import Any
+
+from flserver import events
+from flserver.broadcast import BroadcastBuffers
+from flserver.bus import Bus, Observer, publisher
+from flserver.clock import Deadline
+from flserver.committer import Committer
+from flserver.coordinator import Coordinator
+from flserver.errors import FlserverError
+from flserver.exchange import Exchange
+from flserver.listener import Listener
+from flserver.memory import ReceiveMemory
+from flserver.observers.health import Health
+from flserver.observers.http import MetricsServer
+from flserver.observers.metrics import Metrics, database_bytes
+from flserver.opening import close_left_overs, record_opening, restore_metrics
+from flserver.plan import Complete, Plan, plan_run
+from flserver.prepare import Prepared, prepare
+from flserver.rounds import Rounds
+from flserver.server import Server
+from flserver.session import Desk, Limits
+from flserver.settings import ServerSettings
+from flserver.signals import Signals
+from flserver.store.database import DatabaseLock
+from flserver.store.reader import Reader
+from flserver.store.schema import Upgrade, ensure_head
+from flserver.store.writer import Writer
+from flserver.wire.pickles import PickleLimits
+
+logger = logging.getLogger(__name__)
+
+JSON_LIMIT = 4096  # bytes of a registration
+PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
+SESSION_GRACE = 3.0  # seconds to say <FINISHED>
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 3
+
+
+def serve(
+    settings: ServerSettings,
+    given: Mapping[str, Any],
+    listener: Listener,
+    console: Sequence[Observer],
+    say: Callable[[str], None],
+) -> int:
+    """Run the server on ``listener`` to the end of its run and return the exit code.
+
+    ``given`` are the settings that were not left to their default; ``console`` shows events, ``say`` tells the operator
+    a line. Raises UsageError for what cannot be done, before anything is on record.
+    """
+    with ExitStack() as stack:
+        stack.callback(listener.close)
+        stack.enter_context(DatabaseLock(settings.store.db))
+        upgrade = ensure_head(settings.store.db)
+        reader = Reader(settings.store.db)
+        plan = plan_run(reader, settings, given)
+        if isinstance(plan, Complete):
+            say(plan.notice)
+            return EXIT_DONE
+        if plan.notice is not None:
+            say(plan.notice)
+        _warn(plan.settings, say)
+        prepared = prepare(plan, reader, say)
+        signals = Signals()
+        stack.callback(signals.close)
+        return _Serving(plan, prepared, reader, signals, listener, console, say).run(upgrade)
+
+
+class _Serving:
+    """One run's worth of a server: its parts, in the order in which they start."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        prepared: Prepared,
+        reader: Reader,
+        signals: Signals,
+        listener: Listener,
+        console: Sequence[Observer],
+        say: Callable[[str], None],
+    ) -> None:
+        self._plan, self._prepared, self._reader = plan, prepared, reader
+        self._signals, self._listener, self._say = signals, listener, say
+        settings = plan.settings
+        self._seeds = reader.id_seeds()
+        self._observers: list[Observer] = list(console)
+        self._writer = Writer(
+            settings.store.db,
+            run_id=plan.run_id,
+            process_id=self._seeds.process_id,
+            on_committed=publisher(self._observers),
+            on_failure=self._store_failed,
+            on_commit_seconds=lambda seconds: self._metrics.commit_took(seconds),
+        )
+        self._bus = Bus(self._writer)
+        buffers = BroadcastBuffers(prepared.template)
+        self._limits = Limits(
+            json=JSON_LIMIT,
+            pickle=2 * buffers.size + PICKLE_SLACK,
+            pickles=PickleLimits(),
+            first_frame=settings.network.first_frame_timeout,
+            frame=settings.network.frame_timeout,
+        )
+        self._memory = ReceiveMemory(
+            settings.network.receive_memory, self._limits.pickle, settings.store.checkpoint_dir
+        )
+        self._metrics = Metrics(
+            {
+                "inflight_bytes": lambda: self._memory.in_use,
+                "inflight_limit_bytes": lambda: self._memory.budget,
+                "model_parameters": lambda: prepared.parameters,
+                "database_bytes": lambda: database_bytes(settings.store.db),
+                "audit_queue_length": lambda: self._writer.queue_length,
+                "audit_sequence": lambda: self._writer.sequence,
+            }
+        )
+        self._committer = Committer(
+            run_id=plan.run_id,
+            process_id=self._seeds.process_id,
+            bus=self._bus,
+            strategy=prepared.strategy,
+            evaluator=prepared.evaluator,
+            checkpoints=prepared.checkpoints,
+            keep=settings.store.keep_checkpoints,
+            model=prepared.model,
+            round=prepared.round,
+            digest=prepared.digest,
+            kept=prepared.kept,
+        )
+        following = max(prepared.round + 1, 0)
+        self._next_attempt = reader.next_attempt(plan.run_id, following)
+        self._exchange = Exchange(
+            Rounds(
+                settings.rounds,
+                known={p.client_id: (p.data_size, p.registration) for p in reader.participants(plan.run_id)},
+                min_updates=reader.min_updates(plan.run_id),
+            ),
+            prepared.model,
+        )
+        self._coordinator = Coordinator(
+            policy=settings.rounds,
+            exchange=self._exchange,
+            committer=self._committer,
+            buffers=buffers,
+            bus=self._bus,
+            process_id=self._seeds.process_id,
+            attempts_before={following: self._next_attempt - 1} if following > 0 else {},
+            on_end=signals.ended,
+        )
+        self._server = Server(
+            listener,
+            Desk(
+                exchange=self._exchange,
+                bus=self._bus,
+                memory=self._memory,
+                limits=self._limits,
+                tied=prepared.tied,
+                message_ids=count(self._seeds.message_id),
+                update_ids=count(self._seeds.update_id),
+            ),
+            count(self._seeds.connection_id),
+        )
+
+    def run(self, upgrade: Upgrade | None) -> int:
+        """Start everything, wait for the end of the run, stop everything. Returns the exit code."""
+        network = self._plan.settings.network
+        with ExitStack() as stack:
+            if network.metrics_port:
+                endpoint = MetricsServer(network.metrics_host, network.metrics_port, self._metrics, self._health)
+                endpoint.start()
+                stack.callback(endpoint.close)
+                self._say(f"metrics on http://{_address(endpoint.address)}/metrics")
+            self._writer.start()
+            stack.callback(self._writer.close)
+            try:
+                self._record_start(upgrade)
+                code = self._run_rounds()
+                self._bus.emit(events.ServerStopped(process_id=self._seeds.process_id, exit_code=code))
+                self._writer.close()
+            except FlserverError as error:
+                self._say(f"failed: {error}")
+                return EXIT_FAILED
+            if network.metrics_port and network.metrics_linger and code == EXIT_DONE:
+                self._say(f"metrics stay for {network.metrics_linger:g} s")
+                self._signals.wait(network.metrics_linger)
+        return code
+
+    def _record_start(self, upgrade: Upgrade | None) -> None:
+        """Close what a dead process left open, then put on record which run this process works on."""
+        close_left_overs(self._bus, self._reader)
+        # From here on metrics count what commits; what SQL holds already is restored first, once.
+        restore_metrics(self._metrics, self._plan, self._reader)
+        self._observers.append(self._metrics)
+        record_opening(self._bus, self._plan, self._prepared, self._seeds.process_id, self._listener.address, upgrade)
+
+    def _run_rounds(self) -> int:
+        if self._prepared.round < 0:
+            self._committer.commit_initial(self._next_attempt)
+        self._coordinator.start()
+        self._server.start()
+        try:
+            stopped_by = self._signals.wait()
+            if stopped_by is not None:
+                self._say(f"{stopped_by}: stopping (once more: at once)")
+                self._bus.emit(events.OperatorActed(kind="stop", detail={"signal": stopped_by}))
+                self._server.stop_accepting()
+                self._exchange.stop(f"stopped by {stopped_by}")
+        finally:
+            self._server.stop_accepting()
+            self._coordinator.join()
+            self._server.close(SESSION_GRACE)
+        self._bus.flush()
+        return self._exit_code()
+
+    def _exit_code(self) -> int:
+        error = self._coordinator.error
+        if error is not None:
+            self._say(f"failed: {error}")
+            return error.exit_code if isinstance(error, FlserverError) else EXIT_FAILED
+        return {"completed": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}.get(self._coordinator.status, EXIT_FAILED)
+
+    def _store_failed(self, error: BaseException) -> None:
+        """Called on the writer's thread: without its record the server does not go on."""
+        logger.error("the audit record failed: %s", error)
+        self._metrics.write_failed()
+        self._exchange.stop("the audit record failed")
+
+    def _health(self) -> Health:
+        due = self._coordinator.due
+        return Health(
+            run_id=self._plan.run_id,
+            state=self._coordinator.state,
+            round=self._coordinator.round,
+            deadline=None if due is None else Deadline(due),
+            writer_alive=self._writer.alive or self._coordinator.status != "running",
+            sequence=self._writer.sequence,
+            digest=self._writer.last_digest,
+            queue_length=self._writer.queue_length,
+        )
+
+
+def _warn(settings: ServerSettings, say: Callable[[str], None]) -> None:
+    if settings.rounds.min_updates == 1:
+        say("warning: --min-updates 1 lets a single site's model become the global model that all others are sent")
+    if settings.network.host not in ("127.0.0.1", "::1", "localhost"):
+        say(
+            f"warning: --host {settings.network.host} is open to the network without encryption, and unchanged "
+            "trainers run what an attacker on the way sends them as a model. Prefer 127.0.0.1 and a tunnel"
+        )
+
+
+def _address(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

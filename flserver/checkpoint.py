@@ -1,0 +1,199 @@
+"""Checkpoints: one safetensors file a round, durable before the round is committed.
+
+A file holds tensors and fixed metadata only, so that equal states give equal bytes and equal digests. The digest is
+SHA-256 of the file's bytes: ``sha256sum`` checks it. The strategy's own tensors carry a prefix that no parameter has.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+
+from flserver.errors import CheckpointError
+from flserver.models import State, raw_bytes
+
+STRATEGY_PREFIX = "__strategy__."
+FORMAT = "flserver checkpoint 1"
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A durable checkpoint: its path below the checkpoint directory, its digest and size (bytes)."""
+
+    path: str
+    digest: str
+    size: int
+
+
+class CheckpointStore:
+    """The files of one run, in a folder of its own below ``directory``."""
+
+    def __init__(self, directory: Path, run_id: str) -> None:
+        self.directory = directory
+        self._run_id = run_id
+        self._folder = directory / run_id
+
+    def prepare(self) -> None:
+        """Make the folder, durably. Raises CheckpointError."""
+        try:
+            missing = [p for p in (self._folder, *self._folder.parents) if not p.exists()]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for made in missing:
+                _sync_folder(made.parent)
+        except OSError as error:
+            raise CheckpointError(f"cannot make {self._folder}: {error.strerror}") from error
+
+    def write(self, round: int, model: State, strategy: State) -> Written:
+        """Write a round's file and return when it would survive a power loss.
+
+        Raises CheckpointError; a failed fsync is not tried again, for the kernel may have dropped the pages.
+        """
+        temporary = self._folder / f".round-{round:06d}.partial"
+        digest = hashlib.sha256()
+        size = 0
+        try:
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                for piece in serialize(model, strategy):
+                    _write_all(file, piece)
+                    digest.update(piece)
+                    size += len(piece)
+                os.fsync(file)
+            finally:
+                os.close(file)
+            name = f"round-{round:06d}-{digest.hexdigest()[:16]}.safetensors"
+            os.rename(temporary, self._folder / name)
+            _sync_folder(self._folder)
+        except OSError as error:
+            raise CheckpointError(f"cannot write the checkpoint of round {round}: {error.strerror}") from error
+        return Written(f"{self._run_id}/{name}", "sha256:" + digest.hexdigest(), size)
+
+    def read(self, path: str, digest: str | None) -> tuple[State, State]:
+        """The model's and the strategy's tensors of a file, after its digest was checked.
+
+        Raises CheckpointError where the file is missing, does not match or is not a checkpoint.
+        """
+        return read(self.directory / path, digest)
+
+    def files(self) -> dict[Path, int]:
+        """The run's checkpoint files and the rounds in their names."""
+        if not self._folder.is_dir():
+            return {}
+        return {p: int(m[1]) for p in sorted(self._folder.iterdir()) if (m := NAME.fullmatch(p.name))}
+
+    def clean(self, committed: int) -> None:
+        """Before going on from round ``committed``: remove what a crash left of the next round.
+
+        Raises CheckpointError for a file two or more rounds ahead: the database has lost commits.
+        """
+        ahead = [path for path, round in self.files().items() if round >= committed + 2]
+        if ahead:
+            raise CheckpointError(
+                f"{ahead[0]} is from a round after {committed + 1}, but the database's last committed round is "
+                f"{committed}: the database has lost commits. Restore runs of this database from a copy with its "
+                f"-wal file, or move the newer checkpoints away to go on from round {committed}"
+            )
+        for path, round in self.files().items():
+            if round == committed + 1:
+                path.unlink()
+        for path in self._folder.glob(".round-*.partial"):
+            path.unlink()
+
+    def delete(self, path: str) -> None:
+        """Prune a file; one that is gone already is fine."""
+        (self.directory / path).unlink(missing_ok=True)
+
+
+def read(path: Path, digest: str | None) -> tuple[State, State]:
+    """The model's and the strategy's tensors in a checkpoint file.
+
+    Raises CheckpointError where it is missing, does not match ``digest`` or is not a checkpoint.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
+    found = "sha256:" + hashlib.sha256(content).hexdigest()
+    if digest is not None and found != digest:
+        raise CheckpointError(f"checkpoint {path} does not match its digest: the record says {digest}, it is {found}")
+    try:
+        tensors = load_safetensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"checkpoint {path} is not a safetensors file: {error}") from error
+    # The library sorts by offset; the record's order is the order of the names in the file.
+    model = {name: t for name, t in tensors.items() if not name.startswith(STRATEGY_PREFIX)}
+    strategy = {n.removeprefix(STRATEGY_PREFIX): t for n, t in tensors.items() if n.startswith(STRATEGY_PREFIX)}
+    return model, strategy
+
+
+def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, in pieces that do not copy the tensors.
+
+    Source: the safetensors format, https://github.com/huggingface/safetensors#format. The library itself writes only
+    whole files that it names, without fsync, and copies every tensor first.
+    """
+    tensors = model | {STRATEGY_PREFIX + name: tensor for name, tensor in strategy.items()}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": FORMAT}}
+    offset = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        if tensor.numel():
+            yield raw_bytes(tensor)
+
+
+def estimate(model: State, rounds: int, keep: int) -> int:
+    """Bytes on disk for a run of ``rounds`` rounds: all of them, or the newest ``keep``, the best and the next."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values()) + 64 * 1024
+    files = rounds + 1 if keep == 0 else min(rounds + 1, keep + 2)
+    return size * files
+
+
+def free_space(directory: Path) -> int:
+    """Bytes free where ``directory`` is or will be."""
+    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _write_all(file: int, piece: bytes | memoryview) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

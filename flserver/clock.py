@@ -1,0 +1,41 @@
+"""Two clocks: the monotonic one for deadlines and durations, the wall clock for records."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+monotonic = time.monotonic
+
+
+def utc_now() -> str:
+    """The wall clock as UTC ISO-8601 text with microseconds: ``2026-01-31T09:00:00.000000Z``."""
+    return utc_text(datetime.now(UTC).timestamp())
+
+
+def utc_text(timestamp: float) -> str:
+    """A Unix timestamp (seconds) in the form of :func:`utc_now`."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def utc_timestamp(text: str) -> float:
+    """The Unix timestamp (seconds) of a text that :func:`utc_now` wrote."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment on the monotonic clock, carried through every step that must be over by then."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> "Deadline":
+        return cls(monotonic() + seconds)
+
+    def remaining(self) -> float:
+        """Seconds left, never below zero."""
+        return max(0.0, self.at - monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return monotonic() >= self.at

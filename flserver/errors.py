@@ -1,0 +1,80 @@
+"""One tree of errors, so that a caller can tell what the peer did wrong from what we did wrong.
+
+FlserverError
+├── PeerError                 the peer's doing: it costs that connection only
+│   ├── Refused               it broke the protocol, a limit or an identity rule: outcome ``refused``
+│   │   ├── FrameRefused      a length or a first byte that the connection's state does not allow
+│   │   ├── MessageRefused    a body that is not one of the six messages, or comes out of turn
+│   │   ├── PickleRefused     a pickle that the machine does not read
+│   │   └── RegistrationRefused  an id or a time at which nobody may register
+│   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
+├── UsageError                what the operator asked for cannot be done: one line, exit code 2
+├── StoreError                the database failed: the server stops, exit code 1
+└── CheckpointError           a checkpoint failed or does not verify: exit code 1
+"""
+
+
+class FlserverError(Exception):
+    """The root of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class PeerError(FlserverError):
+    """The peer did something wrong, or went away. The message is the ``reason`` in SQL."""
+
+    outcome = "refused"
+
+
+class Refused(PeerError):
+    """The peer broke the protocol, a limit or an identity rule."""
+
+
+class FrameRefused(Refused):
+    """A frame whose length or first byte the connection's state does not allow."""
+
+
+class MessageRefused(Refused):
+    """A body that is not one of the six messages, or a message that comes out of turn.
+
+    ``header`` is the header it claimed, where it had one.
+    """
+
+    def __init__(self, message: str, header: str | None = None) -> None:
+        super().__init__(message)
+        self.header = header
+
+
+class PickleRefused(Refused):
+    """A pickle that the machine in ``wire.pickles`` does not read."""
+
+
+class RegistrationRefused(Refused):
+    """A registration that the rules of the run do not admit. The message is sent to the trainer."""
+
+
+class ConnectionLost(PeerError):
+    """The connection ended in the middle of something.
+
+    ``cause`` is one of ``closed`` (end of file), ``reset``, ``timeout`` and ``other``.
+    """
+
+    outcome = "failed"
+
+    def __init__(self, message: str, cause: str = "other") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class UsageError(FlserverError):
+    """What the operator asked for cannot be done. Printed as one line; exit code 2."""
+
+    exit_code = 2
+
+
+class StoreError(FlserverError):
+    """The database could not be read or written. The server does not go on without its record."""
+
+
+class CheckpointError(FlserverError):
+    """A checkpoint could not be written durably, or does not match its digest."""

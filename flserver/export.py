@@ -1,0 +1,74 @@
+"""Models out of the record, and the record held against itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from flserver.checkpoint import read
+from flserver.errors import CheckpointError, UsageError
+from flserver.plan import settings_of
+from flserver.store.reader import Reader, Row
+
+
+def export(reader: Reader, ref: str, which: str, out: Path, checkpoint_dir: Path | None, db: Path) -> str:
+    """Write the model of round ``which`` (a number, ``best`` or ``last``) of run ``ref`` to ``out``.
+
+    ``.pt`` holds a ``state_dict``, ``.safetensors`` the same tensors. Returns a line that says what was written. Raises
+    UsageError or CheckpointError.
+    """
+    if out.suffix not in (".safetensors", ".pt"):
+        raise UsageError(f"--out {out}: the name ends in .safetensors or .pt")
+    run = reader.run(ref)
+    committed = _committed(reader, run, which)
+    if committed["checkpoint_deleted_at"] is not None:
+        raise UsageError(
+            f"the checkpoint of round {committed['round']} was pruned at {committed['checkpoint_deleted_at']}"
+        )
+    model, _ = read(checkpoints_of(run, checkpoint_dir, db) / committed["checkpoint"], committed["model_digest"])
+    try:
+        if out.suffix == ".pt":
+            torch.save(model, out)
+        else:
+            save_file(model, out, metadata={"format": "pt"})
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"cannot write {out}: {error}") from error
+    return f"round {committed['round']} of run {run['name']} ({committed['model_digest']}) → {out}"
+
+
+def _committed(reader: Reader, run: Row, which: str) -> Row:
+    if which == "best":
+        found = reader.best_round(run["run_id"])
+        if found is None:
+            raise UsageError(f"no round of run {run['name']} has an accuracy or a loss: there is no best one")
+        return found
+    if which != "last" and not which.isdecimal():
+        raise UsageError(f"--round {which}: a number, best or last")
+    return reader.committed_round(run["run_id"], None if which == "last" else int(which))
+
+
+def checkpoints_of(run: Row, given: Path | None, db: Path) -> Path:
+    """Where a run's checkpoints lie: as given, else as the run was started with, else beside the database."""
+    recorded = settings_of(run).get("checkpoint_dir")
+    return given or (Path(recorded) if recorded else db.with_name(db.name + ".checkpoints"))
+
+
+def verify_record(reader: Reader, checkpoint_dir: Path | None, db: Path) -> Iterator[tuple[bool, str]]:
+    """Lines that say what holds (True) and what does not (False): the chain of events, then every checkpoint."""
+    chain = reader.verify_chain()
+    for problem in chain.problems:
+        yield False, problem
+    if not chain.problems:
+        yield True, f"{chain.events} events, an unbroken chain to {chain.head}"
+    for run in reader.runs():
+        folder = checkpoints_of(run, checkpoint_dir, db)
+        for committed in reader.committed_rounds(run["run_id"]):
+            if committed["checkpoint_deleted_at"] is not None:
+                continue
+            try:
+                read(folder / committed["checkpoint"], committed["model_digest"])
+            except CheckpointError as error:
+                yield False, f"run {run['name']} round {committed['round']}: {error}"
+            else:
+                yield True, f"run {run['name']} round {committed['round']}: {committed['model_digest']}"

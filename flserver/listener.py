@@ -1,0 +1,34 @@
+"""The listening socket. It comes first, so that a port in use is said at once, and imports next to nothing: trainers
+that connect while torch is still being imported wait in its backlog."""
+
+import contextlib
+import os
+import socket
+
+from flserver.errors import UsageError
+
+BACKLOG = 1024
+
+
+class Listener:
+    """Listens on ``host`` and ``port`` (0: any free one). Raises UsageError where it cannot."""
+
+    def __init__(self, host: str, port: int) -> None:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self.socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.socket.getsockname()[:2]
+        return host, port
+
+    def close(self) -> None:
+        # A thread blocked in accept wakes by shutdown, not by close.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()

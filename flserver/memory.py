@@ -1,0 +1,97 @@
+"""The memory for updates: a budget for what is being received and held, and buffers that are used again.
+
+What a peer claims costs nothing: a session asks for room only after the first 64 KiB of a body have arrived, and room
+is address space that the system backs with memory as bytes come in. Over the budget a session waits for room, unread
+bytes stay with the peer, and updates held for their turn move to unlinked files beside the checkpoints; so memory does
+not grow with the number of clients, and those held cannot keep those being received from finishing.
+"""
+
+import mmap
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+from flserver.clock import Deadline
+from flserver.errors import ConnectionLost
+
+SPARE_BUFFERS = 4  # kept for the next update: fresh pages cost as much as copying the update once
+
+
+class Room:
+    """Room for one body. ``view`` is writable while it is being received."""
+
+    def __init__(self, memory: "ReceiveMemory", buffer: mmap.mmap, size: int) -> None:
+        self._memory = memory
+        self._buffer: mmap.mmap | None = buffer
+        self._size = size
+        self.view = memoryview(buffer)[:size]
+
+    def hold(self) -> None:
+        """The body is complete and waits for its turn: leave memory where it is tight. ``view`` may change."""
+        if self._buffer is not None and self._memory.tight():
+            self.view = self._memory.move_to_file(self.view)
+            self._give_back()
+
+    def release(self) -> None:
+        """Nobody reads ``view`` any more. A second call does nothing."""
+        if self._buffer is not None:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        buffer, self._buffer = self._buffer, None
+        assert buffer is not None
+        self._memory.give_back(buffer, self._size)
+
+
+class ReceiveMemory:
+    """Hands out rooms within ``budget`` bytes, or four bodies of ``largest`` bytes where that is more."""
+
+    def __init__(self, budget: int, largest: int, directory: Path) -> None:
+        self.budget = max(budget, 4 * largest)
+        self._directory = directory
+        self._changed = threading.Condition()  # guards _in_use and _spare
+        self._in_use = 0
+        self._spare: list[mmap.mmap] = []
+
+    @property
+    def in_use(self) -> int:
+        """Bytes of room handed out and not yet given back."""
+        return self._in_use
+
+    def take(self, size: int, deadline: Deadline) -> Room:
+        """Room for ``size`` bytes. Waits while the budget is used up.
+
+        Raises ConnectionLost when there is none by the deadline.
+        """
+        with self._changed:
+            while self._in_use + size > self.budget:
+                if not self._changed.wait(deadline.remaining()) and deadline.passed:
+                    raise ConnectionLost("no memory became free for it in time", "timeout")
+            self._in_use += size
+            fitting = [buffer for buffer in self._spare if len(buffer) >= size]
+            if fitting:
+                buffer = min(fitting, key=len)
+                self._spare.remove(buffer)
+                return Room(self, buffer, size)
+        return Room(self, mmap.mmap(-1, size), size)
+
+    def tight(self) -> bool:
+        """Whether updates that wait for their turn should leave memory: half of it is for those being received."""
+        return self._in_use > self.budget // 2
+
+    def give_back(self, buffer: mmap.mmap, size: int) -> None:
+        with self._changed:
+            self._in_use -= size
+            if len(self._spare) < SPARE_BUFFERS:
+                self._spare.append(buffer)
+            self._changed.notify_all()
+
+    def move_to_file(self, body: memoryview) -> memoryview:
+        """A copy of ``body`` that lies in an unlinked file, to be read through the page cache."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self._directory) as file:
+            rest = body
+            while rest:
+                rest = rest[os.write(file.fileno(), rest) :]
+            return memoryview(mmap.mmap(file.fileno(), len(body), access=mmap.ACCESS_READ))

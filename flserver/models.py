@@ -1,0 +1,318 @@
+"""Architectures by name, and their state: names to CPU tensors, and to and from the wire's flat buffers."""
+
+import copy
+import importlib
+import importlib.util
+import os
+import sys
+import types
+import warnings
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flserver.errors import UsageError
+from flserver.wire.pickles import Module, TensorView
+
+State = dict[str, Tensor]
+"""The names and order of ``state_dict()``; every tensor contiguous, on the CPU and cut off from autograd."""
+
+DEFAULT_MODEL = "neural_net_helper:NeuralNet"
+DTYPES = {
+    name: getattr(torch, name)
+    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+}
+
+# torch warns, once a process, when a tensor first lies over a read-only buffer. Here that is meant: the once is spent.
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+    torch.frombuffer(b"\0", dtype=torch.uint8)
+
+
+class NeuralNet(nn.Module):
+    """The model that the trainers in the field know: softmax regression over 784 pixels, log-probabilities out."""
+
+    # pickle writes this name. The trainers have such a module; where there is none here, a stand-in is registered.
+    __module__ = "neural_net_helper"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities (N, 10) of images (N, 784) or (N, 1, 28, 28)."""
+        return functional.log_softmax(self.fc1(torch.flatten(x, 1)), dim=1)
+
+
+def import_attribute(spec: str, what: str) -> Any:
+    """The object that ``package.module:name`` means, from ``sys.path`` or else the current directory.
+
+    Raises UsageError, naming ``what`` asked for it.
+    """
+    module_name, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
+        raise UsageError(f"{what} {spec!r} is not of the form package.module:name")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(f"{what} {spec!r}: cannot import {module_name}: {_one_line(error)}") from error
+    try:
+        return attrgetter(name)(module)
+    except AttributeError as error:
+        raise UsageError(f"{what} {spec!r}: {module_name} has no {name}") from error
+
+
+def build(spec: str, seed: int, num_outputs: int | None = None) -> nn.Module:
+    """The model that ``spec`` names, on the CPU in training mode; its weights depend on ``seed`` alone.
+
+    ``neural_net_helper:NeuralNet`` is built in where no module of that name can be imported. ``torchvision:NAME`` is a
+    classification model without pretrained weights, with ``num_outputs`` classes if given. ``package.module:factory``
+    is called without arguments. The caller's CPU random state is left as it was.
+
+    Raises UsageError, one line, where that gives no model that can travel.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module = _factory(spec, num_outputs)()
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"--model {spec!r} failed: {_one_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"--model {spec!r} gave a {type(module).__name__}, not a torch.nn.Module")
+    _check_fit_to_travel(module, f"--model {spec!r}")
+    return module.cpu().train()
+
+
+def _factory(spec: str, num_outputs: int | None) -> Any:
+    source, _, name = spec.partition(":")
+    if spec == DEFAULT_MODEL and _stand_in():
+        return NeuralNet
+    if source != "torchvision":
+        return import_attribute(spec, "--model")
+    import torchvision.models as zoo  # 2 s: only who asks for it pays
+
+    if name not in zoo.list_models(module=zoo):
+        raise UsageError(f"--model {spec!r}: torchvision has no classification model {name!r}")
+    options = {} if num_outputs is None else {"num_classes": num_outputs}
+    return lambda: zoo.get_model(name, weights=None, **options)
+
+
+def _stand_in() -> bool:
+    """Whether ``neural_net_helper`` is ours: registered so that pickle, which looks a class's module up, finds it."""
+    name = NeuralNet.__module__
+    known = sys.modules.get(name)
+    if known is None:
+        if importlib.util.find_spec(name) or Path(f"{name}.py").exists():
+            return False
+        known = types.ModuleType(name, "Stands in for the trainers' module of this name.")
+        known.__dict__[NeuralNet.__name__] = NeuralNet
+        sys.modules[name] = known
+    return known.__dict__.get(NeuralNet.__name__) is NeuralNet
+
+
+def _slots(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Where each entry of ``state_dict()`` is kept, in its order: (name, the dict that holds it, the key in that)."""
+    kept = [key for key in module._buffers if key not in module._non_persistent_buffers_set]
+    for holder, keys in ((module._parameters, list(module._parameters)), (module._buffers, kept)):
+        for key in keys:
+            if holder[key] is not None:
+                yield prefix + key, holder, key
+    for key, child in module._modules.items():
+        if child is not None:
+            yield from _slots(child, f"{prefix}{key}.")
+
+
+def _check_fit_to_travel(module: nn.Module, what: str) -> None:
+    for name, holder, key in _slots(module):
+        tensor = holder[key]
+        if nn.parameter.is_lazy(tensor):
+            raise UsageError(f"{what}: {name} has no shape yet (a lazy module)")
+        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.dtype)[6:]
+        if kind not in DTYPES or tensor.layout != torch.strided:
+            raise UsageError(f"{what}: {name} is a {kind} tensor of layout {str(tensor.layout)[6:]}: not supported")
+    for place, part in module.named_modules():
+        for attribute, value in vars(part).items():
+            if "_hooks" in attribute and value:
+                raise UsageError(f"{what}: {place or 'the model'} has {attribute.strip('_')}; hooks do not travel")
+    if list(module.state_dict()) != [name for name, _, _ in _slots(module)]:
+        raise UsageError(f"{what}: its state_dict() is not its parameters and buffers")
+
+
+def wire_module(module: nn.Module) -> nn.Module:
+    """A deep copy to be pickled: in training mode, every tensor the whole of a contiguous storage on the CPU.
+
+    Tied entries become one object, because pickle keeps ties between identical objects only.
+    Raises UsageError where the module cannot be copied or carries hooks.
+    """
+    _check_fit_to_travel(module, "the model")
+    first = tied_names(module)
+    try:
+        twin = copy.deepcopy(module).train()
+    except Exception as error:
+        raise UsageError(f"the model cannot be copied: {_one_line(error)}") from error
+    made: dict[str, Tensor] = {}
+    for name, holder, key in _slots(twin):
+        tensor = holder[key]
+        tied = made.get(first.get(name, name))
+        if tied is not None and type(tied) is type(tensor):
+            holder[key] = tied
+        else:  # in place: other attributes may hold the same object (an LSTM's list of its weights)
+            tensor.data = _whole(tensor)
+            made[name] = tensor
+    for buffer in twin.buffers():  # those that are not persistent travel too
+        buffer.data = _whole(buffer)
+    return twin
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def state_of(module: nn.Module) -> State:
+    """A copy of the module's state that later training does not touch; ties are kept."""
+    first = tied_names(module)
+    state: State = {}
+    for name, tensor in module.state_dict().items():
+        state[name] = state[first[name]] if name in first else _whole(tensor)
+    return state
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy ``state`` into the module, on whatever device that is. Raises UsageError where the layouts differ."""
+    check_same_layout(module.state_dict(), state, "the state")
+    module.load_state_dict(state)
+
+
+def as_tensor(view: TensorView) -> Tensor:
+    """A tensor over the view's own memory. Over a read-only buffer it must not be written to.
+
+    Raises KeyError for a dtype that is not in ``DTYPES``.
+    """
+    dtype = DTYPES[view.dtype]
+    count = len(view.storage) // dtype.itemsize
+    if count == 0:  # torch.frombuffer refuses empty buffers
+        return torch.empty(0, dtype=dtype).as_strided(view.shape, view.stride)
+    return torch.frombuffer(view.storage, dtype=dtype, count=count).as_strided(view.shape, view.stride, view.offset)
+
+
+def read_state(module: Module) -> State:
+    """The state of a module on the wire, as tensors over its memory: not copied, not made contiguous."""
+    return {name: as_tensor(view) for name, view in module.tensors.items()}
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's values as little-endian bytes in row-major order; its own memory where it is contiguous."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    return memoryview(flat.numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers; its stubs say so from 3.12
+
+
+def write_state(template: Module, state: Mapping[str, Tensor]) -> None:
+    """Copy each tensor of ``state`` into the template's memory. Raises KeyError where a name is missing."""
+    for name, view in template.tensors.items():
+        as_tensor(view).copy_(state[name].detach())
+
+
+def tied_names(source: nn.Module | Mapping[str, Tensor]) -> dict[str, str]:
+    """Each later name of a tensor that has several, with its first name: same storage, offset, shape and stride."""
+    tensors = source.state_dict() if isinstance(source, nn.Module) else source
+    first: dict[tuple[Any, ...], str] = {}
+    tied = {}
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            place = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+            if first.setdefault(place, name) != name:
+                tied[name] = first[place]
+    return tied
+
+
+def read_weights(path: Path) -> State:
+    """The tensors of a safetensors file. Raises UsageError, one line, where it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"cannot read weights from {path}: {_one_line(error)}") from error
+
+
+def check_same_layout(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+    """Raises UsageError that names the first tensor whose name, shape or dtype differs; the order is free."""
+    for name, tensor in expected.items():
+        if name not in given:
+            raise UsageError(f"{what} lacks {name}")
+        for kind in ("shape", "dtype"):
+            wanted, found = getattr(tensor, kind), getattr(given[name], kind)
+            if wanted != found:
+                raise UsageError(f"{what}: {name} has {kind} {_short(found)} where {_short(wanted)} is needed")
+    for name in given:
+        if name not in expected:
+            raise UsageError(f"{what} has {name}, which the model has not")
+
+
+def device_for(use_cuda: bool | None) -> torch.device:
+    """The device that ``--use-cuda`` means. Raises UsageError where CUDA is asked for and there is none."""
+    if use_cuda and not torch.cuda.is_available():
+        raise UsageError("--use-cuda: this machine has no CUDA device that torch can use")
+    return torch.device("cuda" if use_cuda or (use_cuda is None and torch.cuda.is_available()) else "cpu")
+
+
+def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean negative log-likelihood (nats) of ``labels`` (N,) under ``outputs`` (N, classes).
+
+    Outputs may be log-probabilities or logits: log_softmax leaves log-probabilities as they are, so that cross entropy
+    is the negative log-likelihood of both, and so are its gradients.
+    """
+    return functional.cross_entropy(outputs, labels)
+
+
+def loss_and_accuracy(
+    module: nn.Module, x: Tensor, y: Tensor, device: torch.device, batch_size: int = 1024
+) -> tuple[float, float]:
+    """The mean loss (see :func:`loss_of`) and the accuracy, 0 to 1, of ``module`` in evaluation mode.
+
+    ``x`` (N, …) and ``y`` (N,) are moved to ``device``, where the module must be, a batch at a time. N is not 0.
+    """
+    was_training = module.training
+    module.eval()
+    loss, correct = 0.0, 0
+    with torch.no_grad():
+        for inputs, labels in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
+            labels = labels.to(device)
+            outputs = module(inputs.to(device))
+            loss += float(loss_of(outputs, labels)) * len(labels)
+            correct += int((outputs.argmax(1) == labels).sum())
+    module.train(was_training)
+    return loss / len(y), correct / len(y)
+
+
+def check_data_fits(module: nn.Module, x: Tensor, y: Tensor, what: str) -> None:
+    """Raises UsageError where a module on the CPU does not turn ``x`` into one row of classes, all of ``y`` in it."""
+    was_training = module.training
+    try:
+        with torch.no_grad():
+            outputs = module.eval()(x[:1])
+    except Exception as error:
+        raise UsageError(f"the model does not take {what} of shape {_short(x.shape)}: {_one_line(error)}") from error
+    finally:
+        module.train(was_training)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        raise UsageError(f"the model does not turn {what} into one row of classes a sample")
+    if int(y.max()) >= outputs.shape[1]:
+        raise UsageError(f"the model tells {outputs.shape[1]} classes apart; {what} has the label {int(y.max())}")
+
+
+def _short(value: object) -> str:
+    return str(tuple(value)) if isinstance(value, torch.Size) else str(value).removeprefix("torch.")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

@@ -1,0 +1,194 @@
+"""The run on the operator's screen: one log line an event worth one, or a live view on a terminal."""
+
+import json
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from flserver.clock import utc_text
+from flserver.events import Event
+from flserver.observers.lines import Lines
+from flserver.observers.tally import Tally
+from flserver.observers.text import printable
+
+logger = logging.getLogger("flserver.events")
+
+SHOWN_LINES = 8
+REFRESH_SECONDS = 0.25
+
+
+class LogConsole:
+    """Logs each event worth a line to ``flserver.events``; the record carries the event itself as ``event``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _lines; never held while logging
+        self._lines = Lines()
+
+    def observe(self, event: Event) -> None:
+        with self._lock:
+            line = self._lines.of(event)
+        if line is not None:
+            level, text = line
+            logger.log(level, "%s", text, extra={"event": event})
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: at, level, logger, message, and where there are any, event and exception.
+
+    ``event`` holds the event's type and fields. JSON has no NaN or infinity: they are written as text.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "at": utc_text(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        event = getattr(record, "event", None)
+        if isinstance(event, Event):
+            line["event"] = {"type": type(event).__name__, **_plain(event)}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+class LiveConsole:
+    """A live view of the run on a terminal.
+
+    ``observe`` only counts; a thread of its own draws four times a second. ``handler`` takes the log lines of the rest
+    of the process into the view, where a handler that writes to the same terminal would tear it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._lock = threading.Lock()  # guards the three below; never held while drawing
+        self._tally = Tally()
+        self._lines = Lines()
+        self._shown: deque[tuple[int, str]] = deque(maxlen=SHOWN_LINES)
+        self.handler: logging.Handler = _Handler(self)
+        # rich's own refresh thread is not used: stop() does not join it.
+        self._live = Live(
+            console=console,
+            get_renderable=self._render,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._draw, name="console", daemon=False)
+
+    def start(self) -> None:
+        """Draw from now on. The terminal may go away at any time: that ends the view, not the run."""
+        if self._on_terminal(lambda: self._live.start(refresh=True)):
+            self._thread.start()
+
+    def close(self) -> None:
+        """Draw once more, and leave that on the screen with one line that sums the run up."""
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with self._lock:
+            summary = _summary(self._tally)
+        if self._on_terminal(self._live.stop):
+            self._on_terminal(lambda: self._live.console.print(Text(summary, style="bold")))
+
+    def _draw(self) -> None:
+        while not self._closing.wait(REFRESH_SECONDS) and self._on_terminal(self._live.refresh):
+            pass
+
+    def _on_terminal(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except OSError as error:
+            logging.getLogger(__name__).warning("the terminal is gone: %s", error)
+            return False
+        return True
+
+    def observe(self, event: Event) -> None:
+        with self._lock:
+            self._tally.observe(event)
+            if line := self._lines.of(event):
+                self._shown.append(line)
+
+    def show(self, level: int, text: str) -> None:
+        """Add a line (a logging level and its text) above the progress."""
+        with self._lock:
+            self._shown.append((level, printable(text)))
+
+    def _render(self) -> RenderableType:
+        with self._lock:
+            lines = [Text(text, style=_style(level), no_wrap=True, overflow="ellipsis") for level, text in self._shown]
+            return Group(*lines, _progress(self._tally))
+
+
+class _Handler(logging.Handler):
+    """Shows what it is given in the live view, and does no IO."""
+
+    def __init__(self, live: LiveConsole) -> None:
+        super().__init__()
+        self._live = live
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f": {record.exc_info[1]!r}"
+        self._live.show(record.levelno, text)
+
+
+def _progress(tally: Tally) -> Table:
+    row = Table.grid(padding=(0, 2))
+    row.add_row(
+        Text(tally.state or "starting", style="bold"),
+        Text(_rounds(tally.current_round, tally)),
+        ProgressBar(total=max(tally.participants, 1), completed=tally.round_updates, width=20),
+        Text(f"{tally.round_updates}/{tally.participants} updates"),
+        Text(f"{tally.connected_clients} clients"),
+        *map(Text, _quality(tally)),
+    )
+    return row
+
+
+def _rounds(number: int | None, tally: Tally) -> str:
+    return f"round {_or_dash(number)}/{_or_dash(tally.planned_rounds)}"
+
+
+def _or_dash(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _quality(tally: Tally) -> list[str]:
+    last = tally.last
+    numbers = (("loss", last.loss), ("accuracy", last.accuracy)) if last else ()
+    return [f"{name} {value:.3f}" for name, value in numbers if value is not None]
+
+
+def _summary(tally: Tally) -> str:
+    committed = f"{_rounds(tally.last.round, tally)} committed" if tally.last else "no round committed"
+    return "run " + ", ".join((tally.state or "not started", committed, *_quality(tally)))
+
+
+def _style(level: int) -> str:
+    return "red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as what JSON can hold."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else str(value)

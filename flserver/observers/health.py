@@ -1,0 +1,51 @@
+"""What ``/healthz`` says, and the rule behind its status code."""
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from flserver.clock import Deadline, monotonic
+
+GRACE = 30.0  # seconds: aggregating, evaluating and committing come after the deadline for updates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """The server at one moment.
+
+    ``deadline`` is the moment by which the coordinator will have moved on; None where it waits without one.
+    ``sequence`` and ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed.
+    """
+
+    run_id: str | None
+    state: str | None
+    round: int | None
+    deadline: Deadline | None
+    writer_alive: bool
+    sequence: int
+    digest: str | None
+    queue_length: int
+
+    def reasons(self) -> list[str]:
+        """Why the server is unhealthy; empty while it is well."""
+        found = []
+        if not self.writer_alive:
+            found.append("the audit writer is not running")
+        overdue = monotonic() - self.deadline.at if self.deadline else 0.0
+        if overdue > GRACE:
+            found.append(f"the coordinator is {overdue:.0f} s past its deadline")
+        return found
+
+    def answer(self) -> tuple[HTTPStatus, bytes]:
+        """The status code and the JSON body of ``/healthz``."""
+        reasons = self.reasons()
+        body = {
+            "status": "unhealthy" if reasons else "ok",
+            "run_id": self.run_id,
+            "state": self.state,
+            "round": self.round,
+            "audit": {"sequence": self.sequence, "digest": self.digest, "queue_length": self.queue_length},
+            "reasons": reasons,
+        }
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+        return status, json.dumps(body).encode() + b"\n"

@@ -1,0 +1,136 @@
+"""Events as lines for an operator: what is worth one, and how it reads."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from flserver import events as e
+from flserver.observers.text import printable
+
+Line = tuple[int, str]
+"""A logging level and a text that is safe to print."""
+
+
+class Lines:
+    """Turns events into lines, in the order of the record. Not thread-safe: whoever owns it locks."""
+
+    def __init__(self) -> None:
+        self._num_rounds: int | None = None
+        self._peers: dict[int, str] = {}  # of open connections, by id
+
+    def of(self, event: e.Event) -> Line | None:
+        """The line of ``event``, or None where it is not worth one."""
+        write = self._writers.get(type(event))
+        return write(self, event) if write else None
+
+    def _run_started(self, event: e.RunStarted) -> Line:
+        self._num_rounds = event.num_rounds
+        return (
+            logging.INFO,
+            f"run {printable(event.run_id)} ({printable(event.name)}) started: {event.num_rounds} rounds",
+        )
+
+    def _run_resumed(self, event: e.RunResumed) -> Line:
+        self._num_rounds = event.num_rounds
+        start = "no committed round" if event.from_round is None else f"round {event.from_round}"
+        return logging.INFO, f"run {printable(event.run_id)} resumed from {start} of {event.num_rounds}"
+
+    def _run_left_over(self, event: e.RunLeftOver) -> Line:
+        return logging.WARNING, f"run {printable(event.run_id)} was left over: {printable(event.reason)}"
+
+    def _run_ended(self, event: e.RunEnded) -> Line:
+        level = logging.INFO if event.status == "completed" else logging.WARNING
+        digest = f", model {event.final_digest}" if event.final_digest else ""
+        return level, f"run {printable(event.run_id)} {event.status}{digest}"
+
+    def _state_changed(self, event: e.StateChanged) -> Line | None:
+        if event.state == "completed":
+            return None  # RunEnded has a line with more in it
+        level = logging.WARNING if event.state in ("waiting", "interrupted", "failed") else logging.INFO
+        return level, f"state: {event.state}" + _because(event.detail)
+
+    def _quorum_settled(self, event: e.QuorumSettled) -> Line:
+        return logging.INFO, f"a round needs {_count(event.min_updates, 'update')}"
+
+    def _operator_acted(self, event: e.OperatorActed) -> Line:
+        return logging.INFO, f"operator: {printable(event.kind)} {printable(str(dict(event.detail)))}"
+
+    def _connection_opened(self, event: e.ConnectionOpened) -> None:
+        self._peers[event.connection_id] = f"{printable(event.peer_host)}:{event.peer_port}"
+
+    def _connection_closed(self, event: e.ConnectionClosed) -> None:
+        self._peers.pop(event.connection_id, None)
+
+    def _message(self, event: e.MessageReceived | e.MessageSent) -> Line | None:
+        if event.outcome == "ok":
+            return None
+        peer = self._peers.get(event.connection_id, "unknown peer")
+        who = f"client {printable(event.client_id)} at {peer}" if event.client_id is not None else peer
+        way = "from" if isinstance(event, e.MessageReceived) else "to"
+        what = printable(event.header) if event.header is not None else "message"
+        return logging.WARNING, f"{what} {way} {who} {event.outcome}" + _because(event.reason)
+
+    def _client_registered(self, event: e.ClientRegistered) -> Line:
+        verb = "rejoined" if event.rejoined else "registered"
+        return logging.INFO, f"client {printable(event.client_id)} {verb} ({_count(event.data_size, 'sample')})"
+
+    def _client_left(self, event: e.ClientLeft) -> Line:
+        level = logging.INFO if event.reason in ("finished", "stopped") else logging.WARNING
+        return level, f"client {printable(event.client_id)} left: {printable(event.reason)}"
+
+    def _update_received(self, event: e.UpdateReceived) -> Line | None:
+        if event.decision is None:
+            return None
+        return logging.WARNING, f"update of client {printable(event.client_id)} {event.decision}" + _because(
+            event.reason
+        )
+
+    def _attempt_started(self, event: e.AttemptStarted) -> Line | None:
+        if not event.clients:
+            return None  # round 0 trains nobody
+        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        return logging.INFO, f"{self._round(event.round)}{again} started with {_count(len(event.clients), 'client')}"
+
+    def _round_committed(self, event: e.RoundCommitted) -> Line:
+        facts = [_count(sum(outcome.update_id is not None for outcome in event.outcomes), "update")]
+        if event.loss is not None:
+            facts.append(f"loss {event.loss:.3f}")
+        if event.accuracy is not None:
+            facts.append(f"accuracy {event.accuracy:.3f}")
+        facts.append(f"checkpoint {event.checkpoint}")
+        return logging.INFO, f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
+
+    def _attempt_aborted(self, event: e.AttemptAborted) -> Line:
+        what = f"{self._round(event.round)}, attempt {event.attempt}"
+        return logging.WARNING, f"{what} aborted after {event.seconds:.2f} s" + _because(event.reason)
+
+    def _round(self, number: int) -> str:
+        return f"round {number}" if self._num_rounds is None else f"round {number}/{self._num_rounds}"
+
+    _writers: ClassVar[Mapping[type[e.Event], Callable[[Any, Any], Line | None]]] = {
+        e.RunStarted: _run_started,
+        e.RunResumed: _run_resumed,
+        e.RunLeftOver: _run_left_over,
+        e.RunEnded: _run_ended,
+        e.StateChanged: _state_changed,
+        e.QuorumSettled: _quorum_settled,
+        e.OperatorActed: _operator_acted,
+        e.ConnectionOpened: _connection_opened,
+        e.ConnectionClosed: _connection_closed,
+        e.MessageReceived: _message,
+        e.MessageSent: _message,
+        e.ClientRegistered: _client_registered,
+        e.ClientLeft: _client_left,
+        e.UpdateReceived: _update_received,
+        e.AttemptStarted: _attempt_started,
+        e.RoundCommitted: _round_committed,
+        e.AttemptAborted: _attempt_aborted,
+    }
+
+
+def _because(reason: str | None) -> str:
+    return f": {printable(reason)}" if reason else ""
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

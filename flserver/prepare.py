@@ -1,0 +1,111 @@
+"""Everything a run needs before it starts: checked and made before anything is on record or promised to a trainer."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flserver.aggregation import Strategy, load_strategy
+from flserver.checkpoint import CheckpointStore, estimate, free_space
+from flserver.committer import Kept
+from flserver.errors import UsageError
+from flserver.evaluation import Evaluator
+from flserver.models import State, build, check_same_layout, state_of, tied_names, wire_module
+from flserver.plan import InitialWeights, Plan, initial_weights
+from flserver.store.reader import Reader
+from flserver.wire.messages import GlobalModel
+from flserver.wire.template import Template
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """``round`` is the last committed one, -1 where there is none yet; ``model`` is its state."""
+
+    model: State
+    tied: dict[str, str]
+    template: Template
+    strategy: Strategy
+    evaluator: Evaluator | None
+    checkpoints: CheckpointStore
+    round: int
+    digest: str | None
+    kept: tuple[Kept, ...]
+    parameters: int
+    parent: InitialWeights | None
+
+
+def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
+    """Build the model, the strategy and the evaluation of ``plan``; on resume, read the last checkpoint.
+
+    Raises UsageError for what cannot be done, CheckpointError where the files do not fit the record.
+    """
+    settings = plan.settings
+    module = build(settings.model.model, settings.model.seed)
+    model, tied = state_of(module), tied_names(module)
+    template = Template.of({"header": GlobalModel.header, "model": wire_module(module)})
+    if list(template.module.tensors) != list(model):
+        raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
+    strategy = load_strategy(settings.model.strategy)
+    evaluator = Evaluator(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
+    if not evaluator.enabled:
+        say(
+            "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
+            "report metrics, as flclient does; unchanged trainers report none"
+        )
+    checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id)
+    checkpoints.prepare()
+    parent = None
+    committed = reader.last_committed(plan.run_id) if plan.resumed is not None else None
+    kept: tuple[Kept, ...] = ()
+    if committed is not None:
+        checkpoints.clean(committed["round"])
+        stored, own = checkpoints.read(committed["checkpoint"], committed["model_digest"])
+        check_same_layout(model, stored, f"checkpoint {committed['checkpoint']}")
+        model = {name: stored[name] for name in model}
+        strategy.load_state(own)
+        kept = tuple(
+            Kept(row["round"], row["attempt"], row["checkpoint"], row["loss"], row["accuracy"])
+            for row in reader.committed_rounds(plan.run_id)
+            if row["checkpoint_deleted_at"] is None
+        )
+    else:
+        checkpoints.clean(-1)
+        if settings.model.initial_weights is not None:
+            parent = initial_weights(settings.model.initial_weights, reader, settings.store.checkpoint_dir)
+            check_same_layout(model, parent.state, f"--initial-weights {settings.model.initial_weights}")
+            model = {name: parent.state[name].contiguous() for name in model}
+    _check_disk(plan, model, committed["round"] if committed else -1, say)
+    return Prepared(
+        model=model,
+        tied=tied,
+        template=template,
+        strategy=strategy,
+        evaluator=evaluator if evaluator.enabled else None,
+        checkpoints=checkpoints,
+        round=committed["round"] if committed else -1,
+        digest=committed["model_digest"] if committed else None,
+        kept=kept,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parent=parent,
+    )
+
+
+def _check_disk(plan: Plan, model: State, committed: int, say: Callable[[str], None]) -> None:
+    store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
+    needed = estimate(model, rounds - max(committed, 0), store.keep_checkpoints)
+    free = free_space(store.checkpoint_dir)
+    say(f"checkpoints: about {_size(needed)} for {rounds} rounds, {_size(free)} free at {store.checkpoint_dir}")
+    if needed > free:
+        raise UsageError(
+            f"the checkpoints of {rounds} rounds need about {_size(needed)}, but {store.checkpoint_dir} has "
+            f"{_size(free)} free. Free some, choose another --checkpoint-dir, or set --keep-checkpoints"
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,100 @@
+"""The accept loop and the registry of sessions: every thread is registered before it starts and joined by us."""
+
+import logging
+import socket
+import threading
+from itertools import count
+
+from flserver.clock import Deadline
+from flserver.listener import Listener
+from flserver.session import Desk, Session
+
+logger = logging.getLogger(__name__)
+
+ACCEPT_PAUSE = 0.1  # seconds without a free descriptor before accepting is tried again
+
+
+class Server:
+    """Accepts connections and runs a session on a thread for each."""
+
+    def __init__(self, listener: Listener, desk: Desk, connection_ids: "count[int]") -> None:
+        self._listener = listener
+        self._desk = desk
+        self._connection_ids = connection_ids
+        self._lock = threading.Lock()  # guards _threads and _ended
+        self._threads: dict[Session, threading.Thread] = {}
+        self._ended: list[threading.Thread] = []
+        self._stopped = threading.Event()
+        self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._threads)
+
+    def start(self) -> None:
+        self._acceptor.start()
+
+    def _accept_loop(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                sock, address = self._listener.socket.accept()
+            except OSError as error:
+                if self._stopped.is_set():
+                    return
+                # Out of descriptors, or a peer that gave up between SYN and accept: neither ends the server.
+                logger.warning("accept failed: %s", error)
+                self._stopped.wait(ACCEPT_PAUSE)
+                continue
+            self._serve(sock, address)
+            self._reap()
+
+    def _serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        try:
+            session = Session(sock, address, next(self._connection_ids), self._desk)
+        except OSError as error:
+            logger.warning("no session for %s: %s", address[0], error)
+            sock.close()
+            return
+        thread = threading.Thread(target=self._run, args=(session,), name=f"session-{session.connection_id}")
+        with self._lock:
+            self._threads[session] = thread
+        thread.start()
+
+    def _run(self, session: Session) -> None:
+        try:
+            session.run()
+        except Exception:
+            # A defect of ours in one session must not be silent, nor cost the others anything.
+            logger.exception("session %d failed", session.connection_id)
+        finally:
+            with self._lock:
+                self._ended.append(self._threads.pop(session))
+
+    def _reap(self) -> None:
+        with self._lock:
+            ended, self._ended = self._ended, []
+        for thread in ended:
+            thread.join()
+
+    def stop_accepting(self) -> None:
+        """No new connections from here on."""
+        self._stopped.set()
+        self._listener.close()
+        self._acceptor.join()
+
+    def close(self, grace: float) -> None:
+        """Give the sessions ``grace`` seconds to say goodbye, then cut those that are left, and join all."""
+        deadline = Deadline.after(grace)
+        for thread in self._running():
+            thread.join(deadline.remaining())
+        with self._lock:
+            left = list(self._threads)
+        for session in left:
+            session.cut()
+        for thread in self._running():
+            thread.join()
+        self._reap()
+
+    def _running(self) -> list[threading.Thread]:
+        with self._lock:
+            return list(self._threads.values())

@@ -1,0 +1,45 @@
+"""SIGTERM and Ctrl-C, as something that the main thread can wait for together with the end of the run."""
+
+import os
+import select
+import signal
+from types import FrameType
+
+EXIT_INTERRUPTED = 3
+
+
+class Signals:
+    """Turns SIGTERM, SIGINT and the coordinator's end into bytes that the main thread waits for.
+
+    A pipe, because a signal handler must not take a lock that its own thread may hold. A second signal ends the process
+    at once: the database is then what it is after a crash.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._count = 0
+        self._name = ""
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count > 1:
+            os._exit(EXIT_INTERRUPTED)
+        self._name = signal.Signals(number).name
+        os.write(self._write, b"s")
+
+    def ended(self) -> None:
+        """The coordinator has ended; callable from any thread."""
+        os.write(self._write, b"e")
+
+    def wait(self, seconds: float | None = None) -> str | None:
+        """The name of a signal that came, or None where the coordinator ended or the time is up."""
+        ready, _, _ = select.select([self._read], [], [], seconds)
+        return self._name if ready and os.read(self._read, 1) == b"s" else None
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._read)
+        os.close(self._write)

@@ -1,0 +1,92 @@
+"""The hash chain over the events: pure functions of rows.
+
+A row's digest covers everything in it but payload and salt, and with ``previous_digest`` all rows before it. The
+payload is covered through ``payload_digest``. That one is salted: once a payload is purged (payload and salt set to
+NULL), nobody can confirm a guess at what it was, and the chain still verifies.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+GENESIS = "sha256:" + "0" * 64
+MAX_PROBLEMS = 100
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """The columns of an events row that its digest covers."""
+
+    seq: int
+    run_id: str
+    process_id: int
+    type: str
+    at: str
+    payload_digest: str
+    previous_digest: str
+
+    def digest(self) -> str:
+        """``sha256:hex`` of the columns as canonical JSON."""
+        return _sha256(_ENCODER.encode(vars(self)).encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What :func:`verify` found. ``head`` is the last row's stated digest, to compare with one noted elsewhere: rows
+    cut off at the end leave a shorter chain that is whole. ``problems`` are the first 100, one sentence each."""
+
+    events: int
+    purged: int
+    head: str
+    problems: tuple[str, ...]
+
+
+def payload_digest(salt: str, payload: str) -> str:
+    """``sha256:hex`` of the salt's bytes (``salt`` is their hex) and the payload's UTF-8."""
+    return _sha256(bytes.fromhex(salt) + payload.encode())
+
+
+def verify(rows: Iterable[Mapping[str, Any]]) -> Verification:
+    """Check rows of ``events``, all columns, in ascending ``seq`` from the first one.
+
+    A changed row is one problem, not one for each row after it: every row is compared with what the row before states.
+    """
+    events = purged = 0
+    head = GENESIS
+    problems: list[str] = []
+    for row in rows:
+        events += 1
+        problem = _problem(row, events, head)
+        if problem and len(problems) < MAX_PROBLEMS:
+            problems.append(f"event {row['seq']}: {problem}")
+        purged += row["payload"] is None
+        head = row["digest"]
+    return Verification(events=events, purged=purged, head=head, problems=tuple(problems))
+
+
+def _problem(row: Mapping[str, Any], position: int, previous: str) -> str | None:
+    link = Link(**{name: row[name] for name in Link.__dataclass_fields__})
+    if link.previous_digest != previous:
+        return "does not follow the row before it: a row was removed, inserted or moved here"
+    if link.digest() != row["digest"]:
+        return "the row was changed"
+    if link.seq != position:
+        return f"stands at place {position}"
+    if row["payload"] is not None and not _payload_matches(row):
+        return "the payload was changed"
+    return None
+
+
+def _payload_matches(row: Mapping[str, Any]) -> bool:
+    try:
+        return bool(payload_digest(row["salt"], row["payload"]) == row["payload_digest"])
+    except (TypeError, ValueError):  # a salt that is gone or is not hex
+        return False
+
+
+def _sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -1,0 +1,129 @@
+"""How the file is opened: by the one writer, by readers that cannot write, and never by two servers."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from flserver.errors import StoreError, UsageError
+
+BUSY_TIMEOUT = 5.0
+"""Seconds that a connection waits for another one's lock."""
+
+_READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
+# PRAGMAs that only tell something: about a table or index, or, without an argument, about the file.
+_PRAGMAS_ABOUT = {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo",
+                  "foreign_key_list"}  # fmt: skip
+_PRAGMAS_BARE = {"application_id", "encoding", "freelist_count", "integrity_check", "journal_mode", "page_count",
+                 "page_size", "quick_check", "read_uncommitted", "schema_version", "user_version"}  # fmt: skip
+
+
+def writing_engine(path: Path, *, create: bool = False) -> Engine:
+    """An engine whose every connection is set up for writing and whose every transaction is ``BEGIN IMMEDIATE``.
+
+    A deferred transaction that turns into a write fails at once where another one has written, whatever the timeout.
+    """
+    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        )  # fmt: skip
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def reading_engine(path: Path) -> Engine:
+    """An engine whose connections can only read, whatever SQL they are given, and see one state of the database.
+
+    ``PRAGMA query_only`` would not do: ATTACH and VACUUM INTO write files all the same.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("BEGIN")
+        connection.set_authorizer(_authorize)
+        return connection
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+
+def _authorize(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
+    if action in _READS:
+        return sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_FUNCTION and second != "load_extension":
+        return sqlite3.SQLITE_OK
+    pragma = (first or "").lower()
+    if action == sqlite3.SQLITE_PRAGMA and (pragma in _PRAGMAS_ABOUT or (pragma in _PRAGMAS_BARE and second is None)):
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
+
+
+@contextmanager
+def store_errors(doing: str) -> Iterator[None]:
+    """Turn an error of the database into a StoreError that says what was being done."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, sqlite3.Warning) as error:
+        raise StoreError(f"{doing}: {cause(error)}") from error
+
+
+def cause(error: BaseException) -> str:
+    """SQLite's own words, without the statement and its parameters."""
+    return str(getattr(error, "orig", None) or error)
+
+
+class DatabaseLock:
+    """Keeps a second server, or an upgrade, away from a database while the block runs.
+
+    The lock is on a file of its own beside the database (``runs.sqlite.lock``), which stays there: SQLite's own locks
+    are dropped when any descriptor of the database is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = path
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        real = self._database.resolve()  # two names of one database are one lock
+        lock = real.with_name(real.name + ".lock")
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UsageError(f"{lock} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UsageError(f"another flserver has {self._database} open") from error
+        except OSError as error:
+            os.close(descriptor)
+            raise UsageError(f"{lock} cannot be locked: {error.strerror}") from error
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

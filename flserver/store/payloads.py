@@ -1,0 +1,106 @@
+"""An event as canonical JSON, and back: nothing of an event is lost, so that the tables can be derived again.
+
+Canonical: sorted keys, no blanks, ASCII only (a lone surrogate that a peer sent is an escape like any other). JSON has
+no number for NaN and the infinities: they are kept as the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``. (In the
+tables' REAL columns they are NULL.)
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from pathlib import PurePath
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from flserver import events
+from flserver.errors import StoreError
+from flserver.events import Event
+
+EVENT_TYPES: Mapping[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in vars(events).values()
+    if isinstance(cls, type) and issubclass(cls, Event) and cls is not Event
+}
+
+
+def canonical_json(value: object) -> str:
+    """``value`` as canonical JSON. Dataclasses and mappings become objects, paths text.
+
+    Raises TypeError for what JSON cannot hold.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:  # a number that is not finite: rare, so that the plain case is not searched for it
+        return _ENCODER.encode(_finite(value))
+
+
+def to_payload(event: Event) -> str:
+    """All fields of ``event`` as canonical JSON."""
+    return canonical_json(vars(event))
+
+
+def from_payload(type_name: str, payload: str) -> Event:
+    """The event that :func:`to_payload` wrote. Raises StoreError where it is none that this version knows."""
+    try:
+        return _build(EVENT_TYPES[type_name], json.loads(payload))  # type: ignore[no-any-return]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"the payload of a {type_name} event cannot be read: {error!r}") from error
+
+
+def _plain(value: object) -> object:
+    """What the encoder does not know, as what it knows."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return vars(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in an event")
+
+
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_plain
+)  # fmt: skip
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else json.dumps(value)
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    plain = value if isinstance(value, dict) else _plain(value)
+    return {key: _finite(item) for key, item in plain.items()} if isinstance(plain, dict) else plain
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _build(cls: type, values: Mapping[str, Any]) -> Any:
+    hints = _hints(cls)
+    given = {field.name: _read(hints[field.name], values[field.name]) for field in fields(cls) if field.name in values}
+    missing = [
+        field.name
+        for field in fields(cls)
+        if field.name not in given and field.default is MISSING and field.default_factory is MISSING
+    ]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
+    return cls(**given)
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """A JSON value as the type that a field of an event declares."""
+    if get_origin(hint) is tuple:
+        return tuple(_read(get_args(hint)[0], item) for item in value)
+    if get_origin(hint) in (Union, UnionType):
+        known = [option for option in get_args(hint) if option is not type(None)]
+        return None if value is None else _read(known[0], value)
+    if hint is float and isinstance(value, str):
+        return float(value)
+    return _build(hint, value) if is_dataclass(hint) and isinstance(hint, type) else value

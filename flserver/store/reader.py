@@ -1,0 +1,183 @@
+"""Everything that is read. Each call opens a connection that cannot write, sees one state and closes it.
+
+It never checkpoints the WAL, works while a server writes, and opens a cleanly stopped database of somebody else's.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from flserver.errors import UsageError
+from flserver.store import chain
+from flserver.store.database import cause, reading_engine
+from flserver.store.schema import APPLICATION_ID
+from flserver.store.totals import Totals, read_totals
+
+Row = Mapping[str, Any]
+"""A row of a view: its columns by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """A client that ever registered: its latest number of samples, and how often it registered."""
+
+    client_id: str
+    data_size: int
+    registration: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdSeeds:
+    """The first free number of each kind; ids are unique in a database."""
+
+    message_id: int
+    connection_id: int
+    update_id: int
+    process_id: int
+
+
+class Reader:
+    """Reads the database at ``path``.
+
+    Every method raises UsageError where there is no database that can be read, or the file is none of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._engine = reading_engine(path)
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run one statement that only reads; its columns' names and its rows.
+
+        Raises UsageError with SQLite's words for bad SQL and for whatever would write.
+        """
+        with self._connect() as connection:
+            try:
+                result = connection.exec_driver_sql(sql, tuple(parameters))
+                return (list(result.keys()), [tuple(row) for row in result]) if result.returns_rows else ([], [])
+            # Beside its errors, the driver warns of a second statement and stumbles over text that is not UTF-8.
+            except (SQLAlchemyError, Warning, ValueError) as error:
+                raise UsageError(cause(error)) from error
+
+    def runs(self) -> list[Row]:
+        """All rows of v1_runs, the newest first."""
+        return self._rows(f"{_RUNS} ORDER BY event_seq DESC")
+
+    def run(self, ref: str) -> Row:
+        """The run with the run_id ``ref``, else the newest of that name. Raises UsageError where there is none."""
+        by_id = self._rows(f"{_RUNS} WHERE v1_runs.run_id = :ref", ref=ref)
+        found = by_id[0] if by_id else self.newest_run(ref)
+        if found is None:
+            raise UsageError(f"{self._path} has no run {ref!r}")
+        return found
+
+    def newest_run(self, name: str | None = None) -> Row | None:
+        """The newest run, or the newest called ``name``."""
+        return self._first(
+            f"{_RUNS} WHERE :name IS NULL OR v1_runs.name = :name ORDER BY event_seq DESC LIMIT 1", name=name
+        )
+
+    def left_over_runs(self) -> list[str]:
+        """The run_ids still ``running``: while nobody holds the DatabaseLock, their processes are gone."""
+        return [row["run_id"] for row in self._rows("SELECT run_id FROM runs WHERE status = 'running'")]
+
+    def min_updates(self, run_id: str) -> int | None:
+        """The least number of updates that commits a round, as settled in the run's first join window."""
+        row = self._first("SELECT min_updates FROM runs WHERE run_id = :run", run=run_id)
+        return row["min_updates"] if row else None
+
+    def committed_rounds(self, run_id: str) -> list[Row]:
+        """The rows of v1_rounds that are committed, in ascending order of the round."""
+        return self._rows(f"{_COMMITTED} ORDER BY round", run=run_id)
+
+    def last_committed(self, run_id: str) -> Row | None:
+        """The row of v1_rounds of the highest committed round."""
+        return self._first(f"{_COMMITTED} ORDER BY round DESC LIMIT 1", run=run_id)
+
+    def committed_round(self, run_id: str, number: int | None = None) -> Row:
+        """The row of v1_rounds of committed round ``number``, or the last. Raises UsageError where there is none."""
+        rows = [row for row in self.committed_rounds(run_id) if number is None or row["round"] == number]
+        if not rows:
+            raise UsageError(f"run {run_id} has no committed round{'' if number is None else f' {number}'}")
+        return rows[-1]
+
+    def client_means(self, run_id: str, number: int) -> Mapping[str, float]:
+        """What the clients measured on the model of round ``number``, averaged, by name."""
+        query = """
+            SELECT name, value FROM v1_round_metrics WHERE run_id = :run AND round = :number AND source = 'clients'"""
+        return {row["name"]: row["value"] for row in self._rows(query, run=run_id, number=number)}
+
+    def best_round(self, run_id: str) -> Row | None:
+        """The best committed round: the highest accuracy, then the lower loss, then the newer; None without either."""
+        return self._first(
+            f"{_COMMITTED} AND (accuracy IS NOT NULL OR loss IS NOT NULL)"
+            " ORDER BY accuracy DESC NULLS LAST, loss ASC NULLS LAST, round DESC LIMIT 1",
+            run=run_id,
+        )
+
+    def next_attempt(self, run_id: str, number: int) -> int:
+        """The first attempt of round ``number`` that has no row yet, from 1."""
+        query = "SELECT COALESCE(MAX(attempt), 0) + 1 AS next FROM rounds WHERE run_id = :run AND round = :number"
+        return int(self._rows(query, run=run_id, number=number)[0]["next"])
+
+    def participants(self, run_id: str) -> list[Participant]:
+        """Every client that ever registered in the run, by its latest registration."""
+        query = """
+            SELECT client_id, data_size, MAX(registration) AS registration FROM clients
+            WHERE run_id = :run GROUP BY client_id ORDER BY client_id"""  # SQLite: bare columns are of the MAX's row
+        return [Participant(**row) for row in self._rows(query, run=run_id)]
+
+    def id_seeds(self) -> IdSeeds:
+        """The ids that a new server process begins with."""
+        tables = {"message_id": "messages", "connection_id": "connections", "update_id": "updates"}
+        tables["process_id"] = "processes"
+        columns = [f"(SELECT COALESCE(MAX({key}), 0) + 1 FROM {table}) AS {key}" for key, table in tables.items()]
+        return IdSeeds(**self._rows("SELECT " + ", ".join(columns))[0])
+
+    def totals(self, run_id: str) -> Totals:
+        """The run's counts, sums and durations, all of one moment."""
+        with self._errors(), self._connect() as connection:
+            return read_totals(connection, run_id)
+
+    def verify_chain(self) -> chain.Verification:
+        """Check the hash chain over all events."""
+        with self._errors(), self._connect() as connection:
+            rows = connection.execution_options(yield_per=1000).execute(text("SELECT * FROM events ORDER BY seq"))
+            return chain.verify({**row} for row in rows.mappings())
+
+    def _rows(self, query: str, **parameters: Any) -> list[Row]:
+        with self._errors(), self._connect() as connection:
+            return [dict(row) for row in connection.execute(text(query), parameters).mappings()]
+
+    def _first(self, query: str, **parameters: Any) -> Row | None:
+        rows = self._rows(query, **parameters)
+        return rows[0] if rows else None
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        if not self._path.is_file():
+            raise UsageError(f"there is no database {self._path}")
+        with self._errors():
+            connection = self._engine.connect()
+        with connection:
+            with self._errors():
+                ours = connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID
+            if not ours:
+                raise UsageError(f"{self._path} is no database of flserver")
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise UsageError(f"{self._path} cannot be read: {cause(error)}") from error
+
+
+_RUNS = "SELECT v1_runs.* FROM v1_runs JOIN runs USING (run_id)"
+_COMMITTED = "SELECT * FROM v1_rounds WHERE run_id = :run AND status = 'committed'"

@@ -1,0 +1,169 @@
+"""The database's schema: made where there is none, upgraded where it is old, refused where it is not ours.
+
+alembic takes a while to import and is wanted once a start: it is imported where it is used.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import SQLAlchemyError
+
+import flserver
+from flserver.errors import UsageError
+from flserver.store.database import cause, writing_engine
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+APPLICATION_ID = 0x464C7376  # as the first migration writes it
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaState:
+    """A database's revision (None: there is no database, or an empty file) and the newest one known."""
+
+    current: str | None
+    head: str
+
+    @property
+    def at_head(self) -> bool:
+        return self.current == self.head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upgrade:
+    """A database was brought from one revision to another; ``copy`` is what it was before."""
+
+    before: str
+    after: str
+    copy: Path
+
+
+def check(path: Path, *, migrations: Path | None = None) -> SchemaState:
+    """The schema's state; the file is only read. Raises UsageError where it is not ours or newer than this flserver."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(_config(migrations))
+    head = scripts.get_current_head()
+    assert head is not None, "there is a first migration"
+    current = _revision(path)
+    known = {script.revision for script in scripts.walk_revisions()}
+    if current is not None and current not in known:
+        raise UsageError(
+            f"{path} was written by a newer flserver: its schema is {current}, this one knows up to {head}. "
+            "Use that newer version."
+        )
+    return SchemaState(current=current, head=head)
+
+
+def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None:
+    """Bring the database at ``path`` to the newest schema; make it where there is none.
+
+    The caller holds the DatabaseLock. An old database is first copied beside itself (``runs.sqlite.before-0002``; an
+    existing copy is kept, and the new one gets a number). All steps are one transaction. Returns what was upgraded,
+    None where the database was new or at head. Raises UsageError where the file cannot be ours or cannot be written;
+    it is then untouched.
+    """
+    _require_writable(path)
+    state = check(path, migrations=migrations)
+    if state.at_head:
+        return None
+    with _usage_errors(path):
+        if state.current is None:
+            _migrate(path, migrations)
+            return None
+        copy = _copy(path, state.head)
+        _migrate(path, migrations)
+        return Upgrade(before=state.current, after=state.head, copy=copy)
+
+
+def migrations_directory() -> Path:
+    """Where the migrations lie: inside the package in a wheel, beside it in a checkout."""
+    spec = find_spec("flserver.migrations")
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent
+    return Path(flserver.__path__[0]).resolve().parent / "migrations"
+
+
+def _config(migrations: Path | None) -> "Config":
+    from alembic.config import Config
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = Config()
+    location = str(migrations or migrations_directory())
+    config.set_main_option("script_location", location.replace("%", "%%"))
+    return config
+
+
+def _migrate(path: Path, migrations: Path | None) -> None:
+    from alembic import command
+
+    config = _config(migrations)
+    engine = writing_engine(path, create=True)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _revision(path: Path) -> str | None:
+    """The revision that the file states, None for a missing or empty one. Raises UsageError for another's file."""
+    _require_file(path)
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    with _usage_errors(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+        if empty and not ours:
+            return None
+        if not ours:
+            raise UsageError(f"{path} is a database of another program")
+        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+
+def _copy(path: Path, head: str) -> Path:
+    """A copy of the database, WAL included, under a name that nobody has yet."""
+    stem = f"{path.name}.before-{head}"
+    number = 1
+    while True:
+        copy = path.with_name(stem if number == 1 else f"{stem}-{number}")
+        try:
+            os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, path.stat().st_mode & 0o777))
+            break
+        except FileExistsError:
+            number += 1
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it
+    return copy
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory, not a database")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be made: there is no directory {path.parent}")
+
+
+def _require_writable(path: Path) -> None:
+    _require_file(path)
+    # SQLite makes a journal beside the database: the directory must be writable too.
+    for place in (path, path.parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise UsageError(f"{place} cannot be written")
+
+
+@contextmanager
+def _usage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise UsageError(f"{path} cannot be used as a database: {cause(error)}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be used as a database: {error.strerror}") from error

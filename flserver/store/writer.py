@@ -1,0 +1,278 @@
+"""The recorder: one thread and one connection write everything, many events a transaction.
+
+An event that nobody waits for may linger for companions, so that a burst costs one fsync; ``flush`` cuts that short.
+"""
+
+import logging
+import secrets
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, insert, select
+
+from flserver.clock import Deadline, monotonic
+from flserver.errors import StoreError
+from flserver.events import Event
+from flserver.store import tables
+from flserver.store.chain import GENESIS, Link, payload_digest
+from flserver.store.database import cause, store_errors, writing_engine
+from flserver.store.derive import derive, run_of
+from flserver.store.payloads import to_payload
+from flserver.store.rows import Origin
+
+LINGER = 0.05
+"""Seconds that an event waits for companions: with the commit itself, well below the 0.2 s of promise 2."""
+MAX_BATCH = 500
+"""Events in one transaction: what waits behind it does not wait long."""
+CLOSE_PATIENCE = 1.0
+"""Seconds that a clean stop waits for readers, to leave a database in one file."""
+CLOSE_PAUSE = 0.02
+"""Seconds between two tries of that."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    event: Event
+    payload: str
+    linger: Deadline
+
+
+class Writer:
+    """Implements ``bus.Recorder``.
+
+    ``on_committed`` gets the events of each transaction after it, in order; ``on_commit_seconds`` its duration;
+    ``on_failure`` what broke the writer, once. All three are called on the writer's thread and must be quick.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        run_id: str,
+        process_id: int,
+        on_committed: Callable[[Sequence[Event]], None],
+        on_failure: Callable[[BaseException], None],
+        on_commit_seconds: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._path = path
+        self._run_id = run_id
+        self._process_id = process_id
+        self._on_committed = on_committed
+        self._on_failure = on_failure
+        self._on_commit_seconds = on_commit_seconds
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="store-writer")
+        # Guards everything below. Both conditions share it: the writer sleeps on _work, those who flush on _durable.
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._durable = threading.Condition(self._lock)
+        self._queue: deque[_Entry | None] = deque()  # None is the sentinel that ends the thread
+        self._appended = 0
+        self._taken = 0
+        self._committed = 0
+        self._wanted = 0  # a flush waits for as many events
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._sequence = 0
+        self._last_digest = GENESIS
+        self._last_commit_seconds: float | None = None
+
+    @property
+    def queue_length(self) -> int:
+        """Events appended and not yet durable."""
+        with self._lock:
+            return self._appended - self._committed
+
+    @property
+    def alive(self) -> bool:
+        """Whether events are being written."""
+        with self._lock:
+            return self._thread.is_alive() and self._failure is None
+
+    @property
+    def sequence(self) -> int:
+        """The last durable event's number in the record; 0 where there is none."""
+        with self._lock:
+            return self._sequence
+
+    @property
+    def last_digest(self) -> str:
+        """The chain's head: the last durable event's digest."""
+        with self._lock:
+            return self._last_digest
+
+    @property
+    def last_commit_seconds(self) -> float | None:
+        """How long the last transaction took, from BEGIN to the end of its COMMIT."""
+        with self._lock:
+            return self._last_commit_seconds
+
+    def start(self) -> None:
+        """Open the database, which is at head, and start the thread. Raises StoreError where it cannot be opened."""
+        with store_errors(f"{self._path} cannot be opened for writing"):
+            connection = writing_engine(self._path).connect()
+            try:
+                self._open(connection)
+            except BaseException:
+                connection.close()
+                raise
+        self._connection = connection
+        self._thread.start()
+
+    def append(self, event: Event) -> None:
+        """Queue ``event``. Raises StoreError once the writer has failed or closed, TypeError for what is not JSON."""
+        entry = _Entry(event, to_payload(event), Deadline.after(LINGER))
+        with self._lock:
+            self._require_open()
+            self._queue.append(entry)
+            self._appended += 1
+            # The writer, once awake, looks again by itself when the first event's linger is over.
+            if len(self._queue) in (1, MAX_BATCH):
+                self._work.notify()
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all events appended so far are durable.
+
+        Raises StoreError where the writer fails, or ``timeout`` (seconds) is over, before.
+        """
+        with self._lock:
+            target = self._appended
+            if self._committed >= target:
+                return
+            self._wanted = max(self._wanted, target)
+            self._work.notify()
+            done = self._durable.wait_for(lambda: self._committed >= target or self._failure is not None, timeout)
+            if self._committed >= target:
+                return
+            self._require_healthy()
+            if not done:
+                raise StoreError(f"the record was not durable within {timeout} s")
+
+    def close(self) -> None:
+        """Write what is queued, leave one file in ``journal_mode=DELETE``, end the thread. May be called again."""
+        with self._lock:
+            if not self._closing:
+                self._closing = True
+                self._queue.append(None)
+                self._wanted = self._appended
+                self._work.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _require_open(self) -> None:
+        self._require_healthy()
+        if self._closing:
+            raise StoreError("the record is closed")
+
+    def _require_healthy(self) -> None:
+        if self._failure is not None:
+            raise StoreError(f"the record has failed: {cause(self._failure)}") from self._failure
+
+    # --- the writer's thread ------------------------------------------------------------------------------------------
+
+    def _open(self, connection: Connection) -> None:
+        """WAL, and where the chain stands. In autocommit: PRAGMA journal_mode refuses to run in a transaction."""
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise StoreError(
+                f"{self._path} cannot use SQLite's WAL (journal_mode stays {mode}): is it on a network disk?"
+            )
+        head = select(tables.events.c.seq, tables.events.c.digest).order_by(tables.events.c.seq.desc()).limit(1)
+        with connection.begin():
+            row = connection.execute(head).first()
+        if row is not None:
+            self._sequence, self._last_digest = row
+
+    def _run(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        try:
+            with connection:
+                while batch := self._take():
+                    self._write(connection, batch)
+                self._leave_one_file(connection)
+        except Exception as error:
+            with self._lock:
+                self._failure = error
+                self._durable.notify_all()
+            logger.exception("the record has failed")
+            self._on_failure(error)
+
+    def _take(self) -> list[_Entry]:
+        """The next batch, once it is due; empty when the sentinel is all that is left."""
+        with self._lock:
+            self._work.wait_for(lambda: bool(self._queue))
+            first = self._queue[0]
+            if first is not None:
+                self._work.wait_for(self._due, first.linger.remaining())
+            batch: list[_Entry] = []
+            while self._queue and len(batch) < MAX_BATCH and (entry := self._queue[0]) is not None:
+                self._queue.popleft()
+                batch.append(entry)
+            self._taken += len(batch)
+            return batch
+
+    def _due(self) -> bool:
+        return self._wanted > self._taken or len(self._queue) >= MAX_BATCH
+
+    def _write(self, connection: Connection, batch: Sequence[_Entry]) -> None:
+        started = monotonic()
+        with connection.begin():
+            sequence, digest = self._insert(connection, batch)
+        seconds = monotonic() - started
+        with self._lock:
+            self._committed += len(batch)
+            self._sequence, self._last_digest, self._last_commit_seconds = sequence, digest, seconds
+            self._durable.notify_all()
+        self._on_commit_seconds(seconds)
+        self._on_committed([entry.event for entry in batch])
+
+    def _insert(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
+        """Write the events and what follows from them; returns the chain's new head."""
+        digest = self._last_digest
+        rows = []
+        for sequence, entry in enumerate(batch, self._sequence + 1):
+            salt = secrets.token_hex(16)
+            link = Link(
+                seq=sequence,
+                run_id=run_of(entry.event, self._run_id),
+                process_id=self._process_id,
+                type=type(entry.event).__name__,
+                at=entry.event.at,
+                payload_digest=payload_digest(salt, entry.payload),
+                previous_digest=digest,
+            )
+            digest = link.digest()
+            rows.append(vars(link) | {"payload": entry.payload, "salt": salt, "digest": digest})
+        connection.execute(insert(tables.events), rows)
+        for row, entry in zip(rows, batch, strict=True):
+            derive(connection, Origin(row["seq"], row["run_id"], row["process_id"]), entry.event)
+        return rows[-1]["seq"], digest
+
+    def _leave_one_file(self, connection: Connection) -> None:
+        """A WAL needs write permission of its readers; after a clean stop there is none.
+
+        All is durable by now: a reader that does not let go costs the tidy end, not the run.
+        """
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        patience = Deadline.after(CLOSE_PATIENCE)
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        while True:
+            try:
+                driver.execute("PRAGMA journal_mode = DELETE")
+                return
+            except sqlite3.OperationalError as error:  # locked: SQLite does not wait for readers here
+                if patience.passed:
+                    logger.warning("%s is left in WAL mode, somebody reads it: %s", self._path, error)
+                    return
+            with self._lock:
+                self._work.wait(CLOSE_PAUSE)  # another process's reader gives no sign that could be waited for

@@ -1,0 +1,124 @@
+"""Frames: an 8-byte unsigned big-endian length, then a body of exactly that many bytes.
+
+Nothing here does IO. A reader asks where the next bytes go (``space``), fills it from wherever bytes come from, and
+says how many arrived (``received``). What a frame may be is known before its body is kept: the length is checked when
+its eight bytes are in, the encoding when the first byte of the body is.
+"""
+
+from dataclasses import dataclass
+
+from flserver.errors import FrameRefused
+
+LENGTH_BYTES = 8
+OPENING_BYTES = 64 * 1024  # what a frame may use before anybody has asked for room for all of it
+
+JSON_FIRST_BYTE = 0x7B  # "{"
+PICKLE_FIRST_BYTE = 0x80  # the PROTO opcode: pickle protocol 2 or later
+
+
+def encode_length(length: int) -> bytes:
+    """The eight bytes before a body of ``length`` bytes. Send them in one call: trainers read them in one."""
+    return length.to_bytes(LENGTH_BYTES, "big")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameLimits:
+    """The longest body (bytes) that may come next, by encoding; 0 where that encoding is not expected."""
+
+    json: int = 0
+    pickle: int = 0
+
+    @property
+    def longest(self) -> int:
+        return max(self.json, self.pickle)
+
+
+class FrameReader:
+    """Reads one frame, without IO and without a copy of a large body.
+
+    Up to ``OPENING_BYTES`` go into a buffer of its own. A longer body needs room first: ``needs_room`` turns true once
+    the opening has arrived, and ``give_room`` takes a buffer of at least ``length`` bytes, in which the body then ends.
+    """
+
+    def __init__(self, limits: FrameLimits) -> None:
+        self._limits = limits
+        self._head = bytearray(LENGTH_BYTES)
+        self._head_got = 0
+        self._body = memoryview(b"")
+        self._got = 0
+        self.length: int | None = None
+        self.encoding = "unknown"
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes on the wire so far, the length's included."""
+        return self._head_got + self._got
+
+    @property
+    def started(self) -> bool:
+        return self._head_got > 0
+
+    @property
+    def complete(self) -> bool:
+        return self.length is not None and self._got == self.length
+
+    @property
+    def needs_room(self) -> bool:
+        return self.length is not None and self._got == len(self._body) < self.length
+
+    @property
+    def body(self) -> memoryview:
+        """What has arrived of the body."""
+        return self._body[: self._got]
+
+    def give_room(self, room: memoryview) -> None:
+        """Move the opening into ``room`` (writable, at least ``length`` bytes) and go on there."""
+        assert self.length is not None
+        assert len(room) >= self.length
+        room[: self._got] = self._body[: self._got]
+        self._body = room[: self.length]
+
+    def space(self) -> memoryview:
+        """Where the next bytes go; never empty before the frame is complete or needs room."""
+        if self.length is None:
+            return memoryview(self._head)[self._head_got :]
+        return self._body[self._got :]
+
+    def received(self, count: int) -> None:
+        """``count`` bytes were written at the start of ``space()``.
+
+        Raises FrameRefused when the length or the first byte is not one that may come now.
+        """
+        if self.length is not None:
+            first = self._got == 0 and count > 0
+            self._got += count
+            if first:
+                self._check_encoding()
+            return
+        self._head_got += count
+        if self._head_got == LENGTH_BYTES:
+            self._check_length(int.from_bytes(self._head, "big"))
+
+    def _check_length(self, length: int) -> None:
+        if length == 0:
+            raise FrameRefused("a frame of length 0")
+        if length > self._limits.longest:
+            # A port scanner's or a browser's first bytes read as a length of many exabytes.
+            said = f" (the bytes are {bytes(self._head)!r})" if all(32 <= byte < 127 for byte in self._head) else ""
+            raise FrameRefused(f"a frame of {length} bytes where at most {self._limits.longest} may come{said}")
+        self.length = length
+        self._body = memoryview(bytearray(min(length, OPENING_BYTES)))
+
+    def _check_encoding(self) -> None:
+        assert self.length is not None
+        first = self._body[0]
+        if first == JSON_FIRST_BYTE:
+            self.encoding, limit = "json", self._limits.json
+        elif first == PICKLE_FIRST_BYTE:
+            self.encoding, limit = "pickle", self._limits.pickle
+        else:
+            raise FrameRefused(f"a body that starts with byte 0x{first:02x}: neither JSON nor a pickle")
+        if limit == 0:
+            raise FrameRefused(f"a {self.encoding} body where none may come")
+        if self.length > limit:
+            raise FrameRefused(f"a {self.encoding} body of {self.length} bytes where at most {limit} may come")

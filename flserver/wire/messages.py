@@ -1,0 +1,206 @@
+"""The six messages of the wire, as frozen values, and the bodies they are written in.
+
+    message          from     on                            encoding
+    Metadata         client   a new connection, first       JSON
+    Success, Error   server   the same                      JSON
+    GlobalModel      server   the same, every round         pickle
+    Update           client   another, new connection       pickle
+    Finished         server   the first, at the end         pickle
+
+``GlobalModel`` and ``Update`` share a header on the wire; the direction tells them apart.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Never
+
+from flserver.errors import MessageRefused
+from flserver.wire.framing import JSON_FIRST_BYTE
+from flserver.wire.modules import Module, read_module
+from flserver.wire.pickles import PickleLimits, read_message
+
+MAX_DATA_SIZE = 2**29 - 1  # FedAvg's float64 products of float32 weights are exact below 2^29
+MAX_ID_LENGTH = 128
+MAX_METRICS = 64
+MEASURED_ON = ("received", "trained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """A client asks to take part: its id as text, its number of training samples, what it says of itself."""
+
+    header: ClassVar[str] = "<METADATA>"
+    client_id: str
+    data_size: int
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Success:
+    """The client was admitted."""
+
+    header: ClassVar[str] = "<SUCCESS>"
+    msg: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Error:
+    """The client was not admitted; ``msg`` says why."""
+
+    header: ClassVar[str] = "<ERROR>"
+    msg: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalModel:
+    """The model of the last committed round, to be trained."""
+
+    header: ClassVar[str] = "<MODEL>"
+    model: Module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A finite number that a client reported, ``measured_on`` the received or the trained model."""
+
+    name: str
+    measured_on: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """A client's trained model, and what it measured."""
+
+    header: ClassVar[str] = "<MODEL>"
+    client_id: str
+    model: Module
+    metrics: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The run is over."""
+
+    header: ClassVar[str] = "<FINISHED>"
+
+
+Message = Metadata | Success | Error | GlobalModel | Update | Finished
+
+# {"header": "<FINISHED>"} in pickle protocol 2, which every Python 3 reads.
+FINISHED_BODY = b"\x80\x02}X\x06\x00\x00\x00headerX\x0a\x00\x00\x00<FINISHED>s."
+
+
+def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Message:
+    """The message in a whole body.
+
+    Raises MessageRefused, or PickleRefused where the pickle machine does.
+    """
+    fields = _read_json(body) if body[0] == JSON_FIRST_BYTE else read_message(body, pickles)
+    header = fields.get("header")
+    is_json = body[0] == JSON_FIRST_BYTE
+    match header, is_json, from_client:
+        case "<METADATA>", True, True:
+            return Metadata(
+                client_id=read_client_id(fields.get("id")),
+                data_size=_data_size(fields.get("data_size")),
+                info=_mapping(fields.get("info")),
+            )
+        case "<MODEL>", False, True:
+            return Update(
+                client_id=read_client_id(fields.get("id")),
+                model=read_module(fields.get("model"), pickles),
+                metrics=_measurements(fields.get("metrics")),
+            )
+        case "<SUCCESS>", True, False:
+            return Success(msg=str(fields.get("msg", "")))
+        case "<ERROR>", True, False:
+            return Error(msg=str(fields.get("msg", "")))
+        case "<MODEL>", False, False:
+            return GlobalModel(model=read_module(fields.get("model"), pickles))
+        case "<FINISHED>", False, False:
+            return Finished()
+    if isinstance(header, str):
+        raise MessageRefused(f"header {shown(header)} is not one that may come here", header=header)
+    raise MessageRefused("a message without a header")
+
+
+def encode_json(message: Success | Error) -> bytes:
+    """The JSON body of a server's answer to a registration."""
+    return json.dumps({"header": message.header, "msg": message.msg}).encode()
+
+
+def encode_metadata(client_id: str, data_size: int, info: Mapping[str, Any]) -> bytes:
+    """The JSON body of a registration. An id of decimal digits goes out as the integer that the fleet sends."""
+    number = (
+        int(client_id) if client_id.isascii() and client_id.isdigit() and str(int(client_id)) == client_id else None
+    )
+    fields = {"header": Metadata.header, "id": client_id if number is None else number, "data_size": data_size}
+    return json.dumps(fields | {"info": dict(info)}).encode()
+
+
+def shown(text: object) -> str:
+    """Text from outside, fit for a one-line reason: escaped, quoted and cut."""
+    quoted = ascii(text)
+    return quoted if len(quoted) <= 60 else quoted[:57] + "..."
+
+
+def read_client_id(value: object) -> str:
+    """An id as text. Integers and short printable strings are ids; 3 and "3" are one client.
+
+    Raises MessageRefused for anything else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return str(value)
+    if isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and value == value.strip():
+        return value
+    raise MessageRefused(f"{shown(value)} is not a client id: an integer or 1 to {MAX_ID_LENGTH} printable characters")
+
+
+def _data_size(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_DATA_SIZE:
+        return value
+    raise MessageRefused(f"data_size {shown(value)} is not an integer from 1 to {MAX_DATA_SIZE}")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _measurements(value: object) -> tuple[Measurement, ...]:
+    """What can be used of a client's ``metrics``: ``{name: {"received" or "trained": finite number}}``.
+
+    The rest is ignored: metrics are an extension, and no update is lost over them.
+    """
+    found: list[Measurement] = []
+    for name, numbers in _mapping(value).items():
+        if not (isinstance(numbers, dict) and 0 < len(name) <= MAX_ID_LENGTH and name.isprintable()):
+            continue
+        for measured_on in MEASURED_ON:
+            number = numbers.get(measured_on)
+            if isinstance(number, int | float) and not isinstance(number, bool) and _is_finite(number):
+                found.append(Measurement(name=name, measured_on=measured_on, value=float(number)))
+    return tuple(found[:MAX_METRICS])
+
+
+def _is_finite(number: int | float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond float64
+        return False
+
+
+def _no_constant(text: str) -> Never:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _read_json(body: memoryview) -> dict[str, Any]:
+    try:
+        fields = json.loads(bytes(body).decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise MessageRefused(f"a body that starts like JSON and is none: {shown(str(error))}") from error
+    if not isinstance(fields, dict):
+        raise MessageRefused("a JSON body that is not an object")
+    return fields

@@ -1,0 +1,109 @@
+"""Writing models: a pickled message whose tensors are overwritten in place.
+
+Pickling a model of 46 MB takes ten times as long as copying its numbers into a pickle that is already there. Only our
+own objects are pickled here, and nothing is unpickled.
+"""
+
+import pickle  # noqa: TID251 - the one place: it writes our own objects
+import struct
+from collections.abc import Mapping
+from typing import Self
+
+from flserver.errors import PickleRefused
+from flserver.wire.inert import PickleLimits, described
+from flserver.wire.machine import Machine
+from flserver.wire.modules import Module, read_module
+
+_PROTOCOL = 4  # what every Python since 3.8 reads and writes by default, until 3.14
+
+
+class Template:
+    """A pickled message ``{"header": ..., "model": ...}`` whose tensors can be overwritten in place.
+
+    ``buffer`` is the message's body; its length never changes. ``module`` describes the model inside, and the
+    ``storage`` of each of its tensors is a writable view of ``buffer``.
+    """
+
+    buffer: bytearray
+    module: Module
+
+    def __init__(self, buffer: bytearray) -> None:
+        limits = PickleLimits()
+        machine = Machine(memoryview(buffer), limits, opcodes=limits.opcodes)
+        message = machine.load()
+        if machine.position != len(buffer):
+            raise PickleRefused(f"{len(buffer) - machine.position} bytes follow the pickle")
+        if type(message) is not dict:
+            raise PickleRefused(f"{described(message)} is not a message")
+        self.buffer = buffer
+        self.module = read_module(message.get("model"))
+        if any(view.storage.readonly for view in self.module.tensors.values()):
+            raise PickleRefused("a pickle of protocol 2 holds its tensors as text, which cannot be overwritten")
+        self._frame = machine.last_frame
+
+    @classmethod
+    def of(cls, message: object) -> Self:
+        """The template of our own ``message``, a dict with a torch module under ``model``.
+
+        The module should be on the CPU: its device is written too, and a reader without one like it fails. Raises
+        PickleRefused for a module that cannot be read back.
+        """
+        return cls(bytearray(pickle.dumps(message, protocol=_PROTOCOL)))
+
+    @classmethod
+    def from_body(cls, body: bytes | memoryview) -> Self:
+        """The template of a received ``<MODEL>``, protocols 3 to 5, whose class need not exist here.
+
+        Raises PickleRefused.
+        """
+        return cls(bytearray(body))
+
+    def copy(self) -> Self:
+        """The same message in a buffer of its own."""
+        return type(self)(bytearray(self.buffer))
+
+    def answer(self, **items: object) -> list[bytes | memoryview]:
+        """The message with ``items`` added or replaced, as pieces of one body to send in this order.
+
+        Values: ``None``, ``bool``, ``int``, ``float``, ``str``, and mappings from ``str`` to them, else TypeError. The
+        pieces view ``buffer``: send them before it is overwritten.
+        """
+        added = b"".join(_encoded(key) + _encoded(value) + pickle.SETITEM for key, value in items.items())
+        view = memoryview(self.buffer).toreadonly()
+        end = len(view) - 1
+        tail = added + pickle.STOP
+        if self._frame is None or self._frame[0] + 9 + self._frame[1] <= end:
+            return [view[:end], tail]  # STOP stands outside all frames, where opcodes may stand too
+        at, length = self._frame
+        return [view[: at + 1], struct.pack("<Q", length + len(added)), view[at + 9 : end], tail]
+
+
+def _encoded(value: object) -> bytes:
+    """``value`` in opcodes that every protocol from 2 on has, without the memo: its numbers belong to the message."""
+    match value:
+        case None:
+            return pickle.NONE
+        case bool():
+            return pickle.NEWTRUE if value else pickle.NEWFALSE
+        case int() if -(2**31) <= value < 2**31:
+            return pickle.BININT + struct.pack("<i", value)
+        case int():
+            encoded = pickle.encode_long(value)
+            if len(encoded) > 255:
+                raise TypeError("an integer of more than 255 bytes cannot be sent")
+            return pickle.LONG1 + bytes([len(encoded)]) + encoded
+        case float():
+            return pickle.BINFLOAT + struct.pack(">d", value)
+        case str():
+            encoded = value.encode("utf-8", "surrogatepass")
+            return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
+        case Mapping():
+            items = b"".join(_encoded(key) + _encoded(item) for key, item in value.items() if _is_text(key))
+            return pickle.EMPTY_DICT + pickle.MARK + items + pickle.SETITEMS
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
+def _is_text(key: object) -> bool:
+    if not isinstance(key, str):
+        raise TypeError(f"a key of type {type(key).__name__} cannot be sent")
+    return True

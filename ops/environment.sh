@@ -1,0 +1,17 @@
+# Sourced by the commands in this folder: a virtual environment in .venv with the project and its extras in it.
+
+prepare_environment() { # the extra to install
+  local extra=$1 python=${PYTHON:-python3} stamp=.venv/installed-$1
+  if [ ! -x .venv/bin/python ]; then
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+      { echo "Python 3.11 or newer is needed; PYTHON=/path/to/it names one" >&2; return 2; }
+    echo "making .venv" >&2
+    "$python" -m venv .venv
+  fi
+  # Installed once for each state of pyproject.toml; an editable install follows the sources by itself.
+  if ! cmp -s pyproject.toml "$stamp"; then
+    echo "installing flserver[$extra] and what it needs; torch is large" >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+    cp pyproject.toml "$stamp"
+  fi
+}

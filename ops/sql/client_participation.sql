@@ -1,0 +1,23 @@
+-- How did each client take part in run :run_id? An attempt counts once for every client that was invited to it, or
+-- passed over because it still owed an older answer (not_sent).
+SELECT
+    client_id,
+    COUNT(*) AS attempts,
+    SUM(participation = 'answered') AS answered,
+    SUM(participation = 'dropped') AS dropped,
+    SUM(participation = 'timed_out') AS timed_out,
+    SUM(participation = 'not_sent') AS not_sent,
+    SUM(participation = 'cut_short') AS cut_short,
+    COUNT(CASE decision WHEN 'accepted' THEN 1 END) AS accepted,
+    COUNT(CASE decision WHEN 'rejected' THEN 1 END) AS rejected,
+    COUNT(CASE decision WHEN 'late' THEN 1 END) AS late,
+    AVG(seconds) AS mean_seconds,
+    MAX(seconds) AS longest_seconds,
+    (
+        SELECT COUNT(*) FROM v1_clients AS k
+        WHERE k.run_id = :run_id AND k.client_id = c.client_id
+    ) AS registrations
+FROM v1_client_rounds AS c
+WHERE run_id = :run_id
+GROUP BY client_id
+ORDER BY accepted DESC, client_id;

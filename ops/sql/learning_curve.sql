@@ -1,0 +1,20 @@
+-- How did the global model of run :run_id learn? What the server measured, beside the mean of what its clients
+-- measured on the same round's model when they received it.
+SELECT
+    r.round,
+    r.loss,
+    r.accuracy,
+    (
+        SELECT value FROM v1_round_metrics AS m
+        WHERE m.run_id = r.run_id AND m.round = r.round AND m.source = 'clients' AND m.name = 'loss'
+    ) AS clients_loss,
+    (
+        SELECT value FROM v1_round_metrics AS m
+        WHERE m.run_id = r.run_id AND m.round = r.round AND m.source = 'clients' AND m.name = 'accuracy'
+    ) AS clients_accuracy,
+    r.updates_accepted,
+    r.data_size,
+    r.model_digest
+FROM v1_rounds AS r
+WHERE r.run_id = :run_id AND r.status = 'committed'
+ORDER BY r.round;

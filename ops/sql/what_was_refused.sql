@@ -1,0 +1,22 @@
+-- What did run :run_id turn away, and from where? Messages that were refused or cut off, and updates that did not
+-- count; most often first.
+SELECT
+    t.what,
+    t.reason,
+    k.peer_host,
+    t.client_id,
+    COUNT(*) AS times,
+    MIN(t.at) AS first_at,
+    MAX(t.at) AS last_at
+FROM (
+    SELECT 'message ' || outcome AS what, reason, connection_id, client_id, at
+    FROM v1_messages
+    WHERE run_id = :run_id AND direction = 'in' AND outcome <> 'ok'
+    UNION ALL
+    SELECT 'update ' || decision, reason, connection_id, client_id, received_at
+    FROM v1_updates
+    WHERE run_id = :run_id AND decision IN ('rejected', 'duplicate', 'late')
+) AS t
+JOIN v1_connections AS k ON k.connection_id = t.connection_id
+GROUP BY t.what, t.reason, k.peer_host, t.client_id
+ORDER BY times DESC, last_at DESC;

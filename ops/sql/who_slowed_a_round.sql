@@ -1,0 +1,19 @@
+-- Who slowed round :round of run :run_id? The slowest client first; whoever never answered comes before all.
+-- wait_seconds: from the model sent to the answer's first byte (training); upload_seconds: its transfer.
+SELECT
+    c.attempt,
+    c.client_id,
+    c.participation,
+    c.decision,
+    c.seconds,
+    u.wait_seconds,
+    u.upload_seconds,
+    c.bytes_in,
+    r.wait_seconds AS round_wait_seconds
+FROM v1_client_rounds AS c
+JOIN v1_rounds AS r USING (run_id, round, attempt)
+LEFT JOIN v1_updates AS u
+    ON u.run_id = c.run_id AND u.client_id = c.client_id
+    AND u.answers_round = c.round AND u.answers_attempt = c.attempt
+WHERE c.run_id = :run_id AND c.round = :round
+ORDER BY c.attempt, c.seconds DESC NULLS FIRST, c.client_id;

@@ -1,0 +1,83 @@
+"""What an update is held against before it counts."""
+
+import math
+
+import pytest
+import torch
+
+from flserver.aggregation.checks import CHUNK, inspect, state_digest
+
+
+def model() -> dict[str, torch.Tensor]:
+    return {"w": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2), "n": torch.tensor(4)}
+
+
+def test_a_fit_update_has_a_norm_and_no_rejection() -> None:
+    update = model()
+    update["w"] = update["w"] + 3.0
+    update["b"] = update["b"] - 4.0
+    inspection = inspect(update, model(), {})
+    assert inspection.rejection is None
+    assert inspection.norm == pytest.approx(math.sqrt(6 * 9 + 2 * 16))
+
+
+def without(name: str) -> dict[str, torch.Tensor]:
+    update = model()
+    del update[name]
+    return update
+
+
+@pytest.mark.parametrize(
+    ("update", "kind"),
+    [
+        (without("b"), "names: the update lacks 'b'"),
+        (model() | {"extra": torch.zeros(1)}, "names: the update adds 'extra'"),
+        (model() | {"w": torch.zeros(3, 2)}, "shape: w is [3, 2] where the model has [2, 3]"),
+        (model() | {"w": torch.zeros(2, 3).half()}, "dtype: w is float16 where the model has float32"),
+        (model() | {"b": torch.tensor([0.0, math.nan])}, "non_finite: b"),
+        (model() | {"b": torch.tensor([math.inf, 0.0])}, "non_finite: b"),
+        (model() | {"b": torch.tensor([-math.inf, 0.0])}, "non_finite: b"),
+    ],
+)
+def test_an_unfit_one_is_rejected_with_its_kind(update: dict[str, torch.Tensor], kind: str) -> None:
+    inspection = inspect(update, model(), {})
+    assert inspection.rejection is not None
+    assert inspection.rejection.startswith(kind)
+    assert inspection.norm is None
+
+
+def test_a_nan_in_the_last_piece_of_a_large_tensor_is_seen() -> None:
+    sent = {"w": torch.zeros(3 * CHUNK + 5)}
+    update = {"w": torch.zeros(3 * CHUNK + 5)}
+    update["w"][-1] = math.nan
+    assert (inspect(update, sent, {}).rejection or "").startswith("non_finite")
+
+
+def test_huge_finite_float64_values_are_finite_although_their_squares_are_not() -> None:
+    sent = {"w": torch.zeros(2, dtype=torch.float64)}
+    inspection = inspect({"w": torch.tensor([1e200, 0.0], dtype=torch.float64)}, sent, {})
+    assert (inspection.rejection, inspection.norm) == (None, None)
+
+
+def test_tied_weights_must_stay_equal() -> None:
+    sent = {"a": torch.zeros(3), "b": torch.zeros(3)}
+    equal = torch.ones(3)
+    assert inspect({"a": equal, "b": equal}, sent, {"b": "a"}).rejection is None
+    assert inspect({"a": equal, "b": equal.clone()}, sent, {"b": "a"}).rejection is None
+    assert (inspect({"a": equal, "b": equal * 2}, sent, {"b": "a"}).rejection or "").startswith("other:")
+
+
+def test_the_digest_is_of_names_dtypes_shapes_and_values_only() -> None:
+    digest = state_digest(model())
+    assert digest.startswith("blake3:")
+    assert state_digest(dict(reversed(model().items()))) == digest
+    transposed = model()
+    transposed["w"] = transposed["w"].t().contiguous().t()
+    assert state_digest(transposed) == digest
+    for changed in (
+        model() | {"w": torch.arange(6.0).reshape(3, 2)},
+        model() | {"n": torch.tensor(4, dtype=torch.int32)},
+        model() | {"b": torch.tensor([0.0, 1e-30])},
+        model() | {"b": torch.tensor([0.0, -0.0])},
+    ):
+        assert state_digest(changed) != digest

@@ -1,0 +1,170 @@
+"""The trainer's sockets against a scripted peer."""
+
+import pickle
+import socket
+
+import pytest
+from torch import nn
+
+from flclient import connection as connections
+from flclient.connection import Connection, NotAdmitted, backoff
+from flserver.errors import ConnectionLost, FrameRefused, MessageRefused, PickleRefused
+from tests.flclient.plain_server import PlainServer, frame, read_frame
+
+
+def connect(server, max_body=2**20):
+    return Connection("localhost", server.port, max_body)
+
+
+def replies(body):
+    def script(server):
+        connection = server.accept()
+        read_frame(connection)
+        connection.sendall(body)
+        connection.shutdown(socket.SHUT_WR)
+
+    return script
+
+
+def test_localhost_is_tried_as_ipv4_first(monkeypatch):
+    both = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 1, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1)),
+    ]
+    tried = []
+
+    class Recorded(socket.socket):
+        def connect(self, address):
+            tried.append(address[0])
+            raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: list(both))
+    monkeypatch.setattr(connections.socket, "socket", Recorded)
+    with pytest.raises(ConnectionLost, match="cannot connect to localhost:1: Connection refused"):
+        Connection("localhost", 1, 10)
+    assert tried == ["127.0.0.1", "::1"]
+
+
+def test_registration_carries_id_size_and_info():
+    with PlainServer(lambda server: server.admit(msg="hello\x1b[2J")) as server, connect(server) as connection:
+        assert connection.register("host-a", 12, {"epochs": 8}) == "hello?[2J"
+    assert server.hellos == [{"header": "<METADATA>", "id": "host-a", "data_size": 12, "info": {"epochs": 8}}]
+
+
+def test_a_refusal_is_the_servers_words():
+    with PlainServer(lambda server: server.admit("<ERROR>", "too late")) as server, connect(server) as connection:
+        with pytest.raises(NotAdmitted, match=r"^too late$"):
+            connection.register(1, 2, {})
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "reason"),
+    [
+        (b"", ConnectionLost, "closed"),
+        (b"\0\0\0", ConnectionLost, "closed"),
+        (frame(b'{"header": "<SUCCESS>"}')[:-1], ConnectionLost, "closed"),
+        ((2**16 + 1).to_bytes(8, "big"), FrameRefused, "announced 65537 bytes"),
+        (b"HTTP/1.1 400 Bad Request", FrameRefused, "announced"),
+        (frame(b"no json"), MessageRefused, "not JSON with a header"),
+        (frame(b"[1]"), MessageRefused, "not JSON with a header"),
+        (frame(b"{}"), MessageRefused, "not JSON with a header"),
+        (frame(b"\xff\xfe{}"), MessageRefused, "not JSON with a header"),
+        (frame(b'{"header": "<MODEL>"}'), MessageRefused, "answered the registration with '<MODEL>'"),
+    ],
+)
+def test_what_is_no_answer_to_a_registration(reply, error, reason):
+    with PlainServer(replies(reply)) as server, connect(server) as connection:
+        with pytest.raises(error, match=reason):
+            connection.register(1, 2, {})
+
+
+class Exploit:
+    def __reduce__(self):
+        return (__import__, ("this_must_not_be_imported",))
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"{}", PickleRefused),
+        (b"", PickleRefused),
+        (pickle.dumps([1]), PickleRefused),
+        (pickle.dumps({"header": "<MODEL>"}), PickleRefused),
+        (pickle.dumps({"header": "<MODEL>", "model": Exploit()}), PickleRefused),
+        (pickle.dumps({"header": "<ERROR>", "msg": "x"}), MessageRefused),
+        (pickle.dumps({"header": "<MODEL>", "model": nn.Linear(100, 100)}), FrameRefused),
+    ],
+)
+def test_what_is_no_model(body, error):
+    def script(server):
+        server.admit().sendall(frame(body))
+
+    with PlainServer(script) as server, connect(server, max_body=5000) as connection:
+        connection.register(1, 2, {})
+        with pytest.raises(error):
+            connection.next_model()
+
+
+def test_a_large_body_in_small_pieces_arrives_whole(monkeypatch):
+    monkeypatch.setattr(connections, "FIRST_CHUNK", 100)
+    sent = pickle.dumps({"header": "<MODEL>", "model": nn.Linear(30, 30)})
+
+    def script(server):
+        connection = server.admit()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(frame(sent)), 7):
+            connection.sendall(frame(sent)[at : at + 7])
+        server.finish(connection)
+
+    with PlainServer(script) as server, connect(server) as connection:
+        connection.register(1, 2, {})
+        assert connection.next_model().buffer == sent
+        assert connection.next_model() is None
+
+
+def test_memory_follows_the_bytes_that_came():
+    sizes = []
+
+    class Peer:
+        def settimeout(self, seconds):
+            pass
+
+        def recv_into(self, view):
+            sizes.append(len(view))
+            return 0
+
+    with pytest.raises(ConnectionLost):
+        connections._read(Peer(), 2**40)
+    assert sizes == [connections.FIRST_CHUNK]
+
+
+def test_a_transfer_that_stands_still_is_given_up_but_a_pause_between_frames_is_not(monkeypatch):
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.2)
+
+    def script(server):
+        connection = server.admit()
+        connection.settimeout(0.5)  # a pause longer than STALL_SECONDS
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        server.finish(connection)
+        connection.sendall(frame(b"x" * 10)[:-1])
+        connection.settimeout(20)
+        assert connection.recv(1) == b""
+
+    with PlainServer(script) as server:
+        with connect(server) as connection:
+            connection.register(1, 2, {})
+            assert connection.next_model() is None
+            with pytest.raises(ConnectionLost, match="stood still") as caught:
+                connection.next_model()
+            assert caught.value.cause == "timeout"
+
+
+def test_pauses_double_with_jitter_and_stay_within_the_budget():
+    assert list(backoff(0)) == []
+    pauses = list(backoff(100))
+    assert sum(pauses) == pytest.approx(100)
+    for at, pause in enumerate(pauses[:-1]):
+        longest = min(10, 0.2 * 2**at)
+        assert longest / 2 <= pause <= longest
+    assert list(backoff(100)) != pauses

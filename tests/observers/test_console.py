@@ -1,0 +1,243 @@
+"""What an operator reads, in a log and on a terminal."""
+
+import errno
+import io
+import json
+import logging
+import re
+import sys
+import threading
+
+import pytest
+from rich.console import Console
+
+from flserver import events as e
+from flserver.clock import Deadline
+from flserver.observers.console import SHOWN_LINES, JsonFormatter, LiveConsole, LogConsole
+from flserver.observers.text import printable
+from tests.observers.observed_run import RUN_STARTED, closed, committed, left, opened, received, registered, update
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.DEBUG, logger="flserver.events")
+    return caplog
+
+
+def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFixture) -> None:
+    console = LogConsole()
+    for event in run_events:
+        console.observe(event)
+    assert [(record.levelname, record.getMessage()) for record in log.records] == [
+        ("INFO", "run r1 (first) started: 10 rounds"),
+        ("INFO", "state: running"),
+        (
+            "INFO",
+            "round 0/10 committed in 2.31 s: 0 updates, loss 0.412, accuracy 0.887,"
+            " checkpoint round-000000-11.safetensors",
+        ),
+        ("INFO", "client 1 registered (1,400 samples)"),
+        ("INFO", "client 2 registered (1,400 samples)"),
+        ("INFO", "client 3 registered (1,400 samples)"),
+        ("WARNING", "message from 192.0.2.7:40001 refused: it broke a limit"),
+        ("WARNING", "<METADATA>\\n\\ud800 from 192.0.2.7:40001 refused: it broke a limit"),
+        ("INFO", "a round needs 2 updates"),
+        ("INFO", "round 1/10 started with 3 clients"),
+        ("WARNING", "<MODEL> to client 1 at 192.0.2.7:40001 failed"),
+        ("WARNING", "client 3 left: reset"),
+        ("INFO", "client 3 rejoined (1,400 samples)"),
+        ("WARNING", "update of client 1 duplicate"),
+        ("WARNING", "update of client 3 rejected: non_finite: fc1.weight"),
+        ("WARNING", "update of client 3 rejected: something new"),
+        (
+            "INFO",
+            "round 1/10 committed in 2.31 s: 2 updates, loss 0.412, accuracy 0.887,"
+            " checkpoint round-000001-11.safetensors",
+        ),
+        ("INFO", "round 2/10 started with 2 clients"),
+        ("WARNING", "update of client 3 late"),
+        ("WARNING", "client 2 left: strange"),
+        ("WARNING", "round 2/10, attempt 1 aborted after 8.00 s: quorum"),
+        ("INFO", "client 1 left: finished"),
+    ]
+
+
+def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> None:
+    console = LogConsole()
+    console.observe(e.RunLeftOver(run_id="r1", reason="server stopped"))
+    console.observe(e.RunResumed(run_id="r1", from_round=4, num_rounds=9, config={}))
+    console.observe(e.RunResumed(run_id="r1", from_round=None, num_rounds=9, config={}))
+    console.observe(committed(5, loss=None, accuracy=None))
+    console.observe(e.StateChanged(state="waiting", detail="1 of 2 clients"))
+    console.observe(e.OperatorActed(kind="stop", detail={"signal": "SIGTERM"}))
+    console.observe(e.StateChanged(state="completed"))
+    console.observe(e.RunEnded(run_id="r1", status="completed", final_digest="sha256:11"))
+    console.observe(e.RunEnded(run_id="r1", status="failed", final_digest=None))
+    assert [(record.levelname, record.getMessage()) for record in log.records] == [
+        ("WARNING", "run r1 was left over: server stopped"),
+        ("INFO", "run r1 resumed from round 4 of 9"),
+        ("INFO", "run r1 resumed from no committed round of 9"),
+        ("INFO", "round 5/9 committed in 2.31 s: 0 updates, checkpoint round-000005-11.safetensors"),
+        ("WARNING", "state: waiting: 1 of 2 clients"),
+        ("INFO", "operator: stop {'signal': 'SIGTERM'}"),
+        ("INFO", "run r1 completed, model sha256:11"),
+        ("WARNING", "run r1 failed"),
+    ]
+
+
+def test_peers_of_closed_connections_are_forgotten(log: pytest.LogCaptureFixture) -> None:
+    console = LogConsole()
+    for event in (opened(1), closed(1, "unknown"), received(1, None, "refused", 8)):
+        console.observe(event)
+    assert "unknown peer" in log.text
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        registered("\x1b[2J\nroot"),
+        left("\x1b[2J\nroot", "reset"),
+        left("2", "\x1b[2J\nroot"),
+        update(1, "rejected", "names: \x1b[2J\nroot"),
+        update(1, "late", None, client_id="\x1b[2J\nroot"),
+        received(1, "\x1b[2J\nroot", "refused", 8),
+        received(1, None, "refused", 8, client_id="\x1b[2J\nroot"),
+        received(1, None, "refused", 8, reason="\x1b[2J\nroot"),
+        e.StateChanged(state="waiting", detail="\x1b[2J\nroot"),
+        e.RunStarted(**{**vars(RUN_STARTED), "name": "\x1b[2J\nroot"}),
+    ],
+)
+def test_text_from_outside_is_escaped(event: e.Event, log: pytest.LogCaptureFixture) -> None:
+    LogConsole().observe(event)
+    (record,) = log.records
+    assert record.getMessage().isprintable()
+    assert "\\x1b[2J\\nroot" in record.getMessage()
+
+
+def test_printable() -> None:
+    assert printable("Zürich 東京 3") == "Zürich 東京 3"
+    assert printable("a\x1b\r\n\x7f\x85\u2028\u202e\ud800") == "a\\x1b\\r\\n\\x7f\\x85\\u2028\\u202e\\ud800"
+    assert printable("x" * 201) == "x" * 199 + "…"
+    assert printable("x" * 200) == "x" * 200
+
+
+def json_line(record: logging.LogRecord) -> dict[str, object]:
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    parsed: dict[str, object] = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    return parsed
+
+
+def test_json_lines_carry_the_event(log: pytest.LogCaptureFixture) -> None:
+    outcome = e.ClientOutcome(client_id="1\n\ud800", participation="answered", update_id=1, weight=1.0)
+    LogConsole().observe(committed(1, (outcome,), loss=float("nan")))
+    line = json_line(log.records[0])
+    assert (line["level"], line["logger"]) == ("info", "flserver.events")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(line["at"]))
+    assert str(line["message"]).startswith("round 1 committed")
+    event = line["event"]
+    assert isinstance(event, dict)
+    assert (event["type"], event["round"], event["loss"]) == ("RoundCommitted", 1, "nan")
+    assert event["outcomes"][0]["client_id"] == "1\n\ud800"
+
+
+def test_json_lines_without_event_and_with_exception() -> None:
+    try:
+        raise RuntimeError("line one\nline two")
+    except RuntimeError:
+        record = logging.LogRecord("x", logging.ERROR, __file__, 1, "went %s", ("wrong",), sys.exc_info())
+    line = json_line(record)
+    assert (line["message"], "event" in line) == ("went wrong", False)
+    assert str(line["exception"]).endswith("RuntimeError: line one\nline two")
+
+
+def screen_after(events: list[e.Event]) -> str:
+    """What a terminal of 100 columns was sent, without the control sequences."""
+    file = io.StringIO()
+    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    live.start()
+    try:
+        for event in events:
+            live.observe(event)
+    finally:
+        live.close()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+
+
+def test_live_console_shows_the_run_and_sums_it_up(run_events: list[e.Event]) -> None:
+    screen = screen_after([*run_events, e.StateChanged(state="interrupted")])
+    last_picture = [line.strip() for line in screen.replace("\r", "\n").splitlines() if line.strip()][
+        -SHOWN_LINES - 2 :
+    ]
+    assert last_picture[-3] == "state: interrupted"
+    assert last_picture[0] == "update of client 3 rejected: something new"
+    progress = re.sub(r"[━╸╺ ]{2,}", " | ", last_picture[-2])
+    assert progress == "interrupted | round 2/10 | 1/2 updates | 1 clients | loss 0.412 | accuracy 0.887"
+    assert last_picture[-1] == "run interrupted, round 1/10 committed, loss 0.412, accuracy 0.887"
+
+
+def test_live_console_of_nothing() -> None:
+    screen = screen_after([])
+    assert "starting" in screen
+    assert "run not started, no round committed" in screen
+
+
+def test_live_console_draws_from_its_own_thread_and_joins_it() -> None:
+    threads = threading.active_count()
+    file = io.StringIO()
+    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    live.start()
+    live.observe(e.StateChanged(state="waiting", detail="1 of 2 clients"))
+    deadline, pause = Deadline.after(10), threading.Event()
+    while "state: waiting: 1 of 2 clients" not in file.getvalue() and not deadline.passed:
+        pause.wait(0.02)
+    assert not deadline.passed
+    live.close()
+    assert threading.active_count() == threads
+
+
+class GoneTerminal(io.StringIO):
+    """Fails as a terminal does whose other end hung up, once ``gone`` is set."""
+
+    gone = False
+
+    def write(self, text: str) -> int:
+        if self.gone:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("before_start", [True, False])
+def test_a_terminal_that_goes_away_ends_the_view_only(before_start: bool, caplog: pytest.LogCaptureFixture) -> None:
+    file = GoneTerminal()
+    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    file.gone = before_start
+    live.start()
+    file.gone = True
+    live.observe(e.StateChanged(state="running"))
+    live.close()
+    assert "the terminal is gone" in caplog.text
+
+
+def test_live_console_neither_writes_nor_reads_markup_while_observing() -> None:
+    file = io.StringIO()
+    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    live.observe(registered("[bold]x[/nonsense]"))
+    assert file.getvalue() == ""
+    live.start()
+    live.close()
+    assert "client [bold]x[/nonsense] registered" in file.getvalue()
+
+
+def test_live_console_takes_other_log_lines() -> None:
+    file = io.StringIO()
+    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    other = logging.Logger("elsewhere")
+    other.addHandler(live.handler)
+    try:
+        raise ValueError("no\x1b such thing")
+    except ValueError:
+        other.exception("observer failed\n")
+    live.start()
+    live.close()
+    assert "observer failed\\n: ValueError('no\\x1b such thing')" in file.getvalue()

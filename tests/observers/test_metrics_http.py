@@ -1,0 +1,262 @@
+"""``/metrics`` and ``/healthz`` scraped over loopback."""
+
+import json
+import logging
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from email.message import Message
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flserver.clock import Deadline
+from flserver.errors import UsageError
+from flserver.observers.health import GRACE, Health
+from flserver.observers.http import CONNECTION_LIMIT, REQUEST_LIMIT, MetricsServer
+from flserver.observers.metrics import Metrics
+
+WELL = Health(
+    run_id="r1",
+    state="running",
+    round=3,
+    deadline=None,
+    writer_alive=True,
+    sequence=17,
+    digest="sha256:22",
+    queue_length=2,
+)
+
+
+class Answers:
+    """A health that a test can change."""
+
+    def __init__(self) -> None:
+        self.health = WELL
+
+    def __call__(self) -> Health:
+        return self.health
+
+
+@pytest.fixture
+def health() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def serve(health: Answers) -> Iterator[Callable[..., MetricsServer]]:
+    """Starts servers, and closes them."""
+    servers = []
+
+    def start(metrics: object = None, **options: float) -> MetricsServer:
+        server = MetricsServer("127.0.0.1", 0, metrics or Metrics({}), health, **options)  # type: ignore[arg-type]
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.close()
+    assert "metrics" not in [thread.name for thread in threading.enumerate()]
+
+
+def ask(server: MetricsServer, path: str, method: str = "GET", **headers: str) -> tuple[int, Message, bytes]:
+    host, port = server.address
+    request = urllib.request.Request(f"http://{host}:{port}{path}", method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.headers, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()
+
+
+def read_to_end(peer: socket.socket) -> bytes:
+    """What arrives until the server ends the connection, one way or the other."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while piece := peer.recv(2**20):
+            data += piece
+    return data
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = Deadline.after(seconds)
+    pause = threading.Event()
+    while not condition():
+        assert not deadline.passed
+        pause.wait(0.01)
+
+
+def test_scrape(serve: Callable[..., MetricsServer]) -> None:
+    status, headers, body = ask(serve(), "/metrics?x=1")
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/plain; version=")
+    assert int(headers["Content-Length"]) == len(body)
+    assert "flserver_run_state" in [family.name for family in text_string_to_metric_families(body.decode())]
+
+
+def test_openmetrics_where_asked_for(serve: Callable[..., MetricsServer]) -> None:
+    _, headers, body = ask(serve(), "/metrics", Accept="application/openmetrics-text;version=1.0.0")
+    assert headers["Content-Type"].startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_only_get_and_head_of_two_pages(serve: Callable[..., MetricsServer]) -> None:
+    server = serve()
+    assert ask(server, "/")[0] == 404
+    assert ask(server, "/metrics/")[0] == 404
+    with socket.create_connection(server.address, timeout=10) as peer:
+        peer.sendall(b"HEAD /healthz HTTP/1.1\r\n\r\n")
+        head, _, body = read_to_end(peer).partition(b"\r\n\r\n")
+    assert body == b""
+    assert f"Content-Length: {len(ask(server, '/healthz')[2])}".encode() in head.split(b"\r\n")
+    status, headers, _ = ask(server, "/metrics", method="POST")
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_no_http_is_a_bad_request(serve: Callable[..., MetricsServer]) -> None:
+    with socket.create_connection(serve().address, timeout=10) as peer:
+        peer.sendall(b"\x80\x04hello\r\n\r\n")
+        assert peer.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_failure_is_a_500_and_in_the_log(
+    serve: Callable[..., MetricsServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreadable() -> float:
+        raise OSError("disk gone")
+
+    server = serve(Metrics({"database_bytes": unreadable}))
+    assert ask(server, "/metrics")[0] == 500
+    assert "disk gone" in caplog.text
+    assert ask(server, "/healthz")[0] == 200
+
+
+def test_nothing_is_logged_for_a_request(
+    serve: Callable[..., MetricsServer], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = serve()
+    with caplog.at_level(logging.DEBUG, logger="flserver"):
+        ask(server, "/metrics")
+        ask(server, "/nothing")
+    assert [record for record in caplog.records if record.name.startswith("flserver")] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_stuck_scraper_delays_neither_the_next_scrape_nor_the_stop(serve: Callable[..., MetricsServer]) -> None:
+    server = serve(connection_seconds=3600.0)
+    with socket.create_connection(server.address) as silent, socket.create_connection(server.address) as half:
+        half.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert ask(server, "/metrics")[0] == 200
+        server.close()  # would wait an hour
+        assert read_to_end(silent) == read_to_end(half) == b""
+
+
+def test_a_scraper_that_does_not_read_is_cut_at_its_deadline(serve: Callable[..., MetricsServer]) -> None:
+    class Huge:
+        def exposition(self, accept: str) -> tuple[bytes, str]:
+            return bytes(64 * 2**20), "text/plain"
+
+    server = serve(Huge(), connection_seconds=0.3)
+    with socket.create_connection(server.address, timeout=10) as peer:
+        peer.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert ask(server, "/healthz")[0] == 200
+        wait_for(lambda: server.connections == 0)
+        assert len(read_to_end(peer)) < 64 * 2**20
+
+
+def test_a_request_that_drips_is_cut_at_its_deadline(serve: Callable[..., MetricsServer]) -> None:
+    server = serve(connection_seconds=0.3)
+
+    def drip() -> bool:
+        peer.sendall(b"G")
+        return server.connections == 0
+
+    with socket.create_connection(server.address, timeout=10) as peer:
+        wait_for(lambda: server.connections == 1)
+        with suppress(ConnectionError):  # the last drop may meet a closed connection
+            wait_for(drip)
+        assert read_to_end(peer) == b""
+
+
+def test_a_request_without_end_is_dropped(serve: Callable[..., MetricsServer]) -> None:
+    with socket.create_connection(serve(connection_seconds=3600.0).address, timeout=10) as peer:
+        with suppress(ConnectionError):
+            peer.sendall(b"x" * (3 * REQUEST_LIMIT))
+        assert read_to_end(peer) == b""
+
+
+def test_connections_beyond_the_limit_are_dropped(serve: Callable[..., MetricsServer]) -> None:
+    server = serve(connection_seconds=3600.0)
+    with ExitStack() as peers:
+        first, *_ = [
+            peers.enter_context(socket.create_connection(server.address, timeout=10)) for _ in range(CONNECTION_LIMIT)
+        ]
+        with socket.create_connection(server.address, timeout=10) as late:
+            assert read_to_end(late) == b""
+        first.close()
+        wait_for(lambda: server.connections < CONNECTION_LIMIT)
+        assert ask(server, "/healthz")[0] == 200
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = MetricsServer("127.0.0.1", port, Metrics({}), lambda: WELL)
+        reason = f"^--metrics-host 127.0.0.1 --metrics-port {port}: Address already in use$"
+        with pytest.raises(UsageError, match=reason):
+            server.start()
+        server.close()
+
+
+def test_a_host_that_is_not_ours_is_one_line() -> None:
+    with pytest.raises(UsageError, match=r"^--metrics-host 192\.0\.2\.1 --metrics-port 9464: Cannot assign [^\n]*$"):
+        MetricsServer("192.0.2.1", 9464, Metrics({}), lambda: WELL).start()
+
+
+def test_close_without_start_and_twice(serve: Callable[..., MetricsServer]) -> None:
+    MetricsServer("127.0.0.1", 0, Metrics({}), lambda: WELL).close()
+    server = serve()
+    server.close()
+    server.close()
+
+
+def test_healthz_of_a_well_server(serve: Callable[..., MetricsServer]) -> None:
+    status, headers, body = ask(serve(), "/healthz")
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    assert json.loads(body) == {
+        "status": "ok",
+        "run_id": "r1",
+        "state": "running",
+        "round": 3,
+        "audit": {"sequence": 17, "digest": "sha256:22", "queue_length": 2},
+        "reasons": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"writer_alive": False}, "the audit writer is not running"),
+        ({"deadline": -GRACE - 5}, "the coordinator is 35 s past its deadline"),
+    ],
+)
+def test_healthz_of_an_unwell_server(
+    serve: Callable[..., MetricsServer], health: Answers, change: dict[str, object], reason: str
+) -> None:
+    if "deadline" in change:
+        change = {"deadline": Deadline.after(change["deadline"])}  # type: ignore[arg-type]
+    health.health = replace(WELL, **change)  # type: ignore[arg-type]
+    status, _, body = ask(serve(), "/healthz")
+    assert status == 503
+    assert (json.loads(body)["status"], json.loads(body)["reasons"]) == ("unhealthy", [reason])
+
+
+def test_healthz_allows_the_time_after_a_deadline(serve: Callable[..., MetricsServer], health: Answers) -> None:
+    health.health = replace(WELL, deadline=Deadline.after(-GRACE + 10))
+    assert ask(serve(), "/healthz")[0] == 200

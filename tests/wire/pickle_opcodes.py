@@ -1,0 +1,144 @@
+"""Pickles written opcode by opcode, and the watch over those who read them."""
+
+import pickle
+import struct
+import sys
+import time
+import tracemalloc
+
+from flserver.errors import PickleRefused
+from flserver.wire.pickles import read, read_message, read_module
+
+SECONDS = 10.0  # tracemalloc makes every allocation several times as slow
+MEMORY = 30e6  # bytes
+ACTS = (
+    "import",
+    "exec",
+    "compile",
+    "open",
+    "os.",
+    "subprocess.",
+    "socket.",
+    "ctypes.",
+    "pickle.find_class",
+    "marshal.",
+)
+
+_seen = None
+
+
+def _hook(event, _):
+    if _seen is not None and event.startswith(ACTS):
+        _seen.append(event)
+
+
+sys.addaudithook(_hook)  # for the whole process: a hook cannot be taken away
+
+
+def attempt(body, reader=read):
+    """What ``reader`` makes of ``body``, a refusal included. It is bounded in time and memory, and acts nowhere."""
+    global _seen
+    tracemalloc.start()
+    began = time.perf_counter()
+    _seen = []
+    try:
+        result = reader(body)
+    except PickleRefused as error:
+        result = error
+    finally:
+        seen, _seen = _seen, None
+        seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert seen == []
+    assert seconds < SECONDS
+    assert peak < MEMORY + 3 * len(body)
+    if isinstance(result, PickleRefused):
+        assert_one_short_line(str(result))
+    return result
+
+
+def assert_one_short_line(reason):
+    assert len(reason) < 300
+    assert reason.isascii()
+    assert reason.isprintable()
+
+
+def refused(body, match, reader=read):
+    error = attempt(body, reader)
+    assert isinstance(error, PickleRefused), error
+    assert match in str(error)
+
+
+def model_of(body):
+    return read_module(read_message(body).get("model"))
+
+
+def text(value):
+    raw = value.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def raw(value):
+    return b"B" + struct.pack("<I", len(value)) + value
+
+
+def integer(value):
+    encoded = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(encoded)]) + encoded
+
+
+def name(module, qualname):
+    return f"c{module}\n{qualname}\n".encode()
+
+
+def call(module, qualname, *arguments):
+    return name(module, qualname) + b"(" + b"".join(arguments) + b"tR"
+
+
+def mapping(**items):
+    return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
+
+
+def instance(state):
+    return name("neural_net_helper", "NeuralNet") + b")\x81" + state + b"b"
+
+
+def module(parameters=None, modules=None, buffers=None, **odd):
+    state = {"_parameters": mapping(**parameters or {}), "_buffers": mapping(**buffers or {})}
+    return instance(mapping(**odd, **state, _modules=mapping(**modules or {})))
+
+
+def pickled(*opcodes):
+    return b"\x80\x02" + b"".join(opcodes) + b"."
+
+
+def message(model):
+    return pickled(mapping(header=text("<MODEL>"), model=model))
+
+
+def file(
+    elements=4, data=None, kind="FloatStorage", keys=b"](X\x01\x00\x00\x00ke", claimed=None, system=None, what=None
+):
+    storage = b"(" + text("storage") + name("torch", kind) + text("k") + text("cpu") + integer(elements) + b"NtQ"
+    return b"".join(
+        (
+            pickled(integer(0x1950A86A20F9469CFC6C)),
+            pickled(integer(1001)),
+            pickled(system or mapping(little_endian=b"\x88")),
+            pickled(what or storage),
+            pickled(keys),
+            struct.pack("<q", elements if claimed is None else claimed),
+            bytes(4 * elements) if data is None else data,
+        )
+    )
+
+
+def storage(payload):
+    return call("torch.storage", "_load_from_bytes", raw(payload))
+
+
+def tensor(source=None, offset=0, shape=(4,), stride=(1,)):
+    numbers = [b"(" + b"".join(map(integer, extent)) + b"t" for extent in (shape, stride)]
+    hooks = call("collections", "OrderedDict")
+    arguments = (storage(file()) if source is None else source, integer(offset), *numbers, b"\x89", hooks)
+    return call("torch._utils", "_rebuild_tensor_v2", *arguments)

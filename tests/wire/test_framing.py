@@ -1,0 +1,98 @@
+"""Frames fed in every cut, and the lengths and first bytes that are refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flserver.errors import FrameRefused
+from flserver.wire.framing import OPENING_BYTES, FrameLimits, FrameReader, encode_length
+
+LIMITS = FrameLimits(json=4096, pickle=10 * OPENING_BYTES)
+
+
+def feed(reader: FrameReader, data: bytes) -> int:
+    """Feed bytes until the frame is complete or they are used up; returns how many were taken."""
+    taken = 0
+    while taken < len(data) and not reader.complete:
+        if reader.needs_room:
+            assert reader.length is not None
+            reader.give_room(memoryview(bytearray(reader.length)))
+        space = reader.space()
+        piece = data[taken : taken + len(space)]
+        space[: len(piece)] = piece
+        reader.received(len(piece))
+        taken += len(piece)
+    return taken
+
+
+def frame(body: bytes) -> bytes:
+    return encode_length(len(body)) + body
+
+
+@given(st.sampled_from([b"{", b"\x80"]), st.binary(max_size=200), st.lists(st.integers(1, 40)))
+def test_any_cut_gives_the_same_frame(first: bytes, rest: bytes, cuts: list[int]) -> None:
+    body = first + rest
+    data, reader, at = frame(body), FrameReader(LIMITS), 0
+    for size in [*cuts, len(data)]:
+        at += feed(reader, data[at : at + size])
+    assert reader.complete
+    assert bytes(reader.body) == body
+    assert reader.bytes_received == len(data)
+    assert reader.encoding == ("json" if first == b"{" else "pickle")
+
+
+def test_byte_by_byte() -> None:
+    reader, data = FrameReader(LIMITS), frame(b'{"header": 1}')
+    for i, byte in enumerate(data):
+        assert not reader.complete, i
+        feed(reader, bytes([byte]))
+    assert reader.complete
+
+
+@pytest.mark.parametrize("size", [1, OPENING_BYTES - 1, OPENING_BYTES, OPENING_BYTES + 1, 3 * OPENING_BYTES])
+def test_room_is_asked_for_only_beyond_the_opening(size: int) -> None:
+    body = b"\x80" + bytes(i % 251 for i in range(size - 1))
+    reader = FrameReader(LIMITS)
+    feed(reader, frame(body)[: 8 + OPENING_BYTES])
+    assert reader.needs_room == (size > OPENING_BYTES)
+    feed(reader, frame(body)[reader.bytes_received :])
+    assert bytes(reader.body) == body
+
+
+def test_it_takes_no_byte_of_the_next_frame() -> None:
+    reader, data = FrameReader(LIMITS), frame(b"{}")
+    assert feed(reader, data + b"more") == len(data)
+
+
+def test_a_claim_costs_no_memory_before_bytes_arrive() -> None:
+    reader = FrameReader(LIMITS)
+    feed(reader, encode_length(10 * OPENING_BYTES))
+    assert len(reader.space()) == OPENING_BYTES
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encode_length(0), "length 0"),
+        (encode_length(10 * OPENING_BYTES + 1), "at most 655360"),
+        (encode_length(2**64 - 1), "at most"),
+        (b"GET / HTTP/1.1\r\n", "b'GET / HT'"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01", "at most"),
+        (frame(b"\x00abc"), "starts with byte 0x00"),
+        (frame(b"[1]"), "starts with byte 0x5b"),
+        (encode_length(4097) + b"{", "a json body of 4097 bytes where at most 4096"),
+    ],
+)
+def test_what_cannot_be_a_frame_is_refused_as_soon_as_it_shows(data: bytes, reason: str) -> None:
+    with pytest.raises(FrameRefused, match=reason.replace("(", r"\(")):
+        feed(FrameReader(LIMITS), data)
+
+
+def test_an_encoding_that_is_not_expected_is_refused() -> None:
+    with pytest.raises(FrameRefused, match="a pickle body where none may come"):
+        feed(FrameReader(FrameLimits(json=100)), frame(b"\x80\x04."))
+
+
+def test_nothing_is_expected_where_nothing_may_come() -> None:
+    with pytest.raises(FrameRefused, match="at most 0"):
+        feed(FrameReader(FrameLimits()), encode_length(1))

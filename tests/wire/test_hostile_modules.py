@@ -1,0 +1,157 @@
+"""Modules, tensors and storages that lie: each is refused with its name, at once, and nothing multiplies."""
+
+import pytest
+
+from flserver.wire.pickles import read, read_module
+from tests.wire.pickle_opcodes import (
+    attempt,
+    call,
+    file,
+    integer,
+    mapping,
+    message,
+    model_of,
+    module,
+    name,
+    pickled,
+    raw,
+    refused,
+    storage,
+    tensor,
+    text,
+)
+
+
+def test_the_opcodes_written_by_hand_are_a_module():
+    found = model_of(message(module({"w": tensor()}, {"child": module({"w": tensor(shape=(2, 2), stride=(2, 1))})})))
+    assert list(found.tensors) == ["w", "child.w"]
+    assert found.class_name == ("neural_net_helper", "NeuralNet")
+
+
+def test_a_lattice_of_shared_modules_does_not_blow_up():
+    """Each level holds the level below twice: 2**n names in n modules."""
+    opcodes = module({"w": tensor()}) + b"q\x00"
+    for level in range(100):
+        opcodes = opcodes + b"0" + module(modules={"a": b"h%c" % level, "b": b"h%c" % level}) + b"q%c" % (level + 1)
+    refused(pickled(opcodes), "too many parts", lambda body: read_module(read(body)))
+
+
+def test_shared_dicts_do_not_multiply():
+    """Every module names the same thousand tensors."""
+    many = mapping(**{f"w{i}": b"h\x00" for i in range(1000)}) + b"q\x01"
+    state = text("_parameters") + b"h\x01" + text("_buffers") + b"}" + text("_modules") + b"}"
+    child = name("m", "M") + b")\x81}(" + state + b"ub"
+    children = mapping(**{f"c{i}": child for i in range(1000)})
+    top = (
+        name("m", "M") + b")\x81}(" + text("_parameters") + b"}" + text("_buffers") + b"}" + text("_modules") + children
+    )
+    body = pickled(tensor() + b"q\x000" + many + b"0" + top + b"ub")
+    refused(body, "too many parts", lambda data: read_module(read(data)))
+
+
+def test_long_names_do_not_add_up():
+    net = module({"w": tensor()})
+    for _ in range(20):
+        net = module(modules={"n" * 60: net})
+    refused(message(net), "a name of", model_of)
+
+
+@pytest.mark.parametrize("bad", ["", "a.b"])
+def test_names_that_torch_does_not_have_are_refused(bad):
+    refused(message(module({bad: tensor()})), "torch has no such name", model_of)
+    refused(message(module(modules={bad: module()})), "torch has no such name", model_of)
+
+
+def test_a_name_is_a_parameter_or_a_buffer():
+    refused(message(module({"w": tensor()}, buffers={"w": tensor()})), "w: both", model_of)
+    refused(message(module({"w": tensor()}, buffers={"w": tensor()}, modules={"w": module()})), "w: both", model_of)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "reason"),
+    [
+        ({"shape": (5,)}, "a view of (5,) in a storage of 4 elements"),
+        ({"shape": (2, 2), "stride": (3, 1)}, "a view of"),
+        ({"offset": 1}, "a view of"),
+        ({"offset": 5, "shape": (0,)}, "offset"),
+        ({"offset": -1}, "offset"),
+        ({"offset": 2**70}, "offset"),
+        ({"shape": (-4,)}, "its shape"),
+        ({"stride": (-1,)}, "its stride"),
+        ({"shape": (2**63,)}, "its shape"),
+        ({"shape": (2**62,), "stride": (0,)}, "a view of"),
+        ({"shape": (5,), "stride": (0,)}, "a view of"),
+        ({"shape": (2**62,) * 64, "stride": (0,) * 64}, "a view of"),
+        ({"shape": (2**62,) * 64, "stride": (2**62,) * 64}, "a view of"),
+        ({"shape": (1,) * 65, "stride": (1,) * 65}, "64"),
+        ({"shape": (4,), "stride": ()}, "1 dimensions with 0 strides"),
+    ],
+)
+def test_a_view_stays_inside_its_storage(geometry, reason):
+    refused(message(module({"w": tensor(**geometry)})), reason, model_of)
+
+
+def test_true_is_not_a_size():
+    bad = call("torch._utils", "_rebuild_tensor", storage(file()), integer(0), b"\x88\x85", integer(1) + b"\x85")
+    refused(message(module({"w": bad})), "its shape", model_of)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"claimed": 5}, "number of elements"),
+        ({"elements": 2**62, "data": b""}, "are left"),
+        ({"elements": -1, "data": b""}, "a number of elements"),
+        ({"elements": 5, "data": bytes(16)}, "are left"),
+        ({"data": bytes(17)}, "goes on"),
+        ({"kind": "ComplexFloatStorage"}, "not a kind of storage"),
+        ({"kind": "QInt8Storage"}, "not a kind of storage"),
+        ({"kind": "system"}, "not a kind of storage"),
+        ({"keys": b"]"}, "other storages"),
+        ({"keys": b"](X\x01\x00\x00\x00ze"}, "other storages"),
+        ({"keys": b"](X\x01\x00\x00\x00kX\x01\x00\x00\x00ke"}, "other storages"),
+        ({"system": b"}X\x0d\x00\x00\x00little_endian\x89s"}, "little-endian"),
+        ({"system": b"N"}, "little-endian"),
+        ({"what": b"N"}, "instead of a storage"),
+        ({"what": b"NQ"}, "instead of a storage"),
+        ({"what": b"(NNNNNNtQ"}, "something else"),
+    ],
+)
+def test_a_storage_is_what_its_file_says(changes, reason):
+    refused(message(module({"w": tensor(storage(file(**changes)))})), f"{reason}", model_of)
+
+
+def test_a_storage_named_by_many_calls_is_read_once():
+    """Else 200 calls of one payload with 100,000 opcodes would be 20 million opcodes."""
+    payload = file(system=mapping(little_endian=b"\x88", odd=b"](" + b"N" * 100_000 + b"e"))
+    first = tensor(name("torch.storage", "_load_from_bytes") + raw(payload) + b"q\x00\x85R")
+    again = tensor(name("torch.storage", "_load_from_bytes") + b"h\x00\x85R")
+    tensors = {f"w{i}": again if i else first for i in range(200)}
+    found = attempt(message(module(tensors)), model_of)
+    assert len(found.tensors) == 200
+    assert len({id(view.storage) for view in found.tensors.values()}) == 1
+
+
+def test_text_named_by_many_calls_is_copied_once():
+    payload = file(elements=1_000_000).decode("latin-1")
+    encode = name("_codecs", "encode")
+    first = (
+        name("torch.storage", "_load_from_bytes") + encode + text(payload) + b"q\x00" + text("latin1") + b"\x86R\x85R"
+    )
+    again = name("torch.storage", "_load_from_bytes") + encode + b"h\x00" + text("latin1") + b"\x86R\x85R"
+    tensors = {f"w{i}": tensor(again if i else first) for i in range(100)}
+    found = attempt(message(module(tensors)), model_of)
+    assert len(found.tensors) == 100
+
+
+def test_text_that_is_not_bytes_is_refused():
+    for payload in ("Ā", "Ā" * 100_000):
+        encode = name("_codecs", "encode") + text(payload) + text("latin1") + b"\x86R"
+        source = name("torch.storage", "_load_from_bytes") + encode + b"\x85R"
+        refused(message(module({"w": tensor(source)})), "more than bytes", model_of)
+
+
+def test_files_share_one_budget_of_opcodes():
+    payload = file(system=mapping(little_endian=b"\x88", odd=b"](" + b"N" * 100_000 + b"e"))
+    tensors = {f"w{i}": tensor(storage(payload)) for i in range(4)}
+    refused(message(module(tensors)), "w2: the pickle has too many opcodes", model_of)

@@ -1,0 +1,213 @@
+"""The six messages and the order in which they may come."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flserver.errors import MessageRefused, PeerError
+from flserver.wire.messages import (
+    FINISHED_BODY,
+    MAX_DATA_SIZE,
+    Error,
+    Finished,
+    GlobalModel,
+    Measurement,
+    Metadata,
+    Success,
+    Update,
+    encode_json,
+    encode_metadata,
+)
+from flserver.wire.protocol import FROM_CLIENT, TRANSITIONS, Connection, Role, State
+
+
+def server() -> Connection:
+    return Connection(Role.SERVER, json_limit=4096, pickle_limit=1 << 20)
+
+
+def client() -> Connection:
+    return Connection(Role.CLIENT, json_limit=4096, pickle_limit=1 << 20)
+
+
+def metadata(**changed: object) -> memoryview:
+    fields = {"header": "<METADATA>", "id": 3, "data_size": 1400} | changed
+    return memoryview(json.dumps(fields).encode())
+
+
+def model(**more: object) -> memoryview:
+    return memoryview(pickle.dumps({"header": "<MODEL>", "model": torch.nn.Linear(2, 2)} | more))
+
+
+def test_a_participants_connection_from_both_ends() -> None:
+    there, here = client(), server()
+    there.send(Metadata)
+    assert here.receive(metadata()) == Metadata(client_id="3", data_size=1400)
+    here.send(Success)
+    assert there.receive(memoryview(encode_json(Success(msg="hi")))) == Success(msg="hi")
+    for _ in range(2):
+        here.send(GlobalModel)
+        assert isinstance(there.receive(model()), GlobalModel)
+    here.send(Finished)
+    assert there.receive(memoryview(FINISHED_BODY)) == Finished()
+    assert (there.state, here.state) == (State.ENDED, State.ENDED)
+
+
+def test_the_finished_body_is_a_pickle_that_the_fleet_reads() -> None:
+    assert pickle.loads(FINISHED_BODY) == {"header": "<FINISHED>"}
+
+
+def test_an_upload_is_the_other_kind_of_connection() -> None:
+    here = server()
+    update = here.receive(model(id="ward-7", metrics={"loss": {"received": 0.5, "trained": 0.25}}))
+    assert isinstance(update, Update)
+    assert update.client_id == "ward-7"
+    assert update.model.class_name == ("torch.nn.modules.linear", "Linear")
+    assert update.metrics == (
+        Measurement(name="loss", measured_on="received", value=0.5),
+        Measurement(name="loss", measured_on="trained", value=0.25),
+    )
+    assert here.state is State.ENDED
+
+
+def test_a_refused_registration_ends_the_connection() -> None:
+    here = server()
+    here.receive(metadata())
+    here.send(Error)
+    assert here.expected() == ()
+
+
+def test_what_may_come_is_known_before_it_does() -> None:
+    here = server()
+    assert set(here.expected()) == {Metadata, Update}
+    assert here.frame_limits().json == 4096
+    assert here.frame_limits().pickle == 1 << 20
+    here.receive(metadata())
+    assert here.frame_limits().longest == 0
+
+
+def test_the_table_says_for_every_state_what_may_follow() -> None:
+    assert TRANSITIONS.keys() == set(State)
+    for state in State:
+        for kind in (Metadata, Success, Error, GlobalModel, Update, Finished):
+            connection = server()
+            connection.state = state
+            if kind in TRANSITIONS[state]:
+                connection.send(kind)
+                assert connection.state is TRANSITIONS[state][kind]
+            else:
+                with pytest.raises(MessageRefused, match="out of turn"):
+                    connection.send(kind)
+                assert connection.state is state
+    assert {Metadata, Update} == FROM_CLIENT
+
+
+@pytest.mark.parametrize("value", [3, "3", -1, 0, 2**63 - 1, "ward-7", "Zürich", "a" * 128])
+def test_ids_are_text(value: object) -> None:
+    message = server().receive(metadata(id=value))
+    assert isinstance(message, Metadata)
+    assert message.client_id == str(value)
+
+
+@pytest.mark.parametrize("value", [True, 1.0, None, [], {}, "", " 3", "a\0b", "a\nb", "a" * 129, 2**63, "\ud800"])
+def test_what_is_no_id_is_refused(value: object) -> None:
+    with pytest.raises(MessageRefused, match="is not a client id"):
+        server().receive(metadata(id=value))
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "5", None, MAX_DATA_SIZE + 1, 10**30])
+def test_data_size_is_an_integer_in_its_range(value: object) -> None:
+    with pytest.raises(MessageRefused, match="data_size"):
+        server().receive(metadata(data_size=value))
+
+
+def test_data_size_may_be_as_large_as_fedavg_is_exact() -> None:
+    message = server().receive(metadata(data_size=2**29 - 1))
+    assert isinstance(message, Metadata)
+    assert message.data_size == 2**29 - 1
+
+
+@pytest.mark.parametrize("info", [None, 3, [1], "x"])
+def test_info_of_the_wrong_kind_is_ignored(info: object) -> None:
+    message = server().receive(metadata(info=info))
+    assert isinstance(message, Metadata)
+    assert message.info == {}
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        None,
+        5,
+        {"loss": 0.5},
+        {"loss": {"received": float("nan")}},
+        {"loss": {"received": "0.5"}},
+        {"loss": {"received": True}},
+        {"loss": {"elsewhere": 0.5}},
+        {"": {"received": 0.5}},
+        {"a\nb": {"received": 0.5}},
+        {7: {"received": 0.5}},
+        {"loss": []},
+        {"loss": {"received": 10**400}},
+    ],
+)
+def test_metrics_that_cannot_be_used_are_ignored(metrics: object) -> None:
+    update = server().receive(model(id=1, metrics=metrics))
+    assert isinstance(update, Update)
+    assert update.metrics == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"header": "<METADATA>"',
+        b'{"header": NaN}',
+        b'{"a": "\xff"}',
+        b'{"a":' + b"[" * 4000,
+        b'{"id": ' + b"9" * 4080 + b"}",
+        b'{"header": "<NO>"}',
+        b'{"header": "<SUCCESS>", "msg": "from a client"}',
+        b'{"header": "<MODEL>", "id": 3}',
+        b"{}",
+        pickle.dumps({"header": "<METADATA>", "id": 3, "data_size": 5}),
+        pickle.dumps({"header": "<FINISHED>"}),
+        pickle.dumps({"header": "<MODEL>", "id": 3, "model": 5}),
+        pickle.dumps({"header": "<MODEL>", "id": 3}),
+        pickle.dumps({"header": 5}),
+        pickle.dumps([1, 2]),
+        pickle.dumps(None),
+    ],
+)
+def test_what_is_no_message_is_refused_and_leaves_the_state(body: bytes) -> None:
+    here = server()
+    with pytest.raises(PeerError):
+        here.receive(memoryview(body))
+    assert here.state is State.OPENED
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"{", b"\x80\x04"]))
+def test_no_bytes_raise_anything_but_a_peer_error(rest: bytes, first: bytes) -> None:
+    try:
+        server().receive(memoryview(first + rest))
+    except PeerError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 400
+
+
+@given(st.text(max_size=50), st.integers(1, MAX_DATA_SIZE))
+def test_our_own_registration_is_read_back(text: str, size: int) -> None:
+    try:
+        message = server().receive(memoryview(encode_metadata(text, size, {"epochs": 8})))
+    except MessageRefused:
+        return
+    assert message == Metadata(client_id=text, data_size=size, info={"epochs": 8})
+
+
+def test_an_integer_id_goes_out_as_the_fleet_sends_it() -> None:
+    assert json.loads(encode_metadata("3", 10, {}))["id"] == 3
+    assert json.loads(encode_metadata("03", 10, {}))["id"] == "03"
+    assert json.loads(encode_metadata("ward-7", 10, {}))["id"] == "ward-7"
