@@ -88,10 +88,7 @@ class _Walk:
             own, children = self._read(module, prefix)
             self._step(1 + len(own) + len(children))
             for name, view in own.items():
-                full_name = self._full_name(prefix, name)
-                if full_name in tensors:
-                    raise PickleRefused(f"{quoted(full_name)}: two tensors of this name")
-                tensors[full_name] = view
+                tensors[self._full_name(prefix, name)] = view
             pending.extend(
                 (self._full_name(prefix, name) + ".", child, depth + 1) for name, child in reversed(children.items())
             )

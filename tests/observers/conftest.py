@@ -24,7 +24,7 @@ from tests.observers.observed_run import (
 
 @pytest.fixture
 def run_events() -> list[e.Event]:
-    """Round 0, round 1 with three clients, and a first attempt at round 2 that missed its quorum."""
+    """Round 0, round 1 with five clients, and a first attempt at round 2 that missed its quorum."""
     clients_loss = e.RoundMetric(round=0, name="loss", value=0.75, source="clients")
     clients_accuracy = e.RoundMetric(round=0, name="accuracy", value=0.625, source="clients")
     server_loss = e.RoundMetric(round=1, name="loss", value=0.412, source="server")
@@ -45,7 +45,7 @@ def run_events() -> list[e.Event]:
         received(3, "<METADATA>\n\ud800", "refused", 70),
         closed(3, "unknown"),
         e.QuorumSettled(min_updates=2),
-        started(1, ("1", "2", "3"), deadline="2026-01-31T10:00:00.000000Z"),
+        started(1, ("1", "2", "3", "4", "5"), deadline="2026-01-31T10:00:00.000000Z"),
         sent(4, "<MODEL>", "ok", 32_000),
         sent(5, "<MODEL>", "failed", 500),
         left("3", "reset"),
@@ -55,23 +55,30 @@ def run_events() -> list[e.Event]:
         closed(4, "upload"),
         update(1, None),
         update(2, None, client_id="2"),
-        update(3, "duplicate"),
+        update(3, "duplicate", answers_round=None),
         update(4, "rejected", "non_finite: fc1.weight", client_id="3"),
-        update(5, "rejected", "something new", client_id="3"),
+        update(5, "rejected", "something new", client_id="4"),
         committed(
             1,
             (
                 e.ClientOutcome(client_id="1", participation="answered", update_id=1, weight=0.5, seconds=1.5),
                 e.ClientOutcome(client_id="2", participation="answered", update_id=2, weight=0.5, seconds=2.0),
                 e.ClientOutcome(client_id="3", participation="answered", seconds=0.25),
+                e.ClientOutcome(client_id="4", participation="answered"),
+                e.ClientOutcome(client_id="5", participation="timed_out"),
             ),
             metrics=(clients_loss, clients_accuracy, server_loss),
         ),
         started(2, ("1", "2"), deadline="2026-01-31T11:00:00.000000Z"),
-        update(6, "late", client_id="3"),
-        update(7, None),
+        update(6, "late", client_id="5"),
+        update(7, None, answers_round=2),
         left("2", "strange"),
-        aborted((e.ClientOutcome(client_id="1", participation="cut_short", update_id=7, seconds=3.0),)),
+        aborted(
+            (
+                e.ClientOutcome(client_id="1", participation="answered", update_id=7, seconds=3.0),
+                e.ClientOutcome(client_id="2", participation="dropped"),
+            )
+        ),
         left("1", "finished"),
         closed(1, "register"),
     ]

@@ -42,14 +42,21 @@ def sent(message_id: int, header: str, outcome: str, size: int) -> e.MessageSent
     )
 
 
-def update(update_id: int, decision: str | None, reason: str | None = None, client_id: str = "1") -> e.UpdateReceived:
+def update(
+    update_id: int,
+    decision: str | None,
+    reason: str | None = None,
+    *,
+    client_id: str = "1",
+    answers_round: int | None = 1,
+) -> e.UpdateReceived:
     return e.UpdateReceived(
         update_id=update_id,
         message_id=update_id,
-        connection_id=9,
+        connection_id=4,
         client_id=client_id,
-        answers_round=1,
-        answers_attempt=1,
+        answers_round=answers_round,
+        answers_attempt=answers_round and 1,
         arrived_round=1,
         decision=decision,
         reason=reason,
@@ -163,7 +170,7 @@ class FakeTotals:
     messages: Mapping[tuple[str, str | None, str], int]
     message_bytes: Mapping[tuple[str, str | None], int]
     updates: Mapping[str, int]
-    rejected: Mapping[str, int]
+    rejected: Mapping[str | None, int]
     dropouts: Mapping[str, int]
     rejoins: int
     events: int

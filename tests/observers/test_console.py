@@ -42,20 +42,20 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
         ("WARNING", "message from 192.0.2.7:40001 refused: it broke a limit"),
         ("WARNING", "<METADATA>\\n\\ud800 from 192.0.2.7:40001 refused: it broke a limit"),
         ("INFO", "a round needs 2 updates"),
-        ("INFO", "round 1/10 started with 3 clients"),
+        ("INFO", "round 1/10 started with 5 clients"),
         ("WARNING", "<MODEL> to client 1 at 192.0.2.7:40001 failed"),
         ("WARNING", "client 3 left: reset"),
         ("INFO", "client 3 rejoined (1,400 samples)"),
         ("WARNING", "update of client 1 duplicate"),
         ("WARNING", "update of client 3 rejected: non_finite: fc1.weight"),
-        ("WARNING", "update of client 3 rejected: something new"),
+        ("WARNING", "update of client 4 rejected: something new"),
         (
             "INFO",
             "round 1/10 committed in 2.31 s: 2 updates, loss 0.412, accuracy 0.887,"
             " checkpoint round-000001-11.safetensors",
         ),
         ("INFO", "round 2/10 started with 2 clients"),
-        ("WARNING", "update of client 3 late"),
+        ("WARNING", "update of client 5 late"),
         ("WARNING", "client 2 left: strange"),
         ("WARNING", "round 2/10, attempt 1 aborted after 8.00 s: quorum"),
         ("INFO", "client 1 left: finished"),
@@ -170,7 +170,7 @@ def test_live_console_shows_the_run_and_sums_it_up(run_events: list[e.Event]) ->
         -SHOWN_LINES - 2 :
     ]
     assert last_picture[-3] == "state: interrupted"
-    assert last_picture[0] == "update of client 3 rejected: something new"
+    assert last_picture[0] == "update of client 4 rejected: something new"
     progress = re.sub(r"[━╸╺ ]{2,}", " | ", last_picture[-2])
     assert progress == "interrupted | round 2/10 | 1/2 updates | 1 clients | loss 0.412 | accuracy 0.887"
     assert last_picture[-1] == "run interrupted, round 1/10 committed, loss 0.412, accuracy 0.887"

@@ -70,6 +70,22 @@ def new_metrics(**gauges: float) -> Metrics:
     return Metrics({name: reads(gauges.get(name, 7.0)) for name in ELSEWHERE})
 
 
+LASTING = {
+    *COUNTERS,
+    *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")),
+    "run_info",
+    "planned_rounds",
+    "min_updates",
+    "model_loss",
+    "model_accuracy_ratio",
+    "clients_loss",
+    "clients_accuracy_ratio",
+    "checkpoint_bytes",
+    "last_checkpoint_timestamp_seconds",
+}
+"""What a resumed process shows as the one before it did."""
+
+
 def samples(metrics: Metrics) -> Samples:
     text = metrics.exposition()[0].decode()
     return {
@@ -78,6 +94,10 @@ def samples(metrics: Metrics) -> Samples:
         for sample in family.samples
         if sample.name.startswith("flserver_")
     }
+
+
+def lasting_samples(metrics: Metrics) -> Samples:
+    return {key: number for key, number in samples(metrics).items() if key[0] in LASTING}
 
 
 def value(metrics: Metrics, name: str, /, **labels: str) -> float | None:
@@ -226,13 +246,6 @@ def test_a_restored_run_reads_like_an_observed_one(
 ) -> None:
     resumed = observed(run_events if seen_before else [])
     resumed.restore(run_facts, run_totals, last_round)
-    lasting = {*COUNTERS, "run_info", "planned_rounds", "min_updates", "model_loss", "model_accuracy_ratio"}
-    lasting |= {"clients_loss", "clients_accuracy_ratio", "checkpoint_bytes", "last_checkpoint_timestamp_seconds"}
-    lasting |= {f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")}
-
-    def lasting_samples(metrics: Metrics) -> Samples:
-        return {key: number for key, number in samples(metrics).items() if key[0] in lasting}
-
     assert lasting_samples(resumed) == lasting_samples(observed(run_events))
     assert value(resumed, "current_round") == 1
 

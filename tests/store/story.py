@@ -21,7 +21,7 @@ def started(run_id: str = RUN, process_id: int = 1, name: str = "night") -> list
             model="neural_net_helper:NeuralNet",
             strategy="fedavg",
             seed=2**63 - 1,
-            config={"num_rounds": 2, "db": Path("runs.sqlite")},
+            config={"num_rounds": 2, "round_timeout": 3600.0},
             parent_run_id=None,
             parent_round=None,
         ),

@@ -116,16 +116,29 @@ def message(model):
     return pickled(mapping(header=text("<MODEL>"), model=model))
 
 
+def stored(what="storage", kind="FloatStorage", elements=4, view=b"N"):
+    """The persistent id that stands for a storage in its file."""
+    return b"(" + text(what) + name("torch", kind) + text("k") + text("cpu") + integer(elements) + view + b"tQ"
+
+
 def file(
-    elements=4, data=None, kind="FloatStorage", keys=b"](X\x01\x00\x00\x00ke", claimed=None, system=None, what=None
+    elements=4,
+    data=None,
+    kind="FloatStorage",
+    keys=b"](X\x01\x00\x00\x00ke",
+    claimed=None,
+    system=None,
+    what=None,
+    magic=0x1950A86A20F9469CFC6C,
+    protocol=1001,
 ):
-    storage = b"(" + text("storage") + name("torch", kind) + text("k") + text("cpu") + integer(elements) + b"NtQ"
+    """The nested file of one storage, with anything in it replaced."""
     return b"".join(
         (
-            pickled(integer(0x1950A86A20F9469CFC6C)),
-            pickled(integer(1001)),
+            pickled(integer(magic)),
+            pickled(integer(protocol)),
             pickled(system or mapping(little_endian=b"\x88")),
-            pickled(what or storage),
+            pickled(what or stored(kind=kind, elements=elements)),
             pickled(keys),
             struct.pack("<q", elements if claimed is None else claimed),
             bytes(4 * elements) if data is None else data,

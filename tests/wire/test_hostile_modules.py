@@ -17,6 +17,7 @@ from tests.wire.pickle_opcodes import (
     raw,
     refused,
     storage,
+    stored,
     tensor,
     text,
 )
@@ -96,6 +97,11 @@ def test_true_is_not_a_size():
     refused(message(module({"w": bad})), "its shape", model_of)
 
 
+def test_only_torch_s_own_function_makes_a_storage():
+    source = call("os", "system", raw(file()))
+    refused(message(module({"w": tensor(source)})), "w: a call of os.system is not a storage", model_of)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -115,6 +121,10 @@ def test_true_is_not_a_size():
         ({"what": b"N"}, "instead of a storage"),
         ({"what": b"NQ"}, "instead of a storage"),
         ({"what": b"(NNNNNNtQ"}, "something else"),
+        ({"what": stored("module", view=b"N")}, "something else"),
+        ({"what": stored("storage", view=b"(" + text("k") + b"K\x00K\x04t")}, "something else"),
+        ({"protocol": 1000}, "does not start as torch writes it"),
+        ({"magic": 1}, "does not start as torch writes it"),
     ],
 )
 def test_a_storage_is_what_its_file_says(changes, reason):

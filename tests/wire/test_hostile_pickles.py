@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flserver.errors import PickleRefused
-from flserver.wire.inert import Call, Name, quoted
+from flserver.wire.inert import Call, LongText, Name, quoted
 from flserver.wire.pickles import read, read_message
 from tests.wire.pickle_opcodes import (
     assert_one_short_line,
@@ -33,6 +33,15 @@ from tests.wire.pickle_opcodes import (
     tensor,
     text,
 )
+
+
+def doubled(depth):
+    """A tuple of two of a tuple of two ...: 2**depth paths, which a hash or a comparison would walk."""
+    opcodes = b")q\x00"
+    for level in range(depth):
+        opcodes += b"h%ch%c\x86q%c" % (level, level, level + 1)
+    return opcodes
+
 
 # --- code ------------------------------------------------------------------------------------------------------------
 
@@ -135,19 +144,16 @@ def test_opcodes_that_c_pickle_does_not_write_are_refused(opcodes):
     refused(pickled(opcodes), "is not read")
 
 
+@pytest.mark.parametrize("parts", [b")" + text("a"), text("a") + b")", doubled(60) + text("a")])
+def test_a_name_is_text(parts):
+    refused(pickled(parts + b"\x93"), "a name that is not text")
+
+
 def test_a_persistent_id_stands_only_in_a_storage_s_file():
     refused(pickled(b"NQ"), "persistent id")
 
 
 # --- time and memory -------------------------------------------------------------------------------------------------
-
-
-def doubled(depth):
-    """A tuple of two of a tuple of two ...: 2**depth paths, which a hash or a comparison would walk."""
-    opcodes = b")q\x00"
-    for level in range(depth):
-        opcodes += b"h%ch%c\x86q%c" % (level, level, level + 1)
-    return opcodes
 
 
 BOMBS = {
@@ -191,6 +197,30 @@ def test_a_bomb_does_not_go_off(bomb):
 @pytest.mark.parametrize("bomb", ["many lists", "many marks", "many gets", "many memo entries", "many ints"])
 def test_too_many_of_anything_is_refused(bomb):
     assert isinstance(attempt(pickled(BOMBS[bomb])), PickleRefused)
+
+
+@pytest.mark.parametrize(
+    ("bomb", "reason"),
+    [
+        ("long claims", "1152921504606846976 bytes are claimed where 1 are left"),
+        ("long text claims", "1152921504606846976 bytes are claimed where 1 are left"),
+        ("long array claims", "9223372036854775808 bytes are claimed where 1 are left"),
+        ("long integer claims", "an integer of 2147483648 bytes"),
+        ("long integer", "an integer of 100000 bytes"),
+        ("long frame", "a frame is longer than the pickle"),
+        ("long name", "a name without an end"),
+        ("a name without an end", "a name without an end"),
+    ],
+)
+def test_a_claim_of_a_size_is_refused(bomb, reason):
+    refused(pickled(BOMBS[bomb]), reason)
+
+
+def test_long_text_is_not_decoded():
+    tree = read(pickled(BOMBS["long text"]))
+    assert isinstance(tree, LongText)
+    assert len(tree.utf8) == 4_000_000
+    assert read(pickled(text("a" * 65_536))) == "a" * 65_536
 
 
 def test_a_memo_index_costs_nothing_by_its_size():

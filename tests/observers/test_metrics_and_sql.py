@@ -1,0 +1,87 @@
+"""Promise 7: /metrics says what SQL says, while a run is recorded and when another process goes on with it."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flserver import events as e
+from flserver.bus import publisher
+from flserver.clock import utc_timestamp
+from flserver.observers.metrics import Metrics
+from flserver.observers.tally import LastRound, RunFacts
+from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
+from flserver.store.writer import Writer
+from tests.observers.observed_run import SERVER_STARTED
+from tests.observers.test_metrics import lasting_samples, samples
+
+SQL = Path(__file__).parents[2] / "ops" / "sql"
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics]:
+    """The run in a database, and what observed it there."""
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    metrics = Metrics({})
+    failures: list[BaseException] = []
+    writer = Writer(path, run_id="r1", process_id=1, on_committed=publisher([metrics]), on_failure=failures.append)
+    writer.start()
+    first, *others = run_events
+    for event in [first, SERVER_STARTED, *others]:
+        writer.append(event)
+    writer.flush(10)
+    writer.close()
+    assert failures == []
+    return Reader(path), metrics
+
+
+def last_round(reader: Reader) -> LastRound:
+    row = reader.last_committed("r1")
+    assert row is not None
+    means = reader.client_means("r1", row["round"] - 1)
+    return LastRound(
+        round=row["round"],
+        loss=row["loss"],
+        accuracy=row["accuracy"],
+        clients_loss=means.get("loss"),
+        clients_accuracy=means.get("accuracy"),
+        checkpoint_bytes=row["checkpoint_bytes"],
+        committed_at=utc_timestamp(row["ended_at"]),
+    )
+
+
+def test_what_was_observed_is_what_sql_restores(recorded: tuple[Reader, Metrics], run_facts: RunFacts) -> None:
+    reader, observing = recorded
+    resumed = Metrics({})
+    resumed.restore(run_facts, reader.totals("r1"), last_round(reader))
+    assert lasting_samples(resumed) == lasting_samples(observing)
+
+
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [
+        ("rounds_total", "SELECT status, COUNT(*) FROM v1_rounds GROUP BY 1"),
+        ("updates_total", "SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1"),
+        ("connections_total", "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at IS NOT NULL GROUP BY 1"),
+        ("audit_events_total", "SELECT COUNT(*) FROM v1_events"),
+        ("round_duration_seconds_sum", "SELECT SUM(seconds) FROM v1_rounds"),
+        ("client_update_duration_seconds_count", "SELECT COUNT(seconds) FROM v1_client_rounds"),
+    ],
+)
+def test_counters_equal_the_views(recorded: tuple[Reader, Metrics], name: str, query: str) -> None:
+    reader, observing = recorded
+    _, rows = reader.query(query)
+    wanted = {tuple(map(str, labels)): count for *labels, count in rows}
+    found = {tuple(v for _, v in labels): n for (sample, labels), n in samples(observing).items() if sample == name}
+    assert {labels: number for labels, number in found.items() if number} == wanted
+
+
+@pytest.mark.parametrize("file", sorted(SQL.glob("*.sql")), ids=lambda file: file.stem)
+@pytest.mark.usefixtures("recorded")
+def test_the_analysts_queries_answer(tmp_path: Path, file: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "runs.sqlite")) as database:
+        rows = database.execute(file.read_text(), {"run_id": "r1", "round": 1, "model_digest": "sha256:11"}).fetchall()
+    assert rows

@@ -1,0 +1,232 @@
+"""The tables follow from the events, and from nothing else; a contradiction stops the record."""
+
+from pathlib import Path
+
+import pytest
+
+from flserver import events as e
+from flserver.errors import StoreError
+from flserver.events import ClientMetric, Event
+from flserver.store import tables
+from flserver.store.database import writing_engine
+from flserver.store.derive import DERIVATIONS, rederive
+from flserver.store.payloads import EVENT_TYPES
+from tests.store import story
+from tests.store.conftest import Ask
+from tests.store.story import answered, silent
+
+ROUND_1 = [
+    *story.started(),
+    *story.registered("1", 1),
+    *story.registered("2", 2),
+    story.attempt(0, 1, ()),
+    story.committed(0),
+    story.attempt(1, 1, ("1", "2")),
+]
+
+
+def test_every_event_has_a_derivation() -> None:
+    assert set(DERIVATIONS) == set(EVENT_TYPES.values())
+
+
+def test_the_tables_equal_a_replay_of_the_events(recorded: Path, ask: Ask) -> None:
+    left = e.RunLeftOver(run_id=story.LEFT, reason="server stopped")
+    story.write(recorded, [left], process_id=3)
+    names = [table.name for table in tables.DERIVED]
+    before = {name: ask(f"SELECT * FROM {name} ORDER BY 1, 2, 3") for name in names}
+    assert all(before.values())
+    with writing_engine(recorded).begin() as connection:
+        rederive(connection)
+    assert {name: ask(f"SELECT * FROM {name} ORDER BY 1, 2, 3") for name in names} == before
+
+
+def test_a_purged_record_is_not_replayed(recorded: Path, ask: Ask) -> None:
+    engine = writing_engine(recorded)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE events SET payload = NULL, salt = NULL WHERE seq = 7")
+    with pytest.raises(StoreError, match="event 7 was purged"), engine.begin() as connection:
+        rederive(connection)
+    assert ask("SELECT COUNT(*) FROM runs") == [(2,)]
+
+
+def test_runs(recorded: Path, ask: Ask) -> None:
+    assert ask(
+        "SELECT run_id, name, status, num_rounds, rounds_committed, seed, config, final_digest, server_version,"
+        " ended_at IS NULL FROM v1_runs ORDER BY run_id"
+    ) == [
+        (story.RUN, "night", "running", 3, 1, 2**63 - 1, '{"num_rounds":3}', None, "0.1.0", 1),
+        (story.LEFT, "killed", "running", 2, 0, 2**63 - 1, '{"num_rounds":2,"round_timeout":3600.0}', None, "0.1.0", 1),
+    ]
+    assert ask("SELECT min_updates FROM runs") == [(2,), (None,)]
+
+
+def test_a_run_that_ended(database: Path, ask: Ask) -> None:
+    end = e.RunEnded(run_id=story.RUN, status="completed", final_digest="sha256:1")
+    story.write(database, [*story.started(), end])
+    assert ask("SELECT status, ended_at, final_digest FROM v1_runs") == [("completed", end.at, "sha256:1")]
+
+
+def test_processes_and_operator_events(recorded: Path, ask: Ask) -> None:
+    assert ask("SELECT process_id, run_id, pid, exit_code, ended_at IS NULL FROM v1_processes") == [
+        (1, story.RUN, 4711, 3, 0),
+        (2, story.LEFT, 4711, None, 1),
+    ]
+    assert ask("SELECT run_id, process_id, kind, detail FROM v1_operator_events") == [
+        (story.RUN, 1, "start", '{"argv":["flserver"]}')
+    ]
+
+
+def test_connections(recorded: Path, ask: Ask) -> None:
+    query = "SELECT client_id, purpose, close_reason, bytes_in, bytes_out FROM v1_connections WHERE connection_id = ?"
+    assert ask(query, 1) == [("1", "register", "reset", 80, 2016)]
+    assert ask(query, 2) == [("2", "register", None, None, None)]  # known before it closes
+    assert ask(query, 8) == [(None, "unknown", "refused", 8, 0)]
+    assert ask(query, 101) == [("1", "upload", "done", 1008, 0)]
+
+
+def test_clients(recorded: Path, ask: Ask) -> None:
+    query = (
+        "SELECT client_id, registration, data_size, info, left_reason FROM v1_clients WHERE run_id = ? ORDER BY 1, 2"
+    )
+    assert ask(query, story.RUN) == [
+        ("1", 1, 100, '{"epochs":8}', "reset"),
+        ("1", 2, 150, '{"epochs":8}', None),
+        ("2", 1, 100, '{"epochs":8}', None),
+        ("3", 1, 100, '{"epochs":8}', None),
+    ]
+
+
+def test_messages_and_their_odd_headers(recorded: Path, ask: Ask) -> None:
+    assert ask("SELECT header, direction, outcome, reason FROM v1_messages WHERE message_id = 6") == [
+        (r"<\ud800>", "in", "refused", "a length of 5 GB")
+    ]
+    assert ask("SELECT direction, round, digest, seconds FROM v1_messages WHERE message_id IN (1, 103)") == [
+        ("out", 1, "sha256:aa", 0.25),
+        ("in", 1, "sha256:bb", 0.5),
+    ]
+
+
+def test_updates_have_one_decision_each(recorded: Path, ask: Ask) -> None:
+    query = "SELECT update_id, decision, reason, weight, answers_round, answers_attempt FROM v1_updates WHERE run_id = ? ORDER BY 1"
+    assert ask(query, story.RUN) == [
+        (1, "aborted", "quorum", None, 1, 1),
+        (2, "rejected", "shape: fc1.weight is (1,)", None, 1, 1),
+        (3, "late", None, None, 1, 1),
+        (4, "accepted", None, 0.5, 1, 2),
+        (5, "duplicate", None, None, None, None),
+        (6, "accepted", None, 0.5, 1, 2),
+    ]
+
+
+def test_rounds(recorded: Path, ask: Ask) -> None:
+    query = (
+        "SELECT round, attempt, status, clients, updates_accepted, data_size, seconds, deadline_at IS NULL,"
+        " checkpoint_deleted_at IS NULL, accuracy, base_digest, model_digest FROM v1_rounds WHERE run_id = ?"
+    )
+    assert ask(query, story.RUN) == [
+        (0, 1, "committed", 0, 0, 200, 4.0, 1, 0, 0.1, None, "sha256:0"),
+        (1, 1, "aborted", 3, 0, 0, 2.0, 0, 1, None, "sha256:0", None),
+        (1, 2, "committed", 2, 2, 200, 4.0, 0, 1, 0.9, "sha256:0", "sha256:1"),
+    ]
+    ends = ask("SELECT type FROM v1_events JOIN v1_rounds ON event_seq = seq WHERE round = 1 ORDER BY seq")
+    assert ends == [("AttemptAborted",), ("RoundCommitted",)]
+
+
+def test_client_rounds(recorded: Path, ask: Ask) -> None:
+    query = (
+        "SELECT attempt, client_id, participation, decision, reason, weight, seconds, bytes_in, bytes_out"
+        " FROM v1_client_rounds WHERE run_id = ? ORDER BY 1, 2"
+    )
+    assert ask(query, story.RUN) == [
+        (1, "1", "answered", "aborted", "quorum", None, 3.0, 1008, 1008),
+        (1, "2", "answered", "rejected", "shape: fc1.weight is (1,)", None, 3.0, 1008, 1008),
+        (1, "3", "timed_out", "late", None, None, None, 1008, 1008),
+        (2, "1", "answered", "accepted", None, 0.5, 3.0, 1008, 1008),
+        (2, "2", "answered", "accepted", None, 0.5, 3.0, 1008, 1008),
+        (2, "3", "not_sent", None, None, None, None, None, None),
+    ]
+
+
+def test_a_model_not_fully_sent_has_no_time(database: Path, ask: Ask) -> None:
+    story.write(database, [*ROUND_1, story.sent(1, "1", 1, 1), story.sent(2, "2", 1, 1, "failed")])
+    assert ask("SELECT client_id, sent_at, bytes_out FROM v1_client_rounds") == [
+        ("1", "2026-01-31T09:00:01.000000Z", 1008),
+        ("2", None, None),
+    ]
+
+
+def test_metrics(recorded: Path, ask: Ask) -> None:
+    assert ask("SELECT round, name, value, source FROM v1_round_metrics ORDER BY source") == [
+        (0, "loss", 2.25, "clients"),
+        (0, "loss", 2.3, "server"),
+    ]
+    query = "SELECT round, client_id, name, value, measured_on, source FROM v1_client_metrics ORDER BY 1, 3"
+    assert ask(query) == [
+        (0, "1", "loss", 2.25, "received", "client"),
+        (1, "1", "accuracy", None, "trained", "client"),  # it was no number
+        (1, "1", "loss", 0.5, "trained", "client"),  # the second attempt's, not the first's
+    ]
+
+
+def test_a_duplicates_metrics_are_of_no_round(database: Path, ask: Ask) -> None:
+    metric = ClientMetric(name="loss", measured_on="trained", value=1.0)
+    story.write(database, [*ROUND_1, *story.uploaded(1, "1", None, "duplicate", metrics=[metric])])
+    assert ask("SELECT COUNT(*) FROM v1_client_metrics") == [(0,)]
+
+
+def test_a_left_over_run_is_closed(recorded: Path, ask: Ask) -> None:
+    left = e.RunLeftOver(run_id=story.LEFT, reason="server stopped")
+    story.write(recorded, [left], process_id=3)
+    run = "WHERE run_id = ?"
+    assert ask(f"SELECT status, ended_at FROM v1_runs {run}", story.LEFT) == [("interrupted", None)]
+    assert ask(f"SELECT ended_at, exit_code FROM v1_processes {run}", story.LEFT) == [(None, None)]
+    assert ask(f"SELECT status, ended_at FROM v1_rounds {run} AND round = 1", story.LEFT) == [("aborted", left.at)]
+    assert ask(f"SELECT decision, reason FROM v1_updates {run}", story.LEFT) == [("aborted", "server stopped")]
+    assert ask(f"SELECT client_id, participation, decision, reason FROM v1_client_rounds {run}", story.LEFT) == [
+        ("1", "answered", "aborted", "server stopped"),
+        ("2", "cut_short", None, None),
+    ]
+    assert ask(f"SELECT DISTINCT left_at, left_reason FROM v1_clients {run}", story.LEFT) == [
+        (left.at, "server stopped")
+    ]
+    closed = f"SELECT connection_id, close_reason FROM v1_connections {run} ORDER BY 1"
+    assert ask(closed, story.LEFT) == [(11, "server stopped"), (12, "server stopped"), (107, "done")]
+    # Nothing of the other run was touched.
+    assert ask(f"SELECT status FROM v1_runs {run}", story.RUN) == [("running",)]
+    assert ask(f"SELECT COUNT(*) FROM v1_connections {run} AND closed_at IS NULL", story.RUN) == [(3,)]
+
+
+COUNTED = story.uploaded(1, "1", (1, 1))
+LATE = story.uploaded(2, "2", (1, 1), "late")
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([*COUNTED, story.committed(1, 1, [silent("1"), silent("2")])], "exactly its undecided updates"),
+        ([*COUNTED, story.aborted(1, 1, [silent("1"), silent("2")])], "exactly its undecided updates"),
+        ([*COUNTED, story.committed(1, 1, [answered("1", 1, 0.5), answered("2", 1, 0.5)])], "exactly its undecided"),
+        ([*COUNTED, story.committed(1, 1, [silent("1"), answered("2", 1, 1.0)])], "exactly its undecided updates"),
+        ([*LATE, story.committed(1, 1, [silent("1"), answered("2", 2, 1.0)])], "exactly its undecided updates"),
+        ([story.committed(1, 1, [silent("1"), answered("2", 99, 1.0)])], "exactly its undecided updates"),
+        ([story.committed(1, 1, [silent("1")])], "does not say what became of .*2"),
+        ([story.committed(1, 1, [silent("1"), silent("2"), silent("3")])], "no open row"),
+        ([story.committed(1, 2, [])], "no open row"),
+        ([story.committed(0)], "no open row"),
+        ([story.attempt(0, 2, ()), story.committed(0, 2)], "UNIQUE constraint failed: rounds.run_id, rounds.round"),
+        ([*COUNTED, *story.uploaded(3, "1", (1, 1), "late")], "no open row"),
+        ([*story.uploaded(1, "1", (0, 1))], "has no decision"),
+        ([*story.uploaded(1, "1", None)], "has no decision"),
+        ([e.ConnectionClosed(connection_id=9, purpose="unknown", client_id=None, reason="", bytes_in=0, bytes_out=0)],
+         "no open row"),
+        ([story.sent(1, "1", 1, 1, "ok"), story.sent(1, "1", 1, 1, "ok")], "UNIQUE constraint failed"),
+    ],
+)  # fmt: skip
+def test_a_contradiction_stops_the_record(database: Path, ask: Ask, events: list[Event], message: str) -> None:
+    story.write(database, ROUND_1)
+    before = ask("SELECT COUNT(*) FROM events")
+    with pytest.raises(Exception, match=message):
+        story.write(database, events)
+    # Nothing of the transaction stays: no event without its rows.
+    assert ask("SELECT COUNT(*) FROM events") == before
+    assert ask("SELECT COUNT(*) FROM updates") == [(0,)]

@@ -1,0 +1,228 @@
+"""A reader reads everything, changes nothing, and says in one line what is wrong."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from flserver import events as e
+from flserver.errors import UsageError
+from flserver.store.reader import IdSeeds, Participant, Reader
+from flserver.store.schema import ensure_head
+from flserver.store.writer import Writer
+from tests.store import story
+from tests.store.conftest import as_nobody
+
+
+@pytest.fixture
+def reader(recorded: Path) -> Reader:
+    return Reader(recorded)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ATTACH '{other}' AS other",
+        "VACUUM INTO '{other}'",
+        "VACUUM",
+        "INSERT INTO runs SELECT * FROM runs",
+        "UPDATE runs SET status = 'completed'",
+        "DELETE FROM events",
+        "CREATE TABLE x (y)",
+        "CREATE TEMP TABLE x (y)",
+        "CREATE TEMP VIEW x AS SELECT 1",
+        "DROP VIEW v1_runs",
+        "ALTER TABLE runs ADD COLUMN x",
+        "REINDEX",
+        "ANALYZE",
+        "SAVEPOINT x",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA wal_checkpoint(TRUNCATE)",
+        "PRAGMA user_version = 7",
+        "PRAGMA writable_schema = ON",
+        "PRAGMA optimize",
+        "PRAGMA temp_store_directory = '/tmp'",
+        "SELECT load_extension('x')",
+    ],
+)
+def test_whatever_would_write_is_refused(reader: Reader, recorded: Path, sql: str) -> None:
+    before = recorded.read_bytes()
+    with pytest.raises(UsageError, match="not authorized|prohibited"):
+        reader.query(sql.format(other=recorded.with_name("other")))
+    assert recorded.read_bytes() == before
+    assert [entry.name for entry in recorded.parent.iterdir()] == ["runs.sqlite"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELEC 1", 'near "SELEC": syntax error'),
+        ("SELECT * FROM nowhere", "no such table: nowhere"),
+        ("SELECT 1; SELECT 2", "one statement at a time"),
+        ("SELECT ?", "0 supplied"),
+        ("SELECT '\ud800'", "surrogates not allowed"),
+        ("SELECT 1 \0", "null character|unrecognized token"),
+    ],
+)
+def test_bad_sql_is_a_usage_error_in_sqlites_words(reader: Reader, sql: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        reader.query(sql)
+
+
+def test_query_reads_what_an_analyst_needs(reader: Reader) -> None:
+    assert reader.query("SELECT name AS n, ? AS x FROM v1_runs WHERE run_id = ?", (5, story.RUN)) == (
+        ["n", "x"],
+        [("night", 5)],
+    )
+    assert reader.query("SELECT key FROM v1_runs, json_each(config) ORDER BY key LIMIT 1")[1] == [("num_rounds",)]
+    recursive = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 3) SELECT SUM(n) FROM t"
+    assert reader.query(recursive)[1] == [(6,)]
+    assert reader.query("PRAGMA integrity_check")[1] == [("ok",)]
+    assert len(reader.query("PRAGMA table_info(v1_events)")[1]) == 7
+    assert reader.query("") == ([], [])
+
+
+def test_a_missing_or_foreign_file_is_a_usage_error(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    calls: list[Callable[[Reader], object]] = [Reader.runs, Reader.verify_chain, lambda r: r.query("SELECT 1")]
+    for call in calls:
+        with pytest.raises(UsageError, match="there is no database"):
+            call(Reader(path))
+    path.write_text("Dear diary, " * 100)
+    for call in calls:
+        with pytest.raises(UsageError, match="not a database"):
+            call(Reader(path))
+    path.write_bytes(b"")
+    for call in calls:
+        with pytest.raises(UsageError, match="no database of flserver"):
+            call(Reader(path))
+
+
+def test_runs_are_found_by_id_and_by_name(recorded: Path, reader: Reader) -> None:
+    again = story.started("20260101-000000-000000", 3, "night")  # newer, whatever its id says
+    story.write(recorded, again, process_id=3)
+    assert [run["run_id"] for run in reader.runs()] == ["20260101-000000-000000", story.LEFT, story.RUN]
+    assert reader.run("night")["run_id"] == "20260101-000000-000000"
+    assert reader.run(story.RUN)["rounds_committed"] == 1
+    for run, name in ((reader.newest_run(), "night"), (reader.newest_run("killed"), "killed")):
+        assert run is not None
+        assert run["name"] == name
+    assert reader.newest_run("day") is None
+    with pytest.raises(UsageError, match="no run 'day'"):
+        reader.run("day")
+
+
+def test_a_runs_columns_are_the_views(reader: Reader) -> None:
+    assert list(reader.run(story.RUN)) == reader.query("SELECT * FROM v1_runs")[0]
+
+
+def test_what_a_resume_needs(recorded: Path, reader: Reader) -> None:
+    last = reader.last_committed(story.RUN)
+    assert last is not None
+    assert (last["round"], last["attempt"], last["model_digest"]) == (1, 2, "sha256:1")
+    assert last["checkpoint"] == f"{story.RUN}/round-000001-00.safetensors"
+    assert reader.last_committed("none") is None
+    assert [row["round"] for row in reader.committed_rounds(story.RUN)] == [0, 1]
+    assert [reader.next_attempt(story.RUN, number) for number in (0, 1, 2)] == [2, 3, 1]
+    assert (reader.min_updates(story.RUN), reader.min_updates(story.LEFT), reader.min_updates("none")) == (
+        2,
+        None,
+        None,
+    )
+    assert reader.participants(story.RUN) == [
+        Participant(client_id="1", data_size=150, registration=2),
+        Participant(client_id="2", data_size=100, registration=1),
+        Participant(client_id="3", data_size=100, registration=1),
+    ]
+    assert reader.id_seeds() == IdSeeds(message_id=108, connection_id=108, update_id=8, process_id=3)
+    assert sorted(reader.left_over_runs()) == sorted([story.RUN, story.LEFT])
+    story.write(recorded, [e.RunLeftOver(run_id=story.LEFT, reason="server stopped")], process_id=3)
+    assert reader.left_over_runs() == [story.RUN]
+
+
+def test_ids_of_a_new_database_begin_at_1(database: Path) -> None:
+    assert Reader(database).id_seeds() == IdSeeds(message_id=1, connection_id=1, update_id=1, process_id=1)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "best"),
+    [
+        ([(None, None), (None, None)], None),
+        ([(2.0, None), (1.0, None), (3.0, None)], 1),
+        ([(1.0, None), (1.0, None)], 1),
+        ([(1.0, 0.5), (2.0, 0.9), (3.0, 0.1)], 1),
+        ([(1.0, 0.9), (2.0, 0.9)], 0),
+        ([(1.0, 0.9), (1.0, 0.9), (2.0, 0.9)], 1),
+        ([(None, 0.9), (5.0, 0.9)], 1),
+        ([(0.1, None), (5.0, 0.2)], 1),
+    ],
+)
+def test_the_best_round(database: Path, rounds: Iterable[tuple[float | None, float | None]], best: int | None) -> None:
+    story.write(database, story.started())
+    for number, (loss, accuracy) in enumerate(rounds):
+        story.write(database, [story.attempt(number, 1, ()), story.committed(number, loss=loss, accuracy=accuracy)])
+    found = Reader(database).best_round(story.RUN)
+    assert (found["round"] if found else None) == best
+
+
+def test_totals(recorded: Path, reader: Reader) -> None:
+    totals = reader.totals(story.RUN)
+    assert totals.rounds == {"committed": 2, "aborted": 1}
+    assert totals.connections == {"register": 1, "upload": 6, "unknown": 1}
+    assert totals.messages == {
+        ("in", "<MODEL>", "ok"): 6,
+        ("in", r"<\ud800>", "refused"): 1,
+        ("out", "<MODEL>", "ok"): 5,
+    }
+    assert totals.message_bytes == {("in", "<MODEL>"): 6048, ("in", r"<\ud800>"): 8, ("out", "<MODEL>"): 5040}
+    assert totals.updates == {"accepted": 2, "late": 1, "duplicate": 1, "rejected": 1, "aborted": 1}
+    assert totals.rejected == {"shape: fc1.weight is (1,)": 1}
+    assert totals.dropouts == {"reset": 1}
+    assert totals.rejoins == 1
+    assert totals.events == len(story.whole_run())
+    assert totals.sequence == totals.events + len(story.left_over())
+    assert sorted(totals.round_seconds) == [2.0, 4.0, 4.0]
+    assert {phase: sorted(seconds) for phase, seconds in totals.phase_seconds.items()} == {
+        "broadcast": [0.5, 0.5, 0.5],
+        "wait": [1.5, 3.0, 3.0],
+        "aggregate": [0.25, 0.25],
+        "evaluate": [],
+        "checkpoint": [0.125, 0.125],
+    }
+    assert list(totals.client_seconds) == [3.0] * 4
+    assert list(totals.checkpoint_seconds) == [0.125] * 2
+
+
+def test_a_reader_works_while_the_server_writes(database: Path) -> None:
+    writer = Writer(
+        database, run_id=story.RUN, process_id=1, on_committed=lambda events: None, on_failure=print
+    )  # fmt: skip
+    writer.start()
+    reader = Reader(database)
+    for number, event in enumerate(story.whole_run(), 1):
+        writer.append(event)
+        writer.flush(30)
+        assert reader.query("SELECT MAX(seq) FROM v1_events")[1] == [(number,)]
+    writer.close()
+
+
+def test_one_call_sees_one_state(recorded: Path, reader: Reader) -> None:
+    with reader._connect() as connection:
+        before = connection.exec_driver_sql("SELECT COUNT(*) FROM v1_events").scalar()
+        with pytest.raises(Exception, match="locked"):
+            story.write(recorded, [e.StateChanged(state="x")])  # a WAL cannot begin while somebody reads
+        assert connection.exec_driver_sql("SELECT COUNT(*) FROM v1_events").scalar() == before
+
+
+READ = """
+print(len(Reader(path).runs()), Reader(path).verify_chain().problems)
+"""
+
+
+def test_somebody_elses_cleanly_stopped_database_can_be_read(public: Path) -> None:
+    path = public / "runs.sqlite"
+    ensure_head(path)
+    story.write(path, story.whole_run())
+    path.chmod(0o444)
+    public.chmod(0o555)
+    assert as_nobody(READ, path) == "1 ()\n"

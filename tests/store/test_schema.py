@@ -1,0 +1,264 @@
+"""The schema is the contract's, and a file is made, upgraded or refused; never harmed."""
+
+import logging
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, create_engine
+
+from flserver.errors import UsageError
+from flserver.store import tables
+from flserver.store.database import DatabaseLock
+from flserver.store.reader import Reader
+from flserver.store.schema import APPLICATION_ID, SchemaState, Upgrade, check, ensure_head, migrations_directory
+from tests.store import story
+from tests.store.conftest import Ask, as_nobody
+
+CONTRACT = {
+    "v1_runs": "run_id, name, status, started_at, ended_at, num_rounds, rounds_committed, model, strategy, seed, "
+    "config, final_digest, parent_run_id, parent_round, server_version",
+    "v1_processes": "process_id, run_id, host, user, pid, server_version, python_version, torch_version, overrides, "
+    "started_at, ended_at, exit_code, resumed_from_round",
+    "v1_operator_events": "run_id, process_id, at, kind, detail",
+    "v1_clients": "run_id, client_id, registration, connection_id, identity, data_size, info, registered_at, left_at, "
+    "left_reason",
+    "v1_connections": "run_id, connection_id, peer_host, peer_port, client_id, purpose, transport, "
+    "certificate_subject, certificate_fingerprint, opened_at, closed_at, close_reason, bytes_in, bytes_out",
+    "v1_messages": "run_id, message_id, connection_id, client_id, round, direction, header, encoding, bytes, digest, "
+    "at, seconds, outcome, reason",
+    "v1_updates": "run_id, update_id, message_id, connection_id, client_id, answers_round, answers_attempt, "
+    "arrived_round, decision, reason, update_digest, data_size, weight, received_at, wait_seconds, upload_seconds, "
+    "update_norm",
+    "v1_rounds": "run_id, round, attempt, status, process_id, started_at, ended_at, deadline_at, seconds, "
+    "broadcast_seconds, wait_seconds, aggregate_seconds, evaluate_seconds, checkpoint_seconds, clients, "
+    "updates_accepted, data_size, base_digest, model_digest, checkpoint, checkpoint_bytes, checkpoint_deleted_at, "
+    "loss, accuracy, event_seq",
+    "v1_client_rounds": "run_id, round, attempt, client_id, participation, decision, reason, data_size, weight, "
+    "sent_at, seconds, bytes_in, bytes_out, update_norm",
+    "v1_round_metrics": "run_id, round, name, value, source",
+    "v1_client_metrics": "run_id, round, client_id, name, value, measured_on, source",
+    "v1_events": "seq, run_id, type, at, payload, previous_digest, digest",
+}
+
+SECOND = """
+from alembic import op
+revision = "0002"
+down_revision = "0001"
+def upgrade():
+    op.execute("ALTER TABLE runs ADD COLUMN note TEXT")
+    {more}
+"""
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> Path:
+    """The migrations of a later version: those of today and one more."""
+    return later_migrations(tmp_path)
+
+
+def later_migrations(place: Path, more: str = "") -> Path:
+    directory = place / "migrations"
+    shutil.copytree(migrations_directory(), directory)
+    (directory / "versions" / "0002_second.py").write_text(SECOND.format(more=more))
+    return directory
+
+
+@pytest.mark.parametrize("view", CONTRACT)
+def test_a_view_has_the_contracts_columns_in_order(database: Path, view: str) -> None:
+    assert Reader(database).query(f"SELECT * FROM {view}")[0] == CONTRACT[view].split(", ")
+
+
+def test_there_is_no_other_view(ask: Ask) -> None:
+    assert {name for (name,) in ask("SELECT name FROM sqlite_master WHERE type = 'view'")} == set(CONTRACT)
+
+
+def test_the_tables_for_statements_are_the_migrated_ones(database: Path) -> None:
+    def differences(connection: Connection) -> list[object]:
+        # Indexes and foreign keys stand in the migrations only: statements do not need them.
+        ours = [d for d in compare_metadata(context(connection), tables.metadata) if "index" not in d[0]]
+        return [d for d in ours if d[0] != "remove_fk"]
+
+    def context(connection: Connection) -> MigrationContext:
+        return MigrationContext.configure(connection, opts={"compare_type": True, "include_name": include})
+
+    def include(name: str | None, kind: str, parents: object) -> bool:
+        return name != "alembic_version"
+
+    engine = create_engine(f"sqlite:///{database}")
+    with engine.connect() as connection:
+        assert differences(connection) == []
+        for table in tables.metadata.sorted_tables:
+            info = connection.exec_driver_sql(f"PRAGMA table_info({table.name})").mappings().all()
+            assert [row["name"] for row in info] == [column.name for column in table.columns]
+            assert [row["name"] for row in info if row["pk"]] == [column.name for column in table.primary_key]
+            assert [not row["notnull"] for row in info] == [column.nullable for column in table.columns]
+    engine.dispose()
+
+
+def test_every_table_of_ours_is_strict(ask: Ask) -> None:
+    loose = ask("SELECT name FROM pragma_table_list WHERE type = 'table' AND NOT strict AND schema = 'main'")
+    assert {name for (name,) in loose} <= {"alembic_version", "sqlite_schema", "sqlite_sequence"}
+
+
+def test_a_new_database_is_made_at_head(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    assert check(path) == SchemaState(current=None, head="0001")
+    assert not path.exists()
+    assert ensure_head(path) is None
+    assert check(path) == SchemaState(current="0001", head="0001")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs.sqlite"]
+
+
+def test_a_database_at_head_is_left_alone(recorded: Path) -> None:
+    before = recorded.read_bytes()
+    assert ensure_head(recorded) is None
+    assert recorded.read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    path.touch()
+    ensure_head(path)
+    assert check(path).at_head
+
+
+def test_a_file_name_is_not_a_uri(tmp_path: Path) -> None:
+    path = tmp_path / "a b%20?mode=memory#é.sqlite"
+    ensure_head(path)
+    story.write(path, story.started())
+    assert path.stat().st_size > 0
+    assert len(Reader(path).runs()) == 1
+
+
+def test_an_old_database_is_upgraded_after_a_copy(recorded: Path, newer: Path) -> None:
+    before = recorded.read_bytes()
+    copy = recorded.with_name("runs.sqlite.before-0002")
+    assert ensure_head(recorded, migrations=newer) == Upgrade(before="0001", after="0002", copy=copy)
+    assert check(recorded, migrations=newer) == SchemaState(current="0002", head="0002")
+    assert "note" in Reader(recorded).query("SELECT * FROM runs")[0]
+    assert recorded.read_bytes() != before
+    assert check(copy) == SchemaState(current="0001", head="0001")
+    assert Reader(copy).verify_chain() == Reader(recorded).verify_chain()
+
+
+def test_a_copy_is_never_overwritten(recorded: Path, newer: Path) -> None:
+    precious = recorded.with_name("runs.sqlite.before-0002")
+    precious.write_text("precious")
+    upgrade = ensure_head(recorded, migrations=newer)
+    assert upgrade is not None
+    assert upgrade.copy.name == "runs.sqlite.before-0002-2"
+    assert precious.read_text() == "precious"
+
+
+def test_the_copy_has_what_only_the_wal_holds(database: Path, newer: Path) -> None:
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("CREATE TABLE only_in_wal (x)")
+    upgrade = ensure_head(database, migrations=newer)
+    connection.close()
+    assert upgrade is not None
+    assert Reader(upgrade.copy).query("SELECT * FROM only_in_wal") == (["x"], [])
+    assert Reader(upgrade.copy).query("PRAGMA journal_mode")[1] == [("delete",)]
+
+
+def test_a_failed_upgrade_changes_nothing(recorded: Path, tmp_path: Path) -> None:
+    migrations = later_migrations(tmp_path, 'op.execute("DROP TABLE nowhere")')
+    with pytest.raises(UsageError, match="no such table: nowhere"):
+        ensure_head(recorded, migrations=migrations)
+    assert check(recorded).at_head
+    assert "note" not in Reader(recorded).query("SELECT * FROM runs")[0]
+
+
+def test_a_newer_database_is_refused(recorded: Path, newer: Path) -> None:
+    ensure_head(recorded, migrations=newer)
+    before = recorded.read_bytes()
+    with pytest.raises(UsageError, match=r"newer flserver: its schema is 0002, this one knows up to 0001"):
+        ensure_head(recorded)
+    assert recorded.read_bytes() == before
+
+
+def test_another_programs_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    for use in (ensure_head, check):
+        with pytest.raises(UsageError, match="another program"):
+            use(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    path.write_text("Dear diary, " * 100)
+    with pytest.raises(UsageError, match="not a database"):
+        ensure_head(path)
+    assert path.read_text() == "Dear diary, " * 100
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs.sqlite"]
+
+
+def test_a_directory_and_a_missing_directory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a directory"):
+        ensure_head(tmp_path)
+    with pytest.raises(UsageError, match="there is no directory"):
+        ensure_head(tmp_path / "missing" / "runs.sqlite")
+
+
+ENSURE = """
+try:
+    if sys.argv[2:]:
+        with DatabaseLock(path):
+            pass
+    else:
+        ensure_head(path)
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_a_file_or_directory_that_cannot_be_written_is_one_line(public: Path) -> None:
+    database = public / "runs.sqlite"
+    ensure_head(database)
+    database.chmod(0o444)
+    public.chmod(0o555)
+    assert as_nobody(ENSURE, public / "new.sqlite") == f"{public} cannot be written\n"
+    assert as_nobody(ENSURE, database) == f"{database} cannot be written\n"
+    assert as_nobody(ENSURE, database, "lock") == f"{database}.lock cannot be opened: Permission denied\n"
+
+
+def test_one_server_at_a_time(database: Path, tmp_path: Path) -> None:
+    alias = tmp_path / "alias.sqlite"
+    alias.symlink_to(database)
+    with DatabaseLock(database):
+        for name in (database, alias):
+            with pytest.raises(UsageError, match="another flserver has"), DatabaseLock(name):
+                pass
+    with DatabaseLock(database):
+        pass
+
+
+def test_alembic_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    with caplog.at_level(logging.INFO):
+        ensure_head(tmp_path / "runs.sqlite")
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+def test_alembic_is_imported_only_where_it_is_used() -> None:
+    code = "import sys, flserver.store.writer, flserver.store.reader; sys.exit('alembic' in sys.modules)"
+    root = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=True, timeout=60)
+
+
+def test_the_file_says_whose_it_is(ask: Ask) -> None:
+    assert ask("PRAGMA application_id") == [(APPLICATION_ID,)]
+    assert APPLICATION_ID.to_bytes(4, "big") == b"FLsv"
