@@ -19,10 +19,13 @@ BUSY_TIMEOUT = 5.0
 
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
 # PRAGMAs that only tell something: about a table or index, or, without an argument, about the file.
-_PRAGMAS_ABOUT = {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo",
-                  "foreign_key_list"}  # fmt: skip
-_PRAGMAS_BARE = {"application_id", "encoding", "freelist_count", "integrity_check", "journal_mode", "page_count",
-                 "page_size", "quick_check", "read_uncommitted", "schema_version", "user_version"}  # fmt: skip
+_PRAGMAS_ABOUT = frozenset(
+    "table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list".split()
+)
+_PRAGMAS_BARE = frozenset(
+    "application_id encoding freelist_count integrity_check journal_mode page_count page_size quick_check "
+    "read_uncommitted schema_version user_version".split()
+)
 
 
 def writing_engine(path: Path, *, create: bool = False) -> Engine:
@@ -33,9 +36,7 @@ def writing_engine(path: Path, *, create: bool = False) -> Engine:
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-        )  # fmt: skip
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA trusted_schema = OFF")
@@ -60,11 +61,18 @@ def reading_engine(path: Path) -> Engine:
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
         connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("BEGIN")
+        # The first use of a table-valued function declares it, which looks like a write to an authorizer.
+        connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
         connection.set_authorizer(_authorize)
         return connection
 
-    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
 
 
 def _authorize(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:

@@ -60,9 +60,7 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no place in an event")
 
 
-_ENCODER = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_plain
-)  # fmt: skip
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_plain)
 
 
 def _finite(value: Any) -> Any:

@@ -34,7 +34,7 @@ class PickleLimits:
     name_length: int = 512
     """Characters of a tensor's dotted name."""
     steps: int = 250_000
-    """Items looked at while walking one module, and tensors and modules found; shared ones count every time."""
+    """Modules, and items in them, looked at while walking a tree of modules; shared ones count every time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,8 @@ class _Walk:
         self._limits = limits
         self._steps = 0
         self._storages = StorageReader(limits)
-        # Both by identity: what a pickle refers to many times is read once. The tree keeps the ids alive.
+        # By identity: a tensor that a pickle refers to many times is one view. The tree keeps the ids alive.
         self._views: dict[int, TensorView] = {}
-        self._contents: dict[int, _Contents] = {}
 
     def run(self, root: object) -> Module:
         if type(root) is not Instance or type(root.cls) is not Name:
@@ -86,7 +85,6 @@ class _Walk:
             if depth > self._limits.depth:
                 raise PickleRefused(f"{quoted(prefix)}: modules nest deeper than {self._limits.depth}")
             own, children = self._read(module, prefix)
-            self._step(1 + len(own) + len(children))
             for name, view in own.items():
                 tensors[self._full_name(prefix, name)] = view
             pending.extend(
@@ -107,12 +105,6 @@ class _Walk:
         return prefix + name
 
     def _read(self, module: object, prefix: str) -> _Contents:
-        contents = self._contents.get(id(module))
-        if contents is None:
-            contents = self._contents[id(module)] = self._read_new(module, prefix)
-        return contents
-
-    def _read_new(self, module: object, prefix: str) -> _Contents:
         place = quoted(prefix[:-1]) + ": " if prefix else ""
         state = module.state if type(module) is Instance else None
         if type(state) is not dict:
@@ -123,7 +115,7 @@ class _Walk:
         hidden = state.get("_non_persistent_buffers_set", [])
         if type(hidden) is not list:
             raise PickleRefused(f"{place}_non_persistent_buffers_set is not a set")
-        self._step(len(parameters) + len(buffers) + len(modules) + len(hidden))
+        self._step(1 + len(parameters) + len(buffers) + len(modules) + len(hidden))
         skipped = {name for name in hidden if type(name) is str}
         tensors: dict[str, TensorView] = {}
         for name, value in [*parameters.items(), *(item for item in buffers.items() if item[0] not in skipped)]:

@@ -144,14 +144,19 @@ def test_non_contiguous_updates_are_read_as_they_are_shaped() -> None:
 def test_the_order_of_two_large_and_one_small_number_matters_so_it_is_fixed() -> None:
     """Why the coordinator folds in the order of the ids: float64 addition is not associative."""
     columns = [torch.tensor([v], dtype=torch.float64) for v in (1e16, -1e16, 1.0)]
-    results = {average({"w": columns[0]}, [({"w": c}, 1) for c in order])["w"].item() for order in permutations(columns)}
+    results = {
+        average({"w": columns[0]}, [({"w": c}, 1) for c in order])["w"].item() for order in permutations(columns)
+    }
     assert len(results) > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_float64_is_rounded_once(dtype: torch.dtype) -> None:
     # Just above the middle of two neighbours: by way of float32 it would fall on the middle, and then to even.
-    low, high = torch.tensor([1.0], dtype=dtype), torch.nextafter(torch.tensor([1.0], dtype=dtype), torch.tensor([2.0], dtype=dtype))
+    low, high = (
+        torch.tensor([1.0], dtype=dtype),
+        torch.nextafter(torch.tensor([1.0], dtype=dtype), torch.tensor([2.0], dtype=dtype)),
+    )
     middle = (low.double() + high.double()) / 2
     for nudge, expected in ((2.0**-40, high), (-(2.0**-40), low), (0.0, low)):
         for sign in (1.0, -1.0):

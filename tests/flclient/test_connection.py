@@ -21,7 +21,7 @@ def replies(body):
         connection = server.accept()
         read_frame(connection)
         connection.sendall(body)
-        connection.shutdown(socket.SHUT_WR)
+        connection.close()
 
     return script
 

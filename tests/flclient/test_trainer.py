@@ -114,7 +114,7 @@ def test_the_order_of_batches_and_dropout_depend_on_seed_client_and_count_alone(
 
 def test_batches_are_of_nearly_equal_size_and_cover_every_sample(data):
     Watch.seen.clear()
-    trainer(data, Watch(), batch_size=10, epochs=1).train(sent(Watch()).module, 1)
+    trainer(data, Watch().eval(), batch_size=10, epochs=1).train(sent(Watch()).module, 1)
     assert [len(x) for x in Watch.seen] == [9, 8, 8, 8, 8]
     together = torch.cat(Watch.seen)
     assert not torch.equal(together, data[0])

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,15 +31,14 @@ def recorded(database: Path) -> Path:
 
 
 @pytest.fixture
-def ask(database: Path) -> Iterator[Ask]:
-    """Plain SQL on a connection of its own."""
-    connection = sqlite3.connect(database)
+def ask(database: Path) -> Ask:
+    """Plain SQL, each on a connection of its own: even an idle one keeps the file in WAL mode."""
 
     def run(sql: str, *parameters: object) -> list[tuple[object, ...]]:
-        return connection.execute(sql, parameters).fetchall()
+        with closing(sqlite3.connect(database)) as connection:
+            return connection.execute(sql, parameters).fetchall()
 
-    yield run
-    connection.close()
+    return run
 
 
 @pytest.fixture

@@ -176,9 +176,7 @@ def aborted(number: int, attempt: int, outcomes: Sequence[ClientOutcome]) -> Eve
 
 
 def answered(client: str, update_id: int | None = None, weight: float | None = None) -> ClientOutcome:
-    return ClientOutcome(
-        client_id=client, participation="answered", update_id=update_id, weight=weight, seconds=3.0
-    )  # fmt: skip
+    return ClientOutcome(client_id=client, participation="answered", update_id=update_id, weight=weight, seconds=3.0)
 
 
 def silent(client: str, participation: str = "timed_out") -> ClientOutcome:
@@ -216,6 +214,7 @@ def whole_run() -> list[Event]:
                 ClientMetric(name="loss", measured_on="received", value=2.25),
                 ClientMetric(name="loss", measured_on="trained", value=0.5),
                 ClientMetric(name="accuracy", measured_on="trained", value=float("nan")),
+                ClientMetric(name="seconds", measured_on="trained", value=float("inf")),
             ],
         ),
         *uploaded(5, "1", None, "duplicate"),

@@ -107,7 +107,8 @@ def test_messages_and_their_odd_headers(recorded: Path, ask: Ask) -> None:
 
 
 def test_updates_have_one_decision_each(recorded: Path, ask: Ask) -> None:
-    query = "SELECT update_id, decision, reason, weight, answers_round, answers_attempt FROM v1_updates WHERE run_id = ? ORDER BY 1"
+    columns = "update_id, decision, reason, weight, answers_round, answers_attempt"
+    query = f"SELECT {columns} FROM v1_updates WHERE run_id = ? ORDER BY 1"
     assert ask(query, story.RUN) == [
         (1, "aborted", "quorum", None, 1, 1),
         (2, "rejected", "shape: fc1.weight is (1,)", None, 1, 1),
@@ -165,6 +166,7 @@ def test_metrics(recorded: Path, ask: Ask) -> None:
         (0, "1", "loss", 2.25, "received", "client"),
         (1, "1", "accuracy", None, "trained", "client"),  # it was no number
         (1, "1", "loss", 0.5, "trained", "client"),  # the second attempt's, not the first's
+        (1, "1", "seconds", None, "trained", "client"),
     ]
 
 

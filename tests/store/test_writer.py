@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from flserver import events as e
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import writer as writer_module
+from flserver.store.database import writing_engine
 from flserver.store.reader import Reader
 from flserver.store.writer import Writer
 from tests.store import story
@@ -81,6 +83,12 @@ def test_a_commit_is_synchronous(recording: Recording) -> None:
     assert driver is not None
     pragmas = ("synchronous", "journal_mode", "foreign_keys")
     assert [driver.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas] == [2, "wal", 1]
+
+
+def test_a_transaction_locks_from_its_first_moment(database: Path) -> None:
+    other = sqlite3.connect(database, timeout=0, isolation_level=None)
+    with closing(other), writing_engine(database).begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
 
 
 def test_an_event_that_nobody_waits_for_is_written_all_the_same(recording: Recording, ask: Ask) -> None:
@@ -177,9 +185,10 @@ def test_a_failed_commit_fails_everything_from_then_on(
     writer.append(story.started()[0])  # the same run again
     with pytest.raises(StoreError, match="UNIQUE constraint failed"):
         writer.flush(PATIENCE)
-    for call in (lambda: writer.append(e.StateChanged(state="x")), writer.flush):
-        with pytest.raises(StoreError, match="UNIQUE constraint failed"):
-            call()
+    with pytest.raises(StoreError, match="UNIQUE constraint failed"):
+        writer.append(e.StateChanged(state="after it"))
+    with pytest.raises(StoreError, match="UNIQUE constraint failed"):
+        writer.flush()
     writer.close()
     assert not writer.alive
     assert len(recording.failures) == 1
@@ -197,11 +206,10 @@ def test_a_text_that_utf_8_cannot_hold_does_not_fail_the_writer(recording: Recor
     for event in [*story.started(), story.opened(1)]:
         recording.writer.append(event)
     reason = "\ud800 \udfff"
-    recording.writer.append(
-        e.ConnectionClosed(
-            connection_id=1, purpose="unknown", client_id=None, reason=reason, bytes_in=0, bytes_out=0
-        )  # fmt: skip
+    closed = e.ConnectionClosed(
+        connection_id=1, purpose="unknown", client_id=None, reason=reason, bytes_in=0, bytes_out=0
     )
+    recording.writer.append(closed)
     recording.writer.flush(PATIENCE)
     assert ask("SELECT close_reason FROM v1_connections") == [(r"\ud800 \udfff",)]
 

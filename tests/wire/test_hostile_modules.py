@@ -92,6 +92,22 @@ def test_a_view_stays_inside_its_storage(geometry, reason):
     refused(message(module({"w": tensor(**geometry)})), reason, model_of)
 
 
+@pytest.mark.parametrize(
+    ("function", "count"),
+    [
+        ("_rebuild_parameter", 0),
+        ("_rebuild_parameter", 4),
+        ("_rebuild_parameter_with_state", 3),
+        ("_rebuild_tensor_v2", 0),
+        ("_rebuild_tensor_v2", 8),
+        ("_rebuild_tensor", 3),
+    ],
+)
+def test_torch_s_functions_take_the_arguments_that_torch_gives(function, count):
+    bad = call("torch._utils", function, *[tensor()] * count)
+    refused(message(module({"w": bad})), function, model_of)
+
+
 def test_true_is_not_a_size():
     bad = call("torch._utils", "_rebuild_tensor", storage(file()), integer(0), b"\x88\x85", integer(1) + b"\x85")
     refused(message(module({"w": bad})), "its shape", model_of)

@@ -86,6 +86,7 @@ def odd_shapes():
     net.scalar = nn.Parameter(torch.tensor(2.5))
     net.register_buffer("empty", torch.empty(0))
     net.register_buffer("no_rows", torch.empty(0, 4))
+    net.register_buffer("no_columns", torch.empty(10, 0))
     net.register_buffer("none", None)
     net.register_parameter("absent", None)
     net.register_buffer("end", torch.arange(4.0)[4:])

@@ -49,13 +49,24 @@ def as_written(body):
     return body
 
 
+def last_frame(body):
+    """Where the last FRAME opcode stands, and the end of the bytes it claims."""
+    frames = [(at, length) for opcode, length, at in pickletools.genops(body) if opcode.name == "FRAME"]
+    return (frames[-1][0], frames[-1][0] + 9 + frames[-1][1]) if frames else None
+
+
+def with_last_frame_of(length, body):
+    frame = last_frame(body)
+    return body if frame is None else body[: frame[0] + 1] + length.to_bytes(8, "little") + body[frame[0] + 9 :]
+
+
 def with_stop_outside_the_frame(body):
-    frames = [position for opcode, _, position in pickletools.genops(body) if opcode.name == "FRAME"]
-    if not frames:
-        return body
-    position = frames[-1]
-    length = int.from_bytes(body[position + 1 : position + 9], "little")
-    return body[: position + 1] + (length - 1).to_bytes(8, "little") + body[position + 9 :]
+    frame = last_frame(body)
+    return body if frame is None else with_last_frame_of(frame[1] - frame[0] - 10, body)
+
+
+def with_all_but_an_opcode_outside_the_frame(body):
+    return with_last_frame_of(1, body)
 
 
 def without_frames(body):
@@ -65,6 +76,9 @@ def without_frames(body):
             pieces.append(body[start:position])
         start = None if opcode is not None and opcode.name == "FRAME" else position
     return b"".join(pieces)
+
+
+FRAMINGS = [as_written, with_stop_outside_the_frame, with_all_but_an_opcode_outside_the_frame, without_frames]
 
 
 @pytest.mark.parametrize("build", [small, large])
@@ -95,7 +109,7 @@ def test_protocol_4_is_written_whatever_python_prefers():
 
 @pytest.mark.parametrize("build", [small, large])
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-@pytest.mark.parametrize("framing", [as_written, with_stop_outside_the_frame, without_frames])
+@pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("loads", LOADERS)
 def test_an_answer_holds_the_new_numbers_and_items(build, protocol, framing, loads):
     body = framing(pickle.dumps({"header": "<MODEL>", "model": build(), "info": 1}, protocol=protocol))
@@ -104,6 +118,8 @@ def test_an_answer_holds_the_new_numbers_and_items(build, protocol, framing, loa
     items = {"id": 3, "metrics": {"loss": 0.5, "deep": {"n": -(2**40), "ok": True, "no": False, "none": None, "": "é"}}}
     pieces = template.answer(**items)
     answer = b"".join(pieces)
+    if framing is as_written and protocol >= 4:
+        assert last_frame(answer)[1] == len(answer)
     message = loads(answer)
     assert_same(message.pop("model"), trained)
     assert message == {"header": "<MODEL>", "info": 1, **items}

@@ -1,0 +1,288 @@
+"""Promises 6 and 7: what was accepted is what was averaged, /metrics says what SQL says, and everything has a row."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import torch
+from safetensors.torch import load_file
+
+from tests.e2e.conftest import Start
+from tests.e2e.harness import Peer, ServerProcess, closed, connect, send
+
+Join = Callable[..., list[Peer]]
+FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
+
+COUNTERS = {
+    "flserver_rounds_total": ("status", "SELECT status, COUNT(*) FROM v1_rounds WHERE status <> 'running' GROUP BY 1"),
+    "flserver_updates_total": (
+        "decision",
+        "SELECT decision, COUNT(*) FROM v1_updates WHERE decision NOT NULL GROUP BY 1",
+    ),
+    "flserver_connections_total": (
+        "purpose",
+        "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at NOT NULL GROUP BY 1",
+    ),
+    "flserver_dropouts_total": (
+        "reason",
+        "SELECT left_reason, COUNT(*) FROM v1_clients"
+        " WHERE left_reason NOT IN ('finished', 'stopped', 'server stopped') GROUP BY 1",
+    ),
+}
+
+
+def assert_metrics_say_what_sql_says(server: ServerProcess) -> None:
+    metrics = server.metrics()
+    for name, (label, query) in COUNTERS.items():
+        counted = {key: n for key, n in server.sql(query)}
+        shown = {k: v for k, v in metrics.items() if k.startswith(name + "{") and v}
+        assert shown == {f'{name}{{{label}="{key}"}}': n for key, n in counted.items()}
+    known = ("<METADATA>", "<SUCCESS>", "<ERROR>", "<MODEL>", "<FINISHED>")
+    messages: dict[str, float] = {}
+    sizes: dict[str, float] = {}
+    for direction, header, outcome, size in server.sql("SELECT direction, header, outcome, bytes FROM v1_messages"):
+        shown_header = header if header in known else "other"
+        key = f'flserver_messages_total{{direction="{direction}",header="{shown_header}",outcome="{outcome}"}}'
+        messages[key] = messages.get(key, 0) + 1
+        key = f'flserver_message_bytes_total{{direction="{direction}",header="{shown_header}"}}'
+        sizes[key] = sizes.get(key, 0) + size
+    assert {k: v for k, v in metrics.items() if k.startswith("flserver_messages_total") and v} == messages
+    assert {k: v for k, v in metrics.items() if k.startswith("flserver_message_bytes_total") and v} == sizes
+    ((events, sequence),) = server.sql("SELECT COUNT(*), MAX(seq) FROM v1_events")
+    assert metrics["flserver_audit_events_total"] == events
+    assert metrics["flserver_audit_sequence"] == sequence
+    ((rounds, seconds),) = server.sql("SELECT COUNT(seconds), SUM(seconds) FROM v1_rounds WHERE status = 'committed'")
+    assert metrics["flserver_checkpoint_duration_seconds_count"] == rounds
+    ((current,),) = server.sql("SELECT MAX(round) FROM v1_rounds")
+    assert metrics["flserver_current_round"] == current
+    assert metrics['flserver_round_duration_seconds_bucket{le="+Inf"}'] >= rounds
+    assert seconds >= 0
+
+
+def test_metrics_equal_sql_before_and_after_a_resume(start: Start, join: Join) -> None:
+    server = start("--num-rounds", "4", "--min-clients", "3", *FAST)
+    a, b, c = join(server, "a", "b", "c")
+    with connect(server.port) as scan:
+        scan.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert closed(scan)
+    model = a.answer(0.5)
+    a.upload(model)
+    bad = b.model()
+    with torch.no_grad():
+        next(bad.parameters())[0, 0] = float("nan")
+    b.upload(bad)
+    c.answer(0.25)
+    a.answer(0.125)
+    c.model()
+    c.connection.close()
+    b.model()
+    server.wait_for_sql("SELECT 1 FROM v1_clients WHERE client_id = 'c' AND left_at NOT NULL")
+    server.wait_for_sql("SELECT 1 FROM v1_updates WHERE arrived_round = 2")
+    assert_metrics_say_what_sql_says(server)
+    server.kill()
+    resumed = start("--resume", "--time-to-wait", "0.5")
+    resumed.wait_for_line("state: joining")
+    assert_metrics_say_what_sql_says(resumed)
+    assert resumed.metrics()['flserver_updates_total{decision="aborted"}'] == 1
+    (a, b) = join(resumed, "a", "b")
+    for _ in range(3):
+        a.answer()
+        b.answer()
+    for peer in (a, b):
+        peer.finished()
+    assert resumed.exit_code() == 0
+
+
+def test_metrics_linger_after_the_run_and_health_is_good_until_the_end(start: Start, join: Join) -> None:
+    server = start("--num-rounds", "1", "--metrics-linger", "30", *FAST)
+    (a,) = join(server, "a")
+    status, health = server.health()
+    assert (status, health["status"]) == (200, "ok")
+    assert health["audit"]["digest"].startswith("sha256:")
+    a.answer()
+    a.finished()
+    server.wait_for_line("metrics stay for 30 s")
+    assert_metrics_say_what_sql_says(server)
+    metrics = server.metrics()
+    assert metrics['flserver_run_state{state="completed"}'] == 1
+    assert metrics['flserver_rounds_total{status="committed"}'] == 2
+    assert server.health()[0] == 200
+    server.process.terminate()
+    assert server.exit_code() == 0
+
+
+def test_one_query_names_exactly_the_updates_a_model_was_made_of(start: Start, join: Join) -> None:
+    server = start("--num-rounds", "2", "--min-clients", "3", *FAST)
+    peers = join(server, 1, 2, 10)
+    peers[0].data_size = 100
+    uploaded: dict[str, torch.nn.Module] = {}
+    for round in (1, 2):
+        for i, peer in enumerate(peers):
+            model = peer.answer(0.1 * (i + round))
+            if round == 2:
+                uploaded[str(peer.client_id)] = model
+    for peer in peers:
+        peer.finished()
+    assert server.exit_code() == 0
+    digest, path = server.sql("SELECT model_digest, checkpoint FROM v1_rounds WHERE round = 2")[0]
+    rows = server.sql(
+        "SELECT u.client_id, u.update_digest, u.data_size, u.weight FROM v1_rounds r JOIN v1_updates u"
+        " ON u.run_id = r.run_id AND u.answers_round = r.round AND u.answers_attempt = r.attempt"
+        " WHERE r.model_digest = ? AND u.decision = 'accepted' ORDER BY u.client_id",
+        digest,
+    )
+    assert [row[0] for row in rows] == ["1", "10", "2"]
+    total = torch.zeros(10, 784, dtype=torch.float64)
+    for client_id, update_digest, data_size, weight in rows:
+        state = uploaded[client_id].state_dict()
+        assert update_digest == digest_by_the_documentation(state)
+        assert weight == data_size / 300
+        total += state["fc1.weight"].double() * data_size
+    file = server.db.with_name("runs.sqlite.checkpoints") / path
+    assert digest == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    assert torch.equal(load_file(file)["fc1.weight"], (total / 300).float())
+
+
+def digest_by_the_documentation(state: dict[str, torch.Tensor]) -> str:
+    """BLAKE3 over each tensor, in ascending order of names: a length-prefixed head, then the values."""
+    hasher = blake3.blake3()
+    for name in sorted(state):
+        tensor = state[name]
+        head = f"{name}\0{str(tensor.dtype)[6:]}\0{'x'.join(map(str, tensor.shape))}\0".encode()
+        hasher.update(len(head).to_bytes(8, "little") + head + tensor.numpy().tobytes())
+    return "blake3:" + hasher.hexdigest()
+
+
+def test_whatever_came_has_a_row(start: Start, join: Join) -> None:
+    server = start("--num-rounds", "1", "--min-clients", "2", *FAST)
+    garbage = {
+        b"GET / HTTP/1.1\r\n\r\n": "refused",
+        b"\0\0\0\0\0\0\0\5hello": "refused",
+        b"\0\0\0\0\0\0\0\4\x80\x04N.": "refused",
+        b"\0\0\0\0\0\0\0\2{}": "refused",
+        b"\0\0\0\0\0\0\1\0{": "failed",
+    }
+    for data in garbage:
+        with connect(server.port) as peer:
+            peer.sendall(data)
+            peer.shutdown(1)
+            assert closed(peer)
+    with connect(server.port):
+        pass
+    a, b = join(server, "a", "b")
+    for peer in (a, b):
+        peer.answer()
+    for peer in (a, b):
+        peer.finished()
+    assert server.exit_code() == 0
+    rows = server.sql(
+        "SELECT outcome, reason FROM v1_messages JOIN v1_connections USING (connection_id)"
+        " WHERE purpose = 'unknown' ORDER BY message_id"
+    )
+    assert [outcome for outcome, _ in rows] == list(garbage.values())
+    assert all(reason for _, reason in rows)
+    assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE purpose = 'unknown'") == [(6,)]
+    size, body_digest = server.sql("SELECT bytes, digest FROM v1_messages WHERE bytes = 10")[0]
+    assert (size, body_digest) == (10, "blake3:" + blake3.blake3(b"{}").hexdigest())
+    assert json.loads(server.sql("SELECT config FROM v1_runs")[0][0])["num_rounds"] == 1
+
+
+def test_the_twelve_views_answer_and_the_chain_holds(start: Start, join: Join, tmp_path: Path) -> None:
+    server = start("--num-rounds", "2", "--min-clients", "2", "--run-name", "views", "--eval-data", "digits", *FAST)
+    a, b = join(server, "a", "b")
+    metrics = {"loss": {"received": 2.5, "trained": 1.0}, "accuracy": {"received": 0.5}}
+    for _ in range(2):
+        for peer in (a, b):
+            peer.upload(peer.model(), metrics=metrics)
+    for peer in (a, b):
+        peer.finished()
+    assert server.exit_code() == 0
+    views = [name for (name,) in server.sql("SELECT name FROM sqlite_master WHERE type = 'view' AND name LIKE 'v1_%'")]
+    assert len(views) == 12
+    for view in views:
+        assert server.sql(f"SELECT COUNT(*) FROM {view}")[0][0] > 0, view
+    means = server.sql("SELECT round, name, value FROM v1_round_metrics WHERE source = 'clients' ORDER BY round, name")
+    assert means == [(0, "accuracy", 0.5), (0, "loss", 2.5), (1, "accuracy", 0.5), (1, "loss", 2.5)]
+    own = server.sql("SELECT round, name, measured_on FROM v1_client_metrics WHERE client_id = 'a' ORDER BY 1, 2, 3")
+    assert own == [
+        (0, "accuracy", "received"), (0, "loss", "received"),
+        (1, "accuracy", "received"), (1, "loss", "received"), (1, "loss", "trained"),
+        (2, "loss", "trained"),
+    ]  # fmt: skip
+    verify = subprocess.run(
+        [sys.executable, "-m", "flserver", "verify", "--db", server.db], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert verify.returncode == 0, verify.stderr
+    assert len(verify.stdout.splitlines()) == 4
+
+
+def test_another_user_reads_the_database_after_a_clean_stop(start: Start, join: Join, tmp_path: Path) -> None:
+    server = start("--num-rounds", "1", *FAST)
+    (a,) = join(server, "a")
+    a.answer()
+    a.finished()
+    assert server.exit_code() == 0
+    assert not list(tmp_path.glob("runs.sqlite-*"))
+    for folder in (tmp_path, *tmp_path.parents):
+        if str(folder).startswith("/tmp/") and os.access(folder, os.W_OK):
+            folder.chmod(0o755)
+    script = f"import sqlite3; print(sqlite3.connect('file:{server.db}?mode=ro', uri=True).execute('SELECT status FROM v1_runs').fetchall())"
+    got = subprocess.run(
+        ["/usr/bin/env", "python3", "-c", script], user=65534, group=65534, capture_output=True, text=True, cwd="/"
+    )
+    assert got.stdout == "[('completed',)]\n", got.stderr
+
+
+def test_a_pickle_that_runs_code_does_not(start: Start, join: Join, tmp_path: Path) -> None:
+    """The whole corpus stands in tests/wire; here each class goes over a socket while honest trainers work."""
+    import os as module_os
+    import pickle
+
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __init__(self, function: object, *arguments: object) -> None:
+            self.call = function, arguments
+
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return self.call  # type: ignore[return-value]
+
+    command = f"touch {marker}"
+    inner = pickle.dumps(Evil(module_os.system, command), protocol=2)
+    evils = [
+        Evil(module_os.system, command),
+        Evil(eval, f"open({str(marker)!r}, 'w')"),
+        Evil(exec, f"open({str(marker)!r}, 'w')"),
+        Evil(torch.storage._load_from_bytes, inner),  # type: ignore[attr-defined]
+    ]
+    bodies = [pickle.dumps({"header": "<MODEL>", "id": "a", "model": evil}) for evil in evils]
+    bodies += [pickle.dumps(evil) for evil in evils]
+    dotted = f"\x80\x02ctorch._utils\nos.system\n(X\x05\x00\x00\x00touchtR."
+    bodies.append(dotted.encode())
+    deep = b"\x80\x04}(" + b")" + b"\x85" * 60 + b"N" + b"u."
+    bodies.append(deep)
+    bodies.append(b"\x80\x04Nr\x00\x00\x00\x20.")
+    server = start("--num-rounds", "2", "--min-clients", "2", *FAST)
+    a, b = join(server, "a", "b")
+    a.answer()
+    for body in bodies:
+        with connect(server.port) as peer:
+            send(peer, body)
+            assert closed(peer)
+    b.answer()
+    a.answer()
+    b.answer()
+    for peer in (a, b):
+        peer.finished()
+    assert server.exit_code() == 0
+    assert not marker.exists()
+    rows = server.sql("SELECT outcome, reason FROM v1_messages WHERE outcome <> 'ok' AND direction = 'in'")
+    assert len(rows) == len(bodies)
+    assert {outcome for outcome, _ in rows} == {"refused"}
+    assert all(reason for _, reason in rows)
+    assert server.sql("SELECT COUNT(*) FROM v1_updates") == [(4,)]
