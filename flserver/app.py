@@ -202,7 +202,7 @@ class _Serving:
         close_left_overs(self._bus, self._reader)
         # From here on metrics count what commits; what SQL holds already is restored first, once.
         restore_metrics(self._metrics, self._plan, self._reader)
-        self._observers.append(self._metrics)
+        self._observers.insert(0, self._metrics)
         record_opening(self._bus, self._plan, self._prepared, self._seeds.process_id, self._listener.address, upgrade)
 
     def _run_rounds(self) -> int:

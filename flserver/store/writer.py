@@ -229,11 +229,13 @@ class Writer:
             sequence, digest = self._insert(connection, batch)
         seconds = monotonic() - started
         with self._lock:
-            self._committed += len(batch)
             self._sequence, self._last_digest, self._last_commit_seconds = sequence, digest, seconds
-            self._durable.notify_all()
         self._on_commit_seconds(seconds)
         self._on_committed([entry.event for entry in batch])
+        # Last: who returns from a flush finds that those who watch have seen it too.
+        with self._lock:
+            self._committed += len(batch)
+            self._durable.notify_all()
 
     def _insert(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
         """Write the events and what follows from them; returns the chain's new head."""

@@ -18,10 +18,6 @@ from tests.fldata import write_fldata
 OLD_PYTHON = os.environ.get("FLSERVER_OLD_TORCH", "/usr/bin/python3")
 
 
-def has_torch(python: str) -> bool:
-    return Path(python).exists() and subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
-
-
 @contextmanager
 def trainers(
     server: ServerProcess, data: Path, *ids: object, python: str = sys.executable, **options: object
@@ -79,7 +75,6 @@ def test_three_unchanged_trainers_learn_and_the_model_is_the_documents_bit_for_b
 
 
 @pytest.mark.old_torch
-@pytest.mark.skipif(not has_torch(OLD_PYTHON), reason=f"{OLD_PYTHON} has no torch of its own")
 def test_an_old_torch_reads_what_we_write_and_we_read_what_it_writes(start: Start, tmp_path: Path) -> None:
     data = write_fldata(tmp_path / "FLdata", (1, 2), samples=100)
     server = start("--num-rounds", "2", "--min-clients", "2", "--time-to-wait", "0.3")

@@ -1,0 +1,1 @@
+"""What a round costs when training costs nothing: ``ops/bench``."""

@@ -1,0 +1,31 @@
+"""Models of a wanted size, split over layers as real networks' are, for ``--model tests.bench.models:NAME``."""
+
+from torch import nn
+
+BYTES_A_NUMBER = 4
+WIDTH = 1024
+
+
+def sequential(megabytes: float) -> nn.Module:
+    """Linear layers of about ``megabytes`` (10⁶ bytes) of float32 together: 4.2 MB each, or a single smaller one."""
+    numbers = megabytes * 1e6 / BYTES_A_NUMBER
+    if numbers < WIDTH * WIDTH:
+        width = round(numbers**0.5)
+        return nn.Sequential(nn.Linear(width, width))
+    return nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(round(numbers / WIDTH**2))))
+
+
+def mb_0_03() -> nn.Module:
+    return sequential(0.03)
+
+
+def mb_4_5() -> nn.Module:
+    return sequential(4.5)
+
+
+def mb_45() -> nn.Module:
+    return sequential(45)
+
+
+FACTORIES = {"0.03": mb_0_03, "4.5": mb_4_5, "45": mb_45}
+"""Every size that is measured, in MB as text, and its model."""

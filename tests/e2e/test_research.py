@@ -1,0 +1,115 @@
+"""What a researcher changes: a strategy with a state of its own, and trainers that measure."""
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flserver.data import load_test
+from flserver.models import build, loss_and_accuracy
+from tests.e2e.conftest import Start
+from tests.e2e.harness import Peer, ServerProcess
+
+MOMENTUM = '''
+"""FedAvg with momentum on the server (Hsu et al., 2019): one class in one file."""
+import torch
+from flserver.aggregation.fedavg import FedAvg
+
+
+class Momentum(FedAvg):
+    def __init__(self):
+        super().__init__()
+        self.velocity = {}
+
+    def begin(self, global_state):
+        super().begin(global_state)
+        self.before = global_state
+
+    def finish(self):
+        mean = super().finish()
+        for name, value in mean.items():
+            step = value - self.before[name]
+            self.velocity[name] = 0.9 * self.velocity.get(name, torch.zeros_like(step)) + step
+        return {name: self.before[name] + self.velocity[name] for name in mean}
+
+    def state(self):
+        return self.velocity
+
+    def load_state(self, state):
+        self.velocity = dict(state)
+'''
+
+
+def momentum_run(folder: Path, *, killed_after: int | None) -> ServerProcess:
+    """Five rounds of two peers whose changes depend on the round alone."""
+    folder.mkdir()
+    (folder / "momentum.py").write_text(MOMENTUM)
+    arguments = ["--num-rounds", "5", "--min-clients", "2", "--time-to-wait", "0.3", "--strategy", "momentum:Momentum"]
+    with ExitStack() as stack:
+        server = stack.enter_context(ServerProcess(folder, *arguments))
+        peers = [stack.enter_context(Peer(server, client)).join() for client in ("a", "b")]
+        for round in range(1, 6):
+            for i, peer in enumerate(peers):
+                peer.answer(0.1 * round + 0.01 * i)
+            if round == killed_after:
+                peers[0].model()
+                server.kill()
+                server = stack.enter_context(ServerProcess(folder, "--resume", "--time-to-wait", "0.3"))
+                peers = [stack.enter_context(Peer(server, client)).join() for client in ("a", "b")]
+        for peer in peers:
+            peer.finished()
+        assert server.exit_code() == 0
+        return server
+
+
+def test_a_strategy_with_state_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    whole = momentum_run(tmp_path / "whole", killed_after=None)
+    broken = momentum_run(tmp_path / "broken", killed_after=3)
+    digests = "SELECT round, model_digest FROM v1_rounds WHERE status = 'committed' ORDER BY round"
+    assert whole.sql(digests) == broken.sql(digests)
+    assert len(whole.sql(digests)) == 6
+    (path,) = whole.sql("SELECT checkpoint FROM v1_rounds WHERE round = 5")[0]
+    tensors = load_file(whole.db.with_name("runs.sqlite.checkpoints") / path)
+    assert {name.rpartition("__.")[2] for name in tensors} == {"fc1.weight", "fc1.bias"}
+    assert len(tensors) == 4
+
+
+def test_what_our_trainers_measure_lands_on_the_round_of_the_model_they_measured(start: Start) -> None:
+    server = start("--num-rounds", "3", "--min-clients", "2", "--time-to-wait", "0.3", "--eval-data", "digits")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLCLIENT_")} | {"OMP_NUM_THREADS": "1"}
+    with ExitStack() as stack:
+        trainers = []
+        for client in ("1", "2"):
+            command = [sys.executable, "-m", "flclient", "--client-id", client, "--server-port", str(server.port)]
+            command += ["--dataset", "digits", "--num-clients", "2", "--use-cuda", "False"]
+            trainers.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            )
+            stack.callback(trainers[-1].wait)
+            stack.callback(trainers[-1].kill)
+        assert server.exit_code(timeout=120) == 0
+        for trainer in trainers:
+            output, _ = trainer.communicate(timeout=60)
+            assert trainer.returncode == 0, output
+    x, y = load_test("digits", None)
+    for round, accuracy, path in server.sql(
+        "SELECT round, accuracy, checkpoint FROM v1_rounds WHERE status = 'committed' AND round < 3 ORDER BY round"
+    ):
+        state = load_file(server.db.with_name("runs.sqlite.checkpoints") / path)
+        module = build("neural_net_helper:NeuralNet", 0)
+        module.load_state_dict(state)
+        _, evaluated = loss_and_accuracy(module, x, y, torch.device("cpu"))
+        assert evaluated == accuracy
+        reported = server.sql(
+            "SELECT client_id, value FROM v1_client_metrics"
+            " WHERE round = ? AND name = 'accuracy' AND measured_on = 'received' ORDER BY client_id",
+            round,
+        )
+        assert reported == [("1", pytest.approx(evaluated)), ("2", pytest.approx(evaluated))]
+    ((info,),) = server.sql("SELECT info FROM v1_clients WHERE client_id = '1'")
+    assert '"epochs"' in info
