@@ -9,7 +9,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,24 +71,19 @@ class CheckpointStore:
         Raises CheckpointError; a failed fsync is not tried again, for the kernel may have dropped the pages.
         """
         temporary = self._folder / f".round-{round:06d}.partial"
-        digest = hashlib.sha256()
-        size = 0
+        pieces = list(serialize(model, strategy))
         try:
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            try:
-                for piece in serialize(model, strategy):
-                    _write_all(file, piece)
-                    digest.update(piece)
-                    size += len(piece)
-                os.fsync(file)
-            finally:
-                os.close(file)
-            name = f"round-{round:06d}-{digest.hexdigest()[:16]}.safetensors"
+            # The digest is as much work as the write; it is done by another processor meanwhile.
+            with ThreadPoolExecutor(1, "checkpoint-digest") as pool:
+                hashing = pool.submit(_sha256, pieces)
+                _write_durably(temporary, pieces)
+                digest = hashing.result()
+            name = f"round-{round:06d}-{digest[:16]}.safetensors"
             os.rename(temporary, self._folder / name)
             _sync_folder(self._folder)
         except OSError as error:
             raise CheckpointError(f"cannot write the checkpoint of round {round}: {error.strerror}") from error
-        return Written(f"{self._run_id}/{name}", "sha256:" + digest.hexdigest(), size)
+        return Written(f"{self._run_id}/{name}", f"sha256:{digest}", sum(map(len, pieces)))
 
     def read(self, path: str, digest: str | None) -> tuple[State, State]:
         """The model's and the strategy's tensors of a file, after its digest was checked.
@@ -134,7 +130,7 @@ def read(path: Path, digest: str | None) -> tuple[State, State]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
-    found = "sha256:" + hashlib.sha256(content).hexdigest()
+    found = "sha256:" + _sha256([content])
     if digest is not None and found != digest:
         raise CheckpointError(f"checkpoint {path} does not match its digest: the record says {digest}, it is {found}")
     try:
@@ -185,10 +181,23 @@ def free_space(directory: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _write_all(file: int, piece: bytes | memoryview) -> None:
-    rest = memoryview(piece)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+def _sha256(pieces: Sequence[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _write_durably(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _sync_folder(folder: Path) -> None:

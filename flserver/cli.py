@@ -6,6 +6,7 @@ A bare ``flserver`` serves. The other commands read a database, also while a ser
 
 import json
 import logging
+import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -121,13 +122,28 @@ def show(ctx: click.Context, run: str, db: str | None, form: str) -> None:
 
 @cli.command("query")
 @click.argument("sql")
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="The value of the SQL's :NAME, an integer where it is written as one; may be given several times.",
+)
 @db_option
 @format_option
 @click.pass_context
-def query(ctx: click.Context, sql: str, db: str | None, form: str) -> None:
+def query(ctx: click.Context, sql: str, parameters: tuple[str, ...], db: str | None, form: str) -> None:
     """Run SQL, which can only read, over the v1_ views. ``-`` reads it from standard input."""
-    columns, rows = _reader(ctx, db).query(sys.stdin.read() if sql == "-" else sql)
+    values = dict(map(_parameter, parameters))
+    columns, rows = _reader(ctx, db).query(sys.stdin.read() if sql == "-" else sql, values)
     click.echo(render(columns, rows, form), nl=False)
+
+
+def _parameter(text: str) -> tuple[str, str | int]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise UsageError(f"--param {text}: not of the form NAME=VALUE")
+    return name, int(value) if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value) else value
 
 
 @cli.command("export-model")

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from flserver.checkpoint import read
 from flserver.errors import CheckpointError, UsageError
-from flserver.plan import settings_of
+from flserver.plan import checkpoints_of
 from flserver.store.reader import Reader, Row
 
 
@@ -46,12 +46,6 @@ def _committed(reader: Reader, run: Row, which: str) -> Row:
     if which != "last" and not which.isdecimal():
         raise UsageError(f"--round {which}: a number, best or last")
     return reader.committed_round(run["run_id"], None if which == "last" else int(which))
-
-
-def checkpoints_of(run: Row, given: Path | None, db: Path) -> Path:
-    """Where a run's checkpoints lie: as given, else as the run was started with, else beside the database."""
-    recorded = settings_of(run).get("checkpoint_dir")
-    return given or (Path(recorded) if recorded else db.with_name(db.name + ".checkpoints"))
 
 
 def verify_record(reader: Reader, checkpoint_dir: Path | None, db: Path) -> Iterator[tuple[bool, str]]:

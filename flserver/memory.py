@@ -4,18 +4,22 @@ What a peer claims costs nothing: a session asks for room only after the first 6
 is address space that the system backs with memory as bytes come in. Over the budget a session waits for room, unread
 bytes stay with the peer, and updates held for their turn move to unlinked files beside the checkpoints; so memory does
 not grow with the number of clients, and those held cannot keep those being received from finishing.
+
+More bodies at full speed than there are processors take memory and gain nothing, so a session also waits, briefly, for
+one of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
 """
 
+import contextlib
 import mmap
 import os
 import tempfile
 import threading
 from pathlib import Path
 
-from flserver.clock import Deadline
+from flserver.clock import Deadline, monotonic
 from flserver.errors import ConnectionLost
 
-SPARE_BUFFERS = 4  # kept for the next update: fresh pages cost as much as copying the update once
+LANE_SECONDS = 0.5
 
 
 class Room:
@@ -32,6 +36,10 @@ class Room:
         if self._buffer is not None and self._memory.tight():
             self.view = self._memory.move_to_file(self.view)
             self._give_back()
+
+    def leave_lane(self) -> None:
+        """The body was received and looked at: the next one's turn. A second call does nothing."""
+        self._memory.leave_lane(self)
 
     def release(self) -> None:
         """Nobody reads ``view`` any more. A second call does nothing."""
@@ -50,9 +58,11 @@ class ReceiveMemory:
     def __init__(self, budget: int, largest: int, directory: Path) -> None:
         self.budget = max(budget, 4 * largest)
         self._directory = directory
-        self._changed = threading.Condition()  # guards _in_use and _spare
+        self._lane_count = max(2, os.cpu_count() or 1)
+        self._changed = threading.Condition()  # guards the three below
         self._in_use = 0
         self._spare: list[mmap.mmap] = []
+        self._lanes: dict[Room, float] = {}  # when (monotonic) each was entered
 
     @property
     def in_use(self) -> int:
@@ -60,21 +70,31 @@ class ReceiveMemory:
         return self._in_use
 
     def take(self, size: int, deadline: Deadline) -> Room:
-        """Room for ``size`` bytes. Waits while the budget is used up.
+        """Room for ``size`` bytes. Waits while the budget is used up, and for a lane.
 
         Raises ConnectionLost when there is none by the deadline.
         """
         with self._changed:
-            while self._in_use + size > self.budget:
-                if not self._changed.wait(deadline.remaining()) and deadline.passed:
-                    raise ConnectionLost("no memory became free for it in time", "timeout")
+            self._changed.wait_for(self._lane_is_free, min(LANE_SECONDS, deadline.remaining()))
+            if not self._changed.wait_for(lambda: self._in_use + size <= self.budget, deadline.remaining()):
+                raise ConnectionLost("no memory became free for it in time", "timeout")
             self._in_use += size
             fitting = [buffer for buffer in self._spare if len(buffer) >= size]
+            buffer = min(fitting, key=len) if fitting else _fresh(size)
             if fitting:
-                buffer = min(fitting, key=len)
                 self._spare.remove(buffer)
-                return Room(self, buffer, size)
-        return Room(self, mmap.mmap(-1, size), size)
+            room = Room(self, buffer, size)
+            self._lanes[room] = monotonic()
+            return room
+
+    def _lane_is_free(self) -> bool:
+        recent = monotonic() - LANE_SECONDS
+        return sum(entered > recent for entered in self._lanes.values()) < self._lane_count
+
+    def leave_lane(self, room: Room) -> None:
+        with self._changed:
+            if self._lanes.pop(room, None) is not None:
+                self._changed.notify_all()
 
     def tight(self) -> bool:
         """Whether updates that wait for their turn should leave memory: half of it is for those being received."""
@@ -83,7 +103,8 @@ class ReceiveMemory:
     def give_back(self, buffer: mmap.mmap, size: int) -> None:
         with self._changed:
             self._in_use -= size
-            if len(self._spare) < SPARE_BUFFERS:
+            # Kept for the next update: fresh pages cost as much as copying the update once.
+            if self._in_use + sum(map(len, self._spare)) + len(buffer) <= self.budget // 2:
                 self._spare.append(buffer)
             self._changed.notify_all()
 
@@ -95,3 +116,11 @@ class ReceiveMemory:
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
             return memoryview(mmap.mmap(file.fileno(), len(body), access=mmap.ACCESS_READ))
+
+
+def _fresh(size: int) -> mmap.mmap:
+    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them: only slower
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer

@@ -11,7 +11,7 @@ from typing import Any
 from flserver.checkpoint import read
 from flserver.errors import UsageError
 from flserver.models import State, read_weights
-from flserver.settings import ServerSettings, server_settings
+from flserver.settings import ServerSettings, StorePolicy, server_settings
 from flserver.store.reader import Reader, Row
 
 FIXED_ON_RESUME = ("model", "strategy", "seed", "initial_weights")
@@ -105,7 +105,13 @@ class InitialWeights:
     parent_round: int | None = None
 
 
-def initial_weights(spec: str, reader: Reader, checkpoint_dir: Path) -> InitialWeights:
+def checkpoints_of(run: Row, given: Path | None, db: Path) -> Path:
+    """Where a run's checkpoints lie: as given, else as the run was started with, else beside the database."""
+    recorded = settings_of(run).get("checkpoint_dir")
+    return given or (Path(recorded) if recorded else db.with_name(db.name + ".checkpoints"))
+
+
+def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWeights:
     """``FILE.safetensors``, or ``RUN[:ROUND]`` of this database: its last committed round where none is named.
 
     Raises UsageError or CheckpointError.
@@ -119,5 +125,9 @@ def initial_weights(spec: str, reader: Reader, checkpoint_dir: Path) -> InitialW
     committed = reader.committed_round(run["run_id"], int(round_text) if round_text else None)
     if committed["checkpoint_deleted_at"] is not None:
         raise UsageError(f"--initial-weights {spec}: the checkpoint of round {committed['round']} was pruned")
-    model, _ = read(checkpoint_dir / committed["checkpoint"], committed["model_digest"])
+    # The other run's files may lie elsewhere than this one's will; or they were moved to where this one's are.
+    places = [store.checkpoint_dir / committed["checkpoint"]]
+    places.append(checkpoints_of(run, None, store.db) / committed["checkpoint"])
+    path = next((place for place in places if place.is_file()), places[-1])
+    model, _ = read(path, committed["model_digest"])
     return InitialWeights(model, run["run_id"], committed["round"])

@@ -4,10 +4,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
 from flserver.aggregation import Strategy, load_strategy
 from flserver.checkpoint import CheckpointStore, estimate, free_space
 from flserver.committer import Kept
-from flserver.errors import UsageError
+from flserver.errors import PickleRefused, UsageError
 from flserver.evaluation import Evaluator
 from flserver.models import State, build, check_same_layout, state_of, tied_names, wire_module
 from flserver.plan import InitialWeights, Plan, initial_weights
@@ -43,7 +45,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     settings = plan.settings
     module = build(settings.model.model, settings.model.seed)
     model, tied = state_of(module), tied_names(module)
-    template = Template.of({"header": GlobalModel.header, "model": wire_module(module)})
+    template = _template(module, settings.model.model)
     if list(template.module.tensors) != list(model):
         raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
     strategy = load_strategy(settings.model.strategy)
@@ -72,7 +74,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     else:
         checkpoints.clean(-1)
         if settings.model.initial_weights is not None:
-            parent = initial_weights(settings.model.initial_weights, reader, settings.store.checkpoint_dir)
+            parent = initial_weights(settings.model.initial_weights, reader, settings.store)
             check_same_layout(model, parent.state, f"--initial-weights {settings.model.initial_weights}")
             model = {name: parent.state[name].contiguous() for name in model}
     _check_disk(plan, model, committed["round"] if committed else -1, say)
@@ -91,9 +93,21 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     )
 
 
+def _template(module: nn.Module, spec: str) -> Template:
+    """The model as it goes on the wire. Raises UsageError where it cannot."""
+    try:
+        return Template.of({"header": GlobalModel.header, "model": wire_module(module)})
+    except UsageError:
+        raise
+    except PickleRefused as error:
+        raise UsageError(f"--model {spec}: trainers' answers could not be read: {error}") from error
+    except Exception as error:  # pickle's own, and whatever the model's __reduce__ or __getstate__ raises
+        raise UsageError(f"--model {spec} cannot be pickled: {error}") from error
+
+
 def _check_disk(plan: Plan, model: State, committed: int, say: Callable[[str], None]) -> None:
     store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
-    needed = estimate(model, rounds - max(committed, 0), store.keep_checkpoints)
+    needed = estimate(model, max(rounds - max(committed, 0), 0), store.keep_checkpoints)
     free = free_space(store.checkpoint_dir)
     say(f"checkpoints: about {_size(needed)} for {rounds} rounds, {_size(free)} free at {store.checkpoint_dir}")
     if needed > free:

@@ -137,6 +137,8 @@ class Session:
         except BaseException:
             frame.release()
             raise
+        finally:
+            frame.settled()
 
     def _receive(self, frame: Received) -> object:
         """The message in a frame. What is none is put on record and raised."""

@@ -67,6 +67,11 @@ class Received:
         self.room.hold()
         return self.room.view
 
+    def settled(self) -> None:
+        """The body was received and looked at, or will not be: the next one's turn."""
+        if self.room is not None:
+            self.room.leave_lane()
+
     def release(self) -> None:
         """Nobody reads the body any more."""
         if self.room is not None:

@@ -85,8 +85,15 @@ def _tied(update: State, tied: Mapping[str, str]) -> str | None:
 def _square_distance(given: torch.Tensor, sent: torch.Tensor) -> float:
     """Σ (given − sent)² in float64. Not finite where any element of ``given`` is not."""
     one, other = given.reshape(-1), sent.reshape(-1)
+    # Two pieces of scratch for the whole tensor: fresh ones for each piece cost more in page faults than the sum itself.
+    size = min(CHUNK, one.numel())
+    difference, base = (torch.empty(size, dtype=torch.float64) for _ in range(2))
     total = 0.0
     for start in range(0, one.numel(), CHUNK):
-        difference = one[start : start + CHUNK].to(torch.float64) - other[start : start + CHUNK].to(torch.float64)
-        total += float(torch.dot(difference, difference))
+        piece = one[start : start + CHUNK]
+        mine, theirs = difference[: piece.numel()], base[: piece.numel()]
+        mine.copy_(piece)
+        theirs.copy_(other[start : start + CHUNK])
+        mine.sub_(theirs)
+        total += float(torch.dot(mine, mine))
     return total

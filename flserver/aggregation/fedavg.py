@@ -67,4 +67,8 @@ class FedAvg(Strategy):
     def _mean(self, name: str, total: torch.Tensor) -> torch.Tensor:
         if not self._dtypes[name].is_floating_point:
             return total.clone()
-        return round_once(total.div_(self._total), self._dtypes[name])
+        mean = torch.empty(total.shape, dtype=self._dtypes[name])
+        for start in range(0, total.numel(), CHUNK):
+            quotient = torch.div(total[start : start + CHUNK], self._total)
+            mean[start : start + CHUNK] = round_once(quotient, mean.dtype)
+        return mean

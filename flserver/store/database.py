@@ -19,13 +19,19 @@ BUSY_TIMEOUT = 5.0
 
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
 # PRAGMAs that only tell something: about a table or index, or, without an argument, about the file.
-_PRAGMAS_ABOUT = frozenset(
-    "table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list".split()
-)
-_PRAGMAS_BARE = frozenset(
-    "application_id encoding freelist_count integrity_check journal_mode page_count page_size quick_check "
-    "read_uncommitted schema_version user_version".split()
-)
+_PRAGMAS_ABOUT = {
+    "foreign_key_list",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "table_info",
+    "table_list",
+    "table_xinfo",
+}
+_PRAGMAS_BARE = {
+    *("application_id", "encoding", "freelist_count", "integrity_check", "journal_mode", "page_count", "page_size"),
+    *("quick_check", "read_uncommitted", "schema_version", "user_version"),
+}
 
 
 def writing_engine(path: Path, *, create: bool = False) -> Engine:

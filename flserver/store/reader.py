@@ -51,14 +51,19 @@ class Reader:
         self._path = path
         self._engine = reading_engine(path)
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one statement that only reads; its columns' names and its rows.
+
+        ``parameters`` are the values of its ``?``, or by name those of its ``:name``; more names than it has are fine.
 
         Raises UsageError with SQLite's words for bad SQL and for whatever would write.
         """
         with self._connect() as connection:
             try:
-                result = connection.exec_driver_sql(sql, tuple(parameters))
+                values = dict(parameters) if isinstance(parameters, Mapping) else tuple(parameters)
+                result = connection.exec_driver_sql(sql, values)
                 return (list(result.keys()), [tuple(row) for row in result]) if result.returns_rows else ([], [])
             # Beside its errors, the driver warns of a second statement and stumbles over text that is not UTF-8.
             except (SQLAlchemyError, Warning, ValueError) as error:

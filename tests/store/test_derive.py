@@ -148,6 +148,12 @@ def test_client_rounds(recorded: Path, ask: Ask) -> None:
     ]
 
 
+def test_participation_while_an_attempt_runs(database: Path, ask: Ask) -> None:
+    story.write(database, [*ROUND_1[:-1], story.attempt(1, 1, ("1",), not_sent=("2",))])
+    assert ask("SELECT client_id, participation FROM v1_client_rounds ORDER BY 1") == [("1", None), ("2", "not_sent")]
+    assert ask("SELECT clients, status FROM v1_rounds WHERE round = 1") == [(1, "running")]
+
+
 def test_a_model_not_fully_sent_has_no_time(database: Path, ask: Ask) -> None:
     story.write(database, [*ROUND_1, story.sent(1, "1", 1, 1), story.sent(2, "2", 1, 1, "failed")])
     assert ask("SELECT client_id, sent_at, bytes_out FROM v1_client_rounds") == [

@@ -1,0 +1,64 @@
+"""What every test shares: it leaves no thread and no descriptor behind in this process."""
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flserver.clock import Deadline
+
+SETTLE = 5.0  # seconds in which threads that a test has told to stop may end
+DESCRIPTORS = Path("/proc/self/fd")
+KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]")
+
+
+class Leaked(AssertionError):
+    """A test left something behind."""
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    """Every test, its own fixtures included: this one is made first, and so is ended last."""
+    with no_leaks():
+        yield
+
+
+@contextmanager
+def no_leaks(settle: float = SETTLE) -> Iterator[None]:
+    """Raises Leaked where the block leaves a Python thread, or a socket, pipe or database open.
+
+    The pools that torch makes when it needs them are no Python threads, and what else they open is not looked at.
+    """
+    threads, descriptors = set(threading.enumerate()), open_descriptors()
+    yield
+    deadline = Deadline.after(settle)
+    for thread in _started_since(threads):
+        thread.join(deadline.remaining())
+    left: list[object] = [*_started_since(threads)]
+    if open_descriptors() - descriptors:
+        gc.collect()  # what is only waiting for its reference cycle to be found is not leaked
+    left += sorted(open_descriptors() - descriptors)
+    if left:
+        raise Leaked(f"left behind: {left}")
+
+
+def _started_since(before: set[threading.Thread]) -> list[threading.Thread]:
+    # A dummy stands for a foreign thread that has called into Python: a pool's, never ours.
+    return [t for t in threading.enumerate() if t not in before and not isinstance(t, threading._DummyThread)]
+
+
+def open_descriptors() -> set[tuple[int, str]]:
+    """This process's sockets, pipes and SQLite files, with their numbers; empty where there is no /proc."""
+    found = set()
+    for entry in DESCRIPTORS.iterdir() if DESCRIPTORS.is_dir() else ():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:  # the descriptor that lists the others
+            continue
+        if target.startswith(KINDS) or ".sqlite" in Path(target).name:
+            found.add((int(entry.name), target))
+    return found

@@ -1,0 +1,53 @@
+"""The benchmark runs, and says so when what it measures does not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.rounds import ROOT, BenchError, Shape, run
+
+QUICK = Shape(clients=2, size="0.03", rounds=2)
+
+
+def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tests.bench", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_quick_shape_runs_both_to_their_end(tmp_path: Path) -> None:
+    done = bench("--quick", "--dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["clients"], result["mb"], result["rounds"]) == (3, 0.03, 3)
+    assert result["floor_exit_codes"] == result["server_exit_codes"] == [0]
+    for name in ("floor_seconds", "server_seconds", "ratio", "floor_peak_rss_mb", "server_peak_rss_mb"):
+        assert result[name] > 0, name
+    assert not list(tmp_path.iterdir())  # what the servers wrote is gone
+
+
+def test_the_parts_are_measured(tmp_path: Path) -> None:
+    done = bench("--micro", "--size", "0.03", "--dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert all(result[name] > 0 for name in ("parse_ratio", "write_ratio", "add_ratio"))
+    assert result["events_per_commit"] >= 1
+
+
+def test_a_server_that_does_not_come_up_is_reported_with_its_log() -> None:
+    with pytest.raises(BenchError, match="no room at the inn"):
+        run([sys.executable, "-c", "raise SystemExit('no room at the inn')"], QUICK)
+
+
+def test_trainers_that_are_let_down_are_reported(tmp_path: Path) -> None:
+    one_short = [sys.executable, "-m", "tests.bench.floor", "--clients", "1", "--model", "0.03", "--rounds", "2"]
+    with pytest.raises(BenchError, match="the trainers failed"):
+        run([*one_short, "--dir", str(tmp_path)], QUICK)
+
+
+def test_a_round_too_few_is_reported(tmp_path: Path) -> None:
+    short = [sys.executable, "-m", "tests.bench.floor", "--clients", "2", "--model", "0.03", "--rounds", "1"]
+    with pytest.raises(BenchError, match="1 rounds instead of 2"):
+        run([*short, "--dir", str(tmp_path)], QUICK)

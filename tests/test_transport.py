@@ -1,0 +1,426 @@
+"""One frame over one socket: every cut, every end, every deadline."""
+
+import errno
+import itertools
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import blake3
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flserver.clock import Deadline, monotonic
+from flserver.errors import ConnectionLost, FrameRefused
+from flserver.memory import ReceiveMemory
+from flserver.transport import LAST_PIECE, PIECE, Received, peer_state, receive_frame, send_frame, tune
+from flserver.wire.framing import OPENING_BYTES, FrameLimits, FrameReader
+
+LONG = 30.0  # seconds; nothing waits this long when all is well
+SHORT = 0.1
+LIMIT = 4 * PIECE
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> ReceiveMemory:
+    return ReceiveMemory(4 * LIMIT, LIMIT, tmp_path)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Our end and the trainer's of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname(), timeout=LONG) as trainer:
+            ours, _ = listener.accept()
+            with ours:
+                yield ours, trainer
+
+
+def pickle_body(size: int) -> bytes:
+    """Bytes that start like a pickle and repeat nowhere near the size of a piece."""
+    return (b"\x80" + b"".join(i.to_bytes(4, "big") for i in range(size // 4 + 1)))[:size]
+
+
+def framed(body: bytes) -> bytes:
+    return len(body).to_bytes(8, "big") + body
+
+
+def new_frame() -> Received:
+    return Received(FrameReader(FrameLimits(json=4096, pickle=LIMIT)))
+
+
+def receive(sock: Any, memory: ReceiveMemory, frame: Received, first: float = LONG, whole: float = LONG) -> bytes:
+    receive_frame(sock, frame, memory, Deadline.after(first), whole)
+    body = bytes(frame.hold())
+    frame.release()
+    return body
+
+
+class CutSocket:
+    """Hands out bytes in prescribed pieces, then end of file; a piece may be an error to raise."""
+
+    def __init__(self, pieces: Sequence[bytes | OSError]) -> None:
+        self._pieces = list(pieces)
+
+    def settimeout(self, seconds: float) -> None:
+        assert seconds > 0, "0 would be non-blocking"
+
+    def recv_into(self, space: memoryview) -> int:
+        if not self._pieces:
+            return 0
+        piece = self._pieces.pop(0)
+        if isinstance(piece, OSError):
+            raise piece
+        count = min(len(piece), len(space))
+        space[:count] = piece[:count]
+        if count < len(piece):
+            self._pieces.insert(0, piece[count:])
+        return count
+
+
+def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
+    ends = sorted({0, len(data), *(place % len(data) for place in places)})
+    return [data[a:b] for a, b in itertools.pairwise(ends)]
+
+
+# --- receiving -------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(
+    size=st.sampled_from([1, 2, 1000, OPENING_BYTES - 1, OPENING_BYTES, OPENING_BYTES + 1, PIECE + 7]),
+    places=st.lists(st.integers(0, 2 * PIECE), max_size=12),
+)
+def test_any_cut_gives_the_same_frame(size: int, places: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+    memory = ReceiveMemory(4 * LIMIT, LIMIT, tmp_path_factory.getbasetemp())
+    body = pickle_body(size)
+    frame = new_frame()
+    assert receive(CutSocket(cut(framed(body), places)), memory, frame) == body
+    assert frame.digest == "blake3:" + blake3.blake3(body).hexdigest()
+    assert frame.bytes == 8 + size
+    assert memory.in_use == 0
+
+
+def test_one_byte_at_a_time(memory: ReceiveMemory) -> None:
+    body = pickle_body(OPENING_BYTES + 5)
+    frame = new_frame()
+    assert receive(CutSocket([bytes([byte]) for byte in framed(body)]), memory, frame) == body
+
+
+def test_no_byte_of_what_follows_is_taken(pair: tuple[socket.socket, socket.socket], memory: ReceiveMemory) -> None:
+    ours, trainer = pair
+    bodies = [pickle_body(OPENING_BYTES + 9), b'{"a": 1}']
+    trainer.sendall(b"".join(framed(body) for body in bodies))
+    assert [receive(ours, memory, new_frame()) for _ in bodies] == bodies
+
+
+ENDS = [0, 1, 7, 8, 9, 500, OPENING_BYTES + 8, OPENING_BYTES + 50]
+CAUSES = [
+    (ConnectionResetError(errno.ECONNRESET, "reset"), "reset"),
+    (BrokenPipeError(errno.EPIPE, "pipe"), "reset"),
+    (ConnectionAbortedError(errno.ECONNABORTED, "aborted"), "reset"),
+    (TimeoutError("timed out"), "timeout"),
+    (TimeoutError(errno.ETIMEDOUT, "keep-alive gave up"), "timeout"),
+    (OSError(errno.EHOSTUNREACH, "No route to host"), "other"),
+    (OSError("no errno"), "other"),
+    (None, "closed"),
+]
+
+
+@pytest.mark.parametrize("come", ENDS)
+@pytest.mark.parametrize(("error", "cause"), CAUSES)
+def test_an_end_at_each_place_has_its_cause(
+    memory: ReceiveMemory, come: int, error: OSError | None, cause: str
+) -> None:
+    data = framed(pickle_body(OPENING_BYTES + 100))[:come]
+    frame = new_frame()
+    with pytest.raises(ConnectionLost) as caught:
+        receive(CutSocket([*([data] if data else []), *([error] if error else [])]), memory, frame)
+    assert caught.value.cause == cause
+    assert ("in the middle of a frame" if come else "before a frame") in str(caught.value)
+    assert (frame.bytes, frame.digest) == (come, None)
+    assert (frame.started_at is not None) == (come > 0)
+    assert frame.ended_at_utc.endswith("Z")
+    assert frame.seconds >= 0
+    frame.release()
+    assert memory.in_use == 0
+
+
+def reset(sock: socket.socket) -> None:
+    """Close so that the peer gets RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@pytest.mark.parametrize("come", [0, 5, 8, 1000])
+@pytest.mark.parametrize(("end", "cause"), [(socket.socket.close, "closed"), (reset, "reset")])
+def test_a_real_peer_that_goes_away(
+    pair: tuple[socket.socket, socket.socket],
+    memory: ReceiveMemory,
+    come: int,
+    end: Callable[[socket.socket], None],
+    cause: str,
+) -> None:
+    ours, trainer = pair
+    trainer.sendall(framed(pickle_body(5000))[:come])
+    end(trainer)
+    with pytest.raises(ConnectionLost) as caught:
+        receive(ours, memory, new_frame())
+    assert caught.value.cause == cause
+
+
+@pytest.mark.parametrize("come", [0, 3, 8, 1000])
+def test_a_real_peer_that_stops(pair: tuple[socket.socket, socket.socket], memory: ReceiveMemory, come: int) -> None:
+    ours, trainer = pair
+    trainer.sendall(framed(pickle_body(5000))[:come])
+    started = monotonic()
+    with pytest.raises(ConnectionLost) as caught:
+        receive(ours, memory, new_frame(), first=LONG if come else SHORT, whole=SHORT)
+    assert caught.value.cause == "timeout"
+    assert SHORT / 2 <= monotonic() - started < LONG / 2
+
+
+@contextmanager
+def trickle(sock: socket.socket, data: bytes, pause: float) -> Iterator[None]:
+    """Sends a byte at a time until the block is over."""
+    stop = threading.Event()
+
+    def send() -> None:
+        for byte in data:
+            sock.sendall(bytes([byte]))
+            if stop.wait(pause):
+                return
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_trickle_does_not_put_off_the_frames_deadline(
+    pair: tuple[socket.socket, socket.socket], memory: ReceiveMemory
+) -> None:
+    ours, trainer = pair
+    frame = new_frame()
+    with trickle(trainer, framed(pickle_body(5000)), pause=0.02):
+        with pytest.raises(ConnectionLost) as caught:
+            receive(ours, memory, frame, first=LONG, whole=0.2)
+    assert caught.value.cause == "timeout"
+    assert 1 < frame.bytes < 5000
+
+
+def test_the_frame_has_its_own_time_from_its_first_byte_on(
+    pair: tuple[socket.socket, socket.socket], memory: ReceiveMemory
+) -> None:
+    ours, trainer = pair
+    data = framed(pickle_body(30))
+    with trickle(trainer, data, pause=0.02):  # 0.76 s in all
+        assert receive(ours, memory, new_frame(), first=0.2, whole=LONG) == data[8:]
+
+
+def test_a_frame_that_gets_no_memory_in_time_is_lost(memory: ReceiveMemory) -> None:
+    rooms = [memory.take(LIMIT, Deadline.after(LONG)) for _ in range(4)]
+    with pytest.raises(ConnectionLost, match="no memory") as caught:
+        receive(CutSocket([framed(pickle_body(PIECE))]), memory, new_frame(), whole=SHORT)
+    assert caught.value.cause == "timeout"
+    for room in rooms:
+        room.release()
+    assert memory.in_use == 0
+
+
+def test_what_a_length_claims_costs_nothing(memory: ReceiveMemory) -> None:
+    with pytest.raises(ConnectionLost):
+        receive(CutSocket([LIMIT.to_bytes(8, "big") + pickle_body(OPENING_BYTES - 1)]), memory, new_frame())
+    assert memory.in_use == 0
+
+
+def test_what_is_refused_is_refused_at_once(memory: ReceiveMemory) -> None:
+    frame = new_frame()
+    with pytest.raises(FrameRefused):
+        receive(CutSocket([b"GET / HTTP/1.1\r\n"]), memory, frame)
+    assert frame.bytes == 8
+    assert frame.ended_at_utc
+
+
+# --- sending ---------------------------------------------------------------------------------------------------------
+
+
+class Recorder(socket.socket):
+    """A real socket that notes the size of every send, and sends at most ``most`` bytes a call."""
+
+    def __init__(self, sock: socket.socket, most: int = 1 << 30) -> None:
+        super().__init__(fileno=sock.detach())
+        self.sent: list[int] = []
+        self._most = most
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.sent.append(super().send(memoryview(data)[: self._most], flags))
+        return self.sent[-1]
+
+    def sendmsg(self, buffers: Any, *rest: Any) -> int:
+        return self.send(b"".join(buffers))
+
+
+SIZES = [1, 100, LAST_PIECE - 1, LAST_PIECE, LAST_PIECE + 1, 2 * LAST_PIECE, PIECE, PIECE + LAST_PIECE + 1, 3 * PIECE]
+
+
+def read_exactly(sock: socket.socket, count: int, piece: int = 1 << 16) -> bytes:
+    parts = []
+    while count:
+        part = sock.recv(min(piece, count))
+        assert part, "end of file"
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def send_in_background(pool: ThreadPoolExecutor, sock: socket.socket, body: bytes, **more: Any) -> Any:
+    return pool.submit(send_frame, sock, body, Deadline.after(LONG), **more)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("most", [1 << 30, 1000])
+def test_what_is_sent_is_the_frame(pair: tuple[socket.socket, socket.socket], size: int, most: int) -> None:
+    ours, trainer = pair
+    body = pickle_body(size)
+    with Recorder(ours, most) as sock, ThreadPoolExecutor(1) as pool:
+        sending = send_in_background(pool, sock, body)
+        assert read_exactly(trainer, 8 + size, piece=1024) == framed(body), "as the trainers in the field read it"
+        sending.result(LONG)
+        assert sock.sent[0] > 8 or size == 0, "the length and the body's start go in one call"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_recv_gets_the_whole_length(pair: tuple[socket.socket, socket.socket], size: int) -> None:
+    ours, trainer = pair
+    tune(ours)
+    with ThreadPoolExecutor(1) as pool:
+        sending = send_in_background(pool, ours, pickle_body(size))
+        assert trainer.recv(8, socket.MSG_PEEK) == size.to_bytes(8, "big")
+        read_exactly(trainer, 8 + size)
+        sending.result(LONG)
+
+
+def test_a_length_that_goes_out_in_parts_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, _ = pair
+    with Recorder(ours, most=5) as sock:
+        with pytest.raises(ConnectionLost, match="length"):
+            send_frame(sock, pickle_body(2 * LAST_PIECE), Deadline.after(LONG))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_before_last_comes_once_and_before_the_peer_can_have_everything(
+    pair: tuple[socket.socket, socket.socket], size: int
+) -> None:
+    ours, trainer = pair
+    calls: list[float] = []
+    reached, go = threading.Event(), threading.Event()
+
+    def before_last() -> None:
+        calls.append(monotonic())
+        reached.set()
+        assert go.wait(LONG)
+
+    early = max(0, size - LAST_PIECE)
+    with ThreadPoolExecutor(1) as pool:
+        sending = send_in_background(pool, ours, pickle_body(size), before_last=before_last)
+        got = read_exactly(trainer, 8 + early if early else 0)
+        assert reached.wait(LONG)
+        trainer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            trainer.recv(1)
+        trainer.setblocking(True)
+        go.set()
+        got += read_exactly(trainer, 8 + size - len(got))
+        sending.result(LONG)
+    assert got == framed(pickle_body(size))
+    assert len(calls) == 1
+
+
+def test_before_last_does_not_come_where_the_frame_fails_first(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, trainer = pair
+    reset(trainer)
+    calls: list[str] = []
+    with pytest.raises(ConnectionLost) as caught:
+        send_frame(ours, pickle_body(32 * PIECE), Deadline.after(LONG), lambda: calls.append("called"))
+    assert caught.value.cause == "reset"
+    assert calls == []
+
+
+def test_a_reader_that_stops_costs_no_longer_than_the_deadline(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, _ = pair
+    started = monotonic()
+    with pytest.raises(ConnectionLost) as caught:
+        send_frame(ours, pickle_body(32 * PIECE), Deadline.after(SHORT))
+    assert caught.value.cause == "timeout"
+    assert SHORT / 2 <= monotonic() - started < LONG / 2
+
+
+def test_a_reader_that_trickles_does_not_put_off_the_deadline(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, trainer = pair
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.wait(0.01):
+            trainer.recv(1 << 14)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        with pytest.raises(ConnectionLost) as caught:
+            send_frame(ours, pickle_body(64 * PIECE), Deadline.after(0.3))
+    finally:
+        stop.set()
+        reader.join()
+    assert caught.value.cause == "timeout"
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def test_peer_state_tells_data_from_each_kind_of_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, trainer = pair
+    assert peer_state(ours) is None
+    trainer.sendall(b"x")
+    assert read_peeked(ours) == b"x"
+    assert peer_state(ours) is None
+    ours.settimeout(LONG)
+    assert ours.recv(1) == b"x", "it was only looked at"
+    trainer.shutdown(socket.SHUT_WR)
+    assert read_peeked(ours) == b""
+    assert peer_state(ours) == "closed"
+
+
+def test_peer_state_knows_a_reset(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, trainer = pair
+    reset(trainer)
+    assert peer_state(ours) == "reset"
+
+
+def read_peeked(sock: socket.socket) -> bytes:
+    """Waits until there is something to read, without taking it."""
+    sock.settimeout(LONG)
+    return sock.recv(1, socket.MSG_PEEK)
+
+
+def test_a_tuned_socket_does_not_wait_and_notices_a_dead_machine(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, _ = pair
+    tune(ours)
+    assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if os.uname().sysname == "Linux":
+        idle, interval, probes = (
+            ours.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert 0 < idle + interval * probes <= 120
