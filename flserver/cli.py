@@ -75,6 +75,7 @@ def _serve(values: dict[str, Any], given: dict[str, Any]) -> int:
             text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
             handler.setFormatter(JsonFormatter() if values["log_format"] == "json" else text)
         logging.basicConfig(level=level, handlers=[handler], force=True)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         say(f"listening for trainers on {host}:{port}")
 
         from flserver.app import serve
@@ -133,7 +134,10 @@ def show(ctx: click.Context, run: str, db: str | None, form: str) -> None:
 @format_option
 @click.pass_context
 def query(ctx: click.Context, sql: str, parameters: tuple[str, ...], db: str | None, form: str) -> None:
-    """Run SQL, which can only read, over the v1_ views. ``-`` reads it from standard input."""
+    """Run SQL, which can only read, over the v1_ views. - reads it from standard input.
+
+    For example: flserver query - --param run_id=RUN_ID < ops/sql/learning_curve.sql
+    """
     values = dict(map(_parameter, parameters))
     columns, rows = _reader(ctx, db).query(sys.stdin.read() if sql == "-" else sql, values)
     click.echo(render(columns, rows, form), nl=False)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,11 @@ FORMATS = ("table", "csv", "json")
 def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str) -> str:
     """The rows in one of ``FORMATS``, with a newline at the end.
 
-    In a table, text from outside is escaped and NULL is empty; CSV and JSON hold the values as they are.
+    In a table, text from outside is escaped, numbers are shortened and NULL is empty. CSV and JSON hold the values as
+    they are, but bytes as hexadecimal digits, and in JSON, which has none, infinities as text.
     """
     if format == "json":
-        return json.dumps([dict(zip(columns, map(_plain, row), strict=True)) for row in rows], indent=2) + "\n"
+        return json.dumps([dict(zip(columns, map(_json, row), strict=True)) for row in rows], indent=2) + "\n"
     if format == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -39,8 +41,12 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e6 else f"{value:.0f}"
+        return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
     return printable(str(_plain(value)), limit=10_000)
+
+
+def _json(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

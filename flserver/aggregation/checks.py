@@ -31,7 +31,7 @@ def inspect(update: State, global_state: State, tied: Mapping[str, str]) -> Insp
     ``tied`` maps the later name of shared weights to the first one: equal in the model, so they must be equal here.
     """
     digest = state_digest(update)
-    rejection = _layout(update, global_state) or _tied(update, tied)
+    rejection = _layout(update, global_state) or _values(update) or _tied(update, tied)
     if rejection is not None:
         return Inspection(rejection, None, digest)
     square = 0.0
@@ -73,6 +73,14 @@ def _layout(update: State, global_state: State) -> str | None:
     return None
 
 
+def _values(update: State) -> str | None:
+    """A byte from the wire that is neither 0 nor 1 is no boolean, and what torch makes of it is undefined."""
+    for name, tensor in update.items():
+        if tensor.dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
+            return f"other: {name} holds bytes that are neither true nor false"
+    return None
+
+
 def _tied(update: State, tied: Mapping[str, str]) -> str | None:
     for name, first in tied.items():
         one, other = update[name], update[first]
@@ -85,7 +93,7 @@ def _tied(update: State, tied: Mapping[str, str]) -> str | None:
 def _square_distance(given: torch.Tensor, sent: torch.Tensor) -> float:
     """Σ (given − sent)² in float64. Not finite where any element of ``given`` is not."""
     one, other = given.reshape(-1), sent.reshape(-1)
-    # Two pieces of scratch for the whole tensor: fresh ones for each piece cost more in page faults than the sum itself.
+    # Scratch for the whole tensor: fresh memory for each piece costs more in page faults than the sum itself.
     size = min(CHUNK, one.numel())
     difference, base = (torch.empty(size, dtype=torch.float64) for _ in range(2))
     total = 0.0

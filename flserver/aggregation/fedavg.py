@@ -2,10 +2,10 @@
 
     new = Σ nᵢ·wᵢ / Σ nᵢ
 
-The sum runs in float64 with the integer nᵢ below 2²⁹, in the order of the calls, with one division at the end and
-one rounding to the dtype, so equal updates give equal bits on every machine. For tensors up to float32 each product
-is exact (24 + 29 bits ≤ 53), so a fused multiply-add gives the same bits as two operations. For float64 tensors it would
-not: there the product is rounded first. Integer and boolean tensors take the largest value.
+The sum runs in float64 with the integer nᵢ below 2²⁹, in the order of the calls, with one division at the end and one
+rounding to the tensor's dtype, so equal updates give equal bits on every machine. Up to float32 each product is exact
+(24 + 29 bits ≤ 53), so a fused multiply-add gives the same bits as two operations. For float64 tensors it would not:
+there the product is rounded first. Integer and boolean tensors take the largest value.
 """
 
 import torch

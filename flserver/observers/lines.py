@@ -25,10 +25,8 @@ class Lines:
 
     def _run_started(self, event: e.RunStarted) -> Line:
         self._num_rounds = event.num_rounds
-        return (
-            logging.INFO,
-            f"run {printable(event.run_id)} ({printable(event.name)}) started: {event.num_rounds} rounds",
-        )
+        called = "" if event.name == event.run_id else f" ({printable(event.name)})"
+        return logging.INFO, f"run {printable(event.run_id)}{called} started: {_count(event.num_rounds, 'round')}"
 
     def _run_resumed(self, event: e.RunResumed) -> Line:
         self._num_rounds = event.num_rounds
@@ -52,8 +50,14 @@ class Lines:
     def _quorum_settled(self, event: e.QuorumSettled) -> Line:
         return logging.INFO, f"a round needs {_count(event.min_updates, 'update')}"
 
-    def _operator_acted(self, event: e.OperatorActed) -> Line:
-        return logging.INFO, f"operator: {printable(event.kind)} {printable(str(dict(event.detail)))}"
+    def _operator_acted(self, event: e.OperatorActed) -> Line | None:
+        detail = event.detail
+        match event.kind:
+            case "override":
+                return logging.INFO, printable(f"{detail['setting']} is now {detail['now']}, was {detail['before']}")
+            case "upgrade":
+                return logging.INFO, printable(f"database upgraded from {detail['before']}; copy: {detail['copy']}")
+        return None  # the start, the resumption and the stop have lines of their own
 
     def _connection_opened(self, event: e.ConnectionOpened) -> None:
         self._peers[event.connection_id] = f"{printable(event.peer_host)}:{event.peer_port}"
@@ -92,12 +96,13 @@ class Lines:
         return logging.INFO, f"{self._round(event.round)}{again} started with {_count(len(event.clients), 'client')}"
 
     def _round_committed(self, event: e.RoundCommitted) -> Line:
-        facts = [_count(sum(outcome.update_id is not None for outcome in event.outcomes), "update")]
+        accepted = sum(outcome.update_id is not None for outcome in event.outcomes)
+        facts = [_count(accepted, "update") if event.round else "the initial model"]
         if event.loss is not None:
             facts.append(f"loss {event.loss:.3f}")
         if event.accuracy is not None:
             facts.append(f"accuracy {event.accuracy:.3f}")
-        facts.append(f"checkpoint {event.checkpoint}")
+        facts.append(event.checkpoint.rpartition("/")[2])
         return logging.INFO, f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
 
     def _attempt_aborted(self, event: e.AttemptAborted) -> Line:

@@ -85,7 +85,7 @@ class Writer:
 
     @property
     def queue_length(self) -> int:
-        """Events appended and not yet durable."""
+        """Events appended that are not yet durable and seen by those who watch."""
         with self._lock:
             return self._appended - self._committed
 
@@ -137,7 +137,7 @@ class Writer:
                 self._work.notify()
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all events appended so far are durable.
+        """Wait until all events appended so far are durable, and ``on_committed`` has had them.
 
         Raises StoreError where the writer fails, or ``timeout`` (seconds) is over, before.
         """

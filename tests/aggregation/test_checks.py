@@ -59,6 +59,13 @@ def test_huge_finite_float64_values_are_finite_although_their_squares_are_not() 
     assert (inspection.rejection, inspection.norm) == (None, None)
 
 
+def test_bytes_that_are_no_booleans_are_rejected() -> None:
+    sent = {"mask": torch.tensor([True, False])}
+    odd = torch.tensor([1, 2], dtype=torch.uint8).view(torch.bool)
+    assert (inspect({"mask": odd}, sent, {}).rejection or "").startswith("other: mask")
+    assert inspect({"mask": torch.tensor([False, True])}, sent, {}).rejection is None
+
+
 def test_tied_weights_must_stay_equal() -> None:
     sent = {"a": torch.zeros(3), "b": torch.zeros(3)}
     equal = torch.ones(3)

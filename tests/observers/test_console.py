@@ -33,8 +33,8 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
         ("INFO", "state: running"),
         (
             "INFO",
-            "round 0/10 committed in 2.31 s: 0 updates, loss 0.412, accuracy 0.887,"
-            " checkpoint round-000000-11.safetensors",
+            "round 0/10 committed in 2.31 s: the initial model, loss 0.412, accuracy 0.887,"
+            " round-000000-11.safetensors",
         ),
         ("INFO", "client 1 registered (1,400 samples)"),
         ("INFO", "client 2 registered (1,400 samples)"),
@@ -52,7 +52,7 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
         (
             "INFO",
             "round 1/10 committed in 2.31 s: 2 updates, loss 0.412, accuracy 0.887,"
-            " checkpoint round-000001-11.safetensors",
+            " round-000001-11.safetensors",
         ),
         ("INFO", "round 2/10 started with 2 clients"),
         ("WARNING", "update of client 5 late"),
@@ -70,6 +70,8 @@ def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> Non
     console.observe(committed(5, loss=None, accuracy=None))
     console.observe(e.StateChanged(state="waiting", detail="1 of 2 clients"))
     console.observe(e.OperatorActed(kind="stop", detail={"signal": "SIGTERM"}))
+    console.observe(e.OperatorActed(kind="override", detail={"setting": "num_rounds", "before": 5, "now": 9}))
+    console.observe(e.OperatorActed(kind="upgrade", detail={"before": "0001", "after": "0002", "copy": "a\nb"}))
     console.observe(e.StateChanged(state="completed"))
     console.observe(e.RunEnded(run_id="r1", status="completed", final_digest="sha256:11"))
     console.observe(e.RunEnded(run_id="r1", status="failed", final_digest=None))
@@ -77,9 +79,10 @@ def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> Non
         ("WARNING", "run r1 was left over: server stopped"),
         ("INFO", "run r1 resumed from round 4 of 9"),
         ("INFO", "run r1 resumed from no committed round of 9"),
-        ("INFO", "round 5/9 committed in 2.31 s: 0 updates, checkpoint round-000005-11.safetensors"),
+        ("INFO", "round 5/9 committed in 2.31 s: 0 updates, round-000005-11.safetensors"),
         ("WARNING", "state: waiting: 1 of 2 clients"),
-        ("INFO", "operator: stop {'signal': 'SIGTERM'}"),
+        ("INFO", "num_rounds is now 9, was 5"),
+        ("INFO", "database upgraded from 0001; copy: a\\nb"),
         ("INFO", "run r1 completed, model sha256:11"),
         ("WARNING", "run r1 failed"),
     ]

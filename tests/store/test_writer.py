@@ -102,8 +102,20 @@ def test_companions_share_a_transaction(recording: Recording, monkeypatch: pytes
     events = states(10)
     for event in events:
         recording.writer.append(event)
+        with recording.seen:
+            assert not recording.seen.wait_for(lambda: bool(recording.batches), 0.01)
     recording.writer.flush(PATIENCE / 2)  # cuts the linger short
     assert recording.batches == [events]
+
+
+def test_flush_returns_when_those_who_watch_have_seen_it(recording: Recording) -> None:
+    recording.gate.clear()
+    recording.writer.append(e.StateChanged(state="joining"))
+    with pytest.raises(StoreError, match="not durable within"):
+        recording.writer.flush(0.05)
+    recording.gate.set()
+    recording.writer.flush(PATIENCE)
+    assert len(recording.batches) == 1
 
 
 def test_a_batch_is_bounded(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,11 +161,11 @@ def test_the_writer_tells_where_it_stands(recording: Recording, ask: Ask) -> Non
     assert (writer.sequence, writer.last_digest, writer.last_commit_seconds) == (0, "sha256:" + "0" * 64, None)
     recording.gate.clear()
     writer.append(e.StateChanged(state="joining"))
-    writer.flush(PATIENCE)
     recording.wait_for(lambda: bool(recording.batches))
     for event in states(3):
         writer.append(event)
-    assert (writer.sequence, writer.queue_length, writer.alive) == (1, 3, True)
+    # The first one is durable, but those who watch have not seen it yet.
+    assert (writer.sequence, writer.queue_length, writer.alive) == (1, 4, True)
     assert ask("SELECT digest FROM v1_events") == [(writer.last_digest,)]
     assert [writer.last_commit_seconds] == recording.seconds
     recording.gate.set()
