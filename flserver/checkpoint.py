@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
-from flserver.errors import CheckpointError
+from flserver.errors import CheckpointError, UsageError
 from flserver.models import State, raw_bytes
 
 STRATEGY_PREFIX = "__strategy__."
@@ -56,14 +56,16 @@ class CheckpointStore:
         self._folder = directory / run_id
 
     def prepare(self) -> None:
-        """Make the folder, durably. Raises CheckpointError."""
+        """Make the folder, durably. Raises UsageError where it cannot be made or written to."""
         try:
             missing = [p for p in (self._folder, *self._folder.parents) if not p.exists()]
             self._folder.mkdir(parents=True, exist_ok=True)
             for made in missing:
                 _sync_folder(made.parent)
         except OSError as error:
-            raise CheckpointError(f"cannot make {self._folder}: {error.strerror}") from error
+            raise UsageError(f"--checkpoint-dir: cannot make {self._folder}: {error.strerror}") from error
+        if not os.access(self._folder, os.W_OK):
+            raise UsageError(f"--checkpoint-dir: {self._folder} cannot be written")
 
     def write(self, round: int, model: State, strategy: State) -> Written:
         """Write a round's file and return when it would survive a power loss.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flserver.checkpoint import read
@@ -32,7 +33,7 @@ def export(reader: Reader, ref: str, which: str, out: Path, checkpoint_dir: Path
             torch.save(model, out)
         else:
             save_file(model, out, metadata={"format": "pt"})
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"cannot write {out}: {error}") from error
     return f"round {committed['round']} of run {run['name']} ({committed['model_digest']}) → {out}"
 

@@ -56,7 +56,6 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
             "report metrics, as flclient does; unchanged trainers report none"
         )
     checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id)
-    checkpoints.prepare()
     parent = None
     committed = reader.last_committed(plan.run_id) if plan.resumed is not None else None
     kept: tuple[Kept, ...] = ()
@@ -78,6 +77,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
             check_same_layout(model, parent.state, f"--initial-weights {settings.model.initial_weights}")
             model = {name: parent.state[name].contiguous() for name in model}
     _check_disk(plan, model, committed["round"] if committed else -1, say)
+    checkpoints.prepare()
     return Prepared(
         model=model,
         tied=tied,

@@ -16,7 +16,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from flserver.checkpoint import DTYPES, CheckpointStore, estimate, free_space, read, serialize
-from flserver.errors import CheckpointError
+from flserver.errors import CheckpointError, UsageError
 from flserver.models import State
 
 
@@ -212,8 +212,14 @@ def test_what_the_disk_refuses_is_raised_and_not_tried_again(
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises(CheckpointError, match="cannot make"):
+    with pytest.raises(UsageError, match="--checkpoint-dir: cannot make"):
         CheckpointStore(tmp_path / "checkpoints", "run-1").prepare()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
+    with pytest.raises(UsageError, match="cannot be written"):
+        CheckpointStore(tmp_path, "run-1").prepare()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,35 @@
+"""The README says what there is: every option, view and metric."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flclient.settings import CLIENT_SETTINGS
+from flserver.settings import SERVER_SETTINGS, Setting
+from tests.observers.test_metrics import COUNTERS, GAUGES, HISTOGRAMS
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def section(title: str) -> str:
+    _, _, rest = README.read_text().partition(f"### {title}\n")
+    return rest.partition("\n## ")[0].partition("\n### ")[0]
+
+
+@pytest.mark.parametrize(("title", "settings"), [("flserver", SERVER_SETTINGS), ("flclient", CLIENT_SETTINGS)])
+def test_every_option_has_its_row_with_its_help_and_default(title: str, settings: tuple[Setting, ...]) -> None:
+    rows = [line for line in section(title).splitlines() if line.startswith("| `--")]
+    documented = [match[1] for row in rows if (match := re.match(r"\| `--([a-z-]+)", row))]
+    assert documented == [setting.name for setting in settings]
+    for row, setting in zip(rows, settings, strict=True):
+        assert setting.help in row
+        if setting.kind not in ("bool", "tristate") and setting.default is not None:
+            default = f"{setting.default:g}" if isinstance(setting.default, float) else setting.default
+            assert f"`{default}`" in row
+
+
+def test_every_metric_is_named() -> None:
+    text = README.read_text()
+    for name in (*GAUGES, *COUNTERS, *HISTOGRAMS):
+        assert f"`{name}" in text, name
