@@ -1,12 +1,13 @@
 """The composition root: wires everything, and owns the order in which it starts and stops.
 
-Start: listener → lock → schema → plan → torch and the model → writer → metrics → round 0 → coordinator → sessions.
+Start: listener → lock → schema → plan → torch and the model → metrics → writer → round 0 → coordinator → sessions.
 Stop: listener → coordinator → sessions → bus → writer → metrics.
 """
 
 import logging
+import resource
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from typing import Any
 
@@ -60,6 +61,7 @@ def serve(
     ``given`` are the settings that were not left to their default; ``console`` shows events, ``say`` tells the operator
     a line. Raises UsageError for what cannot be done, before anything is on record.
     """
+    _allow_descriptors()
     with ExitStack() as stack:
         stack.callback(listener.close)
         stack.enter_context(DatabaseLock(settings.store.db))
@@ -259,6 +261,13 @@ def _warn(settings: ServerSettings, say: Callable[[str], None]) -> None:
             f"warning: --host {settings.network.host} is open to the network without encryption, and unchanged "
             "trainers run what an attacker on the way sends them as a model. Prefer 127.0.0.1 and a tunnel"
         )
+
+
+def _allow_descriptors() -> None:
+    """A participant holds three descriptors; the usual soft limit of 1,024 is for programs that call select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # a system that does not let us: it then has fewer participants
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _address(address: tuple[str, int]) -> str:

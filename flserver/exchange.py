@@ -79,7 +79,8 @@ class Exchange:
         self.rounds = rounds
         self.updates = Updates()
         self.stopping: str | None = None
-        self.global_state = global_state  # of the last committed round; its tensors are never changed in place
+        # Of the last committed round. Replaced as a whole and never changed in place: read without the lock.
+        self.global_state = global_state
         self._broadcast: Broadcast | None = None
         self._bells: dict[Registration, Callable[[], None]] = {}
         self._farewell: Farewell | None = None

@@ -10,6 +10,7 @@ one of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``,
 """
 
 import contextlib
+import logging
 import mmap
 import os
 import tempfile
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import ConnectionLost
+
+logger = logging.getLogger(__name__)
 
 LANE_SECONDS = 0.5
 
@@ -33,8 +36,13 @@ class Room:
 
     def hold(self) -> None:
         """The body is complete and waits for its turn: leave memory where it is tight. ``view`` may change."""
-        if self._buffer is not None and self._memory.tight():
+        if self._buffer is None or not self._memory.tight():
+            return
+        try:
             self.view = self._memory.move_to_file(self.view)
+        except OSError as error:  # a full disk: the update is whole, and stays where it is
+            logger.warning("an update stays in memory: %s", error.strerror)
+        else:
             self._give_back()
 
     def leave_lane(self) -> None:
@@ -59,7 +67,8 @@ class ReceiveMemory:
         self.budget = max(budget, 4 * largest)
         self._directory = directory
         self._lane_count = max(2, os.cpu_count() or 1)
-        self._changed = threading.Condition()  # guards the three below
+        self._changed = threading.Condition()  # guards everything below
+        self._closed = False
         self._in_use = 0
         self._spare: list[mmap.mmap] = []
         self._lanes: dict[Room, float] = {}  # when (monotonic) each was entered
@@ -72,11 +81,14 @@ class ReceiveMemory:
     def take(self, size: int, deadline: Deadline) -> Room:
         """Room for ``size`` bytes. Waits while the budget is used up, and for a lane.
 
-        Raises ConnectionLost when there is none by the deadline.
+        Raises ConnectionLost when there is none by the deadline, or :meth:`close` was called.
         """
         with self._changed:
             self._changed.wait_for(self._lane_is_free, min(LANE_SECONDS, deadline.remaining()))
-            if not self._changed.wait_for(lambda: self._in_use + size <= self.budget, deadline.remaining()):
+            fits = self._changed.wait_for(lambda: self._fits(size) or self._closed, deadline.remaining())
+            if self._closed:
+                raise ConnectionLost("the server is stopping", "other")
+            if not fits:
                 raise ConnectionLost("no memory became free for it in time", "timeout")
             self._in_use += size
             fitting = [buffer for buffer in self._spare if len(buffer) >= size]
@@ -87,9 +99,18 @@ class ReceiveMemory:
             self._lanes[room] = monotonic()
             return room
 
+    def close(self) -> None:
+        """Nobody gets room any more; who waits for it stops waiting."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        return self._in_use + size <= self.budget
+
     def _lane_is_free(self) -> bool:
         recent = monotonic() - LANE_SECONDS
-        return sum(entered > recent for entered in self._lanes.values()) < self._lane_count
+        return self._closed or sum(entered > recent for entered in self._lanes.values()) < self._lane_count
 
     def leave_lane(self, room: Room) -> None:
         with self._changed:

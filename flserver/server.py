@@ -87,6 +87,7 @@ class Server:
         deadline = Deadline.after(grace)
         for thread in self._running():
             thread.join(deadline.remaining())
+        self._desk.memory.close()
         with self._lock:
             left = list(self._threads)
         for session in left:

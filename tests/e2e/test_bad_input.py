@@ -1,0 +1,291 @@
+"""What the operator got wrong is one clear line and exit code 2, and leaves no trace but perhaps an empty database."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flserver.errors import UsageError
+from flserver.plan import Plan, plan_run
+from flserver.prepare import prepare
+from flserver.settings import server_settings
+from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
+from tests.e2e.harness import TIMEOUT, sql
+
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) ")
+DATABASE = {"runs.sqlite", "runs.sqlite.lock"}  # made, or brought up to date, before the rest is looked at
+
+OWN_CODE = """
+from torch import nn
+
+number = 3
+
+def raises():
+    raise RuntimeError("no such\\nlayer")
+
+def gives_a_number():
+    return 7
+
+def local():
+    class Local(nn.Linear):
+        pass
+    return Local(2, 2)
+
+def holds_a_function():
+    model = nn.Linear(2, 2)
+    model.activation = lambda x: x
+    return model
+
+def refuses_to_be_pickled():
+    return Refusing(2, 2)
+
+class Refusing(nn.Linear):
+    def __reduce__(self):
+        raise RuntimeError("keep me here")
+
+class NotAStrategy:
+    pass
+
+class NeedsArguments:
+    def __init__(self, rate):
+        self.rate = rate
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with an operator's own files, good and bad."""
+    (tmp_path / "lab.py").write_text(OWN_CODE)
+    (tmp_path / "broken.py").write_text("import no_such_library\n")
+    (tmp_path / "notes.txt").write_text("nothing that a database or a setting could be read from\n" * 40)
+    (tmp_path / "unknown.toml").write_text("no-such-setting = 3\n")
+    (tmp_path / "wrong.toml").write_text('num-rounds = "three"\n')
+    (tmp_path / "folder").mkdir()
+    save_file({"fc1.weight": torch.zeros(10, 784)}, tmp_path / "half.safetensors")
+    save_file({"fc1.weight": torch.zeros(10, 5), "fc1.bias": torch.zeros(10)}, tmp_path / "other.safetensors")
+    for name, samples in (("short", [[0.5] * 5]), ("words", [["a"] * 784])):
+        file = tmp_path / name / "test" / "mnist_test_client1.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"user_data": {"0": {"x": samples, "y": [1]}}}))
+    return tmp_path
+
+
+def flserver(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "CUDA_"))}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "flserver", "--server-port", "0", "--metrics-port", "0", *arguments]
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+
+
+def files(place: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(place)): p.read_bytes() if p.is_file() else None for p in place.rglob("*")}
+
+
+def refused(place: Path, arguments: tuple[str, ...], reason: str) -> None:
+    """Runs it: exit code 2, beside log lines one line with the reason, no run and no file that was not there."""
+    before = files(place)
+    done = flserver(place, *arguments)
+    told = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert len(told) == 1, done.stderr
+    assert told[0].startswith("flserver: ")
+    assert reason in told[0]
+    after = files(place)
+    assert set(after) - set(before) <= DATABASE
+    assert {name: after[name] for name in before} == before
+    if "runs.sqlite" in after:
+        assert sql(place / "runs.sqlite", "SELECT COUNT(*) FROM v1_runs") == [(0,)]
+        assert sql(place / "runs.sqlite", "SELECT COUNT(*) FROM v1_events") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--time-to-wait -1", "--time-to-wait"),
+        ("--time-to-wait nan", "--time-to-wait"),
+        ("--num-rounds 0", "--num-rounds"),
+        ("--num-rounds 1.5", "--num-rounds"),
+        ("--min-updates 0", "--min-updates"),
+        ("--min-clients 0", "--min-clients"),
+        ("--server-port 65536", "--server-port"),
+        ("--join-window open", "--join-window"),
+        ("--seed -1", "--seed"),
+        ("--use-cuda banana", "'banana' is neither True nor False"),
+        ("--config unknown.toml", "there is no setting 'no-such-setting'"),
+        ("--config wrong.toml", "num-rounds is a str"),
+        ("--config none.toml", "cannot read --config none.toml"),
+        ("--config notes.txt", "is not TOML"),
+        ("--no-such-option", "--no-such-option"),
+        ("start", "start"),
+        ("--host no-such-host.invalid", "--host no-such-host.invalid"),
+        ("--host 203.0.113.7", "--host 203.0.113.7"),
+    ],
+)
+def test_a_setting_that_cannot_be(place: Path, arguments: str, reason: str) -> None:
+    refused(place, tuple(arguments.split()), reason)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--db folder", "folder is a directory"),
+        ("--db none/runs.sqlite", "none/runs.sqlite"),
+        ("--db notes.txt", "notes.txt"),
+        ("--db /proc/runs.sqlite", "/proc/runs.sqlite"),
+        ("--checkpoint-dir notes.txt", "--checkpoint-dir: cannot make notes.txt"),
+        ("--checkpoint-dir /proc/models", "--checkpoint-dir: cannot make /proc/models"),
+    ],
+)
+def test_a_place_where_nothing_can_be_kept(place: Path, arguments: str, reason: str) -> None:
+    before = files(place)
+    refused_lock = {"folder.lock", "notes.txt.lock"}
+    done = flserver(place, *arguments.split())
+    told = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
+    assert (done.returncode, len(told)) == (2, 1), done.stderr
+    assert reason in told[0]
+    after = files(place)
+    assert set(after) - set(before) <= DATABASE | refused_lock
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--run-name 123", "all digits"),
+        ("--run-name a:b", "holds no ':'"),
+        ("--model nowhere:Net", "cannot import nowhere"),
+        ("--model broken:Net", "cannot import broken: ModuleNotFoundError"),
+        ("--model lab:Nothing", "lab has no Nothing"),
+        ("--model lab", "is not of the form package.module:name"),
+        ("--model lab:raises", "failed: RuntimeError: no such layer"),
+        ("--model lab:gives_a_number", "gave a int, not a torch.nn.Module"),
+        ("--model lab:number", "not callable"),
+        ("--model lab:local", "--model lab:local cannot be pickled"),
+        ("--model lab:holds_a_function", "--model lab:holds_a_function cannot be pickled"),
+        ("--model lab:refuses_to_be_pickled", "--model lab:refuses_to_be_pickled"),
+        ("--model torchvision:resnet0", "no classification model 'resnet0'"),
+        ("--strategy nope", "--strategy"),
+        ("--strategy nope:Median", "cannot import nope"),
+        ("--strategy lab:NotAStrategy", "is not a flserver.aggregation.Strategy"),
+        ("--strategy lab:NeedsArguments", "missing 1 required positional argument"),
+        ("--evaluate nope:f", "cannot import nope"),
+        ("--evaluate lab:number", "not a function"),
+        ("--eval-data imagenet", "imagenet"),
+        ("--eval-data fldata", "FLdata"),
+        ("--eval-data fldata --data-dir folder", "folder"),
+        ("--eval-data fldata --data-dir short", "short"),
+        ("--eval-data fldata --data-dir words", "words"),
+        ("--eval-data digits --model lab:Refusing", "lab:Refusing"),
+        ("--initial-weights missing.safetensors", "missing.safetensors"),
+        ("--initial-weights notes.txt", "notes.txt"),
+        ("--initial-weights half.safetensors", "half.safetensors lacks fc1.bias"),
+        ("--initial-weights other.safetensors", "fc1.weight has shape (10, 5) where (10, 784) is needed"),
+        ("--initial-weights night", "has no run 'night'"),
+        ("--initial-weights night:3", "has no run 'night'"),
+        ("--use-cuda True", "no CUDA device"),
+        ("--use-cuda", "no CUDA device"),
+    ],
+)
+def test_what_a_run_cannot_be_made_of(place: Path, arguments: str, reason: str) -> None:
+    refused(place, tuple(arguments.split()), reason)
+
+
+def test_a_port_that_is_in_use(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused(place, ("--server-port", port), f"--host 127.0.0.1 --server-port {port}: Address already in use")
+        assert not DATABASE & set(files(place)), "it is noticed before anything else is touched"
+
+
+def test_a_metrics_port_that_is_in_use(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused(place, ("--metrics-port", port), port)
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
+    model = 4 * (784 * 10 + 10)
+    monkeypatch.setattr("flserver.prepare.free_space", lambda directory: 20 * model)
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    settings = server_settings({"db": str(db), "num_rounds": 100, "keep_checkpoints": keep})
+    plan = plan_run(Reader(db), settings, {})
+    assert isinstance(plan, Plan)
+    said: list[str] = []
+    if keep:
+        prepare(plan, Reader(db), said.append)
+        assert settings.store.checkpoint_dir.is_dir()
+    else:
+        with pytest.raises(UsageError, match=r"100 rounds need about .* free\. Free some") as caught:
+            prepare(plan, Reader(db), said.append)
+        assert "\n" not in str(caught.value)
+        assert not settings.store.checkpoint_dir.exists()
+    assert any(line.startswith("checkpoints: about ") for line in said)
+
+
+# --- the trainer -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flclient(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs the trainer in this process; it must end with exit code 2 and one line, which is returned."""
+    from flclient.cli import flclient as command
+    from flserver.options import run
+
+    for name in [name for name in os.environ if name.startswith("FLCLIENT_")]:
+        monkeypatch.delenv(name)
+
+    def call(*arguments: str) -> str:
+        code = run(command, "FLCLIENT", ["--client-id", "1", *arguments])
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, ""), err
+        assert err.count("\n") == 1
+        return str(err)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--config unknown.toml", "there is no setting 'no-such-setting'"),
+        ("--config none.toml", "cannot read --config none.toml"),
+        ("--epochs 0", "--epochs"),
+        ("--batch-size 0", "--batch-size"),
+        ("--learning-rate nan", "--learning-rate"),
+        ("--learning-rate -1", "--learning-rate"),
+        ("--num-clients 0", "--num-clients"),
+        ("--server-port 65536", "--server-port"),
+        ("--reconnect -1", "--reconnect"),
+        ("--data-dir short-train", "short-train"),
+        ("--data-dir words-train", "words-train"),
+        ("--data-dir notes.txt", "notes.txt"),
+        ("--dataset digits --model lab:raises", "failed: RuntimeError: no such layer"),
+        ("--dataset digits --model lab:gives_a_number", "not a torch.nn.Module"),
+        ("--dataset digits --num-clients 1 --client-id 2", "--num-clients"),
+        ("--dataset digits --partition dirichlet:0", "dirichlet"),
+        ("--dataset digits --partition dirichlet:nan", "dirichlet"),
+    ],
+)
+def test_the_trainers_bad_input(
+    place: Path, flclient: Callable[..., str], arguments: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("short", "words"):
+        source = (place / name / "test" / "mnist_test_client1.json").read_bytes()
+        for split in ("train", "test"):
+            file = place / f"{name}-train" / split / f"mnist_{split}_client1.json"
+            file.parent.mkdir(parents=True)
+            file.write_bytes(source)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert reason in flclient(*arguments.split())
