@@ -3,7 +3,8 @@
 ``strategy.py`` is what a strategy promises, ``fedavg.py`` the first one: a new one is one class in one file of its own.
 """
 
-from flserver.aggregation.strategy import Strategy, load_strategy
+from flserver.aggregation.named import load_strategy
+from flserver.aggregation.strategy import Strategy
 from flserver.models import State
 
 __all__ = ["State", "Strategy", "load_strategy"]

@@ -1,10 +1,10 @@
-"""The interface of a strategy, and finding one by name."""
+"""The interface of a strategy."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 from flserver.errors import UsageError
-from flserver.models import State, import_attribute
+from flserver.models import State
 
 
 class Strategy(ABC):
@@ -39,22 +39,3 @@ class Strategy(ABC):
         """Take back what :meth:`state` returned when the checkpoint was written."""
         if state:
             raise UsageError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")
-
-
-def load_strategy(spec: str) -> Strategy:
-    """The strategy named ``fedavg``, or the class ``package.module:Class``, made without arguments.
-
-    Raises UsageError, in one line, where there is none.
-    """
-    if spec == "fedavg":
-        from flserver.aggregation.fedavg import FedAvg
-
-        return FedAvg()
-    made = import_attribute(spec, "--strategy")
-    try:
-        strategy = made()
-    except Exception as error:  # whatever a user's class raises
-        raise UsageError(f"--strategy {spec}: {type(error).__name__}: {error}") from error
-    if not isinstance(strategy, Strategy):
-        raise UsageError(f"--strategy {spec} is not a flserver.aggregation.Strategy")
-    return strategy

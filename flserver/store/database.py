@@ -97,7 +97,7 @@ def store_errors(doing: str) -> Iterator[None]:
     """Turn an error of the database into a StoreError that says what was being done."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, sqlite3.Warning) as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
         raise StoreError(f"{doing}: {cause(error)}") from error
 
 

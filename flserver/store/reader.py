@@ -65,8 +65,8 @@ class Reader:
                 values = dict(parameters) if isinstance(parameters, Mapping) else tuple(parameters)
                 result = connection.exec_driver_sql(sql, values)
                 return (list(result.keys()), [tuple(row) for row in result]) if result.returns_rows else ([], [])
-            # Beside its errors, the driver warns of a second statement and stumbles over text that is not UTF-8.
-            except (SQLAlchemyError, Warning, ValueError) as error:
+            # ValueError: SQL that is not UTF-8, which the driver raises before SQLite sees it.
+            except (SQLAlchemyError, ValueError) as error:
                 raise UsageError(cause(error)) from error
 
     def runs(self) -> list[Row]:

@@ -197,6 +197,7 @@ def test_totals(recorded: Path, reader: Reader) -> None:
     assert totals.rejected == {"shape: fc1.weight is (1,)": 1}
     assert totals.dropouts == {"reset": 1}
     assert totals.rejoins == 1
+    assert Reader(recorded).totals(story.LEFT).updates == {}  # its one update has no decision yet
     assert totals.events == len(story.whole_run())
     assert totals.sequence == totals.events + len(story.left_over())
     assert sorted(totals.round_seconds) == [2.0, 4.0, 4.0]

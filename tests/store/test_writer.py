@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flserver import events as e
+from flserver.clock import Deadline
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import writer as writer_module
@@ -210,8 +211,10 @@ def test_a_failed_commit_fails_everything_from_then_on(
 
 def test_flush_wakes_when_the_writer_fails(recording: Recording) -> None:
     recording.writer.append(e.ClientLeft(client_id="9", registration=1, connection_id=9, reason="closed"))
+    deadline = Deadline.after(PATIENCE)
     with pytest.raises(StoreError, match="no open row"):
         recording.writer.flush(PATIENCE)
+    assert not deadline.passed
 
 
 def test_a_text_that_utf_8_cannot_hold_does_not_fail_the_writer(recording: Recording, ask: Ask) -> None:
