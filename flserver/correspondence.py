@@ -1,13 +1,16 @@
-"""What goes on record of one connection: that it opened, every message in and out, and how it ended."""
+"""What goes on record of one connection: that it opened, every message in and out, what came of it, how it ended."""
 
 import contextlib
 from itertools import count
 
 from flserver import events
+from flserver.aggregation.checks import Inspection
 from flserver.bus import Bus
 from flserver.errors import StoreError
-from flserver.exchange import Ticket
+from flserver.exchange import Submission, Ticket
+from flserver.rounds import Registration, Verdict
 from flserver.transport import Received
+from flserver.wire.messages import Metadata, Update
 
 
 class Correspondence:
@@ -104,3 +107,61 @@ class Correspondence:
                 reason=failure,
             )
         )
+
+    def update(self, frame: Received, submission: Submission, inspection: Inspection, verdict: Verdict) -> None:
+        """A complete upload came in, and this is what was decided of it."""
+        answers, waited = verdict.answers, None
+        if answers is not None and answers.handed_over_at is not None and frame.started_at is not None:
+            waited = max(0.0, frame.started_at - answers.handed_over_at)
+        message_id = self.received(frame, header=Update.header, round=answers.round if answers else None)
+        self._bus.emit(
+            events.UpdateReceived(
+                at=frame.ended_at_utc,
+                update_id=submission.update_id,
+                message_id=message_id,
+                connection_id=self.connection_id,
+                client_id=submission.client_id,
+                answers_round=answers.round if answers else None,
+                answers_attempt=answers.attempt if answers else None,
+                arrived_round=verdict.arrived_round,
+                decision=verdict.decision,
+                reason=verdict.reason,
+                update_digest=inspection.digest,
+                data_size=verdict.data_size,
+                bytes=frame.bytes,
+                wait_seconds=waited,
+                upload_seconds=frame.seconds,
+                # The model that a late or unasked-for update started from is not at hand any more.
+                update_norm=None if verdict.decision in ("late", "duplicate") else inspection.norm,
+                metrics=tuple(
+                    events.ClientMetric(name=m.name, measured_on=m.measured_on, value=m.value)
+                    for m in submission.metrics
+                ),
+            )
+        )
+
+    def registered(self, metadata: Metadata, registration: Registration) -> None:
+        """The connection's client was admitted."""
+        self._bus.emit(
+            events.ClientRegistered(
+                client_id=registration.client_id,
+                registration=registration.number,
+                connection_id=self.connection_id,
+                identity="claimed",
+                data_size=metadata.data_size,
+                info=metadata.info,
+                rejoined=registration.rejoined,
+            )
+        )
+
+    def left(self, registration: Registration, reason: str) -> None:
+        """The registration ended."""
+        with contextlib.suppress(StoreError):  # the server is stopping because of it
+            self._bus.emit(
+                events.ClientLeft(
+                    client_id=registration.client_id,
+                    registration=registration.number,
+                    connection_id=self.connection_id,
+                    reason=reason,
+                )
+            )

@@ -244,7 +244,8 @@ class UpdateReceived(Event):
 @dataclass(frozen=True, kw_only=True)
 class ClientOutcome:
     """What became of one invited client in one attempt (``participation``: answered, dropped, timed_out, not_sent,
-    cut_short). ``update_id`` and ``weight`` are set where its update was accepted; ``seconds`` is sent to received."""
+    cut_short). ``update_id`` is set where its update counted, ``weight`` where it was accepted; ``seconds`` is sent to
+    received."""
 
     client_id: str
     participation: str

@@ -51,6 +51,7 @@ class Room:
 
     def release(self) -> None:
         """Nobody reads ``view`` any more. A second call does nothing."""
+        self.leave_lane()
         if self._buffer is not None:
             self._give_back()
 
@@ -81,7 +82,7 @@ class ReceiveMemory:
     def take(self, size: int, deadline: Deadline) -> Room:
         """Room for ``size`` bytes. Waits while the budget is used up, and for a lane.
 
-        Raises ConnectionLost when there is none by the deadline, or :meth:`close` was called.
+        Raises ConnectionLost when there is none by the deadline, the system has none, or :meth:`close` was called.
         """
         with self._changed:
             self._changed.wait_for(self._lane_is_free, min(LANE_SECONDS, deadline.remaining()))
@@ -90,11 +91,11 @@ class ReceiveMemory:
                 raise ConnectionLost("the server is stopping", "other")
             if not fits:
                 raise ConnectionLost("no memory became free for it in time", "timeout")
-            self._in_use += size
             fitting = [buffer for buffer in self._spare if len(buffer) >= size]
             buffer = min(fitting, key=len) if fitting else _fresh(size)
             if fitting:
                 self._spare.remove(buffer)
+            self._in_use += size
             room = Room(self, buffer, size)
             self._lanes[room] = monotonic()
             return room
@@ -140,7 +141,10 @@ class ReceiveMemory:
 
 
 def _fresh(size: int) -> mmap.mmap:
-    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise ConnectionLost(f"the system has no memory for it: {error.strerror}") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them: only slower
             buffer.madvise(mmap.MADV_HUGEPAGE)

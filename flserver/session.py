@@ -15,8 +15,7 @@ from itertools import count
 
 import blake3
 
-from flserver import events
-from flserver.aggregation.checks import Inspection, inspect
+from flserver.aggregation.checks import inspect
 from flserver.bus import Bus
 from flserver.clock import Deadline, monotonic, utc_now
 from flserver.correspondence import Correspondence
@@ -24,7 +23,7 @@ from flserver.errors import ConnectionLost, MessageRefused, PeerError, Registrat
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.memory import ReceiveMemory
 from flserver.models import as_tensor
-from flserver.rounds import Registration, Verdict
+from flserver.rounds import Registration
 from flserver.transport import Received, peer_state, receive_frame, send_frame, tune
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import (
@@ -174,41 +173,10 @@ class Session:
             self._record.received(frame, header=update.header, outcome=error.outcome, reason=str(error))
             raise
         try:
-            answers = verdict.answers
-            message_id = self._record.received(frame, header=update.header, round=answers.round if answers else None)
-            self._bus.emit(self._update_received(submission, inspection, verdict, frame, message_id))
+            self._record.update(frame, submission, inspection, verdict)
         finally:
             exchange.recorded(submission, verdict)
         return "closed"
-
-    def _update_received(
-        self, submission: Submission, inspection: Inspection, verdict: Verdict, frame: Received, message_id: int
-    ) -> events.UpdateReceived:
-        answers, waited = verdict.answers, None
-        if answers is not None and answers.handed_over_at is not None and frame.started_at is not None:
-            waited = max(0.0, frame.started_at - answers.handed_over_at)
-        return events.UpdateReceived(
-            at=frame.ended_at_utc,
-            update_id=submission.update_id,
-            message_id=message_id,
-            connection_id=self.connection_id,
-            client_id=submission.client_id,
-            answers_round=answers.round if answers else None,
-            answers_attempt=answers.attempt if answers else None,
-            arrived_round=verdict.arrived_round,
-            decision=verdict.decision,
-            reason=verdict.reason,
-            update_digest=inspection.digest,
-            data_size=verdict.data_size,
-            bytes=frame.bytes,
-            wait_seconds=waited,
-            upload_seconds=frame.seconds,
-            # The model that a late or unasked-for update started from is not at hand any more.
-            update_norm=None if verdict.decision in ("late", "duplicate") else inspection.norm,
-            metrics=tuple(
-                events.ClientMetric(name=m.name, measured_on=m.measured_on, value=m.value) for m in submission.metrics
-            ),
-        )
 
     # --- a registration ----------------------------------------------------------------------------------------------
 
@@ -221,20 +189,14 @@ class Session:
             self._bus.flush()
             self._send_small(Error, encode_json(Error(msg=str(error))), "json")
             raise
-        reason = "other"
         try:
             self._record.received(frame, header=metadata.header)
-            self._bus.emit(
-                events.ClientRegistered(
-                    client_id=registration.client_id,
-                    registration=registration.number,
-                    connection_id=self.connection_id,
-                    identity="claimed",
-                    data_size=metadata.data_size,
-                    info=metadata.info,
-                    rejoined=registration.rejoined,
-                )
-            )
+            self._record.registered(metadata, registration)
+        except BaseException:
+            self._exchange.leave(registration)
+            raise
+        reason = "other"
+        try:
             self._bus.flush()
             self._send_small(Success, encode_json(Success(msg=f"Registered as client {metadata.client_id}")), "json")
             self._exchange.admit(registration, self._ring)
@@ -250,15 +212,7 @@ class Session:
             raise
         finally:
             self._exchange.leave(registration)
-            with contextlib.suppress(StoreError):  # the server is stopping because of it
-                self._bus.emit(
-                    events.ClientLeft(
-                        client_id=registration.client_id,
-                        registration=registration.number,
-                        connection_id=self.connection_id,
-                        reason=reason,
-                    )
-                )
+            self._record.left(registration, reason)
         return reason
 
     def _send_models(self, registration: Registration) -> str:

@@ -5,7 +5,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from flserver.errors import ConnectionLost
 from flserver.memory import ReceiveMemory, Room
 
 BODY = 1 << 16  # bytes
-FOREVER = 30.0  # seconds
+FOREVER, SHORT = 30.0, 0.1  # seconds
 
 
 @pytest.fixture
@@ -25,7 +25,10 @@ def memory(tmp_path: Path) -> ReceiveMemory:
 
 
 def take(memory: ReceiveMemory, size: int = BODY, seconds: float = FOREVER) -> Room:
-    return memory.take(size, Deadline.after(seconds))
+    """Room of a sender whose body is there at once: its lane is free again."""
+    room = memory.take(size, Deadline.after(seconds))
+    room.leave_lane()
+    return room
 
 
 def descriptors() -> int:
@@ -76,7 +79,7 @@ def test_without_room_by_the_deadline_the_connection_is_lost(memory: ReceiveMemo
 
 
 def test_room_that_the_system_refuses_is_not_counted(memory: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> mmap.mmap:
+    def refuse(*arguments: object, **more: object) -> mmap.mmap:
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(mmap, "mmap", refuse)
@@ -86,11 +89,12 @@ def test_room_that_the_system_refuses_is_not_counted(memory: ReceiveMemory, monk
 
 
 def test_buffers_are_used_again_and_the_smallest_that_fits_first(memory: ReceiveMemory) -> None:
-    large, small = take(memory, 2 * BODY), take(memory, BODY)
+    large, small = take(memory, BODY), take(memory, BODY // 2)
     large.release()
     small.release()
     again = [take(memory, 100), take(memory, 100)]
-    assert [room.view.obj for room in again] == [small.view.obj, large.view.obj]
+    assert again[0].view.obj is small.view.obj
+    assert again[1].view.obj is large.view.obj
     assert [len(room.view) for room in again] == [100, 100]
 
 
@@ -178,6 +182,51 @@ def test_short_writes_to_the_file_are_gone_on_with(memory: ReceiveMemory, monkey
     room.hold()
     assert bytes(room.view) == body
     del others
+
+
+# --- lanes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReceiveMemory:
+    """Room for four bodies, and two lanes."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    return ReceiveMemory(4 * BODY, BODY, tmp_path)
+
+
+@pytest.mark.parametrize("leave", [Room.leave_lane, Room.release])
+def test_who_left_a_lane_lets_the_next_one_in(
+    narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Room], None]
+) -> None:
+    monkeypatch.setattr("flserver.memory.LANE_SECONDS", FOREVER)
+    rooms = [narrow.take(BODY, Deadline.after(FOREVER)) for _ in range(2)]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(narrow.take, BODY, Deadline.after(FOREVER))
+        assert not wait([waiting], SHORT).done, "there is memory, but no lane"
+        leave(rooms[0])
+        waiting.result(FOREVER / 3).release()
+
+
+def test_a_slow_senders_lane_is_free_again_in_time(narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flserver.memory.LANE_SECONDS", SHORT)
+    started = monotonic()
+    rooms = [narrow.take(BODY, Deadline.after(FOREVER)) for _ in range(4)]
+    assert SHORT <= monotonic() - started < FOREVER / 2
+    assert len(rooms) == 4
+
+
+def test_who_waits_stops_waiting_when_the_server_stops(memory: ReceiveMemory) -> None:
+    rooms = [take(memory) for _ in range(4)]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(take, memory)
+        assert not wait([waiting], SHORT).done
+        memory.close()
+        with pytest.raises(ConnectionLost, match="stopping") as caught:
+            waiting.result(FOREVER)
+    assert caught.value.cause == "other"
+    rooms[0].release()
+    with pytest.raises(ConnectionLost, match="stopping"):
+        take(memory)
 
 
 def test_many_threads_share_the_budget_and_never_a_buffer(memory: ReceiveMemory) -> None:

@@ -366,23 +366,33 @@ def test_a_reader_that_stops_costs_no_longer_than_the_deadline(pair: tuple[socke
     assert SHORT / 2 <= monotonic() - started < LONG / 2
 
 
-def test_a_reader_that_trickles_does_not_put_off_the_deadline(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours, trainer = pair
-    stop = threading.Event()
+class TricklingReader:
+    """Takes 1,000 bytes a second, on a clock that the test's deadlines use too."""
 
-    def read() -> None:
-        while not stop.wait(0.01):
-            trainer.recv(1 << 14)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self._timeout = 1000.0, 0.0
+        monkeypatch.setattr("flserver.clock.monotonic", lambda: self.now)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        with pytest.raises(ConnectionLost) as caught:
-            send_frame(ours, pickle_body(64 * PIECE), Deadline.after(0.3))
-    finally:
-        stop.set()
-        reader.join()
+    def settimeout(self, seconds: float) -> None:
+        self._timeout = seconds
+
+    def send(self, data: bytes) -> int:
+        self.now += min(1.0, self._timeout)
+        if self._timeout < 1.0:
+            raise TimeoutError("timed out")
+        return min(1000, len(data))
+
+    def sendmsg(self, buffers: Sequence[bytes]) -> int:
+        return self.send(b"".join(buffers))
+
+
+@pytest.mark.parametrize("size", [LAST_PIECE, 100 * LAST_PIECE])
+def test_a_reader_that_trickles_does_not_put_off_the_deadline(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader: Any = TricklingReader(monkeypatch)
+    with pytest.raises(ConnectionLost) as caught:
+        send_frame(reader, pickle_body(size), Deadline.after(3.5))
     assert caught.value.cause == "timeout"
+    assert reader.now == pytest.approx(1003.5)
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------

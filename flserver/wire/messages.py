@@ -24,6 +24,7 @@ from flserver.wire.pickles import PickleLimits, read_message
 MAX_DATA_SIZE = 2**29 - 1  # FedAvg's float64 products of float32 weights are exact below 2^29
 MAX_ID_LENGTH = 128
 MAX_METRICS = 64
+MAX_INFO_DEPTH = 8
 MEASURED_ON = ("received", "trained")
 
 
@@ -106,7 +107,7 @@ def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Mes
             return Metadata(
                 client_id=read_client_id(fields.get("id")),
                 data_size=_data_size(fields.get("data_size")),
-                info=_mapping(fields.get("info")),
+                info=_info(fields.get("info")),
             )
         case "<MODEL>", False, True:
             return Update(
@@ -163,6 +164,18 @@ def _data_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_DATA_SIZE:
         return value
     raise MessageRefused(f"data_size {shown(value)} is not an integer from 1 to {MAX_DATA_SIZE}")
+
+
+def _info(value: object) -> Mapping[str, Any]:
+    """What a client says of itself, if it is an object that is not nested for nesting's sake: it is put on record."""
+    return _mapping(value) if _depth_within(value, MAX_INFO_DEPTH) else {}
+
+
+def _depth_within(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_depth_within(item, levels - 1) for item in inner)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -286,3 +286,27 @@ def test_a_pickle_that_runs_code_does_not(start: Start, join: Join, tmp_path: Pa
     assert {outcome for outcome, _ in rows} == {"refused"}
     assert all(reason for _, reason in rows)
     assert server.sql("SELECT COUNT(*) FROM v1_updates") == [(4,)]
+
+
+def test_what_a_client_says_of_itself_cannot_hurt_the_record(start: Start) -> None:
+    server = start("--num-rounds", "1", "--min-clients", "2", *FAST)
+    deep: object = 1
+    for _ in range(300):
+        deep = [deep]
+    with Peer(server, "\x1b[2J") as escape:
+        send(escape.connection, json.dumps({"header": "<METADATA>", "id": "\x1b[2J", "data_size": 1}).encode())
+        assert closed(escape.connection)
+    with Peer(server, "a") as a, Peer(server, "Zürich") as b:
+        assert a.register(info={"deep": deep})["header"] == "<SUCCESS>"
+        assert b.register(info={"note": "\ud800\x1b[31m", "rate": 0.5})["header"] == "<SUCCESS>"
+        models = [peer.model() for peer in (a, b)]
+        a.upload(models[0], metrics={"\ud800": {"received": 1.0}, "loss": {"received": 2.0}})
+        b.upload(models[1], metrics={"loss": {"received": float("inf"), "trained": 10**400}})
+        for peer in (a, b):
+            peer.finished()
+    assert server.exit_code() == 0
+    infos = dict(server.sql("SELECT client_id, info FROM v1_clients"))
+    assert json.loads(infos["a"]) == {}
+    assert json.loads(infos["Zürich"])["rate"] == 0.5
+    assert server.sql("SELECT client_id, name, value FROM v1_client_metrics") == [("a", "loss", 2.0)]
+    assert "\x1b" not in server.log

@@ -51,8 +51,7 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
         ("WARNING", "update of client 4 rejected: something new"),
         (
             "INFO",
-            "round 1/10 committed in 2.31 s: 2 updates, loss 0.412, accuracy 0.887,"
-            " round-000001-11.safetensors",
+            "round 1/10 committed in 2.31 s: 2 updates, loss 0.412, accuracy 0.887, round-000001-11.safetensors",
         ),
         ("INFO", "round 2/10 started with 2 clients"),
         ("WARNING", "update of client 5 late"),

@@ -130,11 +130,24 @@ def test_data_size_may_be_as_large_as_fedavg_is_exact() -> None:
     assert message.data_size == 2**29 - 1
 
 
-@pytest.mark.parametrize("info", [None, 3, [1], "x"])
+def nested(levels: int) -> object:
+    value: object = 1
+    for level in range(levels):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("info", [None, 3, [1], "x", {"deep": nested(8)}, {"deep": nested(300)}])
 def test_info_of_the_wrong_kind_is_ignored(info: object) -> None:
     message = server().receive(metadata(info=info))
     assert isinstance(message, Metadata)
     assert message.info == {}
+
+
+def test_info_of_eight_levels_is_kept() -> None:
+    message = server().receive(metadata(info={"deep": nested(7)}))
+    assert isinstance(message, Metadata)
+    assert message.info == {"deep": nested(7)}
 
 
 @pytest.mark.parametrize(
