@@ -151,7 +151,9 @@ def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
     Source: the safetensors format, https://github.com/huggingface/safetensors#format. The library itself writes only
     whole files that it names, without fsync, and copies every tensor first.
     """
-    tensors = model | {STRATEGY_PREFIX + name: tensor for name, tensor in strategy.items()}
+    own = {STRATEGY_PREFIX + name: tensor for name, tensor in strategy.items()}
+    # A dict's order is no part of a state, but would be of the digest. Wide elements first keeps all of them aligned.
+    tensors = dict(sorted((model | own).items(), key=lambda item: (-item[1].element_size(), item[0])))
     header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": FORMAT}}
     offset = 0
     for name, tensor in tensors.items():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.rounds import ROOT, BenchError, Shape, run
+from tests.bench import __main__ as command_line
+from tests.bench.rounds import ROOT, BenchError, Shape, floor_command, run
 
 QUICK = Shape(clients=2, size="0.03", rounds=2)
 
@@ -51,3 +52,19 @@ def test_a_round_too_few_is_reported(tmp_path: Path) -> None:
     short = [sys.executable, "-m", "tests.bench.floor", "--clients", "2", "--model", "0.03", "--rounds", "1"]
     with pytest.raises(BenchError, match="1 rounds instead of 2"):
         run([*short, "--dir", str(tmp_path)], QUICK)
+
+
+def test_the_floor_writes_a_checkpoint_a_round(tmp_path: Path) -> None:
+    run(floor_command(QUICK, tmp_path), QUICK)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["round-1", "round-2"]
+    assert all(file.stat().st_size > 30_000 for file in files)  # bytes: a model of 0.03 MB
+
+
+def test_a_server_that_ends_badly_fails_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: dict[str, object] = {"floor_exit_codes": [0], "server_exit_codes": [3]}
+    monkeypatch.setattr(command_line, "compare", lambda *_: ended)
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--dir", str(tmp_path)])
+    assert command_line.main() == 1
+    ended["server_exit_codes"] = [0]
+    assert command_line.main() == 0

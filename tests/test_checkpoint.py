@@ -51,6 +51,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "checkpoints" / "run-1"
 
 
+def test_the_order_of_a_dict_does_not_change_a_byte() -> None:
+    whole = content(every_kind(), state())
+    assert content(dict(reversed(every_kind().items())), dict(reversed(state().items()))) == whole
+
+
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
