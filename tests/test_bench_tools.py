@@ -54,6 +54,25 @@ def test_a_round_too_few_is_reported(tmp_path: Path) -> None:
         run([*short, "--dir", str(tmp_path)], QUICK)
 
 
+def test_a_server_that_answers_nobody_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.bench.rounds.RUN_SECONDS", 5.0)
+    mute = """
+import signal, socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+print(f"listening for trainers on 127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
+signal.pause()
+"""
+    with pytest.raises(BenchError, match="not over after 5 s"):
+        run([sys.executable, "-c", mute], QUICK)
+
+
+def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.bench.rounds.RUN_SECONDS", 10.0)
+    floor = f"sys.argv = {floor_command(QUICK, tmp_path)[2:]}"
+    lingering = f"import signal, sys; {floor}; from tests.bench.floor import main; main(); signal.pause()"
+    assert run([sys.executable, "-c", lingering], QUICK).exit_code == -9
+
+
 def test_the_floor_writes_a_checkpoint_a_round(tmp_path: Path) -> None:
     run(floor_command(QUICK, tmp_path), QUICK)
     files = sorted(tmp_path.iterdir())

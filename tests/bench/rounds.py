@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0  # until a server listens: torch takes a while to import
-RUN_SECONDS = 900.0  # a whole run
+RUN_SECONDS = 240.0  # a whole run
 
 
 class BenchError(Exception):
@@ -83,9 +84,12 @@ class Child:
         return self._port
 
     def end(self) -> tuple[int, int]:
-        """Wait until it ends by itself. Returns its exit code and its peak resident memory (MB)."""
+        """Wait until it ends, or is killed for taking too long. Returns its exit code and its peak memory (MB)."""
+        patience = threading.Timer(RUN_SECONDS, os.kill, (self._process.pid, signal.SIGKILL))
+        patience.start()
         # Linux counts what the parent held at the fork as the child's: this process must stay without torch.
         _, status, usage = os.wait4(self._process.pid, 0)
+        patience.cancel()
         self._process.returncode = os.waitstatus_to_exitcode(status)
         return self._process.returncode, usage.ru_maxrss // 1024
 
@@ -120,9 +124,12 @@ def run(command: list[str], shape: Shape) -> Run:
     try:
         trainers = [sys.executable, "-m", "tests.bench.trainers", "--port", str(child.port())]
         trainers += ["--clients", str(shape.clients), "--model", shape.size]
-        done = subprocess.run(
-            trainers, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=RUN_SECONDS
-        )
+        try:
+            done = subprocess.run(
+                trainers, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=RUN_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"the run is not over after {RUN_SECONDS:g} s. The server said:\n{child.log}") from error
         if done.returncode != 0:
             raise BenchError(f"the trainers failed:\n{done.stderr}\nThe server said:\n{child.log}")
         exit_code, peak_rss_mb = child.end()
