@@ -95,7 +95,7 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any])
 
 
 def _answer(trainer: "Trainer", connection: Connection, template: Any, number: int, client_id: int | str) -> None:
-    from flserver.models import write_state
+    from flserver.state import write_state
 
     trained = trainer.train(template.module, number)
     click.echo(

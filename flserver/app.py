@@ -4,6 +4,7 @@ Start: listener → lock → schema → plan → torch and the model → metrics
 Stop: listener → coordinator → sessions → bus → writer → metrics.
 """
 
+import ctypes
 import logging
 import resource
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from flserver.server import Server
 from flserver.session import Desk, Limits
 from flserver.settings import ServerSettings
 from flserver.signals import Signals
-from flserver.store.database import DatabaseLock
+from flserver.store.database import DatabaseLock, cause
 from flserver.store.reader import Reader
 from flserver.store.schema import Upgrade, ensure_head
 from flserver.store.writer import Writer
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 JSON_LIMIT = 4096  # bytes of a registration
 PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
 SESSION_GRACE = 3.0  # seconds to say <FINISHED>
+M_ARENA_MAX = -8  # mallopt(3)
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -62,6 +64,7 @@ def serve(
     a line. Raises UsageError for what cannot be done, before anything is on record.
     """
     _allow_descriptors()
+    _limit_arenas()
     with ExitStack() as stack:
         stack.callback(listener.close)
         stack.enter_context(DatabaseLock(settings.store.db))
@@ -194,7 +197,7 @@ class _Serving:
             except FlserverError as error:
                 self._say(f"failed: {error}")
                 return EXIT_FAILED
-            if network.metrics_port and network.metrics_linger and code == EXIT_DONE:
+            if network.metrics_port and network.metrics_linger and not self._signals.received:
                 self._say(f"metrics stay for {network.metrics_linger:g} s")
                 self._signals.wait(network.metrics_linger)
         return code
@@ -235,7 +238,8 @@ class _Serving:
 
     def _store_failed(self, error: BaseException) -> None:
         """Called on the writer's thread: without its record the server does not go on."""
-        logger.error("the audit record failed: %s", error)
+        logger.error("the audit record failed: %s", cause(error))
+        logger.debug("where it failed", exc_info=error)
         self._metrics.write_failed()
         self._exchange.stop("the audit record failed")
 
@@ -261,6 +265,12 @@ def _warn(settings: ServerSettings, say: Callable[[str], None]) -> None:
             f"warning: --host {settings.network.host} is open to the network without encryption, and unchanged "
             "trainers run what an attacker on the way sends them as a model. Prefer 127.0.0.1 and a tunnel"
         )
+
+
+def _limit_arenas() -> None:
+    """Keep glibc from giving every thread a heap of its own: with a thread a connection that is memory for nothing."""
+    with suppress(OSError, AttributeError):  # another C library: it has no such habit
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def _allow_descriptors() -> None:

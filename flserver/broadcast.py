@@ -8,7 +8,7 @@ import threading
 
 import blake3
 
-from flserver.models import State, write_state
+from flserver.state import State, write_state
 from flserver.wire.template import Template
 
 

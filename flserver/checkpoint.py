@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from flserver.errors import CheckpointError, UsageError
-from flserver.models import State, raw_bytes
+from flserver.state import State, raw_bytes
 
 STRATEGY_PREFIX = "__strategy__."
 FORMAT = "flserver checkpoint 1"

@@ -78,3 +78,8 @@ class StoreError(FlserverError):
 
 class CheckpointError(FlserverError):
     """A checkpoint could not be written durably, or does not match its digest."""
+
+
+def one_line(error: Exception) -> str:
+    """An error of somebody else's code, for the one line that the operator reads."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

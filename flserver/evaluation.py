@@ -10,15 +10,9 @@ from torch import nn
 
 from flserver.data import load_test
 from flserver.errors import UsageError
-from flserver.models import (
-    State,
-    check_data_fits,
-    device_for,
-    import_attribute,
-    load_state,
-    loss_and_accuracy,
-)
+from flserver.models import check_data_fits, device_for, import_attribute, loss_and_accuracy
 from flserver.settings import EvaluationPolicy
+from flserver.state import State, load_state
 
 logger = logging.getLogger(__name__)
 

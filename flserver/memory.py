@@ -9,7 +9,6 @@ More bodies at full speed than there are processors take memory and gain nothing
 one of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
 """
 
-import contextlib
 import logging
 import mmap
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import ConnectionLost
+from flserver.pages import anonymous
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class ReceiveMemory:
             if not fits:
                 raise ConnectionLost("no memory became free for it in time", "timeout")
             fitting = [buffer for buffer in self._spare if len(buffer) >= size]
-            buffer = min(fitting, key=len) if fitting else _fresh(size)
+            buffer = min(fitting, key=len) if fitting else anonymous(size)
             if fitting:
                 self._spare.remove(buffer)
             self._in_use += size
@@ -138,14 +138,3 @@ class ReceiveMemory:
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
             return memoryview(mmap.mmap(file.fileno(), len(body), access=mmap.ACCESS_READ))
-
-
-def _fresh(size: int) -> mmap.mmap:
-    try:
-        buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise ConnectionLost(f"the system has no memory for it: {error.strerror}") from error
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them: only slower
-            buffer.madvise(mmap.MADV_HUGEPAGE)
-    return buffer

@@ -1,4 +1,4 @@
-"""Architectures by name, and their state: names to CPU tensors, and to and from the wire's flat buffers."""
+"""Architectures by name, fit to be pickled, and how well they do."""
 
 import copy
 import importlib
@@ -6,34 +6,18 @@ import importlib.util
 import os
 import sys
 import types
-import warnings
-from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flserver.errors import UsageError
-from flserver.wire.pickles import Module, TensorView
-
-State = dict[str, Tensor]
-"""The names and order of ``state_dict()``; every tensor contiguous, on the CPU and cut off from autograd."""
+from flserver.errors import UsageError, one_line
+from flserver.state import DTYPES, slots, tied_names, whole
 
 DEFAULT_MODEL = "neural_net_helper:NeuralNet"
-DTYPES = {
-    name: getattr(torch, name)
-    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-}
-
-# torch warns, once a process, when a tensor first lies over a read-only buffer. Here that is meant: the once is spent.
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-    torch.frombuffer(b"\0", dtype=torch.uint8)
 
 
 class NeuralNet(nn.Module):
@@ -64,7 +48,7 @@ def import_attribute(spec: str, what: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise UsageError(f"{what} {spec!r}: cannot import {module_name}: {_one_line(error)}") from error
+        raise UsageError(f"{what} {spec!r}: cannot import {module_name}: {one_line(error)}") from error
     try:
         return attrgetter(name)(module)
     except AttributeError as error:
@@ -87,7 +71,7 @@ def build(spec: str, seed: int, num_outputs: int | None = None) -> nn.Module:
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"--model {spec!r} failed: {_one_line(error)}") from error
+            raise UsageError(f"--model {spec!r} failed: {one_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"--model {spec!r} gave a {type(module).__name__}, not a torch.nn.Module")
     _check_fit_to_travel(module, f"--model {spec!r}")
@@ -121,20 +105,8 @@ def _stand_in() -> bool:
     return known.__dict__.get(NeuralNet.__name__) is NeuralNet
 
 
-def _slots(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Where each entry of ``state_dict()`` is kept, in its order: (name, the dict that holds it, the key in that)."""
-    kept = [key for key in module._buffers if key not in module._non_persistent_buffers_set]
-    for holder, keys in ((module._parameters, list(module._parameters)), (module._buffers, kept)):
-        for key in keys:
-            if holder[key] is not None:
-                yield prefix + key, holder, key
-    for key, child in module._modules.items():
-        if child is not None:
-            yield from _slots(child, f"{prefix}{key}.")
-
-
 def _check_fit_to_travel(module: nn.Module, what: str) -> None:
-    for name, holder, key in _slots(module):
+    for name, holder, key in slots(module):
         tensor = holder[key]
         if nn.parameter.is_lazy(tensor):
             raise UsageError(f"{what}: {name} has no shape yet (a lazy module)")
@@ -145,7 +117,7 @@ def _check_fit_to_travel(module: nn.Module, what: str) -> None:
         for attribute, value in vars(part).items():
             if "_hooks" in attribute and value:
                 raise UsageError(f"{what}: {place or 'the model'} has {attribute.strip('_')}; hooks do not travel")
-    if list(module.state_dict()) != [name for name, _, _ in _slots(module)]:
+    if list(module.state_dict()) != [name for name, _, _ in slots(module)]:
         raise UsageError(f"{what}: its state_dict() is not its parameters and buffers")
 
 
@@ -160,102 +132,19 @@ def wire_module(module: nn.Module) -> nn.Module:
     try:
         twin = copy.deepcopy(module).train()
     except Exception as error:
-        raise UsageError(f"the model cannot be copied: {_one_line(error)}") from error
+        raise UsageError(f"the model cannot be copied: {one_line(error)}") from error
     made: dict[str, Tensor] = {}
-    for name, holder, key in _slots(twin):
+    for name, holder, key in slots(twin):
         tensor = holder[key]
         tied = made.get(first.get(name, name))
         if tied is not None and type(tied) is type(tensor):
             holder[key] = tied
         else:  # in place: other attributes may hold the same object (an LSTM's list of its weights)
-            tensor.data = _whole(tensor)
+            tensor.data = whole(tensor)
             made[name] = tensor
     for buffer in twin.buffers():  # those that are not persistent travel too
-        buffer.data = _whole(buffer)
+        buffer.data = whole(buffer)
     return twin
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
-
-
-def state_of(module: nn.Module) -> State:
-    """A copy of the module's state that later training does not touch; ties are kept."""
-    first = tied_names(module)
-    state: State = {}
-    for name, tensor in module.state_dict().items():
-        state[name] = state[first[name]] if name in first else _whole(tensor)
-    return state
-
-
-def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy ``state`` into the module, on whatever device that is. Raises UsageError where the layouts differ."""
-    check_same_layout(module.state_dict(), state, "the state")
-    module.load_state_dict(state)
-
-
-def as_tensor(view: TensorView) -> Tensor:
-    """A tensor over the view's own memory. Over a read-only buffer it must not be written to.
-
-    Raises KeyError for a dtype that is not in ``DTYPES``.
-    """
-    dtype = DTYPES[view.dtype]
-    count = len(view.storage) // dtype.itemsize
-    if count == 0:  # torch.frombuffer refuses empty buffers
-        return torch.empty(0, dtype=dtype).as_strided(view.shape, view.stride)
-    return torch.frombuffer(view.storage, dtype=dtype, count=count).as_strided(view.shape, view.stride, view.offset)
-
-
-def read_state(module: Module) -> State:
-    """The state of a module on the wire, as tensors over its memory: not copied, not made contiguous."""
-    return {name: as_tensor(view) for name, view in module.tensors.items()}
-
-
-def raw_bytes(tensor: Tensor) -> memoryview:
-    """A tensor's values as little-endian bytes in row-major order; its own memory where it is contiguous."""
-    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    return memoryview(flat.numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers; its stubs say so from 3.12
-
-
-def write_state(template: Module, state: Mapping[str, Tensor]) -> None:
-    """Copy each tensor of ``state`` into the template's memory. Raises KeyError where a name is missing."""
-    for name, view in template.tensors.items():
-        as_tensor(view).copy_(state[name].detach())
-
-
-def tied_names(source: nn.Module | Mapping[str, Tensor]) -> dict[str, str]:
-    """Each later name of a tensor that has several, with its first name: same storage, offset, shape and stride."""
-    tensors = source.state_dict() if isinstance(source, nn.Module) else source
-    first: dict[tuple[Any, ...], str] = {}
-    tied = {}
-    for name, tensor in tensors.items():
-        if tensor.numel():
-            place = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
-            if first.setdefault(place, name) != name:
-                tied[name] = first[place]
-    return tied
-
-
-def read_weights(path: Path) -> State:
-    """The tensors of a safetensors file. Raises UsageError, one line, where it cannot be read."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"cannot read weights from {path}: {_one_line(error)}") from error
-
-
-def check_same_layout(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Raises UsageError that names the first tensor whose name, shape or dtype differs; the order is free."""
-    for name, tensor in expected.items():
-        if name not in given:
-            raise UsageError(f"{what} lacks {name}")
-        for kind in ("shape", "dtype"):
-            wanted, found = getattr(tensor, kind), getattr(given[name], kind)
-            if wanted != found:
-                raise UsageError(f"{what}: {name} has {kind} {_short(found)} where {_short(wanted)} is needed")
-    for name in given:
-        if name not in expected:
-            raise UsageError(f"{what} has {name}, which the model has not")
 
 
 def device_for(use_cuda: bool | None) -> torch.device:
@@ -301,18 +190,10 @@ def check_data_fits(module: nn.Module, x: Tensor, y: Tensor, what: str) -> None:
         with torch.no_grad():
             outputs = module.eval()(x[:1])
     except Exception as error:
-        raise UsageError(f"the model does not take {what} of shape {_short(x.shape)}: {_one_line(error)}") from error
+        raise UsageError(f"the model does not take {what} of shape {tuple(x.shape)}: {one_line(error)}") from error
     finally:
         module.train(was_training)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise UsageError(f"the model does not turn {what} into one row of classes a sample")
     if int(y.max()) >= outputs.shape[1]:
         raise UsageError(f"the model tells {outputs.shape[1]} classes apart; {what} has the label {int(y.max())}")
-
-
-def _short(value: object) -> str:
-    return str(tuple(value)) if isinstance(value, torch.Size) else str(value).removeprefix("torch.")
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

@@ -10,8 +10,8 @@ from typing import Any
 
 from flserver.checkpoint import read
 from flserver.errors import UsageError
-from flserver.models import State, read_weights
 from flserver.settings import ServerSettings, StorePolicy, server_settings
+from flserver.state import State, read_weights
 from flserver.store.reader import Reader, Row
 
 FIXED_ON_RESUME = ("model", "strategy", "seed", "initial_weights")

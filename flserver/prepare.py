@@ -11,8 +11,9 @@ from flserver.checkpoint import CheckpointStore, estimate, free_space
 from flserver.committer import Kept
 from flserver.errors import PickleRefused, UsageError
 from flserver.evaluation import Evaluator
-from flserver.models import State, build, check_same_layout, state_of, tied_names, wire_module
+from flserver.models import build, wire_module
 from flserver.plan import InitialWeights, Plan, initial_weights
+from flserver.state import State, check_same_layout, state_of, tied_names
 from flserver.store.reader import Reader
 from flserver.wire.messages import GlobalModel
 from flserver.wire.template import Template

@@ -22,8 +22,8 @@ from flserver.correspondence import Correspondence
 from flserver.errors import ConnectionLost, MessageRefused, PeerError, RegistrationRefused, StoreError
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.memory import ReceiveMemory
-from flserver.models import as_tensor
 from flserver.rounds import Registration
+from flserver.state import as_tensor
 from flserver.transport import Received, peer_state, receive_frame, send_frame, tune
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import (

@@ -29,6 +29,11 @@ class Signals:
         self._name = signal.Signals(number).name
         os.write(self._write, b"s")
 
+    @property
+    def received(self) -> bool:
+        """Whether a signal has come."""
+        return self._count > 0
+
     def ended(self) -> None:
         """The coordinator has ended; callable from any thread."""
         os.write(self._write, b"e")

@@ -8,7 +8,7 @@ import torch
 
 from flserver import events as e
 from flserver.checkpoint import CheckpointStore, Written
-from flserver.models import State
+from flserver.state import State
 from flserver.store.schema import ensure_head
 from tests.store import story
 

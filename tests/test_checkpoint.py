@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flserver.checkpoint import DTYPES, CheckpointStore, estimate, free_space, read, serialize
 from flserver.errors import CheckpointError, UsageError
-from flserver.models import State
+from flserver.state import State
 
 
 def state() -> State:
@@ -79,7 +79,7 @@ def test_the_formats_own_library_reads_every_kind_of_tensor(store: CheckpointSto
 
 
 def test_every_dtype_of_the_wire_is_kept() -> None:
-    from flserver.models import DTYPES as wire_dtypes
+    from flserver.state import DTYPES as wire_dtypes
 
     assert set(DTYPES) == set(wire_dtypes.values())
 

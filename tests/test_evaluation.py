@@ -9,8 +9,9 @@ from torch import nn
 
 from flserver.errors import UsageError
 from flserver.evaluation import Evaluator
-from flserver.models import DEFAULT_MODEL, build, state_of
+from flserver.models import DEFAULT_MODEL, build
 from flserver.settings import EvaluationPolicy
+from flserver.state import state_of
 from tests.fldata import write_fldata
 
 MINE = """

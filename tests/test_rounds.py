@@ -85,7 +85,7 @@ class TestJoinWindow:
 
     def test_a_newcomer_after_it_is_refused_in_the_fleets_words(self) -> None:
         rounds, _ = started()
-        with pytest.raises(RegistrationRefused, match="already started the training. You cannot participate now"):
+        with pytest.raises(RegistrationRefused, match=r"already started the training\. You cannot participate now"):
             rounds.register("z", 10, 2.0)
 
     @pytest.mark.parametrize(("clients", "quorum"), [("a", 1), ("ab", 2), ("abc", 2)])

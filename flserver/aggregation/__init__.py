@@ -5,6 +5,6 @@
 
 from flserver.aggregation.named import load_strategy
 from flserver.aggregation.strategy import Strategy
-from flserver.models import State
+from flserver.state import State
 
 __all__ = ["State", "Strategy", "load_strategy"]

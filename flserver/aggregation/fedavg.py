@@ -12,7 +12,7 @@ import torch
 
 from flserver.aggregation.rounding import round_once
 from flserver.aggregation.strategy import Strategy
-from flserver.models import State
+from flserver.state import State, empty_state
 
 CHUNK = 1 << 18  # elements converted to float64 at a time: 2 MiB, which stays in the cache
 
@@ -62,13 +62,17 @@ class FedAvg(Strategy):
                 total[start : start + CHUNK].add_(wide, alpha=n)
 
     def finish(self) -> State:
-        return {name: self._mean(name, total).view(self._shapes[name]) for name, total in self._sums.items()}
+        state = empty_state(self._dtypes, self._shapes)
+        for name, total in self._sums.items():
+            mean = state[name].view(-1)
+            if mean.is_floating_point():
+                self._divide(total, mean)
+            else:
+                mean.copy_(total)
+        return state
 
-    def _mean(self, name: str, total: torch.Tensor) -> torch.Tensor:
-        if not self._dtypes[name].is_floating_point:
-            return total.clone()
-        mean = torch.empty(total.shape, dtype=self._dtypes[name])
+    def _divide(self, total: torch.Tensor, mean: torch.Tensor) -> None:
         for start in range(0, total.numel(), CHUNK):
-            quotient = torch.div(total[start : start + CHUNK], self._total)
+            piece = total[start : start + CHUNK]
+            quotient = torch.div(piece, self._total, out=self._scratch[: piece.numel()])
             mean[start : start + CHUNK] = round_once(quotient, mean.dtype)
-        return mean

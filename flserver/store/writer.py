@@ -203,7 +203,6 @@ class Writer:
             with self._lock:
                 self._failure = error
                 self._durable.notify_all()
-            logger.exception("the record has failed")
             self._on_failure(error)
 
     def _take(self) -> list[_Entry]:

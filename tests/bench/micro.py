@@ -12,7 +12,8 @@ import torch
 
 from flserver import events
 from flserver.aggregation.fedavg import FedAvg
-from flserver.models import state_of, wire_module, write_state
+from flserver.models import wire_module
+from flserver.state import state_of, write_state
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from flserver.wire.messages import decode

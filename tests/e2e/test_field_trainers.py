@@ -53,9 +53,8 @@ def test_three_unchanged_trainers_learn_and_the_model_is_the_documents_bit_for_b
 ) -> None:
     ids = (1, 2, 10)
     data = write_fldata(tmp_path / "FLdata", ids)
-    server = start(
-        "--num-rounds", "10", "--min-clients", "3", "--time-to-wait", "0.3", "--eval-data", "fldata", "--data-dir", str(data)
-    )  # fmt: skip
+    evaluate = ("--eval-data", "fldata", "--data-dir", str(data))
+    server = start("--num-rounds", "10", "--min-clients", "3", "--time-to-wait", "0.3", *evaluate)
     with trainers(server, data, *ids):
         assert server.exit_code(timeout=120) == 0
     assert server.sql("SELECT status, rounds_committed FROM v1_runs") == [("completed", 10)]

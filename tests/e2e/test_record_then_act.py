@@ -56,7 +56,7 @@ def test_a_registration_is_on_record_before_it_is_answered(start: Start) -> None
 
 def test_a_refusal_is_on_record_before_it_is_answered(start: Start, join: Join) -> None:
     server = start("--num-rounds", "1", *FAST)
-    (a,) = join(server, "a")
+    join(server, "a")
     with Peer(server, "a") as twin:
         with no_commits(server.db):
             send(twin.connection, b'{"header": "<METADATA>", "id": "a", "data_size": 7}')

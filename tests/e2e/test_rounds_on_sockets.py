@@ -248,7 +248,8 @@ def test_a_nan_is_an_ok_message_and_a_rejected_update(start: Start, join: Join, 
         peer.finished()
     assert server.exit_code() == 0
     ((decision, why, weight, outcome),) = server.sql(
-        "SELECT decision, u.reason, weight, outcome FROM v1_updates u JOIN v1_messages USING (message_id) WHERE u.client_id = 'c'"
+        "SELECT decision, u.reason, weight, outcome FROM v1_updates u JOIN v1_messages USING (message_id)"
+        " WHERE u.client_id = 'c'"
     )
     assert (decision, weight, outcome) == ("rejected", None, "ok")
     assert why.startswith(reason)
