@@ -92,7 +92,10 @@ class ReceiveMemory:
             if not fits:
                 raise ConnectionLost("no memory became free for it in time", "timeout")
             fitting = [buffer for buffer in self._spare if len(buffer) >= size]
-            buffer = min(fitting, key=len) if fitting else anonymous(size)
+            try:
+                buffer = min(fitting, key=len) if fitting else anonymous(size)
+            except OSError as error:
+                raise ConnectionLost(f"the system has no memory for it: {error.strerror}") from error
             if fitting:
                 self._spare.remove(buffer)
             self._in_use += size
