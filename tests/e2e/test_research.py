@@ -113,3 +113,65 @@ def test_what_our_trainers_measure_lands_on_the_round_of_the_model_they_measured
         assert reported == [("1", pytest.approx(evaluated)), ("2", pytest.approx(evaluated))]
     ((info,),) = server.sql("SELECT info FROM v1_clients WHERE client_id = '1'")
     assert '"epochs"' in info
+
+
+NORMED = """
+import torch
+from torch import nn
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x.view(-1, 1, 28, 28))).mean(dim=(2, 3)))
+"""
+
+
+def test_a_model_of_ones_own_with_batchnorm(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "normed.py").write_text(NORMED)
+    monkeypatch.syspath_prepend(tmp_path)
+    server = start("--num-rounds", "1", "--min-clients", "2", "--time-to-wait", "0.3", "--model", "normed:Normed")
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Peer(server, client, data_size=n)).join() for client, n in (("a", 1), ("b", 3))]
+        for peer, count, mean in zip(peers, (5, 3), (1.0, 2.0), strict=True):
+            model = peer.model()
+            model.norm.num_batches_tracked.fill_(count)
+            model.norm.running_mean.fill_(mean)
+            peer.upload(model.half().float() if peer is peers[0] else model)
+        for peer in peers:
+            peer.finished()
+    assert server.exit_code() == 0
+    (path,) = server.sql("SELECT checkpoint FROM v1_rounds WHERE round = 1")[0]
+    state = load_file(server.db.with_name("runs.sqlite.checkpoints") / path)
+    assert state["norm.num_batches_tracked"].item() == 5
+    assert state["norm.running_mean"].tolist() == [1.75] * 4
+
+
+def test_our_trainers_come_back_after_a_crash(start: Start) -> None:
+    server = start("--num-rounds", "400", "--min-clients", "2", "--time-to-wait", "0.5")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLCLIENT_")} | {"OMP_NUM_THREADS": "1"}
+    with ExitStack() as stack:
+        trainers = []
+        for client in ("1", "2"):
+            command = [sys.executable, "-m", "flclient", "--client-id", client, "--server-port", str(server.port)]
+            command += ["--dataset", "digits", "--num-clients", "2", "--use-cuda", "False", "--reconnect", "60"]
+            trainers.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            )
+            stack.callback(trainers[-1].wait)
+            stack.callback(trainers[-1].kill)
+        server.wait_for_line("round 5/400 committed")
+        server.kill()
+        resumed = start("--resume", "--server-port", str(server.port), "--num-rounds", "40")
+        assert resumed.exit_code(timeout=120) == 0
+        for trainer in trainers:
+            output, _ = trainer.communicate(timeout=60)
+            assert trainer.returncode == 0, output
+    assert resumed.sql("SELECT status FROM v1_runs") == [("completed",)]
+    committed = resumed.sql("SELECT COUNT(*), COUNT(DISTINCT round) FROM v1_rounds WHERE status = 'committed'")
+    assert committed == [(41, 41)]
