@@ -35,7 +35,7 @@ from flserver.settings import ServerSettings
 from flserver.signals import Signals
 from flserver.store.database import DatabaseLock, cause
 from flserver.store.reader import Reader
-from flserver.store.schema import Upgrade, ensure_head
+from flserver.store.schema import Upgrade, check, ensure_head
 from flserver.store.writer import Writer
 from flserver.wire.pickles import PickleLimits
 
@@ -67,6 +67,7 @@ def serve(
     _limit_arenas()
     with ExitStack() as stack:
         stack.callback(listener.close)
+        check(settings.store.db)  # before a lock file is made beside a file that is none of ours
         stack.enter_context(DatabaseLock(settings.store.db))
         upgrade = ensure_head(settings.store.db)
         reader = Reader(settings.store.db)
@@ -187,6 +188,7 @@ class _Serving:
                 endpoint.start()
                 stack.callback(endpoint.close)
                 self._say(f"metrics on http://{_address(endpoint.address)}/metrics")
+            self._prepared.checkpoints.prepare()
             self._writer.start()
             stack.callback(self._writer.close)
             try:

@@ -16,6 +16,8 @@ from flserver.settings import Setting, parse_tristate
 
 Settings = tuple[Setting, ...]
 
+INTERRUPTED = 3
+
 # What a key may be in a file. Click would take 3.7 for an int and true for a number.
 _TOML_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str, int),  # client-id = 3
@@ -175,6 +177,8 @@ def run(command: click.Command, prefix: str, args: list[str] | None = None) -> i
         code, message = error.exit_code, error.format_message()
     except FlserverError as error:
         code, message = error.exit_code, str(error)
+    except click.Abort:  # Ctrl-C where nothing of ours waits for it yet: nothing was begun that is not whole
+        code, message = INTERRUPTED, "interrupted"
     else:
         return int(result or 0)
     click.echo(f"{name}: {' '.join(message.split())}", err=True)

@@ -78,7 +78,6 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
             check_same_layout(model, parent.state, f"--initial-weights {settings.model.initial_weights}")
             model = {name: parent.state[name].contiguous() for name in model}
     _check_disk(plan, model, committed["round"] if committed else -1, say)
-    checkpoints.prepare()
     return Prepared(
         model=model,
         tied=tied,

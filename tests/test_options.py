@@ -203,3 +203,12 @@ def test_exit_codes_and_errors_of_the_command(invoke):
     assert invoke(action=lambda: 3)[0] == 3
     code, _, _, _, err = invoke(action=fail)
     assert (code, err) == (1, "prog: the disk is full\n")
+
+
+def test_ctrl_c_before_anything_has_begun_is_one_line_and_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command("slow")
+    def slow() -> None:
+        raise KeyboardInterrupt
+
+    assert run(slow, "SLOW", []) == 3
+    assert capsys.readouterr().err.strip() == "slow: interrupted"
