@@ -33,3 +33,11 @@ def test_every_metric_is_named() -> None:
     text = README.read_text()
     for name in (*GAUGES, *COUNTERS, *HISTOGRAMS):
         assert f"`{name}" in text, name
+
+
+def test_the_map_has_every_room() -> None:
+    house = README.parent / "flserver"
+    text = (house / "README.md").read_text()
+    rooms = [path.name for path in house.glob("*.py") if not path.name.startswith("__")]
+    rooms += [f"{path.parent.name}/" for path in house.glob("*/__init__.py")]
+    assert [room for room in rooms if f"`{room}`" not in text] == []
