@@ -81,7 +81,7 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any])
                 while (template := connection.next_model()) is not None:
                     rounds += 1
                     _answer(trainer, connection, template, rounds, _wire_id(values["client_id"]))
-                click.echo(f"the run is over after {rounds} models")
+                click.echo(f"the run is over; models trained: {rounds}")
                 return 0
         except (ConnectionLost, NotAdmitted) as error:
             # A server that has not yet noticed our end of the old connection refuses the new one: try again

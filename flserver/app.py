@@ -18,7 +18,7 @@ from flserver.bus import Bus, Observer, publisher
 from flserver.clock import Deadline
 from flserver.committer import Committer
 from flserver.coordinator import Coordinator
-from flserver.errors import FlserverError
+from flserver.errors import FlserverError, one_line
 from flserver.exchange import Exchange
 from flserver.listener import Listener
 from flserver.memory import ReceiveMemory
@@ -76,8 +76,8 @@ def serve(
             say(plan.notice)
             return EXIT_DONE
         if plan.notice is not None:
-            say(plan.notice)
-        _warn(plan.settings, say)
+            logger.warning("%s", plan.notice)
+        _warn(plan.settings)
         prepared = prepare(plan, reader, say)
         signals = Signals()
         stack.callback(signals.close)
@@ -146,7 +146,6 @@ class _Serving:
             kept=prepared.kept,
         )
         following = max(prepared.round + 1, 0)
-        self._next_attempt = reader.next_attempt(plan.run_id, following)
         self._exchange = Exchange(
             Rounds(
                 settings.rounds,
@@ -162,7 +161,7 @@ class _Serving:
             buffers=buffers,
             bus=self._bus,
             process_id=self._seeds.process_id,
-            attempts_before={following: self._next_attempt - 1} if following > 0 else {},
+            attempts_before={following: reader.next_attempt(plan.run_id, following) - 1},
             on_end=signals.ended,
         )
         self._server = Server(
@@ -197,7 +196,7 @@ class _Serving:
                 self._bus.emit(events.ServerStopped(process_id=self._seeds.process_id, exit_code=code))
                 self._writer.close()
             except FlserverError as error:
-                self._say(f"failed: {error}")
+                logger.error("failed: %s", one_line(error))
                 return EXIT_FAILED
             if network.metrics_port and network.metrics_linger and not self._signals.received:
                 self._say(f"metrics stay for {network.metrics_linger:g} s")
@@ -213,8 +212,6 @@ class _Serving:
         record_opening(self._bus, self._plan, self._prepared, self._seeds.process_id, self._listener.address, upgrade)
 
     def _run_rounds(self) -> int:
-        if self._prepared.round < 0:
-            self._committer.commit_initial(self._next_attempt)
         self._coordinator.start()
         self._server.start()
         try:
@@ -234,7 +231,7 @@ class _Serving:
     def _exit_code(self) -> int:
         error = self._coordinator.error
         if error is not None:
-            self._say(f"failed: {error}")
+            logger.error("failed: %s", one_line(error))
             return error.exit_code if isinstance(error, FlserverError) else EXIT_FAILED
         return {"completed": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}.get(self._coordinator.status, EXIT_FAILED)
 
@@ -250,7 +247,7 @@ class _Serving:
         return Health(
             run_id=self._plan.run_id,
             state=self._coordinator.state,
-            round=self._coordinator.round,
+            round=self._coordinator.current_round,
             deadline=None if due is None else Deadline(due),
             writer_alive=self._writer.alive or self._coordinator.status != "running",
             sequence=self._writer.sequence,
@@ -259,13 +256,14 @@ class _Serving:
         )
 
 
-def _warn(settings: ServerSettings, say: Callable[[str], None]) -> None:
+def _warn(settings: ServerSettings) -> None:
     if settings.rounds.min_updates == 1:
-        say("warning: --min-updates 1 lets a single site's model become the global model that all others are sent")
+        logger.warning("--min-updates 1 lets a single site's model become the global model that all others are sent")
     if settings.network.host not in ("127.0.0.1", "::1", "localhost"):
-        say(
-            f"warning: --host {settings.network.host} is open to the network without encryption, and unchanged "
-            "trainers run what an attacker on the way sends them as a model. Prefer 127.0.0.1 and a tunnel"
+        logger.warning(
+            "--host %s is open to the network without encryption, and unchanged trainers run what an attacker on the "
+            "way sends them as a model. Prefer 127.0.0.1 and a tunnel",
+            settings.network.host,
         )
 
 

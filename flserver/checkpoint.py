@@ -174,7 +174,7 @@ def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
 
 def estimate(model: State, rounds: int, keep: int) -> int:
     """Bytes on disk for a run of ``rounds`` rounds: all of them, or the newest ``keep``, the best and the next."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values()) + 64 * 1024
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values()) + 4096 + 160 * len(model)
     files = rounds + 1 if keep == 0 else min(rounds + 1, keep + 2)
     return size * files
 

@@ -181,10 +181,12 @@ def verify(ctx: click.Context, checkpoint_dir: str | None, db: str | None) -> in
     from flserver.export import verify_record
 
     path = Path(db or ctx.obj)
-    problems = 0
+    problems = lines = 0
     for good, line in verify_record(_reader(ctx, db), Path(checkpoint_dir) if checkpoint_dir else None, path):
         click.echo(line, err=not good)
         problems += not good
+        lines += 1
+    click.echo(f"{problems} of {lines} do not hold" if problems else f"all {lines} hold", err=bool(problems))
     return 1 if problems else 0
 
 

@@ -3,7 +3,9 @@
 Holds what a round starts from: the last committed round, its model and digest. Used by the coordinator's thread only.
 """
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flserver import events
@@ -11,10 +13,14 @@ from flserver.aggregation import State, Strategy
 from flserver.bus import Bus
 from flserver.checkpoint import CheckpointStore
 from flserver.clock import monotonic
+from flserver.errors import StoreError, StrategyError, one_line
 from flserver.evaluation import Evaluator
 from flserver.events import ClientOutcome, RoundMetric
 from flserver.rounds import Attempt, Result
+from flserver.state import check_same_layout
 from flserver.wire.messages import Measurement
+
+logger = logging.getLogger(__name__)
 
 CLIENT_MEANS = ("loss", "accuracy")
 
@@ -90,16 +96,29 @@ class Committer:
                 base_digest=None,
             )
         )
-        self._record(started, self.model)
+        try:
+            self._record(started, self.model)
+        except BaseException:
+            with contextlib.suppress(StoreError):  # then it is the record that failed
+                self._bus.emit(aborted(started, "failed", monotonic(), ()))
+            raise
         self._bus.flush()
 
     def begin(self) -> None:
         """A new attempt starts from the last committed model."""
-        self._strategy.begin(self.model)
+        with _strategy_errors():
+            self._strategy.begin(self.model)
 
     def add(self, update: State, n: int) -> None:
         """The next update that counts; ascending order of the client ids."""
-        self._strategy.add(update, n)
+        with _strategy_errors():
+            self._strategy.add(update, n)
+
+    def _mean(self) -> State:
+        with _strategy_errors():
+            model = self._strategy.finish()
+            check_same_layout(self.model, model, "the strategy's new model")
+            return {name: model[name] for name in self.model}
 
     def commit(
         self,
@@ -114,7 +133,7 @@ class Committer:
         ``results`` is how the seats ended, at ``ended_at`` (monotonic); ``measured`` pairs each accepted update's
         data_size with what its client measured.
         """
-        model = self._strategy.finish()
+        model = self._mean()
         aggregated = monotonic() - ended_at
         broadcast, wait = phases(attempt, ended_at)
         self._record(
@@ -184,6 +203,16 @@ class Committer:
         self._kept = [k for k in self._kept if k in keeping]
 
 
+@contextlib.contextmanager
+def _strategy_errors() -> Iterator[None]:
+    """A strategy may be somebody's own: where it fails, the run fails, and its author sees where."""
+    try:
+        yield
+    except Exception as error:
+        logger.exception("the strategy failed")
+        raise StrategyError(f"the strategy failed: {one_line(error)}") from error
+
+
 def _client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, ...]]]) -> tuple[RoundMetric, ...]:
     """Means over the clients, weighted by data_size, of what they measured on the model they received: ``round``'s."""
     means = []
@@ -195,6 +224,20 @@ def _client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, .
             mean = sum(n * value for n, value in pairs) / sum(n for n, _ in pairs)
             means.append(RoundMetric(round=round, name=name, value=mean, source="clients"))
     return tuple(means)
+
+
+def aborted(attempt: Attempt, reason: str, ended: float, results: Sequence[Result]) -> events.AttemptAborted:
+    """The end of an attempt without a round, at ``ended`` (monotonic)."""
+    broadcast_seconds, wait_seconds = phases(attempt, ended)
+    return events.AttemptAborted(
+        round=attempt.round,
+        attempt=attempt.number,
+        reason=reason,
+        seconds=ended - attempt.started_at,
+        broadcast_seconds=broadcast_seconds,
+        wait_seconds=wait_seconds,
+        outcomes=outcomes(results, committed=False),
+    )
 
 
 def phases(attempt: Attempt, ended: float) -> tuple[float | None, float | None]:

@@ -4,6 +4,7 @@ What sessions do reaches it through ``exchange.Exchange``; the rules are in ``ro
 updates is ``committer.Committer``'s. Every fact that somebody outside can see the effect of is durable first.
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -13,8 +14,8 @@ from flserver.aggregation import State
 from flserver.broadcast import Broadcast, BroadcastBuffers
 from flserver.bus import Bus
 from flserver.clock import monotonic, utc_now, utc_text, utc_timestamp
-from flserver.committer import Committer, outcomes, phases
-from flserver.errors import FlserverError
+from flserver.committer import Committer, aborted
+from flserver.errors import FlserverError, StoreError, one_line
 from flserver.exchange import Exchange, Farewell, Submission, Updates
 from flserver.rounds import Attempt, Result, Seat
 from flserver.settings import RoundPolicy
@@ -70,14 +71,18 @@ class Coordinator:
         self._thread.join()
 
     @property
-    def round(self) -> int:
-        """The last committed round."""
-        return self._committer.round
+    def current_round(self) -> int:
+        """The round that is being made, else the last committed one; -1 before round 0 is."""
+        attempt = self._rounds.attempt
+        return max(self._committer.round, attempt.round if attempt is not None else -1)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
+            if self._committer.round < 0:
+                self._attempts[0] = self._attempts.get(0, 0) + 1
+                self._committer.commit_initial(self._attempts[0])
             self._join_window()
             for round in range(self._committer.round + 1, self._policy.num_rounds + 1):
                 self._run_round(round)
@@ -87,23 +92,36 @@ class Coordinator:
             if not isinstance(error, FlserverError):
                 logger.exception("the coordinator failed")
             self.error = error
-            self._end("failed", f"{type(error).__name__}: {error}")
+            self._end("failed", one_line(error))
         else:
             self._end("completed", None)
         finally:
             self._on_end()
 
     def _join_window(self) -> None:
-        changed = self._exchange.changed
-        with changed:
+        announced = 0
+        while (short := self._wait_in_window(announced)) is not None:
+            announced = short
+            if short:
+                needed = f"{short} more client{'s' * (short > 1)} needed by --min-clients or --min-updates"
+                self._bus.emit(events.StateChanged(state="joining", detail=needed))
+        with self._exchange.changed:
+            min_updates = self._rounds.close_window()
+        self._bus.emit(events.QuorumSettled(min_updates=min_updates))
+
+    def _wait_in_window(self, announced: int) -> int | None:
+        """None when the join window is over, else how many clients it is short of, when that is not ``announced``."""
+        with self._exchange.changed:
             while not self._rounds.window_over(monotonic()):
                 self._check_stop()
+                short = self._rounds.window_short_of(monotonic())
+                if short != announced:
+                    return short
                 closes = self._rounds.window_closes_at()
                 left = None if closes is None else closes - monotonic()
                 # Past its end the window stays open until enough are in: then only a registration can close it.
-                changed.wait(left if left is not None and left > 0 else None)
-            min_updates = self._rounds.close_window()
-        self._bus.emit(events.QuorumSettled(min_updates=min_updates))
+                self._exchange.changed.wait(left if left is not None and left > 0 else None)
+            return None
 
     def _run_round(self, round: int) -> None:
         """Attempts at one round until it commits. Raises Interrupted."""
@@ -116,19 +134,26 @@ class Coordinator:
     def _attempt(self, round: int) -> bool:
         """One attempt; whether it was committed. Raises Interrupted, after the attempt was aborted."""
         self._await_participants()
-        attempt = self._begin(round)
+        attempt = self._start(round)
         try:
+            self._open(attempt)
             self._collect(attempt)
-        finally:
-            results, updates, stopped_by = self._close(attempt)
-        try:
-            accepted = [result.seat for result in results if result.seat.answer == "counts"]
-            if stopped_by is None and len(accepted) >= (self._rounds.min_updates or 1):
+        except BaseException:
+            results, updates, _ = self._close(attempt)
+            self._fail(attempt, results, updates)
+            raise
+        results, updates, stopped_by = self._close(attempt)
+        accepted = [result.seat for result in results if result.seat.answer == "counts"]
+        if stopped_by is None and len(accepted) >= (self._rounds.min_updates or 1):
+            try:
                 self._commit(attempt, results, accepted, updates)
-                return True
-            self._abort(attempt, results, stopped_by or "quorum")
-        finally:
+            except BaseException:
+                self._fail(attempt, results, updates)
+                raise
             updates.release()
+            return True
+        updates.release()
+        self._abort(attempt, results, stopped_by or "quorum")
         self._check_stop()
         return False
 
@@ -154,8 +179,8 @@ class Coordinator:
                     )
                 changed.wait(left)
 
-    def _begin(self, round: int) -> Attempt:
-        """Start an attempt: on record first, then visible to the sessions."""
+    def _start(self, round: int) -> Attempt:
+        """Start an attempt, on record; ``_open`` makes it visible to the sessions."""
         self._enter("running", None)
         number = self._attempts[round] = self._attempts.get(round, 0) + 1
         attempt = self._exchange.begin(round, number)
@@ -171,12 +196,15 @@ class Coordinator:
                 base_digest=self._committer.digest,
             )
         )
+        return attempt
+
+    def _open(self, attempt: Attempt) -> None:
+        """Let the sessions send the model, once everything it rests on is durable."""
         broadcast = self._render(self._committer.model)
         self._committer.begin()
         self._bus.flush()
         self._exchange.publish(broadcast)
         self._committer.prune()
-        return attempt
 
     def _render(self, model: State) -> Broadcast:
         """The model's bytes; those of the last attempt where it had the same model."""
@@ -226,6 +254,8 @@ class Coordinator:
         exchange = self._exchange
         with exchange.changed:
             results = self._rounds.end_attempt(stopped=exchange.stopping is not None)
+            # Where we failed, an answer may still be on its way into the record, and what ends an attempt comes after.
+            exchange.changed.wait_for(lambda: attempt.recording == 0, RECORDING_WAIT)
             updates, exchange.updates = exchange.updates, Updates()
             return results, updates, exchange.stopping
 
@@ -244,19 +274,13 @@ class Coordinator:
         self._exchange.global_state = self._committer.model
 
     def _abort(self, attempt: Attempt, results: list[Result], reason: str) -> None:
-        ended = monotonic()
-        broadcast_seconds, wait_seconds = phases(attempt, ended)
-        self._bus.emit(
-            events.AttemptAborted(
-                round=attempt.round,
-                attempt=attempt.number,
-                reason=reason,
-                seconds=ended - attempt.started_at,
-                broadcast_seconds=broadcast_seconds,
-                wait_seconds=wait_seconds,
-                outcomes=outcomes(results, committed=False),
-            )
-        )
+        self._bus.emit(aborted(attempt, reason, monotonic(), results))
+
+    def _fail(self, attempt: Attempt, results: list[Result], updates: Updates) -> None:
+        """Something of ours failed in the middle of an attempt: its updates are decided all the same."""
+        updates.release()
+        with contextlib.suppress(StoreError):  # then it is the record that failed; the next server closes the attempt
+            self._abort(attempt, results, "failed")
 
     def _end(self, status: str, detail: str | None) -> None:
         """Put on record how the run ended, then let the sessions say <FINISHED>."""

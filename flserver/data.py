@@ -192,7 +192,8 @@ def _read_fldata_file(path: Path) -> list[Data]:
         # float64 first, because labels may be written as floats and must still be whole numbers
         arrays = [(np.array(user["x"], np.float32), np.array(user["y"], np.float64)) for user in users]
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        elsewhere = "; --data-dir names another folder, --dataset other data"
+        raise UsageError(f"cannot read {path}: {error.strerror}{elsewhere}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not the JSON of a data file: {error}".splitlines()[0]) from error
     except (KeyError, TypeError, IndexError, AttributeError) as error:

@@ -10,6 +10,7 @@ FlserverError
 │   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
 ├── UsageError                what the operator asked for cannot be done: one line, exit code 2
 ├── StoreError                the database failed: the server stops, exit code 1
+├── StrategyError             the aggregation failed: exit code 1
 └── CheckpointError           a checkpoint failed or does not verify: exit code 1
 """
 
@@ -76,10 +77,15 @@ class StoreError(FlserverError):
     """The database could not be read or written. The server does not go on without its record."""
 
 
+class StrategyError(FlserverError):
+    """The strategy raised, or what it made is not a model of the run's layout."""
+
+
 class CheckpointError(FlserverError):
     """A checkpoint could not be written durably, or does not match its digest."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error of somebody else's code, for the one line that the operator reads."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    text = " ".join(str(error).split())
+    return text if isinstance(error, FlserverError) else f"{type(error).__name__}: {text}".removesuffix(": ")

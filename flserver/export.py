@@ -1,5 +1,7 @@
 """Models out of the record, and the record held against itself."""
 
+import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,15 +29,22 @@ def export(reader: Reader, ref: str, which: str, out: Path, checkpoint_dir: Path
         raise UsageError(
             f"the checkpoint of round {committed['round']} was pruned at {committed['checkpoint_deleted_at']}"
         )
-    model, _ = read(checkpoints_of(run, checkpoint_dir, db) / committed["checkpoint"], committed["model_digest"])
+    checkpoint = checkpoints_of(run, checkpoint_dir, db) / committed["checkpoint"]
+    model, strategy = read(checkpoint, committed["model_digest"])
     try:
         if out.suffix == ".pt":
             torch.save(model, out)
-        else:
+        elif strategy:
             save_file(model, out, metadata={"format": "pt"})
+        else:  # the checkpoint itself: its digest is the one on record
+            shutil.copyfile(checkpoint, out)
+        digest = hashlib.sha256(out.read_bytes()).hexdigest()
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"cannot write {out}: {error}") from error
-    return f"round {committed['round']} of run {run['name']} ({committed['model_digest']}) → {out}"
+    return (
+        f"round {committed['round']} of run {run['name']}, on record as {committed['model_digest']}\n"
+        f"{out} is sha256:{digest}"
+    )
 
 
 def _committed(reader: Reader, run: Row, which: str) -> Row:

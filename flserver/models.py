@@ -42,13 +42,15 @@ def import_attribute(spec: str, what: str) -> Any:
     """
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
-        raise UsageError(f"{what} {spec!r} is not of the form package.module:name")
+        torchvision = " or torchvision:name" if what == "--model" else ""
+        raise UsageError(f"{what} {spec!r} is not of the form package.module:name{torchvision}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise UsageError(f"{what} {spec!r}: cannot import {module_name}: {one_line(error)}") from error
+        where = " (looked for on PYTHONPATH and in this folder)" if isinstance(error, ModuleNotFoundError) else ""
+        raise UsageError(f"{what} {spec!r}: cannot import {module_name}: {one_line(error)}{where}") from error
     try:
         return attrgetter(name)(module)
     except AttributeError as error:

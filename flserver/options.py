@@ -1,5 +1,6 @@
 """A table of settings as command-line options: flag > environment > ``--config`` file > default."""
 
+import difflib
 import functools
 import json
 import math
@@ -137,7 +138,9 @@ def load_config(path: Path, settings: Settings) -> dict[str, Any]:
     known = {setting.name: setting for setting in settings}
     for name, value in content.items():
         if name not in known:
-            raise UsageError(f"--config {path}: there is no setting {name!r}")
+            near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"--config {path}: there is no setting {name!r}{meant}")
         kind = known[name].kind
         if not isinstance(value, _TOML_TYPES[kind]) or (isinstance(value, bool) and kind not in ("bool", "tristate")):
             raise UsageError(f"--config {path}: {name} is a {type(value).__name__}, not a {kind}")

@@ -109,7 +109,7 @@ def _check_disk(plan: Plan, model: State, committed: int, say: Callable[[str], N
     store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
     needed = estimate(model, max(rounds - max(committed, 0), 0), store.keep_checkpoints)
     free = free_space(store.checkpoint_dir)
-    say(f"checkpoints: about {_size(needed)} for {rounds} rounds, {_size(free)} free at {store.checkpoint_dir}")
+    say(f"checkpoints: about {_size(needed)} for the rounds to come, {_size(free)} free at {store.checkpoint_dir}")
     if needed > free:
         raise UsageError(
             f"the checkpoints of {rounds} rounds need about {_size(needed)}, but {store.checkpoint_dir} has "

@@ -179,7 +179,16 @@ class Rounds:
         closes = self.window_closes_at()
         if closes is None or now < closes or any(p.pending for p in self.participants.values()):
             return False
-        return self.live_count >= max(self._policy.min_clients, self._policy.min_updates or 1)
+        return self.live_count >= self._needed
+
+    def window_short_of(self, now: float) -> int:
+        """How many more clients the window stays open for although its time is up; 0 before that."""
+        closes = self.window_closes_at()
+        return 0 if closes is None or now < closes else max(0, self._needed - self.live_count)
+
+    @property
+    def _needed(self) -> int:
+        return max(self._policy.min_clients, self._policy.min_updates or 1)
 
     def close_window(self) -> int:
         """Close the join window and settle the quorum, which is returned.

@@ -5,7 +5,10 @@ import select
 import signal
 from types import FrameType
 
+from flserver.clock import monotonic
+
 EXIT_INTERRUPTED = 3
+SAME_SIGNAL = 0.5  # seconds: timeout(1) and some shells signal the process, then its group, and mean one thing
 
 
 class Signals:
@@ -19,13 +22,19 @@ class Signals:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._count = 0
+        self._first = 0.0
         self._name = ""
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = monotonic()
         self._count += 1
-        if self._count > 1:
+        if self._count == 1:
+            self._first = now
+        elif now - self._first > SAME_SIGNAL:
             os._exit(EXIT_INTERRUPTED)
+        else:
+            return
         self._name = signal.Signals(number).name
         os.write(self._write, b"s")
 

@@ -20,6 +20,7 @@ from flserver.checkpoint import CheckpointStore
 from flserver.clock import monotonic
 from flserver.committer import Committer
 from flserver.coordinator import Coordinator
+from flserver.errors import StrategyError
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.rounds import Registration, Rounds, Verdict
 from flserver.wire.template import Template
@@ -259,4 +260,7 @@ def test_a_failing_strategy_fails_the_run_and_still_says_goodbye(
         a.submit(tensors(1, 1, 1))
         assert run.finish() == "failed"
         assert a.next() == Farewell("stopped")
-    assert isinstance(run.coordinator.error, ValueError)
+    assert isinstance(run.coordinator.error, StrategyError)
+    (aborted,) = run.recorder.of(e.AttemptAborted)
+    assert isinstance(aborted, e.AttemptAborted)
+    assert (aborted.reason, [o.update_id for o in aborted.outcomes]) == ("failed", [1])

@@ -13,6 +13,10 @@ def load_strategy(spec: str) -> Strategy:
 
     Raises UsageError, in one line, where there is none.
     """
+    if spec not in STRATEGIES and ":" not in spec:
+        raise UsageError(
+            f"--strategy {spec!r} is neither {' nor '.join(STRATEGIES)} nor of the form package.module:Class"
+        )
     made = STRATEGIES.get(spec) or import_attribute(spec, "--strategy")
     try:
         strategy = made()

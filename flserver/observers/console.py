@@ -127,7 +127,7 @@ class LiveConsole:
 
     def _render(self) -> RenderableType:
         with self._lock:
-            lines = [Text(text, style=_style(level), no_wrap=True, overflow="ellipsis") for level, text in self._shown]
+            lines = [Text(text, style=_style(level), overflow="fold") for level, text in self._shown]
             return Group(*lines, _progress(self._tally))
 
 

@@ -67,7 +67,9 @@ class Reader:
                 return (list(result.keys()), [tuple(row) for row in result]) if result.returns_rows else ([], [])
             # ValueError: SQL that is not UTF-8, which the driver raises before SQLite sees it.
             except (SQLAlchemyError, ValueError) as error:
-                raise UsageError(cause(error)) from error
+                said = cause(error)
+                only = "; a query can only read, and no more than the database" if "not authorized" in said else ""
+                raise UsageError(said + only) from error
 
     def runs(self) -> list[Row]:
         """All rows of v1_runs, the newest first."""

@@ -33,9 +33,11 @@ class Momentum(FedAvg):
     def finish(self):
         mean = super().finish()
         for name, value in mean.items():
-            step = value - self.before[name]
-            self.velocity[name] = 0.9 * self.velocity.get(name, torch.zeros_like(step)) + step
-        return {name: self.before[name] + self.velocity[name] for name in mean}
+            if value.is_floating_point():  # counters, such as BatchNorm's, keep the largest value
+                step = value - self.before[name]
+                self.velocity[name] = 0.9 * self.velocity.get(name, torch.zeros_like(step)) + step
+                mean[name] = self.before[name] + self.velocity[name]
+        return mean
 
     def state(self):
         return self.velocity
@@ -175,3 +177,30 @@ def test_our_trainers_come_back_after_a_crash(start: Start) -> None:
     assert resumed.sql("SELECT status FROM v1_runs") == [("completed",)]
     committed = resumed.sql("SELECT COUNT(*), COUNT(DISTINCT round) FROM v1_rounds WHERE status = 'committed'")
     assert committed == [(41, 41)]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise KeyError('oops')", "the strategy failed: KeyError: 'oops'"),
+        ("return {}", "the strategy's new model"),
+        ("return {n: t.half() for n, t in super().finish().items()}", "has dtype float16 where float32 is needed"),
+    ],
+)
+def test_a_strategy_that_fails_leaves_nothing_undecided(start: Start, tmp_path: Path, body: str, reason: str) -> None:
+    (tmp_path / "broken.py").write_text(
+        "from flserver.aggregation.fedavg import FedAvg\n\n\n"
+        f"class Broken(FedAvg):\n    def finish(self):\n        {body}\n"
+    )
+    server = start("--num-rounds", "3", "--min-clients", "2", "--time-to-wait", "0.3", "--strategy", "broken:Broken")
+    with Peer(server, "a").join() as a, Peer(server, "b").join() as b:
+        a.answer()
+        b.answer()
+        a.finished()
+        b.finished()
+    assert server.exit_code() == 1
+    assert any(reason in line and "ERROR" in line for line in server.lines)
+    assert server.sql("SELECT status FROM v1_runs") == [("failed",)]
+    assert server.sql("SELECT status FROM v1_rounds WHERE round = 1") == [("aborted",)]
+    assert server.sql("SELECT decision, reason FROM v1_updates") == [("aborted", "failed"), ("aborted", "failed")]
+    assert server.sql("SELECT participation FROM v1_client_rounds") == [("answered",), ("answered",)]
