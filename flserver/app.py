@@ -1,16 +1,15 @@
 """The composition root: wires everything, and owns the order in which it starts and stops.
 
-Start: listener → lock → schema → plan → torch and the model → metrics → writer → round 0 → coordinator → sessions.
+Start: what ``launch`` did → the model → metrics → writer → round 0 → coordinator → sessions.
 Stop: listener → coordinator → sessions → bus → writer → metrics.
 """
 
 import ctypes
 import logging
 import resource
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from itertools import count
-from typing import Any
 
 from flserver import events
 from flserver.broadcast import BroadcastBuffers
@@ -26,16 +25,16 @@ from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
 from flserver.opening import close_left_overs, record_opening, restore_metrics
-from flserver.plan import Complete, Plan, plan_run
+from flserver.plan import Plan
 from flserver.prepare import Prepared, prepare
 from flserver.rounds import Rounds
 from flserver.server import Server
 from flserver.session import Desk, Limits
 from flserver.settings import ServerSettings
 from flserver.signals import Signals
-from flserver.store.database import DatabaseLock, cause
+from flserver.store.database import cause
 from flserver.store.reader import Reader
-from flserver.store.schema import Upgrade, check, ensure_head
+from flserver.store.schema import Upgrade
 from flserver.store.writer import Writer
 from flserver.wire.pickles import PickleLimits
 
@@ -43,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 JSON_LIMIT = 4096  # bytes of a registration
 PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
+RESERVED_DESCRIPTORS = 160
 SESSION_GRACE = 3.0  # seconds to say <FINISHED>
 M_ARENA_MAX = -8  # mallopt(3)
 
@@ -52,35 +52,23 @@ EXIT_INTERRUPTED = 3
 
 
 def serve(
-    settings: ServerSettings,
-    given: Mapping[str, Any],
+    plan: Plan,
+    reader: Reader,
+    upgrade: Upgrade | None,
     listener: Listener,
     console: Sequence[Observer],
     say: Callable[[str], None],
 ) -> int:
     """Run the server on ``listener`` to the end of its run and return the exit code.
 
-    ``given`` are the settings that were not left to their default; ``console`` shows events, ``say`` tells the operator
-    a line. Raises UsageError for what cannot be done, before anything is on record.
+    The caller holds the database's lock; ``upgrade`` is what it did to the schema. ``console`` shows events, ``say``
+    tells the operator a line. Raises UsageError for what cannot be done, before anything is on record.
     """
     _allow_descriptors()
     _limit_arenas()
-    with ExitStack() as stack:
-        stack.callback(listener.close)
-        check(settings.store.db)  # before a lock file is made beside a file that is none of ours
-        stack.enter_context(DatabaseLock(settings.store.db))
-        upgrade = ensure_head(settings.store.db)
-        reader = Reader(settings.store.db)
-        plan = plan_run(reader, settings, given)
-        if isinstance(plan, Complete):
-            say(plan.notice)
-            return EXIT_DONE
-        if plan.notice is not None:
-            logger.warning("%s", plan.notice)
-        _warn(plan.settings)
-        prepared = prepare(plan, reader, say)
-        signals = Signals()
-        stack.callback(signals.close)
+    _warn(plan.settings)
+    prepared = prepare(plan, reader, say)
+    with closing(Signals()) as signals:
         return _Serving(plan, prepared, reader, signals, listener, console, say).run(upgrade)
 
 
@@ -115,6 +103,7 @@ class _Serving:
         self._limits = Limits(
             json=JSON_LIMIT,
             pickle=2 * buffers.size + PICKLE_SLACK,
+            tensors=2 * sum(tensor.nbytes for tensor in prepared.model.values()) + PICKLE_SLACK,
             pickles=PickleLimits(),
             first_frame=settings.network.first_frame_timeout,
             frame=settings.network.frame_timeout,
@@ -176,6 +165,7 @@ class _Serving:
                 update_ids=count(self._seeds.update_id),
             ),
             count(self._seeds.connection_id),
+            min(settings.network.max_connections, _connections_possible()),
         )
 
     def run(self, upgrade: Upgrade | None) -> int:
@@ -278,6 +268,12 @@ def _allow_descriptors() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # a system that does not let us: it then has fewer participants
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _connections_possible() -> int:
+    """A connection has a socket and a bell of two; files, the database and scrapes need some of their own."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(8, (soft - RESERVED_DESCRIPTORS) // 3)
 
 
 def _address(address: tuple[str, int]) -> str:

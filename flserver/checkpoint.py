@@ -6,6 +6,7 @@ SHA-256 of the file's bytes: ``sha256sum`` checks it. The strategy's own tensors
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ from safetensors.torch import load as load_safetensors
 
 from flserver.errors import CheckpointError, UsageError
 from flserver.state import State, raw_bytes
+
+logger = logging.getLogger(__name__)
 
 STRATEGY_PREFIX = "__strategy__."
 FORMAT = "flserver checkpoint 1"
@@ -119,8 +122,11 @@ class CheckpointStore:
             path.unlink()
 
     def delete(self, path: str) -> None:
-        """Prune a file; one that is gone already is fine."""
-        (self.directory / path).unlink(missing_ok=True)
+        """Prune a file. One that is gone already is fine, and one that cannot go costs disk, not the run."""
+        try:
+            (self.directory / path).unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("checkpoint %s could not be deleted: %s", path, error.strerror)
 
 
 def read(path: Path, digest: str | None) -> tuple[State, State]:
@@ -157,6 +163,8 @@ def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
     header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": FORMAT}}
     offset = 0
     for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}: no checkpoint can hold that")
         size = tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": DTYPES[tensor.dtype],

@@ -50,18 +50,13 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
 
 
 def _serve(values: dict[str, Any], given: dict[str, Any]) -> int:
-    from flserver.listener import Listener
+    from flserver.launch import launch
+    from flserver.observers.console import JsonFormatter, LiveConsole, LogConsole
 
     settings = server_settings(values)
     level = getattr(logging, values["log_level"].upper())
     with ExitStack() as stack:
-        listener = Listener(settings.network.host, settings.network.server_port)
-        stack.callback(listener.close)
-        host, port = listener.address
-        say = logging.getLogger("flserver").info
         console: Any
-        from flserver.observers.console import JsonFormatter, LiveConsole, LogConsole
-
         if sys.stderr.isatty() and values["log_format"] == "text":
             from rich.console import Console
 
@@ -76,11 +71,7 @@ def _serve(values: dict[str, Any], given: dict[str, Any]) -> int:
             handler.setFormatter(JsonFormatter() if values["log_format"] == "json" else text)
         logging.basicConfig(level=level, handlers=[handler], force=True)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        say(f"listening for trainers on {host}:{port}")
-
-        from flserver.app import serve
-
-        return serve(settings, given, listener, [console], say)
+        return launch(settings, given, [console], logging.getLogger("flserver").info)
 
 
 def _reader(ctx: click.Context, db: str | None) -> "Reader":

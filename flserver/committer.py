@@ -5,6 +5,7 @@ Holds what a round starts from: the last committed round, its model and digest. 
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -139,6 +140,7 @@ class Committer:
         self._record(
             attempt,
             model,
+            clients=sent_to(results),
             data_size=sum(result.seat.data_size for result in results if result.seat.answer == "counts"),
             broadcast_seconds=broadcast,
             wait_seconds=wait,
@@ -152,6 +154,7 @@ class Committer:
         attempt: Attempt,
         model: State,
         *,
+        clients: int = 0,
         data_size: int = 0,
         broadcast_seconds: float | None = None,
         wait_seconds: float | None = None,
@@ -170,6 +173,7 @@ class Committer:
             events.RoundCommitted(
                 round=attempt.round,
                 attempt=attempt.number,
+                clients=clients,
                 seconds=done - attempt.started_at,
                 broadcast_seconds=broadcast_seconds,
                 wait_seconds=wait_seconds,
@@ -197,10 +201,13 @@ class Committer:
         champion = best(self._kept)
         if champion is not None:
             keeping.add(champion)
-        for kept in [k for k in self._kept if k not in keeping]:
-            self._checkpoints.delete(kept.checkpoint)
-            self._bus.emit(events.CheckpointDeleted(round=kept.round, attempt=kept.attempt, checkpoint=kept.checkpoint))
+        going = [k for k in self._kept if k not in keeping]
         self._kept = [k for k in self._kept if k in keeping]
+        for kept in going:
+            self._bus.emit(events.CheckpointDeleted(round=kept.round, attempt=kept.attempt, checkpoint=kept.checkpoint))
+        self._bus.flush()
+        for kept in going:
+            self._checkpoints.delete(kept.checkpoint)
 
 
 @contextlib.contextmanager
@@ -221,7 +228,8 @@ def _client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, .
             (n, m.value) for n, metrics in measured for m in metrics if (m.name, m.measured_on) == (name, "received")
         ]
         if pairs:
-            mean = sum(n * value for n, value in pairs) / sum(n for n, _ in pairs)
+            total = sum(n for n, _ in pairs)
+            mean = math.fsum(n / total * value for n, value in pairs)
             means.append(RoundMetric(round=round, name=name, value=mean, source="clients"))
     return tuple(means)
 
@@ -232,6 +240,7 @@ def aborted(attempt: Attempt, reason: str, ended: float, results: Sequence[Resul
     return events.AttemptAborted(
         round=attempt.round,
         attempt=attempt.number,
+        clients=sent_to(results),
         reason=reason,
         seconds=ended - attempt.started_at,
         broadcast_seconds=broadcast_seconds,
@@ -247,6 +256,11 @@ def phases(attempt: Attempt, ended: float) -> tuple[float | None, float | None]:
         return None, None
     last = min(max(sent), ended)
     return last - attempt.started_at, ended - last
+
+
+def sent_to(results: Sequence[Result]) -> int:
+    """How many clients the whole model was handed over to."""
+    return sum(result.seat.sent is not None and result.seat.sent.handed_over_at is not None for result in results)
 
 
 def outcomes(results: Sequence[Result], *, committed: bool) -> tuple[ClientOutcome, ...]:

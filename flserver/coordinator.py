@@ -22,6 +22,7 @@ from flserver.settings import RoundPolicy
 
 logger = logging.getLogger(__name__)
 
+COMMIT_SECONDS = 600.0  # aggregating, evaluating and writing a large model; beyond it /healthz is worried
 RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
 
 
@@ -83,7 +84,8 @@ class Coordinator:
             if self._committer.round < 0:
                 self._attempts[0] = self._attempts.get(0, 0) + 1
                 self._committer.commit_initial(self._attempts[0])
-            self._join_window()
+            if self._committer.round < self._policy.num_rounds:
+                self._join_window()
             for round in range(self._committer.round + 1, self._policy.num_rounds + 1):
                 self._run_round(round)
         except Interrupted as interruption:
@@ -137,12 +139,11 @@ class Coordinator:
         attempt = self._start(round)
         try:
             self._open(attempt)
-            self._collect(attempt)
+            results, updates, stopped_by = self._collect(attempt)
         except BaseException:
             results, updates, _ = self._close(attempt)
             self._fail(attempt, results, updates)
             raise
-        results, updates, stopped_by = self._close(attempt)
         accepted = [result.seat for result in results if result.seat.answer == "counts"]
         if stopped_by is None and len(accepted) >= (self._rounds.min_updates or 1):
             try:
@@ -212,15 +213,18 @@ class Coordinator:
             self._current = self._buffers.render(model, self._current[0] if self._current else None), model
         return self._current[0]
 
-    def _collect(self, attempt: Attempt) -> None:
-        """Fold what comes in, in ascending order of the client ids, until the attempt is over or stopped."""
+    def _collect(self, attempt: Attempt) -> tuple[list[Result], Updates, str | None]:
+        """Fold what comes in, in ascending order of the client ids, until the attempt is over or stopped.
+
+        That it is over is seen and made so under one hold of the lock: an answer comes before both or after both.
+        """
         changed = self._exchange.changed
         while True:
             with changed:
                 while not (ready := self._ready(attempt)):
                     now = monotonic()
                     if self._rounds.attempt_over(now, stopping=self._exchange.stopping is not None):
-                        return
+                        return self._close(attempt)
                     left = attempt.deadline - now
                     # Past the deadline only an answer that is being recorded is waited for; its thread notifies.
                     changed.wait(left if left > 0 else RECORDING_WAIT)
@@ -261,6 +265,7 @@ class Coordinator:
 
     def _commit(self, attempt: Attempt, results: list[Result], accepted: list[Seat], updates: Updates) -> None:
         ended = monotonic()
+        self.due = ended + COMMIT_SECONDS
         for seat in accepted:  # in the order of the ids, as _ready began
             submission = updates.take(seat)
             if submission is not None:

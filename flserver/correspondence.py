@@ -25,6 +25,7 @@ class Correspondence:
         self.connection_id = connection_id
         self.purpose = "unknown"
         self.client_id: str | None = None
+        self.messages_in = 0
         self._bytes_in = self._bytes_out = 0
 
     def opened(self, host: str, port: int) -> None:
@@ -56,6 +57,7 @@ class Correspondence:
     ) -> int:
         """A frame came in, as far as it came. Returns its message_id."""
         message_id = next(self._message_ids)
+        self.messages_in += 1
         self._bytes_in += frame.bytes
         self._bus.emit(
             events.MessageReceived(
@@ -88,8 +90,7 @@ class Correspondence:
         sent_at: str | None = None,
     ) -> None:
         """A frame went out, or failed to; ``ticket`` and ``sent_at`` are a model's."""
-        if failure is None:
-            self._bytes_out += bytes
+        self._bytes_out += bytes
         self._bus.emit(
             events.MessageSent(
                 message_id=next(self._message_ids),

@@ -268,11 +268,13 @@ class RoundMetric:
 class RoundCommitted(Event):
     """A round exists: its checkpoint is durable, and this event's transaction decides its updates ``accepted``.
 
-    Every update of the attempt whose decision is still NULL is named in ``outcomes``.
+    Every update of the attempt whose decision is still NULL is named in ``outcomes``. ``clients`` is how many were sent
+    the model; None leaves the number that were invited.
     """
 
     round: int
     attempt: int
+    clients: int | None = None
     seconds: float
     broadcast_seconds: float | None
     wait_seconds: float | None
@@ -292,10 +294,11 @@ class RoundCommitted(Event):
 @dataclass(frozen=True, kw_only=True)
 class AttemptAborted(Event):
     """An attempt ended without a round (``reason``: quorum, server stopped). Its updates whose decision was still
-    NULL are ``aborted``."""
+    NULL are ``aborted``. ``clients`` as in :class:`RoundCommitted`."""
 
     round: int
     attempt: int
+    clients: int | None = None
     reason: str
     seconds: float
     broadcast_seconds: float | None

@@ -128,6 +128,11 @@ class Exchange:
             broadcast.acquire()
             return Ticket(sent.round, sent.attempt, sent, broadcast)
 
+    def knows(self, client_id: str) -> bool:
+        """Whether a client of this name has registered in this run."""
+        with self.changed:
+            return client_id in self.rounds.participants
+
     def offer(self, submission: Submission) -> Verdict:
         """Decide what an upload is; raises RegistrationRefused. Follow with ``recorded`` when its events are out."""
         with self.changed:

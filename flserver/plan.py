@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flserver.checkpoint import read
 from flserver.errors import UsageError
-from flserver.settings import ServerSettings, StorePolicy, server_settings
-from flserver.state import State, read_weights
+from flserver.settings import ServerSettings, server_settings
 from flserver.store.reader import Reader, Row
 
 FIXED_ON_RESUME = ("model", "strategy", "seed", "initial_weights")
-NOT_OF_THE_RUN = ("db", "resume", "run_name")
+NOT_OF_THE_RUN = ("db", "resume", "run_name", "log_format", "log_level")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,38 +94,7 @@ def settings_of(run: Row) -> dict[str, Any]:
     return dict(json.loads(run["config"]))
 
 
-@dataclass(frozen=True)
-class InitialWeights:
-    """A run's first tensors, and the run and round they come from where they come from one."""
-
-    state: State
-    parent_run_id: str | None = None
-    parent_round: int | None = None
-
-
 def checkpoints_of(run: Row, given: Path | None, db: Path) -> Path:
     """Where a run's checkpoints lie: as given, else as the run was started with, else beside the database."""
     recorded = settings_of(run).get("checkpoint_dir")
     return given or (Path(recorded) if recorded else db.with_name(db.name + ".checkpoints"))
-
-
-def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWeights:
-    """``FILE.safetensors``, or ``RUN[:ROUND]`` of this database: its last committed round where none is named.
-
-    Raises UsageError or CheckpointError.
-    """
-    if spec.endswith(".safetensors") or Path(spec).is_file():
-        return InitialWeights(read_weights(Path(spec)))
-    ref, _, round_text = spec.partition(":")
-    run = reader.run(ref)
-    if round_text and not round_text.isdecimal():
-        raise UsageError(f"--initial-weights {spec}: {round_text!r} is not a round")
-    committed = reader.committed_round(run["run_id"], int(round_text) if round_text else None)
-    if committed["checkpoint_deleted_at"] is not None:
-        raise UsageError(f"--initial-weights {spec}: the checkpoint of round {committed['round']} was pruned")
-    # The other run's files may lie elsewhere than this one's will; or they were moved to where this one's are.
-    places = [store.checkpoint_dir / committed["checkpoint"]]
-    places.append(checkpoints_of(run, None, store.db) / committed["checkpoint"])
-    path = next((place for place in places if place.is_file()), places[-1])
-    model, _ = read(path, committed["model_digest"])
-    return InitialWeights(model, run["run_id"], committed["round"])

@@ -3,22 +3,33 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
-from flserver.checkpoint import CheckpointStore, estimate, free_space
+from flserver.checkpoint import CheckpointStore, estimate, free_space, read
 from flserver.committer import Kept
 from flserver.errors import PickleRefused, UsageError
 from flserver.evaluation import Evaluator
 from flserver.models import build, wire_module
-from flserver.plan import InitialWeights, Plan, initial_weights
-from flserver.state import State, check_same_layout, state_of, tied_names
+from flserver.plan import Plan, checkpoints_of
+from flserver.settings import StorePolicy
+from flserver.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.store.reader import Reader
 from flserver.wire.messages import GlobalModel
 from flserver.wire.template import Template
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """A run's first tensors, and the run and round they come from where they come from one."""
+
+    state: State
+    parent_run_id: str | None = None
+    parent_round: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +102,28 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         parent=parent,
     )
+
+
+def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWeights:
+    """``FILE.safetensors``, or ``RUN[:ROUND]`` of this database: its last committed round where none is named.
+
+    Raises UsageError or CheckpointError.
+    """
+    if spec.endswith(".safetensors") or Path(spec).is_file():
+        return InitialWeights(read_weights(Path(spec)))
+    ref, _, round_text = spec.partition(":")
+    run = reader.run(ref)
+    if round_text and not round_text.isdecimal():
+        raise UsageError(f"--initial-weights {spec}: {round_text!r} is not a round")
+    committed = reader.committed_round(run["run_id"], int(round_text) if round_text else None)
+    if committed["checkpoint_deleted_at"] is not None:
+        raise UsageError(f"--initial-weights {spec}: the checkpoint of round {committed['round']} was pruned")
+    # The other run's files may lie elsewhere than this one's will; or they were moved to where this one's are.
+    places = [store.checkpoint_dir / committed["checkpoint"]]
+    places.append(checkpoints_of(run, None, store.db) / committed["checkpoint"])
+    path = next((place for place in places if place.is_file()), places[-1])
+    model, _ = read(path, committed["model_digest"])
+    return InitialWeights(model, run["run_id"], committed["round"])
 
 
 def _template(module: nn.Module, spec: str) -> Template:

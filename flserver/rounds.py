@@ -137,9 +137,11 @@ class Rounds:
         known.data_size, known.registration, known.pending = data_size, known.registration + 1, True
         known.unanswered, known.owes = None, False
         if self._window_open:
-            self._in_window.add(client_id)
-            if self._window_from is None or self._policy.join_window == "sliding":
+            # One that comes again does not keep a sliding window open: it could do so for ever.
+            slides = self._policy.join_window == "sliding" and client_id not in self._in_window
+            if self._window_from is None or slides:
                 self._window_from = now
+            self._in_window.add(client_id)
         return Registration(client_id, known.registration, rejoined)
 
     def admit(self, registration: Registration) -> None:

@@ -3,9 +3,12 @@
 import logging
 import socket
 import threading
+from contextlib import suppress
 from itertools import count
 
 from flserver.clock import Deadline
+from flserver.correspondence import Correspondence
+from flserver.errors import StoreError
 from flserver.listener import Listener
 from flserver.session import Desk, Session
 
@@ -17,19 +20,18 @@ ACCEPT_PAUSE = 0.1  # seconds without a free descriptor before accepting is trie
 class Server:
     """Accepts connections and runs a session on a thread for each."""
 
-    def __init__(self, listener: Listener, desk: Desk, connection_ids: "count[int]") -> None:
+    def __init__(self, listener: Listener, desk: Desk, connection_ids: "count[int]", most: int) -> None:
+        """``most`` connections are served at once."""
+        self._most = most
         self._listener = listener
         self._desk = desk
         self._connection_ids = connection_ids
-        self._lock = threading.Lock()  # guards _threads and _ended
+        self._lock = threading.Lock()  # guards the three below
         self._threads: dict[Session, threading.Thread] = {}
         self._ended: list[threading.Thread] = []
+        self._cut: set[Session] = set()
         self._stopped = threading.Event()
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
-
-    @property
-    def open_connections(self) -> int:
-        return len(self._threads)
 
     def start(self) -> None:
         self._acceptor.start()
@@ -45,20 +47,49 @@ class Server:
                 logger.warning("accept failed: %s", error)
                 self._stopped.wait(ACCEPT_PAUSE)
                 continue
-            self._serve(sock, address)
             self._reap()
+            self._serve(sock, address)
 
     def _serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        connection_id = next(self._connection_ids)
         try:
-            session = Session(sock, address, next(self._connection_ids), self._desk)
-        except OSError as error:
+            self._make_room()
+            session = Session(sock, address, connection_id, self._desk)
+            self._start(session)
+        except (OSError, RuntimeError) as error:  # no place, no descriptor, no thread: this peer's loss alone
             logger.warning("no session for %s: %s", address[0], error)
+            record = Correspondence(self._desk.bus, connection_id, self._desk.message_ids)
+            with suppress(StoreError):
+                record.opened(address[0], address[1])
+                record.closed(f"not served: {error}")
             sock.close()
-            return
+
+    def _make_room(self) -> None:
+        """Where the server is full, the oldest connection that has said nothing yet goes.
+
+        Raises OSError where all have said something.
+        """
+        with self._lock:
+            if len(self._threads) < self._most:
+                return
+            silent = next((session for session in self._threads if session.silent and session not in self._cut), None)
+            if silent is not None:
+                self._cut.add(silent)
+        if silent is None:
+            raise OSError(f"{self._most} connections are open")
+        silent.cut()
+
+    def _start(self, session: Session) -> None:
         thread = threading.Thread(target=self._run, args=(session,), name=f"session-{session.connection_id}")
         with self._lock:
             self._threads[session] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                del self._threads[session]
+            session.discard()
+            raise
 
     def _run(self, session: Session) -> None:
         try:
@@ -69,6 +100,7 @@ class Server:
         finally:
             with self._lock:
                 self._ended.append(self._threads.pop(session))
+                self._cut.discard(session)
 
     def _reap(self) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
+from typing import NoReturn
 
 import blake3
 
@@ -19,12 +20,12 @@ from flserver.aggregation.checks import inspect
 from flserver.bus import Bus
 from flserver.clock import Deadline, monotonic, utc_now
 from flserver.correspondence import Correspondence
-from flserver.errors import ConnectionLost, MessageRefused, PeerError, RegistrationRefused, StoreError
+from flserver.errors import ConnectionLost, MessageRefused, PeerError, RegistrationRefused, StoreError, one_line
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.memory import ReceiveMemory
 from flserver.rounds import Registration
 from flserver.state import as_tensor
-from flserver.transport import Received, peer_state, receive_frame, send_frame, tune
+from flserver.transport import Progress, Received, peer_state, receive_frame, send_frame, tune
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import (
     FINISHED_BODY,
@@ -50,6 +51,7 @@ class Limits:
 
     json: int
     pickle: int
+    tensors: int
     pickles: PickleLimits
     first_frame: float
     frame: float
@@ -87,6 +89,11 @@ class Session:
         self._closed = False
 
     @property
+    def silent(self) -> bool:
+        """Whether no message has come yet."""
+        return not self._record.messages_in
+
+    @property
     def connection_id(self) -> int:
         return self._record.connection_id
 
@@ -96,6 +103,10 @@ class Session:
             if not self._closed:
                 with contextlib.suppress(OSError):
                     self._sock.shutdown(socket.SHUT_RDWR)
+
+    def discard(self) -> None:
+        """Close a session that never ran. For the owner."""
+        self._close()
 
     def run(self) -> None:
         """The whole life of the connection."""
@@ -110,6 +121,9 @@ class Session:
         except StoreError as error:
             reason = "server stopped"
             logger.debug("connection %d ends: %s", self.connection_id, error)
+        except Exception as error:
+            reason = f"server error: {one_line(error)}"
+            raise
         finally:
             self._close()
             self._record.closed(reason)
@@ -133,8 +147,11 @@ class Session:
                     return self._take_update(update, frame)
                 case other:
                     raise AssertionError(f"the protocol lets no {type(other).__name__} in")
-        except BaseException:
+        except BaseException as error:
             frame.release()
+            if not isinstance(error, PeerError | StoreError) and not self._record.messages_in:
+                # A defect of ours, met by this peer: the message has its row all the same.
+                self._record.received(frame, header=None, outcome="refused", reason=f"server error: {one_line(error)}")
             raise
         finally:
             frame.settled()
@@ -156,7 +173,13 @@ class Session:
     def _take_update(self, update: Update, frame: Received) -> str:
         exchange = self._exchange
         self._record.purpose, self._record.client_id = "upload", update.client_id
+        # Before the work of looking at it: many names can share one tensor, so the body does not bound that work.
+        if not exchange.knows(update.client_id):
+            self._refuse_update(update, frame, f"an update for client {update.client_id}, which has not registered")
         tensors = {name: as_tensor(view) for name, view in update.model.tensors.items()}
+        most = self._desk.limits.tensors
+        if sum(tensor.nbytes for tensor in tensors.values()) > most:
+            self._refuse_update(update, frame, f"its tensors hold more than {most} bytes together")
         inspection = inspect(tensors, exchange.global_state, self._desk.tied)
         submission = Submission(
             update_id=next(self._desk.update_ids),
@@ -167,16 +190,16 @@ class Session:
             metrics=update.metrics,
             release=frame.release,
         )
-        try:
-            verdict = exchange.offer(submission)
-        except RegistrationRefused as error:
-            self._record.received(frame, header=update.header, outcome=error.outcome, reason=str(error))
-            raise
+        verdict = exchange.offer(submission)
         try:
             self._record.update(frame, submission, inspection, verdict)
         finally:
             exchange.recorded(submission, verdict)
         return "closed"
+
+    def _refuse_update(self, update: Update, frame: Received, reason: str) -> NoReturn:
+        self._record.received(frame, header=update.header, outcome=MessageRefused.outcome, reason=reason)
+        raise MessageRefused(reason)
 
     # --- a registration ----------------------------------------------------------------------------------------------
 
@@ -264,20 +287,20 @@ class Session:
             sent.handed_over_at, sent_at = monotonic(), utc_now()
 
         body, digest, started, failure = broadcast.body, broadcast.digest, monotonic(), None
+        progress = Progress()
         try:
             self._connection.send(GlobalModel)
-            send_frame(self._sock, body, Deadline.after(self._desk.limits.frame), before_last)
+            send_frame(self._sock, body, Deadline.after(self._desk.limits.frame), before_last, progress)
             sent.fully_sent_at = monotonic()
         except ConnectionLost as error:
             failure = str(error)
             raise
         finally:
-            size = 8 + len(body)
             broadcast.release()
             self._record.sent(
                 header=GlobalModel.header,
                 encoding="pickle",
-                bytes=size,
+                bytes=progress.bytes,
                 digest=digest,
                 seconds=monotonic() - started,
                 failure=failure,
@@ -286,10 +309,10 @@ class Session:
             )
 
     def _send_small(self, kind: type[Success | Error | Finished], body: bytes, encoding: str) -> None:
-        started, failure = monotonic(), None
+        started, failure, progress = monotonic(), None, Progress()
         try:
             self._connection.send(kind)
-            send_frame(self._sock, body, Deadline.after(GOODBYE_SECONDS))
+            send_frame(self._sock, body, Deadline.after(GOODBYE_SECONDS), progress=progress)
         except ConnectionLost as error:
             failure = str(error)
             raise
@@ -297,7 +320,7 @@ class Session:
             self._record.sent(
                 header=kind.header,
                 encoding=encoding,
-                bytes=8 + len(body),
+                bytes=progress.bytes,
                 digest="blake3:" + blake3.blake3(body).hexdigest(),
                 seconds=monotonic() - started,
                 failure=failure,

@@ -114,40 +114,50 @@ def _receive_into(sock: socket.socket, space: memoryview, deadline: Deadline, st
     return count
 
 
+@dataclass
+class Progress:
+    """How many bytes of a frame the system has taken, the length's included."""
+
+    bytes: int = 0
+
+
 def send_frame(
     sock: socket.socket,
     body: bytes | memoryview | bytearray,
     deadline: Deadline,
     before_last: Callable[[], None] = lambda: None,
+    progress: Progress | None = None,
 ) -> None:
     """Send length and body. ``before_last`` is called once, just before the call that sends the last bytes.
 
-    Raises ConnectionLost.
+    Raises ConnectionLost; ``progress`` says how far it came.
     """
+    progress = progress or Progress()
     view = memoryview(body)
     cut = max(0, len(view) - LAST_PIECE)
-    head: Sequence[bytes | memoryview]
     with _translated("while sending"):
         if cut:
             # Length and body in one vectored send: trainers take what one recv(8) returns as the whole length.
-            head = [encode_length(len(view)), view[: min(cut, PIECE)]]
+            head: Sequence[bytes | memoryview] = [encode_length(len(view)), view[: min(cut, PIECE)]]
             sock.settimeout(max(deadline.remaining(), 0.001))
-            sent = sock.sendmsg(head) - len(head[0])
-            if sent < 0:  # not even the length fitted: a fresh connection's send buffer always holds eight bytes
+            progress.bytes = sock.sendmsg(head)
+            if progress.bytes < len(head[0]):  # a send buffer that takes anything takes eight bytes
                 raise ConnectionLost("the length could not be sent in one piece")
-            _send_all(sock, view[sent:cut], deadline)
+            _send_all(sock, view[progress.bytes - len(head[0]) : cut], deadline, progress)
             before_last()
-            _send_all(sock, view[cut:], deadline)
+            _send_all(sock, view[cut:], deadline, progress)
         else:
             before_last()
-            _send_all(sock, encode_length(len(view)) + bytes(view), deadline)
+            _send_all(sock, encode_length(len(view)) + bytes(view), deadline, progress)
 
 
-def _send_all(sock: socket.socket, rest: memoryview | bytes, deadline: Deadline) -> None:
+def _send_all(sock: socket.socket, rest: memoryview | bytes, deadline: Deadline, progress: Progress) -> None:
     view = memoryview(rest)
     while view:
         sock.settimeout(max(deadline.remaining(), 0.001))
-        view = view[sock.send(view[:PIECE]) :]
+        sent = sock.send(view[:PIECE])
+        progress.bytes += sent
+        view = view[sent:]
 
 
 @contextlib.contextmanager

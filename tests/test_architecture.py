@@ -62,7 +62,7 @@ def ours(module: str) -> set[str]:
 def test_the_sources_are_found() -> None:
     assert {"flserver", "flserver.app", "flserver.wire.template", "flclient.trainer"} <= set(SOURCES)
     assert "flserver.events" in imports_of("flserver.committer"), "from flserver import events"
-    assert "flserver.app" in imports_of("flserver.cli"), "inside a function"
+    assert "flserver.app" in imports_of("flserver.launch"), "inside a function"
 
 
 @pytest.mark.parametrize("module", modules_in("flserver.wire"))
@@ -96,7 +96,8 @@ def test_only_the_template_touches_pickle_and_nothing_reads_one() -> None:
         ("sqlite3", ("flserver.store", "migrations")),
         ("alembic", ("flserver.store.schema", "migrations")),
         ("prometheus_client", ("flserver.observers.metrics",)),
-        ("flserver.app", ("flserver.cli",)),
+        ("flserver.app", ("flserver.launch",)),
+        ("flserver.launch", ("flserver.cli",)),
         ("flserver.cli", ("flserver.__main__",)),
         ("flclient", ("flclient",)),
     ],
@@ -155,7 +156,7 @@ def test_files_stay_short(module: str) -> None:
     [
         "from flserver.cli import run_cli; run_cli(['--help'])",
         "from flserver.cli import run_cli; run_cli(['--print-config'])",
-        "import flserver.listener",
+        "import flserver.launch",
         "from flclient.cli import flclient; flclient.main(['--help'], standalone_mode=False)",
     ],
 )
@@ -164,3 +165,11 @@ def test_help_answers_and_the_port_is_open_before_anything_slow_is_imported(code
     check = f"import sys; {code}; print(*(m for m in {slow} if m in sys.modules), file=sys.stderr, end='')"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_comes_before_the_port_of_a_resumed_run_does_without_torch() -> None:
+    late = sorted(ours("flserver.launch") - {"flserver.app"})
+    assert {"flserver.plan", "flserver.store.reader", "flserver.store.schema"} <= set(late), "inside a function"
+    check = f"import sys, {', '.join(late)}; print('torch' in sys.modules, 'flserver.plan' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False True\n", "")

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -265,8 +266,9 @@ def test_a_rounds_model_is_exported(
 ) -> None:
     out = tmp_path / f"model{suffix}"
     asked = () if which is None else ("--round", which)
-    (line,) = lines(flserver("--db", db, "export-model", "night", *asked, "--out", out))
-    assert re.fullmatch(rf"round {round} of run night \(sha256:[0-9a-f]{{64}}\) → {re.escape(str(out))}", line)
+    record, file = lines(flserver("--db", db, "export-model", "night", *asked, "--out", out))
+    assert re.fullmatch(rf"round {round} of run night, on record as sha256:[0-9a-f]{{64}}", record)
+    assert file == f"{out} is sha256:{hashlib.sha256(out.read_bytes()).hexdigest()}"
     model = torch.load(out, weights_only=True) if suffix == ".pt" else load_file(out)
     assert {name: tensor.tolist() for name, tensor in model.items()} == {
         name: tensor.tolist() for name, tensor in weights(round).items()
@@ -325,7 +327,8 @@ def test_a_changed_checkpoint_is_not_exported(flserver: Run, db: Path, tmp_path:
 
 
 def test_a_sound_record_is_verified(flserver: Run, db: Path) -> None:
-    chain, *files = lines(flserver("--db", db, "verify"))
+    chain, *files, summary = lines(flserver("--db", db, "verify"))
+    assert summary == "all 5 hold"
     assert re.fullmatch(r"\d+ events, an unbroken chain to sha256:[0-9a-f]{64}", chain)
     checked = [re.fullmatch(r"run (\w+) round (\d): sha256:[0-9a-f]{64}", line) for line in files]
     assert [match and match.groups() for match in checked] == [
@@ -343,11 +346,25 @@ def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -
     code, out, err = flserver("--db", db, "verify")
     assert code == 1
     assert len(out.splitlines()) == 3
-    missing, changed = err.splitlines()
+    missing, changed, summary = err.splitlines()
+    assert summary == "2 of 5 do not hold"
     assert "run plain round 0" in missing
     assert "No such file" in missing
     assert "run night round 2" in changed
     assert "does not match its digest" in changed
+
+
+def test_a_table_that_was_changed_together_with_its_checkpoint_is_found(flserver: Run, db: Path) -> None:
+    (file,) = db.with_name("runs.sqlite.checkpoints").glob(f"{RUN}/round-000002-*")
+    forged = file.read_bytes()[:-1] + b"!"
+    file.write_bytes(forged)
+    digest = "sha256:" + hashlib.sha256(forged).hexdigest()
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE rounds SET model_digest = ? WHERE run_id = ? AND round = 2", (digest, RUN))
+    code, _, err = flserver("--db", db, "verify")
+    assert code == 1
+    assert f"run night round 2: v1_rounds says {digest}, the chain of events sha256:" in err
+    assert "does not match its digest" in err
 
 
 def test_a_changed_event_is_found(flserver: Run, db: Path) -> None:

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from flserver.checkpoint import CheckpointStore
 from flserver.errors import CheckpointError, UsageError
-from flserver.plan import Complete, Plan, config_of, initial_weights, plan_run, settings_of
+from flserver.plan import Complete, Plan, config_of, plan_run, settings_of
+from flserver.prepare import initial_weights
 from flserver.settings import StorePolicy, server_settings
 from flserver.store.reader import Reader
 
@@ -138,6 +139,27 @@ def test_where_the_database_lies_is_this_processs_business() -> None:
     assert plan.settings.store.db == Path("moved/new.sqlite")
     assert plan.settings.store.checkpoint_dir == Path("moved/new.sqlite.checkpoints")
     assert plan.settings.store.resume
+
+
+def test_how_it_logs_is_this_processs_business() -> None:
+    before = found("interrupted", log_format="json", log_level="debug")
+    assert not {"log_format", "log_level"} & set(settings_of(before))
+    plan = planned(before, resume=True, log_level="error")
+    assert plan.overrides == {}
+    assert (plan.settings.values["log_format"], plan.settings.values["log_level"]) == ("text", "error")
+    recorded = json.loads(before["config"]) | {"log_format": "json", "log_level": "debug"}  # as it once was
+    old = planned(before | {"config": json.dumps(recorded)}, resume=True, log_level="error")
+    assert old.overrides == {}
+    assert (old.settings.values["log_format"], old.settings.values["log_level"]) == ("text", "error")
+
+
+def test_it_listens_where_it_was_started_unless_told_otherwise() -> None:
+    before = found("interrupted", host="127.0.0.2", server_port=40787)
+    same = planned(before, resume=True)
+    assert (same.settings.network.host, same.settings.network.server_port, same.overrides) == ("127.0.0.2", 40787, {})
+    moved = planned(before, resume=True, server_port=40788)
+    assert (moved.settings.network.host, moved.settings.network.server_port) == ("127.0.0.2", 40788)
+    assert moved.overrides == {"server_port": 40788}
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,17 @@ class TestJoinWindow:
         assert not rounds.window_over(23.9)
         assert rounds.window_over(24.0)
 
+    def test_one_that_comes_again_does_not_keep_a_sliding_window_open(self) -> None:
+        rounds = Rounds(policy(join_window="sliding"), {}, None)
+        rounds.leave(join(rounds, "1", now=5.0))
+        join(rounds, "1", now=14.0)
+        assert rounds.window_over(15.0)
+
+    def test_it_says_how_many_it_is_short_of_once_its_time_is_up(self) -> None:
+        rounds = Rounds(policy(min_clients=3), {}, None)
+        join(rounds, "1")
+        assert (rounds.window_short_of(9.9), rounds.window_short_of(10.0)) == (0, 2)
+
     @pytest.mark.parametrize("needs", [{"min_clients": 2}, {"min_updates": 2}])
     def test_it_stays_open_until_enough_are_in(self, needs: dict[str, int]) -> None:
         rounds = Rounds(policy(**needs), {}, None)

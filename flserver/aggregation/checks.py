@@ -9,6 +9,7 @@ import torch
 
 from flserver.state import State, raw_bytes
 
+LARGEST = 2.0**970
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
@@ -74,8 +75,12 @@ def _layout(update: State, global_state: State) -> str | None:
 
 
 def _values(update: State) -> str | None:
-    """A byte from the wire that is neither 0 nor 1 is no boolean, and what torch makes of it is undefined."""
+    """Values that fit the dtype's bytes and yet cannot be averaged."""
     for name, tensor in update.items():
+        # Σ nᵢ·wᵢ must stay finite for a million clients of 2²⁹ samples, or one client's update would be everybody's.
+        if tensor.dtype == torch.float64 and tensor.numel() and LARGEST < float(tensor.abs().max()) < math.inf:
+            return f"other: {name} holds values too large to be averaged"
+        # A byte that is neither 0 nor 1 is no boolean, and what torch makes of it is undefined.
         if tensor.dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
             return f"other: {name} holds bytes that are neither true nor false"
     return None

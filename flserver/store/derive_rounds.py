@@ -84,6 +84,8 @@ def _end_attempt(
 ) -> None:
     attempt = _attempt(origin, event.round, event.attempt)
     row = {name: value for name, value in shared(event, t.rounds).items() if name not in attempt}
+    if event.clients is None:
+        del row["clients"]
     ended = row | {"ended_at": event.at, "event_seq": origin.seq} | values
     change(connection, t.rounds, attempt | {"status": "running"}, ended)
     outcomes = [{name: getattr(o, name) for name in ("client_id", "participation", "seconds")} for o in event.outcomes]

@@ -151,6 +151,13 @@ class Reader:
         with self._errors(), self._connect() as connection:
             return read_totals(connection, run_id)
 
+    def chained_digests(self) -> Mapping[tuple[str, int], str]:
+        """The model digests that the events state, by run_id and round; purged events state none."""
+        query = """
+            SELECT run_id, payload ->> '$.round' AS round, payload ->> '$.model_digest' AS digest FROM events
+            WHERE type = 'RoundCommitted' AND payload IS NOT NULL ORDER BY seq"""
+        return {(row["run_id"], int(row["round"])): row["digest"] for row in self._rows(query)}
+
     def verify_chain(self) -> chain.Verification:
         """Check the hash chain over all events."""
         with self._errors(), self._connect() as connection:

@@ -5,7 +5,9 @@ also for ``OrderedDict``; dicts hold the items with ``str`` keys only. ``bytes``
 of the body. The rest are the classes below. Nothing is ever imported, called, compared deeply or hashed deeply.
 
 A tree has no cycles: :mod:`flserver.wire.machine` stores nothing into a container that something else may already
-refer to. So walks end, and dropping a tree frees it, and the body it views, at once.
+refer to. So walks end, and dropping a tree frees it, and the body it views, at once. But parts may be shared at every
+level: a walk without a budget takes 2**n steps, the ``repr`` and ``==`` of Python's own containers among them. So the
+classes below have neither (a Name's are flat), and reasons use :func:`described`.
 """
 
 from dataclasses import dataclass
@@ -45,7 +47,7 @@ class Name:
     qualname: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Call:
     """A call that a pickle asks for and that is not made (REDUCE). ``function`` is any tree, mostly a Name."""
 
@@ -53,7 +55,7 @@ class Call:
     arguments: tuple[object, ...]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Instance:
     """An object that is not made (NEWOBJ), with the state it would have been given (BUILD)."""
 
@@ -62,21 +64,21 @@ class Instance:
     state: object = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Persistent:
     """A reference that only the nested files of storages may hold (BINPERSID)."""
 
     identity: object
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class LongText:
     """Text above ``PickleLimits.text_bytes``, left as its UTF-8 bytes."""
 
     utf8: memoryview
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class BackReference:
     """Stands where an object refers to one that is still being read: a cycle, which the tree does not follow."""
 

@@ -8,24 +8,35 @@
     Finished         server   the first, at the end         pickle
 
 ``GlobalModel`` and ``Update`` share a header on the wire; the direction tells them apart.
+
+A value from a pickle may hold one tuple many times over, and a value of either encoding may be nested a thousand deep:
+to print, compare or hash one costs 2**n steps, or the stack. So a peer's value is told by its type first, and only
+text and numbers are looked into.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Never
+from itertools import islice
+from typing import Any, ClassVar, Final, Never
 
 from flserver.errors import MessageRefused
 from flserver.wire.framing import JSON_FIRST_BYTE
+from flserver.wire.inert import quoted
 from flserver.wire.modules import Module, read_module
 from flserver.wire.pickles import PickleLimits, read_message
 
 MAX_DATA_SIZE = 2**29 - 1  # FedAvg's float64 products of float32 weights are exact below 2^29
 MAX_ID_LENGTH = 128
 MAX_METRICS = 64
+MAX_METRIC_NAMES = 1_000  # looked at, usable or not
+MAX_METRIC = 1e100  # sums and squares of larger ones may leave float64
 MAX_INFO_DEPTH = 8
 MEASURED_ON = ("received", "trained")
+
+_SHOWN_LENGTH: Final = 58  # characters of text from outside in a reason, its quotes not counted
+_SHOWN_BITS: Final = 128  # up to which an integer is written out: Python refuses to print a long one
+_KINDS: Final[dict[type, str]] = {tuple: "a tuple", list: "a list", dict: "a dict", memoryview: "bytes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +110,11 @@ def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Mes
 
     Raises MessageRefused, or PickleRefused where the pickle machine does.
     """
-    fields = _read_json(body) if body[0] == JSON_FIRST_BYTE else read_message(body, pickles)
+    is_json = len(body) > 0 and body[0] == JSON_FIRST_BYTE
+    fields = _read_json(body) if is_json else read_message(body, pickles)
     header = fields.get("header")
-    is_json = body[0] == JSON_FIRST_BYTE
+    if not isinstance(header, str):
+        raise MessageRefused("a message without a header")
     match header, is_json, from_client:
         case "<METADATA>", True, True:
             return Metadata(
@@ -116,16 +129,14 @@ def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Mes
                 metrics=_measurements(fields.get("metrics")),
             )
         case "<SUCCESS>", True, False:
-            return Success(msg=str(fields.get("msg", "")))
+            return Success(msg=_msg(fields.get("msg", "")))
         case "<ERROR>", True, False:
-            return Error(msg=str(fields.get("msg", "")))
+            return Error(msg=_msg(fields.get("msg", "")))
         case "<MODEL>", False, False:
             return GlobalModel(model=read_module(fields.get("model"), pickles))
         case "<FINISHED>", False, False:
             return Finished()
-    if isinstance(header, str):
-        raise MessageRefused(f"header {shown(header)} is not one that may come here", header=header)
-    raise MessageRefused("a message without a header")
+    raise MessageRefused(f"header {shown(header)} is not one that may come here", header=quoted(header, _SHOWN_LENGTH))
 
 
 def encode_json(message: Success | Error) -> bytes:
@@ -142,10 +153,15 @@ def encode_metadata(client_id: str, data_size: int, info: Mapping[str, Any]) -> 
     return json.dumps(fields | {"info": dict(info)}).encode()
 
 
-def shown(text: object) -> str:
-    """Text from outside, fit for a one-line reason: escaped, quoted and cut."""
-    quoted = ascii(text)
-    return quoted if len(quoted) <= 60 else quoted[:57] + "..."
+def shown(value: object) -> str:
+    """A value from outside, fit for a one-line reason. Text is cut, escaped and quoted; containers are not entered."""
+    if type(value) is str:
+        return f"'{quoted(value, _SHOWN_LENGTH)}'"
+    if type(value) is int and value.bit_length() > _SHOWN_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or type(value) in (bool, int, float):
+        return repr(value)
+    return _KINDS.get(type(value), "an object")
 
 
 def read_client_id(value: object) -> str:
@@ -158,6 +174,10 @@ def read_client_id(value: object) -> str:
     if isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and value == value.strip():
         return value
     raise MessageRefused(f"{shown(value)} is not a client id: an integer or 1 to {MAX_ID_LENGTH} printable characters")
+
+
+def _msg(value: object) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _data_size(value: object) -> int:
@@ -183,26 +203,23 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _measurements(value: object) -> tuple[Measurement, ...]:
-    """What can be used of a client's ``metrics``: ``{name: {"received" or "trained": finite number}}``.
+    """What can be used of a client's ``metrics``: ``{name: {"received" or "trained": a number within MAX_METRIC}}``.
 
-    The rest is ignored: metrics are an extension, and no update is lost over them.
+    The rest is ignored: metrics are an extension, and no update is lost over them. Nothing but the two numbers of a
+    name is looked at.
     """
     found: list[Measurement] = []
-    for name, numbers in _mapping(value).items():
+    for name, numbers in islice(_mapping(value).items(), MAX_METRIC_NAMES):
         if not (isinstance(numbers, dict) and 0 < len(name) <= MAX_ID_LENGTH and name.isprintable()):
             continue
         for measured_on in MEASURED_ON:
             number = numbers.get(measured_on)
-            if isinstance(number, int | float) and not isinstance(number, bool) and _is_finite(number):
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                continue
+            # Not so for NaN, nor for integers beyond float64, which Python compares exactly.
+            if -MAX_METRIC <= number <= MAX_METRIC:
                 found.append(Measurement(name=name, measured_on=measured_on, value=float(number)))
     return tuple(found[:MAX_METRICS])
-
-
-def _is_finite(number: int | float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # an integer beyond float64
-        return False
 
 
 def _no_constant(text: str) -> Never:

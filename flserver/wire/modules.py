@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from flserver.errors import PickleRefused
 from flserver.wire.inert import Call, Instance, Name, PickleLimits, described, quoted
-from flserver.wire.storages import StorageReader
+from flserver.wire.storages import ITEM_BYTES, StorageReader
 
 _REBUILD_TENSOR: Final = Name("torch._utils", "_rebuild_tensor")
 _REBUILD_TENSOR_V2: Final = Name("torch._utils", "_rebuild_tensor_v2")
@@ -21,7 +21,7 @@ _PLAIN_TYPES: Final = frozenset(
     (Name("torch", "Tensor"), Name("torch.nn.parameter", "Parameter"), Name("torch.nn.parameter", "Buffer"))
 )
 _TENSOR_WRAPPERS: Final = 4
-_SIZE_LIMIT: Final = 2**63
+_SIZE_LIMIT: Final = 2**63  # torch counts sizes, strides, elements and bytes in int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +160,13 @@ class _Walk:
         # An expanded tensor (stride 0) may lie inside its storage and still claim any number of elements.
         if elements and (last >= storage.elements or elements > storage.elements):
             raise PickleRefused(f"a view of {quoted(str(sizes))} in a storage of {storage.elements} elements")
+        # A tensor without elements lies in any storage, and a dimension of 1 has any stride; torch multiplies them.
+        claimed = reach = ITEM_BYTES[storage.dtype]
+        for size, step in zip(sizes, steps, strict=True):
+            claimed *= max(size, 1)
+            reach += max(size, 1) * step * ITEM_BYTES[storage.dtype]
+        if claimed >= _SIZE_LIMIT or reach >= _SIZE_LIMIT:
+            raise PickleRefused(f"a view of {quoted(str(sizes))} with strides {quoted(str(steps))}")
         return TensorView(dtype=storage.dtype, shape=sizes, stride=steps, offset=offset, storage=storage.data)
 
     def _extents(self, value: object, what: str) -> tuple[int, ...]:

@@ -59,6 +59,16 @@ def test_huge_finite_float64_values_are_finite_although_their_squares_are_not() 
     assert (inspection.rejection, inspection.norm) == (None, None)
 
 
+def test_float64_values_that_would_overflow_everybodys_sum_are_rejected() -> None:
+    sent = {"w": torch.zeros(2, dtype=torch.float64)}
+    large = {"w": torch.tensor([0.0, -1.7e308], dtype=torch.float64)}
+    assert (inspect(large, sent, {}).rejection or "").startswith("other: w holds values too large")
+    infinite = {"w": torch.tensor([math.inf, 0.0], dtype=torch.float64)}
+    assert (inspect(infinite, sent, {}).rejection or "").startswith("non_finite")
+    mixed = {"w": torch.tensor([math.nan, 1.7e308], dtype=torch.float64)}
+    assert (inspect(mixed, sent, {}).rejection or "").startswith(("non_finite", "other"))
+
+
 def test_bytes_that_are_no_booleans_are_rejected() -> None:
     sent = {"mask": torch.tensor([True, False])}
     odd = torch.tensor([1, 2], dtype=torch.uint8).view(torch.bool)

@@ -67,7 +67,9 @@ class ServerProcess:
         command = [sys.executable, "-m", "flserver", "--db", str(self.db), "--server-port", "0"]
         command += ["--metrics-port", str(self.metrics_port), *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "FLCLIENT_"))}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"} | (env or {})
+        # The checkout under test, whatever is installed.
+        path = os.pathsep.join(filter(None, (str(TESTS.parent), environment.get("PYTHONPATH"))))
+        environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": path} | (env or {})
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )

@@ -246,3 +246,25 @@ def test_pruning_keeps_the_newest_and_the_rows(start: Start, join: Join) -> None
     assert [row[:2] for row in rows] == [(0, 1), (1, 1), (2, 1), (3, 0), (4, 0)]
     folder = server.db.with_name("runs.sqlite.checkpoints")
     assert [(folder / row[2]).exists() for row in rows] == [False, False, False, True, True]
+
+
+def test_pruning_keeps_the_best_too(start: Start, join: Join, tmp_path: Path) -> None:
+    scores = "{0: 0.1, 1: 0.9, 2: 0.5, 3: 0.6, 4: 0.2}"
+    (tmp_path / "score.py").write_text(f"def score(model, round): return {{'accuracy': {scores}[round]}}\n")
+    server = start("--num-rounds", "4", "--keep-checkpoints", "1", "--evaluate", "score:score", *FAST)
+    (a,) = join(server, "a")
+    for _ in range(4):
+        a.answer(0.1)
+    a.finished()
+    assert server.exit_code() == 0
+    kept = server.sql("SELECT round FROM v1_rounds WHERE checkpoint_deleted_at IS NULL ORDER BY round")
+    assert kept == [(1,), (4,)]
+    files = sorted(path.name[:12] for path in server.db.with_name("runs.sqlite.checkpoints").glob("*/*.safetensors"))
+    assert files == ["round-000001", "round-000004"]
+
+
+def test_a_run_whose_rounds_are_all_there_ends_without_waiting_for_anyone(start: Start, join: Join) -> None:
+    committed_to(start, join, 2)
+    resumed = start("--resume", "--num-rounds", "2")
+    assert resumed.exit_code() == 0
+    assert resumed.sql("SELECT status, rounds_committed, num_rounds FROM v1_runs") == [("completed", 2, 2)]

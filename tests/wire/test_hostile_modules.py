@@ -1,6 +1,7 @@
 """Modules, tensors and storages that lie: each is refused with its name, at once, and nothing multiplies."""
 
 import pytest
+import torch
 
 from flserver.wire.pickles import read, read_module
 from tests.wire.pickle_opcodes import (
@@ -84,12 +85,29 @@ def test_a_name_is_a_parameter_or_a_buffer():
         ({"shape": (5,), "stride": (0,)}, "a view of"),
         ({"shape": (2**62,) * 64, "stride": (0,) * 64}, "a view of"),
         ({"shape": (2**62,) * 64, "stride": (2**62,) * 64}, "a view of"),
+        ({"shape": (0, 2**62, 2**62), "stride": (0, 0, 0)}, "a view of"),
+        ({"shape": (2**62, 0, 2), "stride": (0, 0, 0)}, "a view of"),
+        ({"shape": (0, 2**61), "stride": (0, 0)}, "a view of"),
+        ({"shape": (0, 2), "stride": (0, 2**60)}, "a view of"),
+        ({"shape": (0,), "stride": (2**62,)}, "a view of"),
+        ({"shape": (1, 4), "stride": (2**62, 1)}, "a view of"),
         ({"shape": (1,) * 65, "stride": (1,) * 65}, "64"),
         ({"shape": (4,), "stride": ()}, "1 dimensions with 0 strides"),
     ],
 )
 def test_a_view_stays_inside_its_storage(geometry, reason):
     refused(message(module({"w": tensor(**geometry)})), reason, model_of)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"),
+    [((0,), (1,)), ((0, 3), (3, 1)), ((3, 0), (1, 1)), ((1, 4), (10**6, 1)), ((0, 2**60), (0, 0)), ((), ())],
+)
+def test_torch_makes_every_view_that_is_read(shape, stride):
+    view = model_of(message(module({"w": tensor(shape=shape, stride=stride)}))).tensors["w"]
+    made = torch.frombuffer(bytearray(view.storage), dtype=torch.float32).as_strided(view.shape, view.stride)
+    assert made.shape == shape
+    assert made.clone().shape == shape
 
 
 @pytest.mark.parametrize(

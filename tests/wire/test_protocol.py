@@ -22,6 +22,7 @@ from flserver.wire.messages import (
     Update,
     encode_json,
     encode_metadata,
+    shown,
 )
 from flserver.wire.protocol import FROM_CLIENT, TRANSITIONS, Connection, Role, State
 
@@ -166,12 +167,54 @@ def test_info_of_eight_levels_is_kept() -> None:
         {7: {"received": 0.5}},
         {"loss": []},
         {"loss": {"received": 10**400}},
+        {"loss": {"received": 1.1e100}},
+        {"loss": {"received": -(10**101), "trained": float("-inf")}},
     ],
 )
 def test_metrics_that_cannot_be_used_are_ignored(metrics: object) -> None:
     update = server().receive(model(id=1, metrics=metrics))
     assert isinstance(update, Update)
     assert update.metrics == ()
+
+
+def test_metrics_up_to_their_bound_are_kept() -> None:
+    update = server().receive(model(id=1, metrics={"loss": {"received": 1e100, "trained": -1e100}}))
+    assert isinstance(update, Update)
+    assert [measurement.value for measurement in update.metrics] == [1e100, -1e100]
+
+
+@pytest.mark.parametrize(("unusable", "found"), [(999, 1), (1000, 0)])
+def test_a_thousand_names_of_metrics_are_looked_at(unusable: int, found: int) -> None:
+    metrics = {f"n{n}": None for n in range(unusable)} | {"loss": {"received": 0.5}}
+    update = server().receive(model(id=1, metrics=metrics))
+    assert isinstance(update, Update)
+    assert len(update.metrics) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("ward-7\n", r"'ward-7\n'"),
+        ("it's", "'it's'"),
+        ("\ud800", r"'\ud800'"),
+        (None, "None"),
+        (True, "True"),
+        (-1.5, "-1.5"),
+        (2**64, "18446744073709551616"),
+        ((1,), "a tuple"),
+        ([1], "a list"),
+        ({}, "a dict"),
+        (memoryview(b"x"), "bytes"),
+        (object(), "an object"),
+    ],
+)
+def test_what_a_reason_says_of_a_peers_value(value: object, told: str) -> None:
+    assert shown(value) == told
+
+
+def test_a_reason_cuts_long_text_and_counts_the_bits_of_long_integers() -> None:
+    assert shown("a" * 10**7) == "'" + "a" * 55 + "...'"
+    assert shown(10**5000) == "an integer of 16610 bits"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""From the settings to a server that listens, without torch.
+
+A new run's listener comes first: a port in use is said before anything is touched. A resumed run listens where it was
+started, and that stands in the database, so there the listener comes after the plan. Either way it is open before
+torch, which is slow to import, and trainers that come early wait in its backlog.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from flserver.bus import Observer
+from flserver.listener import Listener
+from flserver.settings import NetworkPolicy, ServerSettings
+
+logger = logging.getLogger(__name__)
+
+
+def launch(
+    settings: ServerSettings,
+    given: Mapping[str, Any],
+    console: Sequence[Observer],
+    say: Callable[[str], None],
+) -> int:
+    """Run the server to the end of its run and return the exit code.
+
+    ``given`` are the settings that were not left to their default; ``console`` shows events, ``say`` tells the operator
+    a line. Raises UsageError for what cannot be done, before anything is on record.
+    """
+    with ExitStack() as stack:
+        listener = None if settings.store.resume else _listen(settings.network, stack)
+
+        from flserver.plan import Complete, plan_run
+        from flserver.store.database import DatabaseLock
+        from flserver.store.reader import Reader
+        from flserver.store.schema import check, ensure_head
+
+        check(settings.store.db)  # before a lock file is made beside a file that is none of ours
+        stack.enter_context(DatabaseLock(settings.store.db))
+        upgrade = ensure_head(settings.store.db)
+        reader = Reader(settings.store.db)
+        plan = plan_run(reader, settings, given)
+        if isinstance(plan, Complete):
+            say(plan.notice)
+            return 0
+        if plan.notice is not None:
+            logger.warning("%s", plan.notice)
+        if listener is None:
+            listener = _listen(plan.settings.network, stack)
+        host, port = listener.address
+        say(f"listening for trainers on {host}:{port}")
+
+        from flserver.app import serve
+
+        return serve(plan, reader, upgrade, listener, console, say)
+
+
+def _listen(network: NetworkPolicy, stack: ExitStack) -> Listener:
+    listener = Listener(network.host, network.server_port)
+    stack.callback(listener.close)
+    return listener

@@ -1,0 +1,89 @@
+"""A resumed run listens where it was started: trainers that wait to reconnect know no other place."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Start
+from tests.e2e.harness import TIMEOUT, Peer, free_port, sql
+
+
+@pytest.fixture
+def killed(start: Start) -> tuple[Path, int]:
+    """The database of a server that was killed, and the port that it was started with."""
+    port = free_port()
+    server = start("--server-port", str(port), "--num-rounds", "3")
+    server.wait_for_line("round 0/3 committed")
+    assert server.port == port
+    server.kill()
+    return server.db, port
+
+
+@contextlib.contextmanager
+def resumed(db: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """``flserver --resume`` with no word about where to listen but ``arguments``."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLSERVER_")} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "flserver", "--db", str(db), "--resume", "--metrics-port", "0", *arguments]
+    with subprocess.Popen(command, cwd=db.parent, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def port_of(process: subprocess.Popen[str]) -> int:
+    """Where it says that it listens."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if match := re.search(r"listening for trainers on 127\.0\.0\.1:(\d+)$", line):
+            return int(match[1])
+    raise AssertionError("".join(lines))
+
+
+def stop(process: subprocess.Popen[str], port: int) -> None:
+    with Peer(port, "a") as peer:
+        peer.join()  # from here on SIGTERM is something that the server waits for
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 3, told
+
+
+def test_a_bare_resume_listens_on_the_port_of_the_start(killed: tuple[Path, int]) -> None:
+    db, port = killed
+    with resumed(db) as process:
+        assert port_of(process) == port
+        stop(process, port)
+    assert sql(db, "SELECT status FROM v1_runs") == [("interrupted",)]
+    (overrides,) = sql(db, "SELECT overrides FROM v1_processes ORDER BY process_id")[-1]
+    assert json.loads(overrides) == {"metrics_port": 0}
+
+
+def test_another_port_is_taken_and_named_in_the_record(killed: tuple[Path, int]) -> None:
+    db, _ = killed
+    other = free_port()
+    with resumed(db, "--server-port", str(other)) as process:
+        assert port_of(process) == other
+        stop(process, other)
+    (overrides,) = sql(db, "SELECT overrides FROM v1_processes ORDER BY process_id")[-1]
+    assert json.loads(overrides) == {"metrics_port": 0, "server_port": other}
+
+
+def test_the_port_of_the_start_is_in_use(killed: tuple[Path, int]) -> None:
+    db, port = killed
+    before = sql(db, "SELECT COUNT(*) FROM events")
+    with socket.create_server(("127.0.0.1", port)), resumed(db) as process:
+        _, told = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, told.count("\n")) == (2, 1)
+    assert f"--host 127.0.0.1 --server-port {port}: Address already in use" in told
+    assert sql(db, "SELECT COUNT(*) FROM events") == before
