@@ -13,6 +13,7 @@ from flclient.settings import CLIENT_SETTINGS
 from flserver import __version__
 from flserver.errors import ConnectionLost, UsageError
 from flserver.options import options
+from flserver.wire.messages import wire_id
 
 if TYPE_CHECKING:
     from flclient.trainer import Measured, Trainer
@@ -74,13 +75,13 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any])
     while True:
         try:
             with Connection(values["host"], values["server_port"], _largest_body(trainer)) as connection:
-                said = connection.register(_wire_id(values["client_id"]), trainer.data_size, info)
+                said = connection.register(values["client_id"], trainer.data_size, info)
                 click.echo(f"registered with {trainer.data_size} training samples: {said}")
                 pauses = backoff(patience)  # patience is for one loss, not for the whole run
                 registered_before = True
                 while (template := connection.next_model()) is not None:
                     rounds += 1
-                    _answer(trainer, connection, template, rounds, _wire_id(values["client_id"]))
+                    _answer(trainer, connection, template, rounds, wire_id(values["client_id"]))
                 click.echo(f"the run is over; models trained: {rounds}")
                 return 0
         except (ConnectionLost, NotAdmitted) as error:
@@ -107,12 +108,6 @@ def _answer(trainer: "Trainer", connection: Connection, template: Any, number: i
 
 def _text(measured: "Measured") -> str:
     return f"loss {measured.loss:.4f}, accuracy {measured.accuracy:.2%}"
-
-
-def _wire_id(client_id: str) -> int | str:
-    """A whole number goes as an integer, as the trainers in the field send theirs."""
-    is_number = client_id.isdecimal() and len(client_id) < 19 and str(int(client_id)) == client_id
-    return int(client_id) if is_number else client_id
 
 
 def _largest_body(trainer: "Trainer") -> int:

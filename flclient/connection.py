@@ -1,6 +1,5 @@
 """The trainer's sockets: the first connection, which brings models, and a new one for every upload."""
 
-import json
 import random
 import socket
 from collections.abc import Iterator, Sequence
@@ -8,9 +7,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from flserver.errors import ConnectionLost, FlserverError, FrameRefused, MessageRefused
+from flserver.errors import ConnectionLost, FlserverError, FrameRefused
+from flserver.wire import protocol
 from flserver.wire.framing import encode_length
-from flserver.wire.pickles import read_message
+from flserver.wire.messages import Error, Finished, Message, Metadata, Success, encode_metadata
 from flserver.wire.template import Template
 
 CONNECT_SECONDS = 30.0
@@ -37,7 +37,7 @@ class Connection(AbstractContextManager["Connection"]):
         """Connect. A frame of more than ``max_body`` bytes is refused."""
         self._host = host
         self._port = port
-        self._max_body = max_body
+        self._protocol = protocol.Connection(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
         self._socket = _connect(host, port)
         # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -50,31 +50,25 @@ class Connection(AbstractContextManager["Connection"]):
     ) -> None:
         self._socket.close()
 
-    def register(self, client_id: int | str, data_size: int, info: dict[str, Any]) -> str:
+    def register(self, client_id: str, data_size: int, info: dict[str, Any]) -> str:
         """Ask to take part and return what the server says. Raises NotAdmitted where it refuses."""
-        hello = {"header": "<METADATA>", "id": client_id, "data_size": data_size, "info": info}
-        _send(self._socket, [json.dumps(hello).encode()])
-        body = _receive(self._socket, MAX_REPLY)
-        try:
-            reply = json.loads(body)
-            header, message = reply["header"], str(reply.get("msg", ""))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise MessageRefused("the server's answer to the registration is not JSON with a header") from error
-        if header == "<ERROR>":
-            raise NotAdmitted(_printable(message))
-        if header != "<SUCCESS>":
-            raise MessageRefused(f"the server answered the registration with {header!r:.60}")
-        return _printable(message)
+        self._protocol.send(Metadata)
+        _send(self._socket, [encode_metadata(client_id, data_size, info)])
+        reply, _ = self._receive()
+        if isinstance(reply, Error):
+            raise NotAdmitted(_printable(reply.msg))
+        assert isinstance(reply, Success), "the protocol's table lets nothing else through"
+        return _printable(reply.msg)
 
     def next_model(self) -> Template | None:
         """Wait for the next global model; None when the run is over. Raises PickleRefused for a body not understood."""
-        body = _receive(self._socket, self._max_body)
-        header = read_message(body).get("header")
-        if header == "<FINISHED>":
-            return None
-        if header != "<MODEL>":
-            raise MessageRefused(f"the server sent {header!r:.60} where a model was due")
-        return Template(body)
+        message, body = self._receive()
+        return None if isinstance(message, Finished) else Template(body)
+
+    def _receive(self) -> tuple[Message, bytearray]:
+        """The server's next message, and the body it came in."""
+        body = _receive(self._socket, self._protocol.frame_limits().longest)
+        return self._protocol.receive(memoryview(body)), body
 
     def upload(self, pieces: Sequence[Piece]) -> None:
         """Send a body, in pieces, on a connection of its own."""

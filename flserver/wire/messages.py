@@ -145,12 +145,15 @@ def encode_json(message: Success | Error) -> bytes:
 
 
 def encode_metadata(client_id: str, data_size: int, info: Mapping[str, Any]) -> bytes:
-    """The JSON body of a registration. An id of decimal digits goes out as the integer that the fleet sends."""
-    number = (
-        int(client_id) if client_id.isascii() and client_id.isdigit() and str(int(client_id)) == client_id else None
-    )
-    fields = {"header": Metadata.header, "id": client_id if number is None else number, "data_size": data_size}
-    return json.dumps(fields | {"info": dict(info)}).encode()
+    """The JSON body of a registration."""
+    fields = {"header": Metadata.header, "id": wire_id(client_id), "data_size": data_size, "info": dict(info)}
+    return json.dumps(fields).encode()
+
+
+def wire_id(client_id: str) -> int | str:
+    """An id as it travels: a whole number goes as an integer, as the trainers in the field send theirs."""
+    is_number = client_id.isascii() and client_id.isdigit() and len(client_id) < 19
+    return int(client_id) if is_number and str(int(client_id)) == client_id else client_id
 
 
 def shown(value: object) -> str:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from flclient.__main__ import main
-from flclient.cli import _wire_id
 from flclient.settings import CLIENT_SETTINGS
 from flserver.models import DEFAULT_MODEL, build
 from flserver.settings import defaults
+from flserver.wire.messages import wire_id
 from tests.flclient.plain_server import PlainServer
 from tests.fldata import write_fldata
 
@@ -71,7 +71,7 @@ def test_a_run_with_a_server_of_the_field(flclient, fldata, client_id, sent):
     assert second["loss"]["received"] == pytest.approx(first["loss"]["trained"])
     assert third["accuracy"]["received"] == pytest.approx(second["accuracy"]["trained"])
     assert out.startswith("registered with 60 training samples: welcome\nmodel 1: received loss ")
-    assert out.endswith("the run is over after 3 models\n")
+    assert out.endswith("the run is over; models trained: 3\n")
 
 
 def test_refused_is_the_servers_message_and_exit_code_1(flclient, fldata):
@@ -118,7 +118,7 @@ def test_reconnect_registers_again_until_it_is_admitted(flclient, fldata):
     assert server.hellos[0] == server.hellos[-1]
     assert err.count("trying again in") == 3
     assert "client 3 is still connected; trying again" in err
-    assert out.endswith("the run is over after 4 models\n")
+    assert out.endswith("the run is over; models trained: 4\n")
 
 
 def test_reconnect_gives_up_when_its_seconds_are_over(flclient, fldata):
@@ -201,7 +201,7 @@ def test_a_text_id_takes_the_part_it_is_given(flclient):
 
 
 def test_ids_are_integers_where_they_are_written_as_such():
-    assert [_wire_id(text) for text in ("3", "03", "0", "-3", "3.0", "a", "٣", "9" * 30)] == [
+    assert [wire_id(text) for text in ("3", "03", "0", "-3", "3.0", "a", "٣", "9" * 30)] == [
         *(3, "03", 0, "-3", "3.0", "a", "٣", "9" * 30),
     ]
 

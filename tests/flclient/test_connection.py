@@ -54,7 +54,7 @@ def test_registration_carries_id_size_and_info():
 def test_a_refusal_is_the_servers_words():
     with PlainServer(lambda server: server.admit("<ERROR>", "too late")) as server, connect(server) as connection:
         with pytest.raises(NotAdmitted, match=r"^too late$"):
-            connection.register(1, 2, {})
+            connection.register("1", 2, {})
 
 
 @pytest.mark.parametrize(
@@ -65,17 +65,20 @@ def test_a_refusal_is_the_servers_words():
         (frame(b'{"header": "<SUCCESS>"}')[:-1], ConnectionLost, "closed"),
         ((2**16 + 1).to_bytes(8, "big"), FrameRefused, "announced 65537 bytes"),
         (b"HTTP/1.1 400 Bad Request", FrameRefused, "announced"),
-        (frame(b"no json"), MessageRefused, "not JSON with a header"),
-        (frame(b"[1]"), MessageRefused, "not JSON with a header"),
-        (frame(b"{}"), MessageRefused, "not JSON with a header"),
-        (frame(b"\xff\xfe{}"), MessageRefused, "not JSON with a header"),
-        (frame(b'{"header": "<MODEL>"}'), MessageRefused, "answered the registration with '<MODEL>'"),
+        (frame(b""), PickleRefused, "claimed"),
+        (frame(b"no json"), PickleRefused, "opcode|byte|protocol|pickle"),
+        (frame(b"[1]"), PickleRefused, "opcode|byte|protocol|pickle"),
+        (frame(b"{}"), MessageRefused, "without a header"),
+        (frame(b"{]"), MessageRefused, "starts like JSON and is none"),
+        (frame(b"\xff\xfe{}"), PickleRefused, "opcode|byte|protocol|pickle"),
+        (frame(b'{"header": "<MODEL>"}'), MessageRefused, "'<MODEL>' is not one that may come here"),
+        (frame(pickle.dumps({"header": "<FINISHED>"})), MessageRefused, "out of turn"),
     ],
 )
 def test_what_is_no_answer_to_a_registration(reply, error, reason):
     with PlainServer(replies(reply)) as server, connect(server) as connection:
         with pytest.raises(error, match=reason):
-            connection.register(1, 2, {})
+            connection.register("1", 2, {})
 
 
 class Exploit:
@@ -86,8 +89,9 @@ class Exploit:
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        (b"{}", PickleRefused),
+        (b"{}", MessageRefused),
         (b"", PickleRefused),
+        (b'{"header": "<SUCCESS>", "msg": "again"}', MessageRefused),
         (pickle.dumps([1]), PickleRefused),
         (pickle.dumps({"header": "<MODEL>"}), PickleRefused),
         (pickle.dumps({"header": "<MODEL>", "model": Exploit()}), PickleRefused),
@@ -100,7 +104,7 @@ def test_what_is_no_model(body, error):
         server.admit().sendall(frame(body))
 
     with PlainServer(script) as server, connect(server, max_body=5000) as connection:
-        connection.register(1, 2, {})
+        connection.register("1", 2, {})
         with pytest.raises(error):
             connection.next_model()
 
@@ -117,7 +121,7 @@ def test_a_large_body_in_small_pieces_arrives_whole(monkeypatch):
         server.finish(connection)
 
     with PlainServer(script) as server, connect(server) as connection:
-        connection.register(1, 2, {})
+        connection.register("1", 2, {})
         assert connection.next_model().buffer == sent
         assert connection.next_model() is None
 
@@ -146,15 +150,13 @@ def test_a_transfer_that_stands_still_is_given_up_but_a_pause_between_frames_is_
         connection.settimeout(0.5)  # a pause longer than STALL_SECONDS
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        server.finish(connection)
         connection.sendall(frame(b"x" * 10)[:-1])
         connection.settimeout(20)
         assert connection.recv(1) == b""
 
     with PlainServer(script) as server:
         with connect(server) as connection:
-            connection.register(1, 2, {})
-            assert connection.next_model() is None
+            connection.register("1", 2, {})
             with pytest.raises(ConnectionLost, match="stood still") as caught:
                 connection.next_model()
             assert caught.value.cause == "timeout"

@@ -272,4 +272,5 @@ def test_our_own_registration_is_read_back(text: str, size: int) -> None:
 def test_an_integer_id_goes_out_as_the_fleet_sends_it() -> None:
     assert json.loads(encode_metadata("3", 10, {}))["id"] == 3
     assert json.loads(encode_metadata("03", 10, {}))["id"] == "03"
+    assert json.loads(encode_metadata("9" * 30, 10, {}))["id"] == "9" * 30
     assert json.loads(encode_metadata("ward-7", 10, {}))["id"] == "ward-7"
