@@ -19,8 +19,10 @@ from flserver.committer import Committer
 from flserver.coordinator import Coordinator
 from flserver.errors import FlserverError, one_line
 from flserver.exchange import Exchange
-from flserver.listener import Listener
-from flserver.memory import ReceiveMemory
+from flserver.network.listener import Listener
+from flserver.network.memory import ReceiveMemory
+from flserver.network.server import Server
+from flserver.network.session import Desk, Limits
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
@@ -28,8 +30,6 @@ from flserver.opening import close_left_overs, record_opening, restore_metrics
 from flserver.plan import Plan
 from flserver.prepare import Prepared, prepare
 from flserver.rounds import Rounds
-from flserver.server import Server
-from flserver.session import Desk, Limits
 from flserver.settings import ServerSettings
 from flserver.signals import Signals
 from flserver.store.database import cause

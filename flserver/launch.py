@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from flserver.bus import Observer
-from flserver.listener import Listener
+from flserver.network.listener import Listener
 from flserver.settings import NetworkPolicy, ServerSettings
 
 logger = logging.getLogger(__name__)

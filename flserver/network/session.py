@@ -19,13 +19,13 @@ import blake3
 from flserver.aggregation.checks import inspect
 from flserver.bus import Bus
 from flserver.clock import Deadline, monotonic, utc_now
-from flserver.correspondence import Correspondence
 from flserver.errors import ConnectionLost, MessageRefused, PeerError, RegistrationRefused, StoreError, one_line
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
-from flserver.memory import ReceiveMemory
+from flserver.network.correspondence import Correspondence
+from flserver.network.memory import ReceiveMemory
+from flserver.network.transport import Progress, Received, peer_state, receive_frame, send_frame, tune
 from flserver.rounds import Registration
 from flserver.state import as_tensor
-from flserver.transport import Progress, Received, peer_state, receive_frame, send_frame, tune
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import (
     FINISHED_BODY,

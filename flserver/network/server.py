@@ -7,10 +7,10 @@ from contextlib import suppress
 from itertools import count
 
 from flserver.clock import Deadline
-from flserver.correspondence import Correspondence
 from flserver.errors import StoreError
-from flserver.listener import Listener
-from flserver.session import Desk, Session
+from flserver.network.correspondence import Correspondence
+from flserver.network.listener import Listener
+from flserver.network.session import Desk, Session
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from flserver.aggregation.checks import Inspection
 from flserver.bus import Bus
 from flserver.errors import StoreError
 from flserver.exchange import Submission, Ticket
+from flserver.network.transport import Received
 from flserver.rounds import Registration, Verdict
-from flserver.transport import Received
 from flserver.wire.messages import Metadata, Update
 
 

@@ -12,7 +12,7 @@ import blake3
 
 from flserver.clock import Deadline, monotonic, utc_now
 from flserver.errors import ConnectionLost
-from flserver.memory import ReceiveMemory, Room
+from flserver.network.memory import ReceiveMemory, Room
 from flserver.wire.framing import FrameReader, encode_length
 
 PIECE = 1 << 20  # bytes a system call moves: large enough that the calls do not show, small enough to note progress

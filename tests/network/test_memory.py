@@ -12,7 +12,7 @@ import pytest
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import ConnectionLost
-from flserver.memory import ReceiveMemory, Room
+from flserver.network.memory import ReceiveMemory, Room
 
 BODY = 1 << 16  # bytes
 FOREVER, SHORT = 30.0, 0.1  # seconds
@@ -198,7 +198,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReceiveMemory:
 def test_who_left_a_lane_lets_the_next_one_in(
     narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Room], None]
 ) -> None:
-    monkeypatch.setattr("flserver.memory.LANE_SECONDS", FOREVER)
+    monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", FOREVER)
     rooms = [narrow.take(BODY, Deadline.after(FOREVER)) for _ in range(2)]
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(narrow.take, BODY, Deadline.after(FOREVER))
@@ -208,7 +208,7 @@ def test_who_left_a_lane_lets_the_next_one_in(
 
 
 def test_a_slow_senders_lane_is_free_again_in_time(narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flserver.memory.LANE_SECONDS", SHORT)
+    monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", SHORT)
     started = monotonic()
     rooms = [narrow.take(BODY, Deadline.after(FOREVER)) for _ in range(4)]
     assert SHORT <= monotonic() - started < FOREVER / 2

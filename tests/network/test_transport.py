@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import ConnectionLost, FrameRefused
-from flserver.memory import ReceiveMemory
-from flserver.transport import LAST_PIECE, PIECE, Received, peer_state, receive_frame, send_frame, tune
+from flserver.network.memory import ReceiveMemory
+from flserver.network.transport import LAST_PIECE, PIECE, Received, peer_state, receive_frame, send_frame, tune
 from flserver.wire.framing import OPENING_BYTES, FrameLimits, FrameReader
 
 LONG = 30.0  # seconds; nothing waits this long when all is well
