@@ -10,19 +10,22 @@ import resource
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from itertools import count
+from typing import Any
 
 from flserver import events
+from flserver.admission import Admission
 from flserver.broadcast import BroadcastBuffers
 from flserver.bus import Bus, Observer, publisher
 from flserver.clock import Deadline
 from flserver.committer import Committer
 from flserver.coordinator import Coordinator
-from flserver.errors import FlserverError, one_line
+from flserver.errors import FlserverError, UsageError, one_line
 from flserver.exchange import Exchange
+from flserver.network.desk import Desk, Limits
 from flserver.network.listener import Listener
 from flserver.network.memory import ReceiveMemory
-from flserver.network.server import Server
-from flserver.network.session import Desk, Limits
+from flserver.network.server import Capacity, Server
+from flserver.network.transport import Pace
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
@@ -40,8 +43,8 @@ from flserver.wire.pickles import PickleLimits
 
 logger = logging.getLogger(__name__)
 
-JSON_LIMIT = 4096  # bytes of a registration
 PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
+RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
 RESERVED_DESCRIPTORS = 160
 SESSION_GRACE = 3.0  # seconds to say <FINISHED>
 M_ARENA_MAX = -8  # mallopt(3)
@@ -56,6 +59,7 @@ def serve(
     reader: Reader,
     upgrade: Upgrade | None,
     listener: Listener,
+    admission: Admission,
     console: Sequence[Observer],
     say: Callable[[str], None],
 ) -> int:
@@ -68,8 +72,8 @@ def serve(
     _limit_arenas()
     _warn(plan.settings)
     prepared = prepare(plan, reader, say)
-    with closing(Signals()) as signals:
-        return _Serving(plan, prepared, reader, signals, listener, console, say).run(upgrade)
+    with closing(Signals(reload=admission.reloads)) as signals:
+        return _Serving(plan, prepared, reader, signals, listener, admission, console, say).run(upgrade)
 
 
 class _Serving:
@@ -82,11 +86,12 @@ class _Serving:
         reader: Reader,
         signals: Signals,
         listener: Listener,
+        admission: Admission,
         console: Sequence[Observer],
         say: Callable[[str], None],
     ) -> None:
         self._plan, self._prepared, self._reader = plan, prepared, reader
-        self._signals, self._listener, self._say = signals, listener, say
+        self._signals, self._listener, self._admission, self._say = signals, listener, admission, say
         settings = plan.settings
         self._seeds = reader.id_seeds()
         self._observers: list[Observer] = list(console)
@@ -100,21 +105,27 @@ class _Serving:
         )
         self._bus = Bus(self._writer)
         buffers = BroadcastBuffers(prepared.template)
+        network = settings.network
         self._limits = Limits(
-            json=JSON_LIMIT,
-            pickle=2 * buffers.size + PICKLE_SLACK,
+            json=network.max_json_size,
+            pickle=network.max_update_size or 2 * buffers.size + PICKLE_SLACK,
             tensors=2 * sum(tensor.nbytes for tensor in prepared.model.values()) + PICKLE_SLACK,
             pickles=PickleLimits(),
-            first_frame=settings.network.first_frame_timeout,
-            frame=settings.network.frame_timeout,
+            first_frame=network.first_frame_timeout,
+            pace=Pace(
+                whole=network.frame_timeout,
+                rate=network.min_rate,
+                window=min(RATE_WINDOW, network.first_frame_timeout),
+            ),
+            peer_timeout=network.peer_timeout,
         )
-        self._memory = ReceiveMemory(
-            settings.network.receive_memory, self._limits.pickle, settings.store.checkpoint_dir
-        )
+        self._memory = ReceiveMemory(network.receive_memory, self._limits.pickle, settings.store.checkpoint_dir)
+        capacity = Capacity(min(network.max_connections, _connections_possible()), network.max_connections_per_address)
         self._metrics = Metrics(
             {
                 "inflight_bytes": lambda: self._memory.in_use,
                 "inflight_limit_bytes": lambda: self._memory.budget,
+                "open_connections_limit": lambda: capacity.in_all,
                 "model_parameters": lambda: prepared.parameters,
                 "database_bytes": lambda: database_bytes(settings.store.db),
                 "audit_queue_length": lambda: self._writer.queue_length,
@@ -140,6 +151,7 @@ class _Serving:
                 settings.rounds,
                 known={p.client_id: (p.data_size, p.registration) for p in reader.participants(plan.run_id)},
                 min_updates=reader.min_updates(plan.run_id),
+                identity=admission.identity,
             ),
             prepared.model,
         )
@@ -160,12 +172,14 @@ class _Serving:
                 bus=self._bus,
                 memory=self._memory,
                 limits=self._limits,
+                introduction=admission.introduction,
+                identity=admission.identity,
                 tied=prepared.tied,
                 message_ids=count(self._seeds.message_id),
                 update_ids=count(self._seeds.update_id),
             ),
             count(self._seeds.connection_id),
-            min(settings.network.max_connections, _connections_possible()),
+            capacity,
         )
 
     def run(self, upgrade: Upgrade | None) -> int:
@@ -190,7 +204,9 @@ class _Serving:
                 return EXIT_FAILED
             if network.metrics_port and network.metrics_linger and not self._signals.received:
                 self._say(f"metrics stay for {network.metrics_linger:g} s")
-                self._signals.wait(network.metrics_linger)
+                deadline = Deadline.after(network.metrics_linger)
+                while self._signals.wait(deadline.remaining()) == "SIGHUP":
+                    self._reload()
         return code
 
     def _record_start(self, upgrade: Upgrade | None) -> None:
@@ -199,13 +215,19 @@ class _Serving:
         # From here on metrics count what commits; what SQL holds already is restored first, once.
         restore_metrics(self._metrics, self._plan, self._reader)
         self._observers.insert(0, self._metrics)
-        record_opening(self._bus, self._plan, self._prepared, self._seeds.process_id, self._listener.address, upgrade)
+        record_opening(self._bus, self._plan, self._prepared, self._seeds.process_id, self._beginning(), upgrade)
+
+    def _beginning(self) -> dict[str, Any]:
+        host, port = self._listener.address
+        admitted = {key: value for key, value in self._admission.describe().items() if value is not None}
+        return {"host": host, "port": port} | admitted
 
     def _run_rounds(self) -> int:
         self._coordinator.start()
         self._server.start()
         try:
-            stopped_by = self._signals.wait()
+            while (stopped_by := self._signals.wait()) == "SIGHUP":
+                self._reload()
             if stopped_by is not None:
                 self._say(f"{stopped_by}: stopping (once more: at once)")
                 self._bus.emit(events.OperatorActed(kind="stop", detail={"signal": stopped_by}))
@@ -217,6 +239,17 @@ class _Serving:
             self._server.close(SESSION_GRACE)
         self._bus.flush()
         return self._exit_code()
+
+    def _reload(self) -> None:
+        """Read certificates and roster again; what cannot be used changes nothing."""
+        try:
+            self._admission.reload()
+        except UsageError as error:
+            logger.error("SIGHUP: nothing is changed: %s", one_line(error))
+            self._bus.emit(events.OperatorActed(kind="reload", detail={"refused": one_line(error)}))
+        else:
+            logger.info("SIGHUP: certificates and roster were read again")
+            self._bus.emit(events.OperatorActed(kind="reload", detail=self._admission.describe()))
 
     def _exit_code(self) -> int:
         error = self._coordinator.error
@@ -240,6 +273,7 @@ class _Serving:
             round=self._coordinator.current_round,
             deadline=None if due is None else Deadline(due),
             writer_alive=self._writer.alive or self._coordinator.status != "running",
+            accepting=self._server.accepting,
             sequence=self._writer.sequence,
             digest=self._writer.last_digest,
             queue_length=self._writer.queue_length,
@@ -249,12 +283,8 @@ class _Serving:
 def _warn(settings: ServerSettings) -> None:
     if settings.rounds.min_updates == 1:
         logger.warning("--min-updates 1 lets a single site's model become the global model that all others are sent")
-    if settings.network.host not in ("127.0.0.1", "::1", "localhost"):
-        logger.warning(
-            "--host %s is open to the network without encryption, and unchanged trainers run what an attacker on the "
-            "way sends them as a model. Prefer 127.0.0.1 and a tunnel",
-            settings.network.host,
-        )
+    if settings.network.insecure and settings.identity.tls_cert is None:
+        logger.warning("--insecure: an attacker between the trainers and this server can run code on the trainers")
 
 
 def _limit_arenas() -> None:

@@ -11,14 +11,18 @@ import blake3
 from flserver.state import State, write_state
 from flserver.wire.template import Template
 
+MOST_BUFFERS = 4
+
 
 class Broadcast:
-    """One model's body. Sessions ``acquire`` it before and ``release`` it after sending."""
+    """One model's body. Sessions ``acquire`` it before and ``release`` it after sending; where it is ``revoked``, they
+    stop sending it."""
 
     def __init__(self, template: Template) -> None:
         self._template = template
         self._lock = threading.Lock()  # guards _users
         self._users = 0
+        self.revoked = False
         self.digest = ""
 
     @property
@@ -47,7 +51,11 @@ class Broadcast:
 
 
 class BroadcastBuffers:
-    """Two buffers in turn, more only while slow clients hold the old ones."""
+    """Two buffers in turn, and up to ``MOST_BUFFERS`` while slow clients hold the old ones.
+
+    Where those do not do, the oldest is taken away from whoever is still reading it: models that nobody waits for any
+    more must not fill the memory, a round's worth at a time.
+    """
 
     def __init__(self, template: Template) -> None:
         self._buffers = [Broadcast(template)]
@@ -59,12 +67,12 @@ class BroadcastBuffers:
 
     def render(self, state: State, current: Broadcast | None) -> Broadcast:
         """The body for ``state`` in a buffer that is neither ``current`` nor in use."""
-        free = [buffer for buffer in self._buffers if buffer.idle and buffer is not current]
-        if free:
-            chosen = free[0]
-            self._buffers = [b for b in self._buffers if b in (chosen, current) or not b.idle]
-        else:
-            chosen = self._buffers[0].copy()
-            self._buffers.append(chosen)
+        free = [b for b in self._buffers if b.idle and not b.revoked and b is not current]
+        chosen = free[0] if free else self._buffers[-1].copy()
+        old = [b for b in self._buffers if b not in (chosen, current) and not b.idle]
+        for buffer in old[: max(0, len(old) + 2 - MOST_BUFFERS)]:
+            buffer.revoked = True
+        # From the oldest on, so that those at the front are the ones to take away.
+        self._buffers = [*old, *([current] if current is not None else []), chosen]
         chosen.write(state)
         return chosen

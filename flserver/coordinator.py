@@ -106,10 +106,13 @@ class Coordinator:
             announced = short
             if short:
                 needed = f"{short} more client{'s' * (short > 1)} needed by --min-clients or --min-updates"
-                self._bus.emit(events.StateChanged(state="joining", detail=needed))
+                with self._exchange.changed:
+                    absent = self._rounds.absent()
+                missing = f"; not there: {', '.join(absent)}" if absent else ""
+                self._bus.emit(events.StateChanged(state="joining", detail=needed + missing))
         with self._exchange.changed:
-            min_updates = self._rounds.close_window()
-        self._bus.emit(events.QuorumSettled(min_updates=min_updates))
+            min_updates, absent = self._rounds.close_window(), self._rounds.absent()
+        self._bus.emit(events.QuorumSettled(min_updates=min_updates, absent=absent))
 
     def _wait_in_window(self, announced: int) -> int | None:
         """None when the join window is over, else how many clients it is short of, when that is not ``announced``."""

@@ -6,6 +6,8 @@ FlserverError
 │   │   ├── FrameRefused      a length or a first byte that the connection's state does not allow
 │   │   ├── MessageRefused    a body that is not one of the six messages, or comes out of turn
 │   │   ├── PickleRefused     a pickle that the machine does not read
+│   │   ├── HandshakeRefused  a TLS handshake or a PROXY header that does not hold
+│   │   ├── IdentityRefused   a peer that may not speak for the client it names
 │   │   └── RegistrationRefused  an id or a time at which nobody may register
 │   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
 ├── UsageError                what the operator asked for cannot be done: one line, exit code 2
@@ -48,6 +50,14 @@ class MessageRefused(Refused):
 
 class PickleRefused(Refused):
     """A pickle that the machine in ``wire.pickles`` does not read."""
+
+
+class HandshakeRefused(Refused):
+    """A TLS handshake that failed, or did not come: plain text, or a certificate that is not accepted."""
+
+
+class IdentityRefused(Refused):
+    """The peer may not speak for the client it names. For a registration, the message is sent to the trainer."""
 
 
 class RegistrationRefused(Refused):

@@ -91,9 +91,11 @@ class RunEnded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class QuorumSettled(Event):
-    """The run's first join window closed, and the least number of updates that commits a round was settled."""
+    """A join window closed, and the least number of updates that commits a round is settled. ``absent`` are the clients
+    on the roster that are not there, as text for people."""
 
     min_updates: int
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,20 @@ class ConnectionOpened(Event):
     peer_host: str
     peer_port: int
     transport: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerIdentified(Event):
+    """A forwarder, or the TLS handshake, told who a connection's peer is. ``proxy_host`` is the forwarder's address,
+    ``peer_host`` then the peer's own; the certificate is the peer's, verified."""
+
+    connection_id: int
+    peer_host: str
+    peer_port: int
+    proxy_host: str | None
+    transport: str
+    certificate_subject: str | None
+    certificate_fingerprint: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +187,8 @@ class MessageSent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ClientRegistered(Event):
-    """A client was admitted; ``registration`` counts its registrations in this run from 1."""
+    """A client was admitted; ``registration`` counts its registrations in this run from 1. ``identity`` is
+    ``authenticated`` by a certificate or ``claimed``; ``label`` is the roster's."""
 
     client_id: str
     registration: int
@@ -180,6 +197,7 @@ class ClientRegistered(Event):
     data_size: int
     info: Mapping[str, Any]
     rejoined: bool
+    label: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +239,8 @@ class ClientMetric:
 @dataclass(frozen=True, kw_only=True)
 class UpdateReceived(Event):
     """A complete upload that decodes and passes the identity rules. ``decision`` is None while it counts and its
-    attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing."""
+    attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` as in
+    :class:`ClientRegistered`, of the connection that it came on."""
 
     update_id: int
     message_id: int
@@ -238,6 +257,7 @@ class UpdateReceived(Event):
     wait_seconds: float | None
     upload_seconds: float
     update_norm: float | None
+    identity: str = "claimed"
     metrics: tuple[ClientMetric, ...] = ()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from flserver.aggregation import State
 from flserver.broadcast import Broadcast
 from flserver.clock import monotonic
+from flserver.identity import Peer
 from flserver.rounds import Attempt, Registration, Rounds, Seat, SentModel, Verdict
 from flserver.wire.messages import Measurement
 
@@ -37,13 +38,15 @@ class Farewell:
 class Submission:
     """A complete, decoded upload. ``release`` gives its memory back; nobody reads ``tensors`` after it.
 
-    ``accepted_at`` (monotonic) is when its connection was accepted.
+    ``accepted_at`` (monotonic) is when its connection was accepted; ``digest`` is that of its tensors.
     """
 
     update_id: int
     client_id: str
+    peer: Peer
     accepted_at: float
     tensors: State
+    digest: str
     rejection: str | None
     metrics: tuple[Measurement, ...]
     release: Callable[[], None]
@@ -95,10 +98,11 @@ class Exchange:
 
     # --- for sessions ------------------------------------------------------------------------------------------------
 
-    def register(self, client_id: str, data_size: int) -> Registration:
-        """Reserve a registration; raises RegistrationRefused. Follow with ``admit`` once it is on record."""
+    def register(self, client_id: str, data_size: int, peer: Peer) -> Registration:
+        """Reserve a registration; raises RegistrationRefused or IdentityRefused. Follow with ``admit`` once it is on
+        record."""
         with self.changed:
-            registration = self.rounds.register(client_id, data_size, monotonic())
+            registration = self.rounds.register(client_id, data_size, peer, monotonic())
             self.changed.notify_all()
             return registration
 
@@ -128,16 +132,32 @@ class Exchange:
             broadcast.acquire()
             return Ticket(sent.round, sent.attempt, sent, broadcast)
 
-    def knows(self, client_id: str) -> bool:
-        """Whether a client of this name has registered in this run."""
+    def expects_upload(self, peer: Peer) -> bool:
+        """Whether an upload of this peer could be anybody's, before it is known whose."""
         with self.changed:
-            return client_id in self.rounds.participants
+            return self.rounds.expects_upload(peer)
+
+    def registered_hosts(self) -> set[str]:
+        """The addresses from which clients registered in this process."""
+        with self.changed:
+            return {p.peer.host for p in self.rounds.participants.values() if p.peer is not None}
+
+    def check_upload(self, client_id: str, peer: Peer) -> None:
+        """Raises RegistrationRefused or IdentityRefused where this peer may not upload for that client."""
+        with self.changed:
+            self.rounds.check_upload(client_id, peer)
 
     def offer(self, submission: Submission) -> Verdict:
-        """Decide what an upload is; raises RegistrationRefused. Follow with ``recorded`` when its events are out."""
+        """Decide what an upload is; raises as ``check_upload``. Follow with ``recorded`` when its events are out."""
         with self.changed:
             return self.rounds.offer(
-                submission.client_id, submission.update_id, submission.accepted_at, submission.rejection, monotonic()
+                submission.client_id,
+                submission.peer,
+                submission.update_id,
+                submission.accepted_at,
+                submission.digest,
+                submission.rejection,
+                monotonic(),
             )
 
     def recorded(self, submission: Submission, verdict: Verdict) -> None:

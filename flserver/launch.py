@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from flserver.admission import Admission, check_host
 from flserver.bus import Observer
 from flserver.network.listener import Listener
-from flserver.settings import NetworkPolicy, ServerSettings
+from flserver.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def launch(
     a line. Raises UsageError for what cannot be done, before anything is on record.
     """
     with ExitStack() as stack:
-        listener = None if settings.store.resume else _listen(settings.network, stack)
+        listener = None if settings.store.resume else _listen(settings, stack)
 
         from flserver.plan import Complete, plan_run
         from flserver.store.database import DatabaseLock
@@ -47,16 +48,19 @@ def launch(
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
         if listener is None:
-            listener = _listen(plan.settings.network, stack)
+            listener = _listen(plan.settings, stack)
+        admission = Admission(plan.settings)
         host, port = listener.address
         say(f"listening for trainers on {host}:{port}")
 
         from flserver.app import serve
 
-        return serve(plan, reader, upgrade, listener, console, say)
+        return serve(plan, reader, upgrade, listener, admission, console, say)
 
 
-def _listen(network: NetworkPolicy, stack: ExitStack) -> Listener:
+def _listen(settings: ServerSettings, stack: ExitStack) -> Listener:
+    network = settings.network
+    check_host(network, tls=settings.identity.tls_cert is not None)
     listener = Listener(network.host, network.server_port)
     stack.callback(listener.close)
     return listener

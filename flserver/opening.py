@@ -4,7 +4,9 @@ import getpass
 import os
 import platform
 import socket
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 from flserver import __version__, events
 from flserver.bus import Bus
@@ -59,9 +61,10 @@ def _last_round(reader: Reader, run_id: str) -> LastRound | None:
 
 
 def record_opening(
-    bus: Bus, plan: Plan, prepared: Prepared, process_id: int, address: tuple[str, int], upgrade: Upgrade | None
+    bus: Bus, plan: Plan, prepared: Prepared, process_id: int, beginning: Mapping[str, Any], upgrade: Upgrade | None
 ) -> None:
-    """Which run this process works on, with which settings, and what the operator did to get here."""
+    """Which run this process works on, with which settings, and what the operator did to get here. ``beginning`` says
+    where it listens and who is let in."""
     resumed_from = prepared.round if plan.resumed is not None and prepared.round >= 0 else None
     bus.emit(_run_begins(plan, prepared, resumed_from))
     bus.emit(
@@ -81,7 +84,7 @@ def record_opening(
         detail = {"before": upgrade.before, "after": upgrade.after, "copy": str(upgrade.copy)}
         bus.emit(events.OperatorActed(kind="upgrade", detail=detail))
     kind = "start" if plan.resumed is None else "resume"
-    bus.emit(events.OperatorActed(kind=kind, detail={"host": address[0], "port": address[1]}))
+    bus.emit(events.OperatorActed(kind=kind, detail=beginning))
     before = settings_of(plan.resumed) if plan.resumed is not None else {}
     for key, value in plan.overrides.items():
         change = {"setting": key, "before": before.get(key), "now": value}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flserver.errors import UsageError
+from flserver.wire.messages import MAX_DATA_SIZE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +68,29 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="metrics-port", kind="int", default=9464, minimum=0, maximum=65535, help="Port of /metrics and /healthz; 0 turns them off."),
     Setting(name="metrics-linger", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that /metrics outlives a finished run, so that its last values are scraped."),
     Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, in MiB; beyond it they lie in unlinked files in the checkpoint directory."),
-    Setting(name="first-frame-timeout", kind="float", default=30.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds a new connection has to send its first message."),
+    Setting(name="max-update-size", kind="int", default=None, minimum=1, maximum=2**48, metavar="BYTES", help="Longest message with a model. Default: twice the global model's and 64 KiB more."),
+    Setting(name="max-json-size", kind="int", default=4096, minimum=64, maximum=2**20, metavar="BYTES", help="Longest registration."),
+    Setting(name="max-data-size", kind="int", default=MAX_DATA_SIZE, minimum=1, maximum=MAX_DATA_SIZE, metavar="N", help="Most training samples that a client may say it has."),
+    Setting(name="max-weight-share", kind="float", default=1.0, minimum=0, maximum=1, metavar="SHARE", help="Reject an update whose client has more than this share of the samples of all clients invited; 1 is off."),
+    Setting(name="first-frame-timeout", kind="float", default=30.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds a new connection has to send its first bytes, and to finish a TLS handshake."),
     Setting(name="frame-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds that receiving an update, or sending a model, may take."),
-    Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, the oldest that has sent no message yet goes."),
+    Setting(name="min-rate", kind="float", default=1024.0, minimum=0, maximum=1e12, metavar="BYTES", help="Bytes a second below which a message is cut off, counted over 30 seconds (or --first-frame-timeout, if less) of waiting for the peer."),
+    Setting(name="peer-timeout", kind="float", default=90.0, minimum=3, maximum=86400, help="Seconds after which a peer whose machine does not answer any more is gone."),
+    Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, the oldest that has not finished its first message goes."),
+    Setting(name="max-connections-per-address", kind="int", default=2048, minimum=1, maximum=MAX_COUNT, metavar="N", help="The same for one address."),
+    Setting(name="upload-from", kind="choice", default=None, choices=("same-address", "any", "certificate"), help="Whose uploads count: those from the address that registered the client, anybody's, or those with its certificate. Default: same-address, or certificate with --tls-client-ca."),
+    Setting(name="clients", kind="path", default=None, metavar="FILE", help="Admit these clients only, and start as soon as all are in: CSV with the columns id, label, fingerprint."),
+    Setting(name="tls-cert", kind="path", default=None, metavar="FILE", help="Speak TLS to trainers, with this certificate (PEM, the chain after it)."),
+    Setting(name="tls-key", kind="path", default=None, metavar="FILE", help="Its key. Default: in the file of --tls-cert."),
+    Setting(name="tls-client-ca", kind="path", default=None, metavar="FILE", help="Ask trainers for certificates that one of these signed: the common name is the client's id."),
+    Setting(name="trusted-proxy", kind="str", default=None, metavar="CIDR[,CIDR]", help="Forwarders' addresses: each connection from there begins with a PROXY protocol header, which has the trainer's."),
+    Setting(name="insecure", kind="bool", default=False, help="Listen on more than loopback without TLS, where an attacker on the way can run code on the trainers."),
     Setting(name="log-format", kind="choice", default="text", choices=("text", "json"), help="One log line an event, as text or JSON."),
     Setting(name="log-level", kind="choice", default="info", choices=("debug", "info", "warning", "error"), help="Least severe line to log."),
 )  # fmt: skip
 
+
+PATHS = ("data_dir", "clients", "tls_cert", "tls_key", "tls_client_ca")
 
 Policy = TypeVar("Policy")
 
@@ -114,6 +131,8 @@ class RoundPolicy:
     round_attempts: int
     rejoin: bool
     rejoin_timeout: float
+    max_data_size: int = MAX_DATA_SIZE
+    max_weight_share: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,17 +168,35 @@ class StorePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPolicy:
-    """Where the server listens, how long (seconds) a frame may take, the memory (bytes) for what it receives."""
+    """Where the server listens, and what a connection may use (bytes, seconds, bytes a second)."""
 
     host: str
     server_port: int
+    insecure: bool
     metrics_host: str
     metrics_port: int
     metrics_linger: float
+    receive_memory: int
+    max_update_size: int | None
+    max_json_size: int
     first_frame_timeout: float
     frame_timeout: float
-    receive_memory: int
+    min_rate: float
+    peer_timeout: float
     max_connections: int
+    max_connections_per_address: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityPolicy:
+    """Who may speak for a client, and how that is shown."""
+
+    upload_from: str | None
+    clients: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
+    trusted_proxy: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +208,7 @@ class ServerSettings:
     evaluation: EvaluationPolicy
     store: StorePolicy
     network: NetworkPolicy
+    identity: IdentityPolicy
     values: Mapping[str, Any]
 
 
@@ -184,12 +222,13 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     merged = defaults(SERVER_SETTINGS) | dict(values)
     db = Path(merged["db"])
     checkpoints = Path(merged["checkpoint_dir"]) if merged["checkpoint_dir"] else db.with_name(db.name + ".checkpoints")
-    data_dir = Path(merged["data_dir"]) if merged["data_dir"] else None
+    paths = {key: Path(merged[key]) if merged[key] else None for key in PATHS}
     return ServerSettings(
         rounds=_pick(RoundPolicy, merged),
         model=_pick(ModelPolicy, merged),
-        evaluation=_pick(EvaluationPolicy, merged, data_dir=data_dir),
+        evaluation=_pick(EvaluationPolicy, merged, data_dir=paths["data_dir"]),
         store=_pick(StorePolicy, merged, db=db, checkpoint_dir=checkpoints),
         network=_pick(NetworkPolicy, merged, receive_memory=merged["receive_memory"] * 2**20),
+        identity=_pick(IdentityPolicy, merged, **paths),
         values=merged,
     )

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C, as something that the main thread can wait for together with the end of the run."""
 
+import contextlib
 import os
 import select
 import signal
@@ -15,18 +16,24 @@ class Signals:
     """Turns SIGTERM, SIGINT and the coordinator's end into bytes that the main thread waits for.
 
     A pipe, because a signal handler must not take a lock that its own thread may hold. A second signal ends the process
-    at once: the database is then what it is after a crash.
+    at once: the database is then what it is after a crash. Where there is something to read again (``reload``), SIGHUP
+    is one that may come as often as it likes; else it is left alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, reload: bool = False) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._count = 0
         self._first = 0.0
         self._name = ""
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        ours = (signal.SIGTERM, signal.SIGINT) + ((signal.SIGHUP,) if reload else ())
+        self._before = {s: signal.signal(s, self._handle) for s in ours}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            with contextlib.suppress(BlockingIOError):  # a full pipe tells of it already
+                os.write(self._write, b"h")
+            return
         now = monotonic()
         self._count += 1
         if self._count == 1:
@@ -50,7 +57,8 @@ class Signals:
     def wait(self, seconds: float | None = None) -> str | None:
         """The name of a signal that came, or None where the coordinator ended or the time is up."""
         ready, _, _ = select.select([self._read], [], [], seconds)
-        return self._name if ready and os.read(self._read, 1) == b"s" else None
+        told = os.read(self._read, 1) if ready else b""
+        return {b"s": self._name, b"h": "SIGHUP"}.get(told)
 
     def close(self) -> None:
         for number, handler in self._before.items():

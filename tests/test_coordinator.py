@@ -22,11 +22,13 @@ from flserver.committer import Committer
 from flserver.coordinator import Coordinator
 from flserver.errors import StrategyError
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
+from flserver.identity import Peer
 from flserver.rounds import Registration, Rounds, Verdict
 from flserver.wire.template import Template
 from tests.test_rounds import policy
 
 PATIENCE = 20.0
+PEER = Peer(host="10.0.0.1", port=1)
 
 
 class RecordingRecorder:
@@ -52,7 +54,7 @@ class Trainer:
     def __init__(self, run: "Run", client_id: str, data_size: int = 10) -> None:
         self.run, self.client_id = run, client_id
         self.rung = threading.Semaphore(0)
-        self.registration: Registration = run.exchange.register(client_id, data_size)
+        self.registration: Registration = run.exchange.register(client_id, data_size, PEER)
         run.exchange.admit(self.registration, self.rung.release)
 
     def next(self) -> Ticket | Farewell:
@@ -70,7 +72,9 @@ class Trainer:
     def submit(self, tensors: State, rejection: str | None = None, confirm: bool = True) -> tuple[Submission, Verdict]:
         released = threading.Event()
         update_id = next(self.run.update_ids)
-        submission = Submission(update_id, self.client_id, monotonic(), tensors, rejection, (), released.set)
+        submission = Submission(
+            update_id, self.client_id, PEER, monotonic(), tensors, "blake3:00", rejection, (), released.set
+        )
         verdict = self.run.exchange.offer(submission)
         if confirm:
             self.run.exchange.recorded(submission, verdict)

@@ -3,8 +3,11 @@
 import pytest
 
 from flserver.errors import RegistrationRefused
+from flserver.identity import Peer
 from flserver.rounds import Registration, Rounds, Verdict
 from flserver.settings import RoundPolicy
+
+PEER = Peer(host="10.0.0.1", port=1)
 
 
 def policy(**changed: object) -> RoundPolicy:
@@ -23,7 +26,7 @@ def policy(**changed: object) -> RoundPolicy:
 
 
 def join(rounds: Rounds, client_id: str, now: float = 0.0, data_size: int = 10) -> Registration:
-    registration = rounds.register(client_id, data_size, now)
+    registration = rounds.register(client_id, data_size, PEER, now)
     rounds.admit(registration)
     return registration
 
@@ -45,8 +48,16 @@ def begin(rounds: Rounds, registrations: dict[str, Registration], round: int, nu
         sent.handed_over_at = now
 
 
-def answer(rounds: Rounds, client: str, at: float = 2.0, rejection: str | None = None, update_id: int = 1) -> Verdict:
-    verdict = rounds.offer(client, update_id, at, rejection, at)
+def answer(
+    rounds: Rounds,
+    client: str,
+    at: float = 2.0,
+    rejection: str | None = None,
+    update_id: int = 1,
+    digest: str = "blake3:00",
+    peer: Peer = PEER,
+) -> Verdict:
+    verdict = rounds.offer(client, peer, update_id, at, digest, rejection, at)
     rounds.recorded(verdict)
     return verdict
 
@@ -89,7 +100,7 @@ class TestJoinWindow:
     def test_it_waits_for_a_registration_that_is_not_on_record_yet(self) -> None:
         rounds = Rounds(policy(), {}, None)
         join(rounds, "1")
-        half = rounds.register("2", 10, 1.0)
+        half = rounds.register("2", 10, PEER, 1.0)
         assert not rounds.window_over(11.0)
         rounds.admit(half)
         assert rounds.window_over(11.0)
@@ -97,7 +108,7 @@ class TestJoinWindow:
     def test_a_newcomer_after_it_is_refused_in_the_fleets_words(self) -> None:
         rounds, _ = started()
         with pytest.raises(RegistrationRefused, match=r"already started the training\. You cannot participate now"):
-            rounds.register("z", 10, 2.0)
+            rounds.register("z", 10, PEER, 2.0)
 
     @pytest.mark.parametrize(("clients", "quorum"), [("a", 1), ("ab", 2), ("abc", 2)])
     def test_it_settles_the_quorum(self, clients: str, quorum: int) -> None:
@@ -119,9 +130,9 @@ class TestJoinWindow:
 class TestRegistration:
     def test_an_id_whose_connection_lives_is_refused(self) -> None:
         rounds = Rounds(policy(), {}, None)
-        rounds.register("1", 10, 0.0)
+        rounds.register("1", 10, PEER, 0.0)
         with pytest.raises(RegistrationRefused, match="alive"):
-            rounds.register("1", 10, 0.0)
+            rounds.register("1", 10, PEER, 0.0)
 
     def test_a_participant_that_died_rejoins_from_the_next_attempt(self) -> None:
         rounds, registrations = started()
@@ -135,7 +146,7 @@ class TestRegistration:
         rounds, registrations = started(rejoin=False)
         rounds.leave(registrations["a"])
         with pytest.raises(RegistrationRefused):
-            rounds.register("a", 10, 5.0)
+            rounds.register("a", 10, PEER, 5.0)
 
     def test_a_participant_from_before_a_resume_may_come_after_the_window(self) -> None:
         rounds = Rounds(policy(), {"a": (10, 3)}, 2)
@@ -155,7 +166,7 @@ class TestRegistration:
         rounds.leave(registrations["a"])
         rounds.finish()
         with pytest.raises(RegistrationRefused, match="over"):
-            rounds.register("a", 10, 5.0)
+            rounds.register("a", 10, PEER, 5.0)
 
 
 class TestWhoseAnswer:
@@ -217,7 +228,7 @@ class TestWhoseAnswer:
     def test_an_unknown_client_is_refused(self) -> None:
         rounds, _ = started()
         with pytest.raises(RegistrationRefused, match="not registered"):
-            rounds.offer("z", 1, 2.0, None, 2.0)
+            answer(rounds, "z")
 
 
 class TestTheEndOfAnAttempt:
@@ -230,7 +241,7 @@ class TestTheEndOfAnAttempt:
 
     def test_not_before_the_last_answer_is_on_record(self) -> None:
         rounds, _ = started("a")
-        verdict = rounds.offer("a", 1, 2.0, None, 2.0)
+        verdict = rounds.offer("a", PEER, 1, 2.0, "blake3:00", None, 2.0)
         assert not rounds.attempt_over(500.0)
         rounds.recorded(verdict)
         assert rounds.attempt_over(2.0)

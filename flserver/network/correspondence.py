@@ -6,8 +6,10 @@ from itertools import count
 from flserver import events
 from flserver.aggregation.checks import Inspection
 from flserver.bus import Bus
+from flserver.clock import utc_now
 from flserver.errors import StoreError
 from flserver.exchange import Submission, Ticket
+from flserver.identity import Peer
 from flserver.network.transport import Received
 from flserver.rounds import Registration, Verdict
 from flserver.wire.messages import Metadata, Update
@@ -28,10 +30,32 @@ class Correspondence:
         self.messages_in = 0
         self._bytes_in = self._bytes_out = 0
 
-    def opened(self, host: str, port: int) -> None:
+    def opened(self, peer: Peer) -> None:
         self._bus.emit(
-            events.ConnectionOpened(connection_id=self.connection_id, peer_host=host, peer_port=port, transport="tcp")
+            events.ConnectionOpened(
+                connection_id=self.connection_id, peer_host=peer.host, peer_port=peer.port, transport=peer.transport
+            )
         )
+
+    def identified(self, peer: Peer) -> None:
+        """A forwarder, or TLS, told who the peer is."""
+        certificate = peer.certificate
+        self._bus.emit(
+            events.PeerIdentified(
+                connection_id=self.connection_id,
+                peer_host=peer.host,
+                peer_port=peer.port,
+                proxy_host=peer.proxy_host,
+                transport=peer.transport,
+                certificate_subject=certificate.subject if certificate else None,
+                certificate_fingerprint=certificate.fingerprint if certificate else None,
+            )
+        )
+
+    def not_begun(self, bytes: int, outcome: str, reason: str) -> None:
+        """What came before the first frame was not what has to come there."""
+        self._bytes_in += bytes
+        self._message_received(utc_now(), None, None, "unknown", bytes, None, 0.0, outcome, reason)
 
     def closed(self, reason: str) -> None:
         with contextlib.suppress(StoreError):  # the server is stopping because of it
@@ -56,21 +80,38 @@ class Correspondence:
         reason: str | None = None,
     ) -> int:
         """A frame came in, as far as it came. Returns its message_id."""
+        self._bytes_in += frame.bytes
+        at, encoding = frame.ended_at_utc, frame.reader.encoding
+        return self._message_received(
+            at, header, round, encoding, frame.bytes, frame.digest, frame.seconds, outcome, reason
+        )
+
+    def _message_received(
+        self,
+        at: str,
+        header: str | None,
+        round: int | None,
+        encoding: str,
+        bytes: int,
+        digest: str | None,
+        seconds: float,
+        outcome: str,
+        reason: str | None,
+    ) -> int:
         message_id = next(self._message_ids)
         self.messages_in += 1
-        self._bytes_in += frame.bytes
         self._bus.emit(
             events.MessageReceived(
-                at=frame.ended_at_utc,
+                at=at,
                 message_id=message_id,
                 connection_id=self.connection_id,
                 client_id=self.client_id,
                 round=round,
                 header=header,
-                encoding=frame.reader.encoding,
-                bytes=frame.bytes,
-                digest=frame.digest,
-                seconds=frame.seconds,
+                encoding=encoding,
+                bytes=bytes,
+                digest=digest,
+                seconds=seconds,
                 outcome=outcome,
                 reason=reason,
             )
@@ -109,7 +150,9 @@ class Correspondence:
             )
         )
 
-    def update(self, frame: Received, submission: Submission, inspection: Inspection, verdict: Verdict) -> None:
+    def update(
+        self, frame: Received, submission: Submission, inspection: Inspection, verdict: Verdict, identity: str
+    ) -> None:
         """A complete upload came in, and this is what was decided of it."""
         answers, waited = verdict.answers, None
         if answers is not None and answers.handed_over_at is not None and frame.started_at is not None:
@@ -134,6 +177,7 @@ class Correspondence:
                 upload_seconds=frame.seconds,
                 # The model that a late or unasked-for update started from is not at hand any more.
                 update_norm=None if verdict.decision in ("late", "duplicate") else inspection.norm,
+                identity=identity,
                 metrics=tuple(
                     events.ClientMetric(name=m.name, measured_on=m.measured_on, value=m.value)
                     for m in submission.metrics
@@ -141,14 +185,15 @@ class Correspondence:
             )
         )
 
-    def registered(self, metadata: Metadata, registration: Registration) -> None:
+    def registered(self, metadata: Metadata, registration: Registration, identity: str, label: str | None) -> None:
         """The connection's client was admitted."""
         self._bus.emit(
             events.ClientRegistered(
                 client_id=registration.client_id,
                 registration=registration.number,
                 connection_id=self.connection_id,
-                identity="claimed",
+                identity=identity,
+                label=label,
                 data_size=metadata.data_size,
                 info=metadata.info,
                 rejoined=registration.rejoined,

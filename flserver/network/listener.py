@@ -16,7 +16,9 @@ class Listener:
     def __init__(self, host: str, port: int) -> None:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self.socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
+            # Every address of both kinds, where all are meant.
+            both = host == "::" and socket.has_dualstack_ipv6()
+            self.socket = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
         except OSError as error:
             # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror

@@ -1,12 +1,13 @@
 """The memory for updates: a budget for what is being received and held, and buffers that are used again.
 
-What a peer claims costs nothing: a session asks for room only after the first 64 KiB of a body have arrived, and room
-is address space that the system backs with memory as bytes come in. Over the budget a session waits for room, unread
-bytes stay with the peer, and updates held for their turn move to unlinked files beside the checkpoints; so memory does
-not grow with the number of clients, and those held cannot keep those being received from finishing.
+What a peer claims costs nothing: a session asks for room only after the first 64 KiB of a body have arrived, room is
+address space, and it is counted and backed with memory ``STEP`` by ``STEP`` as bytes arrive. Nobody waits for memory
+that somebody else holds: what the budget has no place for goes on in an unlinked file beside the checkpoints, as long
+as the disk has more than its reserve. So memory does not grow with the number of clients, and a peer that holds what it
+sent holds nobody up.
 
-More bodies at full speed than there are processors take memory and gain nothing, so a session also waits, briefly, for
-one of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
+More bodies at full speed than there are processors take memory and gain nothing, so a session waits, briefly, for one
+of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
 """
 
 import logging
@@ -15,27 +16,68 @@ import os
 import tempfile
 import threading
 from pathlib import Path
+from typing import IO
 
-from flserver.clock import Deadline, monotonic
+from flserver.clock import monotonic
 from flserver.errors import ConnectionLost
 from flserver.pages import anonymous
 
 logger = logging.getLogger(__name__)
 
 LANE_SECONDS = 0.5
+STEP = 4 * 2**20  # bytes: two huge pages
+DISK_RESERVE = 64 * 2**20  # bytes left free on the disk, and eight bodies more: a checkpoint must find its place
 
 
 class Room:
-    """Room for one body. ``view`` is writable while it is being received."""
+    """Room for one body. ``view`` is writable while it is being received; ``make`` and ``hold`` may change it."""
 
-    def __init__(self, memory: "ReceiveMemory", buffer: mmap.mmap, size: int) -> None:
+    def __init__(self, memory: "ReceiveMemory", buffer: mmap.mmap, size: int, charged: int) -> None:
         self._memory = memory
         self._buffer: mmap.mmap | None = buffer
+        self._file: IO[bytes] | None = None
         self._size = size
+        self._made = self._charged = charged
         self.view = memoryview(buffer)[:size]
 
+    def make(self, upto: int, arrived: int) -> bool:
+        """Make sure of the first ``upto`` bytes, of which the first ``arrived`` are in use. Whether ``view`` changed.
+
+        Raises ConnectionLost where neither memory nor disk has room for them.
+        """
+        if upto <= self._made:
+            return False
+        wanted = min(self._size, -(-upto // STEP) * STEP)
+        if self._file is None:
+            if self._memory.charge(wanted - self._made):
+                self._charged += wanted - self._made
+                self._made = wanted
+                return False
+            self._move(arrived)
+        try:
+            assert self._file is not None
+            self._memory.allocate(self._file.fileno(), self._made, wanted - self._made)
+        except OSError as error:
+            raise ConnectionLost(f"neither memory nor disk has room for it: {error.strerror}") from error
+        self._made = wanted
+        return True
+
+    def _move(self, arrived: int) -> None:
+        """Go on in a file."""
+        try:
+            self._file = self._memory.file()
+            os.ftruncate(self._file.fileno(), self._size)
+            self._memory.allocate(self._file.fileno(), 0, max(arrived, 1))
+            view = memoryview(mmap.mmap(self._file.fileno(), self._size))
+        except OSError as error:
+            raise ConnectionLost(f"neither memory nor disk has room for it: {error.strerror}") from error
+        view[:arrived] = self.view[:arrived]
+        self.view, self._made = view, arrived
+        self._give_back()
+
     def hold(self) -> None:
-        """The body is complete and waits for its turn: leave memory where it is tight. ``view`` may change."""
+        """The body is complete and waits for its turn: leave memory where it is tight."""
+        self._close_file()
         if self._buffer is None or not self._memory.tight():
             return
         try:
@@ -52,13 +94,18 @@ class Room:
     def release(self) -> None:
         """Nobody reads ``view`` any more. A second call does nothing."""
         self.leave_lane()
+        self._close_file()
         if self._buffer is not None:
             self._give_back()
+
+    def _close_file(self) -> None:
+        if self._file is not None:  # what is mapped stays
+            self._file.close()
 
     def _give_back(self) -> None:
         buffer, self._buffer = self._buffer, None
         assert buffer is not None
-        self._memory.give_back(buffer, self._size)
+        self._memory.give_back(buffer, self._charged)
 
 
 class ReceiveMemory:
@@ -66,40 +113,40 @@ class ReceiveMemory:
 
     def __init__(self, budget: int, largest: int, directory: Path) -> None:
         self.budget = max(budget, 4 * largest)
+        self._disk_reserve = DISK_RESERVE + 8 * largest
         self._directory = directory
         self._lane_count = max(2, os.cpu_count() or 1)
         self._changed = threading.Condition()  # guards everything below
         self._closed = False
         self._in_use = 0
-        self._spare: list[mmap.mmap] = []
+        self._spare: list[mmap.mmap] = []  # within the budget too
         self._lanes: dict[Room, float] = {}  # when (monotonic) each was entered
 
     @property
     def in_use(self) -> int:
-        """Bytes of room handed out and not yet given back."""
+        """Bytes of memory that rooms use, and that were not yet given back."""
         return self._in_use
 
-    def take(self, size: int, deadline: Deadline) -> Room:
-        """Room for ``size`` bytes. Waits while the budget is used up, and for a lane.
+    def take(self, size: int) -> Room:
+        """Room for ``size`` bytes, of which none are made sure of yet. Waits, briefly, for a lane.
 
-        Raises ConnectionLost when there is none by the deadline, the system has none, or :meth:`close` was called.
+        Raises ConnectionLost where the system has no address space, or :meth:`close` was called.
         """
         with self._changed:
-            self._changed.wait_for(self._lane_is_free, min(LANE_SECONDS, deadline.remaining()))
-            fits = self._changed.wait_for(lambda: self._fits(size) or self._closed, deadline.remaining())
+            self._changed.wait_for(self._lane_is_free, LANE_SECONDS)
             if self._closed:
                 raise ConnectionLost("the server is stopping", "other")
-            if not fits:
-                raise ConnectionLost("no memory became free for it in time", "timeout")
             fitting = [buffer for buffer in self._spare if len(buffer) >= size]
             try:
                 buffer = min(fitting, key=len) if fitting else anonymous(size)
             except OSError as error:
                 raise ConnectionLost(f"the system has no memory for it: {error.strerror}") from error
-            if fitting:
+            charged = 0
+            if fitting:  # all of it is backed by memory already
                 self._spare.remove(buffer)
-            self._in_use += size
-            room = Room(self, buffer, size)
+                charged = len(buffer)
+                self._in_use += charged
+            room = Room(self, buffer, size, charged)
             self._lanes[room] = monotonic()
             return room
 
@@ -109,8 +156,15 @@ class ReceiveMemory:
             self._closed = True
             self._changed.notify_all()
 
-    def _fits(self, size: int) -> bool:
-        return self._in_use + size <= self.budget
+    def charge(self, size: int) -> bool:
+        """Count ``size`` more bytes, if the budget has them; spare buffers make way."""
+        with self._changed:
+            if self._in_use + size > self.budget:
+                return False
+            while self._spare and self._in_use + size + sum(map(len, self._spare)) > self.budget:
+                self._spare.pop()
+            self._in_use += size
+            return True
 
     def _lane_is_free(self) -> bool:
         recent = monotonic() - LANE_SECONDS
@@ -125,18 +179,34 @@ class ReceiveMemory:
         """Whether updates that wait for their turn should leave memory: half of it is for those being received."""
         return self._in_use > self.budget // 2
 
-    def give_back(self, buffer: mmap.mmap, size: int) -> None:
+    def give_back(self, buffer: mmap.mmap, charged: int) -> None:
         with self._changed:
-            self._in_use -= size
+            self._in_use -= charged
             # Kept for the next update: fresh pages cost as much as copying the update once.
             if self._in_use + sum(map(len, self._spare)) + len(buffer) <= self.budget // 2:
                 self._spare.append(buffer)
-            self._changed.notify_all()
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def file(self) -> IO[bytes]:
+        """A new unlinked file. Raises OSError."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=self._directory)
+
+    def allocate(self, descriptor: int, start: int, size: int) -> None:
+        """Make sure of a file's bytes: a page of a mapping that the disk has no place for ends the process.
+
+        Raises OSError, also where the disk would have less than its reserve left.
+        """
+        disk = os.fstatvfs(descriptor)
+        if disk.f_bavail * disk.f_frsize - size < self._disk_reserve:
+            raise OSError(28, os.strerror(28))
+        os.posix_fallocate(descriptor, start, size)
 
     def move_to_file(self, body: memoryview) -> memoryview:
-        """A copy of ``body`` that lies in an unlinked file, to be read through the page cache."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self._directory) as file:
+        """A copy of ``body`` that lies in an unlinked file, to be read through the page cache. Raises OSError."""
+        with self.file() as file:
+            self.allocate(file.fileno(), 0, len(body))
             rest = body
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]

@@ -3,26 +3,39 @@
 import logging
 import socket
 import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 
 from flserver.clock import Deadline
-from flserver.errors import StoreError
+from flserver.errors import Refused, StoreError
+from flserver.identity import Peer
 from flserver.network.correspondence import Correspondence
+from flserver.network.desk import Desk
 from flserver.network.listener import Listener
-from flserver.network.session import Desk, Session
+from flserver.network.session import Session
+from flserver.wire.proxy_header import plain_host
 
 logger = logging.getLogger(__name__)
 
 ACCEPT_PAUSE = 0.1  # seconds without a free descriptor before accepting is tried again
+MADE_ROOM = "made room for another connection before its first message was whole"
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How many connections are served at once, and how many of one address."""
+
+    in_all: int
+    an_address: int
 
 
 class Server:
     """Accepts connections and runs a session on a thread for each."""
 
-    def __init__(self, listener: Listener, desk: Desk, connection_ids: "count[int]", most: int) -> None:
-        """``most`` connections are served at once."""
-        self._most = most
+    def __init__(self, listener: Listener, desk: Desk, connection_ids: "count[int]", capacity: Capacity) -> None:
+        self._capacity = capacity
         self._listener = listener
         self._desk = desk
         self._connection_ids = connection_ids
@@ -36,6 +49,11 @@ class Server:
     def start(self) -> None:
         self._acceptor.start()
 
+    @property
+    def accepting(self) -> bool:
+        """False where the thread that accepts has died."""
+        return self._acceptor.ident is None or self._stopped.is_set() or self._acceptor.is_alive()
+
     def _accept_loop(self) -> None:
         while not self._stopped.is_set():
             try:
@@ -48,36 +66,59 @@ class Server:
                 self._stopped.wait(ACCEPT_PAUSE)
                 continue
             self._reap()
-            self._serve(sock, address)
+            self._serve(sock, Peer(host=plain_host(address[0]), port=address[1]))
 
-    def _serve(self, sock: socket.socket, address: tuple[str, int]) -> None:
+    def _serve(self, sock: socket.socket, peer: Peer) -> None:
         connection_id = next(self._connection_ids)
         try:
-            self._make_room()
-            session = Session(sock, address, connection_id, self._desk)
+            self._make_room_in_all()
+            session = Session(sock, peer, connection_id, self._desk, self._admit)
             self._start(session)
-        except (OSError, RuntimeError) as error:  # no place, no descriptor, no thread: this peer's loss alone
-            logger.warning("no session for %s: %s", address[0], error)
+        except (OSError, RuntimeError, Refused) as error:  # no place, no descriptor, no thread: this peer's loss alone
+            logger.warning("no session for %s: %s", peer.host, error)
             record = Correspondence(self._desk.bus, connection_id, self._desk.message_ids)
             with suppress(StoreError):
-                record.opened(address[0], address[1])
+                record.opened(peer)
                 record.closed(f"not served: {error}")
             sock.close()
 
-    def _make_room(self) -> None:
-        """Where the server is full, the oldest connection that has said nothing yet goes.
+    # --- who makes room ----------------------------------------------------------------------------------------------
 
-        Raises OSError where all have said something.
-        """
+    def _make_room_in_all(self) -> None:
+        """Raises Refused where the server is full of connections that have said something."""
         with self._lock:
-            if len(self._threads) < self._most:
+            if len(self._threads) < self._capacity.in_all:
                 return
-            silent = next((session for session in self._threads if session.silent and session not in self._cut), None)
-            if silent is not None:
-                self._cut.add(silent)
-        if silent is None:
-            raise OSError(f"{self._most} connections are open")
-        silent.cut()
+        self._cut_one(lambda sessions: sessions, f"{self._capacity.in_all} connections are open")
+
+    def _admit(self, session: Session) -> None:
+        """Called by a session when it knows the address of its peer. Raises Refused as above."""
+        host, most = session.peer.host, self._capacity.an_address
+
+        def of_this_address(sessions: Iterable[Session]) -> list[Session]:
+            return [other for other in sessions if other.peer.host == host and other is not session]
+
+        with self._lock:
+            if len(self._threads) <= most or len(of_this_address(self._threads)) < most:
+                return
+        self._cut_one(of_this_address, f"not served: {most} connections are open from {host}")
+
+    def _cut_one(self, among: Callable[[Iterable[Session]], Iterable[Session]], full: str) -> None:
+        """Cut a connection whose first message is not whole: strangers first, then those that sent nothing, the oldest.
+
+        Raises Refused, for the newcomer, where there is none.
+        """
+        known = self._desk.exchange.registered_hosts()
+        with self._lock:
+            silent = [session for session in among(self._threads) if session.silent and session not in self._cut]
+            chosen = min(silent, key=lambda s: (s.peer.host in known, s.begun, s.connection_id), default=None)
+            if chosen is not None:
+                self._cut.add(chosen)
+        if chosen is None:
+            raise Refused(full)
+        chosen.cut(MADE_ROOM)
+
+    # --- threads -----------------------------------------------------------------------------------------------------
 
     def _start(self, session: Session) -> None:
         thread = threading.Thread(target=self._run, args=(session,), name=f"session-{session.connection_id}")
@@ -123,7 +164,7 @@ class Server:
         with self._lock:
             left = list(self._threads)
         for session in left:
-            session.cut()
+            session.cut("the server stopped")
         for thread in self._running():
             thread.join()
         self._reap()

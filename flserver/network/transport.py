@@ -1,40 +1,84 @@
-"""One frame over one socket: the only place that reads from and writes to trainers' sockets.
+"""One frame over one connection: reading and writing, in the time that a peer is given.
 
-Errors of the operating system become ConnectionLost here, with the cause that ``dropouts_total`` counts.
+Errors of the operating system and of TLS become ConnectionLost here, with the cause that ``dropouts_total`` counts.
 """
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import blake3
 
 from flserver.clock import Deadline, monotonic, utc_now
-from flserver.errors import ConnectionLost
-from flserver.network.memory import ReceiveMemory, Room
+from flserver.errors import ConnectionLost, Refused
+from flserver.network.channel import Channel, Piece
+from flserver.network.memory import Room
 from flserver.wire.framing import FrameReader, encode_length
 
 PIECE = 1 << 20  # bytes a system call moves: large enough that the calls do not show, small enough to note progress
 LAST_PIECE = 4096  # sent on its own, so that the moment before a trainer can have the whole model is known
+LOOK_SECONDS = 1.0  # how often somebody who waits to send looks whether what is sent is still wanted
 
-KEEPALIVE_IDLE = 30
-KEEPALIVE_INTERVAL = 10
 KEEPALIVE_PROBES = 6
 
 
-def tune(sock: socket.socket) -> None:
-    """No delay for small frames; a peer whose machine vanished is noticed within about 90 seconds."""
+def tune(sock: socket.socket, peer_timeout: float) -> None:
+    """No delay for small frames; a peer whose machine vanished is noticed within about ``peer_timeout`` seconds."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPIDLE", max(1, round(peer_timeout / 3))),
+        ("TCP_KEEPINTVL", max(1, round(peer_timeout * 2 / 3 / KEEPALIVE_PROBES))),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        # Keepalive is silent while something sent waits for its acknowledgement; this is not.
+        ("TCP_USER_TIMEOUT", max(1, round(peer_timeout * 1000))),
     ):
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What a peer owes while a frame is on its way: ``rate`` bytes a second over every ``window`` seconds, and all of
+    it within ``whole`` seconds. Only time in which we wait for the peer counts."""
+
+    whole: float
+    rate: float = 0.0
+    window: float = 30.0
+
+
+class Watch:
+    """Holds one frame's peer to its pace."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._left = pace.whole
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self._window_left, self._window_bytes = self._pace.window, 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds that may be waited now."""
+        return min(self._left, self._window_left)
+
+    def waited(self, seconds: float, count: int, where: str) -> None:
+        """``count`` bytes came, or went, after ``seconds``. Raises ConnectionLost where the peer is behind."""
+        self._left -= seconds
+        self._window_left -= seconds
+        self._window_bytes += count
+        if self._left <= 0:
+            raise ConnectionLost(f"timed out {where}", "timeout")
+        if self._window_left <= 0:
+            pace = self._pace
+            if self._window_bytes < pace.rate * pace.window:
+                said = f"slower than {pace.rate:g} bytes a second for {pace.window:g} s"
+                raise ConnectionLost(f"{said} {where}", "timeout")
+            self._begin_window()
 
 
 @dataclass
@@ -79,39 +123,64 @@ class Received:
 
 
 def receive_frame(
-    sock: socket.socket, received: Received, memory: ReceiveMemory, first: Deadline, whole_seconds: float
+    channel: Channel, received: Received, room_for: Callable[[int], Room], first: Deadline, pace: Pace
 ) -> None:
     """Read one frame into ``received``, which says how far it came also where this raises.
 
-    ``first`` is the deadline of the first byte; from there on the frame has ``whole_seconds``. Raises FrameRefused or
-    ConnectionLost.
+    ``first`` is the deadline of the first byte; from there on the peer is held to ``pace``. ``room_for`` gives room for
+    a long body, or raises Refused: then the body is read to its end all the same, without keeping it, because a trainer
+    whose upload is cut off ends, and the refusal is raised after it. Raises FrameRefused, ConnectionLost or that.
     """
-    reader, deadline = received.reader, first
+    reader, watch, refusal = received.reader, Watch(pace), None
     try:
         while not reader.complete:
             if reader.needs_room:
                 assert reader.length is not None
-                received.room = memory.take(reader.length, deadline)
-                reader.give_room(received.room.view)
-            count = _receive_into(sock, reader.space()[:PIECE], deadline, reader.started)
-            if received.started_at is None:
-                received.started_at = monotonic()
-                deadline = Deadline.after(whole_seconds)
-            before = len(reader.body)
+                try:
+                    received.room = room_for(reader.length)
+                    reader.give_room(received.room.view)
+                except Refused as error:
+                    refusal = error
+                    reader.discard()
+            space = _space(received)
+            count = _receive_some(channel, space, received, first, watch)
+            digested = space[:count] if reader.length is not None else b""
             reader.received(count)
-            received.hasher.update(reader.body[before:])
+            received.hasher.update(digested)
     finally:
         received.ended_at, received.ended_at_utc = monotonic(), utc_now()
+    if refusal is not None:
+        raise refusal
 
 
-def _receive_into(sock: socket.socket, space: memoryview, deadline: Deadline, started: bool) -> int:
+def _space(received: Received) -> memoryview:
+    """Where the next bytes go, with memory behind it."""
+    reader, room = received.reader, received.room
+    space = reader.space()[:PIECE]
+    if room is not None and room.make(reader.kept_bytes + len(space), reader.kept_bytes):
+        reader.give_room(room.view)
+        space = reader.space()[:PIECE]
+    return space
+
+
+def _receive_some(channel: Channel, space: memoryview, received: Received, first: Deadline, watch: Watch) -> int:
+    """One or more bytes, waited for as long as the peer may take."""
+    started = received.started_at is not None
     where = "in the middle of a frame" if started else "before a frame"
-    with _translated(where):
-        sock.settimeout(max(deadline.remaining(), 0.001))
-        count = sock.recv_into(space)
-    if count == 0:
-        raise ConnectionLost(f"end of file {where}", "closed")
-    return count
+    while True:
+        before = monotonic()
+        with translated(where):
+            count = channel.receive_into(space, watch.patience if started else first.remaining())
+        if count == 0:
+            raise ConnectionLost(f"end of file {where}", "closed")
+        if started:
+            watch.waited(monotonic() - before, count or 0, where)
+        elif count is not None:
+            received.started_at = monotonic()
+        elif first.passed:
+            raise ConnectionLost(f"timed out {where}", "timeout")
+        if count is not None:
+            return count
 
 
 @dataclass
@@ -122,66 +191,67 @@ class Progress:
 
 
 def send_frame(
-    sock: socket.socket,
+    channel: Channel,
     body: bytes | memoryview | bytearray,
-    deadline: Deadline,
+    pace: Pace,
     before_last: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
+    unwanted: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Send length and body. ``before_last`` is called once, just before the call that sends the last bytes.
 
-    Raises ConnectionLost; ``progress`` says how far it came.
+    ``unwanted`` is asked now and then while the peer does not read: a reason ends the sending. Raises ConnectionLost;
+    ``progress`` says how far it came.
     """
     progress = progress or Progress()
-    view = memoryview(body)
+    view, head, watch = memoryview(body), encode_length(len(body)), Watch(pace)
     cut = max(0, len(view) - LAST_PIECE)
-    with _translated("while sending"):
-        if cut:
-            # Length and body in one vectored send: trainers take what one recv(8) returns as the whole length.
-            head: Sequence[bytes | memoryview] = [encode_length(len(view)), view[: min(cut, PIECE)]]
-            sock.settimeout(max(deadline.remaining(), 0.001))
-            progress.bytes = sock.sendmsg(head)
-            if progress.bytes < len(head[0]):  # a send buffer that takes anything takes eight bytes
-                raise ConnectionLost("the length could not be sent in one piece")
-            _send_all(sock, view[progress.bytes - len(head[0]) : cut], deadline, progress)
-            before_last()
-            _send_all(sock, view[cut:], deadline, progress)
-        else:
-            before_last()
-            _send_all(sock, encode_length(len(view)) + bytes(view), deadline, progress)
 
-
-def _send_all(sock: socket.socket, rest: memoryview | bytes, deadline: Deadline, progress: Progress) -> None:
-    view = memoryview(rest)
-    while view:
-        sock.settimeout(max(deadline.remaining(), 0.001))
-        sent = sock.send(view[:PIECE])
+    def send(pieces: Sequence[Piece]) -> int:
+        sent = _send_some(channel, pieces, watch, unwanted)
         progress.bytes += sent
-        view = view[sent:]
+        return sent
+
+    # Length and body in one call: trainers take what one recv(8) returns as the whole length.
+    if not cut:
+        before_last()
+        rest = memoryview(head + bytes(view))
+    else:
+        sent = send([head, view[: min(cut, PIECE)]])
+        if sent < len(head):  # a send buffer that takes anything takes eight bytes
+            raise ConnectionLost("the length could not be sent in one piece")
+        rest = view[sent - len(head) : cut]
+        while rest:
+            rest = rest[send([rest[:PIECE]]) :]
+        before_last()
+        rest = view[cut:]
+    while rest:
+        rest = rest[send([rest[:PIECE]]) :]
+
+
+def _send_some(channel: Channel, pieces: Sequence[Piece], watch: Watch, unwanted: Callable[[], str | None]) -> int:
+    where = "while sending"
+    while True:
+        before = monotonic()
+        with translated(where):
+            count = channel.send(pieces, min(LOOK_SECONDS, watch.patience))
+        watch.waited(monotonic() - before, count or 0, where)
+        if count is not None:
+            return count
+        if (reason := unwanted()) is not None:
+            raise ConnectionLost(reason, "timeout")
 
 
 @contextlib.contextmanager
-def _translated(where: str) -> Iterator[None]:
+def translated(where: str) -> Iterator[None]:
+    """Errors of the operating system and of TLS as ConnectionLost."""
     try:
         yield
     except TimeoutError as error:
         raise ConnectionLost(f"timed out {where}", "timeout") from error
     except (ConnectionResetError, BrokenPipeError, ConnectionAbortedError) as error:
         raise ConnectionLost(f"connection reset {where}", "reset") from error
+    except ssl.SSLError as error:
+        raise ConnectionLost(f"TLS failed {where}: {error.reason or error}", "other") from error
     except OSError as error:
         raise ConnectionLost(f"{error.strerror or error} {where}", "other") from error
-
-
-def peer_state(sock: socket.socket) -> str | None:
-    """What a readable socket has to say, without taking it: None for data, else the cause of its end."""
-    try:
-        sock.settimeout(0)
-        return None if sock.recv(1, socket.MSG_PEEK) else "closed"
-    except BlockingIOError:
-        return None
-    except ConnectionResetError:
-        return "reset"
-    except TimeoutError:
-        return "timeout"
-    except OSError:
-        return "other"

@@ -22,6 +22,7 @@ class Health:
     round: int | None
     deadline: Deadline | None
     writer_alive: bool
+    accepting: bool
     sequence: int
     digest: str | None
     queue_length: int
@@ -31,6 +32,8 @@ class Health:
         found = []
         if not self.writer_alive:
             found.append("the audit writer is not running")
+        if not self.accepting:
+            found.append("no connections are accepted any more")
         overdue = monotonic() - self.deadline.at if self.deadline else 0.0
         if overdue > GRACE:
             found.append(f"the coordinator is {overdue:.0f} s past its deadline")

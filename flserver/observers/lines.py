@@ -48,11 +48,16 @@ class Lines:
         return level, f"state: {event.state}" + _because(event.detail)
 
     def _quorum_settled(self, event: e.QuorumSettled) -> Line:
-        return logging.INFO, f"a round needs {_count(event.min_updates, 'update')}"
+        needed = f"a round needs {_count(event.min_updates, 'update')}"
+        if event.absent:
+            return logging.WARNING, f"{needed}; on the roster and not there: {printable(', '.join(event.absent))}"
+        return logging.INFO, needed
 
     def _operator_acted(self, event: e.OperatorActed) -> Line | None:
         detail = event.detail
         match event.kind:
+            case "reload" if "refused" in detail:
+                return None  # the one who noticed has said so
             case "override":
                 return logging.INFO, printable(f"{detail['setting']} is now {detail['now']}, was {detail['before']}")
             case "upgrade":
@@ -61,6 +66,10 @@ class Lines:
 
     def _connection_opened(self, event: e.ConnectionOpened) -> None:
         self._peers[event.connection_id] = f"{printable(event.peer_host)}:{event.peer_port}"
+
+    def _peer_identified(self, event: e.PeerIdentified) -> None:
+        via = f" through {printable(event.proxy_host)}" if event.proxy_host is not None else ""
+        self._peers[event.connection_id] = f"{printable(event.peer_host)}:{event.peer_port}{via}"
 
     def _connection_closed(self, event: e.ConnectionClosed) -> None:
         self._peers.pop(event.connection_id, None)
@@ -121,6 +130,7 @@ class Lines:
         e.QuorumSettled: _quorum_settled,
         e.OperatorActed: _operator_acted,
         e.ConnectionOpened: _connection_opened,
+        e.PeerIdentified: _peer_identified,
         e.ConnectionClosed: _connection_closed,
         e.MessageReceived: _message,
         e.MessageSent: _message,

@@ -28,6 +28,7 @@ from flserver.observers.text import printable
 ELSEWHERE: Mapping[str, str] = {
     "inflight_bytes": "Bytes of updates being received or held.",
     "inflight_limit_bytes": "Memory for updates; beyond it they lie in files.",
+    "open_connections_limit": "Connections at once.",
     "model_parameters": "Numbers in the global model's parameters.",
     "database_bytes": "Size of the database and its write-ahead log.",
     "audit_queue_length": "Events that wait for their transaction.",

@@ -104,6 +104,11 @@ def _connection_opened(connection: Connection, origin: Origin, event: e.Connecti
     insert_row(connection, t.connections, origin, event, purpose="unknown", opened_at=event.at)
 
 
+def _peer_identified(connection: Connection, origin: Origin, event: e.PeerIdentified) -> None:
+    told = {name: value for name, value in vars(event).items() if name not in ("at", "connection_id")}
+    change(connection, t.connections, {"connection_id": event.connection_id}, told)
+
+
 def _connection_closed(connection: Connection, origin: Origin, event: e.ConnectionClosed) -> None:
     change(
         connection,
@@ -150,6 +155,7 @@ DERIVATIONS: Mapping[type[e.Event], Callable[[Connection, Origin, Any], None]] =
     e.ServerStopped: _server_stopped,
     e.OperatorActed: _operator_acted,
     e.ConnectionOpened: _connection_opened,
+    e.PeerIdentified: _peer_identified,
     e.ConnectionClosed: _connection_closed,
     e.MessageReceived: _message_received,
     e.MessageSent: _message_sent,

@@ -98,14 +98,14 @@ connections = _table(
     """
     connection_id int key, run_id text, peer_host text, peer_port int, client_id text?, purpose text, transport text
     certificate_subject text?, certificate_fingerprint text?
-    opened_at text, closed_at text?, close_reason text?, bytes_in int?, bytes_out int?
+    opened_at text, closed_at text?, close_reason text?, bytes_in int?, bytes_out int?, proxy_host text?
     """,
 )
 clients = _table(
     "clients",
     """
     run_id text key, client_id text key, registration int key, connection_id int, identity text, data_size int
-    info json, rejoined int, registered_at text, left_at text?, left_reason text?
+    info json, rejoined int, registered_at text, left_at text?, left_reason text?, label text?
     """,
 )
 messages = _table(
@@ -121,6 +121,7 @@ updates = _table(
     update_id int key, run_id text, message_id int, connection_id int, client_id text
     answers_round int?, answers_attempt int?, arrived_round int?, decision text?, reason text?, update_digest text
     data_size int, weight real?, received_at text, wait_seconds real?, upload_seconds real?, update_norm real?
+    identity text
     """,
 )
 rounds = _table(

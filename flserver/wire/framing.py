@@ -46,6 +46,7 @@ class FrameReader:
         self._head_got = 0
         self._body = memoryview(b"")
         self._got = 0
+        self._kept = True
         self.length: int | None = None
         self.encoding = "unknown"
 
@@ -64,12 +65,17 @@ class FrameReader:
 
     @property
     def needs_room(self) -> bool:
-        return self.length is not None and self._got == len(self._body) < self.length
+        return self.length is not None and self._kept and self._got == len(self._body) < self.length
 
     @property
     def body(self) -> memoryview:
-        """What has arrived of the body."""
+        """What has arrived of the body; after ``discard`` only its opening."""
         return self._body[: self._got]
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the body that have arrived and are kept."""
+        return self._got if self._kept else len(self._body)
 
     def give_room(self, room: memoryview) -> None:
         """Move the opening into ``room`` (writable, at least ``length`` bytes) and go on there."""
@@ -78,10 +84,16 @@ class FrameReader:
         room[: self._got] = self._body[: self._got]
         self._body = room[: self.length]
 
+    def discard(self) -> None:
+        """Keep no more of the body: what is still to come of it goes to the same place again and again."""
+        self._kept = False
+
     def space(self) -> memoryview:
         """Where the next bytes go; never empty before the frame is complete or needs room."""
         if self.length is None:
             return memoryview(self._head)[self._head_got :]
+        if not self._kept:
+            return self._body[: self.length - self._got]
         return self._body[self._got :]
 
     def received(self, count: int) -> None:
@@ -103,8 +115,7 @@ class FrameReader:
         if length == 0:
             raise FrameRefused("a frame of length 0")
         if length > self._limits.longest:
-            # A port scanner's or a browser's first bytes read as a length of many exabytes.
-            said = f" (the bytes are {bytes(self._head)!r})" if all(32 <= byte < 127 for byte in self._head) else ""
+            said = _other_protocol(bytes(self._head))
             raise FrameRefused(f"a frame of {length} bytes where at most {self._limits.longest} may come{said}")
         self.length = length
         self._body = memoryview(bytearray(min(length, OPENING_BYTES)))
@@ -122,3 +133,12 @@ class FrameReader:
             raise FrameRefused(f"a {self.encoding} body where none may come")
         if self.length > limit:
             raise FrameRefused(f"a {self.encoding} body of {self.length} bytes where at most {limit} may come")
+
+
+def _other_protocol(head: bytes) -> str:
+    """What first bytes are that read as a length of many exabytes: a port scanner's, a browser's, a forwarder's."""
+    if head[:2] == b"\x16\x03":
+        return ": a TLS handshake, on a port without --tls-cert"
+    if head == b"\r\n\r\n\0\r\nQ" or head.startswith(b"PROXY "):
+        return ": a PROXY protocol header, from an address that is not --trusted-proxy"
+    return f" (the bytes are {head!r})" if all(32 <= byte < 127 for byte in head) else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flserver.clock import Deadline, monotonic
+from flserver.clock import monotonic
 from flserver.errors import ConnectionLost
 from flserver.network.memory import ReceiveMemory, Room
 
@@ -19,20 +19,40 @@ FOREVER, SHORT = 30.0, 0.1  # seconds
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> ReceiveMemory:
-    """Room for four bodies."""
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReceiveMemory:
+    """Room for four bodies, a quarter of one at a time."""
+    monkeypatch.setattr("flserver.network.memory.STEP", BODY // 4)
     return ReceiveMemory(budget=4 * BODY, largest=BODY, directory=tmp_path / "checkpoints")
 
 
-def take(memory: ReceiveMemory, size: int = BODY, seconds: float = FOREVER) -> Room:
+def take(memory: ReceiveMemory, size: int = BODY) -> Room:
     """Room of a sender whose body is there at once: its lane is free again."""
-    room = memory.take(size, Deadline.after(seconds))
+    room = memory.take(size)
     room.leave_lane()
+    room.make(size, 0)
     return room
 
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def maps() -> list[str]:
+    return Path("/proc/self/maps").read_text().splitlines()
+
+
+def in_a_file(memory: ReceiveMemory, arrived: int = BODY // 2) -> tuple[Room, bytes, list[Room]]:
+    """A room that moved to a file after ``arrived`` bytes, those bytes, and the rooms that use up the budget."""
+    room = memory.take(BODY)
+    room.leave_lane()
+    assert not room.make(arrived, 0)
+    opening = random.Random(3).randbytes(arrived)
+    room.view[:arrived] = opening
+    others = [take(memory) for _ in range(3)]
+    others.append(take(memory, BODY - arrived))
+    assert memory.in_use == memory.budget
+    assert room.make(arrived + 1, arrived), "the view changed"
+    return room, opening, others
 
 
 def test_the_budget_is_never_too_small_for_four_bodies(tmp_path: Path) -> None:
@@ -48,6 +68,16 @@ def test_room_is_as_large_as_asked_for_and_writable(memory: ReceiveMemory) -> No
     assert memory.in_use == 0
 
 
+def test_what_is_claimed_costs_nothing_and_what_arrives_a_step_at_a_time(memory: ReceiveMemory) -> None:
+    room = memory.take(BODY)
+    assert memory.in_use == 0
+    for arrived, used in ((1, 1), (BODY // 4, 1), (BODY // 4 + 1, 2), (BODY, 4)):
+        assert not room.make(arrived, 0)
+        assert memory.in_use == used * BODY // 4
+    room.release()
+    assert memory.in_use == 0
+
+
 def test_releasing_twice_gives_back_once(memory: ReceiveMemory) -> None:
     first, second = take(memory), take(memory)
     first.release()
@@ -56,26 +86,50 @@ def test_releasing_twice_gives_back_once(memory: ReceiveMemory) -> None:
     second.release()
 
 
-def test_over_the_budget_it_waits_until_there_is_room(memory: ReceiveMemory) -> None:
-    rooms = [take(memory) for _ in range(4)]
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(take, memory, 2 * BODY)
-        for room in rooms[:2]:
-            assert not waiting.done()
-            room.release()
-        assert len(waiting.result(FOREVER).view) == 2 * BODY
-    assert memory.in_use == 4 * BODY
+def test_over_the_budget_nobody_waits_and_the_body_goes_on_in_an_unlinked_file(
+    memory: ReceiveMemory, tmp_path: Path
+) -> None:
+    room, opening, others = in_a_file(memory)
+    assert memory.in_use == memory.budget - BODY // 2, "what it used is free"
+    assert bytes(room.view[: len(opening)]) == opening
+    assert not any(room.make(upto, len(opening)) for upto in (len(opening) + 1, BODY // 2 + 2))
+    assert room.make(BODY, BODY - 7)
+    room.view[len(opening) :] = bytes(BODY - len(opening))
+    room.hold()
+    assert bytes(room.view) == opening + bytes(BODY - len(opening))
+    assert any(f"{tmp_path}/checkpoints/" in line and "(deleted)" in line for line in maps())
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    room.release()
+    for other in others:
+        other.release()
+    assert memory.in_use == 0
 
 
-def test_without_room_by_the_deadline_the_connection_is_lost(memory: ReceiveMemory) -> None:
-    rooms = [take(memory) for _ in range(4)]
-    started = monotonic()
-    with pytest.raises(ConnectionLost, match="no memory became free") as caught:
-        take(memory, 1, seconds=0.05)
-    assert caught.value.cause == "timeout"
-    assert 0.05 <= monotonic() - started < FOREVER / 2
-    rooms[0].release()
-    assert memory.in_use == 3 * BODY, "what was not given is not counted"
+def test_a_file_has_its_place_on_the_disk_before_it_is_written_to(memory: ReceiveMemory) -> None:
+    room, _, _ = in_a_file(memory)
+    assert room._file is not None
+    blocks = os.fstat(room._file.fileno()).st_blocks * 512
+    assert BODY // 2 < blocks < BODY, "a step more than what arrived, and not what was claimed"
+    room.release()
+
+
+@pytest.mark.parametrize("arrived", [BODY // 4, BODY // 2])
+def test_the_disk_keeps_its_reserve(memory: ReceiveMemory, monkeypatch: pytest.MonkeyPatch, arrived: int) -> None:
+    room, _, others = in_a_file(memory, arrived)
+    full = os.statvfs_result((4096, 4096, 10**9, 16_000, 16_000, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "fstatvfs", lambda descriptor: full)
+    before = descriptors()
+    with pytest.raises(ConnectionLost, match="neither memory nor disk has room for it: No space left"):
+        room.make(BODY, arrived)
+    late = memory.take(BODY)
+    with pytest.raises(ConnectionLost, match="neither memory nor disk"):
+        late.make(BODY, 0)
+    late.release()
+    assert descriptors() <= before
+    room.release()
+    for other in others:
+        other.release()
+    assert memory.in_use == 0
 
 
 def test_room_that_the_system_refuses_is_not_counted(memory: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +138,7 @@ def test_room_that_the_system_refuses_is_not_counted(memory: ReceiveMemory, monk
 
     monkeypatch.setattr(mmap, "mmap", refuse)
     with pytest.raises(ConnectionLost, match="Cannot allocate memory"):
-        take(memory)
+        memory.take(BODY)
     assert memory.in_use == 0
 
 
@@ -133,10 +187,6 @@ def test_where_it_is_tight_a_held_body_moves_to_a_file_and_its_memory_comes_back
     room.release()
     assert memory.in_use == 3 * BODY, "given back once"
     del others
-
-
-def maps() -> list[str]:
-    return Path("/proc/self/maps").read_text().splitlines()
 
 
 def test_no_descriptor_and_no_mapping_is_left(memory: ReceiveMemory, tmp_path: Path) -> None:
@@ -199,9 +249,9 @@ def test_who_left_a_lane_lets_the_next_one_in(
     narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Room], None]
 ) -> None:
     monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", FOREVER)
-    rooms = [narrow.take(BODY, Deadline.after(FOREVER)) for _ in range(2)]
+    rooms = [narrow.take(BODY) for _ in range(2)]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(narrow.take, BODY, Deadline.after(FOREVER))
+        waiting = pool.submit(narrow.take, BODY)
         assert not wait([waiting], SHORT).done, "there is memory, but no lane"
         leave(rooms[0])
         waiting.result(FOREVER / 3).release()
@@ -210,23 +260,24 @@ def test_who_left_a_lane_lets_the_next_one_in(
 def test_a_slow_senders_lane_is_free_again_in_time(narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", SHORT)
     started = monotonic()
-    rooms = [narrow.take(BODY, Deadline.after(FOREVER)) for _ in range(4)]
+    rooms = [narrow.take(BODY) for _ in range(4)]
     assert SHORT <= monotonic() - started < FOREVER / 2
     assert len(rooms) == 4
 
 
-def test_who_waits_stops_waiting_when_the_server_stops(memory: ReceiveMemory) -> None:
-    rooms = [take(memory) for _ in range(4)]
+def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", FOREVER)
+    rooms = [narrow.take(BODY) for _ in range(2)]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(take, memory)
+        waiting = pool.submit(narrow.take, BODY)
         assert not wait([waiting], SHORT).done
-        memory.close()
+        narrow.close()
         with pytest.raises(ConnectionLost, match="stopping") as caught:
-            waiting.result(FOREVER)
+            waiting.result(FOREVER / 3)
     assert caught.value.cause == "other"
     rooms[0].release()
     with pytest.raises(ConnectionLost, match="stopping"):
-        take(memory)
+        narrow.take(BODY)
 
 
 def test_many_threads_share_the_budget_and_never_a_buffer(memory: ReceiveMemory) -> None:
@@ -238,9 +289,12 @@ def test_many_threads_share_the_budget_and_never_a_buffer(memory: ReceiveMemory)
         start.wait(FOREVER)
         for i in range(rounds):
             body = bytes([number]) * dice.randrange(1, BODY)
-            room = take(memory, len(body))
-            assert memory.in_use <= memory.budget
-            room.view[:] = body
+            room = memory.take(len(body))
+            room.leave_lane()
+            for at in range(0, len(body), BODY // 5):
+                room.make(min(at + BODY // 5, len(body)), at)
+                assert memory.in_use <= memory.budget
+                room.view[at : at + BODY // 5] = body[at : at + BODY // 5]
             if i % 2:
                 room.hold()
             assert bytes(room.view) == body

@@ -29,6 +29,7 @@ GAUGES = (
     "open_connections",
     "inflight_bytes",
     "inflight_limit_bytes",
+    "open_connections_limit",
     "model_parameters",
     "model_loss",
     "model_accuracy_ratio",

@@ -26,6 +26,7 @@ WELL = Health(
     round=3,
     deadline=None,
     writer_alive=True,
+    accepting=True,
     sequence=17,
     digest="sha256:22",
     queue_length=2,
@@ -243,6 +244,7 @@ def test_healthz_of_a_well_server(serve: Callable[..., MetricsServer]) -> None:
     ("change", "reason"),
     [
         ({"writer_alive": False}, "the audit writer is not running"),
+        ({"accepting": False}, "no connections are accepted any more"),
         ({"deadline": -GRACE - 5}, "the coordinator is 35 s past its deadline"),
     ],
 )

@@ -43,6 +43,18 @@ def opened(connection_id: int) -> Event:
     return e.ConnectionOpened(connection_id=connection_id, peer_host="127.0.0.1", peer_port=40000, transport="tcp")
 
 
+def identified(connection_id: int) -> Event:
+    return e.PeerIdentified(
+        connection_id=connection_id,
+        peer_host="10.0.0.7",
+        peer_port=40000,
+        proxy_host="127.0.0.1",
+        transport="tls",
+        certificate_subject="commonName=1",
+        certificate_fingerprint="sha256:cc",
+    )
+
+
 def registered(client: str, connection_id: int, registration: int = 1, data_size: int = 100) -> list[Event]:
     return [
         opened(connection_id),
@@ -190,9 +202,10 @@ def whole_run() -> list[Event]:
         e.OperatorActed(kind="start", detail={"argv": ["flserver"]}),
         e.StateChanged(state="joining"),
         *registered("1", 1),
+        identified(1),
         *registered("2", 2),
         *registered("3", 3),
-        e.QuorumSettled(min_updates=2),
+        e.QuorumSettled(min_updates=2, absent=("4 (Lund)",)),
         attempt(0, 1, ()),
         committed(0, loss=2.3, accuracy=0.1, metrics=[RoundMetric(round=0, name="loss", value=2.3, source="server")]),
         attempt(1, 1, ("1", "2", "3")),

@@ -27,14 +27,15 @@ CONTRACT = {
     "started_at, ended_at, exit_code, resumed_from_round",
     "v1_operator_events": "run_id, process_id, at, kind, detail",
     "v1_clients": "run_id, client_id, registration, connection_id, identity, data_size, info, registered_at, left_at, "
-    "left_reason",
+    "left_reason, label",
     "v1_connections": "run_id, connection_id, peer_host, peer_port, client_id, purpose, transport, "
-    "certificate_subject, certificate_fingerprint, opened_at, closed_at, close_reason, bytes_in, bytes_out",
+    "certificate_subject, certificate_fingerprint, opened_at, closed_at, close_reason, bytes_in, bytes_out, "
+    "proxy_host",
     "v1_messages": "run_id, message_id, connection_id, client_id, round, direction, header, encoding, bytes, digest, "
     "at, seconds, outcome, reason",
     "v1_updates": "run_id, update_id, message_id, connection_id, client_id, answers_round, answers_attempt, "
     "arrived_round, decision, reason, update_digest, data_size, weight, received_at, wait_seconds, upload_seconds, "
-    "update_norm",
+    "update_norm, identity",
     "v1_rounds": "run_id, round, attempt, status, process_id, started_at, ended_at, deadline_at, seconds, "
     "broadcast_seconds, wait_seconds, aggregate_seconds, evaluate_seconds, checkpoint_seconds, clients, "
     "updates_accepted, data_size, base_digest, model_digest, checkpoint, checkpoint_bytes, checkpoint_deleted_at, "
@@ -46,10 +47,10 @@ CONTRACT = {
     "v1_events": "seq, run_id, type, at, payload, previous_digest, digest",
 }
 
-SECOND = """
+LATER = """
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 def upgrade():
     op.execute("ALTER TABLE runs ADD COLUMN note TEXT")
     {more}
@@ -65,7 +66,7 @@ def newer(tmp_path: Path) -> Path:
 def later_migrations(place: Path, more: str = "") -> Path:
     directory = place / "migrations"
     shutil.copytree(migrations_directory(), directory)
-    (directory / "versions" / "0002_second.py").write_text(SECOND.format(more=more))
+    (directory / "versions" / "0003_later.py").write_text(LATER.format(more=more))
     return directory
 
 
@@ -108,10 +109,10 @@ def test_every_table_of_ours_is_strict(ask: Ask) -> None:
 
 def test_a_new_database_is_made_at_head(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
-    assert check(path) == SchemaState(current=None, head="0001")
+    assert check(path) == SchemaState(current=None, head="0002")
     assert not path.exists()
     assert ensure_head(path) is None
-    assert check(path) == SchemaState(current="0001", head="0001")
+    assert check(path) == SchemaState(current="0002", head="0002")
     assert [entry.name for entry in tmp_path.iterdir()] == ["runs.sqlite"]
 
 
@@ -138,21 +139,51 @@ def test_a_file_name_is_not_a_uri(tmp_path: Path) -> None:
 
 def test_an_old_database_is_upgraded_after_a_copy(recorded: Path, newer: Path) -> None:
     before = recorded.read_bytes()
-    copy = recorded.with_name("runs.sqlite.before-0002")
-    assert ensure_head(recorded, migrations=newer) == Upgrade(before="0001", after="0002", copy=copy)
-    assert check(recorded, migrations=newer) == SchemaState(current="0002", head="0002")
+    copy = recorded.with_name("runs.sqlite.before-0003")
+    assert ensure_head(recorded, migrations=newer) == Upgrade(before="0002", after="0003", copy=copy)
+    assert check(recorded, migrations=newer) == SchemaState(current="0003", head="0003")
     assert "note" in Reader(recorded).query("SELECT * FROM runs")[0]
     assert recorded.read_bytes() != before
-    assert check(copy) == SchemaState(current="0001", head="0001")
+    assert check(copy) == SchemaState(current="0002", head="0002")
     assert Reader(copy).verify_chain() == Reader(recorded).verify_chain()
 
 
+def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(migrations_directory(), first)
+    (first / "versions" / "0002_identity.py").unlink()
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path, migrations=first)
+    values = {
+        "runs": ("run", "night", "completed", "t", None, 1, 1, "m", "fedavg", 0, "{}", None, None, None, 1),
+        "connections": (7, "run", "10.0.0.7", 4, "3", "upload", "tcp", None, None, "t", "t", "closed", 9, 0),
+        "clients": ("run", "3", 1, 7, "claimed", 100, "{}", 0, "t", "t", "finished"),
+        "updates": (1, "run", 1, 7, "3", 1, 1, 1, "accepted", None, "d", 100, 1.0, "t", 0.1, 0.1, 0.5),
+    }
+    connection = sqlite3.connect(path)
+    for table, row in values.items():
+        connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+    connection.commit()
+    connection.close()
+    upgrade = ensure_head(path)
+    assert upgrade is not None
+    assert (upgrade.before, upgrade.after) == ("0001", "0002")
+    reader = Reader(path)
+    for view, added in (("v1_connections", None), ("v1_clients", None), ("v1_updates", "claimed")):
+        columns, rows = reader.query(f"SELECT * FROM {view}")
+        assert columns == CONTRACT[view].split(", ")
+        old, _ = Reader(upgrade.copy).query(f"SELECT * FROM {view}")
+        assert columns[:-1] == old, "columns are only added, and at the end"
+        assert rows[0][-1] == added
+        assert rows[0][:-1] == Reader(upgrade.copy).query(f"SELECT * FROM {view}")[1][0]
+
+
 def test_a_copy_is_never_overwritten(recorded: Path, newer: Path) -> None:
-    precious = recorded.with_name("runs.sqlite.before-0002")
+    precious = recorded.with_name("runs.sqlite.before-0003")
     precious.write_text("precious")
     upgrade = ensure_head(recorded, migrations=newer)
     assert upgrade is not None
-    assert upgrade.copy.name == "runs.sqlite.before-0002-2"
+    assert upgrade.copy.name == "runs.sqlite.before-0003-2"
     assert precious.read_text() == "precious"
 
 
@@ -179,7 +210,7 @@ def test_a_failed_upgrade_changes_nothing(recorded: Path, tmp_path: Path) -> Non
 def test_a_newer_database_is_refused(recorded: Path, newer: Path) -> None:
     ensure_head(recorded, migrations=newer)
     before = recorded.read_bytes()
-    with pytest.raises(UsageError, match=r"newer flserver: its schema is 0002, this one knows up to 0001"):
+    with pytest.raises(UsageError, match=r"newer flserver: its schema is 0003, this one knows up to 0002"):
         ensure_head(recorded)
     assert recorded.read_bytes() == before
 

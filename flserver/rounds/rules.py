@@ -8,104 +8,30 @@ participants invited to it. A participant *owes* an answer after it missed a dea
 its late update has arrived or it has registered again.
 """
 
-from dataclasses import dataclass, field
-
 from flserver.errors import RegistrationRefused
+from flserver.identity import Identity, Peer
+from flserver.rounds.state import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
 from flserver.settings import RoundPolicy
 
 TRAINING_STARTED = "The server has already started the training. You cannot participate now"
-
-
-@dataclass(eq=False)
-class SentModel:
-    """A model on its way to one registration. ``handed_over_at`` is set just before its last bytes are sent: an
-    upload whose connection was accepted earlier cannot be its answer."""
-
-    round: int
-    attempt: int
-    handed_over_at: float | None = None
-    fully_sent_at: float | None = None
-
-
-@dataclass
-class Participant:
-    """A client of this run. ``unanswered`` is the one model it was sent and has not answered."""
-
-    client_id: str
-    data_size: int
-    registration: int
-    live: bool = False
-    pending: bool = False
-    unanswered: SentModel | None = None
-    owes: bool = False
-
-
-@dataclass
-class Seat:
-    """One invited client in one attempt. ``answer`` is the decision of what it answered, or ``counts``."""
-
-    client_id: str
-    data_size: int
-    registration: int
-    sent: SentModel | None = None
-    left: bool = False
-    answer: str | None = None
-    update_id: int | None = None
-    answered_at: float | None = None
-
-
-@dataclass
-class Attempt:
-    """One try at a round (times in monotonic seconds). ``recording`` counts answers decided but not yet on record."""
-
-    round: int
-    number: int
-    started_at: float
-    deadline: float
-    seats: dict[str, Seat] = field(default_factory=dict)
-    not_sent: tuple[str, ...] = ()
-    recording: int = 0
-    over: bool = False
-
-
-@dataclass(frozen=True)
-class Registration:
-    """An admitted registration; ``number`` counts those of this client in this run from 1."""
-
-    client_id: str
-    number: int
-    rejoined: bool
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What an upload is: ``decision`` None means that it counts; ``answers`` is the model that it answers, if any."""
-
-    decision: str | None
-    reason: str | None
-    answers: SentModel | None
-    data_size: int
-    registration: int
-    arrived_round: int | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """How one seat ended."""
-
-    seat: Seat
-    participation: str
 
 
 class Rounds:
     """The state of one run's rounds.
 
     ``known`` are the participants of earlier processes of this run (client id → registrations so far); ``min_updates``
-    is the settled quorum of an earlier process, if there was one.
+    is the settled quorum of an earlier process, if there was one; ``identity`` says who may speak for whom.
     """
 
-    def __init__(self, policy: RoundPolicy, known: dict[str, tuple[int, int]], min_updates: int | None) -> None:
+    def __init__(
+        self,
+        policy: RoundPolicy,
+        known: dict[str, tuple[int, int]],
+        min_updates: int | None,
+        identity: Identity | None = None,
+    ) -> None:
         self._policy = policy
+        self._identity = identity or Identity()
         self.participants = {
             client_id: Participant(client_id, data_size, registration)
             for client_id, (data_size, registration) in known.items()
@@ -119,12 +45,17 @@ class Rounds:
 
     # --- registration ------------------------------------------------------------------------------------------------
 
-    def register(self, client_id: str, data_size: int, now: float) -> Registration:
+    def register(self, client_id: str, data_size: int, peer: Peer, now: float) -> Registration:
         """Reserve a registration. It takes part once :meth:`admit` says that it is on record.
 
-        Raises RegistrationRefused with the text for the trainer.
+        Raises RegistrationRefused or IdentityRefused with the text for the trainer.
         """
         known = self.participants.get(client_id)
+        self._identity.check_registration(client_id, peer, known.peer if known is not None else None)
+        if data_size > self._policy.max_data_size:
+            raise RegistrationRefused(
+                f"data_size {data_size} is more than --max-data-size {self._policy.max_data_size}"
+            )
         if self._finished:
             raise RegistrationRefused("The run is over. You cannot participate now")
         if known is not None and (known.live or known.pending):
@@ -135,7 +66,7 @@ class Rounds:
             known = self.participants[client_id] = Participant(client_id, data_size, 0)
         rejoined = known.registration > 0
         known.data_size, known.registration, known.pending = data_size, known.registration + 1, True
-        known.unanswered, known.owes = None, False
+        known.peer, known.unanswered, known.answer, known.owes = peer, None, None, False
         if self._window_open:
             # One that comes again does not keep a sliding window open: it could do so for ever.
             slides = self._policy.join_window == "sliding" and client_id not in self._in_window
@@ -179,9 +110,15 @@ class Rounds:
     def window_over(self, now: float) -> bool:
         """Whether the time is up, enough clients are in, and nobody is half registered."""
         closes = self.window_closes_at()
-        if closes is None or now < closes or any(p.pending for p in self.participants.values()):
+        if closes is None or any(p.pending for p in self.participants.values()):
             return False
-        return self.live_count >= self._needed
+        time_is_up = now >= closes or (self._identity.roster is not None and not self.absent())
+        return time_is_up and self.live_count >= self._needed
+
+    def absent(self) -> tuple[str, ...]:
+        """The clients on the roster that are not there, as text for people; none where there is no roster."""
+        live = {p.client_id for p in self.participants.values() if p.live}
+        return tuple(str(member) for member in self._identity.roster or () if member.client_id not in live)
 
     def window_short_of(self, now: float) -> int:
         """How many more clients the window stays open for although its time is up; 0 before that."""
@@ -233,33 +170,62 @@ class Rounds:
         self.participants[registration.client_id].unanswered = seat.sent
         return seat.sent
 
-    def offer(self, client_id: str, update_id: int, accepted_at: float, rejection: str | None, now: float) -> Verdict:
-        """Decide what an upload of ``client_id`` is. ``accepted_at`` is when its connection was accepted;
-        ``rejection`` says why its content cannot count, if it cannot.
+    def expects_upload(self, peer: Peer) -> bool:
+        """Whether an upload of this peer could be anybody's, before it is known whose."""
+        registered = [p.peer for p in self.participants.values() if p.peer is not None]
+        return self._identity.expects_upload(peer, registered)
 
-        Raises RegistrationRefused where nobody of that name takes part. An answer to the running attempt must be
-        confirmed with :meth:`recorded` before that attempt can end.
-        """
+    def check_upload(self, client_id: str, peer: Peer) -> Participant:
+        """Whose upload it is. Raises RegistrationRefused where nobody of that name takes part, IdentityRefused where
+        this peer may not speak for it."""
         participant = self.participants.get(client_id)
         if participant is None:
             raise RegistrationRefused(f"an update for client {client_id}, which has not registered")
+        self._identity.check_upload(client_id, peer, participant.peer)
+        return participant
+
+    def offer(
+        self,
+        client_id: str,
+        peer: Peer,
+        update_id: int,
+        accepted_at: float,
+        digest: str,
+        rejection: str | None,
+        now: float,
+    ) -> Verdict:
+        """Decide what an upload of ``client_id`` is. ``accepted_at`` is when its connection was accepted, ``digest``
+        its content's; ``rejection`` says why its content cannot count, if it cannot.
+
+        Raises as :meth:`check_upload` does. An answer to the running attempt must be confirmed with :meth:`recorded`
+        before that attempt can end.
+        """
+        participant = self.check_upload(client_id, peer)
         attempt = self.attempt
         running = attempt if attempt is not None and not attempt.over else None
         arrived = None if running is None else running.round
         number, size = participant.registration, participant.data_size
         sent = participant.unanswered
         if sent is None or sent.handed_over_at is None or accepted_at < sent.handed_over_at:
-            reason = "no model of this client is unanswered" if sent is None else "connected before the model was sent"
+            reason = "connected before the model was sent" if sent is not None else _answered(participant, digest)
             return Verdict("duplicate", reason, None, size, number, arrived)
         participant.unanswered, participant.owes = None, False
+        participant.answer = Answer(sent.round, digest)
         seat = None if running is None else running.seats.get(client_id)
         if running is None or seat is None or seat.sent is not sent:
             reason = f"attempt {sent.attempt} of round {sent.round} is over"
             return Verdict("late", reason, sent, size, number, arrived)
+        rejection = rejection or self._too_heavy(seat, running)
         seat.answer = "counts" if rejection is None else "rejected"
         seat.update_id, seat.answered_at = update_id, now
         running.recording += 1
         return Verdict(None if rejection is None else "rejected", rejection, sent, seat.data_size, number, arrived)
+
+    def _too_heavy(self, seat: Seat, attempt: Attempt) -> str | None:
+        most, invited = self._policy.max_weight_share, sum(s.data_size for s in attempt.seats.values())
+        if seat.data_size <= most * invited:
+            return None
+        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {most:g}"
 
     def recorded(self, verdict: Verdict) -> None:
         """The answer that ``verdict`` decided is on record."""
@@ -304,3 +270,12 @@ class Rounds:
     def finish(self) -> None:
         """The run is over: nobody may register any more."""
         self._finished = True
+
+
+def _answered(participant: Participant, digest: str) -> str:
+    """Why an upload is a duplicate, where no model of its client is unanswered."""
+    answer = participant.answer
+    if answer is None:
+        return "no model of this client is unanswered"
+    same = "the same update as" if digest == answer.digest else "another update than"
+    return f"{same} the one that answered round {answer.round}"

@@ -1,0 +1,154 @@
+"""Who is who: what a connection itself tells of its peer, and which peers may speak for a client.
+
+Pure: what is compared are addresses, certificates and the roster. ``rounds`` asks here before a registration or an
+update of a client counts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flserver.errors import IdentityRefused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """A certificate that the TLS handshake verified. ``fingerprint`` is ``sha256:hex`` of its DER form.
+
+    ``common_name`` is None where the subject has none, or several.
+    """
+
+    subject: str
+    common_name: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """The other end of a connection: its address, the forwarder's where one spoke for it, and its certificate."""
+
+    host: str
+    port: int
+    proxy_host: str | None = None
+    transport: str = "tcp"
+    certificate: Certificate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A client on the roster."""
+
+    client_id: str
+    label: str | None = None
+    fingerprint: str | None = None
+
+    def __str__(self) -> str:
+        return self.client_id if self.label is None else f"{self.client_id} ({self.label})"
+
+
+class Roster:
+    """The clients that may take part, by id and by the fingerprint of their certificate."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._by_id = {member.client_id: member for member in members}
+        self._by_fingerprint = {m.fingerprint: m for m in members if m.fingerprint is not None}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._by_id.values())
+
+    def get(self, client_id: str) -> Member | None:
+        return self._by_id.get(client_id)
+
+    def of(self, certificate: Certificate) -> Member | None:
+        """Whose certificate it is: by fingerprint, else by name where the roster has no fingerprint for that name."""
+        member = self._by_fingerprint.get(certificate.fingerprint)
+        if member is None and certificate.common_name is not None:
+            named = self._by_id.get(certificate.common_name)
+            member = named if named is not None and named.fingerprint is None else None
+        return member
+
+
+class Identity:
+    """The identity rules of a server process.
+
+    ``upload_from`` is ``same-address``, ``any`` or ``certificate``; None takes ``certificate`` where trainers show one
+    (``mutual_tls``), else ``same-address``. ``roster`` is replaced as a whole and never changed in place.
+    """
+
+    def __init__(
+        self, upload_from: str | None = None, *, mutual_tls: bool = False, roster: Roster | None = None
+    ) -> None:
+        self.upload_from = upload_from or ("certificate" if mutual_tls else "same-address")
+        self._mutual_tls = mutual_tls
+        self.roster = roster
+
+    def of(self, peer: Peer) -> str:
+        """``authenticated`` or ``claimed``, for the record."""
+        return "authenticated" if self._mutual_tls and peer.certificate is not None else "claimed"
+
+    def label(self, client_id: str) -> str | None:
+        member = self.roster.get(client_id) if self.roster is not None else None
+        return member.label if member is not None else None
+
+    def check(self, client_id: str, peer: Peer) -> None:
+        """Whether a peer may speak for a client at all. Raises IdentityRefused."""
+        roster = self.roster
+        if not self._mutual_tls:
+            if roster is not None and roster.get(client_id) is None:
+                raise IdentityRefused(f"client {client_id} is not on the roster")
+            return
+        if peer.certificate is None:
+            raise IdentityRefused("no certificate was shown")
+        stands_for = self._stands_for(peer.certificate, roster)
+        if stands_for is None:
+            where = "has no single common name" if roster is None else "is not on the roster"
+            raise IdentityRefused(
+                f"the certificate {peer.certificate.fingerprint} ({peer.certificate.subject}) {where}"
+            )
+        if stands_for != client_id:
+            raise IdentityRefused(f"the certificate is client {stands_for}'s, the message says client {client_id}")
+
+    def _stands_for(self, certificate: Certificate, roster: Roster | None) -> str | None:
+        if roster is None:
+            return certificate.common_name
+        member = roster.of(certificate)
+        return member.client_id if member is not None else None
+
+    def check_registration(self, client_id: str, peer: Peer, before: Peer | None) -> None:
+        """Whether a peer may register a client, which ``before`` registered in this process if anyone did.
+
+        Raises IdentityRefused with the text for the trainer.
+        """
+        self.check(client_id, peer)
+        if before is not None and not self._same(before, peer):
+            raise IdentityRefused(f"client {client_id} registered from another address before")
+
+    def check_upload(self, client_id: str, peer: Peer, registered: Peer | None) -> None:
+        """Whether a peer may upload for a client, which ``registered`` registered in this process if anyone did.
+
+        Raises IdentityRefused.
+        """
+        self.check(client_id, peer)
+        if registered is not None and not self._same(registered, peer):
+            raise IdentityRefused(
+                f"client {client_id} registered from {registered.host}, an upload from {peer.host} does not count"
+            )
+
+    def _same(self, one: Peer, other: Peer) -> bool:
+        """Two peers that each may speak for a client: whether they count as one."""
+        return self.upload_from != "same-address" or one.host == other.host
+
+    def expects_upload(self, peer: Peer, registered: Sequence[Peer]) -> bool:
+        """Whether an upload of this peer could be anybody's of those ``registered`` in this process."""
+        if self.upload_from == "any":
+            return True
+        if self.upload_from == "same-address":
+            return any(one.host == peer.host for one in registered)
+        certificate = peer.certificate
+        return certificate is not None and any(
+            one.certificate is not None
+            and self._stands_for(one.certificate, self.roster) == self._stands_for(certificate, self.roster)
+            for one in registered
+        )

@@ -1,0 +1,158 @@
+"""A connected socket, plain or under TLS, with the few calls that the network room needs.
+
+Every wait has its own time in seconds, and its end is a value (None), not an error: what it means is the caller's to
+say. Errors of the operating system and of TLS come out as OSError.
+"""
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Sequence
+
+TLS_PIECE = 1 << 16  # bytes that one call encrypts: small enough to note progress, four records
+FIRST_PIECE = 1 << 14  # of a TLS record: what is in one arrives in one piece
+
+Piece = bytes | memoryview
+
+
+class Channel:
+    """One connection's socket. Owned by one thread; ``cut`` may be called from any."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._tls: ssl.SSLSocket | None = None
+        self._peeked = b""  # taken out of TLS to see whether it was there, not yet read
+        self._lock = (
+            threading.Lock()
+        )  # guards _sock and _closed: no call on a descriptor that is somebody else's by then
+        self._closed = False
+
+    @property
+    def socket(self) -> socket.socket:
+        """For options and poll(); reading and writing is done here."""
+        return self._sock
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def receive_into(self, space: memoryview, seconds: float) -> int | None:
+        """Bytes written to the start of ``space``: 0 at the end of file, None where none came in time."""
+        if self._peeked:
+            space[:1], self._peeked = self._peeked, b""
+            return 1
+        self._sock.settimeout(_positive(seconds))
+        try:
+            return self._sock.recv_into(space)
+        except TimeoutError as error:
+            if _systems(error):
+                raise
+            return None
+
+    def peek(self, most: int, seconds: float) -> bytes | None:
+        """The first bytes that wait to be read, left where they are; before TLS only."""
+        self._sock.settimeout(_positive(seconds))
+        try:
+            return self._sock.recv(most, socket.MSG_PEEK)
+        except TimeoutError as error:
+            if _systems(error):
+                raise
+            return None
+
+    def ended(self) -> str | None:
+        """What a readable connection has to say: None for nothing or for data, else the cause of its end."""
+        try:
+            self._sock.settimeout(0)
+            if self._tls is None:
+                return None if self._sock.recv(1, socket.MSG_PEEK) else "closed"
+            self._peeked = self._peeked or self._tls.recv(1)
+            return None if self._peeked else "closed"
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except ConnectionResetError:
+            return "reset"
+        except TimeoutError:
+            return "timeout"
+        except OSError:
+            return "other"
+
+    @property
+    def holding(self) -> bool:
+        """Whether TLS has taken data off the socket that poll() then does not tell of."""
+        return bool(self._peeked) or (self._tls is not None and self._tls.pending() > 0)
+
+    def readable(self) -> bool:
+        """Whether data wait, after ``ended`` said that this is not the end."""
+        if self._tls is not None:
+            return self.holding
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def send(self, pieces: Sequence[Piece], seconds: float) -> int | None:
+        """Bytes taken of the ``pieces``, which leave together as far as one call takes them; None: none in time.
+
+        The first ``FIRST_PIECE`` bytes arrive together. After None the same pieces must be given again.
+        """
+        self._sock.settimeout(_positive(seconds))
+        try:
+            if self._tls is not None:
+                return self._tls.send(_one_record(pieces))
+            return self._sock.send(pieces[0]) if len(pieces) == 1 else self._sock.sendmsg(pieces)
+        except TimeoutError as error:
+            if _systems(error):
+                raise
+            return None
+
+    # --- TLS, and the end --------------------------------------------------------------------------------------------
+
+    def start_tls(self, context: ssl.SSLContext, seconds: float) -> ssl.SSLSocket:
+        """Shake hands as the server. Raises ssl.SSLError, TimeoutError or another OSError."""
+        self._sock.settimeout(_positive(seconds))
+        with self._lock:
+            if self._closed:
+                raise ConnectionAbortedError("cut")
+            self._sock = self._tls = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        self._tls.do_handshake()
+        return self._tls
+
+    def cut(self) -> None:
+        """End a connection that does not end by itself; its thread then sees the end of file."""
+        with self._lock:
+            if not self._closed:
+                self._shut(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self._tls is not None:
+            # Tells the other end that nothing was cut off: stunnel turns an end without it into a reset, and a reset
+            # may take a <FINISHED> with it that was not read yet.
+            with contextlib.suppress(OSError, ValueError):
+                self._tls.settimeout(0)
+                self._tls.unwrap()
+        with self._lock:
+            self._closed = True
+            self._shut(socket.SHUT_WR)
+            self._sock.close()
+
+    def _shut(self, how: int) -> None:
+        # The plain call: that of a TLS socket would take away the state that its thread is reading with.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, how)
+
+
+def _positive(seconds: float) -> float:
+    return max(seconds, 0.001)  # 0 would not wait at all
+
+
+def _systems(error: TimeoutError) -> bool:
+    """Whether the system gave up on the peer (keepalive): a wait of ours that is over has no errno."""
+    return error.errno is not None
+
+
+def _one_record(pieces: Sequence[Piece]) -> Piece:
+    return pieces[0][:TLS_PIECE] if len(pieces) == 1 else b"".join(pieces)[:FIRST_PIECE]
