@@ -5,6 +5,7 @@ say. Errors of the operating system and of TLS come out as OSError.
 """
 
 import contextlib
+import errno
 import select
 import socket
 import ssl
@@ -72,12 +73,8 @@ class Channel:
             return None if self._peeked else "closed"
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
-        except ConnectionResetError:
-            return "reset"
-        except TimeoutError:
-            return "timeout"
-        except OSError:
-            return "other"
+        except OSError as error:
+            return cause_of(error)
 
     @property
     def holding(self) -> bool:
@@ -143,6 +140,17 @@ class Channel:
         # The plain call: that of a TLS socket would take away the state that its thread is reading with.
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, how)
+
+
+def cause_of(error: OSError) -> str:
+    """Which of the causes of a lost connection an error is: ``reset``, ``timeout`` or ``other``.
+
+    A machine that is gone is a time-out too where the network has noticed it before we did.
+    """
+    if isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
+        return "reset"
+    gone = (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH)
+    return "timeout" if isinstance(error, TimeoutError) or error.errno in gone else "other"
 
 
 def _positive(seconds: float) -> float:

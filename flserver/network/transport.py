@@ -13,7 +13,7 @@ import blake3
 
 from flserver.clock import Deadline, monotonic, utc_now
 from flserver.errors import ConnectionLost, Refused
-from flserver.network.channel import Channel, Piece
+from flserver.network.channel import Channel, Piece, cause_of
 from flserver.network.memory import Room
 from flserver.wire.framing import FrameReader, encode_length
 
@@ -248,10 +248,10 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise ConnectionLost(f"timed out {where}", "timeout") from error
+        raise ConnectionLost(f"timed out {where}", cause_of(error)) from error
     except (ConnectionResetError, BrokenPipeError, ConnectionAbortedError) as error:
-        raise ConnectionLost(f"connection reset {where}", "reset") from error
+        raise ConnectionLost(f"connection reset {where}", cause_of(error)) from error
     except ssl.SSLError as error:
         raise ConnectionLost(f"TLS failed {where}: {error.reason or error}", "other") from error
     except OSError as error:
-        raise ConnectionLost(f"{error.strerror or error} {where}", "other") from error
+        raise ConnectionLost(f"{error.strerror or error} {where}", cause_of(error)) from error

@@ -176,7 +176,15 @@ class Peer:
     def __init__(self, server: ServerProcess | int, client_id: object, data_size: int = 100) -> None:
         self.port = server if isinstance(server, int) else server.port
         self.client_id, self.data_size = client_id, data_size
-        self.connection = connect(self.port)
+        self.connection = self.connect()
+
+    def connect(self) -> socket.socket:
+        """A connection to the server, the first or an upload's."""
+        return connect(self.port)
+
+    def end_of_upload(self, upload: socket.socket) -> None:
+        """Say that nothing more comes."""
+        upload.shutdown(socket.SHUT_WR)
 
     def __enter__(self) -> "Peer":
         return self
@@ -215,9 +223,9 @@ class Peer:
     def upload(self, model: nn.Module, **more: object) -> None:
         """Answer on a connection of its own, and wait until the server has read all of it and closed."""
         body = self.body(model, **more)
-        with connect(self.port) as upload:
+        with self.connect() as upload:
             send(upload, body)
-            upload.shutdown(socket.SHUT_WR)
+            self.end_of_upload(upload)
             assert upload.recv(1) == b""
 
     def body(self, model: nn.Module, **more: object) -> bytes:

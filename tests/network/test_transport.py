@@ -128,7 +128,7 @@ CAUSES = [
     (BrokenPipeError(errno.EPIPE, "pipe"), "reset"),
     (ConnectionAbortedError(errno.ECONNABORTED, "aborted"), "reset"),
     (TimeoutError(errno.ETIMEDOUT, "keep-alive gave up"), "timeout"),
-    (OSError(errno.EHOSTUNREACH, "No route to host"), "other"),
+    (OSError(errno.EHOSTUNREACH, "No route to host"), "timeout"),
     (OSError("no errno"), "other"),
     (None, "closed"),
 ]
