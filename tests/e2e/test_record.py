@@ -12,56 +12,21 @@ import blake3
 import torch
 from safetensors.torch import load_file
 
+from tests.e2e.agreement import disagreements
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, ServerProcess, closed, connect, send
 
 Join = Callable[..., list[Peer]]
 FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
 
-COUNTERS = {
-    "flserver_rounds_total": ("status", "SELECT status, COUNT(*) FROM v1_rounds WHERE status <> 'running' GROUP BY 1"),
-    "flserver_updates_total": (
-        "decision",
-        "SELECT decision, COUNT(*) FROM v1_updates WHERE decision NOT NULL GROUP BY 1",
-    ),
-    "flserver_connections_total": (
-        "purpose",
-        "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at NOT NULL GROUP BY 1",
-    ),
-    "flserver_dropouts_total": (
-        "reason",
-        "SELECT left_reason, COUNT(*) FROM v1_clients"
-        " WHERE left_reason NOT IN ('finished', 'stopped', 'server stopped') GROUP BY 1",
-    ),
-}
-
 
 def assert_metrics_say_what_sql_says(server: ServerProcess) -> None:
+    assert disagreements(server) == []
     metrics = server.metrics()
-    for name, (label, query) in COUNTERS.items():
-        counted = dict(server.sql(query))
-        shown = {k: v for k, v in metrics.items() if k.startswith(name + "{") and v}
-        assert shown == {f'{name}{{{label}="{key}"}}': n for key, n in counted.items()}
-    known = ("<METADATA>", "<SUCCESS>", "<ERROR>", "<MODEL>", "<FINISHED>")
-    messages: dict[str, float] = {}
-    sizes: dict[str, float] = {}
-    for direction, header, outcome, size in server.sql("SELECT direction, header, outcome, bytes FROM v1_messages"):
-        shown_header = header if header in known else "other"
-        key = f'flserver_messages_total{{direction="{direction}",header="{shown_header}",outcome="{outcome}"}}'
-        messages[key] = messages.get(key, 0) + 1
-        key = f'flserver_message_bytes_total{{direction="{direction}",header="{shown_header}"}}'
-        sizes[key] = sizes.get(key, 0) + size
-    assert {k: v for k, v in metrics.items() if k.startswith("flserver_messages_total") and v} == messages
-    assert {k: v for k, v in metrics.items() if k.startswith("flserver_message_bytes_total") and v} == sizes
-    ((events, sequence),) = server.sql("SELECT COUNT(*), MAX(seq) FROM v1_events")
-    assert metrics["flserver_audit_events_total"] == events
-    assert metrics["flserver_audit_sequence"] == sequence
-    ((rounds, seconds),) = server.sql("SELECT COUNT(seconds), SUM(seconds) FROM v1_rounds WHERE status = 'committed'")
-    assert metrics["flserver_checkpoint_duration_seconds_count"] == rounds
+    ((rounds,),) = server.sql("SELECT COUNT(seconds) FROM v1_rounds WHERE status = 'committed'")
+    assert metrics['flserver_round_duration_seconds_bucket{le="+Inf"}'] >= rounds
     ((newest,),) = server.sql("SELECT MAX(round) FROM v1_rounds WHERE status <> 'aborted'")
     assert metrics["flserver_current_round"] == newest
-    assert metrics['flserver_round_duration_seconds_bucket{le="+Inf"}'] >= rounds
-    assert seconds >= 0
 
 
 def test_metrics_equal_sql_before_and_after_a_resume(start: Start, join: Join) -> None:
@@ -182,7 +147,7 @@ def test_whatever_came_has_a_row(start: Start, join: Join) -> None:
     assert server.exit_code() == 0
     rows = server.sql(
         "SELECT outcome, reason FROM v1_messages JOIN v1_connections USING (connection_id)"
-        " WHERE purpose = 'unknown' ORDER BY message_id"
+        " WHERE purpose = 'unknown' AND direction = 'in' ORDER BY message_id"
     )
     assert [outcome for outcome, _ in rows] == list(garbage.values())
     assert all(reason for _, reason in rows)

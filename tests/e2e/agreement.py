@@ -1,0 +1,62 @@
+"""Promise 7, held against a server that runs: what ``/metrics`` and SQL do not agree on."""
+
+from collections import Counter
+
+from tests.e2e.harness import ServerProcess
+
+KNOWN_HEADERS = ("<METADATA>", "<SUCCESS>", "<ERROR>", "<MODEL>", "<FINISHED>")
+COUNTERS = {
+    "flserver_rounds_total": ("status", "SELECT status, COUNT(*) FROM v1_rounds WHERE status <> 'running' GROUP BY 1"),
+    "flserver_updates_total": (
+        "decision",
+        "SELECT decision, COUNT(*) FROM v1_updates WHERE decision NOT NULL GROUP BY 1",
+    ),
+    "flserver_rejected_updates_total": (
+        "reason",  # begins with a word of the closed set
+        "SELECT substr(reason, 1, instr(reason || ':', ':') - 1), COUNT(*) FROM v1_updates"
+        " WHERE decision = 'rejected' GROUP BY 1",
+    ),
+    "flserver_connections_total": (
+        "purpose",
+        "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at NOT NULL GROUP BY 1",
+    ),
+    "flserver_dropouts_total": (
+        "reason",
+        "SELECT left_reason, COUNT(*) FROM v1_clients"
+        " WHERE left_reason NOT IN ('finished', 'stopped', 'server stopped') GROUP BY 1",
+    ),
+}
+
+
+def disagreements(server: ServerProcess) -> list[str]:
+    """A line for each counter that is not what the views say, while nothing is going on."""
+    metrics = server.metrics()
+    expected = _expected(server)
+    names = {name for name, _ in expected}
+    shown = {key: value for key, value in metrics.items() if value and key.partition("{")[0] in names}
+    said = {name + labels: float(value) for (name, labels), value in expected.items() if value}
+    return [
+        f"/metrics says {key} {shown.get(key, 0):.0f}, SQL says {said.get(key, 0):.0f}"
+        for key in sorted(shown.keys() | said.keys())
+        if shown.get(key, 0) != said.get(key, 0)
+    ]
+
+
+def _expected(server: ServerProcess) -> Counter[tuple[str, str]]:
+    """By name and labels. A name that has no rows stands there with 0, so that it is looked at all the same."""
+    expected: Counter[tuple[str, str]] = Counter()
+    for name, (label, query) in COUNTERS.items():
+        expected[name, ""] = 0
+        for key, count in server.sql(query):
+            expected[name, f'{{{label}="{key}"}}'] += count
+    grouped = "SELECT direction, header, outcome, COUNT(*), SUM(bytes) FROM v1_messages GROUP BY 1, 2, 3"
+    for direction, header, outcome, count, size in server.sql(grouped):
+        labels = f'direction="{direction}",header="{header if header in KNOWN_HEADERS else "other"}"'
+        expected["flserver_messages_total", f'{{{labels},outcome="{outcome}"}}'] += count
+        expected["flserver_message_bytes_total", f"{{{labels}}}"] += size
+    ((events, sequence),) = server.sql("SELECT COUNT(*), MAX(seq) FROM v1_events")
+    expected["flserver_audit_events_total", ""] = events
+    expected["flserver_audit_sequence", ""] = sequence
+    ((committed,),) = server.sql("SELECT COUNT(seconds) FROM v1_rounds WHERE status = 'committed'")
+    expected["flserver_checkpoint_duration_seconds_count", ""] = committed
+    return expected

@@ -1,0 +1,188 @@
+"""The soak that CI makes, and that a soak finds what it is there to find."""
+
+import random
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from flserver import events as e
+from flserver.store.schema import ensure_head
+from tests.e2e.agreement import disagreements
+from tests.e2e.conftest import Start
+from tests.e2e.harness import Peer, sql
+from tests.soak.judge import judge_left, judge_memory
+from tests.soak.record import judge_record
+from tests.soak.run import soak
+from tests.soak.samples import MB, Sample
+from tests.store import story
+
+CONNECTIONS = 2000
+
+
+def test_two_thousand_connections_leave_nothing_but_rows(tmp_path: Path) -> None:
+    report = soak(CONNECTIONS, seed=0, folder=tmp_path)
+    assert report.findings == []
+    figures = report.figures
+    assert figures["connections"] == figures["rows"]["connections"] >= CONNECTIONS  # type: ignore[index,operator]
+    assert figures["rounds"] == CONNECTIONS / 20
+    assert figures["decisions"].keys() >= {"accepted", "duplicate", "rejected"}  # type: ignore[attr-defined]
+    assert figures["refused"] > CONNECTIONS / 4  # type: ignore[operator]
+    assert figures["failed"] > CONNECTIONS / 8  # type: ignore[operator]
+
+
+# --- it finds --------------------------------------------------------------------------------------------------------
+
+
+def samples(connections: int, leak: float) -> list[Sample]:
+    """One at every percent: a warm-up in the first tenth, 1 MB of noise, and ``leak`` bytes a connection."""
+    noise = random.Random(0)
+    made = []
+    for percent in range(1, 101):
+        count = connections * percent // 100
+        memory = 320 * MB + min(percent, 10) * MB + noise.uniform(0, 1) * MB + leak * count
+        made.append(Sample(connections=count, threads=30, descriptors=90, anonymous=int(memory), resident=int(memory)))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("connections", "leak", "found"),
+    [(20_000, 0, False), (20_000, 1000, True), (20_000, 500, True), (2000, 0, False), (2000, 4000, True)],
+)
+def test_memory_that_grows_with_the_connections_is_found(connections: int, leak: int, found: bool) -> None:
+    findings = judge_memory(samples(connections, leak))
+    assert bool(findings) == found
+    assert all("after the first tenth" in finding for finding in findings)
+
+
+@pytest.mark.parametrize("what", ["threads", "descriptors"])
+def test_one_that_is_left_is_found(what: str) -> None:
+    before = samples(2000, 0)[0]
+    assert judge_left("then", before, before) == []
+    assert judge_left("then", before, replace(before, **{what: getattr(before, what) - 1})) == []
+    (finding,) = judge_left("then", before, replace(before, **{what: getattr(before, what) + 1}))
+    assert finding.startswith(f"1 {what} are left")
+
+
+DONE = {"registrations": 2, "uploads": 2}
+PORTS = Counter({40000: 4})
+
+
+def trainer(number: int) -> tuple[list[e.Event], list[e.Event]]:
+    """How one comes, and how it goes."""
+    client = str(number)
+    metadata = e.MessageReceived(
+        message_id=number,
+        connection_id=number,
+        client_id=client,
+        round=None,
+        header="<METADATA>",
+        encoding="json",
+        bytes=58,
+        digest="blake3:dd",
+        seconds=0.0,
+        outcome="ok",
+        reason=None,
+    )
+    left = e.ClientLeft(client_id=client, registration=1, connection_id=number, reason="closed")
+    closed = e.ConnectionClosed(
+        connection_id=number, purpose="register", client_id=client, reason="closed", bytes_in=58, bytes_out=1008
+    )
+    return [*story.registered(client, number), metadata], [left, closed]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """Two trainers, one round, and all that began has ended."""
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    (first_comes, first_goes), (second_comes, second_goes) = trainer(1), trainer(2)
+    events = [
+        *story.started(),
+        story.attempt(0, 1, ()),
+        story.committed(0),
+        *first_comes,
+        *second_comes,
+        story.attempt(1, 1, ("1", "2")),
+        *story.uploaded(1, "1", (1, 1)),
+        *story.uploaded(2, "2", (1, 1)),
+        story.committed(1, 1, [story.answered("1", 1, 0.5), story.answered("2", 2, 0.5)]),
+        *first_goes,
+        *second_goes,
+        e.RunEnded(run_id=story.RUN, status="interrupted", final_digest="sha256:1"),
+        e.ServerStopped(process_id=1, exit_code=3),
+    ]
+    story.write(path, events)
+    return path
+
+
+def test_a_record_of_what_was_done_is_found_good(record: Path) -> None:
+    assert judge_record(partial(sql, record), PORTS, DONE, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ("UPDATE connections SET closed_at = NULL WHERE connection_id = 1", "1 connections have no end"),
+        ("UPDATE clients SET left_at = NULL WHERE client_id = '1'", "1 registrations have no end"),
+        ("UPDATE updates SET decision = NULL WHERE update_id = 1", "1 updates have no end"),
+        ("UPDATE rounds SET ended_at = NULL WHERE round = 1", "1 attempts have no end"),
+        ("UPDATE client_rounds SET participation = NULL WHERE client_id = '1'", "1 clients' rounds have no end"),
+        ("UPDATE runs SET ended_at = NULL", "1 runs have no end"),
+        (
+            "UPDATE connections SET close_reason = 'server error: x' WHERE connection_id = 1",
+            "1 connections ended by a defect, or were not served",
+        ),
+        (
+            "INSERT INTO messages SELECT 9, run_id, connection_id, NULL, NULL, direction, NULL, encoding, bytes, NULL,"
+            " at, seconds, 'refused', '' FROM messages WHERE message_id = 1",
+            "1 messages were refused or failed without a reason",
+        ),
+        ("UPDATE messages SET connection_id = 9 WHERE message_id = 1", "1 messages belong to no connection"),
+        (
+            "UPDATE messages SET outcome = 'failed', reason = 'x' WHERE message_id = 1",
+            "3 messages that came in were ok, 4 were honest",
+        ),
+        ("DELETE FROM clients WHERE client_id = '1'", "the trainers made 2 registrations, v1_clients has 1"),
+        ("DELETE FROM updates WHERE update_id = 1", "the trainers made 2 uploads, v1_updates has 1"),
+        ("DELETE FROM rounds WHERE round = 1", "1 rounds were answered, 0 are committed"),
+        (
+            "UPDATE rounds SET status = 'aborted' WHERE round = 0",
+            "1 attempts were aborted while enough trainers answered",
+        ),
+    ],
+)
+def test_a_record_that_is_not_what_was_done_is_found(record: Path, change: str, finding: str) -> None:
+    with closing(sqlite3.connect(record)) as database, database:
+        assert database.execute(change).rowcount == 1
+    assert judge_record(partial(sql, record), PORTS, DONE, 1) == [finding]
+
+
+def test_connections_without_a_row_and_rows_without_one_are_found(record: Path) -> None:
+    others = Counter({40000: 3, 40001: 2})
+    assert judge_record(partial(sql, record), others, DONE, 1) == [
+        "2 of 5 connections have no row",
+        "1 rows are of connections that nobody made",
+    ]
+
+
+def test_a_counter_that_is_not_what_sql_says_is_found(start: Start) -> None:
+    server = start("--num-rounds", "1", "--time-to-wait", "0", "--metrics-linger", "60")
+    with Peer(server, "a").join() as peer:
+        peer.answer()
+        peer.finished()
+    server.wait_for_line("metrics stay")
+    assert disagreements(server) == []
+    with closing(sqlite3.connect(server.db)) as database, database:
+        database.execute("UPDATE messages SET bytes = bytes + 1 WHERE header = '<METADATA>'")
+        database.execute("UPDATE updates SET decision = 'late'")
+    assert [line.partition(" says ")[2].partition("{")[0] for line in disagreements(server)] == [
+        "flserver_message_bytes_total",
+        "flserver_updates_total",
+        "flserver_updates_total",
+    ]
+    assert server.terminate() == 0

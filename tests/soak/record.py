@@ -1,0 +1,64 @@
+"""What must hold in the record of a soak whose run is over, in SQL."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Ask = Callable[[str], list[tuple[Any, ...]]]
+
+NO_END = {
+    "connections": "SELECT COUNT(*) FROM v1_connections WHERE closed_at IS NULL OR close_reason IS NULL",
+    "registrations": "SELECT COUNT(*) FROM v1_clients WHERE left_at IS NULL OR left_reason IS NULL",
+    "updates": "SELECT COUNT(*) FROM v1_updates WHERE decision IS NULL",
+    "attempts": "SELECT COUNT(*) FROM v1_rounds WHERE status = 'running' OR ended_at IS NULL",
+    "clients' rounds": "SELECT COUNT(*) FROM v1_client_rounds WHERE participation IS NULL",
+    "runs": "SELECT COUNT(*) FROM v1_runs WHERE status = 'running' OR ended_at IS NULL",
+}
+WRONG = {
+    "connections ended by a defect, or were not served": """
+        SELECT COUNT(*) FROM v1_connections
+        WHERE close_reason LIKE 'server error%' OR close_reason LIKE 'not served%'""",
+    "messages were refused or failed without a reason": """
+        SELECT COUNT(*) FROM v1_messages WHERE outcome <> 'ok' AND COALESCE(reason, '') = ''""",
+    "messages belong to no connection": """
+        SELECT COUNT(*) FROM v1_messages WHERE connection_id NOT IN (SELECT connection_id FROM v1_connections)""",
+}
+
+
+def judge_record(ask: Ask, ports: Counter[int], done: Mapping[str, int], rounds: int) -> list[str]:
+    """A line for each thing that does not hold.
+
+    ``ports`` are those of all connections made, ``done`` counts the trainers' ``registrations`` and ``uploads``, and
+    ``rounds`` are how many the steady trainers answered.
+    """
+    found = [f"{count} {what} have no end" for what, query in NO_END.items() if (count := number(ask, query))]
+    found += [f"{count} {what}" for what, query in WRONG.items() if (count := number(ask, query))]
+    found += _connections(ask, ports)
+    for what, table in (("registrations", "v1_clients"), ("uploads", "v1_updates")):
+        if (rows := number(ask, f"SELECT COUNT(*) FROM {table}")) != done[what]:
+            found.append(f"the trainers made {done[what]} {what}, {table} has {rows}")
+    sound = number(ask, "SELECT COUNT(*) FROM v1_messages WHERE direction = 'in' AND outcome = 'ok'")
+    if sound != done["registrations"] + done["uploads"]:
+        found.append(f"{sound} messages that came in were ok, {done['registrations'] + done['uploads']} were honest")
+    # What was answered when the soak was over may commit or not.
+    if (committed := number(ask, "SELECT MAX(round) FROM v1_rounds WHERE status = 'committed'")) < rounds:
+        found.append(f"{rounds} rounds were answered, {committed} are committed")
+    if aborted := number(ask, f"SELECT COUNT(*) FROM v1_rounds WHERE status = 'aborted' AND round <= {rounds}"):
+        found.append(f"{aborted} attempts were aborted while enough trainers answered")
+    return found
+
+
+def number(ask: Ask, query: str) -> int:
+    ((value,),) = ask(query)
+    return int(value or 0)
+
+
+def _connections(ask: Ask, made: Counter[int]) -> list[str]:
+    """Each connection that was made has its row, and no other has one."""
+    rows = Counter(port for (port,) in ask("SELECT peer_port FROM v1_connections"))
+    found = []
+    if missing := (made - rows).total():
+        found.append(f"{missing} of {made.total()} connections have no row")
+    if unmade := (rows - made).total():
+        found.append(f"{unmade} rows are of connections that nobody made")
+    return found

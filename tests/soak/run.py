@@ -1,0 +1,201 @@
+"""One soak: a server process, its trainers and its strangers, and what is left at the end."""
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from tests.e2e.agreement import disagreements
+from tests.e2e.harness import TESTS, ServerProcess
+from tests.soak.crowd import Crowd
+from tests.soak.judge import growth, judge_left, judge_memory, tenth
+from tests.soak.ledger import Ledger, SoakError
+from tests.soak.record import judge_record, number
+from tests.soak.samples import MB, Sample, take
+from tests.soak.strangers import KINDS, Kind, looks_in
+from tests.soak.trainers import FICKLE, STEADY, Trainer, Turns
+
+HONEST_SHARE = 0.25  # of the connections
+SETTLE = 30.0  # seconds for the server to be done with connections that are gone
+INTERRUPTED = 3  # the exit code of a run whose trainers left
+SETTINGS = {
+    "num-rounds": 1_000_000,
+    "min-clients": STEADY + FICKLE,
+    "min-updates": STEADY,
+    "time-to-wait": 0.2,
+    "rejoin-timeout": 1,
+    "round-timeout": 300,
+    "keep-checkpoints": 2,
+    "first-frame-timeout": 5,
+    "frame-timeout": 8,
+    "metrics-linger": 600,  # the soak ends it
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """``figures`` for people to read; ``findings`` has a line for each thing that does not hold."""
+
+    figures: dict[str, object]
+    findings: list[str]
+
+
+def soak(connections: int, seed: int, folder: Path) -> Report:
+    """At least so many connections, in an order that ``seed`` decides. Raises SoakError where it cannot go on."""
+    flags = [str(part) for name, value in SETTINGS.items() for part in (f"--{name}", value)]
+    with ServerProcess(folder, *flags) as server:
+        one = _Soak(server, connections, seed)
+        try:
+            return one.run()
+        # What the harness waited for and did not come is an AssertionError.
+        except (SoakError, AssertionError, OSError, subprocess.TimeoutExpired) as error:
+            raise SoakError("\n".join((str(error), *one.found_so_far()))) from error
+        finally:
+            (folder / "server.log").write_text(server.log)
+
+
+class _Soak:
+    def __init__(self, server: ServerProcess, connections: int, seed: int) -> None:
+        self._server, self._connections, self._seed = server, connections, seed
+        self._ledger = Ledger(server)
+        self._turns = Turns()
+        self._rounds = 0
+        self._samples: list[Sample] = []
+
+    def run(self) -> Report:
+        server, began = self._server, time.monotonic()
+        with self._trainers():
+            self._turns.settle()
+            before = self._sample()
+            self._visits()
+            self._turns.settle()
+            after = self._when_as_before(before)
+        server.wait_for_line("metrics stay for")
+        seconds = time.monotonic() - began
+        left = self._sample()
+        findings = [*self._ledger.complaints, *judge_memory(self._samples)]
+        findings += judge_left("with the strangers gone", before, after)
+        findings += judge_left("with the run over", before, left)
+        findings += judge_record(server.sql, self._ledger.ports, self._ledger.counts, self._rounds)
+        findings += disagreements(server)
+        figures = self._figures(seconds, before, after)
+        findings += self._end()
+        return Report(figures, findings)
+
+    def found_so_far(self) -> list[str]:
+        """Where the soak cannot go on, this says more about why."""
+        return [*self._ledger.complaints, *self._tracebacks()]
+
+    def _tracebacks(self) -> list[str]:
+        return ["there is a traceback in the server's log"] if "Traceback" in self._server.log else []
+
+    @contextmanager
+    def _trainers(self) -> Iterator[None]:
+        """The trainers, registered. At the end they leave for good."""
+        trainers = [Trainer(self._ledger, self._turns, 1 + n, self._seed) for n in range(STEADY + FICKLE)]
+        for trainer in trainers:
+            trainer.start()
+        try:
+            for trainer in trainers:
+                trainer.registered.wait()
+            yield
+        finally:
+            self._turns.end()
+            for trainer in trainers:
+                trainer.retire()
+            for trainer in trainers:
+                trainer.join()
+
+    def _visits(self) -> None:
+        """Rounds and strangers in turn, with a sample at every percent."""
+        plan = self._plan()
+        with Crowd(self._ledger, member=1, seed=self._seed) as crowd:
+            for index, kind in enumerate(plan):
+                if kind is not None:
+                    crowd.send(kind)
+                else:
+                    self._turns.give()
+                    self._rounds += 1
+                if 100 * index // len(plan) != 100 * (index + 1) // len(plan):
+                    self._samples.append(self._sample())
+            # How often a trainer connects depends on its moods.
+            for _ in range(self._connections - self._ledger.connections):
+                crowd.send(looks_in)
+
+    def _plan(self) -> list[Kind | None]:
+        """Who comes, one after the other; None is a round of the trainers."""
+        rng = random.Random(self._seed)
+        rounds = round(HONEST_SHARE * self._connections / (STEADY + FICKLE))
+        strangers = round((1 - HONEST_SHARE) * self._connections)
+        plan: list[Kind | None] = [None] * rounds
+        plan += rng.choices([*KINDS], [*KINDS.values()], k=strangers)
+        rng.shuffle(plan)
+        return plan
+
+    def _sample(self) -> Sample:
+        try:
+            return take(self._server.process.pid, self._ledger.connections)
+        except (OSError, KeyError) as error:  # a process that has ended and not been waited for has no memory
+            raise SoakError(f"the server is gone:\n{self._server.log[-4000:]}") from error
+
+    def _when_as_before(self, before: Sample) -> Sample:
+        """The first sample with as many threads and descriptors as before, or the last one within ``SETTLE``."""
+        end, waiting = time.monotonic() + SETTLE, threading.Event()
+        while True:
+            sample = self._sample()
+            same = (sample.threads, sample.descriptors) == (before.threads, before.descriptors)
+            if same or time.monotonic() > end:
+                return sample
+            waiting.wait(0.05)  # another process gives no sign that could be waited for
+
+    def _end(self) -> list[str]:
+        """End the server, and check what it leaves."""
+        server, found = self._server, []
+        code = server.terminate()
+        if code != INTERRUPTED:
+            found.append(f"the server's exit code is {code}, not {INTERRUPTED}")
+        found += self._tracebacks()
+        command = [sys.executable, "-m", "flserver", "verify", "--db", str(server.db)]
+        verify = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
+        if verify.returncode != 0:
+            found.append(f"verify: exit code {verify.returncode}: {verify.stdout[-400:]}{verify.stderr[-400:]}")
+        return found
+
+    def _figures(self, seconds: float, before: Sample, after: Sample) -> dict[str, object]:
+        grown, between = growth(self._samples)
+        return {
+            "connections": self._ledger.connections,
+            "seconds": round(seconds, 1),
+            "rounds": self._rounds,
+            "threads": {
+                "before": before.threads,
+                "most": max(s.threads for s in self._samples),
+                "after": after.threads,
+            },
+            "descriptors": {
+                "before": before.descriptors,
+                "most": max(s.descriptors for s in self._samples),
+                "after": after.descriptors,
+            },
+            "memory_mb": {
+                "before": round(before.anonymous / MB, 1),
+                "tenths": [round(median(s.anonymous for s in tenth(self._samples, n)) / MB, 1) for n in range(1, 11)],
+                "most_resident": round(max(s.resident for s in self._samples) / MB, 1),
+            },
+            "bytes_per_connection": round(grown / between, 1),
+            "rows": {
+                view: number(self._server.sql, f"SELECT COUNT(*) FROM v1_{view}")
+                for view in ("connections", "clients", "messages", "updates", "rounds", "events")
+            },
+            "refused": number(self._server.sql, "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'refused'"),
+            "failed": number(self._server.sql, "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'failed'"),
+            "decisions": dict(self._server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1")),
+            "kinds": dict(sorted(self._ledger.kinds.items())),
+            "not_connected": self._ledger.counts["not connected"],
+        }
