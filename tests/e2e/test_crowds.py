@@ -2,12 +2,17 @@
 
 import contextlib
 import pickle
+import re
+import socket
+import struct
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import NeuralNet, Peer, closed, connect, field_module, send
+from tests.e2e.harness import TIMEOUT, NeuralNet, Peer, ServerProcess, closed, connect, field_module, send
 
 Join = Callable[..., list[Peer]]
 FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
@@ -46,6 +51,87 @@ def test_where_all_have_spoken_a_newcomer_is_not_served_and_has_a_row(start: Sta
     for peer in peers:
         peer.connection.close()
     assert server.exit_code() == 3
+
+
+def test_five_hundred_idle_fifty_slow_and_a_port_scan_at_once(start: Start, join: Join) -> None:
+    """Nothing of the honest is refused, and their rounds go on while all of it is there."""
+    server = start("--num-rounds", "5", "--min-clients", "3", "--metrics-linger", "30", *FAST)
+    peers = join(server, "a", "b", "c")
+    scans = [b"", b"\0", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", b"SSH-2.0-scan\r\n"]
+    stop, scanned = threading.Event(), threading.Event()
+
+    def drip(slow: list[socket.socket]) -> None:
+        body = (2000).to_bytes(8, "big") + b"\x80\x04" + bytes(2000)
+        for byte in body:
+            for sock in slow:
+                sock.send(bytes([byte]))
+            if stop.wait(0.2):
+                return
+
+    def scan() -> None:
+        for number in range(300):
+            if stop.is_set():
+                return
+            with connect(server.port) as probe:
+                probe.sendall(scans[number % len(scans)])
+                if number % 2:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        scanned.set()
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(500):
+            stack.enter_context(connect(server.port))
+        slow = [stack.enter_context(connect(server.port)) for _ in range(50)]
+        server.wait_for_sql("SELECT 1 FROM v1_connections LIMIT 1 OFFSET 552")
+        threads = [threading.Thread(target=drip, args=(slow,)), threading.Thread(target=scan)]
+        for thread in threads:
+            thread.start()
+        stack.callback(lambda: [thread.join() for thread in threads])
+        stack.callback(stop.set)
+        for number in range(5):
+            assert number < 4 or scanned.wait(TIMEOUT)
+            for peer in peers:
+                peer.answer()
+        for peer in peers:
+            peer.finished()
+        # The sessions of the others end with the run.
+        assert server.metrics()["flserver_open_connections_limit"] == 2048
+    server.process.terminate()
+    assert server.exit_code() == 0
+    assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 15)]
+    assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE closed_at IS NULL") == [(0,)]
+    honest = "SELECT COUNT(*) FROM v1_messages WHERE client_id IS NOT NULL AND outcome <> 'ok'"
+    assert server.sql(honest) == [(0,)]
+    refused = "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'refused' AND client_id IS NULL"
+    assert server.sql(refused)[0][0] > 100
+    assert "Traceback" not in server.log
+
+
+def test_many_that_claim_much_and_stall_do_not_starve_the_honest(start: Start, join: Join) -> None:
+    """Room is counted by what has arrived: a hundred claims of ten megabytes each hold nobody up."""
+    options = ("--model", "torchvision:squeezenet1_1", "--receive-memory", "1", "--max-update-size", "10000000")
+    server = start("--num-rounds", "2", "--min-clients", "2", *options, *FAST)
+    a, b = join(server, "a", "b")
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stalled = stack.enter_context(connect(server.port))
+            stalled.sendall((10_000_000).to_bytes(8, "big") + b"\x80\x04" + bytes(200_000))
+        for _ in range(2):
+            for peer in (a, b):
+                peer.answer()
+        for peer in (a, b):
+            peer.finished()
+        memory = peak_memory(server)
+    assert server.exit_code() == 0
+    assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 4)]
+    # torch and the model's own buffers are some 500 MB; what was claimed is a thousand more.
+    assert memory < 1000 * 2**20
+
+
+def peak_memory(server: ServerProcess) -> int:
+    """Bytes of memory that belong to the process and to no file, at most so far."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return 1024 * int(re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def test_many_names_of_one_large_tensor_are_not_looked_at(start: Start, join: Join) -> None:
