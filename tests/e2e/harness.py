@@ -59,7 +59,9 @@ def free_port() -> int:
 class ServerProcess:
     """``flserver`` as a child process, its log lines as they come."""
 
-    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, env: dict[str, str] | None = None, stderr: int = subprocess.PIPE
+    ) -> None:
         self.db = folder / "runs.sqlite"
         self.metrics_port = free_port()
         self.lines: list[str] = []
@@ -71,15 +73,18 @@ class ServerProcess:
         path = os.pathsep.join(filter(None, (str(TESTS.parent), environment.get("PYTHONPATH"))))
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": path} | (env or {})
         self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=stderr, text=True
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self._port: int | None = None
 
+    def use_port(self, port: int) -> None:
+        """Where trainers connect, for whoever sends the log elsewhere."""
+        self._port = port
+
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self.process.stderr or ():
             with self._more:
                 self.lines.append(line.rstrip("\n"))
                 self._more.notify_all()
@@ -94,8 +99,8 @@ class ServerProcess:
             self.process.kill()
         self.process.wait()
         self._reader.join()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
 
     @property
     def log(self) -> str:
