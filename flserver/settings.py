@@ -74,7 +74,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="max-weight-share", kind="float", default=1.0, minimum=0, maximum=1, metavar="SHARE", help="Reject an update whose client has more than this share of the samples of all clients invited; 1 is off."),
     Setting(name="first-frame-timeout", kind="float", default=30.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds a new connection has to send its first bytes, and to finish a TLS handshake."),
     Setting(name="frame-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds that receiving an update, or sending a model, may take."),
-    Setting(name="min-rate", kind="float", default=1024.0, minimum=0, maximum=1e12, metavar="BYTES", help="Bytes a second below which a message is cut off, counted over 30 seconds (or --first-frame-timeout, if less) of waiting for the peer."),
+    Setting(name="min-rate", kind="float", default=1024.0, minimum=0, maximum=1e12, metavar="BYTES", help="Bytes a second below which a message is not waited for any more, counted over 30 seconds (or --first-frame-timeout, if less) of waiting for its sender."),
     Setting(name="peer-timeout", kind="float", default=90.0, minimum=3, maximum=86400, help="Seconds after which a peer whose machine does not answer any more is gone."),
     Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, the oldest that has not finished its first message goes."),
     Setting(name="max-connections-per-address", kind="int", default=2048, minimum=1, maximum=MAX_COUNT, metavar="N", help="The same for one address."),

@@ -158,7 +158,8 @@ class Participation:
         progress = Progress()
         try:
             self._connection.send(GlobalModel)
-            send_frame(self._channel, body, self._desk.limits.pace, before_last, progress, unwanted)
+            # No rate: trainers read as they can, and one that stops altogether is noticed by the system.
+            send_frame(self._channel, body, Pace(whole=self._desk.limits.pace.whole), before_last, progress, unwanted)
             sent.fully_sent_at = monotonic()
         except ConnectionLost as error:
             failure = str(error)

@@ -93,7 +93,6 @@ class Session:
             with contextlib.suppress(OSError):  # a peer that is gone already shows when it is read
                 tune(self._channel.socket, self._desk.limits.peer_timeout)
             self._introduce()
-            self._admit(self)
             reason = self._serve()
         except PeerError as error:
             reason = self._because(error)
@@ -112,7 +111,8 @@ class Session:
         return str(error) if self._cut_because is None or not isinstance(error, ConnectionLost) else self._cut_because
 
     def _introduce(self) -> None:
-        """Learn who the peer is. Raises PeerError where it does not begin as this port asks for."""
+        """Learn who the peer is, and whether it has a place. Raises PeerError where not, or where it does not begin as
+        this port asks for."""
         introduction, accepted = self._desk.introduction, self.peer
         came = 0
 
@@ -123,6 +123,7 @@ class Session:
         try:
             if introduction.trusts(self.peer.host):
                 self.peer = introduction.read_proxy_header(self._channel, self.peer, count_bytes)
+            self._admit(self)  # before the work of a handshake
             if introduction.tls is not None:
                 self.peer = introduction.shake_hands(self._channel, self.peer)
         except PeerError as error:
