@@ -5,7 +5,7 @@ import ipaddress
 from typing import Any
 
 from flserver.errors import UsageError
-from flserver.identity import Identity
+from flserver.identity import Identity, Roster
 from flserver.network.introduction import Introduction, networks
 from flserver.network.tls import Tls
 from flserver.roster import read_roster
@@ -41,7 +41,7 @@ class Admission:
             raise UsageError("--upload-from certificate needs --tls-client-ca")
         self._tls = Tls(policy.tls_cert, policy.tls_key, policy.tls_client_ca) if policy.tls_cert is not None else None
         self.identity = Identity(policy.upload_from, mutual_tls=policy.tls_client_ca is not None)
-        self._read_roster()
+        self.identity.roster = self._roster()
         roster, needed = self.identity.roster, settings.rounds.min_clients
         if roster is not None and len(roster) < needed:
             raise UsageError(f"--min-clients {needed}: only {len(roster)} are on the roster {policy.clients}")
@@ -51,14 +51,14 @@ class Admission:
             seconds=settings.network.first_frame_timeout,
         )
 
-    def _read_roster(self) -> None:
+    def _roster(self) -> Roster | None:
         path = self._policy.clients
         if path is None:
-            return
+            return None
         roster = read_roster(path)
         if self._policy.tls_client_ca is None and any(member.fingerprint for member in roster):
             raise UsageError(f"--clients {path} has fingerprints: they need --tls-client-ca to be looked at")
-        self.identity.roster = roster
+        return roster
 
     @property
     def reloads(self) -> bool:
@@ -70,9 +70,10 @@ class Admission:
 
         Raises UsageError where one cannot be used: what was in force stays.
         """
-        self._read_roster()
+        roster = self._roster()
         if self._tls is not None:
             self._tls.reload()
+        self.identity.roster = roster
 
     def describe(self) -> dict[str, Any]:
         """What is in force, for the record."""

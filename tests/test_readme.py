@@ -41,3 +41,11 @@ def test_the_map_has_every_room() -> None:
     rooms = [path.name for path in house.glob("*.py") if not path.name.startswith("__")]
     rooms += [f"{path.parent.name}/" for path in house.glob("*/__init__.py")]
     assert [room for room in rooms if f"`{room}`" not in text] == []
+
+
+def test_every_fault_in_the_handbook_has_its_test() -> None:
+    rows = [line for line in (README.parent / "ops" / "README.md").read_text().splitlines() if "`test_" in line]
+    assert len(rows) > 30
+    sources = "".join(path.read_text() for path in (README.parent / "tests").rglob("test_*.py"))
+    named = {name for row in rows for name in re.findall(r"`(test_\w+)`", row)}
+    assert {name for name in named if f"def {name}(" not in sources} == set()
