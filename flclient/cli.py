@@ -10,6 +10,7 @@ import click
 
 from flclient.connection import Connection, NotAdmitted, backoff
 from flclient.settings import CLIENT_SETTINGS
+from flclient.tls import Tls, tls_of
 from flserver import __version__
 from flserver.errors import ConnectionLost, UsageError
 from flserver.options import options
@@ -32,8 +33,9 @@ def flclient(**values: Any) -> int:
     # A service manager's stop is the same wish as Ctrl-C
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        security = tls_of(values["tls_ca"], values["tls_cert"], values["tls_key"])
         trainer, info = _prepare(values)
-        return _take_part(trainer, info, values)
+        return _take_part(trainer, info, values, security)
     except KeyboardInterrupt:
         click.echo("flclient: interrupted", err=True)
         return 3
@@ -66,7 +68,7 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     return trainer, {key: values[key] for key in told} | {"versions": versions, "device": device.type}
 
 
-def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any]) -> int:
+def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any], security: Tls | None) -> int:
     """Register, train until the run is over, and begin again while ``--reconnect`` allows."""
     patience: float = values["reconnect"]
     pauses = backoff(patience)
@@ -74,7 +76,7 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any])
     registered_before = False
     while True:
         try:
-            with Connection(values["host"], values["server_port"], _largest_body(trainer)) as connection:
+            with Connection(values["host"], values["server_port"], _largest_body(trainer), security) as connection:
                 said = connection.register(values["client_id"], trainer.data_size, info)
                 click.echo(f"registered with {trainer.data_size} training samples: {said}")
                 pauses = backoff(patience)  # patience is for one loss, not for the whole run

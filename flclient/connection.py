@@ -2,12 +2,14 @@
 
 import random
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from flserver.errors import ConnectionLost, FlserverError, FrameRefused
+from flclient import tls
+from flserver.errors import ConnectionLost, FlserverError, FrameRefused, UsageError
 from flserver.wire import protocol
 from flserver.wire.framing import encode_length
 from flserver.wire.messages import Error, Finished, Message, Metadata, Success, encode_metadata
@@ -18,6 +20,8 @@ STALL_SECONDS = 300.0
 """How long a transfer may stand still. Between frames there is no limit: the others may train for hours."""
 MAX_REPLY = 2**16
 FIRST_CHUNK = 2**20
+SEND_CHUNK = 2**16
+TLS_ALERT = b"\x15\x03"  # how a server that speaks TLS refuses plain text
 
 Piece = bytes | bytearray | memoryview
 
@@ -29,16 +33,17 @@ class NotAdmitted(FlserverError):
 class Connection(AbstractContextManager["Connection"]):
     """The first connection to the server. Closed on leaving the context.
 
-    Every method raises ConnectionLost where the peer cannot be reached, is gone or stands still, and a PeerError where
-    it does not speak the protocol.
+    Every method raises ConnectionLost where the peer cannot be reached, is gone or stands still, a PeerError where it
+    does not speak the protocol, and tls.NotTrusted where TLS does not come about.
     """
 
-    def __init__(self, host: str, port: int, max_body: int) -> None:
-        """Connect. A frame of more than ``max_body`` bytes is refused."""
+    def __init__(self, host: str, port: int, max_body: int, security: tls.Tls | None = None) -> None:
+        """Connect, in plain text unless ``security`` says how. A frame of more than ``max_body`` bytes is refused."""
         self._host = host
         self._port = port
+        self._security = security
         self._protocol = protocol.Connection(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
-        self._socket = _connect(host, port)
+        self._socket = _connect(host, port, security)
         # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
@@ -48,7 +53,9 @@ class Connection(AbstractContextManager["Connection"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._socket.close()
+        with self._socket:
+            if isinstance(self._socket, ssl.SSLSocket):
+                tls.farewell(self._socket, 0)
 
     def register(self, client_id: str, data_size: int, info: dict[str, Any]) -> str:
         """Ask to take part and return what the server says. Raises NotAdmitted where it refuses."""
@@ -72,8 +79,10 @@ class Connection(AbstractContextManager["Connection"]):
 
     def upload(self, pieces: Sequence[Piece]) -> None:
         """Send a body, in pieces, on a connection of its own."""
-        with _connect(self._host, self._port) as upload:
+        with _connect(self._host, self._port, self._security) as upload:
             _send(upload, pieces)
+            if isinstance(upload, ssl.SSLSocket) and (refusal := tls.farewell(upload, tls.FAREWELL_SECONDS)):
+                raise refusal
 
 
 def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) -> Iterator[float]:
@@ -87,7 +96,12 @@ def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) 
         pause = min(longest, pause * 2)
 
 
-def _connect(host: str, port: int) -> socket.socket:
+def _connect(host: str, port: int, security: tls.Tls | None) -> socket.socket:
+    connection = _dial(host, port)
+    return connection if security is None else security.wrap(connection, host)
+
+
+def _dial(host: str, port: int) -> socket.socket:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         # The protocol's localhost is IPv4: ::1 may be somebody else's port
@@ -104,6 +118,8 @@ def _connect(host: str, port: int) -> socket.socket:
                     raise
     except OSError as error:
         raise ConnectionLost(f"cannot connect to {host}:{port}: {error.strerror or error}") from error
+    except UnicodeError as error:  # no name that can be asked for
+        raise UsageError(f"--host {host}: {error}") from error
     raise ConnectionLost(f"cannot connect to {host}:{port}: it has no address")
 
 
@@ -112,15 +128,30 @@ def _send(connection: socket.socket, pieces: Sequence[Piece]) -> None:
     try:
         connection.sendall(encode_length(sum(len(piece) for piece in pieces)))
         for piece in pieces:
-            connection.sendall(piece)
+            view = memoryview(piece)
+            for at in range(0, len(view), SEND_CHUNK):  # a socket's timeout is for all that one call sends
+                connection.sendall(view[at : at + SEND_CHUNK])
     except OSError as error:
-        raise _lost(error) from error
+        raise (_said(connection) or _lost(error)) from error
+
+
+def _said(connection: socket.socket) -> FlserverError | None:
+    """What the server sent before it hung up, where that says why."""
+    try:
+        connection.settimeout(0)
+        opening = connection.recv(8)
+    except OSError as error:
+        return tls.verdict(error)
+    return _closed(opening) if opening.startswith(TLS_ALERT) else None
 
 
 def _receive(connection: socket.socket, limit: int) -> bytearray:
     """The body of the next frame."""
     connection.settimeout(None)
-    length = int.from_bytes(_read(connection, 8), "big")
+    head = _read(connection, 8)
+    length = int.from_bytes(head, "big")
+    if length > limit and head.startswith(TLS_ALERT):
+        raise _closed(head)
     if length > limit:
         raise FrameRefused(f"the server announced {length} bytes; at most {limit} are expected")
     return _read(connection, length)
@@ -135,17 +166,31 @@ def _read(connection: socket.socket, size: int) -> bytearray:
             buffer.extend(bytes(min(len(buffer), size - filled)))
         with memoryview(buffer) as whole, whole[filled:] as free:
             try:
-                count = connection.recv_into(free)
+                count = _read_some(connection, free)
             except OSError as error:
-                raise _lost(error) from error
+                raise (_closed(buffer) if buffer.startswith(TLS_ALERT) else _lost(error)) from error
         if count == 0:
-            raise ConnectionLost("the server closed the connection", "closed")
+            raise _closed(buffer)
         connection.settimeout(STALL_SECONDS)
         filled += count
     return buffer
 
 
-def _lost(error: OSError) -> ConnectionLost:
+def _read_some(connection: socket.socket, into: memoryview) -> int:
+    if isinstance(connection, ssl.SSLSocket) and connection.gettimeout() is None:
+        return tls.read_first(connection, into, STALL_SECONDS)
+    return connection.recv_into(into)
+
+
+def _closed(opening: bytes | bytearray) -> ConnectionLost:
+    """The server is gone; ``opening`` is what began to come from it."""
+    hint = "; it may speak TLS: give --tls-ca" if opening.startswith(TLS_ALERT) else ""
+    return ConnectionLost(f"the server closed the connection{hint}", "closed")
+
+
+def _lost(error: OSError) -> FlserverError:
+    if isinstance(error, ssl.SSLError):
+        return tls.lost(error)
     if isinstance(error, TimeoutError) and error.errno is None:
         return ConnectionLost(f"the server stood still for {STALL_SECONDS:.0f} s", "timeout")
     cause = "reset" if isinstance(error, (ConnectionResetError, BrokenPipeError)) else "other"

@@ -12,6 +12,27 @@ CLIENT_SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(name="host", kind="str", default="localhost", help="The server's address."),
     Setting(name="server-port", kind="int", default=50052, minimum=1, maximum=65535, help="The server's port."),
+    Setting(
+        name="tls-ca",
+        kind="path",
+        default=None,
+        metavar="FILE",
+        help="Speak TLS, to a server whose certificate is for --host and from a CA in this PEM file.",
+    ),
+    Setting(
+        name="tls-cert",
+        kind="path",
+        default=None,
+        metavar="FILE",
+        help="This client's own certificate (PEM), for a server that asks for one; with --tls-ca only.",
+    ),
+    Setting(
+        name="tls-key",
+        kind="path",
+        default=None,
+        metavar="FILE",
+        help="The key of --tls-cert, without a passphrase. Default: it is in the same file.",
+    ),
     Setting(name="use-cuda", kind="tristate", default=None, help="Train on CUDA. Left out: if there is one."),
     Setting(
         name="dataset",

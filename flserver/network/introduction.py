@@ -8,6 +8,7 @@ import dataclasses
 import ipaddress
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flserver.clock import Deadline
@@ -21,6 +22,7 @@ from flserver.wire.proxy_header import ProxyHeader
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TLS_FIRST_BYTE = 0x16  # a handshake record
+PROTOCOL_VERSION_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
 
 
 def networks(text: str) -> tuple[Network, ...]:
@@ -85,6 +87,8 @@ class Introduction:
         if not first:
             raise ConnectionLost(f"end of file {where}", "closed")
         if first[0] != TLS_FIRST_BYTE:
+            with suppress(OSError):  # from which the other end can tell what is spoken here
+                channel.send([PROTOCOL_VERSION_ALERT], 1.0)
             raise HandshakeRefused(f"plain text on a port that speaks TLS (the bytes are {first!r})")
         where = "in the middle of the TLS handshake"
         with translated(where):

@@ -23,6 +23,8 @@ class Listener:
             # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
+        except UnicodeError as error:  # no name that can be asked for
+            raise UsageError(f"--host {host}: {error}") from error
 
     @property
     def address(self) -> tuple[str, int]:

@@ -145,10 +145,12 @@ def test_plain_text_on_the_tls_port(start: Start, authority: Authority) -> None:
     server = start("--num-rounds", "1", *FAST, *served(authority, mutual=False))
     with Peer(server, 1) as plain:
         plain.connection.sendall(b"\0\0\0\0\0\0\0\x10{}")
+        assert plain.connection.recv(100) == b"\x15\x03\x01\x00\x02\x02\x46", "an alert, by which it can tell"
         assert closed(plain.connection)
     with connect(server.port) as browser:
         browser.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        assert closed(browser)
+        while browser.recv(100):
+            pass
     with connect(server.port) as broken:
         broken.sendall(b"\x16\x03\x01\x00\x05hello")
         while broken.recv(100):  # an alert

@@ -46,7 +46,7 @@ class PlainServer(AbstractContextManager):
 
     def __exit__(self, kind, error, trace):
         self._thread.join(30)
-        for connection in [*self._open, self._listener]:
+        for connection in self._open:
             connection.close()
         assert not self._thread.is_alive()
         if self._error and error is None:
@@ -55,10 +55,12 @@ class PlainServer(AbstractContextManager):
     def _run(self):
         try:
             self._script(self)
-        except Exception as error:
+        except BaseException as error:  # what pytest.raises raises is no Exception
             self._error = error
             for connection in self._open:
                 connection.close()
+        finally:
+            self._listener.close()  # else who comes now waits for an answer
 
     def accept(self):
         connection, _ = self._listener.accept()

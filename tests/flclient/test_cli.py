@@ -11,32 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from flclient.__main__ import main
 from flclient.settings import CLIENT_SETTINGS
 from flserver.models import DEFAULT_MODEL, build
 from flserver.settings import defaults
 from flserver.wire.messages import wire_id
 from tests.flclient.plain_server import PlainServer
-from tests.fldata import write_fldata
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def fldata(tmp_path_factory):
-    return write_fldata(tmp_path_factory.mktemp("fldata"), [3, "host-a"], samples=60)
-
-
-@pytest.fixture
-def flclient(monkeypatch, capsys):
-    """Runs flclient in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["flclient", *map(str, arguments)])
-        code = main()
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def three_rounds(server):
