@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,24 @@ def test_under_mutual_tls_every_contribution_is_authenticated(start: Start, auth
         assert found == fingerprint(own[client])
     assert len(rows) == 2 + 4
     assert server.sql("SELECT DISTINCT identity FROM v1_clients") == [("authenticated",)]
+    assert server.sql("SELECT decision, identity, COUNT(*) FROM v1_updates GROUP BY 1, 2") == [
+        ("accepted", "authenticated", 4)
+    ]
+
+
+def test_our_own_trainer_speaks_it_too(start: Start, authority: Authority) -> None:
+    server = start("--num-rounds", "2", "--min-clients", "2", *FAST, *served(authority, mutual=True))
+    command = [sys.executable, "-m", "flclient", "--server-port", str(server.port), "--dataset", "digits"]
+    command += ["--num-clients", "2", "--epochs", "1", "--tls-ca", str(authority.path)]
+    trainers = []
+    with contextlib.ExitStack() as stack:
+        for client in ("1", "2"):
+            own = authority.client(client)
+            shown = ["--client-id", client, "--tls-cert", str(own.cert), "--tls-key", str(own.key)]
+            trainers.append(stack.enter_context(subprocess.Popen([*command, *shown], stdout=subprocess.DEVNULL)))
+            stack.callback(trainers[-1].kill)
+        assert [trainer.wait(120) for trainer in trainers] == [0, 0]
+    assert server.exit_code() == 0
     assert server.sql("SELECT decision, identity, COUNT(*) FROM v1_updates GROUP BY 1, 2") == [
         ("accepted", "authenticated", 4)
     ]
