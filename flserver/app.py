@@ -8,7 +8,7 @@ import ctypes
 import logging
 import resource
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from typing import Any
 
@@ -44,6 +44,7 @@ from flserver.wire.pickles import PickleLimits
 logger = logging.getLogger(__name__)
 
 PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
+SPARE_STEPS = 1000  # modules, and items in them, that a trainer's model may have beside twice ours
 RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
 RESERVED_DESCRIPTORS = 160
 SESSION_GRACE = 3.0  # seconds to say <FINISHED>
@@ -60,6 +61,7 @@ def serve(
     upgrade: Upgrade | None,
     listener: Listener,
     admission: Admission,
+    signals: Signals,
     console: Sequence[Observer],
     say: Callable[[str], None],
 ) -> int:
@@ -72,8 +74,12 @@ def serve(
     _limit_arenas()
     _warn(plan.settings)
     prepared = prepare(plan, reader, say)
-    with closing(Signals(reload=admission.reloads)) as signals:
-        return _Serving(plan, prepared, reader, signals, listener, admission, console, say).run(upgrade)
+    if signals.received:
+        say(f"{signals.wait()}: stopped before anything began")
+        return EXIT_INTERRUPTED
+    if admission.reloads:
+        signals.take_hang_ups()
+    return _Serving(plan, prepared, reader, signals, listener, admission, console, say).run(upgrade)
 
 
 class _Serving:
@@ -110,7 +116,8 @@ class _Serving:
             json=network.max_json_size,
             pickle=network.max_update_size or 2 * buffers.size + PICKLE_SLACK,
             tensors=2 * sum(tensor.nbytes for tensor in prepared.model.values()) + PICKLE_SLACK,
-            pickles=PickleLimits(),
+            # A few kilobytes can name one tensor a hundred thousand times; a trainer's model has the parts of ours.
+            pickles=PickleLimits(steps=2 * prepared.template.module.steps + SPARE_STEPS),
             first_frame=network.first_frame_timeout,
             pace=Pace(
                 whole=network.frame_timeout,

@@ -7,7 +7,6 @@ A bare ``flserver`` serves. The other commands read a database, also while a ser
 import json
 import logging
 import re
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,8 +56,6 @@ def _serve(values: dict[str, Any], given: dict[str, Any]) -> int:
     settings = server_settings(values)
     level = getattr(logging, values["log_level"].upper())
     with ExitStack() as stack:
-        # Until the server waits for signals, a service manager's stop is the same as Ctrl-C: nothing has begun.
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         console: Any
         if sys.stderr.isatty() and values["log_format"] == "text":
             from rich.console import Console

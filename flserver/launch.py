@@ -7,13 +7,14 @@ torch, which is slow to import, and trainers that come early wait in its backlog
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 from flserver.admission import Admission, check_host
 from flserver.bus import Observer
 from flserver.network.listener import Listener
 from flserver.settings import ServerSettings
+from flserver.signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ def launch(
     a line. Raises UsageError for what cannot be done, before anything is on record.
     """
     with ExitStack() as stack:
+        # First of all: what comes while torch is imported is seen before anything is on record.
+        signals = stack.enter_context(closing(Signals()))
         listener = None if settings.store.resume else _listen(settings, stack)
 
         from flserver.plan import Complete, plan_run
@@ -55,7 +58,7 @@ def launch(
 
         from flserver.app import serve
 
-        return serve(plan, reader, upgrade, listener, admission, console, say)
+        return serve(plan, reader, upgrade, listener, admission, signals, console, say)
 
 
 def _listen(settings: ServerSettings, stack: ExitStack) -> Listener:

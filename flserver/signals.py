@@ -16,18 +16,20 @@ class Signals:
     """Turns SIGTERM, SIGINT and the coordinator's end into bytes that the main thread waits for.
 
     A pipe, because a signal handler must not take a lock that its own thread may hold. A second signal ends the process
-    at once: the database is then what it is after a crash. Where there is something to read again (``reload``), SIGHUP
-    is one that may come as often as it likes; else it is left alone.
+    at once: the database is then what it is after a crash.
     """
 
-    def __init__(self, *, reload: bool = False) -> None:
+    def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._count = 0
         self._first = 0.0
         self._name = ""
-        ours = (signal.SIGTERM, signal.SIGINT) + ((signal.SIGHUP,) if reload else ())
-        self._before = {s: signal.signal(s, self._handle) for s in ours}
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def take_hang_ups(self) -> None:
+        """From here on SIGHUP is something to wait for too, as often as it comes; before, it ends the process."""
+        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:

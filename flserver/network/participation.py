@@ -29,8 +29,8 @@ def answer(
     """Send a small message, on record."""
     body, encoding = (FINISHED_BODY, "pickle") if isinstance(message, Finished) else (encode_json(message), "json")
     started, failure, progress = monotonic(), None, Progress()
+    connection.send(type(message))
     try:
-        connection.send(type(message))
         send_frame(channel, body, GOODBYE, progress=progress)
     except ConnectionLost as error:
         failure = str(error)
@@ -156,8 +156,8 @@ class Participation:
 
         body, digest, started, failure = broadcast.body, broadcast.digest, monotonic(), None
         progress = Progress()
+        self._connection.send(GlobalModel)
         try:
-            self._connection.send(GlobalModel)
             # No rate: trainers read as they can, and one that stops altogether is noticed by the system.
             send_frame(self._channel, body, Pace(whole=self._desk.limits.pace.whole), before_last, progress, unwanted)
             sent.fully_sent_at = monotonic()

@@ -36,7 +36,8 @@ class PickleLimits:
     name_length: int = 512
     """Characters of a tensor's dotted name."""
     steps: int = 250_000
-    """Modules, and items in them, looked at while walking a tree of modules; shared ones count every time."""
+    """Modules, and items in them, looked at while walking a tree of modules; shared ones count every time, so a body's
+    length does not bound them: whoever knows what model may come allows little more than that takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 client                               server
   ── Metadata ──────────────────────▶        OPENED → ASKED
-  ◀────────────────── Success, Error ──      ASKED → JOINED, or ENDED
+  ◀────────────────── Success, Error ──      ASKED → JOINED, or ENDED (Error: from OPENED too)
   ◀───────────────────── GlobalModel ──      JOINED, every round
   ◀──────────────────────── Finished ──      JOINED → ENDED
 on another connection
@@ -43,7 +43,8 @@ class Role(Enum):
 
 
 TRANSITIONS: dict[State, dict[type[Message], State]] = {
-    State.OPENED: {Metadata: State.ASKED, Update: State.ENDED},
+    # An Error at once answers a registration that was not one.
+    State.OPENED: {Metadata: State.ASKED, Update: State.ENDED, Error: State.ENDED},
     State.ASKED: {Success: State.JOINED, Error: State.ENDED},
     State.JOINED: {GlobalModel: State.JOINED, Finished: State.ENDED},
     State.ENDED: {},

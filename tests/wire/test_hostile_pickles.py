@@ -37,10 +37,8 @@ from tests.wire.pickle_opcodes import (
 
 def doubled(depth):
     """A tuple of two of a tuple of two ...: 2**depth paths, which a hash or a comparison would walk."""
-    opcodes = b")q\x00"
-    for level in range(depth):
-        opcodes += b"h%ch%c\x86q%c" % (level, level, level + 1)
-    return opcodes
+    levels = (b"h%ch%c\x86q%c0" % (level, level, level + 1) for level in range(depth))
+    return b")q\x000" + b"".join(levels) + b"h%c" % depth  # alone on the stack: it is what comes next that takes it
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
