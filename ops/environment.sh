@@ -6,12 +6,13 @@ prepare_environment() { # the extra to install
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
       { echo "Python 3.11 or newer is needed; PYTHON=/path/to/it names one" >&2; return 2; }
     echo "making .venv" >&2
-    "$python" -m venv .venv
+    "$python" -m venv .venv || return 1
   fi
   # Installed once for each state of pyproject.toml; an editable install follows the sources by itself.
   if ! cmp -s pyproject.toml "$stamp"; then
     echo "installing flserver[$extra] and what it needs; torch is large" >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+    # A caller that handles the failure switches errexit off, and what is not installed must not be stamped.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]" || return 1
     cp pyproject.toml "$stamp"
   fi
 }

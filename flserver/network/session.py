@@ -161,6 +161,8 @@ class Session:
         limits = self._desk.limits
         try:
             receive_frame(self._channel, frame, self._room, Deadline.after(limits.first_frame), limits.pace)
+            if frame.reader.encoding == "pickle":
+                self._expect_upload()  # strangers do not get as far as the pickle machine
             return self._connection.receive(frame.hold())
         except PeerError as error:
             if frame.bytes:
@@ -173,10 +175,16 @@ class Session:
             raise
 
     def _room(self, length: int) -> Room:
-        """Room for a long body. Raises IdentityRefused where it cannot be the upload of anybody in this run."""
-        if not self._exchange.expects_upload(self.peer):
-            raise IdentityRefused(f"an upload from {self.peer.host}, where no client has registered")
+        """Room for a long body. Raises IdentityRefused as :meth:`_expect_upload` does."""
+        self._expect_upload()
         return self._desk.memory.take(length)
+
+    def _expect_upload(self) -> None:
+        """Raises IdentityRefused where nobody in this run can upload from where the peer is."""
+        if not self._exchange.expects_upload(self.peer):
+            certificate = self.peer.certificate
+            way = f"with the certificate of {certificate.subject}" if certificate else f"from {self.peer.host}"
+            raise IdentityRefused(f"an upload, and no client has registered {way}")
 
     # --- an upload ---------------------------------------------------------------------------------------------------
 

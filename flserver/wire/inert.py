@@ -35,6 +35,8 @@ class PickleLimits:
     """Modules inside modules."""
     name_length: int = 512
     """Characters of a tensor's dotted name."""
+    names_length: int = 4_000_000
+    """Characters of all dotted names together, modules' included: shared modules multiply them."""
     steps: int = 250_000
     """Modules, and items in them, looked at while walking a tree of modules; shared ones count every time, so a body's
     length does not bound them: whoever knows what model may come allows little more than that takes."""

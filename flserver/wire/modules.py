@@ -73,6 +73,7 @@ class _Walk:
     def __init__(self, limits: PickleLimits) -> None:
         self._limits = limits
         self._steps = 0
+        self._characters = 0
         self._storages = StorageReader(limits)
         # By identity: a tensor that a pickle refers to many times is one view. The tree keeps the ids alive.
         self._views: dict[int, TensorView] = {}
@@ -102,8 +103,12 @@ class _Walk:
     def _full_name(self, prefix: str, name: str) -> str:
         if not name or "." in name:
             raise PickleRefused(f"{quoted(prefix + name)}: torch has no such name")
-        if len(prefix) + len(name) > self._limits.name_length:
-            raise PickleRefused(f"{quoted(prefix + name)}: a name of {len(prefix) + len(name)} characters")
+        characters = len(prefix) + len(name)
+        if characters > self._limits.name_length:
+            raise PickleRefused(f"{quoted(prefix + name)}: a name of {characters} characters")
+        self._characters += characters
+        if self._characters > self._limits.names_length:
+            raise PickleRefused("the module's names are too long together")
         return prefix + name
 
     def _read(self, module: object, prefix: str) -> _Contents:

@@ -58,6 +58,8 @@ class ProxyHeader:
         try:
             _, family, source, _, source_port, _ = (word.decode("ascii") for word in words)
             address = ipaddress.ip_address(source)
+            if "%" in source:  # an IPv6 zone, which may hold anything
+                raise ValueError
             if {"TCP4": 4, "TCP6": 6}[family] != address.version or not source_port.isdigit():
                 raise ValueError
             self.source = _address(address, int(source_port))

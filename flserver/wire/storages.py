@@ -5,6 +5,7 @@ it: pickles of a magic number, the protocol 1001, the writer's system, the stora
 keys; then its number of elements as int64, and its elements. Source: ``_legacy_save`` in ``torch/serialization.py``.
 """
 
+import codecs
 from typing import Final, NamedTuple
 
 from flserver.errors import PickleRefused
@@ -15,6 +16,8 @@ _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 _LOAD_FROM_BYTES: Final = Name("torch.storage", "_load_from_bytes")
 _ENCODE: Final = Name("_codecs", "encode")
+_UTF8: Final = codecs.getincrementaldecoder("utf-8")
+_PIECE: Final = 64 * 1024  # bytes of text decoded at once
 
 ITEM_BYTES: Final = {
     "float64": 8,
@@ -121,9 +124,18 @@ def _as_bytes(payload: object) -> memoryview:
         return payload
     try:
         if type(payload) is LongText:
-            return memoryview(str(payload.utf8, "utf-8").encode("latin-1"))
+            return _latin1(payload.utf8)
         if type(payload) is str:
             return memoryview(payload.encode("latin-1"))
     except UnicodeError as error:
         raise PickleRefused("a storage's file is text that holds more than bytes") from error
     raise PickleRefused(f"a storage's file is {described(payload)} instead of bytes")
+
+
+def _latin1(utf8: memoryview) -> memoryview:
+    """Text as bytes, in pieces: decoded as a whole, one character that is no byte makes all of it four bytes wide."""
+    decoder, found = _UTF8(), bytearray()
+    for start in range(0, len(utf8), _PIECE):
+        text = decoder.decode(utf8[start : start + _PIECE], final=start + _PIECE >= len(utf8))
+        found += text.encode("latin-1")
+    return memoryview(found).toreadonly()

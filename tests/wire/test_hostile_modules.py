@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flserver.wire.pickles import read, read_module
+from tests.fuzz.watch import watched
 from tests.wire.pickle_opcodes import (
     attempt,
     call,
@@ -35,7 +36,7 @@ def test_a_lattice_of_shared_modules_does_not_blow_up():
     opcodes = module({"w": tensor()}) + b"q\x00"
     for level in range(100):
         opcodes = opcodes + b"0" + module(modules={"a": b"h%c" % level, "b": b"h%c" % level}) + b"q%c" % (level + 1)
-    refused(pickled(opcodes), "too many parts", lambda body: read_module(read(body)))
+    refused(pickled(opcodes), "names are too long together", lambda body: read_module(read(body)))
 
 
 def test_shared_dicts_do_not_multiply():
@@ -56,6 +57,16 @@ def test_long_names_do_not_add_up():
     for _ in range(20):
         net = module(modules={"n" * 60: net})
     refused(message(net), "a name of", model_of)
+
+
+def test_long_names_do_not_multiply_in_a_lattice():
+    """7 KB once made 160,000 names of 490 characters each."""
+    tensors = {f"w{i}": b"j\xff\x00\x00\x00" if i else tensor() + b"r\xff\x00\x00\x00" for i in range(400)}
+    level = module(tensors)
+    for kept in (b"\x00", b"\x01"):
+        children = {str(child): b"h" + kept for child in range(20)}
+        level = level + b"q" + kept + b"0" + module(modules=children)
+    refused(message(module(modules={"n" * 480: level})), "names are too long together", model_of)
 
 
 @pytest.mark.parametrize("bad", ["", "a.b"])
@@ -193,6 +204,25 @@ def test_text_that_is_not_bytes_is_refused():
         encode = name("_codecs", "encode") + text(payload) + text("latin1") + b"\x86R"
         source = name("torch.storage", "_load_from_bytes") + encode + b"\x85R"
         refused(message(module({"w": tensor(source)})), "more than bytes", model_of)
+
+
+def test_one_character_that_is_no_byte_does_not_make_a_text_four_times_as_long():
+    encode = name("_codecs", "encode") + text("a" * 30_000_000 + "\U0001f600") + text("latin1") + b"\x86R"
+    source = name("torch.storage", "_load_from_bytes") + encode + b"\x85R"
+    body = message(module({"w": tensor(source)}))
+    found = watched(model_of, body)
+    assert "more than bytes" in str(found.raised)
+    assert found.peak < 1.5 * len(body)
+
+
+def test_text_is_cut_between_any_two_bytes_of_a_character():
+    for shift in (0, 1):
+        data = bytes(shift) + "é".encode("latin-1") * 40_000 + bytes(40_000 * 4 - 40_000 - shift)
+        encode = name("_codecs", "encode") + text(file(elements=40_000, data=data).decode("latin-1"))
+        source = name("torch.storage", "_load_from_bytes") + encode + text("latin1") + b"\x86R\x85R"
+        found = attempt(message(module({"w": tensor(source)})), model_of)
+        assert found.tensors["w"].storage == data
+        assert found.tensors["w"].storage.readonly
 
 
 def test_files_share_one_budget_of_opcodes():

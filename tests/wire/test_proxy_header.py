@@ -64,6 +64,7 @@ def test_a_header_is_read_to_its_last_byte_and_no_further(data: bytes, source: t
         (b"PROXY TCP9 10.1.2.3 10.0.0.1 5555 50052\r\n", "that is none"),
         (b"PROXY TCP4 10.1.2.999 10.0.0.1 5555 50052\r\n", "that is none"),
         (b"PROXY TCP4 10.1.2.3 10.0.0.1 70000 50052\r\n", "that is none"),
+        (b"PROXY TCP6 fe80::1%\x1b[31m\x00 ::1 80 443\r\n", "that is none"),
         (b"PROXY TCP4 10.1.2.3 10.0.0.1 -1 50052\r\n", "that is none"),
         (b"PROXY TCP4 10.1.2.3 10.0.0.1 \xff 50052\r\n", "that is none"),
         (b"PROXY " + b"x" * 200, "without an end"),
