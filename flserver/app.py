@@ -7,6 +7,7 @@ Stop: listener → coordinator → sessions → bus → writer → metrics.
 import ctypes
 import logging
 import resource
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import count
@@ -77,7 +78,7 @@ def serve(
     if signals.received:
         say(f"{signals.wait()}: stopped before anything began")
         return EXIT_INTERRUPTED
-    if admission.reloads:
+    if admission.reloads or not sys.stderr.isatty():  # a service is told to reload; a closed terminal means the end
         signals.take_hang_ups()
     return _Serving(plan, prepared, reader, signals, listener, admission, console, say).run(upgrade)
 
@@ -255,7 +256,8 @@ class _Serving:
             logger.error("SIGHUP: nothing is changed: %s", one_line(error))
             self._bus.emit(events.OperatorActed(kind="reload", detail={"refused": one_line(error)}))
         else:
-            logger.info("SIGHUP: certificates and roster were read again")
+            what = "certificates and roster were read again" if self._admission.reloads else "nothing to read again"
+            logger.info("SIGHUP: %s", what)
             self._bus.emit(events.OperatorActed(kind="reload", detail=self._admission.describe()))
 
     def _exit_code(self) -> int:
