@@ -77,11 +77,15 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         check_same_layout(model, stored, f"checkpoint {committed['checkpoint']}")
         model = {name: stored[name] for name in model}
         strategy.load_state(own)
+        rows = reader.committed_rounds(plan.run_id)
         kept = tuple(
             Kept(row["round"], row["attempt"], row["checkpoint"], row["loss"], row["accuracy"])
-            for row in reader.committed_rounds(plan.run_id)
+            for row in rows
             if row["checkpoint_deleted_at"] is None
         )
+        for row in rows:  # a crash may have come between the record of a pruning and the pruning
+            if row["checkpoint_deleted_at"] is not None:
+                checkpoints.delete(row["checkpoint"])
     else:
         checkpoints.clean(-1)
         if settings.model.initial_weights is not None:

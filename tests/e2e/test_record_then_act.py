@@ -246,6 +246,11 @@ def test_pruning_keeps_the_newest_and_the_rows(start: Start, join: Join) -> None
     assert [row[:2] for row in rows] == [(0, 1), (1, 1), (2, 1), (3, 0), (4, 0)]
     folder = server.db.with_name("runs.sqlite.checkpoints")
     assert [(folder / row[2]).exists() for row in rows] == [False, False, False, True, True]
+    (folder / rows[1][2]).write_bytes(b"as if a crash had come between the record of it and the deletion")
+    resumed = start("--resume", "--num-rounds", "5", *FAST)
+    resumed.wait_for_line("state: joining")
+    assert not (folder / rows[1][2]).exists()
+    assert resumed.terminate() == 3
 
 
 def test_pruning_keeps_the_best_too(start: Start, join: Join, tmp_path: Path) -> None:
