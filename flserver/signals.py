@@ -1,6 +1,5 @@
 """SIGTERM and Ctrl-C, as something that the main thread can wait for together with the end of the run."""
 
-import contextlib
 import os
 import select
 import signal
@@ -25,6 +24,7 @@ class Signals:
         self._count = 0
         self._first = 0.0
         self._name = ""
+        self._hung_up = False
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
 
     def take_hang_ups(self) -> None:
@@ -33,7 +33,8 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            with contextlib.suppress(BlockingIOError):  # a full pipe tells of it already
+            if not self._hung_up:  # one that waits to be seen tells of all
+                self._hung_up = True
                 os.write(self._write, b"h")
             return
         now = monotonic()
@@ -60,6 +61,8 @@ class Signals:
         """The name of a signal that came, or None where the coordinator ended or the time is up."""
         ready, _, _ = select.select([self._read], [], [], seconds)
         told = os.read(self._read, 1) if ready else b""
+        if told == b"h":
+            self._hung_up = False
         return {b"s": self._name, b"h": "SIGHUP"}.get(told)
 
     def close(self) -> None:
