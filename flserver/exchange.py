@@ -132,10 +132,10 @@ class Exchange:
             broadcast.acquire()
             return Ticket(sent.round, sent.attempt, sent, broadcast)
 
-    def expects_upload(self, peer: Peer) -> bool:
-        """Whether an upload of this peer could be anybody's, before it is known whose."""
+    def expect_upload(self, peer: Peer) -> None:
+        """Raises IdentityRefused where an upload of this peer cannot be anybody's, before it is known whose."""
         with self.changed:
-            return self.rounds.expects_upload(peer)
+            self.rounds.expect_upload(peer)
 
     def registered_hosts(self) -> set[str]:
         """The addresses from which clients registered in this process."""

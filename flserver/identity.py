@@ -4,7 +4,7 @@ Pure: what is compared are addresses, certificates and the roster. ``rounds`` as
 update of a client counts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flserver.errors import IdentityRefused
@@ -94,27 +94,26 @@ class Identity:
 
     def check(self, client_id: str, peer: Peer) -> None:
         """Whether a peer may speak for a client at all. Raises IdentityRefused."""
-        roster = self.roster
-        if not self._mutual_tls:
-            if roster is not None and roster.get(client_id) is None:
-                raise IdentityRefused(f"client {client_id} is not on the roster")
-            return
-        if peer.certificate is None:
-            raise IdentityRefused("no certificate was shown")
-        stands_for = self._stands_for(peer.certificate, roster)
-        if stands_for is None:
-            where = "has no single common name" if roster is None else "is not on the roster"
-            raise IdentityRefused(
-                f"the certificate {peer.certificate.fingerprint} ({peer.certificate.subject}) {where}"
-            )
-        if stands_for != client_id:
-            raise IdentityRefused(f"the certificate is client {stands_for}'s, the message says client {client_id}")
+        if self._mutual_tls:
+            stands_for = self._stands_for(peer.certificate)
+            if stands_for != client_id:
+                raise IdentityRefused(f"the certificate is client {stands_for}'s, the message says client {client_id}")
+        elif self.roster is not None and self.roster.get(client_id) is None:
+            raise IdentityRefused(f"client {client_id} is not on the roster")
 
-    def _stands_for(self, certificate: Certificate, roster: Roster | None) -> str | None:
+    def _stands_for(self, certificate: Certificate | None) -> str:
+        """Whose certificate it is. Raises IdentityRefused where it is nobody's."""
+        if certificate is None:
+            raise IdentityRefused("no certificate was shown")
+        roster = self.roster
         if roster is None:
-            return certificate.common_name
-        member = roster.of(certificate)
-        return member.client_id if member is not None else None
+            client_id, why = certificate.common_name, "has no single common name"
+        else:
+            member = roster.of(certificate)
+            client_id, why = member.client_id if member is not None else None, "is not on the roster"
+        if client_id is None:
+            raise IdentityRefused(f"the certificate {certificate.fingerprint} ({certificate.subject}) {why}")
+        return client_id
 
     def check_registration(self, client_id: str, peer: Peer, before: Peer | None) -> None:
         """Whether a peer may register a client, which ``before`` registered in this process if anyone did.
@@ -140,15 +139,12 @@ class Identity:
         """Two peers that each may speak for a client: whether they count as one."""
         return self.upload_from != "same-address" or one.host == other.host
 
-    def expects_upload(self, peer: Peer, registered: Sequence[Peer]) -> bool:
-        """Whether an upload of this peer could be anybody's of those ``registered`` in this process."""
-        if self.upload_from == "any":
-            return True
-        if self.upload_from == "same-address":
-            return any(one.host == peer.host for one in registered)
-        certificate = peer.certificate
-        return certificate is not None and any(
-            one.certificate is not None
-            and self._stands_for(one.certificate, self.roster) == self._stands_for(certificate, self.roster)
-            for one in registered
-        )
+    def expect_upload(self, peer: Peer, registered: Mapping[str, Peer]) -> None:
+        """Whether an upload of this peer could be that of a client which ``registered`` in this process, before it is
+        known whose it says it is. Raises IdentityRefused."""
+        if self._mutual_tls:
+            stands_for = self._stands_for(peer.certificate)
+            if stands_for not in registered:
+                raise IdentityRefused(f"an upload, and client {stands_for} has not registered")
+        if self.upload_from == "same-address" and all(one.host != peer.host for one in registered.values()):
+            raise IdentityRefused(f"an upload, and no client has registered from {peer.host}")

@@ -25,11 +25,13 @@ def certified(common_name: str | None, fingerprint: str = "sha256:aa", host: str
 )
 def test_an_upload_counts_from_the_address_that_registered(upload_from: str | None, peer: Peer, counts: bool) -> None:
     identity = Identity(upload_from)
-    assert identity.expects_upload(peer, [HERE]) == counts
     if counts:
+        identity.expect_upload(peer, {"3": HERE})
         identity.check_upload("3", peer, HERE)
         identity.check_registration("3", peer, HERE)
     else:
+        with pytest.raises(IdentityRefused, match=r"no client has registered from 10\.0\.0\.2"):
+            identity.expect_upload(peer, {"3": HERE})
         with pytest.raises(IdentityRefused, match=r"3 registered from 10\.0\.0\.1, an upload from 10\.0\.0\.2 does"):
             identity.check_upload("3", peer, HERE)
         with pytest.raises(IdentityRefused, match="registered from another address"):
@@ -68,8 +70,9 @@ class TestMutualTls:
         after = certified("3", fingerprint="sha256:bb", host="10.0.0.9")
         identity.check_registration("3", after, before)
         identity.check_upload("3", after, before)
-        assert identity.expects_upload(after, [before])
-        assert not identity.expects_upload(certified("4"), [before])
+        identity.expect_upload(after, {"3": before})
+        with pytest.raises(IdentityRefused, match="client 4 has not registered"):
+            identity.expect_upload(certified("4"), {"3": before})
 
     def test_same_address_can_be_asked_for_as_well(self) -> None:
         identity, before = Identity("same-address", mutual_tls=True), certified("3")
@@ -123,6 +126,18 @@ class TestTheRoster:
         else:
             with pytest.raises(IdentityRefused, match=refusal):
                 identity.check(client, peer)
+
+    def test_a_certificate_renewed_in_the_roster_goes_on_where_the_old_one_was(self) -> None:
+        identity, old, new = (
+            Identity(mutual_tls=True, roster=self.ROSTER), certified("1", "sha256:11"), certified("1", "sha256:12")
+        )  # fmt: skip
+        identity.check_registration("1", old, None)
+        identity.roster = Roster([Member(client_id="1", fingerprint="sha256:12")])
+        identity.expect_upload(new, {"1": old})
+        identity.check_upload("1", new, old)
+        for refused in (identity.expect_upload, lambda peer, _: identity.check_upload("1", peer, old)):
+            with pytest.raises(IdentityRefused, match=r"sha256:11 .*not on the roster"):
+                refused(old, {"1": old})
 
     def test_members_are_named_for_people(self) -> None:
         assert [str(member) for member in self.ROSTER] == ["1 (Lund)", "2 (Malmö)", "site-3"]

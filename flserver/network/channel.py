@@ -12,8 +12,12 @@ import ssl
 import threading
 from collections.abc import Sequence
 
+from flserver.clock import Deadline
+
 TLS_PIECE = 1 << 16  # bytes that one call encrypts: small enough to note progress, four records
 FIRST_PIECE = 1 << 14  # of a TLS record: what is in one arrives in one piece
+
+LINGER_BYTES = 1 << 18
 
 Piece = bytes | memoryview
 
@@ -124,17 +128,32 @@ class Channel:
             if not self._closed:
                 self._shut(socket.SHUT_RDWR)
 
-    def close(self) -> None:
+    def close(self, linger: float = 0.0) -> None:
+        """Say that nothing more comes, and close. ``linger`` seconds are for the peer to read what it was told: where
+        something of its own is still unread, or comes late, the system resets the connection, and that is lost."""
         if self._tls is not None:
             # Tells the other end that nothing was cut off: stunnel turns an end without it into a reset, and a reset
             # may take a <FINISHED> with it that was not read yet.
             with contextlib.suppress(OSError, ValueError):
                 self._tls.settimeout(0)
                 self._tls.unwrap()
+        self._shut(socket.SHUT_WR)
+        if linger:
+            self._read_away(linger)
         with self._lock:
             self._closed = True
-            self._shut(socket.SHUT_WR)
             self._sock.close()
+
+    def _read_away(self, seconds: float) -> None:
+        deadline, left = Deadline.after(seconds), LINGER_BYTES
+        with contextlib.suppress(OSError):
+            while left > 0 and not deadline.passed:
+                self._sock.settimeout(_positive(deadline.remaining()))
+                # Of the socket itself: what is under TLS is of no interest any more.
+                came = len(socket.socket.recv(self._sock, min(left, FIRST_PIECE)))
+                if not came:
+                    return
+                left -= came
 
     def _shut(self, how: int) -> None:
         # The plain call: that of a TLS socket would take away the state that its thread is reading with.

@@ -39,6 +39,8 @@ from flserver.wire.protocol import Connection, Role
 
 logger = logging.getLogger(__name__)
 
+LINGER_SECONDS = 0.5  # for a peer that was told why it is refused
+
 
 class Session:
     """Serves one accepted connection; ``run`` returns when it is over.
@@ -60,6 +62,7 @@ class Session:
         )
         self._first = Received(FrameReader(self._connection.frame_limits()))
         self._cut_because: str | None = None
+        self._linger = 0.0
         self.peer = peer
 
     @property
@@ -103,7 +106,7 @@ class Session:
             reason = f"server error: {one_line(error)}"
             raise
         finally:
-            self._channel.close()
+            self._channel.close(self._linger)
             self._record.closed(reason)
 
     def _because(self, error: PeerError) -> str:
@@ -127,6 +130,8 @@ class Session:
             if introduction.tls is not None:
                 self.peer = introduction.shake_hands(self._channel, self.peer)
         except PeerError as error:
+            if isinstance(error, HandshakeRefused):
+                self._linger = LINGER_SECONDS
             if came or isinstance(error, HandshakeRefused):
                 self._record.not_begun(came, error.outcome, self._because(error))
             raise
@@ -162,7 +167,7 @@ class Session:
         try:
             receive_frame(self._channel, frame, self._room, Deadline.after(limits.first_frame), limits.pace)
             if frame.reader.encoding == "pickle":
-                self._expect_upload()  # strangers do not get as far as the pickle machine
+                self._exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
             return self._connection.receive(frame.hold())
         except PeerError as error:
             if frame.bytes:
@@ -170,21 +175,15 @@ class Session:
                 self._record.received(frame, header=header, outcome=error.outcome, reason=self._because(error))
             if isinstance(error, MessageRefused) and frame.reader.encoding == "json" and frame.reader.complete:
                 # A person reads what the trainer prints: say what is wrong with the registration.
+                self._linger = LINGER_SECONDS
                 self._bus.flush()
                 answer(self._channel, self._connection, self._record, Error(msg=str(error)))
             raise
 
     def _room(self, length: int) -> Room:
-        """Room for a long body. Raises IdentityRefused as :meth:`_expect_upload` does."""
-        self._expect_upload()
+        """Room for a long body. Raises IdentityRefused where nobody's upload can come from the peer."""
+        self._exchange.expect_upload(self.peer)
         return self._desk.memory.take(length)
-
-    def _expect_upload(self) -> None:
-        """Raises IdentityRefused where nobody in this run can upload from where the peer is."""
-        if not self._exchange.expects_upload(self.peer):
-            certificate = self.peer.certificate
-            way = f"with the certificate of {certificate.subject}" if certificate else f"from {self.peer.host}"
-            raise IdentityRefused(f"an upload, and no client has registered {way}")
 
     # --- an upload ---------------------------------------------------------------------------------------------------
 

@@ -170,10 +170,10 @@ class Rounds:
         self.participants[registration.client_id].unanswered = seat.sent
         return seat.sent
 
-    def expects_upload(self, peer: Peer) -> bool:
-        """Whether an upload of this peer could be anybody's, before it is known whose."""
-        registered = [p.peer for p in self.participants.values() if p.peer is not None]
-        return self._identity.expects_upload(peer, registered)
+    def expect_upload(self, peer: Peer) -> None:
+        """Whether an upload of this peer could be anybody's, before it is known whose. Raises IdentityRefused."""
+        registered = {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
+        self._identity.expect_upload(peer, registered)
 
     def check_upload(self, client_id: str, peer: Peer) -> Participant:
         """Whose upload it is. Raises RegistrationRefused where nobody of that name takes part, IdentityRefused where
