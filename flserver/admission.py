@@ -10,6 +10,7 @@ from flserver.network.introduction import Introduction, networks
 from flserver.network.tls import Tls
 from flserver.roster import read_roster
 from flserver.settings import NetworkPolicy, ServerSettings
+from flserver.wire.proxy_header import plain_host
 
 
 def check_host(network: NetworkPolicy, *, tls: bool) -> None:
@@ -25,7 +26,7 @@ def check_host(network: NetworkPolicy, *, tls: bool) -> None:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(plain_host(host)).is_loopback
     except ValueError:
         return host == "localhost"
 

@@ -7,7 +7,6 @@ Stop: listener → coordinator → sessions → bus → writer → metrics.
 import ctypes
 import logging
 import resource
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import count
@@ -78,8 +77,6 @@ def serve(
     if signals.received:
         say(f"{signals.wait()}: stopped before anything began")
         return EXIT_INTERRUPTED
-    if admission.reloads or not sys.stderr.isatty():  # a service is told to reload; a closed terminal means the end
-        signals.take_hang_ups()
     return _Serving(plan, prepared, reader, signals, listener, admission, console, say).run(upgrade)
 
 
@@ -214,7 +211,7 @@ class _Serving:
                 self._say(f"metrics stay for {network.metrics_linger:g} s")
                 deadline = Deadline.after(network.metrics_linger)
                 while self._signals.wait(deadline.remaining()) == "SIGHUP":
-                    self._reload()
+                    pass  # there is nobody left to let in
         return code
 
     def _record_start(self, upgrade: Upgrade | None) -> None:
@@ -243,6 +240,7 @@ class _Serving:
                 self._exchange.stop(f"stopped by {stopped_by}")
         finally:
             self._server.stop_accepting()
+            self._exchange.stop("failed")  # of no effect where the run has ended
             self._coordinator.join()
             self._server.close(SESSION_GRACE)
         self._bus.flush()
@@ -259,6 +257,7 @@ class _Serving:
             what = "certificates and roster were read again" if self._admission.reloads else "nothing to read again"
             logger.info("SIGHUP: %s", what)
             self._bus.emit(events.OperatorActed(kind="reload", detail=self._admission.describe()))
+            self._exchange.roster_changed()
 
     def _exit_code(self) -> int:
         error = self._coordinator.error
@@ -282,7 +281,7 @@ class _Serving:
             round=self._coordinator.current_round,
             deadline=None if due is None else Deadline(due),
             writer_alive=self._writer.alive or self._coordinator.status != "running",
-            accepting=self._server.accepting,
+            accepting=self._server.accepting or self._coordinator.status != "running",
             sequence=self._writer.sequence,
             digest=self._writer.last_digest,
             queue_length=self._writer.queue_length,
@@ -310,9 +309,9 @@ def _allow_descriptors() -> None:
 
 
 def _connections_possible() -> int:
-    """A connection has a socket and a bell of two; files, the database and scrapes need some of their own."""
+    """A participant has a socket, a bell of two, and perhaps an update in a file; the database needs some too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(8, (soft - RESERVED_DESCRIPTORS) // 3)
+    return max(8, (soft - RESERVED_DESCRIPTORS) // 4)
 
 
 def _address(address: tuple[str, int]) -> str:

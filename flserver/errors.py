@@ -7,6 +7,7 @@ FlserverError
 │   │   ├── MessageRefused    a body that is not one of the six messages, or comes out of turn
 │   │   ├── PickleRefused     a pickle that the machine does not read
 │   │   ├── HandshakeRefused  a TLS handshake or a PROXY header that does not hold
+│   │   ├── NoRoom            an update for which its sender's share, the memory and the disk have no place
 │   │   ├── IdentityRefused   a peer that may not speak for the client it names
 │   │   └── RegistrationRefused  an id or a time at which nobody may register
 │   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
@@ -54,6 +55,11 @@ class PickleRefused(Refused):
 
 class HandshakeRefused(Refused):
     """A TLS handshake that failed, or did not come: plain text, or a certificate that is not accepted."""
+
+
+class NoRoom(Refused):
+    """An update for which there is no place: its sender has more than its share under way, or memory and disk are
+    full."""
 
 
 class IdentityRefused(Refused):

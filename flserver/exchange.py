@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from flserver.aggregation import State
 from flserver.broadcast import Broadcast
 from flserver.clock import monotonic
-from flserver.identity import Peer
+from flserver.identity import Peer, Share
 from flserver.rounds import Attempt, Registration, Rounds, Seat, SentModel, Verdict
 from flserver.wire.messages import Measurement
 
@@ -29,7 +29,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Farewell:
-    """The run is over: say <FINISHED> and close. ``reason``: finished or stopped."""
+    """The run is over, for all or for this one: say <FINISHED> and close. ``reason``: finished, stopped, or other."""
 
     reason: str
 
@@ -96,6 +96,14 @@ class Exchange:
             self.stopping = self.stopping or reason
             self.changed.notify_all()
 
+    def roster_changed(self) -> None:
+        """The roster was read again: who is left out goes, and the join window may be over."""
+        with self.changed:
+            bells = list(self._bells.values())
+            self.changed.notify_all()
+        for ring in bells:
+            ring()
+
     # --- for sessions ------------------------------------------------------------------------------------------------
 
     def register(self, client_id: str, data_size: int, peer: Peer) -> Registration:
@@ -125,6 +133,8 @@ class Exchange:
         with self.changed:
             if self._farewell is not None:
                 return self._farewell
+            if not self.rounds.admits(registration):
+                return Farewell("other")
             broadcast = self._broadcast
             sent = self.rounds.send_to(registration) if broadcast is not None else None
             if broadcast is None or sent is None:
@@ -132,10 +142,10 @@ class Exchange:
             broadcast.acquire()
             return Ticket(sent.round, sent.attempt, sent, broadcast)
 
-    def expect_upload(self, peer: Peer) -> None:
-        """Raises IdentityRefused where an upload of this peer cannot be anybody's, before it is known whose."""
+    def expect_upload(self, peer: Peer) -> Share:
+        """As whose an upload of this peer could count, before it is known whose it is. Raises IdentityRefused."""
         with self.changed:
-            self.rounds.expect_upload(peer)
+            return self.rounds.expect_upload(peer)
 
     def registered_hosts(self) -> set[str]:
         """The addresses from which clients registered in this process."""

@@ -70,6 +70,14 @@ class Roster:
         return member
 
 
+@dataclass(frozen=True)
+class Share:
+    """The uploads that one ``owner`` may have under way are those of so many ``clients``."""
+
+    owner: str
+    clients: int
+
+
 class Identity:
     """The identity rules of a server process.
 
@@ -139,12 +147,22 @@ class Identity:
         """Two peers that each may speak for a client: whether they count as one."""
         return self.upload_from != "same-address" or one.host == other.host
 
-    def expect_upload(self, peer: Peer, registered: Mapping[str, Peer]) -> None:
-        """Whether an upload of this peer could be that of a client which ``registered`` in this process, before it is
-        known whose it says it is. Raises IdentityRefused."""
+    def expect_upload(self, peer: Peer, registered: Mapping[str, Peer]) -> Share:
+        """As whose an upload of this peer could count, before it is known whose it says it is: those clients of the
+        ``registered`` ones of this process that cannot be told from each other. Raises IdentityRefused for nobody's."""
         if self._mutual_tls:
             stands_for = self._stands_for(peer.certificate)
             if stands_for not in registered:
                 raise IdentityRefused(f"an upload, and client {stands_for} has not registered")
-        if self.upload_from == "same-address" and all(one.host != peer.host for one in registered.values()):
-            raise IdentityRefused(f"an upload, and no client has registered from {peer.host}")
+        if self.upload_from == "same-address":
+            owner, clients = peer.host, sum(one.host == peer.host for one in registered.values())
+        else:
+            owner, clients = "anywhere", len(registered)
+        if not clients:
+            where = f" from {peer.host}" if self.upload_from == "same-address" else ""
+            raise IdentityRefused(f"an upload, and no client has registered{where}")
+        return Share(f"client {stands_for}", 1) if self._mutual_tls else Share(owner, clients)
+
+    def lists(self, client_id: str) -> bool:
+        """Whether a client may go on taking part: a roster that was read again may have left it out."""
+        return self.roster is None or self.roster.get(client_id) is not None

@@ -6,6 +6,7 @@ torch, which is slow to import, and trainers that come early wait in its backlog
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -33,6 +34,8 @@ def launch(
     with ExitStack() as stack:
         # First of all: what comes while torch is imported is seen before anything is on record.
         signals = stack.enter_context(closing(Signals()))
+        if not sys.stderr.isatty():
+            signals.take_hang_ups()  # a service is told to reload; a terminal that is closed means the end
         listener = None if settings.store.resume else _listen(settings, stack)
 
         from flserver.plan import Complete, plan_run
@@ -53,6 +56,8 @@ def launch(
         if listener is None:
             listener = _listen(plan.settings, stack)
         admission = Admission(plan.settings)
+        if admission.reloads:
+            signals.take_hang_ups()
         host, port = listener.address
         say(f"listening for trainers on {host}:{port}")
 

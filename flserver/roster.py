@@ -24,8 +24,11 @@ def read_roster(path: Path) -> Roster:
         said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"cannot read --clients {path}: {said}") from error
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
-    rows = csv.reader(line for _, line in lines)
-    columns = [name.strip().lower() for name in next(rows, [])]
+    try:
+        rows = list(csv.reader(line for _, line in lines))
+    except csv.Error as error:
+        raise UsageError(f"--clients {path} is no CSV: {error}") from error
+    columns = [name.strip().lower() for name in rows.pop(0)] if rows else []
     unknown = [name for name in columns if name not in COLUMNS]
     if "id" not in columns or unknown or len(set(columns)) < len(columns):
         raise UsageError(f"--clients {path}: the first line names the columns: id, label, fingerprint (id is needed)")
@@ -33,9 +36,12 @@ def read_roster(path: Path) -> Roster:
     ids: set[str] = set()
     fingerprints: set[str] = set()
     for (number, _), row in zip(lines[1:], rows, strict=False):
-        member = _member(dict(zip(columns, map(str.strip, row), strict=False)), f"--clients {path}, line {number}")
+        where = f"--clients {path}, line {number}"
+        if len(row) > len(columns):
+            raise UsageError(f"{where}: more fields than columns")
+        member = _member(dict(zip(columns, map(str.strip, row), strict=False)), where)
         if member.client_id in ids or member.fingerprint in fingerprints:
-            raise UsageError(f"--clients {path}, line {number}: this id or fingerprint is there already")
+            raise UsageError(f"{where}: this id or fingerprint is there already")
         ids.add(member.client_id)
         fingerprints |= {member.fingerprint} if member.fingerprint is not None else set()
         members.append(member)

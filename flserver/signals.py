@@ -29,7 +29,7 @@ class Signals:
 
     def take_hang_ups(self) -> None:
         """From here on SIGHUP is something to wait for too, as often as it comes; before, it ends the process."""
-        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle)
+        self._before.setdefault(signal.SIGHUP, signal.signal(signal.SIGHUP, self._handle))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:

@@ -59,6 +59,7 @@ def admission(folder: Path, arguments: str) -> Admission:
         ("clients=names.csv min_clients=3", "--min-clients 3: only 2 are on the roster"),
         ("trusted_proxy=somewhere", "--trusted-proxy somewhere: 'somewhere' does not appear to be"),
         ("trusted_proxy=10/8", "--trusted-proxy 10/8"),
+        ("trusted_proxy=::ffff:a00:0/104", "as IPv4"),
     ],
 )
 def test_what_does_not_fit_together(files: Path, arguments: str, reason: str) -> None:
@@ -94,6 +95,7 @@ def test_trusted_forwarders(files: Path) -> None:
         ("127.0.0.1", False),
         ("127.9.9.9", False),
         ("::1", False),
+        ("::ffff:127.0.0.1", False),
         ("localhost", False),
         ("0.0.0.0", True),
         ("::", True),

@@ -49,6 +49,8 @@ def test_ids_alone_do(tmp_path: Path) -> None:
         ("id\n\x1b[2J\n", "line 2: .* is not a client id"),
         ("id\n" + "x" * 129 + "\n", "line 2"),
         (b"id\n\xff\n", "it is not UTF-8"),
+        ("id,label\n1,Clinic," + "ab" * 32 + "\n", "line 2: more fields than columns"),
+        ('id,label\n1,"' + "x" * 200_000 + "\n", "is no CSV: field larger"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str | bytes, reason: str) -> None:

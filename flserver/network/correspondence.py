@@ -52,10 +52,14 @@ class Correspondence:
             )
         )
 
-    def not_begun(self, bytes: int, outcome: str, reason: str) -> None:
-        """What came before the first frame was not what has to come there."""
-        self._bytes_in += bytes
-        self._message_received(utc_now(), None, None, "unknown", bytes, None, 0.0, outcome, reason)
+    def count_bytes(self, count: int) -> None:
+        """Bytes came in that are no message's."""
+        self._bytes_in += count
+
+    def not_begun(self, outcome: str, reason: str) -> None:
+        """What came before the first frame, ``count_bytes`` of it, was not what has to come there."""
+        if self._bytes_in or outcome == "refused":
+            self._message_received(utc_now(), None, None, "unknown", self._bytes_in, None, 0.0, outcome, reason)
 
     def closed(self, reason: str) -> None:
         with contextlib.suppress(StoreError):  # the server is stopping because of it

@@ -21,6 +21,7 @@ from flserver.wire.proxy_header import ProxyHeader
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+IPV4_AS_IPV6 = ipaddress.IPv6Network("::ffff:0:0/96")
 TLS_FIRST_BYTE = 0x16  # a handshake record
 PROTOCOL_VERSION_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
 
@@ -28,9 +29,13 @@ PROTOCOL_VERSION_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
 def networks(text: str) -> tuple[Network, ...]:
     """The networks of ``--trusted-proxy``: CIDRs or addresses with commas between. Raises UsageError."""
     try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
+        found = [ipaddress.ip_network(part.strip()) for part in text.split(",")]
     except ValueError as error:
         raise UsageError(f"--trusted-proxy {text}: {error}") from error
+    for network in found:
+        if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(IPV4_AS_IPV6):
+            raise UsageError(f"--trusted-proxy {text}: write {network} as IPv4, as addresses are compared")
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

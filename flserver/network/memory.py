@@ -4,7 +4,7 @@ What a peer claims costs nothing: a session asks for room only after the first 6
 address space, and it is counted and backed with memory ``STEP`` by ``STEP`` as bytes arrive. Nobody waits for memory
 that somebody else holds: what the budget has no place for goes on in an unlinked file beside the checkpoints, as long
 as the disk has more than its reserve. So memory does not grow with the number of clients, and a peer that holds what it
-sent holds nobody up.
+sent holds nobody up. How many rooms one owner may have at once is its session's to say.
 
 More bodies at full speed than there are processors take memory and gain nothing, so a session waits, briefly, for one
 of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
@@ -15,11 +15,12 @@ import mmap
 import os
 import tempfile
 import threading
+from collections.abc import Hashable
 from pathlib import Path
 from typing import IO
 
 from flserver.clock import monotonic
-from flserver.errors import ConnectionLost
+from flserver.errors import ConnectionLost, NoRoom
 from flserver.pages import anonymous
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,11 @@ DISK_RESERVE = 64 * 2**20  # bytes left free on the disk, and eight bodies more:
 class Room:
     """Room for one body. ``view`` is writable while it is being received; ``make`` and ``hold`` may change it."""
 
-    def __init__(self, memory: "ReceiveMemory", buffer: mmap.mmap, size: int, charged: int) -> None:
+    def __init__(
+        self, memory: "ReceiveMemory", buffer: mmap.mmap, size: int, charged: int, owner: Hashable = None
+    ) -> None:
         self._memory = memory
+        self.owner = owner
         self._buffer: mmap.mmap | None = buffer
         self._file: IO[bytes] | None = None
         self._size = size
@@ -41,38 +45,35 @@ class Room:
         self.view = memoryview(buffer)[:size]
 
     def make(self, upto: int, arrived: int) -> bool:
-        """Make sure of the first ``upto`` bytes, of which the first ``arrived`` are in use. Whether ``view`` changed.
+        """Make sure of the first ``upto`` bytes, of which the first ``arrived`` are in use. Whether they moved: then
+        ``view`` is another one, and the old one may be somebody else's.
 
-        Raises ConnectionLost where neither memory nor disk has room for them.
+        Raises NoRoom where neither memory nor disk has a place for them.
         """
         if upto <= self._made:
             return False
-        wanted = min(self._size, -(-upto // STEP) * STEP)
-        if self._file is None:
-            if self._memory.charge(wanted - self._made):
-                self._charged += wanted - self._made
-                self._made = wanted
-                return False
-            self._move(arrived)
+        wanted, moved = min(self._size, -(-upto // STEP) * STEP), False
         try:
-            assert self._file is not None
-            self._memory.allocate(self._file.fileno(), self._made, wanted - self._made)
+            if self._file is None:
+                if self._memory.charge(wanted - self._made):
+                    self._charged += wanted - self._made
+                    self._made = wanted
+                    return False
+                self._file = self._memory.file()
+                os.ftruncate(self._file.fileno(), self._size)
+                self._memory.allocate(self._file.fileno(), 0, wanted)
+                self._move_to(memoryview(mmap.mmap(self._file.fileno(), self._size)), arrived)
+                moved = True
+            else:
+                self._memory.allocate(self._file.fileno(), self._made, wanted - self._made)
         except OSError as error:
-            raise ConnectionLost(f"neither memory nor disk has room for it: {error.strerror}") from error
+            raise NoRoom(f"neither memory nor disk has room for it: {error.strerror}") from error
         self._made = wanted
-        return True
+        return moved
 
-    def _move(self, arrived: int) -> None:
-        """Go on in a file."""
-        try:
-            self._file = self._memory.file()
-            os.ftruncate(self._file.fileno(), self._size)
-            self._memory.allocate(self._file.fileno(), 0, max(arrived, 1))
-            view = memoryview(mmap.mmap(self._file.fileno(), self._size))
-        except OSError as error:
-            raise ConnectionLost(f"neither memory nor disk has room for it: {error.strerror}") from error
+    def _move_to(self, view: memoryview, arrived: int) -> None:
         view[:arrived] = self.view[:arrived]
-        self.view, self._made = view, arrived
+        self.view = view
         self._give_back()
 
     def hold(self) -> None:
@@ -95,6 +96,7 @@ class Room:
         """Nobody reads ``view`` any more. A second call does nothing."""
         self.leave_lane()
         self._close_file()
+        self._memory.forget(self)
         if self._buffer is not None:
             self._give_back()
 
@@ -121,33 +123,39 @@ class ReceiveMemory:
         self._in_use = 0
         self._spare: list[mmap.mmap] = []  # within the budget too
         self._lanes: dict[Room, float] = {}  # when (monotonic) each was entered
+        self._rooms: dict[Hashable, set[Room]] = {}  # by owner, those not released
 
     @property
     def in_use(self) -> int:
         """Bytes of memory that rooms use, and that were not yet given back."""
         return self._in_use
 
-    def take(self, size: int) -> Room:
+    def take(self, size: int, owner: Hashable = None, most: int | None = None) -> Room:
         """Room for ``size`` bytes, of which none are made sure of yet. Waits, briefly, for a lane.
 
-        Raises ConnectionLost where the system has no address space, or :meth:`close` was called.
+        Raises NoRoom where ``owner`` has ``most`` rooms already or the system no address space, and ConnectionLost when
+        :meth:`close` was called.
         """
         with self._changed:
+            if most is not None and len(self._rooms.get(owner, ())) >= most:
+                raise NoRoom(f"{most} updates of those who may upload from there are being received or held already")
             self._changed.wait_for(self._lane_is_free, LANE_SECONDS)
             if self._closed:
                 raise ConnectionLost("the server is stopping", "other")
-            fitting = [buffer for buffer in self._spare if len(buffer) >= size]
+            # All of a spare buffer is backed by memory, and so is charged: not a large one for a small body.
+            fitting = [buffer for buffer in self._spare if size <= len(buffer) <= max(2 * size, STEP)]
             try:
                 buffer = min(fitting, key=len) if fitting else anonymous(size)
             except OSError as error:
-                raise ConnectionLost(f"the system has no memory for it: {error.strerror}") from error
+                raise NoRoom(f"the system has no memory for it: {error.strerror}") from error
             charged = 0
-            if fitting:  # all of it is backed by memory already
+            if fitting:
                 self._spare.remove(buffer)
                 charged = len(buffer)
                 self._in_use += charged
-            room = Room(self, buffer, size, charged)
+            room = Room(self, buffer, size, charged, owner)
             self._lanes[room] = monotonic()
+            self._rooms.setdefault(owner, set()).add(room)
             return room
 
     def close(self) -> None:
@@ -174,6 +182,14 @@ class ReceiveMemory:
         with self._changed:
             if self._lanes.pop(room, None) is not None:
                 self._changed.notify_all()
+
+    def forget(self, room: Room) -> None:
+        """The room was released: its owner may have another one."""
+        with self._changed:
+            rooms = self._rooms.get(room.owner, set())
+            rooms.discard(room)
+            if not rooms:
+                self._rooms.pop(room.owner, None)
 
     def tight(self) -> bool:
         """Whether updates that wait for their turn should leave memory: half of it is for those being received."""

@@ -3,6 +3,7 @@
 import logging
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Server:
 
     @property
     def accepting(self) -> bool:
-        """False where the thread that accepts has died."""
-        return self._acceptor.ident is None or self._stopped.is_set() or self._acceptor.is_alive()
+        """False when the thread that accepts has ended."""
+        return self._acceptor.ident is None or self._acceptor.is_alive()
 
     def _accept_loop(self) -> None:
         while not self._stopped.is_set():
@@ -89,7 +90,8 @@ class Server:
         with self._lock:
             if len(self._threads) < self._capacity.in_all:
                 return
-        self._cut_one(lambda sessions: sessions, f"{self._capacity.in_all} connections are open")
+        most = self._capacity.in_all
+        self._cut_some(lambda sessions: sessions, most, f"{most} connections are open")
 
     def _admit(self, session: Session) -> None:
         """Called by a session when it knows the address of its peer. Raises Refused as above."""
@@ -101,22 +103,27 @@ class Server:
         with self._lock:
             if len(self._threads) <= most or len(of_this_address(self._threads)) < most:
                 return
-        self._cut_one(of_this_address, f"not served: {most} connections are open from {host}")
+        self._cut_some(of_this_address, most, f"not served: {most} connections are open from {host}")
 
-    def _cut_one(self, among: Callable[[Iterable[Session]], Iterable[Session]], full: str) -> None:
-        """Cut a connection whose first message is not whole: strangers first, then those that sent nothing, the oldest.
+    def _cut_some(self, among: Callable[[Iterable[Session]], Iterable[Session]], most: int, full: str) -> None:
+        """Cut connections whose first message is not whole: one, and more where many are served, so that a flood does
+        not pay for each of its newcomers with a look at all.
 
-        Raises Refused, for the newcomer, where there is none.
+        Strangers first; then those of the address that has the most of them; those that sent least; the oldest. So
+        neither a flood from elsewhere nor one from an honest trainer's own address reaches its upload. Raises Refused,
+        for the newcomer, where there is none.
         """
         known = self._desk.exchange.registered_hosts()
         with self._lock:
             silent = [session for session in among(self._threads) if session.silent and session not in self._cut]
-            chosen = min(silent, key=lambda s: (s.peer.host in known, s.begun, s.connection_id), default=None)
-            if chosen is not None:
-                self._cut.add(chosen)
-        if chosen is None:
+            of_host = Counter(session.peer.host for session in silent)
+            silent.sort(key=lambda s: (s.peer.host in known, -of_host[s.peer.host], s.first_bytes, s.connection_id))
+            chosen = silent[: max(1, most // 64)]
+            self._cut.update(chosen)
+        if not chosen:
             raise Refused(full)
-        chosen.cut(MADE_ROOM)
+        for session in chosen:
+            session.cut(MADE_ROOM)
 
     # --- threads -----------------------------------------------------------------------------------------------------
 

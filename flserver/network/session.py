@@ -71,9 +71,9 @@ class Session:
         return not self._record.messages_in
 
     @property
-    def begun(self) -> bool:
-        """Whether some of the first message has come."""
-        return self._first.bytes > 0
+    def first_bytes(self) -> int:
+        """How many bytes of the first message have come."""
+        return self._first.bytes
 
     @property
     def connection_id(self) -> int:
@@ -111,33 +111,30 @@ class Session:
 
     def _because(self, error: PeerError) -> str:
         """Why this happened: where we cut the connection, what the thread saw of it says nothing."""
-        return str(error) if self._cut_because is None or not isinstance(error, ConnectionLost) else self._cut_because
+        seen = isinstance(error, ConnectionLost | HandshakeRefused)
+        return self._cut_because if self._cut_because is not None and seen else str(error)
 
     def _introduce(self) -> None:
         """Learn who the peer is, and whether it has a place. Raises PeerError where not, or where it does not begin as
         this port asks for."""
-        introduction, accepted = self._desk.introduction, self.peer
-        came = 0
-
-        def count_bytes(more: int) -> None:
-            nonlocal came
-            came += more
-
-        try:
-            if introduction.trusts(self.peer.host):
-                self.peer = introduction.read_proxy_header(self._channel, self.peer, count_bytes)
-            self._admit(self)  # before the work of a handshake
-            if introduction.tls is not None:
-                self.peer = introduction.shake_hands(self._channel, self.peer)
-        except PeerError as error:
-            if isinstance(error, HandshakeRefused):
-                self._linger = LINGER_SECONDS
-            if came or isinstance(error, HandshakeRefused):
-                self._record.not_begun(came, error.outcome, self._because(error))
-            raise
-        finally:
-            if self.peer != accepted:
+        introduction = self._desk.introduction
+        if introduction.trusts(self.peer.host):
+            try:
+                self.peer = introduction.read_proxy_header(self._channel, self.peer, self._record.count_bytes)
+            except PeerError as error:
+                self._record.not_begun(error.outcome, self._because(error))
+                raise
+            if self.peer.proxy_host is not None:
                 self._record.identified(self.peer)
+        self._admit(self)  # before the work of a handshake
+        if introduction.tls is not None:
+            try:
+                self.peer = introduction.shake_hands(self._channel, self.peer)
+            except HandshakeRefused as error:
+                self._linger = LINGER_SECONDS
+                self._record.not_begun(error.outcome, self._because(error))
+                raise
+            self._record.identified(self.peer)
 
     def _serve(self) -> str:
         """The first message decides what the connection is for. Returns why it closed."""
@@ -181,9 +178,10 @@ class Session:
             raise
 
     def _room(self, length: int) -> Room:
-        """Room for a long body. Raises IdentityRefused where nobody's upload can come from the peer."""
-        self._exchange.expect_upload(self.peer)
-        return self._desk.memory.take(length)
+        """Room for a long body. Raises IdentityRefused where nobody's upload can come from the peer, and NoRoom."""
+        share = self._exchange.expect_upload(self.peer)
+        # One that is held for its turn, or hangs on a connection that is dead, and one that comes.
+        return self._desk.memory.take(length, share.owner, 2 * share.clients)
 
     # --- an upload ---------------------------------------------------------------------------------------------------
 
@@ -211,7 +209,10 @@ class Session:
             metrics=update.metrics,
             release=frame.release,
         )
-        verdict = exchange.offer(submission)
+        try:
+            verdict = exchange.offer(submission)
+        except (RegistrationRefused, IdentityRefused) as error:  # who may speak for it has changed meanwhile
+            self._refuse_update(update, frame, error)
         try:
             self._record.update(frame, submission, inspection, verdict, self._desk.identity.of(self.peer))
         finally:

@@ -18,12 +18,8 @@ class Tls:
 
     def __init__(self, cert: Path, key: Path | None, client_ca: Path | None) -> None:
         self._cert, self._key, self._client_ca = cert, key, client_ca
-        self.fingerprint = ""
+        self.fingerprint: str | None = None
         self.context = self._load()
-
-    @property
-    def mutual(self) -> bool:
-        return self._client_ca is not None
 
     def reload(self) -> None:
         """Read the files again, for the connections to come. Raises UsageError; the context then stays."""
@@ -32,7 +28,7 @@ class Tls:
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # A trainer that closes after its upload has not read a ticket: its system would answer that with a reset.
+        # A trainer that closes after its upload has not read a ticket of TLS 1.3: its system would send a reset for it.
         context.num_tickets = 0
         files = f"--tls-cert {self._cert}" + (f" --tls-key {self._key}" if self._key else "")
         try:
@@ -46,14 +42,17 @@ class Tls:
                 context.load_verify_locations(cafile=self._client_ca)
             except OSError as error:
                 raise UsageError(f"--tls-client-ca {self._client_ca}: {_said(error)}") from error
-        self.fingerprint = _fingerprint(ssl.PEM_cert_to_DER_cert(_first_certificate(self._cert)))
+        self.fingerprint = _fingerprint_in(self._cert)
         return context
 
 
-def _first_certificate(path: Path) -> str:
+def _fingerprint_in(path: Path) -> str | None:
+    """The fingerprint of the first certificate in a file; None where OpenSSL knows it by another header."""
     text = path.read_text(encoding="utf-8", errors="replace")
     begin, end = ssl.PEM_HEADER, ssl.PEM_FOOTER
-    return begin + text.partition(begin)[2].partition(end)[0] + end
+    if begin not in text:
+        return None
+    return _fingerprint(ssl.PEM_cert_to_DER_cert(begin + text.partition(begin)[2].partition(end)[0] + end))
 
 
 def _fingerprint(der: bytes) -> str:

@@ -134,15 +134,14 @@ def receive_frame(
     reader, watch, refusal = received.reader, Watch(pace), None
     try:
         while not reader.complete:
-            if reader.needs_room:
-                assert reader.length is not None
-                try:
-                    received.room = room_for(reader.length)
-                    reader.give_room(received.room.view)
-                except Refused as error:
-                    refusal = error
-                    reader.discard()
-            space = _space(received)
+            try:
+                space = _space(received, room_for)
+            except Refused as error:
+                refusal = error
+                received.release()
+                received.room = None
+                reader.discard()
+                continue
             count = _receive_some(channel, space, received, first, watch)
             digested = space[:count] if reader.length is not None else b""
             reader.received(count)
@@ -153,12 +152,16 @@ def receive_frame(
         raise refusal
 
 
-def _space(received: Received) -> memoryview:
-    """Where the next bytes go, with memory behind it."""
-    reader, room = received.reader, received.room
-    space = reader.space()[:PIECE]
+def _space(received: Received, room_for: Callable[[int], Room]) -> memoryview:
+    """Where the next bytes go, with memory behind it. Raises Refused."""
+    reader = received.reader
+    if reader.needs_room:
+        assert reader.length is not None
+        received.room = room_for(reader.length)
+        reader.give_room(received.room.view)
+    room, space = received.room, reader.space()[:PIECE]
     if room is not None and room.make(reader.kept_bytes + len(space), reader.kept_bytes):
-        reader.give_room(room.view)
+        reader.go_on_in(room.view)
         space = reader.space()[:PIECE]
     return space
 

@@ -9,7 +9,7 @@ its late update has arrived or it has registered again.
 """
 
 from flserver.errors import RegistrationRefused
-from flserver.identity import Identity, Peer
+from flserver.identity import Identity, Peer, Share
 from flserver.rounds.state import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
 from flserver.settings import RoundPolicy
 
@@ -170,10 +170,14 @@ class Rounds:
         self.participants[registration.client_id].unanswered = seat.sent
         return seat.sent
 
-    def expect_upload(self, peer: Peer) -> None:
-        """Whether an upload of this peer could be anybody's, before it is known whose. Raises IdentityRefused."""
+    def expect_upload(self, peer: Peer) -> Share:
+        """As whose an upload of this peer could count, before it is known whose it is. Raises IdentityRefused."""
         registered = {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
-        self._identity.expect_upload(peer, registered)
+        return self._identity.expect_upload(peer, registered)
+
+    def admits(self, registration: Registration) -> bool:
+        """Whether a registration may go on: a roster that was read again may have left its client out."""
+        return self._identity.lists(registration.client_id)
 
     def check_upload(self, client_id: str, peer: Peer) -> Participant:
         """Whose upload it is. Raises RegistrationRefused where nobody of that name takes part, IdentityRefused where

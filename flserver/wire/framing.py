@@ -84,9 +84,17 @@ class FrameReader:
         room[: self._got] = self._body[: self._got]
         self._body = room[: self.length]
 
+    def go_on_in(self, room: memoryview) -> None:
+        """Go on in another room, where what has arrived lies already: the old one is not looked at any more."""
+        assert self.length is not None
+        assert len(room) >= self.length
+        self._body = room[: self.length]
+
     def discard(self) -> None:
         """Keep no more of the body: what is still to come of it goes to the same place again and again."""
         self._kept = False
+        if len(self._body) > OPENING_BYTES:
+            self._body = memoryview(bytearray(OPENING_BYTES))
 
     def space(self) -> memoryview:
         """Where the next bytes go; never empty before the frame is complete or needs room."""

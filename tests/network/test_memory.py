@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flserver.clock import monotonic
-from flserver.errors import ConnectionLost
+from flserver.errors import ConnectionLost, NoRoom
 from flserver.network.memory import ReceiveMemory, Room
 
 BODY = 1 << 16  # bytes
@@ -51,7 +51,7 @@ def in_a_file(memory: ReceiveMemory, arrived: int = BODY // 2) -> tuple[Room, by
     others = [take(memory) for _ in range(3)]
     others.append(take(memory, BODY - arrived))
     assert memory.in_use == memory.budget
-    assert room.make(arrived + 1, arrived), "the view changed"
+    assert room.make(arrived + 1, arrived), "it moved"
     return room, opening, others
 
 
@@ -92,8 +92,7 @@ def test_over_the_budget_nobody_waits_and_the_body_goes_on_in_an_unlinked_file(
     room, opening, others = in_a_file(memory)
     assert memory.in_use == memory.budget - BODY // 2, "what it used is free"
     assert bytes(room.view[: len(opening)]) == opening
-    assert not any(room.make(upto, len(opening)) for upto in (len(opening) + 1, BODY // 2 + 2))
-    assert room.make(BODY, BODY - 7)
+    assert not any(room.make(upto, len(opening)) for upto in (len(opening) + 1, BODY // 2 + 2, BODY)), "once"
     room.view[len(opening) :] = bytes(BODY - len(opening))
     room.hold()
     assert bytes(room.view) == opening + bytes(BODY - len(opening))
@@ -119,10 +118,10 @@ def test_the_disk_keeps_its_reserve(memory: ReceiveMemory, monkeypatch: pytest.M
     full = os.statvfs_result((4096, 4096, 10**9, 16_000, 16_000, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "fstatvfs", lambda descriptor: full)
     before = descriptors()
-    with pytest.raises(ConnectionLost, match="neither memory nor disk has room for it: No space left"):
+    with pytest.raises(NoRoom, match="neither memory nor disk has room for it: No space left"):
         room.make(BODY, arrived)
     late = memory.take(BODY)
-    with pytest.raises(ConnectionLost, match="neither memory nor disk"):
+    with pytest.raises(NoRoom, match="neither memory nor disk"):
         late.make(BODY, 0)
     late.release()
     assert descriptors() <= before
@@ -137,7 +136,7 @@ def test_room_that_the_system_refuses_is_not_counted(memory: ReceiveMemory, monk
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(mmap, "mmap", refuse)
-    with pytest.raises(ConnectionLost, match="Cannot allocate memory"):
+    with pytest.raises(NoRoom, match="Cannot allocate memory"):
         memory.take(BODY)
     assert memory.in_use == 0
 
@@ -146,10 +145,31 @@ def test_buffers_are_used_again_and_the_smallest_that_fits_first(memory: Receive
     large, small = take(memory, BODY), take(memory, BODY // 2)
     large.release()
     small.release()
-    again = [take(memory, 100), take(memory, 100)]
+    again = [take(memory, BODY // 2 - 7), take(memory, BODY // 2 - 7)]
     assert again[0].view.obj is small.view.obj
-    assert again[1].view.obj is large.view.obj
-    assert [len(room.view) for room in again] == [100, 100]
+    assert again[1].view.obj is not small.view.obj
+    assert [len(room.view) for room in again] == [BODY // 2 - 7] * 2
+
+
+def test_a_small_body_does_not_take_a_large_spare_buffer(memory: ReceiveMemory) -> None:
+    large = take(memory, BODY)
+    large.release()
+    small = take(memory, BODY // 4)
+    assert small.view.obj is not large.view.obj
+    assert memory.in_use == BODY // 4, "what is backed by memory is charged"
+
+
+def test_an_owner_has_no_more_rooms_than_its_share(memory: ReceiveMemory) -> None:
+    mine = [memory.take(BODY, "me", 2) for _ in range(2)]
+    with pytest.raises(NoRoom, match="2 updates of those who may upload from there"):
+        memory.take(BODY, "me", 2)
+    memory.take(BODY, "you", 2).release()
+    mine[0].release()
+    mine[0].release()
+    mine[0] = memory.take(BODY, "me", 2)
+    for room in mine:
+        room.release()
+    assert memory._rooms == {}
 
 
 def test_what_is_kept_for_the_next_update_is_no_more_than_half_of_the_budget(memory: ReceiveMemory) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import mmap
 import os
 import socket
 import struct
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flserver.clock import Deadline, monotonic
-from flserver.errors import ConnectionLost, FrameRefused, IdentityRefused
+from flserver.errors import ConnectionLost, FrameRefused, IdentityRefused, NoRoom
 from flserver.network.channel import Channel
 from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.transport import LAST_PIECE, PIECE, Pace, Received, receive_frame, send_frame, tune
@@ -249,6 +250,62 @@ def test_over_the_budget_a_frame_goes_on_in_a_file(memory: ReceiveMemory, tmp_pa
     for room in rooms:
         room.release()
     assert memory.in_use == 0
+
+
+def test_memory_that_was_given_back_is_not_looked_at_again(
+    memory: ReceiveMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as it is given back, another update may be in it."""
+    give_back = memory.give_back
+
+    def and_use_it(buffer: mmap.mmap, charged: int) -> None:
+        buffer[:] = b"x" * len(buffer)
+        give_back(buffer, charged)
+
+    monkeypatch.setattr(memory, "give_back", and_use_it)
+    frame, body, others = new_frame(), pickle_body(LIMIT - 5), []
+
+    class UsesUpTheBudget(CutSocket):
+        def recv_into(self, space: memoryview) -> int:
+            if frame.bytes > LIMIT // 2 and not others:
+                others.append(memory.take(memory.budget))
+                while memory.charge(1000):
+                    pass
+            return super().recv_into(space)
+
+    receive_frame(
+        Channel(UsesUpTheBudget([framed(body)])),  # type: ignore[arg-type]
+        frame,
+        memory.take,
+        Deadline.after(LONG),
+        Pace(whole=LONG),
+    )
+    assert others
+    assert bytes(frame.hold()) == body
+    frame.release()
+
+
+def test_a_body_for_which_there_is_no_room_any_more_is_read_to_its_end(
+    memory: ReceiveMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(room: Room, upto: int, arrived: int) -> bool:
+        if upto > LIMIT // 2:
+            raise NoRoom("neither memory nor disk")
+        return False
+
+    monkeypatch.setattr(Room, "make", full)
+    frame, body = new_frame(), pickle_body(LIMIT)
+    with pytest.raises(NoRoom):
+        receive_frame(
+            Channel(CutSocket([framed(body)])),  # type: ignore[arg-type]
+            frame,
+            memory.take,
+            Deadline.after(LONG),
+            Pace(whole=LONG),
+        )
+    assert frame.bytes == 8 + LIMIT
+    assert frame.digest == "blake3:" + blake3.blake3(body).hexdigest()
+    assert (frame.room, memory.in_use) == (None, 0)
 
 
 @pytest.mark.parametrize("size", [OPENING_BYTES + 1, 3 * PIECE])
