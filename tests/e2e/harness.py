@@ -247,6 +247,17 @@ class Peer:
         return model
 
 
+class PeerAt(Peer):
+    """A trainer whose connections come from an address of its own on the loopback interface."""
+
+    def __init__(self, server: ServerProcess, client_id: object, host: str) -> None:
+        self.host = host
+        super().__init__(server, client_id)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT, source_address=(self.host, 0))
+
+
 def connect(port: int) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import TIMEOUT, NeuralNet, Peer, ServerProcess, closed, connect, field_module, send
+from tests.e2e.harness import TIMEOUT, NeuralNet, Peer, PeerAt, ServerProcess, closed, connect, field_module, send
 
 Join = Callable[..., list[Peer]]
 FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
@@ -159,3 +160,56 @@ def test_many_names_of_one_large_tensor_are_not_looked_at(start: Start, join: Jo
     assert "hold more than" in reasons[0][0]
     assert "has not registered" in reasons[1][0]
     assert server.sql("SELECT client_id FROM v1_updates ORDER BY client_id") == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize("flood_from", ["127.0.0.1", "127.0.0.2", "127.0.0.3"])
+def test_a_flood_does_not_cut_an_honest_upload(start: Start, flood_from: str) -> None:
+    """From the trainer's own address, from that of another client, from elsewhere: others make room."""
+    server = start("--num-rounds", "1", "--min-clients", "2", "--max-connections", "40", *FAST)
+    with PeerAt(server, 1, "127.0.0.1").join() as honest, PeerAt(server, 66, "127.0.0.2").join() as other:
+        body = honest.body(honest.model())
+        frame = len(body).to_bytes(8, "big") + body
+        with honest.connect() as upload, contextlib.ExitStack() as stack:
+            upload.sendall(frame[:2000])
+            for _ in range(200):
+                flood = socket.create_connection(("127.0.0.1", server.port), TIMEOUT, (flood_from, 0))
+                stack.enter_context(flood).sendall(b"\0")
+            server.wait_for_sql("SELECT 1 FROM v1_connections WHERE close_reason LIKE 'made room%' LIMIT 1 OFFSET 150")
+            upload.sendall(frame[2000:])
+            upload.shutdown(socket.SHUT_WR)
+            assert upload.recv(1) == b"", "read to its end"
+        other.answer()
+        for peer in (honest, other):
+            peer.finished()
+    assert server.exit_code() == 0
+    assert server.sql("SELECT client_id, decision FROM v1_updates ORDER BY 1") == [
+        ("1", "accepted"),
+        ("66", "accepted"),
+    ]
+
+
+def test_one_client_has_no_more_uploads_under_way_than_its_share(start: Start) -> None:
+    server = start("--num-rounds", "1", "--min-clients", "2", "--max-update-size", "4000000", *FAST)
+    with PeerAt(server, 1, "127.0.0.1").join() as honest, PeerAt(server, 66, "127.0.0.2").join() as greedy:
+        models = [peer.model() for peer in (honest, greedy)]
+        with contextlib.ExitStack() as stack:
+            for number in range(6):
+                stalled = stack.enter_context(greedy.connect())
+                stalled.sendall((3_000_000).to_bytes(8, "big") + b"\x80\x04" + bytes(2_999_998 - (number < 2)))
+                if number >= 2:  # read to its end, and not kept
+                    assert closed(stalled)
+                else:
+                    server.wait_for_sql(f"SELECT 1 FROM v1_connections LIMIT 1 OFFSET {number + 2}")
+            for peer, model in zip((honest, greedy), models, strict=True):
+                peer.upload(model)  # small enough to need no room
+        for peer in (honest, greedy):
+            peer.finished()
+    assert server.exit_code() == 0
+    refused = "SELECT reason, COUNT(*) FROM v1_messages WHERE outcome = 'refused' GROUP BY 1"
+    assert server.sql(refused) == [
+        ("2 updates of those who may upload from there are being received or held already", 4)
+    ]
+    assert server.sql("SELECT client_id, decision FROM v1_updates ORDER BY 1") == [
+        ("1", "accepted"),
+        ("66", "accepted"),
+    ]

@@ -1,6 +1,7 @@
 """Whose word counts: addresses, forwarders, the roster, and the limits that go with a client."""
 
 import contextlib
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,22 +10,11 @@ import pytest
 
 from tests.e2e.conftest import Start
 from tests.e2e.forwarder import Forwarder, Header, host_of, version_1, version_2
-from tests.e2e.harness import TIMEOUT, Peer, ServerProcess, closed, connect, send
+from tests.e2e.harness import Peer, PeerAt, closed, connect, send
 
 Join = Callable[..., list[Peer]]
 FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
 REFUSED = "SELECT reason FROM v1_messages WHERE outcome = 'refused' ORDER BY message_id"
-
-
-class PeerAt(Peer):
-    """A trainer whose connections come from an address of its own on the loopback interface."""
-
-    def __init__(self, server: ServerProcess, client_id: object, host: str) -> None:
-        self.host = host
-        super().__init__(server, client_id)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT, source_address=(self.host, 0))
 
 
 class ForwardedPeer(Peer):
@@ -161,6 +151,40 @@ def test_who_is_absent_is_named(start: Start, tmp_path: Path) -> None:
             for peer in (one, two):
                 peer.finished()
     assert server.exit_code() == 0
+
+
+def test_a_roster_that_is_read_again_takes_effect_at_once(start: Start, tmp_path: Path) -> None:
+    """Who is left out goes, with <FINISHED>; who was only waited for is not; a broken file changes nothing."""
+    roster = tmp_path / "clients.csv"
+
+    def hang_up(text: str) -> None:
+        before = server.sql("SELECT COUNT(*) FROM v1_operator_events WHERE kind = 'reload'")[0][0]
+        roster.write_text(text)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_sql("SELECT 1 FROM v1_operator_events WHERE kind = 'reload' LIMIT 1 OFFSET ?", before)
+
+    roster.write_text("id\n1\n2\n3\n4\n")
+    options = ("--clients", "clients.csv", "--min-clients", "2", "--metrics-linger", "30", "--time-to-wait", "3600")
+    server = start("--num-rounds", "1", *options)
+    with contextlib.ExitStack() as stack:
+        one, two, three = (stack.enter_context(Peer(server, number)).join() for number in (1, 2, 3))
+        hang_up('id,label\n1,"' + "x" * 200_000)
+        server.wait_for_line("SIGHUP: nothing is changed: --clients .* is no CSV")
+        hang_up("id\n1\n2\n3\n")  # 4 is not waited for any more: the round begins
+        for peer in (one, two):
+            peer.answer()
+        three.model()
+        hang_up("id\n1\n2\n")  # and nobody waits for 3, for whom the round's deadline is an hour away
+        for peer in (one, two, three):
+            peer.finished()
+        server.process.send_signal(signal.SIGHUP)  # there is nobody left to let in
+        server.process.terminate()
+    assert server.exit_code() == 0
+    assert server.sql("SELECT client_id, participation FROM v1_client_rounds ORDER BY 1") == [
+        ("1", "answered"),
+        ("2", "answered"),
+        ("3", "dropped"),
+    ]
 
 
 def test_no_client_weighs_more_than_its_share_or_has_more_data_than_allowed(start: Start) -> None:
