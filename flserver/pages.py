@@ -6,11 +6,17 @@ Fresh pages of 4 KiB cost as much as what is written into them: 45 MB are 11,000
 import contextlib
 import mmap
 
+SMALL_PAGED = 2 * 2**20  # bytes
+
 
 def anonymous(size: int) -> mmap.mmap:
-    """``size`` (1 or more) bytes of zeros, backed with memory as they are touched, in huge pages where possible."""
+    """``size`` (1 or more) bytes of zeros, backed with memory as they are touched, in huge pages where possible.
+
+    The first 2 MiB are in small ones: what is touched only at its start then takes no more than that.
+    """
     buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them: only slower
-            buffer.madvise(mmap.MADV_HUGEPAGE)
+            if size > SMALL_PAGED:
+                buffer.madvise(mmap.MADV_HUGEPAGE, SMALL_PAGED)
     return buffer

@@ -4,7 +4,7 @@ What a peer claims costs nothing: a session asks for room only after the first 6
 address space, and it is counted and backed with memory ``STEP`` by ``STEP`` as bytes arrive. Nobody waits for memory
 that somebody else holds: what the budget has no place for goes on in an unlinked file beside the checkpoints, as long
 as the disk has more than its reserve. So memory does not grow with the number of clients, and a peer that holds what it
-sent holds nobody up. How many rooms one owner may have at once is its session's to say.
+sent holds nobody up. What all rooms of one owner may hold is its session's to say.
 
 More bodies at full speed than there are processors take memory and gain nothing, so a session waits, briefly, for one
 of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
@@ -26,7 +26,8 @@ from flserver.pages import anonymous
 logger = logging.getLogger(__name__)
 
 LANE_SECONDS = 0.5
-STEP = 4 * 2**20  # bytes: two huge pages
+FIRST_STEP = 256 * 2**10  # bytes; from there on a body grows by as much as it has
+STEP = 4 * 2**20  # bytes at once at most: two huge pages
 DISK_RESERVE = 64 * 2**20  # bytes left free on the disk, and eight bodies more: a checkpoint must find its place
 
 
@@ -34,10 +35,16 @@ class Room:
     """Room for one body. ``view`` is writable while it is being received; ``make`` and ``hold`` may change it."""
 
     def __init__(
-        self, memory: "ReceiveMemory", buffer: mmap.mmap, size: int, charged: int, owner: Hashable = None
+        self,
+        memory: "ReceiveMemory",
+        buffer: mmap.mmap,
+        size: int,
+        charged: int,
+        owner: Hashable = None,
+        share: int | None = None,
     ) -> None:
         self._memory = memory
-        self.owner = owner
+        self.owner, self.share, self.owned = owner, share, 0  # of the memory's own books
         self._buffer: mmap.mmap | None = buffer
         self._file: IO[bytes] | None = None
         self._size = size
@@ -50,9 +57,11 @@ class Room:
 
         Raises NoRoom where neither memory nor disk has a place for them.
         """
+        self._memory.own(self, arrived)
         if upto <= self._made:
             return False
-        wanted, moved = min(self._size, -(-upto // STEP) * STEP), False
+        step, moved = min(STEP, max(FIRST_STEP, upto)), False
+        wanted = min(self._size, -(-upto // step) * step)
         try:
             if self._file is None:
                 if self._memory.charge(wanted - self._made):
@@ -96,7 +105,7 @@ class Room:
         """Nobody reads ``view`` any more. A second call does nothing."""
         self.leave_lane()
         self._close_file()
-        self._memory.forget(self)
+        self._memory.own(self, 0)
         if self._buffer is not None:
             self._give_back()
 
@@ -123,22 +132,20 @@ class ReceiveMemory:
         self._in_use = 0
         self._spare: list[mmap.mmap] = []  # within the budget too
         self._lanes: dict[Room, float] = {}  # when (monotonic) each was entered
-        self._rooms: dict[Hashable, set[Room]] = {}  # by owner, those not released
+        self._owned: dict[Hashable, int] = {}  # bytes by owner, in memory and in files
 
     @property
     def in_use(self) -> int:
         """Bytes of memory that rooms use, and that were not yet given back."""
         return self._in_use
 
-    def take(self, size: int, owner: Hashable = None, most: int | None = None) -> Room:
+    def take(self, size: int, owner: Hashable = None, share: int | None = None) -> Room:
         """Room for ``size`` bytes, of which none are made sure of yet. Waits, briefly, for a lane.
 
-        Raises NoRoom where ``owner`` has ``most`` rooms already or the system no address space, and ConnectionLost when
-        :meth:`close` was called.
+        All rooms of one ``owner`` have ``share`` bytes together. Raises NoRoom where the system has no address space,
+        and ConnectionLost when :meth:`close` was called.
         """
         with self._changed:
-            if most is not None and len(self._rooms.get(owner, ())) >= most:
-                raise NoRoom(f"{most} updates of those who may upload from there are being received or held already")
             self._changed.wait_for(self._lane_is_free, LANE_SECONDS)
             if self._closed:
                 raise ConnectionLost("the server is stopping", "other")
@@ -153,9 +160,8 @@ class ReceiveMemory:
                 self._spare.remove(buffer)
                 charged = len(buffer)
                 self._in_use += charged
-            room = Room(self, buffer, size, charged, owner)
+            room = Room(self, buffer, size, charged, owner, share)
             self._lanes[room] = monotonic()
-            self._rooms.setdefault(owner, set()).add(room)
             return room
 
     def close(self) -> None:
@@ -183,13 +189,19 @@ class ReceiveMemory:
             if self._lanes.pop(room, None) is not None:
                 self._changed.notify_all()
 
-    def forget(self, room: Room) -> None:
-        """The room was released: its owner may have another one."""
+    def own(self, room: Room, size: int) -> None:
+        """Count ``size`` bytes of the room as its owner's; 0 for those of a room that was released.
+
+        Raises NoRoom where that is more than the owner's share.
+        """
         with self._changed:
-            rooms = self._rooms.get(room.owner, set())
-            rooms.discard(room)
-            if not rooms:
-                self._rooms.pop(room.owner, None)
+            owned = self._owned.get(room.owner, 0) - room.owned + size
+            if size and room.share is not None and owned > room.share:
+                raise NoRoom(f"more than {room.share} bytes of updates are under way from where it comes")
+            room.owned = size
+            self._owned[room.owner] = owned
+            if not owned:
+                del self._owned[room.owner]
 
     def tight(self) -> bool:
         """Whether updates that wait for their turn should leave memory: half of it is for those being received."""

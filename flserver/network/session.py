@@ -180,8 +180,8 @@ class Session:
     def _room(self, length: int) -> Room:
         """Room for a long body. Raises IdentityRefused where nobody's upload can come from the peer, and NoRoom."""
         share = self._exchange.expect_upload(self.peer)
-        # One that is held for its turn, or hangs on a connection that is dead, and one that comes.
-        return self._desk.memory.take(length, share.owner, 2 * share.clients)
+        # For each client one update that is held for its turn, or hangs on a dead connection, and one that comes.
+        return self._desk.memory.take(length, share.owner, 2 * share.clients * self._desk.limits.pickle)
 
     # --- an upload ---------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from flserver.clock import Deadline, monotonic, utc_now
 from flserver.errors import ConnectionLost, Refused
 from flserver.network.channel import Channel, Piece, cause_of
 from flserver.network.memory import Room
-from flserver.wire.framing import FrameReader, encode_length
+from flserver.wire.framing import OPENING_BYTES, FrameReader, encode_length
 
 PIECE = 1 << 20  # bytes a system call moves: large enough that the calls do not show, small enough to note progress
 LAST_PIECE = 4096  # sent on its own, so that the moment before a trainer can have the whole model is known
@@ -159,10 +159,12 @@ def _space(received: Received, room_for: Callable[[int], Room]) -> memoryview:
         assert reader.length is not None
         received.room = room_for(reader.length)
         reader.give_room(received.room.view)
-    room, space = received.room, reader.space()[:PIECE]
+    # No more at once than has come: a peer that stops costs in proportion to what it sent.
+    piece = min(PIECE, max(OPENING_BYTES, reader.kept_bytes))
+    room, space = received.room, reader.space()[:piece]
     if room is not None and room.make(reader.kept_bytes + len(space), reader.kept_bytes):
         reader.go_on_in(room.view)
-        space = reader.space()[:PIECE]
+        space = reader.space()[:piece]
     return space
 
 

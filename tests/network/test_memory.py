@@ -21,7 +21,8 @@ FOREVER, SHORT = 30.0, 0.1  # seconds
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReceiveMemory:
     """Room for four bodies, a quarter of one at a time."""
-    monkeypatch.setattr("flserver.network.memory.STEP", BODY // 4)
+    for step in ("STEP", "FIRST_STEP"):
+        monkeypatch.setattr(f"flserver.network.memory.{step}", BODY // 4)
     return ReceiveMemory(budget=4 * BODY, largest=BODY, directory=tmp_path / "checkpoints")
 
 
@@ -159,17 +160,23 @@ def test_a_small_body_does_not_take_a_large_spare_buffer(memory: ReceiveMemory) 
     assert memory.in_use == BODY // 4, "what is backed by memory is charged"
 
 
-def test_an_owner_has_no_more_rooms_than_its_share(memory: ReceiveMemory) -> None:
-    mine = [memory.take(BODY, "me", 2) for _ in range(2)]
-    with pytest.raises(NoRoom, match="2 updates of those who may upload from there"):
-        memory.take(BODY, "me", 2)
-    memory.take(BODY, "you", 2).release()
+def test_an_owner_has_no_more_than_its_share_by_what_has_arrived(memory: ReceiveMemory) -> None:
+    mine = [memory.take(BODY, "me", BODY) for _ in range(5)]
+    for room in mine[:4]:
+        room.make(BODY, BODY // 5)  # stalled, each with what it claims far beyond the share
+    mine[4].make(BODY, BODY // 5)
+    with pytest.raises(NoRoom, match=f"more than {BODY} bytes of updates are under way"):
+        mine[4].make(BODY, BODY // 5 + 2)
+    yours = memory.take(BODY, "you", BODY)
+    yours.make(BODY, BODY)
     mine[0].release()
     mine[0].release()
-    mine[0] = memory.take(BODY, "me", 2)
+    mine[4].make(BODY, 2 * BODY // 5)
     for room in mine:
         room.release()
-    assert memory._rooms == {}
+    assert set(memory._owned) == {"you"}
+    yours.release()
+    assert memory._owned == {}
 
 
 def test_what_is_kept_for_the_next_update_is_no_more_than_half_of_the_budget(memory: ReceiveMemory) -> None:
