@@ -1,6 +1,7 @@
 """Who is let in: the certificates, the roster and the forwarders of a server process, checked before anything begins,
 and read again when the operator says so."""
 
+import dataclasses
 import ipaddress
 from typing import Any
 
@@ -79,5 +80,5 @@ class Admission:
     def describe(self) -> dict[str, Any]:
         """What is in force, for the record."""
         roster = self.identity.roster
-        members = None if roster is None else [{"client_id": m.client_id, "label": m.label} for m in roster]
+        members = None if roster is None else [dataclasses.asdict(member) for member in roster]
         return {"certificate": self._tls.fingerprint if self._tls is not None else None, "clients": members}

@@ -254,9 +254,11 @@ class _Serving:
             logger.error("SIGHUP: nothing is changed: %s", one_line(error))
             self._bus.emit(events.OperatorActed(kind="reload", detail={"refused": one_line(error)}))
         else:
-            what = "certificates and roster were read again" if self._admission.reloads else "nothing to read again"
-            logger.info("SIGHUP: %s", what)
-            self._bus.emit(events.OperatorActed(kind="reload", detail=self._admission.describe()))
+            detail = self._admission.describe()
+            clients = "" if detail["clients"] is None else f", {len(detail['clients'])} clients on the roster"
+            what = f"certificate {detail['certificate']}{clients}" if self._admission.reloads else "nothing"
+            logger.info("SIGHUP: read again: %s", what)
+            self._bus.emit(events.OperatorActed(kind="reload", detail=detail))
             self._exchange.roster_changed()
 
     def _exit_code(self) -> int:

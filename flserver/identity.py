@@ -119,6 +119,8 @@ class Identity:
         else:
             member = roster.of(certificate)
             client_id, why = member.client_id if member is not None else None, "is not on the roster"
+            if member is None and certificate.common_name is not None and roster.get(certificate.common_name):
+                why = f"is not the one that the roster has for client {certificate.common_name}"
         if client_id is None:
             raise IdentityRefused(f"the certificate {certificate.fingerprint} ({certificate.subject}) {why}")
         return client_id

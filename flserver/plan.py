@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from flserver.errors import UsageError
-from flserver.settings import ServerSettings, server_settings
+from flserver.settings import SERVER_SETTINGS, ServerSettings, server_settings
 from flserver.store.reader import Reader, Row
 
 FIXED_ON_RESUME = ("model", "strategy", "seed", "initial_weights")
 NOT_OF_THE_RUN = ("db", "resume", "run_name", "log_format", "log_level")
+PATHS = tuple(setting.key for setting in SERVER_SETTINGS if setting.kind == "path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def _resumed(settings: ServerSettings, found: Row, given: Mapping[str, Any]) -> 
     before = {key: value for key, value in settings_of(found).items() if key not in NOT_OF_THE_RUN}
     overrides = {
         key: value
-        for key, value in given.items()
+        for key, value in _from_anywhere(given).items()
         if key not in NOT_OF_THE_RUN and key in before and value != before[key]
     }
     for key in FIXED_ON_RESUME:
@@ -86,7 +87,12 @@ def _resumed(settings: ServerSettings, found: Row, given: Mapping[str, Any]) -> 
 
 def config_of(settings: ServerSettings) -> dict[str, Any]:
     """The settings as they go on record with the run."""
-    return {key: value for key, value in settings.values.items() if key not in NOT_OF_THE_RUN}
+    return {key: value for key, value in _from_anywhere(settings.values).items() if key not in NOT_OF_THE_RUN}
+
+
+def _from_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with their paths absolute: a run is resumed from whatever folder."""
+    return {key: str(Path(value).absolute()) if key in PATHS and value else value for key, value in values.items()}
 
 
 def settings_of(run: Row) -> dict[str, Any]:

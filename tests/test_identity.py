@@ -115,7 +115,8 @@ class TestTheRoster:
             ("1", certified("anything", "sha256:11"), None),
             ("2", certified("2", "sha256:22"), None),
             ("2", certified("1", "sha256:11"), "client 1's"),
-            ("1", certified("1", "sha256:99"), "not on the roster"),  # signed, named 1, but not the certificate of 1
+            # Signed and named 1, but not the certificate of 1.
+            ("1", certified("1", "sha256:99"), "not the one that the roster has for client 1"),
             ("4", certified("4", "sha256:44"), "not on the roster"),
         ],
     )
@@ -136,7 +137,7 @@ class TestTheRoster:
         identity.expect_upload(new, {"1": old})
         identity.check_upload("1", new, old)
         for refused in (identity.expect_upload, lambda peer, _: identity.check_upload("1", peer, old)):
-            with pytest.raises(IdentityRefused, match=r"sha256:11 .*not on the roster"):
+            with pytest.raises(IdentityRefused, match=r"sha256:11 .*not the one that the roster has for client 1"):
                 refused(old, {"1": old})
 
     def test_members_are_named_for_people(self) -> None:

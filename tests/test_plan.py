@@ -188,6 +188,18 @@ def test_a_setting_that_the_run_did_not_have_yet_gets_this_processs_value() -> N
     assert plan.settings.network.metrics_linger == 4.0
 
 
+def test_a_run_resumes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = config_of(server_settings({"tls_cert": "server.crt", "clients": "certs/clients.csv"}))
+    assert before["tls_cert"] == str(tmp_path / "server.crt")
+    assert (before["clients"], before["tls_key"]) == (str(tmp_path / "certs" / "clients.csv"), None)
+    run = found("interrupted") | {"config": json.dumps(before)}
+    assert planned(run, resume=True, tls_cert="server.crt").overrides == {}
+    monkeypatch.chdir("/")
+    assert planned(run, resume=True).settings.identity.tls_cert == tmp_path / "server.crt"
+    assert planned(run, resume=True, tls_cert="server.crt").overrides == {"tls_cert": "/server.crt"}
+
+
 def test_the_newest_run_or_the_newest_of_the_name() -> None:
     runs = (found("interrupted", "night", "r1"), found("interrupted", "night", "r2"), found("failed", "day", "r3"))
     assert planned(*runs, resume=True).run_id == "r3"

@@ -67,6 +67,8 @@ class Participation:
         try:
             registration = self._exchange.register(metadata.client_id, metadata.data_size, self._peer)
         except (RegistrationRefused, IdentityRefused) as error:
+            if isinstance(error, IdentityRefused):
+                self._record.client_id = None  # it is not who it says it is; the reason says who that was
             self._record.received(frame, header=metadata.header, outcome=error.outcome, reason=str(error))
             self._bus.flush()
             self._answer(Error(msg=str(error)))

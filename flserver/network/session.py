@@ -220,5 +220,7 @@ class Session:
         return "closed"
 
     def _refuse_update(self, update: Update, frame: Received, refusal: Refused) -> NoReturn:
+        if isinstance(refusal, IdentityRefused):
+            self._record.client_id = None  # it is not who it says it is; the reason says who that was
         self._record.received(frame, header=update.header, outcome=refusal.outcome, reason=str(refusal))
         raise refusal

@@ -35,7 +35,10 @@ class Tls:
             # Without a password here, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(self._cert, self._key, password=lambda: "")
         except OSError as error:
-            raise UsageError(f"{files}: {_said(error)}") from error
+            keyless = self._key is None and self._cert.is_file() and b"PRIVATE KEY" not in self._cert.read_bytes()
+            raise UsageError(
+                f"{files}: {'there is no key in it: give --tls-key' if keyless else _said(error)}"
+            ) from error
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             try:

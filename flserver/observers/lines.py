@@ -1,11 +1,13 @@
 """Events as lines for an operator: what is worth one, and how it reads."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from flserver import events as e
 from flserver.observers.text import printable
+
+MOST_NAMES = 10
 
 Line = tuple[int, str]
 """A logging level and a text that is safe to print."""
@@ -16,6 +18,9 @@ class Lines:
 
     def __init__(self) -> None:
         self._num_rounds: int | None = None
+        self._joining = False
+        self._roster: dict[str, str] = {}  # clients for people, by id
+        self._absent: dict[str, str] = {}  # those of them that are not there
         self._peers: dict[int, str] = {}  # of open connections, by id
 
     def of(self, event: e.Event) -> Line | None:
@@ -41,11 +46,25 @@ class Lines:
         digest = f", model {event.final_digest}" if event.final_digest else ""
         return level, f"run {printable(event.run_id)} {event.status}{digest}"
 
+    def _waiting(self) -> str:
+        """Whom the join window is open for, where there is a roster."""
+        names = [printable(name) for name in self._absent.values()] if self._joining else []
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return f"; not there yet: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
+
+    def _take_roster(self, members: Sequence[Mapping[str, Any]]) -> None:
+        there = self._roster.keys() - self._absent.keys()
+        self._roster = {
+            m["client_id"]: f"{m['client_id']} ({m['label']})" if m["label"] else m["client_id"] for m in members
+        }
+        self._absent = {name: text for name, text in self._roster.items() if name not in there}
+
     def _state_changed(self, event: e.StateChanged) -> Line | None:
+        self._joining = event.state == "joining"
         if event.state == "completed":
             return None  # RunEnded has a line with more in it
         level = logging.WARNING if event.state in ("waiting", "interrupted", "failed") else logging.INFO
-        return level, f"state: {event.state}" + _because(event.detail)
+        return level, f"state: {event.state}{_because(event.detail)}{'' if event.detail else self._waiting()}"
 
     def _quorum_settled(self, event: e.QuorumSettled) -> Line:
         needed = f"a round needs {_count(event.min_updates, 'update')}"
@@ -55,6 +74,8 @@ class Lines:
 
     def _operator_acted(self, event: e.OperatorActed) -> Line | None:
         detail = event.detail
+        if detail.get("clients"):
+            self._take_roster(detail["clients"])
         match event.kind:
             case "reload" if "refused" in detail:
                 return None  # the one who noticed has said so
@@ -85,9 +106,13 @@ class Lines:
 
     def _client_registered(self, event: e.ClientRegistered) -> Line:
         verb = "rejoined" if event.rejoined else "registered"
-        return logging.INFO, f"client {printable(event.client_id)} {verb} ({_count(event.data_size, 'sample')})"
+        self._absent.pop(event.client_id, None)
+        line = f"client {printable(event.client_id)} {verb} ({_count(event.data_size, 'sample')})"
+        return logging.INFO, line + self._waiting()
 
     def _client_left(self, event: e.ClientLeft) -> Line:
+        if event.client_id in self._roster:
+            self._absent[event.client_id] = self._roster[event.client_id]
         level = logging.INFO if event.reason in ("finished", "stopped") else logging.WARNING
         return level, f"client {printable(event.client_id)} left: {printable(event.reason)}"
 
@@ -112,11 +137,15 @@ class Lines:
         if event.accuracy is not None:
             facts.append(f"accuracy {event.accuracy:.3f}")
         facts.append(event.checkpoint.rpartition("/")[2])
-        return logging.INFO, f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
+        line = f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
+        return logging.INFO, line + _late(event.outcomes)
 
     def _attempt_aborted(self, event: e.AttemptAborted) -> Line:
         what = f"{self._round(event.round)}, attempt {event.attempt}"
-        return logging.WARNING, f"{what} aborted after {event.seconds:.2f} s" + _because(event.reason)
+        return (
+            logging.WARNING,
+            f"{what} aborted after {event.seconds:.2f} s{_because(event.reason)}{_late(event.outcomes)}",
+        )
 
     def _round(self, number: int) -> str:
         return f"round {number}" if self._num_rounds is None else f"round {number}/{self._num_rounds}"
@@ -141,6 +170,13 @@ class Lines:
         e.RoundCommitted: _round_committed,
         e.AttemptAborted: _attempt_aborted,
     }
+
+
+def _late(outcomes: Sequence[e.ClientOutcome]) -> str:
+    """Who was waited for until the deadline."""
+    names = [printable(outcome.client_id) for outcome in outcomes if outcome.participation == "timed_out"]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"; not in time: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
 
 def _because(reason: str | None) -> str:

@@ -123,8 +123,8 @@ class FrameReader:
         if length == 0:
             raise FrameRefused("a frame of length 0")
         if length > self._limits.longest:
-            said = _other_protocol(bytes(self._head))
-            raise FrameRefused(f"a frame of {length} bytes where at most {self._limits.longest} may come{said}")
+            other = _other_protocol(bytes(self._head))
+            raise FrameRefused(other or f"a frame of {length} bytes where at most {self._limits.longest} may come")
         self.length = length
         self._body = memoryview(bytearray(min(length, OPENING_BYTES)))
 
@@ -146,7 +146,7 @@ class FrameReader:
 def _other_protocol(head: bytes) -> str:
     """What first bytes are that read as a length of many exabytes: a port scanner's, a browser's, a forwarder's."""
     if head[:2] == b"\x16\x03":
-        return ": a TLS handshake, on a port without --tls-cert"
+        return "a TLS handshake, on a port without --tls-cert"
     if head == b"\r\n\r\n\0\r\nQ" or head.startswith(b"PROXY "):
-        return ": a PROXY protocol header, from an address that is not --trusted-proxy"
-    return f" (the bytes are {head!r})" if all(32 <= byte < 127 for byte in head) else ""
+        return "a PROXY protocol header, from an address that is not --trusted-proxy"
+    return f"something else than a frame (the bytes are {head!r})" if all(32 <= byte < 127 for byte in head) else ""

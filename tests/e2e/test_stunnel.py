@@ -167,7 +167,7 @@ def test_certificates_are_renewed_while_both_ends_run(start: Start, certs: Path)
     assert server.exit_code() == 0
     ((reason,),) = server.sql(REFUSED)
     assert f"certificate {old}" in reason
-    assert reason.endswith("is not on the roster")
+    assert reason.endswith("is not the one that the roster has for client 1")
     used = server.sql(
         "SELECT certificate_fingerprint FROM v1_connections JOIN v1_updates USING (connection_id) "
         "WHERE v1_updates.client_id = '1' AND decision = 'accepted' ORDER BY update_id"

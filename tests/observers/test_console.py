@@ -51,7 +51,8 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
         ("WARNING", "update of client 4 rejected: something new"),
         (
             "INFO",
-            "round 1/10 committed in 2.31 s: 2 updates, loss 0.412, accuracy 0.887, round-000001-11.safetensors",
+            "round 1/10 committed in 2.31 s: 2 updates, loss 0.412, accuracy 0.887, round-000001-11.safetensors; "
+            "not in time: 5",
         ),
         ("INFO", "round 2/10 started with 2 clients"),
         ("WARNING", "update of client 5 late"),
@@ -154,9 +155,9 @@ def test_json_lines_without_event_and_with_exception() -> None:
 
 
 def screen_after(events: list[e.Event]) -> str:
-    """What a terminal of 100 columns was sent, without the control sequences."""
+    """What a terminal of 140 columns was sent, without the control sequences."""
     file = io.StringIO()
-    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
     live.start()
     try:
         for event in events:
@@ -187,7 +188,7 @@ def test_live_console_of_nothing() -> None:
 def test_live_console_draws_from_its_own_thread_and_joins_it() -> None:
     threads = threading.active_count()
     file = io.StringIO()
-    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
     live.start()
     live.observe(e.StateChanged(state="waiting", detail="1 of 2 clients"))
     deadline, pause = Deadline.after(10), threading.Event()
@@ -212,7 +213,7 @@ class GoneTerminal(io.StringIO):
 @pytest.mark.parametrize("before_start", [True, False])
 def test_a_terminal_that_goes_away_ends_the_view_only(before_start: bool, caplog: pytest.LogCaptureFixture) -> None:
     file = GoneTerminal()
-    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
     file.gone = before_start
     live.start()
     file.gone = True
@@ -223,7 +224,7 @@ def test_a_terminal_that_goes_away_ends_the_view_only(before_start: bool, caplog
 
 def test_live_console_neither_writes_nor_reads_markup_while_observing() -> None:
     file = io.StringIO()
-    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
     live.observe(registered("[bold]x[/nonsense]"))
     assert file.getvalue() == ""
     live.start()
@@ -233,7 +234,7 @@ def test_live_console_neither_writes_nor_reads_markup_while_observing() -> None:
 
 def test_live_console_takes_other_log_lines() -> None:
     file = io.StringIO()
-    live = LiveConsole(Console(file=file, force_terminal=True, width=100, color_system=None))
+    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
     other = logging.Logger("elsewhere")
     other.addHandler(live.handler)
     try:

@@ -11,7 +11,7 @@ from tests.e2e.hostile.net import fixed_net
 from tests.wire.pickle_opcodes import mapping, module, tensor, text
 
 LARGEST = 400_000  # no pickle may be as long with this model
-TOO_LONG = "a frame of .* bytes where at most"
+TOO_LONG = "a frame of .* bytes where at most|something else than a frame"
 CUT = "end of file in the middle of a frame"
 HELD = "in the middle of a frame|slow|rate|timed out"
 UPLOAD = pickle.dumps({"header": "<MODEL>", "id": STRANGER, "model": fixed_net()})
@@ -60,10 +60,10 @@ OTHERS = {
 }  # fmt: skip
 
 KNOWN = {
-    "a TLS ClientHello": ".*TLS",
-    "a PROXY header, version 1": ".*PROXY",
-    "a PROXY header, version 2": ".*PROXY",
-    "an HTTP request": ".*(HTTP|GET)",
+    "a TLS ClientHello": "a TLS handshake, on a port without --tls-cert",
+    "a PROXY header, version 1": "a PROXY protocol header, from an address that is not",
+    "a PROXY header, version 2": "a PROXY protocol header, from an address that is not",
+    "an HTTP request": "something else than a frame .*(HTTP|GET)",
 }
 
 
@@ -71,7 +71,7 @@ def _inputs() -> Iterator[Input]:
     for what, wire in OTHERS.items():
         for before in (True, False):
             when = "before anybody registered" if before else "while others train"
-            yield _input(f"{what} {when}", wire, TOO_LONG + KNOWN.get(what, ""), then=Then.WAIT, before=before)
+            yield _input(f"{what} {when}", wire, KNOWN.get(what, TOO_LONG), then=Then.WAIT, before=before)
     for number in (LARGEST, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1):
         yield _input(f"a length of {number}", length(number), TOO_LONG, then=Then.WAIT)
     yield _input("a length of 0", length(0), "a frame of length 0", then=Then.WAIT)
