@@ -1,7 +1,7 @@
 """The memory for updates: a budget for what is being received and held, and buffers that are used again.
 
 What a peer claims costs nothing: a session asks for room only after the first 64 KiB of a body have arrived, room is
-address space, and it is counted and backed with memory ``STEP`` by ``STEP`` as bytes arrive. Nobody waits for memory
+address space, and it is counted and backed with memory in steps, as bytes arrive. Nobody waits for memory
 that somebody else holds: what the budget has no place for goes on in an unlinked file beside the checkpoints, as long
 as the disk has more than its reserve. So memory does not grow with the number of clients, and a peer that holds what it
 sent holds nobody up. What all rooms of one owner may hold is its session's to say.
