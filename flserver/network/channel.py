@@ -29,14 +29,13 @@ class Channel:
         self._sock = sock
         self._tls: ssl.SSLSocket | None = None
         self._peeked = b""  # taken out of TLS to see whether it was there, not yet read
-        self._lock = (
-            threading.Lock()
-        )  # guards _sock and _closed: no call on a descriptor that is somebody else's by then
+        # Guards _sock and _closed: no call on a descriptor that is somebody else's by then.
+        self._lock = threading.Lock()
         self._closed = False
 
     @property
-    def socket(self) -> socket.socket:
-        """For options and poll(); reading and writing is done here."""
+    def sock(self) -> socket.socket:
+        """For its options; reading and writing is done here."""
         return self._sock
 
     def fileno(self) -> int:

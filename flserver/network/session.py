@@ -94,7 +94,7 @@ class Session:
         try:
             self._record.opened(self.peer)
             with contextlib.suppress(OSError):  # a peer that is gone already shows when it is read
-                tune(self._channel.socket, self._desk.limits.peer_timeout)
+                tune(self._channel.sock, self._desk.limits.peer_timeout)
             self._introduce()
             reason = self._serve()
         except PeerError as error:
