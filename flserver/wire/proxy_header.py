@@ -1,7 +1,7 @@
 """The PROXY protocol's header, versions 1 and 2: what a forwarder says of the connection that it forwards.
 
 Sans-IO: ``wants`` says how many bytes are needed next, ``feed`` takes exactly those. Not a byte of what follows the
-header is asked for. (The protocol is HAProxy's, ``proxy-protocol.txt``; stunnel, nginx and Envoy write it too.)
+header is asked for. (The protocol is HAProxy's, ``proxy-protocol.txt``.)
 """
 
 import ipaddress
