@@ -19,7 +19,7 @@ from flserver.bus import Bus, Observer, publisher
 from flserver.clock import Deadline
 from flserver.committer import Committer
 from flserver.coordinator import Coordinator
-from flserver.errors import FlserverError, UsageError, one_line
+from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError, one_line
 from flserver.exchange import Exchange
 from flserver.network.desk import Desk, Limits
 from flserver.network.listener import Listener
@@ -49,10 +49,6 @@ RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
 RESERVED_DESCRIPTORS = 160
 SESSION_GRACE = 3.0  # seconds to say <FINISHED>
 M_ARENA_MAX = -8  # mallopt(3)
-
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 3
 
 
 def serve(

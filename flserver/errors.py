@@ -17,11 +17,17 @@ FlserverError
 └── CheckpointError           a checkpoint failed or does not verify: exit code 1
 """
 
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 3
+"""The exit codes of every command; 3 says that the run can be resumed."""
+
 
 class FlserverError(Exception):
     """The root of every error this project raises on purpose."""
 
-    exit_code = 1
+    exit_code = EXIT_FAILED
 
 
 class PeerError(FlserverError):
@@ -86,7 +92,7 @@ class ConnectionLost(PeerError):
 class UsageError(FlserverError):
     """What the operator asked for cannot be done. Printed as one line; exit code 2."""
 
-    exit_code = 2
+    exit_code = EXIT_USAGE
 
 
 class StoreError(FlserverError):

@@ -10,7 +10,8 @@ from torch import nn
 
 from flserver.data import load_test
 from flserver.errors import UsageError
-from flserver.models import check_data_fits, device_for, import_attribute, loss_and_accuracy
+from flserver.models import check_data_fits, device_for, loss_and_accuracy
+from flserver.plugins import import_attribute
 from flserver.settings import EvaluationPolicy
 from flserver.state import State, load_state
 

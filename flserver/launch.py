@@ -13,6 +13,7 @@ from typing import Any
 
 from flserver.admission import Admission, check_host
 from flserver.bus import Observer
+from flserver.errors import EXIT_DONE
 from flserver.network.listener import Listener
 from flserver.settings import ServerSettings
 from flserver.signals import Signals
@@ -50,7 +51,7 @@ def launch(
         plan = plan_run(reader, settings, given)
         if isinstance(plan, Complete):
             say(plan.notice)
-            return 0
+            return EXIT_DONE
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
         if listener is None:

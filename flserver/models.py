@@ -3,10 +3,8 @@
 import copy
 import importlib
 import importlib.util
-import os
 import sys
 import types
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flserver.errors import UsageError, one_line
+from flserver.plugins import import_attribute
 from flserver.state import DTYPES, slots, tied_names, whole
 
 DEFAULT_MODEL = "neural_net_helper:NeuralNet"
@@ -33,28 +32,6 @@ class NeuralNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Log-probabilities (N, 10) of images (N, 784) or (N, 1, 28, 28)."""
         return functional.log_softmax(self.fc1(torch.flatten(x, 1)), dim=1)
-
-
-def import_attribute(spec: str, what: str) -> Any:
-    """The object that ``package.module:name`` means, from ``sys.path`` or else the current directory.
-
-    Raises UsageError, naming ``what`` asked for it.
-    """
-    module_name, _, name = spec.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
-        torchvision = " or torchvision:name" if what == "--model" else ""
-        raise UsageError(f"{what} {spec!r} is not of the form package.module:name{torchvision}")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        where = " (looked for on PYTHONPATH and in this folder)" if isinstance(error, ModuleNotFoundError) else ""
-        raise UsageError(f"{what} {spec!r}: cannot import {module_name}: {one_line(error)}{where}") from error
-    try:
-        return attrgetter(name)(module)
-    except AttributeError as error:
-        raise UsageError(f"{what} {spec!r}: {module_name} has no {name}") from error
 
 
 def build(spec: str, seed: int, num_outputs: int | None = None) -> nn.Module:

@@ -12,12 +12,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from flserver.errors import FlserverError, UsageError
+from flserver.errors import EXIT_INTERRUPTED, FlserverError, UsageError
 from flserver.settings import Setting, parse_tristate
 
 Settings = tuple[Setting, ...]
-
-INTERRUPTED = 3
 
 # What a key may be in a file. Click would take 3.7 for an int and true for a number.
 _TOML_TYPES: dict[str, tuple[type, ...]] = {
@@ -181,7 +179,7 @@ def run(command: click.Command, prefix: str, args: list[str] | None = None) -> i
     except FlserverError as error:
         code, message = error.exit_code, str(error)
     except click.Abort:  # Ctrl-C where nothing of ours waits for it yet: nothing was begun that is not whole
-        code, message = INTERRUPTED, "interrupted"
+        code, message = EXIT_INTERRUPTED, "interrupted"
     else:
         return int(result or 0)
     click.echo(f"{name}: {' '.join(message.split())}", err=True)

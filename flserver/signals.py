@@ -6,8 +6,8 @@ import signal
 from types import FrameType
 
 from flserver.clock import monotonic
+from flserver.errors import EXIT_INTERRUPTED
 
-EXIT_INTERRUPTED = 3
 SAME_SIGNAL = 0.5  # seconds: timeout(1) and some shells signal the process, then its group, and mean one thing
 
 

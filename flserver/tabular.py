@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flserver.observers.text import printable
+from flserver.text import printable
 
 FORMATS = ("table", "csv", "json")
 

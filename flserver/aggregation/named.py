@@ -3,7 +3,7 @@
 from flserver.aggregation.fedavg import FedAvg
 from flserver.aggregation.strategy import Strategy
 from flserver.errors import UsageError
-from flserver.models import import_attribute
+from flserver.plugins import import_attribute
 
 STRATEGIES: dict[str, type[Strategy]] = {"fedavg": FedAvg}
 

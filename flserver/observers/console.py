@@ -19,7 +19,7 @@ from flserver.clock import utc_text
 from flserver.events import Event
 from flserver.observers.lines import Lines
 from flserver.observers.tally import Tally
-from flserver.observers.text import printable
+from flserver.text import printable
 
 logger = logging.getLogger("flserver.events")
 

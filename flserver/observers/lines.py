@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from flserver import events as e
-from flserver.observers.text import printable
+from flserver.text import printable
 
 MOST_NAMES = 10
 

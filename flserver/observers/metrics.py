@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from flserver.events import Event
 from flserver.observers.histogram import COMMIT_BUCKETS, Histogram
 from flserver.observers.tally import STATES, LastRound, RunFacts, Tally, Totals
-from flserver.observers.text import printable
+from flserver.text import printable
 
 ELSEWHERE: Mapping[str, str] = {
     "inflight_bytes": "Bytes of updates being received or held.",

@@ -1,4 +1,4 @@
-"""Text that peers chose, made safe for a terminal and a log."""
+"""Text from outside, which peers chose, made safe for a terminal and a log."""
 
 
 def printable(text: str, limit: int = 200) -> str:
