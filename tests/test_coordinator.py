@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flserver import events as e
 from flserver.aggregation import State
-from flserver.aggregation.fedavg import FedAvg
+from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.broadcast import BroadcastBuffers
 from flserver.bus import Bus
 from flserver.checkpoint import CheckpointStore

@@ -1,6 +1,6 @@
 """Finding a strategy by its name."""
 
-from flserver.aggregation.fedavg import FedAvg
+from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.aggregation.strategy import Strategy
 from flserver.errors import UsageError
 from flserver.plugins import import_attribute

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flserver.aggregation import State
-from flserver.aggregation.fedavg import CHUNK, FedAvg
-from flserver.aggregation.rounding import round_once
+from flserver.aggregation.strategies.fedavg import CHUNK, FedAvg
+from flserver.aggregation.strategies.rounding import round_once
 
 FLOATS = {
     torch.float16: st.floats(width=16, allow_nan=False, allow_infinity=False),
