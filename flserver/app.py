@@ -15,11 +15,11 @@ from typing import Any
 from flserver import events
 from flserver.admission import Admission
 from flserver.broadcast import BroadcastBuffers
-from flserver.bus import Bus, Observer, publisher
 from flserver.clock import Deadline
 from flserver.committer import Committer
 from flserver.coordinator import Coordinator
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError, one_line
+from flserver.events.bus import Bus, Observer, publisher
 from flserver.exchange import Exchange
 from flserver.network.desk import Desk, Limits
 from flserver.network.listener import Listener

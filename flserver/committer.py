@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from flserver import events
 from flserver.aggregation import State, Strategy
-from flserver.bus import Bus
 from flserver.checkpoint import CheckpointStore
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, one_line
 from flserver.evaluation import Evaluator
 from flserver.events import ClientOutcome, RoundMetric
+from flserver.events.bus import Bus
 from flserver.rounds import Attempt, Result
 from flserver.state import check_same_layout
 from flserver.wire.messages import Measurement

@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from flserver.admission import Admission, check_host
-from flserver.bus import Observer
 from flserver.errors import EXIT_DONE
+from flserver.events.bus import Observer
 from flserver.network.listener import Listener
 from flserver.settings import ServerSettings
 from flserver.signals import Signals

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from typing import Any
 
 from flserver import __version__, events
-from flserver.bus import Bus
 from flserver.clock import utc_timestamp
+from flserver.events.bus import Bus
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
 from flserver.plan import Plan, config_of, settings_of

@@ -15,12 +15,12 @@ from flserver import events as e
 from flserver.aggregation import State
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.broadcast import BroadcastBuffers
-from flserver.bus import Bus
 from flserver.checkpoint import CheckpointStore
 from flserver.clock import monotonic
 from flserver.committer import Committer
 from flserver.coordinator import Coordinator
 from flserver.errors import StrategyError
+from flserver.events.bus import Bus
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.identity import Peer
 from flserver.rounds import Registration, Rounds, Verdict

@@ -5,9 +5,9 @@ from itertools import count
 
 from flserver import events
 from flserver.aggregation.checks import Inspection
-from flserver.bus import Bus
 from flserver.clock import utc_now
 from flserver.errors import StoreError
+from flserver.events.bus import Bus
 from flserver.exchange import Submission, Ticket
 from flserver.identity import Peer
 from flserver.network.transport import Received

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from flserver.bus import Bus
+from flserver.events.bus import Bus
 from flserver.exchange import Exchange
 from flserver.identity import Identity
 from flserver.network.introduction import Introduction

@@ -21,8 +21,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from flserver.events import Event
+from flserver.events.words import STATES
 from flserver.observers.histogram import COMMIT_BUCKETS, Histogram
-from flserver.observers.tally import STATES, LastRound, RunFacts, Tally, Totals
+from flserver.observers.tally import LastRound, RunFacts, Tally, Totals
 from flserver.text import printable
 
 ELSEWHERE: Mapping[str, str] = {
