@@ -15,29 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from flserver.errors import CheckpointError, UsageError
-from flserver.state import State, raw_bytes
+from flserver.state import TORCH_DTYPES, State, raw_bytes
+from flserver.wire.dtypes import DTYPES
 
 logger = logging.getLogger(__name__)
 
 STRATEGY_PREFIX = "__strategy__."
 FORMAT = "flserver checkpoint 1"
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+CODES = {TORCH_DTYPES[dtype.name]: dtype.code for dtype in DTYPES.values()}
 NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")
 
 
@@ -163,11 +152,11 @@ def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
     header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": FORMAT}}
     offset = 0
     for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in CODES:
             raise CheckpointError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}: no checkpoint can hold that")
         size = tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": DTYPES[tensor.dtype],
+            "dtype": CODES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [offset, offset + size],
         }

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from flserver.errors import UsageError, one_line
 from flserver.plugins import import_attribute
-from flserver.state import DTYPES, slots, tied_names, whole
+from flserver.state import slots, tied_names, whole
+from flserver.wire.dtypes import DTYPES
 
 DEFAULT_MODEL = "neural_net_helper:NeuralNet"
 

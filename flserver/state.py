@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from flserver.errors import UsageError, one_line
 from flserver.pages import anonymous
+from flserver.wire.dtypes import DTYPES
 from flserver.wire.pickles import Module, TensorView
 
 State = dict[str, Tensor]
 """The names and order of ``state_dict()``; every tensor contiguous, on the CPU and cut off from autograd."""
 
-DTYPES = {
-    name: getattr(torch, name)
-    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-}
+TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
+"""The dtypes that a model may hold, by their name."""
 
 # torch warns, once a process, when a tensor first lies over a read-only buffer. Here that is meant: the once is spent.
 with warnings.catch_warnings():
@@ -79,9 +78,9 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def as_tensor(view: TensorView) -> Tensor:
     """A tensor over the view's own memory. Over a read-only buffer it must not be written to.
 
-    Raises KeyError for a dtype that is not in ``DTYPES``.
+    Raises KeyError for a dtype that is not in ``TORCH_DTYPES``.
     """
-    dtype = DTYPES[view.dtype]
+    dtype = TORCH_DTYPES[view.dtype]
     count = len(view.storage) // dtype.itemsize
     if count == 0:  # torch.frombuffer refuses empty buffers
         return torch.empty(0, dtype=dtype).as_strided(view.shape, view.stride)

@@ -11,7 +11,7 @@ from torch import nn
 from flserver.errors import UsageError
 from flserver.models import DEFAULT_MODEL, build, check_data_fits, device_for, loss_and_accuracy, loss_of, wire_module
 from flserver.state import (
-    DTYPES,
+    TORCH_DTYPES,
     as_tensor,
     check_same_layout,
     load_state,
@@ -237,10 +237,10 @@ def test_load_state_refuses_another_layout():
         load_state(module, {name: tensor.double() for name, tensor in module.state_dict().items()})
 
 
-@pytest.mark.parametrize("dtype", list(DTYPES))
+@pytest.mark.parametrize("dtype", list(TORCH_DTYPES))
 @pytest.mark.parametrize("shift", [0, 1, 3])
 def test_a_view_is_read_in_place_whatever_its_type_and_alignment(dtype, shift):
-    values = torch.tensor([0, 1, 1, 0, 1, 1]).to(DTYPES[dtype])
+    values = torch.tensor([0, 1, 1, 0, 1, 1]).to(TORCH_DTYPES[dtype])
     raw = values.view(torch.uint8).numpy().tobytes()
     for buffer in (bytes(shift) + raw, bytearray(bytes(shift) + raw)):
         storage = memoryview(buffer)[shift:]
