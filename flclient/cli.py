@@ -13,7 +13,7 @@ from flclient.settings import CLIENT_SETTINGS
 from flclient.tls import Tls, tls_of
 from flserver import __version__
 from flserver.errors import ConnectionLost, UsageError
-from flserver.options import options
+from flserver.settings.options import options
 from flserver.wire.messages import wire_id
 
 if TYPE_CHECKING:

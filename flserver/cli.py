@@ -16,8 +16,8 @@ import click
 
 from flserver import __version__
 from flserver.errors import UsageError
-from flserver.options import options, run, sources
 from flserver.settings import SERVER_SETTINGS, server_settings
+from flserver.settings.options import options, run, sources
 from flserver.tabular import FORMATS, render
 
 if TYPE_CHECKING:

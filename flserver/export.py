@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from flserver.checkpoint import read
 from flserver.errors import CheckpointError, UsageError
-from flserver.plan import checkpoints_of
+from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
 
 

@@ -1,20 +1,17 @@
 """Which run this process works on: a new one, or one that is resumed, and with which settings."""
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from flserver.errors import UsageError
-from flserver.settings import SERVER_SETTINGS, ServerSettings, server_settings
+from flserver.settings import ServerSettings, server_settings
+from flserver.settings.recorded import NOT_OF_THE_RUN, from_anywhere, settings_of
 from flserver.store.reader import Reader, Row
 
 FIXED_ON_RESUME = ("model", "strategy", "seed", "initial_weights")
-NOT_OF_THE_RUN = ("db", "resume", "run_name", "log_format", "log_level")
-PATHS = tuple(setting.key for setting in SERVER_SETTINGS if setting.kind == "path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,7 @@ def _resumed(settings: ServerSettings, found: Row, given: Mapping[str, Any]) -> 
     before = {key: value for key, value in settings_of(found).items() if key not in NOT_OF_THE_RUN}
     overrides = {
         key: value
-        for key, value in _from_anywhere(given).items()
+        for key, value in from_anywhere(given).items()
         if key not in NOT_OF_THE_RUN and key in before and value != before[key]
     }
     for key in FIXED_ON_RESUME:
@@ -83,24 +80,3 @@ def _resumed(settings: ServerSettings, found: Row, given: Mapping[str, Any]) -> 
     return Plan(
         run_id=found["run_id"], name=found["name"], settings=merged, resumed=found, overrides=overrides, notice=None
     )
-
-
-def config_of(settings: ServerSettings) -> dict[str, Any]:
-    """The settings as they go on record with the run."""
-    return {key: value for key, value in _from_anywhere(settings.values).items() if key not in NOT_OF_THE_RUN}
-
-
-def _from_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with their paths absolute: a run is resumed from whatever folder."""
-    return {key: str(Path(value).absolute()) if key in PATHS and value else value for key, value in values.items()}
-
-
-def settings_of(run: Row) -> dict[str, Any]:
-    """The settings on record with a run: what :func:`config_of` gave."""
-    return dict(json.loads(run["config"]))
-
-
-def checkpoints_of(run: Row, given: Path | None, db: Path) -> Path:
-    """Where a run's checkpoints lie: as given, else as the run was started with, else beside the database."""
-    recorded = settings_of(run).get("checkpoint_dir")
-    return given or (Path(recorded) if recorded else db.with_name(db.name + ".checkpoints"))

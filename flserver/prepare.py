@@ -13,8 +13,9 @@ from flserver.committer import Kept
 from flserver.errors import PickleRefused, UsageError
 from flserver.evaluation import Evaluator
 from flserver.models import build, wire_module
-from flserver.plan import Plan, checkpoints_of
+from flserver.plan import Plan
 from flserver.settings import StorePolicy
+from flserver.settings.recorded import checkpoints_of
 from flserver.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.store.reader import Reader
 from flserver.wire.messages import GlobalModel

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from flserver.checkpoint import CheckpointStore
 from flserver.errors import CheckpointError, UsageError
-from flserver.plan import Complete, Plan, config_of, plan_run, settings_of
+from flserver.plan import Complete, Plan, plan_run
 from flserver.prepare import initial_weights
 from flserver.settings import StorePolicy, server_settings
+from flserver.settings.recorded import config_of, settings_of
 from flserver.store.reader import Reader
 
 

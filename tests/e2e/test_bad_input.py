@@ -235,7 +235,7 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: 
 def flclient(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Runs the trainer in this process; it must end with exit code 2 and one line, which is returned."""
     from flclient.cli import flclient as command
-    from flserver.options import run
+    from flserver.settings.options import run
 
     for name in [name for name in os.environ if name.startswith("FLCLIENT_")]:
         monkeypatch.delenv(name)

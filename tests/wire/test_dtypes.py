@@ -9,6 +9,7 @@ from safetensors.torch import save
 from flserver.wire.dtypes import DTYPES, Dtype
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_a_dtype_is_called_as_torch_and_safetensors_call_it(dtype: Dtype) -> None:
     zeros = torch.zeros(3, dtype=getattr(torch, dtype.name))

@@ -6,8 +6,8 @@ import click
 import pytest
 
 from flserver.errors import FlserverError, UsageError
-from flserver.options import load_config, options, print_config, run, sources
 from flserver.settings import SERVER_SETTINGS, Setting, defaults
+from flserver.settings.options import load_config, options, print_config, run, sources
 
 TABLE = (
     Setting(name="num-rounds", kind="int", default=30, minimum=1, maximum=99, help="Rounds."),
