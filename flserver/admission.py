@@ -6,10 +6,10 @@ import ipaddress
 from typing import Any
 
 from flserver.errors import UsageError
-from flserver.identity import Identity, Roster
+from flserver.identity.roster import Roster, read_roster
+from flserver.identity.rules import Identity
 from flserver.network.introduction import Introduction, networks
 from flserver.network.tls import Tls
-from flserver.roster import read_roster
 from flserver.settings import NetworkPolicy, ServerSettings
 from flserver.wire.proxy_header import plain_host
 

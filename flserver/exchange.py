@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from flserver.aggregation import State
 from flserver.broadcast import Broadcast
 from flserver.clock import monotonic
-from flserver.identity import Peer, Share
+from flserver.identity.peer import Peer
+from flserver.identity.rules import Share
 from flserver.rounds import Attempt, Registration, Rounds, Seat, SentModel, Verdict
 from flserver.wire.messages import Measurement
 

@@ -73,7 +73,9 @@ def test_the_wire_imports_only_errors_and_the_standard_library(module: str) -> N
         assert within(imported, "flserver.wire", "flserver.errors") or top in sys.stdlib_module_names - io, imported
 
 
-@pytest.mark.parametrize("module", modules_in("flserver.rounds", "flserver.aggregation"))
+@pytest.mark.parametrize(
+    "module", modules_in("flserver.rounds", "flserver.aggregation", "flserver.identity.rules", "flserver.identity.peer")
+)
 def test_what_is_pure_has_no_clock_thread_socket_or_database(module: str) -> None:
     for banned in ("asyncio", "socket", "threading", "time", "sqlite3", "sqlalchemy", "flserver.clock"):
         assert not any(within(imported, banned) for imported in imports_of(module)), banned

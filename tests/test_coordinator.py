@@ -22,7 +22,7 @@ from flserver.coordinator import Coordinator
 from flserver.errors import StrategyError
 from flserver.events.bus import Bus
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
 from flserver.rounds import Registration, Rounds, Verdict
 from flserver.wire.template import Template
 from tests.test_rounds import policy

@@ -3,7 +3,7 @@
 import pytest
 
 from flserver.errors import RegistrationRefused
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
 from flserver.rounds import Registration, Rounds, Verdict
 from flserver.settings import RoundPolicy
 

@@ -9,7 +9,7 @@ from flserver.clock import utc_now
 from flserver.errors import StoreError
 from flserver.events.bus import Bus
 from flserver.exchange import Submission, Ticket
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
 from flserver.network.transport import Received
 from flserver.rounds import Registration, Verdict
 from flserver.wire.messages import Metadata, Update

@@ -6,7 +6,7 @@ from itertools import count
 
 from flserver.events.bus import Bus
 from flserver.exchange import Exchange
-from flserver.identity import Identity
+from flserver.identity.rules import Identity
 from flserver.network.introduction import Introduction
 from flserver.network.memory import ReceiveMemory
 from flserver.network.transport import Pace

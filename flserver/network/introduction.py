@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from flserver.clock import Deadline
 from flserver.errors import ConnectionLost, HandshakeRefused, UsageError
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.tls import Tls, certificate_of, refusal
 from flserver.network.transport import translated

@@ -9,7 +9,7 @@ import blake3
 from flserver.clock import Deadline, monotonic, utc_now
 from flserver.errors import ConnectionLost, IdentityRefused, MessageRefused, PeerError, RegistrationRefused, StoreError
 from flserver.exchange import Farewell, Ticket
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.correspondence import Correspondence
 from flserver.network.desk import Desk

@@ -11,7 +11,7 @@ from itertools import count
 
 from flserver.clock import Deadline
 from flserver.errors import Refused, StoreError
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
 from flserver.network.correspondence import Correspondence
 from flserver.network.desk import Desk
 from flserver.network.listener import Listener

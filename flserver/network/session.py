@@ -25,7 +25,7 @@ from flserver.errors import (
     one_line,
 )
 from flserver.exchange import Submission
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.correspondence import Correspondence
 from flserver.network.desk import Desk

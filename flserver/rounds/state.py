@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
 
 
 @dataclass(eq=False)

@@ -1,11 +1,51 @@
-"""The roster of ``--clients``: a CSV file that says who may take part."""
+"""The roster of ``--clients``: who may take part, and the CSV file that says so."""
 
 import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flserver.errors import MessageRefused, UsageError
-from flserver.identity import Member, Roster
+from flserver.identity.peer import Certificate
 from flserver.wire.messages import read_client_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A client on the roster."""
+
+    client_id: str
+    label: str | None = None
+    fingerprint: str | None = None
+
+    def __str__(self) -> str:
+        return self.client_id if self.label is None else f"{self.client_id} ({self.label})"
+
+
+class Roster:
+    """The clients that may take part, by id and by the fingerprint of their certificate."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._by_id = {member.client_id: member for member in members}
+        self._by_fingerprint = {m.fingerprint: m for m in members if m.fingerprint is not None}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._by_id.values())
+
+    def get(self, client_id: str) -> Member | None:
+        return self._by_id.get(client_id)
+
+    def of(self, certificate: Certificate) -> Member | None:
+        """Whose certificate it is: by fingerprint, else by name where the roster has no fingerprint for that name."""
+        member = self._by_fingerprint.get(certificate.fingerprint)
+        if member is None and certificate.common_name is not None:
+            named = self._by_id.get(certificate.common_name)
+            member = named if named is not None and named.fingerprint is None else None
+        return member
+
 
 COLUMNS = ("id", "label", "fingerprint")
 HEX_DIGITS = set("0123456789abcdef")

@@ -1,73 +1,15 @@
-"""Who is who: what a connection itself tells of its peer, and which peers may speak for a client.
+"""Which peers may speak for a client.
 
 Pure: what is compared are addresses, certificates and the roster. ``rounds`` asks here before a registration or an
 update of a client counts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flserver.errors import IdentityRefused
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """A certificate that the TLS handshake verified. ``fingerprint`` is ``sha256:hex`` of its DER form.
-
-    ``common_name`` is None where the subject has none, or several.
-    """
-
-    subject: str
-    common_name: str | None
-    fingerprint: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peer:
-    """The other end of a connection: its address, the forwarder's where one spoke for it, and its certificate."""
-
-    host: str
-    port: int
-    proxy_host: str | None = None
-    transport: str = "tcp"
-    certificate: Certificate | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A client on the roster."""
-
-    client_id: str
-    label: str | None = None
-    fingerprint: str | None = None
-
-    def __str__(self) -> str:
-        return self.client_id if self.label is None else f"{self.client_id} ({self.label})"
-
-
-class Roster:
-    """The clients that may take part, by id and by the fingerprint of their certificate."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._by_id = {member.client_id: member for member in members}
-        self._by_fingerprint = {m.fingerprint: m for m in members if m.fingerprint is not None}
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._by_id.values())
-
-    def get(self, client_id: str) -> Member | None:
-        return self._by_id.get(client_id)
-
-    def of(self, certificate: Certificate) -> Member | None:
-        """Whose certificate it is: by fingerprint, else by name where the roster has no fingerprint for that name."""
-        member = self._by_fingerprint.get(certificate.fingerprint)
-        if member is None and certificate.common_name is not None:
-            named = self._by_id.get(certificate.common_name)
-            member = named if named is not None and named.fingerprint is None else None
-        return member
+from flserver.identity.peer import Certificate, Peer
+from flserver.identity.roster import Roster
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.identity import Member
-from flserver.roster import read_roster
+from flserver.identity.roster import Member, read_roster
 
 COLONS = ":".join(["AB"] * 32)
 

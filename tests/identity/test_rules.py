@@ -3,7 +3,9 @@
 import pytest
 
 from flserver.errors import IdentityRefused
-from flserver.identity import Certificate, Identity, Member, Peer, Roster
+from flserver.identity.peer import Certificate, Peer
+from flserver.identity.roster import Member, Roster
+from flserver.identity.rules import Identity
 
 HERE, THERE = Peer(host="10.0.0.1", port=1), Peer(host="10.0.0.2", port=2)
 
