@@ -8,7 +8,7 @@ import threading
 
 import blake3
 
-from flserver.state import State, write_state
+from flserver.models.state import State, write_state
 from flserver.wire.template import Template
 
 MOST_BUFFERS = 4

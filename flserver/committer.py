@@ -7,45 +7,23 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from flserver import events
 from flserver.aggregation import State, Strategy
-from flserver.checkpoint import CheckpointStore
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, one_line
-from flserver.evaluation import Evaluator
 from flserver.events import ClientOutcome, RoundMetric
 from flserver.events.bus import Bus
+from flserver.models.checkpoint import CheckpointStore
+from flserver.models.evaluation import Evaluator
+from flserver.models.retention import MadeRound, going
+from flserver.models.state import check_same_layout
 from flserver.rounds import Attempt, Result
-from flserver.state import check_same_layout
 from flserver.wire.messages import Measurement
 
 logger = logging.getLogger(__name__)
 
 CLIENT_MEANS = ("loss", "accuracy")
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A committed round whose checkpoint is on disk."""
-
-    round: int
-    attempt: int
-    checkpoint: str
-    loss: float | None
-    accuracy: float | None
-
-
-def best(kept: Sequence[Kept]) -> Kept | None:
-    """The highest accuracy, then the lower loss, then the newer; without accuracy the lowest loss; else None."""
-    with_accuracy = [k for k in kept if k.accuracy is not None]
-    if with_accuracy:
-        return max(
-            with_accuracy, key=lambda k: (k.accuracy, -(k.loss if k.loss is not None else float("inf")), k.round)
-        )
-    with_loss = [k for k in kept if k.loss is not None]
-    return max(with_loss, key=lambda k: (-(k.loss or 0.0), k.round)) if with_loss else None
 
 
 class Committer:
@@ -64,7 +42,7 @@ class Committer:
         model: State,
         round: int = -1,
         digest: str | None = None,
-        kept: Sequence[Kept] = (),
+        kept: Sequence[MadeRound] = (),
     ) -> None:
         self.run_id = run_id
         self._process_id = process_id
@@ -191,23 +169,19 @@ class Committer:
             )
         )
         self.model, self.round, self.digest = model, attempt.round, written.digest
-        self._kept.append(Kept(attempt.round, attempt.number, written.path, loss, accuracy))
+        self._kept.append(MadeRound(attempt.round, attempt.number, written.path, loss, accuracy))
 
     def prune(self) -> None:
         """Delete checkpoints beyond the newest ``keep`` and the best. Call when the newest round is durable."""
-        if self._keep == 0 or len(self._kept) <= self._keep:
+        pruned = going(self._kept, self._keep)
+        if not pruned:
             return
-        keeping = set(self._kept[-self._keep :])
-        champion = best(self._kept)
-        if champion is not None:
-            keeping.add(champion)
-        going = [k for k in self._kept if k not in keeping]
-        self._kept = [k for k in self._kept if k in keeping]
-        for kept in going:
-            self._bus.emit(events.CheckpointDeleted(round=kept.round, attempt=kept.attempt, checkpoint=kept.checkpoint))
+        self._kept = [made for made in self._kept if made not in pruned]
+        for made in pruned:
+            self._bus.emit(events.CheckpointDeleted(round=made.round, attempt=made.attempt, checkpoint=made.checkpoint))
         self._bus.flush()
-        for kept in going:
-            self._checkpoints.delete(kept.checkpoint)
+        for made in pruned:
+            self._checkpoints.delete(made.checkpoint)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from flserver.checkpoint import read
 from flserver.errors import CheckpointError, UsageError
+from flserver.models.checkpoint_format import read
+from flserver.models.retention import MadeRound, best
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
 
@@ -49,10 +50,11 @@ def export(reader: Reader, ref: str, which: str, out: Path, checkpoint_dir: Path
 
 def _committed(reader: Reader, run: Row, which: str) -> Row:
     if which == "best":
-        found = reader.best_round(run["run_id"])
+        rows = reader.committed_rounds(run["run_id"])
+        found = best(map(MadeRound.of, rows))
         if found is None:
             raise UsageError(f"no round of run {run['name']} has an accuracy or a loss: there is no best one")
-        return found
+        return next(row for row in rows if row["round"] == found.round)
     if which != "last" and not which.isdecimal():
         raise UsageError(f"--round {which}: a number, best or last")
     return reader.committed_round(run["run_id"], None if which == "last" else int(which))

@@ -8,15 +8,16 @@ from pathlib import Path
 from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
-from flserver.checkpoint import CheckpointStore, estimate, free_space, read
-from flserver.committer import Kept
 from flserver.errors import PickleRefused, UsageError
-from flserver.evaluation import Evaluator
-from flserver.models import build, wire_module
+from flserver.models.architectures import build, wire_module
+from flserver.models.checkpoint import CheckpointStore, free_space
+from flserver.models.checkpoint_format import estimate, read
+from flserver.models.evaluation import Evaluator
+from flserver.models.retention import MadeRound
+from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.plan import Plan
 from flserver.settings import StorePolicy
 from flserver.settings.recorded import checkpoints_of
-from flserver.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.store.reader import Reader
 from flserver.wire.messages import GlobalModel
 from flserver.wire.template import Template
@@ -45,7 +46,7 @@ class Prepared:
     checkpoints: CheckpointStore
     round: int
     digest: str | None
-    kept: tuple[Kept, ...]
+    kept: tuple[MadeRound, ...]
     parameters: int
     parent: InitialWeights | None
 
@@ -71,7 +72,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id)
     parent = None
     committed = reader.last_committed(plan.run_id) if plan.resumed is not None else None
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[MadeRound, ...] = ()
     if committed is not None:
         checkpoints.clean(committed["round"])
         stored, own = checkpoints.read(committed["checkpoint"], committed["model_digest"])
@@ -79,11 +80,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         model = {name: stored[name] for name in model}
         strategy.load_state(own)
         rows = reader.committed_rounds(plan.run_id)
-        kept = tuple(
-            Kept(row["round"], row["attempt"], row["checkpoint"], row["loss"], row["accuracy"])
-            for row in rows
-            if row["checkpoint_deleted_at"] is None
-        )
+        kept = tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None)
         for row in rows:  # a crash may have come between the record of a pruning and the pruning
             if row["checkpoint_deleted_at"] is not None:
                 checkpoints.delete(row["checkpoint"])

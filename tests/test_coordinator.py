@@ -15,7 +15,6 @@ from flserver import events as e
 from flserver.aggregation import State
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.broadcast import BroadcastBuffers
-from flserver.checkpoint import CheckpointStore
 from flserver.clock import monotonic
 from flserver.committer import Committer
 from flserver.coordinator import Coordinator
@@ -23,6 +22,7 @@ from flserver.errors import StrategyError
 from flserver.events.bus import Bus
 from flserver.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.identity.peer import Peer
+from flserver.models.checkpoint import CheckpointStore
 from flserver.rounds import Registration, Rounds, Verdict
 from flserver.wire.template import Template
 from tests.test_rounds import policy

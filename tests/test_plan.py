@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flserver.checkpoint import CheckpointStore
 from flserver.errors import CheckpointError, UsageError
+from flserver.models.checkpoint import CheckpointStore
 from flserver.plan import Complete, Plan, plan_run
 from flserver.prepare import initial_weights
 from flserver.settings import StorePolicy, server_settings

@@ -7,6 +7,6 @@ in one file of its own.
 from flserver.aggregation.strategies.by_name import load_strategy
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.aggregation.strategy import Strategy
-from flserver.state import State
+from flserver.models.state import State
 
 __all__ = ["FedAvg", "State", "Strategy", "load_strategy"]

@@ -119,14 +119,6 @@ class Reader:
             SELECT name, value FROM v1_round_metrics WHERE run_id = :run AND round = :number AND source = 'clients'"""
         return {row["name"]: row["value"] for row in self._rows(query, run=run_id, number=number)}
 
-    def best_round(self, run_id: str) -> Row | None:
-        """The best committed round: the highest accuracy, then the lower loss, then the newer; None without either."""
-        return self._first(
-            f"{_COMMITTED} AND (accuracy IS NOT NULL OR loss IS NOT NULL)"
-            " ORDER BY accuracy DESC NULLS LAST, loss ASC NULLS LAST, round DESC LIMIT 1",
-            run=run_id,
-        )
-
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""
         query = "SELECT COALESCE(MAX(attempt), 0) + 1 AS next FROM rounds WHERE run_id = :run AND round = :number"

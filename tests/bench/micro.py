@@ -12,8 +12,8 @@ import torch
 
 from flserver import events
 from flserver.aggregation.strategies.fedavg import FedAvg
-from flserver.models import wire_module
-from flserver.state import state_of, write_state
+from flserver.models.architectures import wire_module
+from flserver.models.state import state_of, write_state
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from flserver.wire.messages import decode

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flserver.data import load_test
-from flserver.models import build, loss_and_accuracy
+from flserver.models.architectures import build
+from flserver.models.datasets import load_test
+from flserver.models.measuring import loss_and_accuracy
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, ServerProcess
 

@@ -1,7 +1,7 @@
 """A reader reads everything, changes nothing, and says in one line what is wrong."""
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -160,27 +160,6 @@ def test_what_a_resume_needs(recorded: Path, reader: Reader) -> None:
 
 def test_ids_of_a_new_database_begin_at_1(database: Path) -> None:
     assert Reader(database).id_seeds() == IdSeeds(message_id=1, connection_id=1, update_id=1, process_id=1)
-
-
-@pytest.mark.parametrize(
-    ("rounds", "best"),
-    [
-        ([(None, None), (None, None)], None),
-        ([(2.0, None), (1.0, None), (3.0, None)], 1),
-        ([(1.0, None), (1.0, None)], 1),
-        ([(1.0, 0.5), (2.0, 0.9), (3.0, 0.1)], 1),
-        ([(1.0, 0.9), (2.0, 0.9)], 0),
-        ([(1.0, 0.9), (1.0, 0.9), (2.0, 0.9)], 1),
-        ([(None, 0.9), (5.0, 0.9)], 1),
-        ([(0.1, None), (5.0, 0.2)], 1),
-    ],
-)
-def test_the_best_round(database: Path, rounds: Iterable[tuple[float | None, float | None]], best: int | None) -> None:
-    story.write(database, story.started())
-    for number, (loss, accuracy) in enumerate(rounds):
-        story.write(database, [story.attempt(number, 1, ()), story.committed(number, loss=loss, accuracy=accuracy)])
-    found = Reader(database).best_round(story.RUN)
-    assert (found["round"] if found else None) == best
 
 
 def test_totals(recorded: Path, reader: Reader) -> None:

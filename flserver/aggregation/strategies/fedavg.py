@@ -12,7 +12,7 @@ import torch
 
 from flserver.aggregation.strategies.rounding import round_once
 from flserver.aggregation.strategy import Strategy
-from flserver.state import State, empty_state
+from flserver.models.state import State, empty_state
 
 CHUNK = 1 << 18  # elements converted to float64 at a time: 2 MiB, which stays in the cache
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flserver.errors import UsageError, one_line
-from flserver.pages import anonymous
+from flserver.models.pages import anonymous
 from flserver.wire.dtypes import DTYPES
 from flserver.wire.pickles import Module, TensorView
 

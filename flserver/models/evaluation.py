@@ -8,12 +8,12 @@ from numbers import Real
 import torch
 from torch import nn
 
-from flserver.data import load_test
 from flserver.errors import UsageError
-from flserver.models import check_data_fits, device_for, loss_and_accuracy
+from flserver.models.datasets import load_test
+from flserver.models.measuring import check_data_fits, device_for, loss_and_accuracy
+from flserver.models.state import State, load_state
 from flserver.plugins import import_attribute
 from flserver.settings import EvaluationPolicy
-from flserver.state import State, load_state
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flserver.errors import UsageError
-from flserver.models import DEFAULT_MODEL, build, check_data_fits, device_for, loss_and_accuracy, loss_of, wire_module
-from flserver.state import (
+from flserver.models.architectures import DEFAULT_MODEL, build, wire_module
+from flserver.models.measuring import check_data_fits, device_for, loss_and_accuracy, loss_of
+from flserver.models.state import (
     TORCH_DTYPES,
     as_tensor,
     check_same_layout,

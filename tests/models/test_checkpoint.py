@@ -15,9 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file
 from torch import Tensor
 
-from flserver.checkpoint import CheckpointStore, estimate, free_space, read, serialize
 from flserver.errors import CheckpointError, UsageError
-from flserver.state import TORCH_DTYPES, State
+from flserver.models.checkpoint import CheckpointStore, free_space
+from flserver.models.checkpoint_format import estimate, read, serialize
+from flserver.models.state import TORCH_DTYPES, State
 
 
 def state() -> State:

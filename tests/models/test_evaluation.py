@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from flserver.errors import UsageError
-from flserver.evaluation import Evaluator
-from flserver.models import DEFAULT_MODEL, build
+from flserver.models.architectures import DEFAULT_MODEL, build
+from flserver.models.evaluation import Evaluator
+from flserver.models.state import state_of
 from flserver.settings import EvaluationPolicy
-from flserver.state import state_of
 from tests.fldata import write_fldata
 
 MINE = """
@@ -57,7 +57,7 @@ def test_every_models_loss_and_accuracy_on_all_test_files(tmp_path):
     write_fldata(tmp_path, [1, 2])
     evaluator = Evaluator(policy(eval_data="fldata", data_dir=tmp_path), default_model)
     module = default_model()
-    from flserver.data import load_test
+    from flserver.models.datasets import load_test
 
     x, y = load_test("fldata", tmp_path)
     for seed in (1, 2):  # the evaluator's module is loaded anew each time

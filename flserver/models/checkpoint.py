@@ -4,29 +4,22 @@ A file holds tensors and fixed metadata only, so that equal states give equal by
 SHA-256 of the file's bytes: ``sha256sum`` checks it. The strategy's own tensors carry a prefix that no parameter has.
 """
 
-import hashlib
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-
 from flserver.errors import CheckpointError, UsageError
-from flserver.state import TORCH_DTYPES, State, raw_bytes
-from flserver.wire.dtypes import DTYPES
+from flserver.models.checkpoint_format import read, serialize
+from flserver.models.digests import sha256_of
+from flserver.models.state import State
 
 logger = logging.getLogger(__name__)
 
-STRATEGY_PREFIX = "__strategy__."
-FORMAT = "flserver checkpoint 1"
-CODES = {TORCH_DTYPES[dtype.name]: dtype.code for dtype in DTYPES.values()}
 NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")
 
 
@@ -69,15 +62,15 @@ class CheckpointStore:
         try:
             # The digest is as much work as the write; it is done by another processor meanwhile.
             with ThreadPoolExecutor(1, "checkpoint-digest") as pool:
-                hashing = pool.submit(_sha256, pieces)
+                hashing = pool.submit(sha256_of, pieces)
                 _write_durably(temporary, pieces)
                 digest = hashing.result()
-            name = f"round-{round:06d}-{digest[:16]}.safetensors"
+            name = f"round-{round:06d}-{digest.removeprefix('sha256:')[:16]}.safetensors"
             os.rename(temporary, self._folder / name)
             _sync_folder(self._folder)
         except OSError as error:
             raise CheckpointError(f"cannot write the checkpoint of round {round}: {error.strerror}") from error
-        return Written(f"{self._run_id}/{name}", f"sha256:{digest}", sum(map(len, pieces)))
+        return Written(f"{self._run_id}/{name}", digest, sum(map(len, pieces)))
 
     def read(self, path: str, digest: str | None) -> tuple[State, State]:
         """The model's and the strategy's tensors of a file, after its digest was checked.
@@ -118,75 +111,10 @@ class CheckpointStore:
             logger.warning("checkpoint %s could not be deleted: %s", path, error.strerror)
 
 
-def read(path: Path, digest: str | None) -> tuple[State, State]:
-    """The model's and the strategy's tensors in a checkpoint file.
-
-    Raises CheckpointError where it is missing, does not match ``digest`` or is not a checkpoint.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
-    found = "sha256:" + _sha256([content])
-    if digest is not None and found != digest:
-        raise CheckpointError(f"checkpoint {path} does not match its digest: the record says {digest}, it is {found}")
-    try:
-        tensors = load_safetensors(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"checkpoint {path} is not a safetensors file: {error}") from error
-    # The library sorts by offset; the record's order is the order of the names in the file.
-    model = {name: t for name, t in tensors.items() if not name.startswith(STRATEGY_PREFIX)}
-    strategy = {n.removeprefix(STRATEGY_PREFIX): t for n, t in tensors.items() if n.startswith(STRATEGY_PREFIX)}
-    return model, strategy
-
-
-def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, in pieces that do not copy the tensors.
-
-    Source: the safetensors format, https://github.com/huggingface/safetensors#format. The library itself writes only
-    whole files that it names, without fsync, and copies every tensor first.
-    """
-    own = {STRATEGY_PREFIX + name: tensor for name, tensor in strategy.items()}
-    # A dict's order is no part of a state, but would be of the digest. Wide elements first keeps all of them aligned.
-    tensors = dict(sorted((model | own).items(), key=lambda item: (-item[1].element_size(), item[0])))
-    header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": FORMAT}}
-    offset = 0
-    for name, tensor in tensors.items():
-        if tensor.dtype not in CODES:
-            raise CheckpointError(f"{name} is {str(tensor.dtype).removeprefix('torch.')}: no checkpoint can hold that")
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": CODES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for tensor in tensors.values():
-        if tensor.numel():
-            yield raw_bytes(tensor)
-
-
-def estimate(model: State, rounds: int, keep: int) -> int:
-    """Bytes on disk for a run of ``rounds`` rounds: all of them, or the newest ``keep``, the best and the next."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values()) + 4096 + 160 * len(model)
-    files = rounds + 1 if keep == 0 else min(rounds + 1, keep + 2)
-    return size * files
-
-
 def free_space(directory: Path) -> int:
     """Bytes free where ``directory`` is or will be."""
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
-
-
-def _sha256(pieces: Sequence[bytes | memoryview]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _write_durably(path: Path, pieces: Sequence[bytes | memoryview]) -> None:

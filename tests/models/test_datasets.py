@@ -12,9 +12,9 @@ import torchvision.datasets.utils as downloads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flserver import data
-from flserver.data import load_test, load_train, partition_indices
 from flserver.errors import UsageError
+from flserver.models import datasets as data
+from flserver.models.datasets import load_test, load_train, partition_indices
 from tests.fldata import write_fldata
 
 
