@@ -35,9 +35,9 @@ from flserver.prepare import Prepared, prepare
 from flserver.rounds import Rounds
 from flserver.settings import ServerSettings
 from flserver.signals import Signals
-from flserver.store.database import cause
 from flserver.store.reader import Reader
 from flserver.store.schema import Upgrade
+from flserver.store.sqlite import cause
 from flserver.store.writer import Writer
 from flserver.wire.pickles import PickleLimits
 

@@ -104,8 +104,8 @@ def show(ctx: click.Context, run: str, db: str | None, form: str) -> None:
     found = reader.run(run)
     columns, rows = reader.query(
         "SELECT round, attempt, status, seconds, clients, updates_accepted, data_size, loss, accuracy, model_digest"
-        " FROM v1_rounds WHERE run_id = ? ORDER BY round, attempt",
-        (found["run_id"],),
+        " FROM v1_rounds WHERE run_id = :run ORDER BY round, attempt",
+        {"run": found["run_id"]},
     )
     if form == "table":
         click.echo("run {run_id}  name {name}  {status}  model {model}\n".format(**found))
@@ -191,8 +191,8 @@ def db_group() -> None:
 @click.pass_context
 def db_upgrade(ctx: click.Context, db: str | None) -> None:
     """Make the database, or bring an old one to this version's schema after copying it beside itself."""
-    from flserver.store.database import DatabaseLock
     from flserver.store.schema import check, ensure_head
+    from flserver.store.sqlite import DatabaseLock
 
     path = Path(db or ctx.obj)
     with DatabaseLock(path):

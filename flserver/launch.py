@@ -40,9 +40,9 @@ def launch(
         listener = None if settings.store.resume else _listen(settings, stack)
 
         from flserver.plan import Complete, plan_run
-        from flserver.store.database import DatabaseLock
         from flserver.store.reader import Reader
         from flserver.store.schema import check, ensure_head
+        from flserver.store.sqlite import DatabaseLock
 
         check(settings.store.db)  # before a lock file is made beside a file that is none of ours
         stack.enter_context(DatabaseLock(settings.store.db))

@@ -9,9 +9,9 @@ from sqlalchemy.exc import DBAPIError
 
 from flserver import events as e
 from flserver.errors import UsageError
-from flserver.store.database import _authorize
 from flserver.store.reader import IdSeeds, Participant, Reader
 from flserver.store.schema import ensure_head
+from flserver.store.sqlite import _authorize
 from flserver.store.writer import Writer
 from tests.store import story
 from tests.store.conftest import as_nobody
@@ -77,7 +77,8 @@ def test_the_end_of_the_transaction_opens_no_door(reader: Reader, recorded: Path
         ("SELEC 1", 'near "SELEC": syntax error'),
         ("SELECT * FROM nowhere", "no such table: nowhere"),
         ("SELECT 1; SELECT 2", "one statement at a time"),
-        ("SELECT ?", "0 supplied"),
+        ("SELECT ?", "has no name"),
+        ("SELECT :a", "value for binding"),
         ("SELECT '\ud800'", "surrogates not allowed"),
         ("SELECT 1 \0", "null character|unrecognized token"),
     ],
@@ -88,7 +89,7 @@ def test_bad_sql_is_a_usage_error_in_sqlites_words(reader: Reader, sql: str, mes
 
 
 def test_query_reads_what_an_analyst_needs(reader: Reader) -> None:
-    assert reader.query("SELECT name AS n, ? AS x FROM v1_runs WHERE run_id = ?", (5, story.RUN)) == (
+    assert reader.query("SELECT name AS n, :x AS x FROM v1_runs WHERE run_id = :run", {"x": 5, "run": story.RUN}) == (
         ["n", "x"],
         [("night", 5)],
     )

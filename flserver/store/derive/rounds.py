@@ -9,14 +9,14 @@ from sqlalchemy import ColumnElement, Connection, case, insert, null, select, up
 from flserver import events as e
 from flserver.errors import StoreError
 from flserver.store import tables as t
-from flserver.store.rows import Origin, change, change_all, insert_row, matches, put, shared
+from flserver.store.derive.statements import Derivations, Origin, change, change_all, insert_row, matches, put, shared
 
 
 def _attempt(origin: Origin, number: int | None, attempt: int | None) -> dict[str, Any]:
     return {"run_id": origin.run_id, "round": number, "attempt": attempt}
 
 
-def attempt_started(connection: Connection, origin: Origin, event: e.AttemptStarted) -> None:
+def _attempt_started(connection: Connection, origin: Origin, event: e.AttemptStarted) -> None:
     values = {"status": "running", "started_at": event.at, "clients": len(event.clients)}
     insert_row(connection, t.rounds, origin, event, **values)
     attempt = _attempt(origin, event.round, event.attempt)
@@ -26,7 +26,7 @@ def attempt_started(connection: Connection, origin: Origin, event: e.AttemptStar
         connection.execute(insert(t.client_rounds), rows)
 
 
-def update_received(connection: Connection, origin: Origin, event: e.UpdateReceived) -> None:
+def _update_received(connection: Connection, origin: Origin, event: e.UpdateReceived) -> None:
     insert_row(connection, t.updates, origin, event, received_at=event.at)
     attempt = _attempt(origin, event.answers_round, event.answers_attempt)
     if event.decision is None and _status(connection, attempt) != "running":
@@ -47,7 +47,7 @@ def update_received(connection: Connection, origin: Origin, event: e.UpdateRecei
     put(connection, t.client_metrics, metrics)
 
 
-def round_committed(connection: Connection, origin: Origin, event: e.RoundCommitted) -> None:
+def _round_committed(connection: Connection, origin: Origin, event: e.RoundCommitted) -> None:
     attempt = _attempt(origin, event.round, event.attempt)
     named = _named(connection, attempt, event.outcomes)
     accepted = [{"update_id": o.update_id, "decision": "accepted", "weight": o.weight} for o in named]
@@ -58,14 +58,14 @@ def round_committed(connection: Connection, origin: Origin, event: e.RoundCommit
     put(connection, t.round_metrics, [vars(metric) | {"run_id": origin.run_id} for metric in event.metrics])
 
 
-def attempt_aborted(connection: Connection, origin: Origin, event: e.AttemptAborted) -> None:
+def _attempt_aborted(connection: Connection, origin: Origin, event: e.AttemptAborted) -> None:
     attempt = _attempt(origin, event.round, event.attempt)
     _named(connection, attempt, event.outcomes)
     _abort_updates(connection, attempt, event.reason)
     _end_attempt(connection, origin, event, status="aborted", updates_accepted=0, data_size=0)
 
 
-def left_over(connection: Connection, origin: Origin, event: e.RunLeftOver) -> None:
+def end_left_over(connection: Connection, origin: Origin, event: e.RunLeftOver) -> None:
     """Close the attempt that a server left open when it was killed."""
     c, invited = t.rounds.c, t.client_rounds.c
     running = select(c.round, c.attempt).where(c.run_id == origin.run_id, c.status == "running")
@@ -126,6 +126,15 @@ def _status(connection: Connection, attempt: Mapping[str, Any]) -> str | None:
     return connection.scalar(select(t.rounds.c.status).where(*matches(t.rounds, attempt)))
 
 
-def checkpoint_deleted(connection: Connection, origin: Origin, event: e.CheckpointDeleted) -> None:
+def _checkpoint_deleted(connection: Connection, origin: Origin, event: e.CheckpointDeleted) -> None:
     attempt = _attempt(origin, event.round, event.attempt)
     change(connection, t.rounds, attempt, {"checkpoint_deleted_at": event.at})
+
+
+DERIVATIONS: Derivations = {
+    e.AttemptStarted: _attempt_started,
+    e.UpdateReceived: _update_received,
+    e.RoundCommitted: _round_committed,
+    e.AttemptAborted: _attempt_aborted,
+    e.CheckpointDeleted: _checkpoint_deleted,
+}

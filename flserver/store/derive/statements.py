@@ -1,15 +1,15 @@
 """The few statements that the derivations are made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Insert, Table, Update, bindparam, insert, null, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from flserver.errors import StoreError
 from flserver.events import Event
+from flserver.store.sqlite import insert_or_update
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,10 @@ class Origin:
     seq: int
     run_id: str
     process_id: int
+
+
+Derivations = Mapping[type[Event], Callable[[Connection, Origin, Any], None]]
+"""By an event's type, the function that writes the rows that follow from it."""
 
 
 @cache
@@ -79,17 +83,10 @@ def change_all(
         raise StoreError(f"{table.name} has no open row for each of {len(rows)} with {dict(keys)}")
 
 
-@cache
-def _upsert(table: Table) -> Insert:
-    statement = upsert(table)
-    changing = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    return statement.on_conflict_do_update(index_elements=table.primary_key, set_=changing)
-
-
 def put(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert metrics. Of several with one key the last stands: where a round is tried again, the last answer's."""
     if rows:
-        connection.execute(_upsert(table), rows)
+        connection.execute(insert_or_update(table), rows)
 
 
 def matches(table: Table, keys: Mapping[str, Any]) -> tuple[ColumnElement[bool], ...]:

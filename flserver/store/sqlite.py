@@ -1,21 +1,34 @@
-"""How the file is opened: by the one writer, by readers that cannot write, and never by two servers."""
+"""All that is SQLite's alone: how the file is opened, by the one writer and by readers that cannot write, and never by
+two servers; its journal; its copy."""
 
 import fcntl
+import logging
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, Table, create_engine, event
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.exc import SQLAlchemyError
 
+from flserver.clock import Deadline
 from flserver.errors import StoreError, UsageError
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a connection waits for another one's lock."""
+
+CLOSE_PATIENCE = 1.0
+"""Seconds that a clean stop waits for readers, to leave a database in one file."""
+CLOSE_PAUSE = 0.02
+"""Seconds between two tries of that."""
+APPLICATION_ID = 0x464C7376  # as the first migration writes it
+
+logger = logging.getLogger(__name__)
 
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
 # PRAGMAs that only tell something: about a table or index, or, without an argument, about the file.
@@ -104,6 +117,76 @@ def store_errors(doing: str) -> Iterator[None]:
 def cause(error: BaseException) -> str:
     """SQLite's own words, without the statement and its parameters."""
     return str(getattr(error, "orig", None) or error)
+
+
+def set_wal(connection: Connection, path: Path) -> None:
+    """Switch the file to a write-ahead log. Not in a transaction: the PRAGMA refuses to run in one.
+
+    Raises StoreError where the file system cannot have one.
+    """
+    mode = _driver(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(f"{path} cannot use SQLite's WAL (journal_mode stays {mode}): is it on a network disk?")
+
+
+def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], None]) -> None:
+    """End a writer's connection tidily. A WAL needs write permission of its readers; after a clean stop there is none.
+
+    All is durable by now: a reader that does not let go costs the tidy end, not the run. ``pause`` waits some seconds:
+    another process's reader gives no sign that could be waited for.
+    """
+    driver, patience = _driver(connection), Deadline.after(CLOSE_PATIENCE)
+    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    while True:
+        try:
+            driver.execute("PRAGMA journal_mode = DELETE")
+            return
+        except sqlite3.OperationalError as error:  # locked: SQLite does not wait for readers here
+            if patience.passed:
+                logger.warning("%s is left in WAL mode, somebody reads it: %s", path, error)
+                return
+        pause(CLOSE_PAUSE)
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+@cache
+def insert_or_update(table: Table) -> Insert:
+    """An INSERT that changes the row of the same primary key where there is one."""
+    statement = insert(table)
+    changing = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    return statement.on_conflict_do_update(index_elements=table.primary_key, set_=changing)
+
+
+def is_ours(connection: Connection) -> bool:
+    """Whether the file is a database of flserver."""
+    return bool(connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID)
+
+
+def revision_of(path: Path) -> str | None:
+    """The revision of the schema that an existing file states; None for an empty database. Writes nothing.
+
+    Raises UsageError for another program's database, and sqlite3.Error.
+    """
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+        if empty and not ours:
+            return None
+        if not ours:
+            raise UsageError(f"{path} is a database of another program")
+        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+
+def copy_database(path: Path, copy: Path) -> None:
+    """Copy a database, its WAL included, into one file. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it
 
 
 class DatabaseLock:
