@@ -14,13 +14,9 @@ from typing import Any
 
 from flserver import events
 from flserver.admission import Admission
-from flserver.broadcast import BroadcastBuffers
 from flserver.clock import Deadline
-from flserver.committer import Committer
-from flserver.coordinator import Coordinator
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError, one_line
 from flserver.events.bus import Bus, Observer, publisher
-from flserver.exchange import Exchange
 from flserver.network.desk import Desk, Limits
 from flserver.network.listener import Listener
 from flserver.network.memory import ReceiveMemory
@@ -33,6 +29,10 @@ from flserver.opening import close_left_overs, record_opening, restore_metrics
 from flserver.plan import Plan
 from flserver.prepare import Prepared, prepare
 from flserver.rounds import Rounds
+from flserver.rounds.broadcast import BroadcastBuffers
+from flserver.rounds.committer import Committer
+from flserver.rounds.coordinator import Coordinator
+from flserver.rounds.exchange import Exchange
 from flserver.settings import ServerSettings
 from flserver.signals import Signals
 from flserver.store.reader import Reader

@@ -8,10 +8,10 @@ from flserver.aggregation.checks import Inspection
 from flserver.clock import utc_now
 from flserver.errors import StoreError
 from flserver.events.bus import Bus
-from flserver.exchange import Submission, Ticket
 from flserver.identity.peer import Peer
 from flserver.network.transport import Received
 from flserver.rounds import Registration, Verdict
+from flserver.rounds.exchange import Submission, Ticket
 from flserver.wire.messages import Metadata, Update
 
 

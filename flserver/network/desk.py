@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import count
 
 from flserver.events.bus import Bus
-from flserver.exchange import Exchange
 from flserver.identity.rules import Identity
 from flserver.network.introduction import Introduction
 from flserver.network.memory import ReceiveMemory
 from flserver.network.transport import Pace
+from flserver.rounds.exchange import Exchange
 from flserver.wire.pickles import PickleLimits
 
 

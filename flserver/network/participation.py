@@ -8,7 +8,6 @@ import blake3
 
 from flserver.clock import Deadline, monotonic, utc_now
 from flserver.errors import ConnectionLost, IdentityRefused, MessageRefused, PeerError, RegistrationRefused, StoreError
-from flserver.exchange import Farewell, Ticket
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.correspondence import Correspondence
@@ -16,6 +15,7 @@ from flserver.network.desk import Desk
 from flserver.network.memory import Room
 from flserver.network.transport import Pace, Progress, Received, receive_frame, send_frame
 from flserver.rounds import Registration
+from flserver.rounds.exchange import Farewell, Ticket
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import FINISHED_BODY, Error, Finished, GlobalModel, Metadata, Success, encode_json
 from flserver.wire.protocol import Connection

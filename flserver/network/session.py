@@ -24,7 +24,6 @@ from flserver.errors import (
     StoreError,
     one_line,
 )
-from flserver.exchange import Submission
 from flserver.identity.peer import Peer
 from flserver.models.state import as_tensor
 from flserver.network.channel import Channel
@@ -33,6 +32,7 @@ from flserver.network.desk import Desk
 from flserver.network.memory import Room
 from flserver.network.participation import Participation, answer
 from flserver.network.transport import Received, receive_frame, tune
+from flserver.rounds.exchange import Submission
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Connection, Role

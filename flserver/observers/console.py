@@ -17,7 +17,7 @@ from rich.text import Text
 
 from flserver.clock import utc_text
 from flserver.events import Event
-from flserver.observers.lines import Lines
+from flserver.observers.log_lines import Lines
 from flserver.observers.tally import Tally
 from flserver.text import printable
 

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from flserver import events as e
 from flserver.aggregation import State
 from flserver.aggregation.strategies.fedavg import FedAvg
-from flserver.broadcast import BroadcastBuffers
 from flserver.clock import monotonic
-from flserver.committer import Committer
-from flserver.coordinator import Coordinator
 from flserver.errors import StrategyError
 from flserver.events.bus import Bus
-from flserver.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.identity.peer import Peer
 from flserver.models.checkpoint import CheckpointStore
 from flserver.rounds import Registration, Rounds, Verdict
+from flserver.rounds.broadcast import BroadcastBuffers
+from flserver.rounds.committer import Committer
+from flserver.rounds.coordinator import Coordinator
+from flserver.rounds.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.wire.template import Template
-from tests.test_rounds import policy
+from tests.rounds.test_rules import policy
 
 PATIENCE = 20.0
 PEER = Peer(host="10.0.0.1", port=1)

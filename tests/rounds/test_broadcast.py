@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from flserver.broadcast import MOST_BUFFERS, Broadcast, BroadcastBuffers
+from flserver.rounds.broadcast import MOST_BUFFERS, Broadcast, BroadcastBuffers
 from flserver.wire.template import Template
 
 

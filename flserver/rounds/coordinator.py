@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 
 from flserver import events
 from flserver.aggregation import State
-from flserver.broadcast import Broadcast, BroadcastBuffers
 from flserver.clock import monotonic, utc_now, utc_text, utc_timestamp
-from flserver.committer import Committer, aborted
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.events.bus import Bus
-from flserver.exchange import Exchange, Farewell, Submission, Updates
 from flserver.rounds import Attempt, Result, Seat
+from flserver.rounds.broadcast import Broadcast, BroadcastBuffers
+from flserver.rounds.committer import Committer
+from flserver.rounds.exchange import Exchange, Farewell, Submission, Updates
+from flserver.rounds.outcomes import aborted
 from flserver.settings import RoundPolicy
 
 logger = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flserver.aggregation import State
-from flserver.broadcast import Broadcast
 from flserver.clock import monotonic
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
 from flserver.rounds import Attempt, Registration, Rounds, Seat, SentModel, Verdict
+from flserver.rounds.broadcast import Broadcast
 from flserver.wire.messages import Measurement
 
 
