@@ -13,11 +13,11 @@ from itertools import count
 from typing import Any
 
 from flserver import events
-from flserver.admission import Admission
 from flserver.clock import Deadline
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError, one_line
 from flserver.events.bus import Bus, Observer, publisher
-from flserver.network.desk import Desk, Limits
+from flserver.network.admission import Admission
+from flserver.network.context import Desk, Limits
 from flserver.network.listener import Listener
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Capacity, Server

@@ -156,7 +156,7 @@ def export_model(
     ctx: click.Context, run: str, which: str, out: str, checkpoint_dir: str | None, db: str | None
 ) -> None:
     """Write the model of one round of RUN to a file, after its digest was checked."""
-    from flserver.export import export
+    from flserver.audit.export import export
 
     path = Path(db or ctx.obj)
     written = export(_reader(ctx, db), run, which, Path(out), Path(checkpoint_dir) if checkpoint_dir else None, path)
@@ -169,7 +169,7 @@ def export_model(
 @click.pass_context
 def verify(ctx: click.Context, checkpoint_dir: str | None, db: str | None) -> int:
     """Check the events' hash chain and every checkpoint against its digest. Exit code 1 where one does not hold."""
-    from flserver.export import verify_record
+    from flserver.audit.verify import verify_record
 
     path = Path(db or ctx.obj)
     problems = lines = 0

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
-from flserver.admission import Admission, check_host
 from flserver.errors import EXIT_DONE
 from flserver.events.bus import Observer
+from flserver.network.admission import Admission, check_host
 from flserver.network.listener import Listener
 from flserver.settings import ServerSettings
 from flserver.signals import Signals

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from flserver.errors import CheckpointError
-from flserver.models.digests import sha256_of
+from flserver.models.digests import check_digest, sha256_of
 from flserver.models.state import TORCH_DTYPES, State, raw_bytes
 from flserver.wire.dtypes import DTYPES
 
@@ -26,9 +26,8 @@ def read(path: Path, digest: str | None) -> tuple[State, State]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
-    found = sha256_of([content])
-    if digest is not None and found != digest:
-        raise CheckpointError(f"checkpoint {path} does not match its digest: the record says {digest}, it is {found}")
+    if digest is not None:
+        check_digest(path, digest, sha256_of([content]))
     try:
         tensors = load_safetensors(content)
     except (SafetensorError, ValueError, KeyError) as error:

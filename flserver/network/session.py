@@ -27,10 +27,10 @@ from flserver.errors import (
 from flserver.identity.peer import Peer
 from flserver.models.state import as_tensor
 from flserver.network.channel import Channel
-from flserver.network.correspondence import Correspondence
-from flserver.network.desk import Desk
+from flserver.network.context import Desk
 from flserver.network.memory import Room
-from flserver.network.participation import Participation, answer
+from flserver.network.record import Correspondence, answer
+from flserver.network.registration import Participation
 from flserver.network.transport import Received, receive_frame, tune
 from flserver.rounds.exchange import Submission
 from flserver.wire.framing import FrameReader

@@ -1,16 +1,15 @@
-"""Models out of the record, and the record held against itself."""
+"""Models out of the record."""
 
-import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from flserver.errors import CheckpointError, UsageError
+from flserver.errors import UsageError
 from flserver.models.checkpoint_format import read
+from flserver.models.digests import sha256_of_file
 from flserver.models.retention import MadeRound, best
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
@@ -39,12 +38,11 @@ def export(reader: Reader, ref: str, which: str, out: Path, checkpoint_dir: Path
             save_file(model, out, metadata={"format": "pt"})
         else:  # the checkpoint itself: its digest is the one on record
             shutil.copyfile(checkpoint, out)
-        digest = hashlib.sha256(out.read_bytes()).hexdigest()
+        digest = sha256_of_file(out)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"cannot write {out}: {error}") from error
     return (
-        f"round {committed['round']} of run {run['name']}, on record as {committed['model_digest']}\n"
-        f"{out} is sha256:{digest}"
+        f"round {committed['round']} of run {run['name']}, on record as {committed['model_digest']}\n{out} is {digest}"
     )
 
 
@@ -58,32 +56,3 @@ def _committed(reader: Reader, run: Row, which: str) -> Row:
     if which != "last" and not which.isdecimal():
         raise UsageError(f"--round {which}: a number, best or last")
     return reader.committed_round(run["run_id"], None if which == "last" else int(which))
-
-
-def verify_record(reader: Reader, checkpoint_dir: Path | None, db: Path) -> Iterator[tuple[bool, str]]:
-    """Lines that say what holds (True) and what does not (False): the chain of events, then every checkpoint.
-
-    A checkpoint is held against the digest in the chain, which nobody can change unseen; a row of ``v1_rounds`` that
-    says otherwise is a line of its own.
-    """
-    chain = reader.verify_chain()
-    for problem in chain.problems:
-        yield False, problem
-    if not chain.problems:
-        yield True, f"{chain.events} events, an unbroken chain to {chain.head}"
-    chained = reader.chained_digests()
-    for run in reader.runs():
-        folder = checkpoints_of(run, checkpoint_dir, db)
-        for committed in reader.committed_rounds(run["run_id"]):
-            where = f"run {run['name']} round {committed['round']}"
-            digest = chained.get((run["run_id"], committed["round"]))
-            if digest is not None and digest != committed["model_digest"]:
-                yield False, f"{where}: v1_rounds says {committed['model_digest']}, the chain of events {digest}"
-            if committed["checkpoint_deleted_at"] is not None:
-                continue
-            try:
-                read(folder / committed["checkpoint"], digest or committed["model_digest"])
-            except CheckpointError as error:
-                yield False, f"{where}: {error}"
-            else:
-                yield True, f"{where}: {committed['model_digest']}"

@@ -4,46 +4,19 @@ import contextlib
 import select
 import socket
 
-import blake3
-
 from flserver.clock import Deadline, monotonic, utc_now
 from flserver.errors import ConnectionLost, IdentityRefused, MessageRefused, PeerError, RegistrationRefused, StoreError
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
-from flserver.network.correspondence import Correspondence
-from flserver.network.desk import Desk
+from flserver.network.context import Desk
 from flserver.network.memory import Room
+from flserver.network.record import GOODBYE, Correspondence, answer
 from flserver.network.transport import Pace, Progress, Received, receive_frame, send_frame
 from flserver.rounds import Registration
 from flserver.rounds.exchange import Farewell, Ticket
 from flserver.wire.framing import FrameReader
-from flserver.wire.messages import FINISHED_BODY, Error, Finished, GlobalModel, Metadata, Success, encode_json
+from flserver.wire.messages import Error, Finished, GlobalModel, Metadata, Success
 from flserver.wire.protocol import Connection
-
-GOODBYE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
-
-
-def answer(
-    channel: Channel, connection: Connection, record: Correspondence, message: Success | Error | Finished
-) -> None:
-    """Send a small message, on record."""
-    body, encoding = (FINISHED_BODY, "pickle") if isinstance(message, Finished) else (encode_json(message), "json")
-    started, failure, progress = monotonic(), None, Progress()
-    connection.send(type(message))
-    try:
-        send_frame(channel, body, GOODBYE, progress=progress)
-    except ConnectionLost as error:
-        failure = str(error)
-        raise
-    finally:
-        record.sent(
-            header=message.header,
-            encoding=encoding,
-            bytes=progress.bytes,
-            digest="blake3:" + blake3.blake3(body).hexdigest(),
-            seconds=monotonic() - started,
-            failure=failure,
-        )
 
 
 class Participation:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flserver.admission import Admission, check_host
 from flserver.errors import UsageError
+from flserver.network.admission import Admission, check_host
 from flserver.settings import server_settings
 from tests.certificates import Authority
 

@@ -6,8 +6,8 @@ from itertools import count
 
 from flserver.events.bus import Bus
 from flserver.identity.rules import Identity
-from flserver.network.introduction import Introduction
 from flserver.network.memory import ReceiveMemory
+from flserver.network.preamble import Introduction
 from flserver.network.transport import Pace
 from flserver.rounds.exchange import Exchange
 from flserver.wire.pickles import PickleLimits

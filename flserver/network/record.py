@@ -3,16 +3,20 @@
 import contextlib
 from itertools import count
 
+import blake3
+
 from flserver import events
 from flserver.aggregation.checks import Inspection
-from flserver.clock import utc_now
-from flserver.errors import StoreError
+from flserver.clock import monotonic, utc_now
+from flserver.errors import ConnectionLost, StoreError
 from flserver.events.bus import Bus
 from flserver.identity.peer import Peer
-from flserver.network.transport import Received
+from flserver.network.channel import Channel
+from flserver.network.transport import Pace, Progress, Received, send_frame
 from flserver.rounds import Registration, Verdict
 from flserver.rounds.exchange import Submission, Ticket
-from flserver.wire.messages import Metadata, Update
+from flserver.wire.messages import FINISHED_BODY, Error, Finished, Metadata, Success, Update, encode_json
+from flserver.wire.protocol import Connection
 
 
 class Correspondence:
@@ -215,3 +219,29 @@ class Correspondence:
                     reason=reason,
                 )
             )
+
+
+GOODBYE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
+
+
+def answer(
+    channel: Channel, connection: Connection, record: Correspondence, message: Success | Error | Finished
+) -> None:
+    """Send a small message, on record."""
+    body, encoding = (FINISHED_BODY, "pickle") if isinstance(message, Finished) else (encode_json(message), "json")
+    started, failure, progress = monotonic(), None, Progress()
+    connection.send(type(message))
+    try:
+        send_frame(channel, body, GOODBYE, progress=progress)
+    except ConnectionLost as error:
+        failure = str(error)
+        raise
+    finally:
+        record.sent(
+            header=message.header,
+            encoding=encoding,
+            bytes=progress.bytes,
+            digest="blake3:" + blake3.blake3(body).hexdigest(),
+            seconds=monotonic() - started,
+            failure=failure,
+        )

@@ -8,7 +8,7 @@ from typing import Any
 from flserver.errors import UsageError
 from flserver.identity.roster import Roster, read_roster
 from flserver.identity.rules import Identity
-from flserver.network.introduction import Introduction, networks
+from flserver.network.preamble import Introduction, networks
 from flserver.network.tls import Tls
 from flserver.settings import NetworkPolicy, ServerSettings
 from flserver.wire.proxy_header import plain_host
