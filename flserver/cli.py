@@ -50,8 +50,8 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
 
 
 def _serve(values: dict[str, Any], given: dict[str, Any]) -> int:
-    from flserver.launch import launch
     from flserver.observers.console import JsonFormatter, LiveConsole, LogConsole
+    from flserver.process.launch import launch
 
     settings = server_settings(values)
     level = getattr(logging, values["log_level"].upper())

@@ -69,9 +69,9 @@ def ours(module: str) -> set[str]:
 
 
 def test_the_sources_are_found() -> None:
-    assert {"flserver", "flserver.app", "flserver.wire.template", "flclient.trainer"} <= set(SOURCES)
+    assert {"flserver", "flserver.process.app", "flserver.wire.template", "flclient.trainer"} <= set(SOURCES)
     assert "flserver.events" in imports_of("flserver.rounds.committer"), "from flserver import events"
-    assert "flserver.app" in imports_of("flserver.launch"), "inside a function"
+    assert "flserver.process.app" in imports_of("flserver.process.launch"), "inside a function"
 
 
 @pytest.mark.parametrize("module", modules_in("flserver.wire"))
@@ -105,8 +105,8 @@ def test_only_the_template_touches_pickle_and_nothing_reads_one() -> None:
         ("sqlite3", ("flserver.store", "migrations")),
         ("alembic", ("flserver.store.schema", "migrations")),
         ("prometheus_client", ("flserver.observers.metrics",)),
-        ("flserver.app", ("flserver.launch",)),
-        ("flserver.launch", ("flserver.cli",)),
+        ("flserver.process.app", ("flserver.process.launch",)),
+        ("flserver.process.launch", ("flserver.cli",)),
         ("flserver.cli", ("flserver.__main__",)),
         ("flclient", ("flclient",)),
     ],
@@ -165,7 +165,7 @@ def test_files_stay_short(module: str) -> None:
     [
         "from flserver.cli import run_cli; run_cli(['--help'])",
         "from flserver.cli import run_cli; run_cli(['--print-config'])",
-        "import flserver.launch",
+        "import flserver.process.launch",
         "from flclient.cli import flclient; flclient.main(['--help'], standalone_mode=False)",
     ],
 )
@@ -177,8 +177,10 @@ def test_help_answers_and_the_port_is_open_before_anything_slow_is_imported(code
 
 
 def test_what_comes_before_the_port_of_a_resumed_run_does_without_torch() -> None:
-    late = sorted(ours("flserver.launch") - {"flserver.app"})
-    assert {"flserver.plan", "flserver.store.reader", "flserver.store.schema"} <= set(late), "inside a function"
-    check = f"import sys, {', '.join(late)}; print('torch' in sys.modules, 'flserver.plan' in sys.modules)"
+    late = sorted(ours("flserver.process.launch") - {"flserver.process.app"})
+    assert {"flserver.process.which_run", "flserver.store.reader", "flserver.store.schema"} <= set(late), (
+        "inside a function"
+    )
+    check = f"import sys, {', '.join(late)}; print('torch' in sys.modules, 'flserver.process.which_run' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False True\n", "")

@@ -4,11 +4,9 @@ Start: what ``launch`` did → the model → metrics → writer → round 0 → 
 Stop: listener → coordinator → sessions → bus → writer → metrics.
 """
 
-import ctypes
 import logging
-import resource
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
@@ -25,16 +23,24 @@ from flserver.network.transport import Pace
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
-from flserver.opening import close_left_overs, record_opening, restore_metrics
-from flserver.plan import Plan
-from flserver.prepare import Prepared, prepare
+from flserver.process.first_entries import close_left_overs, record_opening, restore_metrics
+from flserver.process.prepare import Prepared, prepare
+from flserver.process.resources import (
+    PICKLE_SLACK,
+    RATE_WINDOW,
+    SPARE_STEPS,
+    _allow_descriptors,
+    _connections_possible,
+    _limit_arenas,
+)
+from flserver.process.signals import Signals
+from flserver.process.which_run import Plan
 from flserver.rounds import Rounds
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange
 from flserver.settings import ServerSettings
-from flserver.signals import Signals
 from flserver.store.reader import Reader
 from flserver.store.schema import Upgrade
 from flserver.store.sqlite import cause
@@ -43,12 +49,7 @@ from flserver.wire.pickles import PickleLimits
 
 logger = logging.getLogger(__name__)
 
-PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
-SPARE_STEPS = 1000  # modules, and items in them, that a trainer's model may have beside twice ours
-RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
-RESERVED_DESCRIPTORS = 160
 SESSION_GRACE = 3.0  # seconds to say <FINISHED>
-M_ARENA_MAX = -8  # mallopt(3)
 
 
 def serve(
@@ -291,25 +292,6 @@ def _warn(settings: ServerSettings) -> None:
         logger.warning("--min-updates 1 lets a single site's model become the global model that all others are sent")
     if settings.network.insecure and settings.identity.tls_cert is None:
         logger.warning("--insecure: an attacker between the trainers and this server can run code on the trainers")
-
-
-def _limit_arenas() -> None:
-    """Keep glibc from giving every thread a heap of its own: with a thread a connection that is memory for nothing."""
-    with suppress(OSError, AttributeError):  # another C library: it has no such habit
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
-
-
-def _allow_descriptors() -> None:
-    """A participant holds three descriptors; the usual soft limit of 1,024 is for programs that call select()."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # a system that does not let us: it then has fewer participants
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _connections_possible() -> int:
-    """A participant has a socket, a bell of two, and perhaps an update in a file; the database needs some too."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(8, (soft - RESERVED_DESCRIPTORS) // 4)
 
 
 def _address(address: tuple[str, int]) -> str:

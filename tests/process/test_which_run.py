@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from flserver.errors import CheckpointError, UsageError
 from flserver.models.checkpoint import CheckpointStore
-from flserver.plan import Complete, Plan, plan_run
-from flserver.prepare import initial_weights
+from flserver.process.prepare import initial_weights
+from flserver.process.which_run import Complete, Plan, plan_run
 from flserver.settings import StorePolicy, server_settings
 from flserver.settings.recorded import config_of, settings_of
 from flserver.store.reader import Reader

@@ -13,8 +13,8 @@ from flserver.clock import utc_timestamp
 from flserver.events.bus import Bus
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
-from flserver.plan import Plan
-from flserver.prepare import Prepared
+from flserver.process.prepare import Prepared
+from flserver.process.which_run import Plan
 from flserver.settings.recorded import config_of, settings_of
 from flserver.store.reader import Reader
 from flserver.store.schema import Upgrade

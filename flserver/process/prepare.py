@@ -15,7 +15,7 @@ from flserver.models.checkpoint_format import estimate, read
 from flserver.models.evaluation import Evaluator
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
-from flserver.plan import Plan
+from flserver.process.which_run import Plan
 from flserver.settings import StorePolicy
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader

@@ -15,8 +15,8 @@ from flserver.errors import EXIT_DONE
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission, check_host
 from flserver.network.listener import Listener
+from flserver.process.signals import Signals
 from flserver.settings import ServerSettings
-from flserver.signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def launch(
             signals.take_hang_ups()  # a service is told to reload; a terminal that is closed means the end
         listener = None if settings.store.resume else _listen(settings, stack)
 
-        from flserver.plan import Complete, plan_run
+        from flserver.process.which_run import Complete, plan_run
         from flserver.store.reader import Reader
         from flserver.store.schema import check, ensure_head
         from flserver.store.sqlite import DatabaseLock
@@ -62,7 +62,7 @@ def launch(
         host, port = listener.address
         say(f"listening for trainers on {host}:{port}")
 
-        from flserver.app import serve
+        from flserver.process.app import serve
 
         return serve(plan, reader, upgrade, listener, admission, signals, console, say)
 
