@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flserver.cli import run_cli
+from flserver.cli.main import run_cli
 from flserver.settings import SERVER_SETTINGS
 from flserver.store.sqlite import DatabaseLock
 from tests.recorded_run import PLAIN, RUN, SCREEN_CLEARER, weights, write_database
