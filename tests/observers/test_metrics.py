@@ -228,7 +228,7 @@ def test_gauges_of_a_run(run_events: list[e.Event]) -> None:
     run = {"run_id": "r1", "name": "first", "model": "neural_net_helper:NeuralNet", "strategy": "fedavg"}
     assert value(metrics, "run_info", **run) == 1
     metrics.observe(e.RunEnded(run_id="r1", status="completed", final_digest=None))
-    assert [value(metrics, "run_state", state=state) for state in words.STATES] == [0, 0, 0, 1, 0, 0]
+    assert [value(metrics, "run_state", state=state) for state in words.RUN_STATES] == [0, 0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
