@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from flserver.settings.server import PATHS, SERVER_SETTINGS
 from flserver.settings.setting import defaults
-from flserver.wire.messages import MAX_DATA_SIZE
 
 Policy = TypeVar("Policy")
 
@@ -25,8 +24,8 @@ class RoundPolicy:
     round_attempts: int
     rejoin: bool
     rejoin_timeout: float
-    max_data_size: int = MAX_DATA_SIZE
-    max_weight_share: float = 1.0
+    max_data_size: int
+    max_weight_share: float
 
 
 @dataclass(frozen=True, kw_only=True)

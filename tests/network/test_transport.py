@@ -45,6 +45,11 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
                 yield ours, trainer
 
 
+def room_of(memory: ReceiveMemory) -> Callable[[int], Room]:
+    """Room for the bodies of one client."""
+    return lambda length: memory.take(length, "a client", 1 << 40)
+
+
 def pickle_body(size: int) -> bytes:
     """Bytes that start like a pickle and repeat nowhere near the size of a piece."""
     return (b"\x80" + b"".join(i.to_bytes(4, "big") for i in range(size // 4 + 1)))[:size]
@@ -59,7 +64,7 @@ def new_frame() -> Received:
 
 
 def receive(sock: Any, memory: ReceiveMemory, frame: Received, first: float = LONG, whole: float = LONG) -> bytes:
-    receive_frame(Channel(sock), frame, memory.take, Deadline.after(first), Pace(whole=whole))
+    receive_frame(Channel(sock), frame, room_of(memory), Deadline.after(first), Pace(whole=whole))
     body = bytes(frame.hold())
     frame.release()
     return body
@@ -230,7 +235,7 @@ def test_the_frame_has_its_own_time_from_its_first_byte_on(
 
 
 def test_over_the_budget_a_frame_goes_on_in_a_file(memory: ReceiveMemory, tmp_path: Path) -> None:
-    rooms = [memory.take(LIMIT) for _ in range(4)]
+    rooms = [room_of(memory)(LIMIT) for _ in range(4)]
     for room in rooms:
         room.make(LIMIT, 0)
     body = pickle_body(LIMIT - 5)
@@ -238,7 +243,7 @@ def test_over_the_budget_a_frame_goes_on_in_a_file(memory: ReceiveMemory, tmp_pa
     receive_frame(
         Channel(CutSocket(cut(framed(body), [PIECE, PIECE + 1]))),  # type: ignore[arg-type]
         frame,
-        memory.take,
+        room_of(memory),
         Deadline.after(LONG),
         Pace(whole=LONG),
     )
@@ -269,7 +274,7 @@ def test_memory_that_was_given_back_is_not_looked_at_again(
     class UsesUpTheBudget(CutSocket):
         def recv_into(self, space: memoryview) -> int:
             if frame.bytes > PIECE // 2 and not others:
-                others.append(memory.take(memory.budget))
+                others.append(room_of(memory)(memory.budget))
                 while memory.charge(1000):
                     pass
             return super().recv_into(space)
@@ -277,7 +282,7 @@ def test_memory_that_was_given_back_is_not_looked_at_again(
     receive_frame(
         Channel(UsesUpTheBudget([framed(body)])),  # type: ignore[arg-type]
         frame,
-        memory.take,
+        room_of(memory),
         Deadline.after(LONG),
         Pace(whole=LONG),
     )
@@ -301,7 +306,7 @@ def test_a_body_for_which_there_is_no_room_any_more_is_read_to_its_end(
         receive_frame(
             Channel(CutSocket([framed(body)])),  # type: ignore[arg-type]
             frame,
-            memory.take,
+            room_of(memory),
             Deadline.after(LONG),
             Pace(whole=LONG),
         )
@@ -378,7 +383,7 @@ def test_a_slow_sender_is_cut_off(
     peer: Any = ClockedPeer(monkeypatch, count, seconds)
     frame = new_frame()
     with pytest.raises(ConnectionLost, match=said) as caught:
-        receive_frame(Channel(peer), frame, memory.take, Deadline.after(LONG), Pace(whole=500, rate=100, window=30))
+        receive_frame(Channel(peer), frame, room_of(memory), Deadline.after(LONG), Pace(whole=500, rate=100, window=30))
     assert caught.value.cause == "timeout"
     assert peer.now == pytest.approx(until)
 
@@ -392,7 +397,7 @@ def test_time_in_which_the_server_does_not_read_is_not_the_peers(
     def room_after_a_while(length: int) -> Room:
         peer.now += 10_000
         peer._next = peer.now + 1
-        return memory.take(length)
+        return room_of(memory)(length)
 
     # Slower than the opening needs to be whole within the frame's time, were the wait for room counted.
     with pytest.raises(ConnectionLost, match="timed out"):

@@ -8,7 +8,7 @@ import pytest
 
 from flserver import events as e
 from flserver.clock import utc_timestamp
-from flserver.events.bus import publisher
+from flserver.events.bus import Bus
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
 from flserver.store.reader import Reader
@@ -27,12 +27,14 @@ def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics
     ensure_head(path)
     metrics = Metrics({})
     failures: list[BaseException] = []
-    writer = Writer(path, run_id="r1", process_id=1, on_committed=publisher([metrics]), on_failure=failures.append)
-    writer.start()
+    bus = Bus()
+    bus.subscribe(metrics)
+    writer = Writer(path, run_id="r1", process_id=1)
+    writer.start(on_committed=bus.publish, on_commit_seconds=lambda seconds: None, on_failure=failures.append)
     first, *others = run_events
     for event in [first, SERVER_STARTED, *others]:
-        writer.append(event)
-    writer.flush(10)
+        writer.emit(event)
+    writer.flush()
     writer.close()
     assert failures == []
     return Reader(path), metrics

@@ -193,24 +193,24 @@ def test_totals(recorded: Path, reader: Reader) -> None:
 
 
 def test_a_reader_works_while_the_server_writes(database: Path) -> None:
-    writer = Writer(database, run_id=story.RUN, process_id=1, on_committed=lambda events: None, on_failure=print)
-    writer.start()
+    writer = Writer(database, run_id=story.RUN, process_id=1)
+    writer.start(**story.QUIET)
     reader = Reader(database)
     for number, event in enumerate(story.whole_run(), 1):
-        writer.append(event)
-        writer.flush(30)
+        writer.emit(event)
+        writer.flush()
         assert reader.query("SELECT MAX(seq) FROM v1_events")[1] == [(number,)]
     writer.close()
 
 
 def test_one_call_sees_one_state(database: Path) -> None:
-    writer = Writer(database, run_id=story.RUN, process_id=1, on_committed=lambda events: None, on_failure=print)
-    writer.start()
+    writer = Writer(database, run_id=story.RUN, process_id=1)
+    writer.start(**story.QUIET)
     with Reader(database)._connect() as connection:
         count = "SELECT COUNT(*) FROM v1_events"
         assert connection.exec_driver_sql(count).scalar() == 0
-        writer.append(e.StateChanged(state="joining"))
-        writer.flush(30)
+        writer.emit(e.StateChanged(state="joining"))
+        writer.flush()
         assert connection.exec_driver_sql(count).scalar() == 0
         assert Reader(database).query(count)[1] == [(1,)]
     writer.close()
