@@ -25,5 +25,5 @@ def written() -> dict[Path, str]:
         reference / "commands.md": commands_page(),
         reference / "views.md": views_page(),
         reference / "metrics.md": metrics_page(),
-        pictures / "overview-dark.svg": dark((pictures / "overview.svg").read_text()),
+        pictures / "overview-dark.svg": dark((pictures / "overview.svg").read_text(encoding="utf-8")),
     }

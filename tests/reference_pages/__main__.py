@@ -3,6 +3,6 @@
 from tests.reference_pages import ROOT, written
 
 for path, text in written().items():
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(ROOT)}")

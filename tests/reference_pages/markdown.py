@@ -51,6 +51,13 @@ def anchors(text: str) -> set[str]:
     return found
 
 
+def links(text: str) -> list[str]:
+    """Where a page's links and pictures point."""
+    prose = "\n".join(_outside_of_code(text))
+    prose = re.sub(r"`[^`\n]+`", "", prose)
+    return re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r' (?:src|srcset|href)="([^"]+)"', prose)
+
+
 def _outside_of_code(text: str) -> Iterable[str]:
     """The lines that are in no block of code."""
     inside = False

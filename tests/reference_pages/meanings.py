@@ -22,7 +22,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
     "v1_runs": (
         "A run, whatever became of it.",
         {
-            "run_id": "When it began, to the second, and six random digits: unique, and sorted by time.",
+            "run_id": "When it began, to the second, and six random hexadecimal digits: unique, and sorted by time.",
             "name": "What `--run-name` called it, else its run_id. Names may repeat; a name then means the newest run.",
             "status": "`running`, `completed`, `interrupted` (it can be resumed) or `failed`. After a power cut it "
             "stays `running` until the next server opens the database.",
@@ -56,7 +56,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "started_at": "When it began to work on the run.",
             "ended_at": "When it came to its orderly end. NULL while it runs, and where it was killed.",
             "exit_code": "Its exit code then.",
-            "resumed_from_round": "The last committed round that it went on from. NULL for a new run.",
+            "resumed_from_round": "The last committed round that it went on from; NULL where there was none.",
         },
     ),
     "v1_operator_events": (

@@ -1,0 +1,102 @@
+"""The committed pages are those that the command writes, and what has no meaning is an error."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import pytest
+from prometheus_client.core import GaugeMetricFamily
+
+from flclient.cli import flclient
+from flserver.cli import cli
+from tests.reference_pages import ROOT, written
+from tests.reference_pages.commands import commands_page
+from tests.reference_pages.markdown import Undescribed, anchors, links
+from tests.reference_pages.metrics import families, metrics_page
+from tests.reference_pages.picture import dark
+from tests.reference_pages.views import views_page, views_there
+
+REFERENCE = ROOT / "ops" / "reference"
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[Path, str]:
+    return written()
+
+
+def test_the_committed_files_are_what_the_command_writes(texts: dict[Path, str]) -> None:
+    stale = [path.name for path, text in texts.items() if not path.exists() or path.read_text() != text]
+    assert stale == [], "run ops/write-reference"
+    assert {path for path in texts if path.suffix == ".md"} == {*REFERENCE.glob("*.md")} - {REFERENCE / "README.md"}
+
+
+@pytest.mark.parametrize("change", ["another column", "a column that is gone", "another view", "a view that is gone"])
+def test_a_view_or_column_and_its_meaning_go_together(change: str) -> None:
+    there: dict[str, Sequence[str]] = dict(views_there())
+    match change:
+        case "another column":
+            there["v1_rounds"] = [*there["v1_rounds"], "mood"]
+        case "a column that is gone":
+            there["v1_rounds"] = there["v1_rounds"][:-1]
+        case "another view":
+            there["v1_moods"] = ["mood"]
+        case "a view that is gone":
+            del there["v1_rounds"]
+    with pytest.raises(Undescribed):
+        views_page(there)
+
+
+@pytest.mark.parametrize("parameter", [click.Argument(["mood"]), click.Option(["--mood"])])
+def test_a_parameter_without_a_meaning_is_an_error(parameter: click.Parameter) -> None:
+    with pytest.raises(Undescribed, match="mood"):
+        commands_page(click.Command("flserver", params=[*cli.params, parameter], help="Serve."), flclient)
+
+
+def test_a_command_or_metric_without_a_help_text_is_an_error() -> None:
+    with pytest.raises(Undescribed, match="mood"):
+        commands_page(click.Group("flserver", commands=[*cli.commands.values(), click.Command("mood")], help="Serve."))
+    with pytest.raises(Undescribed, match="mood"):
+        metrics_page([*families(), GaugeMetricFamily("mood", "", value=1)])
+
+
+SAME_WORDS = [
+    ("flserver_rounds", "status", "v1_rounds"),
+    ("flserver_connections", "purpose", "v1_connections"),
+    ("flserver_messages", "direction", "v1_messages"),
+    ("flserver_messages", "header", "v1_messages"),
+    ("flserver_messages", "outcome", "v1_messages"),
+    ("flserver_updates", "decision", "decisions"),
+    ("flserver_rejected_updates", "reason", "decisions"),
+    ("flserver_dropouts", "reason", "v1_clients"),
+]
+
+
+@pytest.mark.parametrize(("metric", "label", "section"), SAME_WORDS)
+def test_the_views_page_has_every_word_that_a_metric_has_as_a_label(
+    metric: str, label: str, section: str, texts: dict[Path, str]
+) -> None:
+    family = next(family for family in families() if family.name == metric)
+    words = {sample.labels[label] for sample in family.samples} - {"other"}
+    assert len(words) > 1
+    _, _, text = texts[REFERENCE / "views.md"].lower().partition(f"\n## {section}\n")
+    text = text.partition("\n## ")[0]
+    assert [word for word in words if f"`{word.lower()}`" not in text] == []
+
+
+def test_the_dark_picture_differs_in_its_colours_alone(texts: dict[Path, str]) -> None:
+    light = (ROOT / ".github" / "overview.svg").read_text().splitlines()
+    after = texts[ROOT / ".github" / "overview-dark.svg"].splitlines()
+    differing = [one for one, other in zip(light, after, strict=True) if one != other]
+    assert len(differing) == 7
+    assert all(line.strip().startswith("--") for line in differing)
+    with pytest.raises(KeyError, match="mood"):
+        dark("--mood: #ffffff;")
+
+
+def test_links_and_anchors_are_read_as_the_hosting_site_reads_them() -> None:
+    text = (
+        "# One\n## v1_runs, all of *them*\n### `--db`\n## One\n```\n# no heading [no](link)\n```\n"
+        '[a](b.md#c) ![d](e.svg) `[no](link)` <img src="f.svg">\n'
+    )
+    assert anchors(text) == {"one", "v1_runs-all-of-them", "--db", "one-1"}
+    assert links(text) == ["b.md#c", "e.svg", "f.svg"]
