@@ -3,7 +3,7 @@
 import sys
 
 from flclient.cli import flclient
-from flserver.options import run
+from flserver.settings.options import run
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from flclient.settings import CLIENT_SETTINGS
 from flclient.tls import Tls, tls_of
 from flserver import __version__
 from flserver.errors import ConnectionLost, UsageError
-from flserver.options import options
+from flserver.settings.options import options
 from flserver.wire.messages import wire_id
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     import torch  # 2 s: --help and --print-config answer at once
 
     from flclient.trainer import Trainer, TrainingPolicy
-    from flserver.data import load_test, load_train
-    from flserver.models import build, device_for
+    from flserver.models.architectures import build
+    from flserver.models.datasets import load_test, load_train
+    from flserver.models.measuring import device_for
 
     client_id, dataset = values["client_id"], values["dataset"]
     data_dir = Path(values["data_dir"]) if values["data_dir"] else None
@@ -98,7 +99,7 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
 
 
 def _answer(trainer: "Trainer", connection: Connection, template: Any, number: int, client_id: int | str) -> None:
-    from flserver.state import write_state
+    from flserver.models.state import write_state
 
     trained = trainer.train(template.module, number)
     click.echo(

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from flclient import tls
-from flserver.errors import ConnectionLost, FlserverError, FrameRefused, UsageError
+from flserver.errors import Cause, ConnectionLost, FlserverError, FrameRefused, UsageError
 from flserver.wire import protocol
 from flserver.wire.framing import encode_length
 from flserver.wire.messages import Error, Finished, Message, Metadata, Success, encode_metadata
@@ -193,7 +193,7 @@ def _lost(error: OSError) -> FlserverError:
         return tls.lost(error)
     if isinstance(error, TimeoutError) and error.errno is None:
         return ConnectionLost(f"the server stood still for {STALL_SECONDS:.0f} s", "timeout")
-    cause = "reset" if isinstance(error, (ConnectionResetError, BrokenPipeError)) else "other"
+    cause: Cause = "reset" if isinstance(error, (ConnectionResetError, BrokenPipeError)) else "other"
     return ConnectionLost(f"the connection was lost: {error.strerror or error}", cause)
 
 

@@ -5,7 +5,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from flserver.errors import ConnectionLost, FlserverError, UsageError
+from flserver.errors import Cause, ConnectionLost, FlserverError, UsageError
 
 HANDSHAKE_SECONDS = 30.0
 FAREWELL_SECONDS = 30.0
@@ -83,11 +83,11 @@ class Tls:
             return ConnectionLost(
                 f"the server was silent for {HANDSHAKE_SECONDS:.0f} s in the TLS handshake{hint}", "timeout"
             )
-        cause = "reset" if isinstance(error, (ConnectionResetError, BrokenPipeError)) else "other"
+        cause: Cause = "reset" if isinstance(error, (ConnectionResetError, BrokenPipeError)) else "other"
         hint = "" if self._met else "; the server may not speak TLS"
         return ConnectionLost(f"the connection was lost in the TLS handshake: {error.strerror or error}{hint}", cause)
 
-    def _broken(self, message: str, cause: str) -> FlserverError:
+    def _broken(self, message: str, cause: Cause) -> FlserverError:
         # A server that has spoken TLS before is being stopped or started; another one has yet to show that it can
         return ConnectionLost(message, cause) if self._met else NotTrusted(f"{message}; it may not speak TLS")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flserver.models import check_data_fits, loss_and_accuracy, loss_of
-from flserver.state import State, check_same_layout, read_state, state_of
+from flserver.models.measuring import check_data_fits, loss_and_accuracy, loss_of
+from flserver.models.state import State, check_same_layout, read_state, state_of
 from flserver.wire.pickles import Module
 
 Data = tuple[Tensor, Tensor]

@@ -5,7 +5,7 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from flserver.cli import run_cli
+    from flserver.cli.main import run_cli
 
     sys.exit(run_cli())
 

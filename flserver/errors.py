@@ -17,17 +17,28 @@ FlserverError
 └── CheckpointError           a checkpoint failed or does not verify: exit code 1
 """
 
+from typing import Literal
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 3
+"""The exit codes of every command; 3 says that the run can be resumed."""
+
+Cause = Literal["closed", "reset", "timeout", "other"]
+"""Why a connection was lost; ``closed`` is an end of file."""
+
 
 class FlserverError(Exception):
     """The root of every error this project raises on purpose."""
 
-    exit_code = 1
+    exit_code = EXIT_FAILED
 
 
 class PeerError(FlserverError):
     """The peer did something wrong, or went away. The message is the ``reason`` in SQL."""
 
-    outcome = "refused"
+    outcome: Literal["refused", "failed"] = "refused"
 
 
 class Refused(PeerError):
@@ -71,14 +82,11 @@ class RegistrationRefused(Refused):
 
 
 class ConnectionLost(PeerError):
-    """The connection ended in the middle of something.
-
-    ``cause`` is one of ``closed`` (end of file), ``reset``, ``timeout`` and ``other``.
-    """
+    """The connection ended in the middle of something."""
 
     outcome = "failed"
 
-    def __init__(self, message: str, cause: str = "other") -> None:
+    def __init__(self, message: str, cause: Cause = "other") -> None:
         super().__init__(message)
         self.cause = cause
 
@@ -86,7 +94,7 @@ class ConnectionLost(PeerError):
 class UsageError(FlserverError):
     """What the operator asked for cannot be done. Printed as one line; exit code 2."""
 
-    exit_code = 2
+    exit_code = EXIT_USAGE
 
 
 class StoreError(FlserverError):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from flserver import events as e
-from flserver.checkpoint import CheckpointStore, Written
-from flserver.state import State
+from flserver.models.checkpoint import CheckpointStore, Written
+from flserver.models.state import State
 from flserver.store.schema import ensure_head
 from tests.store import story
 

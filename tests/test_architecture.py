@@ -12,6 +12,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("flserver", "flclient", "migrations")
 LONGEST = 350  # lines; a longer file is two rooms
+PURE = (
+    "flserver.aggregation",
+    "flserver.identity.peer",
+    "flserver.identity.rules",
+    "flserver.models.retention",
+    "flserver.rounds.outcomes",
+    "flserver.rounds.rules",
+    "flserver.rounds.seats",
+)
 
 
 def name_of(path: Path) -> str:
@@ -60,9 +69,9 @@ def ours(module: str) -> set[str]:
 
 
 def test_the_sources_are_found() -> None:
-    assert {"flserver", "flserver.app", "flserver.wire.template", "flclient.trainer"} <= set(SOURCES)
-    assert "flserver.events" in imports_of("flserver.committer"), "from flserver import events"
-    assert "flserver.app" in imports_of("flserver.launch"), "inside a function"
+    assert {"flserver", "flserver.process.app", "flserver.wire.template", "flclient.trainer"} <= set(SOURCES)
+    assert "flserver.events" in imports_of("flserver.rounds.committer"), "from flserver import events"
+    assert "flserver.process.app" in imports_of("flserver.process.launch"), "inside a function"
 
 
 @pytest.mark.parametrize("module", modules_in("flserver.wire"))
@@ -73,7 +82,7 @@ def test_the_wire_imports_only_errors_and_the_standard_library(module: str) -> N
         assert within(imported, "flserver.wire", "flserver.errors") or top in sys.stdlib_module_names - io, imported
 
 
-@pytest.mark.parametrize("module", modules_in("flserver.rounds", "flserver.aggregation"))
+@pytest.mark.parametrize("module", modules_in(*PURE))
 def test_what_is_pure_has_no_clock_thread_socket_or_database(module: str) -> None:
     for banned in ("asyncio", "socket", "threading", "time", "sqlite3", "sqlalchemy", "flserver.clock"):
         assert not any(within(imported, banned) for imported in imports_of(module)), banned
@@ -96,9 +105,9 @@ def test_only_the_template_touches_pickle_and_nothing_reads_one() -> None:
         ("sqlite3", ("flserver.store", "migrations")),
         ("alembic", ("flserver.store.schema", "migrations")),
         ("prometheus_client", ("flserver.observers.metrics",)),
-        ("flserver.app", ("flserver.launch",)),
-        ("flserver.launch", ("flserver.cli",)),
-        ("flserver.cli", ("flserver.__main__",)),
+        ("flserver.process.app", ("flserver.process.launch",)),
+        ("flserver.process.launch", ("flserver.cli.serve",)),
+        ("flserver.cli", ("flserver.__main__", "flserver.cli")),
         ("flclient", ("flclient",)),
     ],
 )
@@ -110,13 +119,13 @@ def test_who_may_import_it(package: str, homes: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("module", modules_in("flserver.observers"))
 def test_observers_see_and_never_decide(module: str) -> None:
-    seen = ("flserver.observers", "flserver.events", "flserver.clock", "flserver.errors")
+    seen = ("flserver.observers", "flserver.events", "flserver.clock", "flserver.errors", "flserver.text")
     assert {imported for imported in ours(module) if not within(imported, *seen)} == set()
 
 
 @pytest.mark.parametrize("module", modules_in("flclient"))
 def test_the_trainer_shares_only_what_both_ends_need(module: str) -> None:
-    shared = ("wire", "errors", "settings", "options", "models", "state", "data", "clock")
+    shared = ("wire", "errors", "settings", "models", "state", "data", "clock")
     allowed = ("flclient", *(f"flserver.{room}" for room in shared))
     assert {m for m in ours(module) if m != "flserver" and not within(m, *allowed)} == set()
 
@@ -154,9 +163,9 @@ def test_files_stay_short(module: str) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "from flserver.cli import run_cli; run_cli(['--help'])",
-        "from flserver.cli import run_cli; run_cli(['--print-config'])",
-        "import flserver.launch",
+        "from flserver.cli.main import run_cli; run_cli(['--help'])",
+        "from flserver.cli.main import run_cli; run_cli(['--print-config'])",
+        "import flserver.process.launch",
         "from flclient.cli import flclient; flclient.main(['--help'], standalone_mode=False)",
     ],
 )
@@ -168,8 +177,10 @@ def test_help_answers_and_the_port_is_open_before_anything_slow_is_imported(code
 
 
 def test_what_comes_before_the_port_of_a_resumed_run_does_without_torch() -> None:
-    late = sorted(ours("flserver.launch") - {"flserver.app"})
-    assert {"flserver.plan", "flserver.store.reader", "flserver.store.schema"} <= set(late), "inside a function"
-    check = f"import sys, {', '.join(late)}; print('torch' in sys.modules, 'flserver.plan' in sys.modules)"
+    late = sorted(ours("flserver.process.launch") - {"flserver.process.app"})
+    assert {"flserver.process.which_run", "flserver.store.reader", "flserver.store.schema"} <= set(late), (
+        "inside a function"
+    )
+    check = f"import sys, {', '.join(late)}; print('torch' in sys.modules, 'flserver.process.which_run' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False True\n", "")

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from flserver.roster import read_roster
+from flserver.identity.roster import read_roster
 
 COMMAND = Path(__file__).resolve().parent.parent / "ops" / "certificates"
 

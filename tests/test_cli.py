@@ -19,9 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flserver.cli import run_cli
+from flserver.cli.main import run_cli
 from flserver.settings import SERVER_SETTINGS
-from flserver.store.database import DatabaseLock
+from flserver.store.sqlite import DatabaseLock
 from tests.recorded_run import PLAIN, RUN, SCREEN_CLEARER, weights, write_database
 
 ROOT = Path(__file__).parents[1]
@@ -374,6 +374,15 @@ def test_a_changed_event_is_found(flserver: Run, db: Path) -> None:
     assert code == 1
     assert "the payload was changed" in err
     assert "unbroken" not in out
+
+
+@pytest.mark.parametrize("payload", ["", "7", "{}", "[1", '{"round": "two", "model_digest": null}'])
+def test_a_committed_round_whose_event_says_nothing_any_more_is_found(flserver: Run, db: Path, payload: str) -> None:
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE events SET payload = ? WHERE type = 'RoundCommitted'", (payload,))
+    code, _, err = flserver("--db", db, "verify")
+    assert code == 1
+    assert "the payload was changed" in err
 
 
 # --- db --------------------------------------------------------------------------------------------------------------

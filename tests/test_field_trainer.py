@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flserver.models import DEFAULT_MODEL, build
+from flserver.models.architectures import DEFAULT_MODEL, build
 from tests.flclient.plain_server import PlainServer, read_frame
 from tests.fldata import write_fldata
 

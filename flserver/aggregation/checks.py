@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import blake3
 import torch
 
-from flserver.state import State, raw_bytes
+from flserver.models.state import State, raw_bytes
 
 LARGEST = 2.0**970
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 from flserver.errors import UsageError
-from flserver.state import State
+from flserver.models.state import State
 
 
 class Strategy(ABC):

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 
 from flserver.clock import Deadline
+from flserver.errors import Cause
 
 TLS_PIECE = 1 << 16  # bytes that one call encrypts: small enough to note progress, four records
 FIRST_PIECE = 1 << 14  # of a TLS record: what is in one arrives in one piece
@@ -66,7 +67,7 @@ class Channel:
                 raise
             return None
 
-    def ended(self) -> str | None:
+    def ended(self) -> Cause | None:
         """What a readable connection has to say: None for nothing or for data, else the cause of its end."""
         try:
             self._sock.settimeout(0)
@@ -160,7 +161,7 @@ class Channel:
             socket.socket.shutdown(self._sock, how)
 
 
-def cause_of(error: OSError) -> str:
+def cause_of(error: OSError) -> Cause:
     """Which of the causes of a lost connection an error is: ``reset``, ``timeout`` or ``other``.
 
     A machine that is gone is a time-out too where the network has noticed it before we did.

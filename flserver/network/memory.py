@@ -21,7 +21,7 @@ from typing import IO
 
 from flserver.clock import monotonic
 from flserver.errors import ConnectionLost, NoRoom
-from flserver.pages import anonymous
+from flserver.models.pages import anonymous
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from itertools import count
 
 from flserver.clock import Deadline
 from flserver.errors import Refused, StoreError
-from flserver.identity import Peer
-from flserver.network.correspondence import Correspondence
-from flserver.network.desk import Desk
+from flserver.identity.peer import Peer
+from flserver.network.context import Desk
 from flserver.network.listener import Listener
+from flserver.network.record import Correspondence
 from flserver.network.session import Session
 from flserver.wire.proxy_header import plain_host
 

@@ -24,15 +24,15 @@ from flserver.errors import (
     StoreError,
     one_line,
 )
-from flserver.exchange import Submission
-from flserver.identity import Peer
+from flserver.identity.peer import Peer
+from flserver.models.state import as_tensor
 from flserver.network.channel import Channel
-from flserver.network.correspondence import Correspondence
-from flserver.network.desk import Desk
+from flserver.network.context import Desk
 from flserver.network.memory import Room
-from flserver.network.participation import Participation, answer
+from flserver.network.record import Correspondence, answer
+from flserver.network.registration import Participation
 from flserver.network.transport import Received, receive_frame, tune
-from flserver.state import as_tensor
+from flserver.rounds.exchange import Submission
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Connection, Role

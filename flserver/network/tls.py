@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flserver.errors import HandshakeRefused, UsageError
-from flserver.identity import Certificate
+from flserver.identity.peer import Certificate
 
 
 class Tls:

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from flserver.clock import utc_text
 from flserver.events import Event
-from flserver.observers.lines import Lines
+from flserver.observers.log_lines import Lines
 from flserver.observers.tally import Tally
-from flserver.observers.text import printable
+from flserver.text import printable
 
 logger = logging.getLogger("flserver.events")
 

@@ -21,9 +21,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from flserver.events import Event
+from flserver.events.words import RUN_STATES
 from flserver.observers.histogram import COMMIT_BUCKETS, Histogram
-from flserver.observers.tally import STATES, LastRound, RunFacts, Tally, Totals
-from flserver.observers.text import printable
+from flserver.observers.tally import LastRound, RunFacts, Tally, Totals
+from flserver.text import printable
 
 ELSEWHERE: Mapping[str, str] = {
     "inflight_bytes": "Bytes of updates being received or held.",
@@ -117,7 +118,7 @@ def _run_gauges(tally: Tally) -> list[Metric]:
         (tally.server.server_version, tally.server.python_version, tally.server.torch_version) if tally.server else None
     )
     state = GaugeMetricFamily("flserver_run_state", "1 for the state that the run is in.", labels=("state",))
-    for name in STATES:
+    for name in RUN_STATES:
         state.add_metric((name,), float(name == tally.state))
     return [
         _info("build", "The versions that run.", ("version", "python", "torch"), build),

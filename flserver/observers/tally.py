@@ -7,21 +7,20 @@ from typing import Protocol
 
 from flserver import events as e
 from flserver.clock import utc_timestamp
+from flserver.events.words import (
+    DECISIONS,
+    DIRECTIONS,
+    DROPOUT_REASONS,
+    HEADERS,
+    ORDERLY_REASONS,
+    OTHER,
+    OUTCOMES,
+    PHASES,
+    PURPOSES,
+    REJECTED_KINDS,
+    ROUND_ENDS,
+)
 from flserver.observers.histogram import CHECKPOINT_BUCKETS, CLIENT_BUCKETS, PHASE_BUCKETS, ROUND_BUCKETS, Histogram
-
-OTHER = "other"
-STATES = ("joining", "running", "waiting", "completed", "interrupted", "failed")
-ROUND_STATUSES = ("committed", "aborted")
-PURPOSES = ("register", "upload", "unknown")
-DIRECTIONS = ("in", "out")
-HEADERS = ("<METADATA>", "<SUCCESS>", "<ERROR>", "<MODEL>", "<FINISHED>", OTHER)
-OUTCOMES = ("ok", "refused", "failed")
-DECISIONS = ("accepted", "late", "duplicate", "rejected", "aborted")
-REJECTED_REASONS = ("names", "shape", "dtype", "non_finite", "weight_share", OTHER)
-DROPOUT_REASONS = ("closed", "reset", "timeout", "protocol", OTHER)
-# A registration that ends so is no drop-out; the last is what SQL says where a server died with the client connected.
-ORDERLY_REASONS = ("finished", "stopped", "server stopped")
-PHASES = ("broadcast", "wait", "aggregate", "evaluate", "checkpoint")
 
 
 class Totals(Protocol):
@@ -103,17 +102,19 @@ class Tally:
         self._clear_counts()
 
     def _clear_counts(self) -> None:
-        self.rounds = dict.fromkeys(ROUND_STATUSES, 0)
-        self.connections = dict.fromkeys(PURPOSES, 0)
-        self.messages = {(d, h, o): 0 for d in DIRECTIONS for h in HEADERS for o in OUTCOMES}
-        self.message_bytes = {(d, h): 0 for d in DIRECTIONS for h in HEADERS}
-        self.updates = dict.fromkeys(DECISIONS, 0)
-        self.rejected = dict.fromkeys(REJECTED_REASONS, 0)
-        self.dropouts = dict.fromkeys(DROPOUT_REASONS, 0)
+        self.rounds: dict[str, int] = dict.fromkeys(ROUND_ENDS, 0)
+        self.connections: dict[str, int] = dict.fromkeys(PURPOSES, 0)
+        self.messages: dict[tuple[str, str, str], int] = {
+            (d, h, o): 0 for d in DIRECTIONS for h in HEADERS for o in OUTCOMES
+        }
+        self.message_bytes: dict[tuple[str, str], int] = {(d, h): 0 for d in DIRECTIONS for h in HEADERS}
+        self.updates: dict[str, int] = dict.fromkeys(DECISIONS, 0)
+        self.rejected: dict[str, int] = dict.fromkeys(REJECTED_KINDS, 0)
+        self.dropouts: dict[str, int] = dict.fromkeys(DROPOUT_REASONS, 0)
         self.rejoins = 0
         self.events = 0
         self.round_seconds = Histogram(ROUND_BUCKETS)
-        self.phase_seconds = {phase: Histogram(PHASE_BUCKETS) for phase in PHASES}
+        self.phase_seconds: dict[str, Histogram] = {phase: Histogram(PHASE_BUCKETS) for phase in PHASES}
         self.client_seconds = Histogram(CLIENT_BUCKETS)
         self.checkpoint_seconds = Histogram(CHECKPOINT_BUCKETS)
 
@@ -127,7 +128,7 @@ class Tally:
         self.run, self.last = run, last
         self.planned_rounds, self.min_updates = run.num_rounds, run.min_updates
         self.current_round = last.round if last else None
-        self.rounds.update((status, totals.rounds.get(status, 0)) for status in ROUND_STATUSES)
+        self.rounds.update((status, totals.rounds.get(status, 0)) for status in ROUND_ENDS)
         for purpose, count in totals.connections.items():
             self.connections[purpose] += count
         for (direction, header, outcome), count in totals.messages.items():
@@ -268,7 +269,7 @@ class Tally:
 
 def rejected_reason(reason: str | None) -> str:
     """The label of a rejected update's reason, which begins with one of the closed set's words."""
-    return _one_of(REJECTED_REASONS, (reason or OTHER).partition(":")[0])
+    return _one_of(REJECTED_KINDS, (reason or OTHER).partition(":")[0])
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,6 +1,10 @@
-"""The rules of a run's rounds, pure: who is in, what counts, when an attempt is over."""
+"""A run's rounds: who is in, what counts, when an attempt is over, and how a round is made of it.
+
+``rules``, ``seats`` and ``outcomes`` are pure. ``exchange`` is where sessions and the coordinator meet, under the one
+lock; ``coordinator`` says when, ``committer`` makes one round, ``broadcast`` has its bytes.
+"""
 
 from flserver.rounds.rules import Rounds
-from flserver.rounds.state import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
+from flserver.rounds.seats import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
 
 __all__ = ["Answer", "Attempt", "Participant", "Registration", "Result", "Rounds", "Seat", "SentModel", "Verdict"]

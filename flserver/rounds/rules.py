@@ -9,8 +9,9 @@ its late update has arrived or it has registered again.
 """
 
 from flserver.errors import RegistrationRefused
-from flserver.identity import Identity, Peer, Share
-from flserver.rounds.state import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
+from flserver.identity.peer import Peer
+from flserver.identity.rules import Identity, Share
+from flserver.rounds.seats import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
 from flserver.settings import RoundPolicy
 
 TRAINING_STARTED = "The server has already started the training. You cannot participate now"

@@ -3,8 +3,9 @@
 It never checkpoints the WAL, works while a server writes, and opens a cleanly stopped database of somebody else's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
+from flserver.events import RoundCommitted
 from flserver.store import chain
-from flserver.store.database import cause, reading_engine
-from flserver.store.schema import APPLICATION_ID
+from flserver.store.sqlite import cause, is_ours, reading_engine
 from flserver.store.totals import Totals, read_totals
 
 Row = Mapping[str, Any]
@@ -51,19 +52,16 @@ class Reader:
         self._path = path
         self._engine = reading_engine(path)
 
-    def query(
-        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
-    ) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one statement that only reads; its columns' names and its rows.
 
-        ``parameters`` are the values of its ``?``, or by name those of its ``:name``; more names than it has are fine.
+        ``parameters`` are the values of its ``:name``, by name; more names than it has are fine.
 
         Raises UsageError with SQLite's words for bad SQL and for whatever would write.
         """
         with self._connect() as connection:
             try:
-                values = dict(parameters) if isinstance(parameters, Mapping) else tuple(parameters)
-                result = connection.exec_driver_sql(sql, values)
+                result = connection.exec_driver_sql(sql, dict(parameters or {}))
                 return (list(result.keys()), [tuple(row) for row in result]) if result.returns_rows else ([], [])
             # ValueError: SQL that is not UTF-8, which the driver raises before SQLite sees it.
             except (SQLAlchemyError, ValueError) as error:
@@ -119,14 +117,6 @@ class Reader:
             SELECT name, value FROM v1_round_metrics WHERE run_id = :run AND round = :number AND source = 'clients'"""
         return {row["name"]: row["value"] for row in self._rows(query, run=run_id, number=number)}
 
-    def best_round(self, run_id: str) -> Row | None:
-        """The best committed round: the highest accuracy, then the lower loss, then the newer; None without either."""
-        return self._first(
-            f"{_COMMITTED} AND (accuracy IS NOT NULL OR loss IS NOT NULL)"
-            " ORDER BY accuracy DESC NULLS LAST, loss ASC NULLS LAST, round DESC LIMIT 1",
-            run=run_id,
-        )
-
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""
         query = "SELECT COALESCE(MAX(attempt), 0) + 1 AS next FROM rounds WHERE run_id = :run AND round = :number"
@@ -135,8 +125,10 @@ class Reader:
     def participants(self, run_id: str) -> list[Participant]:
         """Every client that ever registered in the run, by its latest registration."""
         query = """
-            SELECT client_id, data_size, MAX(registration) AS registration FROM clients
-            WHERE run_id = :run GROUP BY client_id ORDER BY client_id"""  # SQLite: bare columns are of the MAX's row
+            SELECT client_id, data_size, registration FROM clients
+            JOIN (SELECT client_id, MAX(registration) AS registration FROM clients
+                  WHERE run_id = :run GROUP BY client_id) AS latest USING (client_id, registration)
+            WHERE run_id = :run ORDER BY client_id"""
         return [Participant(**row) for row in self._rows(query, run=run_id)]
 
     def id_seeds(self) -> IdSeeds:
@@ -153,10 +145,13 @@ class Reader:
 
     def chained_digests(self) -> Mapping[tuple[str, int], str]:
         """The model digests that the events state, by run_id and round; purged events state none."""
-        query = """
-            SELECT run_id, payload ->> '$.round' AS round, payload ->> '$.model_digest' AS digest FROM events
-            WHERE type = 'RoundCommitted' AND payload IS NOT NULL ORDER BY seq"""
-        return {(row["run_id"], int(row["round"])): row["digest"] for row in self._rows(query)}
+        query = "SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq"
+        found = {}
+        for row in self._rows(query, type=RoundCommitted.__name__):
+            with suppress(ValueError, LookupError, TypeError):  # tampered with: the chain says so
+                committed = json.loads(row["payload"])
+                found[row["run_id"], int(committed["round"])] = str(committed["model_digest"])
+        return found
 
     def verify_chain(self) -> chain.Verification:
         """Check the hash chain over all events."""
@@ -180,7 +175,7 @@ class Reader:
             connection = self._engine.connect()
         with connection:
             with self._errors():
-                ours = connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID
+                ours = is_ours(connection)
             if not ours:
                 raise UsageError(f"{self._path} is no database of flserver")
             yield connection

@@ -7,7 +7,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import flserver
 from flserver.errors import UsageError
-from flserver.store.database import cause, writing_engine
+from flserver.store.sqlite import cause, copy_database, revision_of, writing_engine
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-APPLICATION_ID = 0x464C7376  # as the first migration writes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +115,8 @@ def _revision(path: Path) -> str | None:
     _require_file(path)
     if not path.exists() or path.stat().st_size == 0:
         return None
-    with _usage_errors(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-        empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if empty and not ours:
-            return None
-        if not ours:
-            raise UsageError(f"{path} is a database of another program")
-        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+    with _usage_errors(path):
+        return revision_of(path)
 
 
 def _copy(path: Path, head: str) -> Path:
@@ -138,9 +130,7 @@ def _copy(path: Path, head: str) -> Path:
             break
         except FileExistsError:
             number += 1
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
-        target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it
+    copy_database(path, copy)
     return copy
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-PHASES = ("broadcast", "wait", "aggregate", "evaluate", "checkpoint")
+from flserver.events.words import PHASES
 
 # Connections count once their purpose is final. A sum of bytes counts every message, whatever its outcome.
 _COUNTS = {
@@ -64,7 +64,9 @@ def read_totals(connection: Connection, run_id: str) -> Totals:
         rows = connection.execute(text(query), run)
         counts[name] = {(key[0] if len(key) == 1 else tuple(key)): count for *key, count in rows}
     numbers = {name: connection.execute(text(query), run).scalar_one() for name, query in _NUMBERS.items()}
-    phases = {phase: _durations(connection, run, "rounds", f"{phase}_seconds") for phase in PHASES}
+    phases: dict[str, Sequence[float]] = {
+        phase: _durations(connection, run, "rounds", f"{phase}_seconds") for phase in PHASES
+    }
     return Totals(
         **counts,
         **numbers,

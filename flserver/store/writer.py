@@ -5,7 +5,6 @@ An event that nobody waits for may linger for companions, so that a burst costs 
 
 import logging
 import secrets
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,19 +18,15 @@ from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import tables
 from flserver.store.chain import GENESIS, Link, payload_digest
-from flserver.store.database import cause, store_errors, writing_engine
 from flserver.store.derive import derive, run_of
+from flserver.store.derive.statements import Origin
 from flserver.store.payloads import to_payload
-from flserver.store.rows import Origin
+from flserver.store.sqlite import cause, leave_one_file, set_wal, store_errors, writing_engine
 
 LINGER = 0.05
 """Seconds that an event waits for companions: with the commit itself, well below the 0.2 s of promise 2."""
 MAX_BATCH = 500
 """Events in one transaction: what waits behind it does not wait long."""
-CLOSE_PATIENCE = 1.0
-"""Seconds that a clean stop waits for readers, to leave a database in one file."""
-CLOSE_PAUSE = 0.02
-"""Seconds between two tries of that."""
 
 logger = logging.getLogger(__name__)
 
@@ -177,14 +172,8 @@ class Writer:
     # --- the writer's thread ------------------------------------------------------------------------------------------
 
     def _open(self, connection: Connection) -> None:
-        """WAL, and where the chain stands. In autocommit: PRAGMA journal_mode refuses to run in a transaction."""
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise StoreError(
-                f"{self._path} cannot use SQLite's WAL (journal_mode stays {mode}): is it on a network disk?"
-            )
+        """Find where the chain stands."""
+        set_wal(connection, self._path)
         head = select(tables.events.c.seq, tables.events.c.digest).order_by(tables.events.c.seq.desc()).limit(1)
         with connection.begin():
             row = connection.execute(head).first()
@@ -198,7 +187,7 @@ class Writer:
             with connection:
                 while batch := self._take():
                     self._write(connection, batch)
-                self._leave_one_file(connection)
+                leave_one_file(connection, self._path, self._pause)
         except Exception as error:
             with self._lock:
                 self._failure = error
@@ -236,6 +225,11 @@ class Writer:
             self._committed += len(batch)
             self._durable.notify_all()
 
+    def _pause(self, seconds: float) -> None:
+        """Wait for something that gives no sign when it comes."""
+        with self._lock:
+            self._work.wait(seconds)
+
     def _insert(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
         """Write the events and what follows from them; returns the chain's new head."""
         digest = self._last_digest
@@ -257,23 +251,3 @@ class Writer:
         for row, entry in zip(rows, batch, strict=True):
             derive(connection, Origin(row["seq"], row["run_id"], row["process_id"]), entry.event)
         return rows[-1]["seq"], digest
-
-    def _leave_one_file(self, connection: Connection) -> None:
-        """A WAL needs write permission of its readers; after a clean stop there is none.
-
-        All is durable by now: a reader that does not let go costs the tidy end, not the run.
-        """
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        patience = Deadline.after(CLOSE_PATIENCE)
-        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        while True:
-            try:
-                driver.execute("PRAGMA journal_mode = DELETE")
-                return
-            except sqlite3.OperationalError as error:  # locked: SQLite does not wait for readers here
-                if patience.passed:
-                    logger.warning("%s is left in WAL mode, somebody reads it: %s", self._path, error)
-                    return
-            with self._lock:
-                self._work.wait(CLOSE_PAUSE)  # another process's reader gives no sign that could be waited for

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from flserver.errors import PickleRefused
+from flserver.wire.dtypes import DTYPES
 from flserver.wire.inert import Call, Instance, Name, PickleLimits, described, quoted
-from flserver.wire.storages import ITEM_BYTES, StorageReader
+from flserver.wire.storages import StorageReader
 
 _REBUILD_TENSOR: Final = Name("torch._utils", "_rebuild_tensor")
 _REBUILD_TENSOR_V2: Final = Name("torch._utils", "_rebuild_tensor_v2")
@@ -58,7 +59,7 @@ def read_module(value: object, limits: PickleLimits | None = None) -> Module:
     """The module that ``value``, a node of a tree from :func:`flserver.wire.pickles.read`, stands for.
 
     Raises PickleRefused, with the tensor's or module's name in front, for what is not a module as torch pickles it, for
-    tensors other than dense ones of the dtypes in :data:`flserver.wire.storages.ITEM_BYTES`, and for views that reach
+    tensors other than dense ones of the dtypes in :data:`flserver.wire.dtypes.DTYPES`, and for views that reach
     out of their storage.
     """
     return _Walk(limits or PickleLimits()).run(value)
@@ -168,10 +169,10 @@ class _Walk:
         if elements and (last >= storage.elements or elements > storage.elements):
             raise PickleRefused(f"a view of {quoted(str(sizes))} in a storage of {storage.elements} elements")
         # A tensor without elements lies in any storage, and a dimension of 1 has any stride; torch multiplies them.
-        claimed = reach = ITEM_BYTES[storage.dtype]
+        claimed = reach = DTYPES[storage.dtype].size
         for size, step in zip(sizes, steps, strict=True):
             claimed *= max(size, 1)
-            reach += max(size, 1) * step * ITEM_BYTES[storage.dtype]
+            reach += max(size, 1) * step * DTYPES[storage.dtype].size
         if claimed >= _SIZE_LIMIT or reach >= _SIZE_LIMIT:
             raise PickleRefused(f"a view of {quoted(str(sizes))} with strides {quoted(str(steps))}")
         return TensorView(dtype=storage.dtype, shape=sizes, stride=steps, offset=offset, storage=storage.data)

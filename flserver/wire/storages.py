@@ -9,6 +9,7 @@ import codecs
 from typing import Final, NamedTuple
 
 from flserver.errors import PickleRefused
+from flserver.wire.dtypes import DTYPES
 from flserver.wire.inert import Call, LongText, Name, Persistent, PickleLimits, described
 from flserver.wire.machine import Machine
 
@@ -19,31 +20,7 @@ _ENCODE: Final = Name("_codecs", "encode")
 _UTF8: Final = codecs.getincrementaldecoder("utf-8")
 _PIECE: Final = 64 * 1024  # bytes of text decoded at once
 
-ITEM_BYTES: Final = {
-    "float64": 8,
-    "float32": 4,
-    "float16": 2,
-    "bfloat16": 2,
-    "int64": 8,
-    "int32": 4,
-    "int16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-}
-"""The dtypes that are read, with their sizes in bytes."""
-
-_DTYPES: Final = {
-    Name("torch", "DoubleStorage"): "float64",
-    Name("torch", "FloatStorage"): "float32",
-    Name("torch", "HalfStorage"): "float16",
-    Name("torch", "BFloat16Storage"): "bfloat16",
-    Name("torch", "LongStorage"): "int64",
-    Name("torch", "IntStorage"): "int32",
-    Name("torch", "ShortStorage"): "int16",
-    Name("torch", "CharStorage"): "int8",
-    Name("torch", "ByteStorage"): "uint8",
-    Name("torch", "BoolStorage"): "bool",
+_DTYPES: Final = {Name("torch", dtype.storage): dtype.name for dtype in DTYPES.values()} | {
     # torch reads an untyped storage as bytes.
     Name("torch", "UntypedStorage"): "uint8",
     Name("torch.storage", "UntypedStorage"): "uint8",
@@ -96,7 +73,7 @@ class StorageReader:
             raise PickleRefused("a storage's file holds other storages than its own")
         if int.from_bytes(machine.take(8), "little", signed=True) != elements:
             raise PickleRefused("a storage's file disagrees with itself on the number of elements")
-        numbers = machine.take(elements * ITEM_BYTES[dtype])
+        numbers = machine.take(elements * DTYPES[dtype].size)
         if machine.position != len(data):
             raise PickleRefused("a storage's file goes on after its last element")
         return Storage(dtype, elements, numbers)

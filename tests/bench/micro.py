@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from flserver import events
-from flserver.aggregation.fedavg import FedAvg
-from flserver.models import wire_module
-from flserver.state import state_of, write_state
+from flserver.aggregation.strategies.fedavg import FedAvg
+from flserver.models.architectures import wire_module
+from flserver.models.state import state_of, write_state
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from flserver.wire.messages import decode

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from flserver.errors import UsageError
-from flserver.plan import Plan, plan_run
-from flserver.prepare import prepare
+from flserver.process.prepare import prepare
+from flserver.process.which_run import Plan, plan_run
 from flserver.settings import server_settings
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
@@ -211,7 +211,7 @@ def test_a_metrics_port_that_is_in_use(place: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 2])
 def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
     model = 4 * (784 * 10 + 10)
-    monkeypatch.setattr("flserver.prepare.free_space", lambda directory: 20 * model)
+    monkeypatch.setattr("flserver.process.prepare.free_space", lambda directory: 20 * model)
     db = tmp_path / "runs.sqlite"
     ensure_head(db)
     settings = server_settings({"db": str(db), "num_rounds": 100, "keep_checkpoints": keep})
@@ -235,7 +235,7 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: 
 def flclient(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Runs the trainer in this process; it must end with exit code 2 and one line, which is returned."""
     from flclient.cli import flclient as command
-    from flserver.options import run
+    from flserver.settings.options import run
 
     for name in [name for name in os.environ if name.startswith("FLCLIENT_")]:
         monkeypatch.delenv(name)

@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flserver.data import load_test
-from flserver.models import build, loss_and_accuracy
+from flserver.models.architectures import build
+from flserver.models.datasets import load_test
+from flserver.models.measuring import loss_and_accuracy
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, ServerProcess
 
 MOMENTUM = '''
 """FedAvg with momentum on the server (Hsu et al., 2019): one class in one file."""
 import torch
-from flserver.aggregation.fedavg import FedAvg
+from flserver.aggregation.strategies.fedavg import FedAvg
 
 
 class Momentum(FedAvg):
@@ -189,7 +190,7 @@ def test_our_trainers_come_back_after_a_crash(start: Start) -> None:
 )
 def test_a_strategy_that_fails_leaves_nothing_undecided(start: Start, tmp_path: Path, body: str, reason: str) -> None:
     (tmp_path / "broken.py").write_text(
-        "from flserver.aggregation.fedavg import FedAvg\n\n\n"
+        "from flserver.aggregation.strategies.fedavg import FedAvg\n\n\n"
         f"class Broken(FedAvg):\n    def finish(self):\n        {body}\n"
     )
     server = start("--num-rounds", "3", "--min-clients", "2", "--time-to-wait", "0.3", "--strategy", "broken:Broken")

@@ -94,7 +94,7 @@ OLDER = """
 import sys
 from alembic import command
 from pathlib import Path
-from flserver.store.database import writing_engine
+from flserver.store.sqlite import writing_engine
 from flserver.store.schema import _config
 config = _config(None)
 with writing_engine(Path("old.sqlite"), create=True).begin() as connection:

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from flclient.trainer import Measured, Trained, Trainer, TrainingPolicy
 from flserver.errors import UsageError
-from flserver.models import DEFAULT_MODEL, build, wire_module
-from flserver.state import read_state, state_of, write_state
+from flserver.models.architectures import DEFAULT_MODEL, build, wire_module
+from flserver.models.state import read_state, state_of, write_state
 from flserver.wire.template import Template
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 
-from flserver.models import DEFAULT_MODEL, build
+from flserver.models.architectures import DEFAULT_MODEL, build
 from tests.flclient.plain_server import PlainServer
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

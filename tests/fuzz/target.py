@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from flserver.errors import MessageRefused, PickleRefused
+from flserver.wire.dtypes import DTYPES
 from flserver.wire.messages import GlobalModel, Message, Update, decode
 from flserver.wire.modules import Module, TensorView
 from flserver.wire.pickles import PickleLimits
-from flserver.wire.storages import ITEM_BYTES
 from flserver.wire.template import Template
 from tests.fuzz.watch import Watched, one_short_line, watched
 
@@ -116,7 +116,7 @@ def _walk(module: Module, body: bytes) -> None:
 
 
 def _within(view: TensorView) -> None:
-    item = ITEM_BYTES[view.dtype]
+    item = DTYPES[view.dtype].size
     elements, rest = divmod(view.storage.nbytes, item)
     numbers = (*view.shape, *view.stride, view.offset)
     if rest or len(view.shape) != len(view.stride) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):

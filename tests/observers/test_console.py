@@ -14,7 +14,7 @@ from rich.console import Console
 from flserver import events as e
 from flserver.clock import Deadline
 from flserver.observers.console import SHOWN_LINES, JsonFormatter, LiveConsole, LogConsole
-from flserver.observers.text import printable
+from flserver.text import printable
 from tests.observers.observed_run import RUN_STARTED, closed, committed, left, opened, received, registered, update
 
 

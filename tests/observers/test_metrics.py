@@ -9,6 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from flserver import events as e
+from flserver.events import words
 from flserver.observers import tally
 from flserver.observers.histogram import Histogram
 from flserver.observers.metrics import ELSEWHERE, Metrics, database_bytes
@@ -182,11 +183,11 @@ def test_an_events_strange_values_open_no_new_series(run_events: list[e.Event]) 
 
 def test_counts_of_a_run(run_events: list[e.Event]) -> None:
     metrics = observed(run_events)
-    decisions = {d: value(metrics, "updates_total", decision=d) for d in tally.DECISIONS}
+    decisions = {d: value(metrics, "updates_total", decision=d) for d in words.DECISIONS}
     assert decisions == {"accepted": 2, "late": 1, "duplicate": 1, "rejected": 2, "aborted": 1}
     assert value(metrics, "rejected_updates_total", reason="non_finite") == 1
     assert value(metrics, "rejected_updates_total", reason="other") == 1
-    assert {r: value(metrics, "dropouts_total", reason=r) for r in tally.DROPOUT_REASONS} == {
+    assert {r: value(metrics, "dropouts_total", reason=r) for r in words.DROPOUT_REASONS} == {
         "closed": 0,
         "reset": 1,
         "timeout": 0,
@@ -227,7 +228,7 @@ def test_gauges_of_a_run(run_events: list[e.Event]) -> None:
     run = {"run_id": "r1", "name": "first", "model": "neural_net_helper:NeuralNet", "strategy": "fedavg"}
     assert value(metrics, "run_info", **run) == 1
     metrics.observe(e.RunEnded(run_id="r1", status="completed", final_digest=None))
-    assert [value(metrics, "run_state", state=state) for state in tally.STATES] == [0, 0, 0, 1, 0, 0]
+    assert [value(metrics, "run_state", state=state) for state in words.RUN_STATES] == [0, 0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("unknown", [None, math.nan, math.inf])

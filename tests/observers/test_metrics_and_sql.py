@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flserver import events as e
-from flserver.bus import publisher
 from flserver.clock import utc_timestamp
+from flserver.events.bus import publisher
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
 from flserver.store.reader import Reader

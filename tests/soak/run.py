@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from flserver.errors import EXIT_INTERRUPTED
 from tests.e2e.agreement import disagreements
 from tests.e2e.harness import TESTS, ServerProcess
 from tests.soak.crowd import Crowd
@@ -23,7 +24,6 @@ from tests.soak.trainers import FICKLE, STEADY, Trainer, Turns
 
 HONEST_SHARE = 0.25  # of the connections
 SETTLE = 30.0  # seconds for the server to be done with connections that are gone
-INTERRUPTED = 3  # the exit code of a run whose trainers left
 SETTINGS = {
     "num-rounds": 1_000_000,
     "min-clients": STEADY + FICKLE,
@@ -158,8 +158,8 @@ class _Soak:
         """End the server, and check what it leaves."""
         server, found = self._server, []
         code = server.terminate()
-        if code != INTERRUPTED:
-            found.append(f"the server's exit code is {code}, not {INTERRUPTED}")
+        if code != EXIT_INTERRUPTED:
+            found.append(f"the server's exit code is {code}, not {EXIT_INTERRUPTED}")
         found += self._tracebacks()
         command = [sys.executable, "-m", "flserver", "verify", "--db", str(server.db)]
         verify = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)

@@ -8,9 +8,10 @@ from flserver import events as e
 from flserver.errors import StoreError
 from flserver.events import ClientMetric, Event
 from flserver.store import tables
-from flserver.store.database import writing_engine
-from flserver.store.derive import DERIVATIONS, rederive
+from flserver.store.derive import DERIVATIONS
 from flserver.store.payloads import EVENT_TYPES
+from flserver.store.replay import rederive
+from flserver.store.sqlite import writing_engine
 from tests.store import story
 from tests.store.conftest import Ask
 from tests.store.story import answered, silent

@@ -1,7 +1,7 @@
 """A reader reads everything, changes nothing, and says in one line what is wrong."""
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +9,9 @@ from sqlalchemy.exc import DBAPIError
 
 from flserver import events as e
 from flserver.errors import UsageError
-from flserver.store.database import _authorize
 from flserver.store.reader import IdSeeds, Participant, Reader
 from flserver.store.schema import ensure_head
+from flserver.store.sqlite import _authorize
 from flserver.store.writer import Writer
 from tests.store import story
 from tests.store.conftest import as_nobody
@@ -77,7 +77,8 @@ def test_the_end_of_the_transaction_opens_no_door(reader: Reader, recorded: Path
         ("SELEC 1", 'near "SELEC": syntax error'),
         ("SELECT * FROM nowhere", "no such table: nowhere"),
         ("SELECT 1; SELECT 2", "one statement at a time"),
-        ("SELECT ?", "0 supplied"),
+        ("SELECT ?", "has no name"),
+        ("SELECT :a", "value for binding"),
         ("SELECT '\ud800'", "surrogates not allowed"),
         ("SELECT 1 \0", "null character|unrecognized token"),
     ],
@@ -88,7 +89,7 @@ def test_bad_sql_is_a_usage_error_in_sqlites_words(reader: Reader, sql: str, mes
 
 
 def test_query_reads_what_an_analyst_needs(reader: Reader) -> None:
-    assert reader.query("SELECT name AS n, ? AS x FROM v1_runs WHERE run_id = ?", (5, story.RUN)) == (
+    assert reader.query("SELECT name AS n, :x AS x FROM v1_runs WHERE run_id = :run", {"x": 5, "run": story.RUN}) == (
         ["n", "x"],
         [("night", 5)],
     )
@@ -160,27 +161,6 @@ def test_what_a_resume_needs(recorded: Path, reader: Reader) -> None:
 
 def test_ids_of_a_new_database_begin_at_1(database: Path) -> None:
     assert Reader(database).id_seeds() == IdSeeds(message_id=1, connection_id=1, update_id=1, process_id=1)
-
-
-@pytest.mark.parametrize(
-    ("rounds", "best"),
-    [
-        ([(None, None), (None, None)], None),
-        ([(2.0, None), (1.0, None), (3.0, None)], 1),
-        ([(1.0, None), (1.0, None)], 1),
-        ([(1.0, 0.5), (2.0, 0.9), (3.0, 0.1)], 1),
-        ([(1.0, 0.9), (2.0, 0.9)], 0),
-        ([(1.0, 0.9), (1.0, 0.9), (2.0, 0.9)], 1),
-        ([(None, 0.9), (5.0, 0.9)], 1),
-        ([(0.1, None), (5.0, 0.2)], 1),
-    ],
-)
-def test_the_best_round(database: Path, rounds: Iterable[tuple[float | None, float | None]], best: int | None) -> None:
-    story.write(database, story.started())
-    for number, (loss, accuracy) in enumerate(rounds):
-        story.write(database, [story.attempt(number, 1, ()), story.committed(number, loss=loss, accuracy=accuracy)])
-    found = Reader(database).best_round(story.RUN)
-    assert (found["round"] if found else None) == best
 
 
 def test_totals(recorded: Path, reader: Reader) -> None:

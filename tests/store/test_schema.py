@@ -14,9 +14,9 @@ from sqlalchemy import Connection, create_engine
 
 from flserver.errors import UsageError
 from flserver.store import tables
-from flserver.store.database import DatabaseLock
 from flserver.store.reader import Reader
-from flserver.store.schema import APPLICATION_ID, SchemaState, Upgrade, check, ensure_head, migrations_directory
+from flserver.store.schema import SchemaState, Upgrade, check, ensure_head, migrations_directory
+from flserver.store.sqlite import APPLICATION_ID, DatabaseLock
 from tests.store import story
 from tests.store.conftest import Ask, as_nobody
 

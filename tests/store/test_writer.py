@@ -17,8 +17,8 @@ from flserver.clock import Deadline
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import writer as writer_module
-from flserver.store.database import writing_engine
 from flserver.store.reader import Reader
+from flserver.store.sqlite import writing_engine
 from flserver.store.writer import Writer
 from tests.store import story
 from tests.store.conftest import Ask
@@ -252,7 +252,7 @@ def test_close_drains_and_leaves_one_file(database: Path, ask: Ask) -> None:
 def test_close_does_not_fail_because_of_a_reader(
     database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(writer_module, "CLOSE_PATIENCE", 0.05)
+    monkeypatch.setattr("flserver.store.sqlite.CLOSE_PATIENCE", 0.05)
     recording = Recording(database)
     recording.writer.start()
     reader = sqlite3.connect(database)

@@ -1,0 +1,27 @@
+"""Finding a strategy by its name."""
+
+from flserver.aggregation.strategies.fedavg import FedAvg
+from flserver.aggregation.strategy import Strategy
+from flserver.errors import UsageError
+from flserver.plugins import import_attribute
+
+STRATEGIES: dict[str, type[Strategy]] = {"fedavg": FedAvg}
+
+
+def load_strategy(spec: str) -> Strategy:
+    """The strategy of that name in ``STRATEGIES``, or the class ``package.module:Class``, made without arguments.
+
+    Raises UsageError, in one line, where there is none.
+    """
+    if spec not in STRATEGIES and ":" not in spec:
+        raise UsageError(
+            f"--strategy {spec!r} is neither {' nor '.join(STRATEGIES)} nor of the form package.module:Class"
+        )
+    made = STRATEGIES.get(spec) or import_attribute(spec, "--strategy")
+    try:
+        strategy = made()
+    except Exception as error:  # whatever a user's class raises
+        raise UsageError(f"--strategy {spec}: {type(error).__name__}: {error}") from error
+    if not isinstance(strategy, Strategy):
+        raise UsageError(f"--strategy {spec} is not a flserver.aggregation.Strategy")
+    return strategy

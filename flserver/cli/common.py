@@ -1,0 +1,33 @@
+"""What several commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flserver.cli.tables import FORMATS
+
+if TYPE_CHECKING:
+    from flserver.store.reader import Reader
+
+db_option = click.option("--db", type=click.Path(), default=None, metavar="PATH", help="The SQLite database.")
+format_option = click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+checkpoint_dir_option = click.option(
+    "--checkpoint-dir",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="PATH",
+    help="Where the checkpoints lie.",
+)
+
+
+def database(ctx: click.Context, db: str | None) -> Path:
+    """The database that is meant: ``--db`` after the command, else before it, else the default."""
+    return Path(db or ctx.obj)
+
+
+def reader(ctx: click.Context, db: str | None) -> "Reader":
+    """A reader of the database that is meant."""
+    from flserver.store.reader import Reader
+
+    return Reader(database(ctx, db))

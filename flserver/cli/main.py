@@ -1,0 +1,45 @@
+"""The command line's root: its options are the server's settings, its commands stand in the files beside it.
+
+A bare ``flserver`` serves. The other commands read a database, also while a server writes it. What is slow to import
+(torch, SQLAlchemy, alembic) is imported by the command that uses it.
+"""
+
+from typing import Any
+
+import click
+
+from flserver import __version__
+from flserver.cli.ask import query, runs, show
+from flserver.cli.models import export_model
+from flserver.cli.record import db, verify
+from flserver.errors import EXIT_DONE
+from flserver.settings import SERVER_SETTINGS
+from flserver.settings.options import options, run, sources
+
+
+def run_cli(args: list[str] | None = None) -> int:
+    """Run the command line (``sys.argv`` by default) and return its exit code."""
+    return run(cli, "FLSERVER", args)
+
+
+@click.group("flserver", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="flserver")
+@options(SERVER_SETTINGS)
+@click.pass_context
+def cli(ctx: click.Context, /, **values: Any) -> int:
+    """Serve a federated-learning run to socket trainers, or ask a database about its runs.
+
+    Every option can also be set as FLSERVER_NAME in the environment or as a key in a --config file. Exit codes: 0 done,
+    1 failed, 2 usage, 3 interrupted and resumable.
+    """
+    ctx.obj = values["db"]
+    if ctx.invoked_subcommand is not None:
+        return EXIT_DONE
+    given = {key: values[key] for key, source in sources(ctx).items() if source != "default" and key in values}
+    from flserver.cli.serve import serve
+
+    return serve(values, given)
+
+
+for command in (runs, show, query, export_model, verify, db):
+    cli.add_command(command)

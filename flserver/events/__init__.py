@@ -1,0 +1,69 @@
+"""What happened, as typed facts in the past tense.
+
+``runs``, ``connections`` and ``rounds`` hold the facts, ``words`` every closed set of words in them, ``bus`` who is
+told. Every fact is emitted once. The recorder writes it into the ``events`` table and derives the rows of the other
+tables from it in the same transaction; metrics and console see it after that transaction committed.
+
+Units: durations in seconds, sizes in bytes on the wire with the 8 of the length, accuracies and weights 0 to 1, times
+as ``clock.utc_now`` writes them, digests as ``algorithm:hex``.
+"""
+
+from flserver.events.connections import (
+    ClientLeft,
+    ClientRegistered,
+    ConnectionClosed,
+    ConnectionOpened,
+    MessageReceived,
+    MessageSent,
+    PeerIdentified,
+)
+from flserver.events.event import Event
+from flserver.events.rounds import (
+    AttemptAborted,
+    AttemptStarted,
+    CheckpointDeleted,
+    ClientMetric,
+    ClientOutcome,
+    RoundCommitted,
+    RoundMetric,
+    UpdateReceived,
+)
+from flserver.events.runs import (
+    OperatorActed,
+    QuorumSettled,
+    RunEnded,
+    RunLeftOver,
+    RunResumed,
+    RunStarted,
+    ServerStarted,
+    ServerStopped,
+    StateChanged,
+)
+
+__all__ = [
+    "AttemptAborted",
+    "AttemptStarted",
+    "CheckpointDeleted",
+    "ClientLeft",
+    "ClientMetric",
+    "ClientOutcome",
+    "ClientRegistered",
+    "ConnectionClosed",
+    "ConnectionOpened",
+    "Event",
+    "MessageReceived",
+    "MessageSent",
+    "OperatorActed",
+    "PeerIdentified",
+    "QuorumSettled",
+    "RoundCommitted",
+    "RoundMetric",
+    "RunEnded",
+    "RunLeftOver",
+    "RunResumed",
+    "RunStarted",
+    "ServerStarted",
+    "ServerStopped",
+    "StateChanged",
+    "UpdateReceived",
+]

@@ -1,0 +1,127 @@
+"""Rounds, attempts and updates."""
+
+from dataclasses import dataclass
+
+from flserver.events.event import Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptStarted(Event):
+    """An attempt at a round began. ``clients`` are invited: sent the model; ``not_sent`` are participants that owe an
+    older answer and are not."""
+
+    round: int
+    attempt: int
+    process_id: int
+    clients: tuple[str, ...]
+    not_sent: tuple[str, ...]
+    deadline_at: str | None
+    base_digest: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientMetric:
+    """A number that a client reported with its update, ``measured_on`` the received or the trained model."""
+
+    name: str
+    measured_on: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateReceived(Event):
+    """A complete upload that decodes and passes the identity rules. ``decision`` is None while it counts and its
+    attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` as in
+    :class:`ClientRegistered`, of the connection that it came on."""
+
+    update_id: int
+    message_id: int
+    connection_id: int
+    client_id: str
+    answers_round: int | None
+    answers_attempt: int | None
+    arrived_round: int | None
+    decision: str | None
+    reason: str | None
+    update_digest: str
+    data_size: int
+    bytes: int
+    wait_seconds: float | None
+    upload_seconds: float
+    update_norm: float | None
+    identity: str = "claimed"
+    metrics: tuple[ClientMetric, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOutcome:
+    """What became of one invited client in one attempt (``participation``: answered, dropped, timed_out, not_sent,
+    cut_short). ``update_id`` is set where its update counted, ``weight`` where it was accepted; ``seconds`` is sent to
+    received."""
+
+    client_id: str
+    participation: str
+    update_id: int | None = None
+    weight: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundMetric:
+    """A number about the global model of ``round`` (``source``: server, evaluate, clients)."""
+
+    round: int
+    name: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundCommitted(Event):
+    """A round exists: its checkpoint is durable, and this event's transaction decides its updates ``accepted``.
+
+    Every update of the attempt whose decision is still NULL is named in ``outcomes``. ``clients`` is how many were sent
+    the model; None leaves the number that were invited.
+    """
+
+    round: int
+    attempt: int
+    clients: int | None = None
+    seconds: float
+    broadcast_seconds: float | None
+    wait_seconds: float | None
+    aggregate_seconds: float | None
+    evaluate_seconds: float | None
+    checkpoint_seconds: float
+    data_size: int
+    model_digest: str
+    checkpoint: str
+    checkpoint_bytes: int
+    loss: float | None
+    accuracy: float | None
+    metrics: tuple[RoundMetric, ...]
+    outcomes: tuple[ClientOutcome, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptAborted(Event):
+    """An attempt ended without a round (``reason``: quorum, server stopped). Its updates whose decision was still
+    NULL are ``aborted``. ``clients`` as in :class:`RoundCommitted`."""
+
+    round: int
+    attempt: int
+    clients: int | None = None
+    reason: str
+    seconds: float
+    broadcast_seconds: float | None
+    wait_seconds: float | None
+    outcomes: tuple[ClientOutcome, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointDeleted(Event):
+    """A committed round's file was pruned; its row and digest stay."""
+
+    round: int
+    attempt: int
+    checkpoint: str

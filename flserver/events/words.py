@@ -1,0 +1,70 @@
+"""Every closed set of words that the rules, the record and the metrics share, each once.
+
+Where a set is iterated over, its members stand in a tuple of the plural name. A reason is free text beyond its kind:
+what stands here of reasons are the kinds that ``/metrics`` counts by.
+"""
+
+from typing import Final, Literal, get_args
+
+from flserver.errors import Cause
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+RunState = Literal["joining", "running", "waiting", "completed", "interrupted", "failed"]
+RUN_STATES: Final[tuple[RunState, ...]] = get_args(RunState)
+
+RunStatus = Literal["running", "completed", "interrupted", "failed"]
+"""``v1_runs.status``."""
+
+OperatorAct = Literal["start", "resume", "override", "stop", "reload", "upgrade"]
+"""``v1_operator_events.kind``."""
+
+# --- connections and messages ----------------------------------------------------------------------------------------
+
+Purpose = Literal["register", "upload", "unknown"]
+PURPOSES: Final[tuple[Purpose, ...]] = get_args(Purpose)
+
+Transport = Literal["tcp", "tls"]
+IdentityKind = Literal["claimed", "authenticated"]
+Direction = Literal["in", "out"]
+DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
+
+Encoding = Literal["json", "pickle", "unknown"]
+Outcome = Literal["ok", "refused", "failed"]
+OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+
+OTHER: Final = "other"
+HEADERS: Final = ("<METADATA>", "<SUCCESS>", "<ERROR>", "<MODEL>", "<FINISHED>", OTHER)
+"""The headers that ``/metrics`` tells apart."""
+
+DropoutReason = Literal[Cause, "protocol"]
+DROPOUT_REASONS: Final[tuple[DropoutReason, ...]] = ("closed", "reset", "timeout", "protocol", "other")
+
+OrderlyReason = Literal["finished", "stopped", "server stopped"]
+ORDERLY_REASONS: Final[tuple[OrderlyReason, ...]] = get_args(OrderlyReason)
+"""A registration that ends so is no drop-out. The last is SQL's where a server died with the client connected."""
+
+LeftReason = Literal[DropoutReason, OrderlyReason]
+"""``v1_clients.left_reason``."""
+
+# --- rounds and updates ----------------------------------------------------------------------------------------------
+
+RoundStatus = Literal["running", "committed", "aborted"]
+"""``v1_rounds.status``."""
+ROUND_ENDS: Final[tuple[RoundStatus, ...]] = ("committed", "aborted")
+
+Phase = Literal["broadcast", "wait", "aggregate", "evaluate", "checkpoint"]
+PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
+
+Decision = Literal["accepted", "late", "duplicate", "rejected", "aborted"]
+DECISIONS: Final[tuple[Decision, ...]] = get_args(Decision)
+"""An update that counts has none until its attempt ends."""
+
+RejectedKind = Literal["names", "shape", "dtype", "non_finite", "weight_share", "other"]
+REJECTED_KINDS: Final[tuple[RejectedKind, ...]] = get_args(RejectedKind)
+"""What the reason of a rejected update begins with."""
+
+Participation = Literal["answered", "dropped", "timed_out", "not_sent", "cut_short"]
+MeasuredOn = Literal["received", "trained"]
+MetricSource = Literal["server", "evaluate", "clients"]
+"""``v1_round_metrics.source``."""

@@ -1,0 +1,26 @@
+"""What a connection itself tells of its peer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """A certificate that the TLS handshake verified. ``fingerprint`` is ``sha256:hex`` of its DER form.
+
+    ``common_name`` is None where the subject has none, or several.
+    """
+
+    subject: str
+    common_name: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """The other end of a connection: its address, the forwarder's where one spoke for it, and its certificate."""
+
+    host: str
+    port: int
+    proxy_host: str | None = None
+    transport: str = "tcp"
+    certificate: Certificate | None = None

@@ -1,0 +1,112 @@
+"""Which peers may speak for a client.
+
+Pure: what is compared are addresses, certificates and the roster. ``rounds`` asks here before a registration or an
+update of a client counts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flserver.errors import IdentityRefused
+from flserver.identity.peer import Certificate, Peer
+from flserver.identity.roster import Roster
+
+
+@dataclass(frozen=True)
+class Share:
+    """The uploads that one ``owner`` may have under way are those of so many ``clients``."""
+
+    owner: str
+    clients: int
+
+
+class Identity:
+    """The identity rules of a server process.
+
+    ``upload_from`` is ``same-address``, ``any`` or ``certificate``; None takes ``certificate`` where trainers show one
+    (``mutual_tls``), else ``same-address``. ``roster`` is replaced as a whole and never changed in place.
+    """
+
+    def __init__(
+        self, upload_from: str | None = None, *, mutual_tls: bool = False, roster: Roster | None = None
+    ) -> None:
+        self.upload_from = upload_from or ("certificate" if mutual_tls else "same-address")
+        self._mutual_tls = mutual_tls
+        self.roster = roster
+
+    def of(self, peer: Peer) -> str:
+        """``authenticated`` or ``claimed``, for the record."""
+        return "authenticated" if self._mutual_tls and peer.certificate is not None else "claimed"
+
+    def label(self, client_id: str) -> str | None:
+        member = self.roster.get(client_id) if self.roster is not None else None
+        return member.label if member is not None else None
+
+    def check(self, client_id: str, peer: Peer) -> None:
+        """Whether a peer may speak for a client at all. Raises IdentityRefused."""
+        if self._mutual_tls:
+            stands_for = self._stands_for(peer.certificate)
+            if stands_for != client_id:
+                raise IdentityRefused(f"the certificate is client {stands_for}'s, the message says client {client_id}")
+        elif self.roster is not None and self.roster.get(client_id) is None:
+            raise IdentityRefused(f"client {client_id} is not on the roster")
+
+    def _stands_for(self, certificate: Certificate | None) -> str:
+        """Whose certificate it is. Raises IdentityRefused where it is nobody's."""
+        if certificate is None:
+            raise IdentityRefused("no certificate was shown")
+        roster = self.roster
+        if roster is None:
+            client_id, why = certificate.common_name, "has no single common name"
+        else:
+            member = roster.of(certificate)
+            client_id, why = member.client_id if member is not None else None, "is not on the roster"
+            if member is None and certificate.common_name is not None and roster.get(certificate.common_name):
+                why = f"is not the one that the roster has for client {certificate.common_name}"
+        if client_id is None:
+            raise IdentityRefused(f"the certificate {certificate.fingerprint} ({certificate.subject}) {why}")
+        return client_id
+
+    def check_registration(self, client_id: str, peer: Peer, before: Peer | None) -> None:
+        """Whether a peer may register a client, which ``before`` registered in this process if anyone did.
+
+        Raises IdentityRefused with the text for the trainer.
+        """
+        self.check(client_id, peer)
+        if before is not None and not self._same(before, peer):
+            raise IdentityRefused(f"client {client_id} registered from another address before")
+
+    def check_upload(self, client_id: str, peer: Peer, registered: Peer | None) -> None:
+        """Whether a peer may upload for a client, which ``registered`` registered in this process if anyone did.
+
+        Raises IdentityRefused.
+        """
+        self.check(client_id, peer)
+        if registered is not None and not self._same(registered, peer):
+            raise IdentityRefused(
+                f"client {client_id} registered from {registered.host}, an upload from {peer.host} does not count"
+            )
+
+    def _same(self, one: Peer, other: Peer) -> bool:
+        """Two peers that each may speak for a client: whether they count as one."""
+        return self.upload_from != "same-address" or one.host == other.host
+
+    def expect_upload(self, peer: Peer, registered: Mapping[str, Peer]) -> Share:
+        """As whose an upload of this peer could count, before it is known whose it says it is: those clients of the
+        ``registered`` ones of this process that cannot be told from each other. Raises IdentityRefused for nobody's."""
+        if self._mutual_tls:
+            stands_for = self._stands_for(peer.certificate)
+            if stands_for not in registered:
+                raise IdentityRefused(f"an upload, and client {stands_for} has not registered")
+        if self.upload_from == "same-address":
+            owner, clients = peer.host, sum(one.host == peer.host for one in registered.values())
+        else:
+            owner, clients = "anywhere", len(registered)
+        if not clients:
+            where = f" from {peer.host}" if self.upload_from == "same-address" else ""
+            raise IdentityRefused(f"an upload, and no client has registered{where}")
+        return Share(f"client {stands_for}", 1) if self._mutual_tls else Share(owner, clients)
+
+    def lists(self, client_id: str) -> bool:
+        """Whether a client may go on taking part: a roster that was read again may have left it out."""
+        return self.roster is None or self.roster.get(client_id) is not None

@@ -1,0 +1,127 @@
+"""Architectures by name, fit to be pickled, and how well they do."""
+
+import copy
+import importlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flserver.errors import UsageError, one_line
+from flserver.models.state import slots, tied_names, whole
+from flserver.plugins import import_attribute
+from flserver.wire.dtypes import DTYPES
+
+DEFAULT_MODEL = "neural_net_helper:NeuralNet"
+
+
+class NeuralNet(nn.Module):
+    """The model that the trainers in the field know: softmax regression over 784 pixels, log-probabilities out."""
+
+    # pickle writes this name. The trainers have such a module; where there is none here, a stand-in is registered.
+    __module__ = "neural_net_helper"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities (N, 10) of images (N, 784) or (N, 1, 28, 28)."""
+        return functional.log_softmax(self.fc1(torch.flatten(x, 1)), dim=1)
+
+
+def build(spec: str, seed: int, num_outputs: int | None = None) -> nn.Module:
+    """The model that ``spec`` names, on the CPU in training mode; its weights depend on ``seed`` alone.
+
+    ``neural_net_helper:NeuralNet`` is built in where no module of that name can be imported. ``torchvision:NAME`` is a
+    classification model without pretrained weights, with ``num_outputs`` classes if given. ``package.module:factory``
+    is called without arguments. The caller's CPU random state is left as it was.
+
+    Raises UsageError, one line, where that gives no model that can travel.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module = _factory(spec, num_outputs)()
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"--model {spec!r} failed: {one_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"--model {spec!r} gave a {type(module).__name__}, not a torch.nn.Module")
+    _check_fit_to_travel(module, f"--model {spec!r}")
+    return module.cpu().train()
+
+
+def _factory(spec: str, num_outputs: int | None) -> Any:
+    source, _, name = spec.partition(":")
+    if spec == DEFAULT_MODEL and _stand_in():
+        return NeuralNet
+    if source != "torchvision":
+        return import_attribute(spec, "--model")
+    import torchvision.models as zoo  # 2 s: only who asks for it pays
+
+    if name not in zoo.list_models(module=zoo):
+        raise UsageError(f"--model {spec!r}: torchvision has no classification model {name!r}")
+    options = {} if num_outputs is None else {"num_classes": num_outputs}
+    return lambda: zoo.get_model(name, weights=None, **options)
+
+
+def _stand_in() -> bool:
+    """Whether ``neural_net_helper`` is ours: registered so that pickle, which looks a class's module up, finds it."""
+    name = NeuralNet.__module__
+    known = sys.modules.get(name)
+    if known is None:
+        if importlib.util.find_spec(name) or Path(f"{name}.py").exists():
+            return False
+        known = types.ModuleType(name, "Stands in for the trainers' module of this name.")
+        known.__dict__[NeuralNet.__name__] = NeuralNet
+        sys.modules[name] = known
+    return known.__dict__.get(NeuralNet.__name__) is NeuralNet
+
+
+def _check_fit_to_travel(module: nn.Module, what: str) -> None:
+    for name, holder, key in slots(module):
+        tensor = holder[key]
+        if nn.parameter.is_lazy(tensor):
+            raise UsageError(f"{what}: {name} has no shape yet (a lazy module)")
+        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.dtype)[6:]
+        if kind not in DTYPES or tensor.layout != torch.strided:
+            raise UsageError(f"{what}: {name} is a {kind} tensor of layout {str(tensor.layout)[6:]}: not supported")
+    for place, part in module.named_modules():
+        for attribute, value in vars(part).items():
+            if "_hooks" in attribute and value:
+                raise UsageError(f"{what}: {place or 'the model'} has {attribute.strip('_')}; hooks do not travel")
+    if list(module.state_dict()) != [name for name, _, _ in slots(module)]:
+        raise UsageError(f"{what}: its state_dict() is not its parameters and buffers")
+
+
+def wire_module(module: nn.Module) -> nn.Module:
+    """A deep copy to be pickled: in training mode, every tensor the whole of a contiguous storage on the CPU.
+
+    Tied entries become one object, because pickle keeps ties between identical objects only.
+    Raises UsageError where the module cannot be copied or carries hooks.
+    """
+    _check_fit_to_travel(module, "the model")
+    first = tied_names(module)
+    try:
+        twin = copy.deepcopy(module).train()
+    except Exception as error:
+        raise UsageError(f"the model cannot be copied: {one_line(error)}") from error
+    made: dict[str, Tensor] = {}
+    for name, holder, key in slots(twin):
+        tensor = holder[key]
+        tied = made.get(first.get(name, name))
+        if tied is not None and type(tied) is type(tensor):
+            holder[key] = tied
+        else:  # in place: other attributes may hold the same object (an LSTM's list of its weights)
+            tensor.data = whole(tensor)
+            made[name] = tensor
+    for buffer in twin.buffers():  # those that are not persistent travel too
+        buffer.data = whole(buffer)
+    return twin

@@ -1,0 +1,137 @@
+"""Checkpoints: one safetensors file a round, durable before the round is committed.
+
+A file holds tensors and fixed metadata only, so that equal states give equal bytes and equal digests. The digest is
+SHA-256 of the file's bytes: ``sha256sum`` checks it. The strategy's own tensors carry a prefix that no parameter has.
+"""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from flserver.errors import CheckpointError, UsageError
+from flserver.models.checkpoint_format import read, serialize
+from flserver.models.digests import sha256_of
+from flserver.models.state import State
+
+logger = logging.getLogger(__name__)
+
+NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A durable checkpoint: its path below the checkpoint directory, its digest and size (bytes)."""
+
+    path: str
+    digest: str
+    size: int
+
+
+class CheckpointStore:
+    """The files of one run, in a folder of its own below ``directory``."""
+
+    def __init__(self, directory: Path, run_id: str) -> None:
+        self.directory = directory
+        self._run_id = run_id
+        self._folder = directory / run_id
+
+    def prepare(self) -> None:
+        """Make the folder, durably. Raises UsageError where it cannot be made or written to."""
+        try:
+            missing = [p for p in (self._folder, *self._folder.parents) if not p.exists()]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for made in missing:
+                _sync_folder(made.parent)
+        except OSError as error:
+            raise UsageError(f"--checkpoint-dir: cannot make {self._folder}: {error.strerror}") from error
+        if not os.access(self._folder, os.W_OK):
+            raise UsageError(f"--checkpoint-dir: {self._folder} cannot be written")
+
+    def write(self, round: int, model: State, strategy: State) -> Written:
+        """Write a round's file and return when it would survive a power loss.
+
+        Raises CheckpointError; a failed fsync is not tried again, for the kernel may have dropped the pages.
+        """
+        temporary = self._folder / f".round-{round:06d}.partial"
+        pieces = list(serialize(model, strategy))
+        try:
+            # The digest is as much work as the write; it is done by another processor meanwhile.
+            with ThreadPoolExecutor(1, "checkpoint-digest") as pool:
+                hashing = pool.submit(sha256_of, pieces)
+                _write_durably(temporary, pieces)
+                digest = hashing.result()
+            name = f"round-{round:06d}-{digest.removeprefix('sha256:')[:16]}.safetensors"
+            os.rename(temporary, self._folder / name)
+            _sync_folder(self._folder)
+        except OSError as error:
+            raise CheckpointError(f"cannot write the checkpoint of round {round}: {error.strerror}") from error
+        return Written(f"{self._run_id}/{name}", digest, sum(map(len, pieces)))
+
+    def read(self, path: str, digest: str | None) -> tuple[State, State]:
+        """The model's and the strategy's tensors of a file, after its digest was checked.
+
+        Raises CheckpointError where the file is missing, does not match or is not a checkpoint.
+        """
+        return read(self.directory / path, digest)
+
+    def files(self) -> dict[Path, int]:
+        """The run's checkpoint files and the rounds in their names."""
+        if not self._folder.is_dir():
+            return {}
+        return {p: int(m[1]) for p in sorted(self._folder.iterdir()) if (m := NAME.fullmatch(p.name))}
+
+    def clean(self, committed: int) -> None:
+        """Before going on from round ``committed``: remove what a crash left of the next round.
+
+        Raises CheckpointError for a file two or more rounds ahead: the database has lost commits.
+        """
+        ahead = [path for path, round in self.files().items() if round >= committed + 2]
+        if ahead:
+            raise CheckpointError(
+                f"{ahead[0]} is from a round after {committed + 1}, but the database's last committed round is "
+                f"{committed}: the database has lost commits. Restore runs of this database from a copy with its "
+                f"-wal file, or move the newer checkpoints away to go on from round {committed}"
+            )
+        for path, round in self.files().items():
+            if round == committed + 1:
+                path.unlink()
+        for path in self._folder.glob(".round-*.partial"):
+            path.unlink()
+
+    def delete(self, path: str) -> None:
+        """Prune a file. One that is gone already is fine, and one that cannot go costs disk, not the run."""
+        try:
+            (self.directory / path).unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("checkpoint %s could not be deleted: %s", path, error.strerror)
+
+
+def free_space(directory: Path) -> int:
+    """Bytes free where ``directory`` is or will be."""
+    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _write_durably(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,36 @@
+"""SHA-256 of checkpoints, as ``sha256sum`` prints it, without torch."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from flserver.errors import CheckpointError
+
+
+def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
+    """``sha256:hex`` of the pieces together."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def sha256_of_file(path: Path) -> str:
+    """``sha256:hex`` of a file, read in pieces. Raises OSError."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def check_file(path: Path, digest: str) -> None:
+    """Raises CheckpointError where a checkpoint is missing or does not match the digest on record."""
+    try:
+        found = sha256_of_file(path)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
+    check_digest(path, digest, found)
+
+
+def check_digest(path: Path, digest: str, found: str) -> None:
+    """Raises CheckpointError where a checkpoint's digest, ``found``, is not that on record."""
+    if found != digest:
+        raise CheckpointError(f"checkpoint {path} does not match its digest: the record says {digest}, it is {found}")

@@ -1,0 +1,43 @@
+"""Which checkpoints stay, and which round is the best one. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MadeRound:
+    """A committed round, as far as its checkpoint goes: ``checkpoint`` is the file's path below the checkpoint
+    directory, ``loss`` and ``accuracy`` (0 to 1) are None where the round was not measured."""
+
+    round: int
+    attempt: int
+    checkpoint: str
+    loss: float | None
+    accuracy: float | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "MadeRound":
+        """The round in a row of v1_rounds."""
+        return cls(row["round"], row["attempt"], row["checkpoint"], row["loss"], row["accuracy"])
+
+
+def best(rounds: Iterable[MadeRound]) -> MadeRound | None:
+    """The highest accuracy, then the lower loss, then the newer; without accuracy the lowest loss; else None."""
+    measured = [made for made in rounds if made.accuracy is not None or made.loss is not None]
+    return max(measured, key=_quality, default=None)
+
+
+def _quality(made: MadeRound) -> tuple[float, float, int]:
+    """Greater is better. What was not measured is worse than anything that was."""
+    accuracy = made.accuracy if made.accuracy is not None else float("-inf")
+    return accuracy, -made.loss if made.loss is not None else float("-inf"), made.round
+
+
+def going(rounds: Sequence[MadeRound], keep: int) -> list[MadeRound]:
+    """Of ``rounds``, in ascending order, those whose checkpoint is to be pruned: all but the newest ``keep`` and the
+    best. ``keep`` 0 keeps all."""
+    if keep == 0:
+        return []
+    staying = {*rounds[-keep:], best(rounds)}
+    return [made for made in rounds if made not in staying]

@@ -1,0 +1,143 @@
+"""A model's state: names to CPU tensors, and to and from the wire's flat buffers and files."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from flserver.errors import UsageError, one_line
+from flserver.models.pages import anonymous
+from flserver.wire.dtypes import DTYPES
+from flserver.wire.pickles import Module, TensorView
+
+State = dict[str, Tensor]
+"""The names and order of ``state_dict()``; every tensor contiguous, on the CPU and cut off from autograd."""
+
+TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
+"""The dtypes that a model may hold, by their name."""
+
+# torch warns, once a process, when a tensor first lies over a read-only buffer. Here that is meant: the once is spent.
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+    torch.frombuffer(b"\0", dtype=torch.uint8)
+
+
+def slots(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Where each entry of ``state_dict()`` is kept, in its order: (name, the dict that holds it, the key in that)."""
+    kept = [key for key in module._buffers if key not in module._non_persistent_buffers_set]
+    for holder, keys in ((module._parameters, list(module._parameters)), (module._buffers, kept)):
+        for key in keys:
+            if holder[key] is not None:
+                yield prefix + key, holder, key
+    for key, child in module._modules.items():
+        if child is not None:
+            yield from slots(child, f"{prefix}{key}.")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def state_of(module: nn.Module) -> State:
+    """A copy of the module's state that later training does not touch; ties are kept."""
+    first = tied_names(module)
+    state: State = {}
+    for name, tensor in module.state_dict().items():
+        state[name] = state[first[name]] if name in first else whole(tensor)
+    return state
+
+
+def empty_state(dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, torch.Size]) -> State:
+    """Tensors of zeros of these dtypes and shapes, by name, in one piece of memory that is cheap to fill."""
+    sizes = {name: math.prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
+    memory = torch.frombuffer(anonymous(sum(map(_aligned, sizes.values())) or 1), dtype=torch.uint8)
+    state, offset = {}, 0
+    for name, size in sizes.items():
+        state[name] = memory[offset : offset + size].view(dtypes[name]).view(shapes[name])
+        offset += _aligned(size)
+    return state
+
+
+def _aligned(size: int) -> int:
+    """``size`` rounded up, so that what follows begins where vector instructions like it."""
+    return -(-size // 64) * 64
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy ``state`` into the module, on whatever device that is. Raises UsageError where the layouts differ."""
+    check_same_layout(module.state_dict(), state, "the state")
+    module.load_state_dict(state)
+
+
+def as_tensor(view: TensorView) -> Tensor:
+    """A tensor over the view's own memory. Over a read-only buffer it must not be written to.
+
+    Raises KeyError for a dtype that is not in ``TORCH_DTYPES``.
+    """
+    dtype = TORCH_DTYPES[view.dtype]
+    count = len(view.storage) // dtype.itemsize
+    if count == 0:  # torch.frombuffer refuses empty buffers
+        return torch.empty(0, dtype=dtype).as_strided(view.shape, view.stride)
+    return torch.frombuffer(view.storage, dtype=dtype, count=count).as_strided(view.shape, view.stride, view.offset)
+
+
+def read_state(module: Module) -> State:
+    """The state of a module on the wire, as tensors over its memory: not copied, not made contiguous."""
+    return {name: as_tensor(view) for name, view in module.tensors.items()}
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's values as little-endian bytes in row-major order; its own memory where it is contiguous."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    return memoryview(flat.numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers; its stubs say so from 3.12
+
+
+def write_state(template: Module, state: Mapping[str, Tensor]) -> None:
+    """Copy each tensor of ``state`` into the template's memory. Raises KeyError where a name is missing."""
+    for name, view in template.tensors.items():
+        as_tensor(view).copy_(state[name].detach())
+
+
+def tied_names(source: nn.Module | Mapping[str, Tensor]) -> dict[str, str]:
+    """Each later name of a tensor that has several, with its first name: same storage, offset, shape and stride."""
+    tensors = source.state_dict() if isinstance(source, nn.Module) else source
+    first: dict[tuple[Any, ...], str] = {}
+    tied = {}
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            place = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+            if first.setdefault(place, name) != name:
+                tied[name] = first[place]
+    return tied
+
+
+def read_weights(path: Path) -> State:
+    """The tensors of a safetensors file. Raises UsageError, one line, where it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"cannot read weights from {path}: {one_line(error)}") from error
+
+
+def check_same_layout(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+    """Raises UsageError that names the first tensor whose name, shape or dtype differs; the order is free."""
+    for name, tensor in expected.items():
+        if name not in given:
+            raise UsageError(f"{what} lacks {name}")
+        for kind in ("shape", "dtype"):
+            wanted, found = getattr(tensor, kind), getattr(given[name], kind)
+            if wanted != found:
+                raise UsageError(f"{what}: {name} has {kind} {_short(found)} where {_short(wanted)} is needed")
+    for name in given:
+        if name not in expected:
+            raise UsageError(f"{what} has {name}, which the model has not")
+
+
+def _short(value: object) -> str:
+    return str(tuple(value)) if isinstance(value, torch.Size) else str(value).removeprefix("torch.")

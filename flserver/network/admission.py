@@ -1,0 +1,84 @@
+"""Who is let in: the certificates, the roster and the forwarders of a server process, checked before anything begins,
+and read again when the operator says so."""
+
+import dataclasses
+import ipaddress
+from typing import Any
+
+from flserver.errors import UsageError
+from flserver.identity.roster import Roster, read_roster
+from flserver.identity.rules import Identity
+from flserver.network.preamble import Introduction, networks
+from flserver.network.tls import Tls
+from flserver.settings import NetworkPolicy, ServerSettings
+from flserver.wire.proxy_header import plain_host
+
+
+def check_host(network: NetworkPolicy, *, tls: bool) -> None:
+    """Raises UsageError where the port would be open to a network without TLS, and nobody said that this is meant."""
+    if tls or network.insecure or _is_loopback(network.host):
+        return
+    raise UsageError(
+        f"--host {network.host}: without TLS this needs --insecure. Trainers in the field run what they are sent as a "
+        "model, so an attacker on the way between can run code on them. Give --tls-cert, or leave --host on 127.0.0.1 "
+        "with a tunnel beside each trainer"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(plain_host(host)).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Admission:
+    """Made of the settings. Raises UsageError where they do not fit together, or a file cannot be used."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._policy = policy = settings.identity
+        if policy.tls_cert is None and (policy.tls_key is not None or policy.tls_client_ca is not None):
+            raise UsageError("--tls-key and --tls-client-ca need --tls-cert")
+        if policy.upload_from == "certificate" and policy.tls_client_ca is None:
+            raise UsageError("--upload-from certificate needs --tls-client-ca")
+        self._tls = Tls(policy.tls_cert, policy.tls_key, policy.tls_client_ca) if policy.tls_cert is not None else None
+        self.identity = Identity(policy.upload_from, mutual_tls=policy.tls_client_ca is not None)
+        self.identity.roster = self._roster()
+        roster, needed = self.identity.roster, settings.rounds.min_clients
+        if roster is not None and len(roster) < needed:
+            raise UsageError(f"--min-clients {needed}: only {len(roster)} are on the roster {policy.clients}")
+        self.introduction = Introduction(
+            tls=self._tls,
+            proxies=networks(policy.trusted_proxy) if policy.trusted_proxy is not None else (),
+            seconds=settings.network.first_frame_timeout,
+        )
+
+    def _roster(self) -> Roster | None:
+        path = self._policy.clients
+        if path is None:
+            return None
+        roster = read_roster(path)
+        if self._policy.tls_client_ca is None and any(member.fingerprint for member in roster):
+            raise UsageError(f"--clients {path} has fingerprints: they need --tls-client-ca to be looked at")
+        return roster
+
+    @property
+    def reloads(self) -> bool:
+        """Whether there is anything to read again."""
+        return self._tls is not None or self._policy.clients is not None
+
+    def reload(self) -> None:
+        """Read certificates and roster again, for the connections to come.
+
+        Raises UsageError where one cannot be used: what was in force stays.
+        """
+        roster = self._roster()
+        if self._tls is not None:
+            self._tls.reload()
+        self.identity.roster = roster
+
+    def describe(self) -> dict[str, Any]:
+        """What is in force, for the record."""
+        roster = self.identity.roster
+        members = None if roster is None else [dataclasses.asdict(member) for member in roster]
+        return {"certificate": self._tls.fingerprint if self._tls is not None else None, "clients": members}

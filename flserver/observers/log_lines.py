@@ -1,0 +1,187 @@
+"""Events as lines for an operator: what is worth one, and how it reads."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from flserver import events as e
+from flserver.text import printable
+
+MOST_NAMES = 10
+
+Line = tuple[int, str]
+"""A logging level and a text that is safe to print."""
+
+
+class Lines:
+    """Turns events into lines, in the order of the record. Not thread-safe: whoever owns it locks."""
+
+    def __init__(self) -> None:
+        self._num_rounds: int | None = None
+        self._joining = False
+        self._roster: dict[str, str] = {}  # clients for people, by id
+        self._absent: dict[str, str] = {}  # those of them that are not there
+        self._peers: dict[int, str] = {}  # of open connections, by id
+
+    def of(self, event: e.Event) -> Line | None:
+        """The line of ``event``, or None where it is not worth one."""
+        write = self._writers.get(type(event))
+        return write(self, event) if write else None
+
+    def _run_started(self, event: e.RunStarted) -> Line:
+        self._num_rounds = event.num_rounds
+        called = "" if event.name == event.run_id else f" ({printable(event.name)})"
+        return logging.INFO, f"run {printable(event.run_id)}{called} started: {_count(event.num_rounds, 'round')}"
+
+    def _run_resumed(self, event: e.RunResumed) -> Line:
+        self._num_rounds = event.num_rounds
+        start = "no committed round" if event.from_round is None else f"round {event.from_round}"
+        return logging.INFO, f"run {printable(event.run_id)} resumed from {start} of {event.num_rounds}"
+
+    def _run_left_over(self, event: e.RunLeftOver) -> Line:
+        return logging.WARNING, f"run {printable(event.run_id)} was left over: {printable(event.reason)}"
+
+    def _run_ended(self, event: e.RunEnded) -> Line:
+        level = logging.INFO if event.status == "completed" else logging.WARNING
+        digest = f", model {event.final_digest}" if event.final_digest else ""
+        return level, f"run {printable(event.run_id)} {event.status}{digest}"
+
+    def _waiting(self) -> str:
+        """Whom the join window is open for, where there is a roster."""
+        names = [printable(name) for name in self._absent.values()] if self._joining else []
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return f"; not there yet: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
+
+    def _take_roster(self, members: Sequence[Mapping[str, Any]]) -> None:
+        there = self._roster.keys() - self._absent.keys()
+        self._roster = {
+            m["client_id"]: f"{m['client_id']} ({m['label']})" if m["label"] else m["client_id"] for m in members
+        }
+        self._absent = {name: text for name, text in self._roster.items() if name not in there}
+
+    def _state_changed(self, event: e.StateChanged) -> Line | None:
+        self._joining = event.state == "joining"
+        if event.state == "completed":
+            return None  # RunEnded has a line with more in it
+        level = logging.WARNING if event.state in ("waiting", "interrupted", "failed") else logging.INFO
+        return level, f"state: {event.state}{_because(event.detail)}{'' if event.detail else self._waiting()}"
+
+    def _quorum_settled(self, event: e.QuorumSettled) -> Line:
+        needed = f"a round needs {_count(event.min_updates, 'update')}"
+        if event.absent:
+            return logging.WARNING, f"{needed}; on the roster and not there: {printable(', '.join(event.absent))}"
+        return logging.INFO, needed
+
+    def _operator_acted(self, event: e.OperatorActed) -> Line | None:
+        detail = event.detail
+        if detail.get("clients"):
+            self._take_roster(detail["clients"])
+        match event.kind:
+            case "reload" if "refused" in detail:
+                return None  # the one who noticed has said so
+            case "override":
+                return logging.INFO, printable(f"{detail['setting']} is now {detail['now']}, was {detail['before']}")
+            case "upgrade":
+                return logging.INFO, printable(f"database upgraded from {detail['before']}; copy: {detail['copy']}")
+        return None  # the start, the resumption and the stop have lines of their own
+
+    def _connection_opened(self, event: e.ConnectionOpened) -> None:
+        self._peers[event.connection_id] = f"{printable(event.peer_host)}:{event.peer_port}"
+
+    def _peer_identified(self, event: e.PeerIdentified) -> None:
+        via = f" through {printable(event.proxy_host)}" if event.proxy_host is not None else ""
+        self._peers[event.connection_id] = f"{printable(event.peer_host)}:{event.peer_port}{via}"
+
+    def _connection_closed(self, event: e.ConnectionClosed) -> None:
+        self._peers.pop(event.connection_id, None)
+
+    def _message(self, event: e.MessageReceived | e.MessageSent) -> Line | None:
+        if event.outcome == "ok":
+            return None
+        peer = self._peers.get(event.connection_id, "unknown peer")
+        who = f"client {printable(event.client_id)} at {peer}" if event.client_id is not None else peer
+        way = "from" if isinstance(event, e.MessageReceived) else "to"
+        what = printable(event.header) if event.header is not None else "message"
+        return logging.WARNING, f"{what} {way} {who} {event.outcome}" + _because(event.reason)
+
+    def _client_registered(self, event: e.ClientRegistered) -> Line:
+        verb = "rejoined" if event.rejoined else "registered"
+        self._absent.pop(event.client_id, None)
+        line = f"client {printable(event.client_id)} {verb} ({_count(event.data_size, 'sample')})"
+        return logging.INFO, line + self._waiting()
+
+    def _client_left(self, event: e.ClientLeft) -> Line:
+        if event.client_id in self._roster:
+            self._absent[event.client_id] = self._roster[event.client_id]
+        level = logging.INFO if event.reason in ("finished", "stopped") else logging.WARNING
+        return level, f"client {printable(event.client_id)} left: {printable(event.reason)}"
+
+    def _update_received(self, event: e.UpdateReceived) -> Line | None:
+        if event.decision is None:
+            return None
+        return logging.WARNING, f"update of client {printable(event.client_id)} {event.decision}" + _because(
+            event.reason
+        )
+
+    def _attempt_started(self, event: e.AttemptStarted) -> Line | None:
+        if not event.clients:
+            return None  # round 0 trains nobody
+        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        return logging.INFO, f"{self._round(event.round)}{again} started with {_count(len(event.clients), 'client')}"
+
+    def _round_committed(self, event: e.RoundCommitted) -> Line:
+        accepted = sum(outcome.update_id is not None for outcome in event.outcomes)
+        facts = [_count(accepted, "update") if event.round else "the initial model"]
+        if event.loss is not None:
+            facts.append(f"loss {event.loss:.3f}")
+        if event.accuracy is not None:
+            facts.append(f"accuracy {event.accuracy:.3f}")
+        facts.append(event.checkpoint.rpartition("/")[2])
+        line = f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
+        return logging.INFO, line + _late(event.outcomes)
+
+    def _attempt_aborted(self, event: e.AttemptAborted) -> Line:
+        what = f"{self._round(event.round)}, attempt {event.attempt}"
+        return (
+            logging.WARNING,
+            f"{what} aborted after {event.seconds:.2f} s{_because(event.reason)}{_late(event.outcomes)}",
+        )
+
+    def _round(self, number: int) -> str:
+        return f"round {number}" if self._num_rounds is None else f"round {number}/{self._num_rounds}"
+
+    _writers: ClassVar[Mapping[type[e.Event], Callable[[Any, Any], Line | None]]] = {
+        e.RunStarted: _run_started,
+        e.RunResumed: _run_resumed,
+        e.RunLeftOver: _run_left_over,
+        e.RunEnded: _run_ended,
+        e.StateChanged: _state_changed,
+        e.QuorumSettled: _quorum_settled,
+        e.OperatorActed: _operator_acted,
+        e.ConnectionOpened: _connection_opened,
+        e.PeerIdentified: _peer_identified,
+        e.ConnectionClosed: _connection_closed,
+        e.MessageReceived: _message,
+        e.MessageSent: _message,
+        e.ClientRegistered: _client_registered,
+        e.ClientLeft: _client_left,
+        e.UpdateReceived: _update_received,
+        e.AttemptStarted: _attempt_started,
+        e.RoundCommitted: _round_committed,
+        e.AttemptAborted: _attempt_aborted,
+    }
+
+
+def _late(outcomes: Sequence[e.ClientOutcome]) -> str:
+    """Who was waited for until the deadline."""
+    names = [printable(outcome.client_id) for outcome in outcomes if outcome.participation == "timed_out"]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"; not in time: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
+
+
+def _because(reason: str | None) -> str:
+    return f": {printable(reason)}" if reason else ""
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

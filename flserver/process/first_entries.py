@@ -1,0 +1,123 @@
+"""The first entries that a server process makes in the record."""
+
+import getpass
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from flserver import __version__, events
+from flserver.clock import utc_timestamp
+from flserver.events.bus import Bus
+from flserver.observers.metrics import Metrics
+from flserver.observers.tally import LastRound, RunFacts
+from flserver.process.prepare import Prepared
+from flserver.process.which_run import Plan
+from flserver.settings.recorded import config_of, settings_of
+from flserver.store.reader import Reader
+from flserver.store.schema import Upgrade
+
+
+def close_left_overs(bus: Bus, reader: Reader) -> None:
+    """End the runs whose process is gone: nobody else holds the database's lock, so nobody works on them."""
+    for run_id in reader.left_over_runs():
+        bus.emit(events.RunLeftOver(run_id=run_id, reason="server stopped"))
+    bus.flush()
+
+
+def restore_metrics(metrics: Metrics, plan: Plan, reader: Reader) -> None:
+    """Let the counters of a resumed run go on from what SQL holds."""
+    run = plan.resumed
+    if run is None:
+        return
+    rounds, run_id = plan.settings.rounds, run["run_id"]
+    facts = RunFacts(
+        run_id=run_id,
+        name=run["name"],
+        model=run["model"],
+        strategy=run["strategy"],
+        num_rounds=rounds.num_rounds,
+        min_updates=rounds.min_updates or reader.min_updates(run_id),
+    )
+    metrics.restore(facts, reader.totals(run_id), _last_round(reader, run_id))
+
+
+def _last_round(reader: Reader, run_id: str) -> LastRound | None:
+    last = reader.last_committed(run_id)
+    if last is None:
+        return None
+    # What the clients measured was measured on the model before: it came with this round's updates.
+    means = reader.client_means(run_id, last["round"] - 1)
+    return LastRound(
+        round=last["round"],
+        loss=last["loss"],
+        accuracy=last["accuracy"],
+        clients_loss=means.get("loss"),
+        clients_accuracy=means.get("accuracy"),
+        checkpoint_bytes=last["checkpoint_bytes"],
+        committed_at=utc_timestamp(last["ended_at"]),
+    )
+
+
+def record_opening(
+    bus: Bus, plan: Plan, prepared: Prepared, process_id: int, beginning: Mapping[str, Any], upgrade: Upgrade | None
+) -> None:
+    """Which run this process works on, with which settings, and what the operator did to get here. ``beginning`` says
+    where it listens and who is let in."""
+    resumed_from = prepared.round if plan.resumed is not None and prepared.round >= 0 else None
+    bus.emit(_run_begins(plan, prepared, resumed_from))
+    bus.emit(
+        events.ServerStarted(
+            process_id=process_id,
+            host=socket.gethostname(),
+            user=_user(),
+            pid=os.getpid(),
+            server_version=__version__,
+            python_version=platform.python_version(),
+            torch_version=version("torch"),
+            overrides=plan.overrides,
+            resumed_from_round=resumed_from,
+        )
+    )
+    if upgrade is not None:
+        detail = {"before": upgrade.before, "after": upgrade.after, "copy": str(upgrade.copy)}
+        bus.emit(events.OperatorActed(kind="upgrade", detail=detail))
+    kind = "start" if plan.resumed is None else "resume"
+    bus.emit(events.OperatorActed(kind=kind, detail=beginning))
+    before = settings_of(plan.resumed) if plan.resumed is not None else {}
+    for key, value in plan.overrides.items():
+        change = {"setting": key, "before": before.get(key), "now": value}
+        bus.emit(events.OperatorActed(kind="override", detail=change))
+    bus.emit(events.StateChanged(state="joining"))
+    bus.flush()
+
+
+def _run_begins(plan: Plan, prepared: Prepared, resumed_from: int | None) -> events.Event:
+    settings, parent = plan.settings, prepared.parent
+    if plan.resumed is not None:
+        return events.RunResumed(
+            run_id=plan.run_id,
+            from_round=resumed_from,
+            num_rounds=settings.rounds.num_rounds,
+            config=config_of(settings),
+        )
+    return events.RunStarted(
+        run_id=plan.run_id,
+        name=plan.name,
+        num_rounds=settings.rounds.num_rounds,
+        model=settings.model.model,
+        strategy=settings.model.strategy,
+        seed=settings.model.seed,
+        config=config_of(settings),
+        parent_run_id=parent.parent_run_id if parent else None,
+        parent_round=parent.parent_round if parent else None,
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())

@@ -1,0 +1,160 @@
+"""Everything a run needs before it starts: checked and made before anything is on record or promised to a trainer."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from flserver.aggregation import Strategy, load_strategy
+from flserver.errors import PickleRefused, UsageError
+from flserver.models.architectures import build, wire_module
+from flserver.models.checkpoint import CheckpointStore, free_space
+from flserver.models.checkpoint_format import estimate, read
+from flserver.models.evaluation import Evaluator
+from flserver.models.retention import MadeRound
+from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
+from flserver.process.which_run import Plan
+from flserver.settings import StorePolicy
+from flserver.settings.recorded import checkpoints_of
+from flserver.store.reader import Reader
+from flserver.wire.messages import GlobalModel
+from flserver.wire.template import Template
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """A run's first tensors, and the run and round they come from where they come from one."""
+
+    state: State
+    parent_run_id: str | None = None
+    parent_round: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """``round`` is the last committed one, -1 where there is none yet; ``model`` is its state."""
+
+    model: State
+    tied: dict[str, str]
+    template: Template
+    strategy: Strategy
+    evaluator: Evaluator | None
+    checkpoints: CheckpointStore
+    round: int
+    digest: str | None
+    kept: tuple[MadeRound, ...]
+    parameters: int
+    parent: InitialWeights | None
+
+
+def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
+    """Build the model, the strategy and the evaluation of ``plan``; on resume, read the last checkpoint.
+
+    Raises UsageError for what cannot be done, CheckpointError where the files do not fit the record.
+    """
+    settings = plan.settings
+    module = build(settings.model.model, settings.model.seed)
+    model, tied = state_of(module), tied_names(module)
+    template = _template(module, settings.model.model)
+    if list(template.module.tensors) != list(model):
+        raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
+    strategy = load_strategy(settings.model.strategy)
+    evaluator = Evaluator(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
+    if not evaluator.enabled:
+        say(
+            "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
+            "report metrics, as flclient does; unchanged trainers report none"
+        )
+    checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id)
+    parent = None
+    committed = reader.last_committed(plan.run_id) if plan.resumed is not None else None
+    kept: tuple[MadeRound, ...] = ()
+    if committed is not None:
+        checkpoints.clean(committed["round"])
+        stored, own = checkpoints.read(committed["checkpoint"], committed["model_digest"])
+        check_same_layout(model, stored, f"checkpoint {committed['checkpoint']}")
+        model = {name: stored[name] for name in model}
+        strategy.load_state(own)
+        rows = reader.committed_rounds(plan.run_id)
+        kept = tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None)
+        for row in rows:  # a crash may have come between the record of a pruning and the pruning
+            if row["checkpoint_deleted_at"] is not None:
+                checkpoints.delete(row["checkpoint"])
+    else:
+        checkpoints.clean(-1)
+        if settings.model.initial_weights is not None:
+            parent = initial_weights(settings.model.initial_weights, reader, settings.store)
+            check_same_layout(model, parent.state, f"--initial-weights {settings.model.initial_weights}")
+            model = {name: parent.state[name].contiguous() for name in model}
+    _check_disk(plan, model, committed["round"] if committed else -1, say)
+    return Prepared(
+        model=model,
+        tied=tied,
+        template=template,
+        strategy=strategy,
+        evaluator=evaluator if evaluator.enabled else None,
+        checkpoints=checkpoints,
+        round=committed["round"] if committed else -1,
+        digest=committed["model_digest"] if committed else None,
+        kept=kept,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parent=parent,
+    )
+
+
+def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWeights:
+    """``FILE.safetensors``, or ``RUN[:ROUND]`` of this database: its last committed round where none is named.
+
+    Raises UsageError or CheckpointError.
+    """
+    if spec.endswith(".safetensors") or Path(spec).is_file():
+        return InitialWeights(read_weights(Path(spec)))
+    ref, _, round_text = spec.partition(":")
+    run = reader.run(ref)
+    if round_text and not round_text.isdecimal():
+        raise UsageError(f"--initial-weights {spec}: {round_text!r} is not a round")
+    committed = reader.committed_round(run["run_id"], int(round_text) if round_text else None)
+    if committed["checkpoint_deleted_at"] is not None:
+        raise UsageError(f"--initial-weights {spec}: the checkpoint of round {committed['round']} was pruned")
+    # The other run's files may lie elsewhere than this one's will; or they were moved to where this one's are.
+    places = [store.checkpoint_dir / committed["checkpoint"]]
+    places.append(checkpoints_of(run, None, store.db) / committed["checkpoint"])
+    path = next((place for place in places if place.is_file()), places[-1])
+    model, _ = read(path, committed["model_digest"])
+    return InitialWeights(model, run["run_id"], committed["round"])
+
+
+def _template(module: nn.Module, spec: str) -> Template:
+    """The model as it goes on the wire. Raises UsageError where it cannot."""
+    try:
+        return Template.of({"header": GlobalModel.header, "model": wire_module(module)})
+    except UsageError:
+        raise
+    except PickleRefused as error:
+        raise UsageError(f"--model {spec}: trainers' answers could not be read: {error}") from error
+    except Exception as error:  # pickle's own, and whatever the model's __reduce__ or __getstate__ raises
+        raise UsageError(f"--model {spec} cannot be pickled: {error}") from error
+
+
+def _check_disk(plan: Plan, model: State, committed: int, say: Callable[[str], None]) -> None:
+    store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
+    needed = estimate(model, max(rounds - max(committed, 0), 0), store.keep_checkpoints)
+    free = free_space(store.checkpoint_dir)
+    say(f"checkpoints: about {_size(needed)} for the rounds to come, {_size(free)} free at {store.checkpoint_dir}")
+    if needed > free:
+        raise UsageError(
+            f"the checkpoints of {rounds} rounds need about {_size(needed)}, but {store.checkpoint_dir} has "
+            f"{_size(free)} free. Free some, choose another --checkpoint-dir, or set --keep-checkpoints"
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,78 @@
+"""The bytes of a round's <MODEL>, written once and sent by every session.
+
+A template of the pickled message is made at start; each round overwrites the tensors' payloads in it. A slow client may
+still be reading last round's bytes, so a buffer is used again only when nobody sends from it.
+"""
+
+import threading
+
+import blake3
+
+from flserver.models.state import State, write_state
+from flserver.wire.template import Template
+
+MOST_BUFFERS = 4
+
+
+class Broadcast:
+    """One model's body. Sessions ``acquire`` it before and ``release`` it after sending; where it is ``revoked``, they
+    stop sending it."""
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        self._lock = threading.Lock()  # guards _users
+        self._users = 0
+        self.revoked = False
+        self.digest = ""
+
+    @property
+    def body(self) -> memoryview:
+        return memoryview(self._template.buffer)
+
+    @property
+    def idle(self) -> bool:
+        return self._users == 0
+
+    def acquire(self) -> None:
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+
+    def copy(self) -> "Broadcast":
+        return Broadcast(self._template.copy())
+
+    def write(self, state: State) -> None:
+        """Overwrite the payloads; nobody may be sending."""
+        write_state(self._template.module, state)
+        self.digest = "blake3:" + blake3.blake3(self._template.buffer).hexdigest()
+
+
+class BroadcastBuffers:
+    """Two buffers in turn, and up to ``MOST_BUFFERS`` while slow clients hold the old ones.
+
+    Where those do not do, the oldest is taken away from whoever is still reading it: models that nobody waits for any
+    more must not fill the memory, a round's worth at a time.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self._buffers = [Broadcast(template)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of one body."""
+        return len(self._buffers[0].body)
+
+    def render(self, state: State, current: Broadcast | None) -> Broadcast:
+        """The body for ``state`` in a buffer that is neither ``current`` nor in use."""
+        free = [b for b in self._buffers if b.idle and not b.revoked and b is not current]
+        chosen = free[0] if free else self._buffers[-1].copy()
+        old = [b for b in self._buffers if b not in (chosen, current) and not b.idle]
+        for buffer in old[: max(0, len(old) + 2 - MOST_BUFFERS)]:
+            buffer.revoked = True
+        # From the oldest on, so that those at the front are the ones to take away.
+        self._buffers = [*old, *([current] if current is not None else []), chosen]
+        chosen.write(state)
+        return chosen

@@ -1,0 +1,73 @@
+"""What is put on record of an attempt's seats: who answered, who did not, and what their clients measured. Pure."""
+
+import math
+from collections.abc import Sequence
+
+from flserver import events
+from flserver.events import ClientOutcome, RoundMetric
+from flserver.rounds import Attempt, Result
+from flserver.wire.messages import Measurement
+
+CLIENT_MEANS = ("loss", "accuracy")
+
+
+def _client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, ...]]]) -> tuple[RoundMetric, ...]:
+    """Means over the clients, weighted by data_size, of what they measured on the model they received: ``round``'s."""
+    means = []
+    for name in CLIENT_MEANS:
+        pairs = [
+            (n, m.value) for n, metrics in measured for m in metrics if (m.name, m.measured_on) == (name, "received")
+        ]
+        if pairs:
+            total = sum(n for n, _ in pairs)
+            mean = math.fsum(n / total * value for n, value in pairs)
+            means.append(RoundMetric(round=round, name=name, value=mean, source="clients"))
+    return tuple(means)
+
+
+def aborted(attempt: Attempt, reason: str, ended: float, results: Sequence[Result]) -> events.AttemptAborted:
+    """The end of an attempt without a round, at ``ended`` (monotonic)."""
+    broadcast_seconds, wait_seconds = phases(attempt, ended)
+    return events.AttemptAborted(
+        round=attempt.round,
+        attempt=attempt.number,
+        clients=sent_to(results),
+        reason=reason,
+        seconds=ended - attempt.started_at,
+        broadcast_seconds=broadcast_seconds,
+        wait_seconds=wait_seconds,
+        outcomes=outcomes(results, committed=False),
+    )
+
+
+def phases(attempt: Attempt, ended: float) -> tuple[float | None, float | None]:
+    """Seconds from an attempt's start to the last model fully sent, and from then to its end; None where none was."""
+    sent = [seat.sent.fully_sent_at for seat in attempt.seats.values() if seat.sent and seat.sent.fully_sent_at]
+    if not sent:
+        return None, None
+    last = min(max(sent), ended)
+    return last - attempt.started_at, ended - last
+
+
+def sent_to(results: Sequence[Result]) -> int:
+    """How many clients the whole model was handed over to."""
+    return sum(result.seat.sent is not None and result.seat.sent.handed_over_at is not None for result in results)
+
+
+def outcomes(results: Sequence[Result], *, committed: bool) -> tuple[ClientOutcome, ...]:
+    """What is put on record of each seat; weights only where the attempt is committed."""
+    total = sum(result.seat.data_size for result in results if result.seat.answer == "counts")
+    return tuple(_outcome(result, total if committed else None) for result in results)
+
+
+def _outcome(result: Result, total: int | None) -> ClientOutcome:
+    seat = result.seat
+    counts = seat.answer == "counts"
+    handed_over = seat.sent.handed_over_at if seat.sent is not None else None
+    return ClientOutcome(
+        client_id=seat.client_id,
+        participation=result.participation,
+        update_id=seat.update_id if counts else None,
+        weight=seat.data_size / total if counts and total is not None else None,
+        seconds=None if seat.answered_at is None or handed_over is None else seat.answered_at - handed_over,
+    )

@@ -1,0 +1,35 @@
+"""What can be set: one table feeds the flags, the environment, the files, ``--print-config`` and the reference.
+
+``setting.py`` is what a setting is, ``server.py`` the server's table, ``policies.py`` what the parts of the server get,
+``options.py`` where values come from, ``recorded.py`` a run's settings on record and back.
+"""
+
+from flserver.settings.policies import (
+    EvaluationPolicy,
+    IdentityPolicy,
+    ModelPolicy,
+    NetworkPolicy,
+    RoundPolicy,
+    ServerSettings,
+    StorePolicy,
+    server_settings,
+)
+from flserver.settings.server import MAX_COUNT, MAX_SECONDS, SERVER_SETTINGS
+from flserver.settings.setting import Setting, defaults, parse_tristate
+
+__all__ = [
+    "MAX_COUNT",
+    "MAX_SECONDS",
+    "SERVER_SETTINGS",
+    "EvaluationPolicy",
+    "IdentityPolicy",
+    "ModelPolicy",
+    "NetworkPolicy",
+    "RoundPolicy",
+    "ServerSettings",
+    "Setting",
+    "StorePolicy",
+    "defaults",
+    "parse_tristate",
+    "server_settings",
+]

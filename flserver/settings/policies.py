@@ -1,0 +1,132 @@
+"""What each part of the server is given of the settings: frozen policies, passed by constructor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flserver.settings.server import PATHS, SERVER_SETTINGS
+from flserver.settings.setting import defaults
+from flserver.wire.messages import MAX_DATA_SIZE
+
+Policy = TypeVar("Policy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundPolicy:
+    """The rules of a run's rounds (seconds; ``min_updates`` None: settle it from the first join window)."""
+
+    num_rounds: int
+    time_to_wait: float
+    join_window: str
+    min_clients: int
+    min_updates: int | None
+    round_timeout: float
+    round_attempts: int
+    rejoin: bool
+    rejoin_timeout: float
+    max_data_size: int = MAX_DATA_SIZE
+    max_weight_share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPolicy:
+    """Which model, from where, averaged how."""
+
+    model: str
+    initial_weights: str | None
+    seed: int
+    strategy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPolicy:
+    """What the global model is measured on, if anything."""
+
+    eval_data: str | None
+    data_dir: Path | None
+    evaluate: str | None
+    use_cuda: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorePolicy:
+    """Where the record and the models go, and which run is meant."""
+
+    db: Path
+    checkpoint_dir: Path
+    keep_checkpoints: int
+    resume: bool
+    run_name: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPolicy:
+    """Where the server listens, and what a connection may use (bytes, seconds, bytes a second)."""
+
+    host: str
+    server_port: int
+    insecure: bool
+    metrics_host: str
+    metrics_port: int
+    metrics_linger: float
+    receive_memory: int
+    max_update_size: int | None
+    max_json_size: int
+    first_frame_timeout: float
+    frame_timeout: float
+    min_rate: float
+    peer_timeout: float
+    max_connections: int
+    max_connections_per_address: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityPolicy:
+    """Who may speak for a client, and how that is shown."""
+
+    upload_from: str | None
+    clients: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
+    trusted_proxy: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """All policies, and the flat values they were made from."""
+
+    rounds: RoundPolicy
+    model: ModelPolicy
+    evaluation: EvaluationPolicy
+    store: StorePolicy
+    network: NetworkPolicy
+    identity: IdentityPolicy
+    values: Mapping[str, Any]
+
+
+def server_settings(values: Mapping[str, Any]) -> ServerSettings:
+    """The policies of flat ``values`` (keys as in the table; missing ones take their default)."""
+    merged = defaults(SERVER_SETTINGS) | dict(values)
+    meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS}
+    meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
+    meant["receive_memory"] *= 2**20
+    return ServerSettings(
+        rounds=_pick(RoundPolicy, meant),
+        model=_pick(ModelPolicy, meant),
+        evaluation=_pick(EvaluationPolicy, meant),
+        store=_pick(StorePolicy, meant),
+        network=_pick(NetworkPolicy, meant),
+        identity=_pick(IdentityPolicy, meant),
+        values=merged,
+    )
+
+
+def checkpoints_beside(db: Path) -> Path:
+    """Where the checkpoints of a database's runs lie unless ``--checkpoint-dir`` says otherwise."""
+    return db.with_name(db.name + ".checkpoints")
+
+
+def _pick(policy: type[Policy], values: Mapping[str, Any]) -> Policy:
+    return policy(**{field.name: values[field.name] for field in fields(policy)})  # type: ignore[arg-type]

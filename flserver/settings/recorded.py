@@ -1,0 +1,33 @@
+"""A run's settings as they go on record, and back."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flserver.settings.policies import ServerSettings, checkpoints_beside
+from flserver.settings.server import PATHS
+
+NOT_OF_THE_RUN = ("db", "resume", "run_name", "log_format", "log_level")
+
+
+def config_of(settings: ServerSettings) -> dict[str, Any]:
+    """The settings as they go on record with the run."""
+    return {key: value for key, value in from_anywhere(settings.values).items() if key not in NOT_OF_THE_RUN}
+
+
+def from_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with their paths absolute: a run is resumed from whatever folder."""
+    return {key: str(Path(value).absolute()) if key in PATHS and value else value for key, value in values.items()}
+
+
+def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on record with a run (a row of v1_runs): what :func:`config_of` gave."""
+    return dict(json.loads(run["config"]))
+
+
+def checkpoints_of(run: Mapping[str, Any], given: Path | None, db: Path) -> Path:
+    """Where the checkpoints of a run (a row of v1_runs) lie: as given, else as recorded, else beside
+    the database."""
+    recorded = settings_of(run).get("checkpoint_dir")
+    return given or (Path(recorded) if recorded else checkpoints_beside(db))

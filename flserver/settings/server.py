@@ -1,0 +1,58 @@
+"""The server's settings: every name, type, default and help text stands here once."""
+
+from flserver.settings.setting import Setting
+from flserver.wire.messages import MAX_DATA_SIZE
+
+MAX_SECONDS = 1e9  # 31 years: what every clock and timer here still counts
+MAX_COUNT = 10**9
+SERVER_SETTINGS: tuple[Setting, ...] = (
+    Setting(name="host", kind="str", default="127.0.0.1", help="Address to listen on for trainers."),
+    Setting(name="server-port", kind="int", default=50052, minimum=0, maximum=65535, help="Port for trainers; 0 takes any free one and prints it."),
+    Setting(name="num-rounds", kind="int", default=30, minimum=1, maximum=MAX_COUNT, help="Rounds of the run."),
+    Setting(name="time-to-wait", kind="float", default=10.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that the join window stays open."),
+    Setting(name="join-window", kind="choice", default="fixed", choices=("fixed", "sliding"), help="Count the window from the first registration (fixed) or from the latest (sliding)."),
+    Setting(name="use-cuda", kind="tristate", default=None, help="Evaluate on CUDA. Left out: if there is one. Averaging is always on the CPU."),
+    Setting(name="db", kind="path", default="runs.sqlite", help="The SQLite database; made where there is none."),
+    Setting(name="resume", kind="bool", default=False, help="Go on with the newest run, or --run-name's, from its last committed round."),
+    Setting(name="run-name", kind="str", default=None, metavar="NAME", help="A name for the run; with --resume, the run to go on with."),
+    Setting(name="checkpoint-dir", kind="path", default=None, help="Where the models go. Default: <db>.checkpoints beside the database."),
+    Setting(name="keep-checkpoints", kind="int", default=0, minimum=0, maximum=MAX_COUNT, metavar="K", help="Keep the newest K checkpoints and the best; 0 keeps all."),
+    Setting(name="model", kind="str", default="neural_net_helper:NeuralNet", metavar="SPEC", help="neural_net_helper:NeuralNet, torchvision:NAME or package.module:factory."),
+    Setting(name="initial-weights", kind="str", default=None, metavar="FILE|RUN[:ROUND]", help="Start from a .safetensors file or from a round of a run in this database."),
+    Setting(name="seed", kind="int", default=0, minimum=0, maximum=2**63 - 1, help="Seed of the initial model."),
+    Setting(name="strategy", kind="str", default="fedavg", help="How updates become the next global model: fedavg, or package.module:Class."),
+    Setting(name="min-clients", kind="int", default=1, minimum=1, maximum=MAX_COUNT, help="Clients that must have registered before the first round."),
+    Setting(name="min-updates", kind="int", default=None, minimum=1, maximum=MAX_COUNT, metavar="N", help="Updates that a round needs. Default: 2, or 1 where one client alone was in the first join window."),
+    Setting(name="round-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds until a round's deadline."),
+    Setting(name="round-attempts", kind="int", default=3, minimum=1, maximum=MAX_COUNT, help="Quorum misses of one round after which the run ends interrupted."),
+    Setting(name="rejoin", kind="bool", default=True, help="Let a participant whose connection died register again."),
+    Setting(name="rejoin-timeout", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds to wait for participants while there are fewer than --min-updates."),
+    Setting(name="eval-data", kind="str", default=None, metavar="SPEC", help="Evaluate every global model on: fldata, digits, mnist, fashion-mnist or cifar10."),
+    Setting(name="data-dir", kind="path", default=None, help="Where data sets lie. Default: FLdata for fldata, data for the others."),
+    Setting(name="evaluate", kind="str", default=None, metavar="MODULE:FUNCTION", help="Evaluate every global model with function(model, round) -> dict of finite floats."),
+    Setting(name="metrics-host", kind="str", default="127.0.0.1", help="Address of /metrics and /healthz."),
+    Setting(name="metrics-port", kind="int", default=9464, minimum=0, maximum=65535, help="Port of /metrics and /healthz; 0 turns them off."),
+    Setting(name="metrics-linger", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that /metrics outlives a finished run, so that its last values are scraped."),
+    Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, in MiB; beyond it they lie in unlinked files in the checkpoint directory."),
+    Setting(name="max-update-size", kind="int", default=None, minimum=1, maximum=2**48, metavar="BYTES", help="Longest message with a model. Default: twice the global model's and 64 KiB more."),
+    Setting(name="max-json-size", kind="int", default=4096, minimum=64, maximum=2**20, metavar="BYTES", help="Longest registration."),
+    Setting(name="max-data-size", kind="int", default=MAX_DATA_SIZE, minimum=1, maximum=MAX_DATA_SIZE, metavar="N", help="Most training samples that a client may say it has."),
+    Setting(name="max-weight-share", kind="float", default=1.0, minimum=0.001, maximum=1, metavar="SHARE", help="Reject an update whose client has more than this share of the samples of all clients invited; 1 is off."),
+    Setting(name="first-frame-timeout", kind="float", default=30.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds a new connection has to send its first bytes, and to finish a TLS handshake."),
+    Setting(name="frame-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds that receiving an update, or sending a model, may take."),
+    Setting(name="min-rate", kind="float", default=1024.0, minimum=0, maximum=1e12, metavar="BYTES", help="Bytes a second below which a message is not waited for any more, counted over 30 seconds (or --first-frame-timeout, if less) of waiting for its sender."),
+    Setting(name="peer-timeout", kind="float", default=90.0, minimum=3, maximum=86400, help="Seconds after which a peer whose machine does not answer any more is gone."),
+    Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, the oldest that has not finished its first message goes."),
+    Setting(name="max-connections-per-address", kind="int", default=2048, minimum=2, maximum=MAX_COUNT, metavar="N", help="The same for one address. A trainer has one for good, and one more while it uploads."),
+    Setting(name="upload-from", kind="choice", default=None, choices=("same-address", "any", "certificate"), help="Whose uploads count: those from the address that registered the client, anybody's, or those with its certificate. Default: same-address, or certificate with --tls-client-ca."),
+    Setting(name="clients", kind="path", default=None, metavar="FILE", help="Admit these clients only, and start as soon as all are in: CSV with the columns id, label, fingerprint."),
+    Setting(name="tls-cert", kind="path", default=None, metavar="FILE", help="Speak TLS to trainers, with this certificate (PEM, the chain after it)."),
+    Setting(name="tls-key", kind="path", default=None, metavar="FILE", help="Its key. Default: in the file of --tls-cert."),
+    Setting(name="tls-client-ca", kind="path", default=None, metavar="FILE", help="Ask trainers for certificates that one of these signed: the common name is the client's id."),
+    Setting(name="trusted-proxy", kind="str", default=None, metavar="CIDR[,CIDR]", help="Forwarders' addresses: each connection from there begins with a PROXY protocol header, which has the trainer's."),
+    Setting(name="insecure", kind="bool", default=False, help="Listen on more than loopback without TLS, where an attacker on the way can run code on the trainers."),
+    Setting(name="log-format", kind="choice", default="text", choices=("text", "json"), help="One log line an event, as text or JSON."),
+    Setting(name="log-level", kind="choice", default="info", choices=("debug", "info", "warning", "error"), help="Least severe line to log."),
+)  # fmt: skip
+
+PATHS = tuple(setting.key for setting in SERVER_SETTINGS if setting.kind == "path")

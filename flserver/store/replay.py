@@ -1,0 +1,35 @@
+"""All derived tables made anew from the record."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, RowMapping, bindparam, delete, select
+
+from flserver.errors import StoreError
+from flserver.store import tables as t
+from flserver.store.derive import derive
+from flserver.store.derive.statements import Origin
+from flserver.store.payloads import from_payload
+
+REPLAY_PAGE = 1000
+
+
+def rederive(connection: Connection) -> None:
+    """Make every derived table anew from the record, in the caller's transaction.
+
+    Raises StoreError where a payload was purged: what it held is gone, the tables would lose it too.
+    """
+    for table in reversed(t.DERIVED):
+        connection.execute(delete(table))
+    for row in _recorded(connection):
+        if row["payload"] is None:
+            raise StoreError(f"event {row['seq']} was purged: the tables cannot be made anew from the record")
+        origin = Origin(row["seq"], row["run_id"], row["process_id"])
+        derive(connection, origin, from_payload(row["type"], row["payload"]))
+
+
+def _recorded(connection: Connection) -> Iterator[RowMapping]:
+    last = 0
+    page = select(t.events).where(t.events.c.seq > bindparam("last")).order_by(t.events.c.seq).limit(REPLAY_PAGE)
+    while rows := connection.execute(page, {"last": last}).mappings().all():
+        yield from rows
+        last = rows[-1]["seq"]

@@ -1,0 +1,226 @@
+"""All that is SQLite's alone: how the file is opened, by the one writer and by readers that cannot write, and never by
+two servers; its journal; its copy."""
+
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Engine, NullPool, Table, create_engine, event
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from flserver.clock import Deadline
+from flserver.errors import StoreError, UsageError
+
+BUSY_TIMEOUT = 5.0
+"""Seconds that a connection waits for another one's lock."""
+
+CLOSE_PATIENCE = 1.0
+"""Seconds that a clean stop waits for readers, to leave a database in one file."""
+CLOSE_PAUSE = 0.02
+"""Seconds between two tries of that."""
+APPLICATION_ID = 0x464C7376  # as the first migration writes it
+
+logger = logging.getLogger(__name__)
+
+_READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
+# PRAGMAs that only tell something: about a table or index, or, without an argument, about the file.
+_PRAGMAS_ABOUT = {
+    "foreign_key_list",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "table_info",
+    "table_list",
+    "table_xinfo",
+}
+_PRAGMAS_BARE = {
+    *("application_id", "encoding", "freelist_count", "integrity_check", "journal_mode", "page_count", "page_size"),
+    *("quick_check", "read_uncommitted", "schema_version", "user_version"),
+}
+
+
+def writing_engine(path: Path, *, create: bool = False) -> Engine:
+    """An engine whose every connection is set up for writing and whose every transaction is ``BEGIN IMMEDIATE``.
+
+    A deferred transaction that turns into a write fails at once where another one has written, whatever the timeout.
+    """
+    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def reading_engine(path: Path) -> Engine:
+    """An engine whose connections can only read, whatever SQL they are given, and see one state of the database.
+
+    ``PRAGMA query_only`` would not do: ATTACH and VACUUM INTO write files all the same.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+        connection.execute("PRAGMA trusted_schema = OFF")
+        # The first use of a table-valued function declares it, which looks like a write to an authorizer.
+        connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
+        connection.set_authorizer(_authorize)
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _authorize(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
+    if action in _READS:
+        return sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_FUNCTION and second != "load_extension":
+        return sqlite3.SQLITE_OK
+    pragma = (first or "").lower()
+    if action == sqlite3.SQLITE_PRAGMA and (pragma in _PRAGMAS_ABOUT or (pragma in _PRAGMAS_BARE and second is None)):
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
+
+
+@contextmanager
+def store_errors(doing: str) -> Iterator[None]:
+    """Turn an error of the database into a StoreError that says what was being done."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise StoreError(f"{doing}: {cause(error)}") from error
+
+
+def cause(error: BaseException) -> str:
+    """SQLite's own words, without the statement and its parameters."""
+    return str(getattr(error, "orig", None) or error)
+
+
+def set_wal(connection: Connection, path: Path) -> None:
+    """Switch the file to a write-ahead log. Not in a transaction: the PRAGMA refuses to run in one.
+
+    Raises StoreError where the file system cannot have one.
+    """
+    mode = _driver(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(f"{path} cannot use SQLite's WAL (journal_mode stays {mode}): is it on a network disk?")
+
+
+def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], None]) -> None:
+    """End a writer's connection tidily. A WAL needs write permission of its readers; after a clean stop there is none.
+
+    All is durable by now: a reader that does not let go costs the tidy end, not the run. ``pause`` waits some seconds:
+    another process's reader gives no sign that could be waited for.
+    """
+    driver, patience = _driver(connection), Deadline.after(CLOSE_PATIENCE)
+    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    while True:
+        try:
+            driver.execute("PRAGMA journal_mode = DELETE")
+            return
+        except sqlite3.OperationalError as error:  # locked: SQLite does not wait for readers here
+            if patience.passed:
+                logger.warning("%s is left in WAL mode, somebody reads it: %s", path, error)
+                return
+        pause(CLOSE_PAUSE)
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+@cache
+def insert_or_update(table: Table) -> Insert:
+    """An INSERT that changes the row of the same primary key where there is one."""
+    statement = insert(table)
+    changing = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    return statement.on_conflict_do_update(index_elements=table.primary_key, set_=changing)
+
+
+def is_ours(connection: Connection) -> bool:
+    """Whether the file is a database of flserver."""
+    return bool(connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID)
+
+
+def revision_of(path: Path) -> str | None:
+    """The revision of the schema that an existing file states; None for an empty database. Writes nothing.
+
+    Raises UsageError for another program's database, and sqlite3.Error.
+    """
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+        if empty and not ours:
+            return None
+        if not ours:
+            raise UsageError(f"{path} is a database of another program")
+        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+
+def copy_database(path: Path, copy: Path) -> None:
+    """Copy a database, its WAL included, into one file. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it
+
+
+class DatabaseLock:
+    """Keeps a second server, or an upgrade, away from a database while the block runs.
+
+    The lock is on a file of its own beside the database (``runs.sqlite.lock``), which stays there: SQLite's own locks
+    are dropped when any descriptor of the database is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = path
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        real = self._database.resolve()  # two names of one database are one lock
+        lock = real.with_name(real.name + ".lock")
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UsageError(f"{lock} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UsageError(f"another flserver has {self._database} open") from error
+        except OSError as error:
+            os.close(descriptor)
+            raise UsageError(f"{lock} cannot be locked: {error.strerror}") from error
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,14 @@
+"""Text from outside, which peers chose, made safe for a terminal and a log."""
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """``text`` on one line, at most ``limit`` characters of it.
+
+    What Python does not call printable (control characters, line and paragraph separators, marks that turn the
+    direction of writing, lone surrogates) is written as its escape, so it can neither move the cursor, nor start a
+    second log line, nor fail to encode.
+    """
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    if cut.isprintable():
+        return cut
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)

@@ -1,0 +1,141 @@
+"""Loss and accuracy of a global model, and the operator's own function."""
+
+import logging
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from flserver.errors import UsageError
+from flserver.models.architectures import DEFAULT_MODEL, build
+from flserver.models.evaluation import Evaluator
+from flserver.models.state import state_of
+from flserver.settings import EvaluationPolicy
+from tests.fldata import write_fldata
+
+MINE = """
+import torch
+calls = []
+
+def measure(module, round):
+    calls.append((module.training, torch.is_grad_enabled(), round))
+    module.train()
+    return {"first": next(module.parameters()).flatten()[0].item(), "round": round, "accuracy": 0.25}
+
+def raises(module, round):
+    raise RuntimeError("out of memory")
+
+def nothing(module, round):
+    return None
+
+def mixed(module, round):
+    return {"good": 1, "bad": float("nan"), "worse": "0.5", 3: 0.1}
+
+not_a_function = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def mine(monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "mine", None)
+    del sys.modules["mine"]
+
+
+def policy(**given):
+    return EvaluationPolicy(**({"eval_data": None, "data_dir": None, "evaluate": None, "use_cuda": False} | given))
+
+
+def default_model():
+    return build(DEFAULT_MODEL, 0)
+
+
+def test_every_models_loss_and_accuracy_on_all_test_files(tmp_path):
+    write_fldata(tmp_path, [1, 2])
+    evaluator = Evaluator(policy(eval_data="fldata", data_dir=tmp_path), default_model)
+    module = default_model()
+    from flserver.models.datasets import load_test
+
+    x, y = load_test("fldata", tmp_path)
+    for seed in (1, 2):  # the evaluator's module is loaded anew each time
+        module = build(DEFAULT_MODEL, seed)
+        expected = torch.nn.functional.nll_loss(module(x), y).item()
+        right = (module(x).argmax(1) == y).float().mean().item()
+        assert evaluator.evaluate(state_of(module), 3) == pytest.approx({"loss": expected, "accuracy": right})
+    assert evaluator.enabled
+
+
+def test_the_operators_function_sees_the_model_and_the_round_and_has_the_last_word():
+    evaluator = Evaluator(policy(eval_data="digits", evaluate="mine:measure"), default_model)
+    state = state_of(build(DEFAULT_MODEL, 4))
+    for number in (1, 2):
+        measured = evaluator.evaluate(state, number)
+        assert measured["first"] == state["fc1.weight"].flatten()[0].item()
+        assert measured["round"] == number
+        assert measured["accuracy"] == 0.25
+        assert measured["loss"] > 0
+    assert sys.modules["mine"].calls == [(False, False, 1), (False, False, 2)]
+
+
+@pytest.mark.parametrize(
+    ("function", "kept", "reasons"),
+    [
+        ("raises", {}, ["round 5: --evaluate mine:raises failed"]),
+        ("nothing", {}, ["gave a NoneType, not a dict"]),
+        (
+            "mixed",
+            {"good": 1.0},
+            ["gave bad = nan, not a finite", "gave worse = '0.5', not a finite", "gave 3 as a name, not a str"],
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_a_warning(caplog, function, kept, reasons):
+    evaluator = Evaluator(policy(evaluate=f"mine:{function}"), default_model)
+    with caplog.at_level(logging.WARNING):
+        assert evaluator.evaluate(state_of(default_model()), 5) == kept
+    for reason, record in zip(reasons, caplog.records, strict=True):
+        assert reason in record.getMessage()
+    if function == "raises":
+        assert "out of memory" in caplog.text
+
+
+def test_a_model_that_diverged_has_no_loss(caplog):
+    evaluator = Evaluator(policy(eval_data="digits"), default_model)
+    state = {name: torch.full_like(tensor, torch.inf) for name, tensor in state_of(default_model()).items()}
+    assert list(evaluator.evaluate(state, 1)) == ["accuracy"]
+    assert "gave loss = nan" in caplog.text
+
+
+def test_without_data_and_function_nothing_is_measured():
+    evaluator = Evaluator(policy(), default_model)
+    assert not evaluator.enabled
+    assert evaluator.evaluate(state_of(default_model()), 1) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"evaluate": "mine:absent"}, "--evaluate 'mine:absent': mine has no absent"),
+        ({"evaluate": "no_such_module:f"}, "cannot import no_such_module"),
+        ({"evaluate": "mine:not_a_function"}, "is a int, not a function"),
+        ({"eval_data": "nothing"}, "there is no data set 'nothing'"),
+    ],
+)
+def test_what_is_not_there_is_told_at_the_start(given, reason):
+    with pytest.raises(UsageError, match=reason):
+        Evaluator(policy(**given), default_model)
+
+
+def test_a_model_that_does_not_take_the_data_is_told_at_the_start():
+    with pytest.raises(UsageError, match="does not take --eval-data digits of shape"):
+        Evaluator(policy(eval_data="digits"), lambda: nn.Linear(3, 2))
+
+
+def test_cuda_that_is_not_there_is_told_at_the_start(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no CUDA"):
+        Evaluator(policy(use_cuda=True), default_model)
+    assert Evaluator(policy(use_cuda=None), default_model).device.type == "cpu"

@@ -1,0 +1,304 @@
+"""Which run a process works on: every line of the table that the README gives for ``--resume``."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flserver.errors import CheckpointError, UsageError
+from flserver.models.checkpoint import CheckpointStore
+from flserver.process.prepare import initial_weights
+from flserver.process.which_run import Complete, Plan, plan_run
+from flserver.settings import StorePolicy, server_settings
+from flserver.settings.recorded import config_of, settings_of
+from flserver.store.reader import Reader
+
+
+class FakeReader:
+    """Runs as v1_runs shows them, the newest last, and their committed rounds."""
+
+    def __init__(self, *runs: Mapping[str, Any], rounds: Mapping[int, Mapping[str, Any]] | None = None) -> None:
+        self._runs = runs
+        self._rounds = rounds or {}
+
+    def newest_run(self, name: str | None = None) -> Mapping[str, Any] | None:
+        return next((run for run in reversed(self._runs) if name in (None, run["name"])), None)
+
+    def run(self, ref: str) -> Mapping[str, Any]:
+        found = [run for run in self._runs if ref in (run["run_id"], run["name"])]
+        if not found:
+            raise UsageError(f"no run {ref}")
+        return found[-1]
+
+    def committed_round(self, run_id: str, number: int | None) -> Mapping[str, Any]:
+        number = max(self._rounds) if number is None else number
+        if number not in self._rounds:
+            raise UsageError(f"no round {number}")
+        return {"round": number, "checkpoint_deleted_at": None, **self._rounds[number]}
+
+
+def found(status: str, name: str = "night", run_id: str = "r1", **config: Any) -> dict[str, Any]:
+    """A run that was started with ``config``, the rest by default."""
+    settings = server_settings(config)
+    return {
+        "run_id": run_id,
+        "name": name,
+        "status": status,
+        "num_rounds": settings.rounds.num_rounds,
+        "config": json.dumps(config_of(settings)),
+    }
+
+
+def decide(*runs: Mapping[str, Any], **given: Any) -> Plan | Complete:
+    """The plan of a process that was started with the options ``given``."""
+    reader = cast(Reader, FakeReader(*runs))
+    return plan_run(reader, server_settings(given), given)
+
+
+def planned(*runs: Mapping[str, Any], **given: Any) -> Plan:
+    plan = decide(*runs, **given)
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def is_new(plan: Plan) -> bool:
+    return plan.resumed is None and plan.run_id != "r1" and plan.overrides == {}
+
+
+# --- new runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed", "completed"])
+def test_without_resume_a_new_run_is_started_whatever_there_is(status: str) -> None:
+    plan = planned(found(status), num_rounds=5)
+    assert is_new(plan)
+    assert plan.notice is None
+    assert plan.settings.rounds.num_rounds == 5
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", plan.run_id)
+    assert plan.name == plan.run_id, "a run without a name is called by its id"
+    assert planned(run_name="day").name == "day"
+    assert planned().run_id != planned().run_id
+
+
+def test_resume_without_a_run_starts_one_and_says_so() -> None:
+    plan = planned(resume=True)
+    assert is_new(plan)
+    assert plan.notice is not None
+    assert "there is no run in runs.sqlite" in plan.notice
+    other = planned(found("interrupted"), resume=True, run_name="day")
+    assert is_new(other)
+    assert other.name == "day"
+    assert other.notice is not None
+    assert "no run named day" in other.notice
+
+
+@pytest.mark.parametrize("name", ["a:b", "123", "٣", "", "  ", "a\x1b[2J", "a\nb"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_names_that_could_be_taken_for_something_else(name: str, resume: bool) -> None:
+    with pytest.raises(UsageError, match="--run-name"):
+        decide(found("interrupted"), run_name=name, resume=resume)
+
+
+# --- resume: not completed -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+@pytest.mark.parametrize("name", [None, "night"])
+def test_a_run_that_is_not_complete_goes_on_with_its_own_settings(status: str, name: str | None) -> None:
+    before = found(status, num_rounds=12, min_clients=3, seed=7, round_timeout=9.0, checkpoint_dir="/models")
+    plan = planned(before, resume=True, run_name=name)
+    assert (plan.run_id, plan.name, plan.resumed, plan.overrides) == ("r1", "night", before, {})
+    assert plan.settings.rounds.num_rounds == 12
+    assert plan.settings.rounds.min_clients == 3
+    assert plan.settings.rounds.round_timeout == 9.0
+    assert plan.settings.model.seed == 7
+    assert plan.settings.store.checkpoint_dir == Path("/models")
+
+
+def test_what_differs_is_taken_and_named() -> None:
+    before = found("interrupted", num_rounds=12, min_clients=3, round_timeout=9.0)
+    plan = planned(before, resume=True, num_rounds=20, round_timeout=9.0, eval_data="digits")
+    assert plan.overrides == {"num_rounds": 20, "eval_data": "digits"}
+    assert plan.settings.rounds.num_rounds == 20
+    assert plan.settings.rounds.min_clients == 3
+    assert plan.settings.evaluation.eval_data == "digits"
+
+
+def test_fewer_rounds_may_be_asked_for_while_it_is_not_complete() -> None:
+    assert planned(found("interrupted", num_rounds=12), resume=True, num_rounds=4).overrides == {"num_rounds": 4}
+
+
+def test_where_the_database_lies_is_this_processs_business() -> None:
+    before = found("interrupted", db="old.sqlite", run_name="night")
+    plan = planned(before, resume=True, db="moved/new.sqlite")
+    assert plan.overrides == {}
+    assert plan.settings.store.db == Path("moved/new.sqlite")
+    assert plan.settings.store.checkpoint_dir == Path("moved/new.sqlite.checkpoints")
+    assert plan.settings.store.resume
+
+
+def test_how_it_logs_is_this_processs_business() -> None:
+    before = found("interrupted", log_format="json", log_level="debug")
+    assert not {"log_format", "log_level"} & set(settings_of(before))
+    plan = planned(before, resume=True, log_level="error")
+    assert plan.overrides == {}
+    assert (plan.settings.values["log_format"], plan.settings.values["log_level"]) == ("text", "error")
+    recorded = json.loads(before["config"]) | {"log_format": "json", "log_level": "debug"}  # as it once was
+    old = planned(before | {"config": json.dumps(recorded)}, resume=True, log_level="error")
+    assert old.overrides == {}
+    assert (old.settings.values["log_format"], old.settings.values["log_level"]) == ("text", "error")
+
+
+def test_it_listens_where_it_was_started_unless_told_otherwise() -> None:
+    before = found("interrupted", host="127.0.0.2", server_port=40787)
+    same = planned(before, resume=True)
+    assert (same.settings.network.host, same.settings.network.server_port, same.overrides) == ("127.0.0.2", 40787, {})
+    moved = planned(before, resume=True, server_port=40788)
+    assert (moved.settings.network.host, moved.settings.network.server_port) == ("127.0.0.2", 40788)
+    assert moved.overrides == {"server_port": 40788}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", "torchvision:resnet18"),
+        ("strategy", "lab.fl:Median"),
+        ("seed", 8),
+        ("initial_weights", "weights.safetensors"),
+    ],
+)
+def test_what_makes_another_run_of_it_is_refused(key: str, value: object) -> None:
+    before = found("interrupted", seed=7)
+    with pytest.raises(UsageError) as caught:
+        decide(before, resume=True, **{key: value})
+    assert f"--{key.replace('_', '-')} {value}: run night was started with" in str(caught.value)
+    own = settings_of(before)[key]
+    assert planned(before, resume=True, **{key: own}).overrides == {}, "the same value again is fine"
+
+
+def test_a_setting_that_the_run_did_not_have_yet_gets_this_processs_value() -> None:
+    before = found("interrupted")
+    config = json.loads(before["config"])
+    del config["metrics_linger"]
+    plan = planned(before | {"config": json.dumps(config)}, resume=True, metrics_linger=4.0)
+    assert plan.settings.network.metrics_linger == 4.0
+
+
+def test_a_run_resumes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = config_of(server_settings({"tls_cert": "server.crt", "clients": "certs/clients.csv"}))
+    assert before["tls_cert"] == str(tmp_path / "server.crt")
+    assert (before["clients"], before["tls_key"]) == (str(tmp_path / "certs" / "clients.csv"), None)
+    run = found("interrupted") | {"config": json.dumps(before)}
+    assert planned(run, resume=True, tls_cert="server.crt").overrides == {}
+    monkeypatch.chdir("/")
+    assert planned(run, resume=True).settings.identity.tls_cert == tmp_path / "server.crt"
+    assert planned(run, resume=True, tls_cert="server.crt").overrides == {"tls_cert": "/server.crt"}
+
+
+def test_the_newest_run_or_the_newest_of_the_name() -> None:
+    runs = (found("interrupted", "night", "r1"), found("interrupted", "night", "r2"), found("failed", "day", "r3"))
+    assert planned(*runs, resume=True).run_id == "r3"
+    assert planned(*runs, resume=True, run_name="night").run_id == "r2"
+
+
+# --- resume: completed -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [None, "night"])
+def test_a_larger_number_of_rounds_extends_a_complete_run(name: str | None) -> None:
+    plan = planned(found("completed", num_rounds=5), resume=True, num_rounds=6, run_name=name)
+    assert (plan.run_id, plan.overrides, plan.settings.rounds.num_rounds) == ("r1", {"num_rounds": 6}, 6)
+
+
+@pytest.mark.parametrize("given", [{}, {"num_rounds": 5}, {"num_rounds": 4}])
+def test_otherwise_a_complete_run_is_left_and_a_new_one_started(given: dict[str, Any]) -> None:
+    plan = planned(found("completed", num_rounds=5), resume=True, **given)
+    assert is_new(plan)
+    assert plan.notice is not None
+    assert "run night is complete with its 5 rounds; starting a new one" in plan.notice
+
+
+def test_the_default_number_of_rounds_does_not_extend_a_run() -> None:
+    reader = cast(Reader, FakeReader(found("completed", num_rounds=5)))
+    settings = server_settings({"resume": True})
+    assert settings.rounds.num_rounds > 5
+    plan = plan_run(reader, settings, {"resume": True})
+    assert isinstance(plan, Plan)
+    assert is_new(plan)
+
+
+@pytest.mark.parametrize("given", [{}, {"num_rounds": 5}, {"num_rounds": 4}])
+def test_a_complete_run_that_was_asked_for_by_name_is_said_to_be_complete(given: dict[str, Any]) -> None:
+    decision = decide(found("completed", num_rounds=5), resume=True, run_name="night", **given)
+    assert isinstance(decision, Complete)
+    assert "run night is complete with its 5 rounds" in decision.notice
+
+
+# --- first weights ---------------------------------------------------------------------------------------------------
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    save_file({"w": torch.arange(3.0)}, tmp_path / "first.safetensors")
+    reader, store = cast(Reader, FakeReader()), store_in(tmp_path)
+    weights = initial_weights(str(tmp_path / "first.safetensors"), reader, store)
+    assert weights.state["w"].tolist() == [0, 1, 2]
+    assert (weights.parent_run_id, weights.parent_round) == (None, None)
+    with pytest.raises(UsageError, match="cannot read weights"):
+        initial_weights(str(tmp_path / "gone.safetensors"), reader, store)
+
+
+def store_in(checkpoint_dir: Path) -> StorePolicy:
+    return server_settings({"checkpoint_dir": str(checkpoint_dir)}).store
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Reader:
+    """A run with rounds 0 and 1 on disk, and round 2 pruned."""
+    store = CheckpointStore(tmp_path, "r1")
+    store.prepare()
+    rounds: dict[int, dict[str, Any]] = {}
+    for round in range(3):
+        written = store.write(round, {"w": torch.full((2,), float(round))}, {"momentum": torch.ones(1)})
+        rounds[round] = {"checkpoint": written.path, "model_digest": written.digest}
+    rounds[1]["checkpoint_deleted_at"] = "2026-01-31T09:00:00.000000Z"
+    store.delete(rounds[1]["checkpoint"])
+    return cast(Reader, FakeReader(found("completed", checkpoint_dir=str(tmp_path)), rounds=rounds))
+
+
+@pytest.mark.parametrize(("spec", "round"), [("r1", 2), ("night", 2), ("night:0", 0), ("r1:2", 2)])
+def test_weights_from_a_round_of_a_run(parent: Reader, tmp_path: Path, spec: str, round: int) -> None:
+    weights = initial_weights(spec, parent, store_in(tmp_path))
+    assert {name: tensor.tolist() for name, tensor in weights.state.items()} == {"w": [round, round]}
+    assert (weights.parent_run_id, weights.parent_round) == ("r1", round)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("night:1", "was pruned"),
+        ("night:9", "no round 9"),
+        ("night:last", "'last' is not a round"),
+        ("night:-1", "'-1' is not a round"),
+        ("day", "no run day"),
+    ],
+)
+def test_weights_that_are_not_there(parent: Reader, tmp_path: Path, spec: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        initial_weights(spec, parent, store_in(tmp_path))
+
+
+def test_weights_of_a_run_whose_checkpoints_lie_elsewhere(parent: Reader, tmp_path: Path) -> None:
+    assert initial_weights("night", parent, store_in(tmp_path / "of the new run")).parent_round == 2
+
+
+def test_weights_whose_file_was_changed_are_not_used(parent: Reader, tmp_path: Path) -> None:
+    (file,) = (tmp_path / "r1").glob("round-000002-*")
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CheckpointError, match="does not match its digest"):
+        initial_weights("night", parent, store_in(tmp_path))

@@ -1,0 +1,270 @@
+"""The round thread with real rules, real FedAvg and real files; the record and the trainers are the test's."""
+
+import itertools
+import pickle
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flserver import events as e
+from flserver.aggregation import State
+from flserver.aggregation.strategies.fedavg import FedAvg
+from flserver.clock import monotonic
+from flserver.errors import StrategyError
+from flserver.events.bus import Bus
+from flserver.identity.peer import Peer
+from flserver.models.checkpoint import CheckpointStore
+from flserver.rounds import Registration, Rounds, Verdict
+from flserver.rounds.broadcast import BroadcastBuffers
+from flserver.rounds.committer import Committer
+from flserver.rounds.coordinator import Coordinator
+from flserver.rounds.exchange import Exchange, Farewell, Submission, Ticket
+from flserver.wire.template import Template
+from tests.rounds.test_rules import policy
+
+PATIENCE = 20.0
+PEER = Peer(host="10.0.0.1", port=1)
+
+
+class RecordingRecorder:
+    """Keeps what was appended, and how much of it had been asked to be durable."""
+
+    def __init__(self) -> None:
+        self.events: list[e.Event] = []
+        self.durable = 0
+
+    def append(self, event: e.Event) -> None:
+        self.events.append(event)
+
+    def flush(self, timeout: float | None = None) -> None:
+        self.durable = len(self.events)
+
+    def of(self, kind: type[e.Event]) -> list[e.Event]:
+        return [event for event in self.events if type(event) is kind]
+
+
+class Trainer:
+    """A registered client without a socket: takes tickets, submits updates."""
+
+    def __init__(self, run: "Run", client_id: str, data_size: int = 10) -> None:
+        self.run, self.client_id = run, client_id
+        self.rung = threading.Semaphore(0)
+        self.registration: Registration = run.exchange.register(client_id, data_size, PEER)
+        run.exchange.admit(self.registration, self.rung.release)
+
+    def next(self) -> Ticket | Farewell:
+        while (ticket := self.run.exchange.next_ticket(self.registration)) is None:
+            assert self.rung.acquire(timeout=PATIENCE), self.run.recorder.events
+        return ticket
+
+    def model(self) -> Ticket:
+        ticket = self.next()
+        assert isinstance(ticket, Ticket)
+        ticket.broadcast.release()
+        ticket.sent.handed_over_at = ticket.sent.fully_sent_at = monotonic()
+        return ticket
+
+    def submit(self, tensors: State, rejection: str | None = None, confirm: bool = True) -> tuple[Submission, Verdict]:
+        released = threading.Event()
+        update_id = next(self.run.update_ids)
+        submission = Submission(
+            update_id, self.client_id, PEER, monotonic(), tensors, "blake3:00", rejection, (), released.set
+        )
+        verdict = self.run.exchange.offer(submission)
+        if confirm:
+            self.run.exchange.recorded(submission, verdict)
+        return submission, verdict
+
+
+class Run:
+    def __init__(self, folder: Path, rounds: int = 1, **changed: object) -> None:
+        self.recorder = RecordingRecorder()
+        self.update_ids = itertools.count(1)
+        model: State = tensors(0, 0, 0)
+        module = torch.nn.Module()
+        module.w = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        module.register_buffer("n", torch.tensor(0))
+        self.committer = Committer(
+            run_id="run",
+            process_id=1,
+            bus=Bus(self.recorder),
+            strategy=FedAvg(),
+            evaluator=None,
+            checkpoints=CheckpointStore(folder, "run"),
+            keep=0,
+            model=model,
+        )
+        CheckpointStore(folder, "run").prepare()
+        self.committer.commit_initial(1)
+        rules = policy(num_rounds=rounds, time_to_wait=0.0, **changed)
+        self.exchange = Exchange(Rounds(rules, {}, None), model)
+        self.ended = threading.Event()
+        self.coordinator = Coordinator(
+            policy=rules,
+            exchange=self.exchange,
+            committer=self.committer,
+            buffers=BroadcastBuffers(Template.of({"header": "<MODEL>", "model": module})),
+            bus=Bus(self.recorder),
+            process_id=1,
+            attempts_before={},
+            on_end=self.ended.set,
+        )
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.coordinator._thread.ident is not None:
+            self.exchange.stop("the test is over")
+            self.coordinator.join()
+
+    def finish(self) -> str:
+        assert self.ended.wait(PATIENCE)
+        self.coordinator.join()
+        return self.coordinator.status
+
+
+def tensors(*values: float, n: int = 0) -> State:
+    """float64, where the order of a sum shows most easily."""
+    return {"w": torch.tensor(values, dtype=torch.float64), "n": torch.tensor(n)}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Run]:
+    return lambda **changed: Run(tmp_path, **changed)
+
+
+def committed_digest(folder: Path, order: Sequence[str], updates: dict[str, State], left: str | None) -> str:
+    """One round of a fresh run whose clients answer in ``order``; ``left`` answers nothing and leaves first or last."""
+    with Run(folder, min_clients=len(updates) + (left is not None)) as run:
+        trainers = {client: Trainer(run, client, data_size=1 + len(client)) for client in updates}
+        gone = Trainer(run, left) if left is not None else None
+        run.coordinator.start()
+        for trainer in (*trainers.values(), *([gone] if gone else [])):
+            trainer.model()
+        if gone is not None:
+            run.exchange.leave(gone.registration)
+        for client in order:
+            submission, _ = trainers[client].submit(dict(updates[client]))
+            # Let the coordinator have each by itself: it folds this one at once, or holds it for its turn.
+            submission.release.__self__.wait(0.01)  # type: ignore[attr-defined]
+        assert run.finish() == "completed"
+        return str(run.committer.digest)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_the_same_updates_give_the_same_model_in_any_order_of_arrival(tmp_path: Path, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.sampled_from(["1", "2", "10", "a", "B", "ab"]), min_size=2, max_size=5, unique=True))
+    wild = st.sampled_from([1e16, -1e16, 1.0, 0.1, -3.7, 1e-3])
+    updates = {client: tensors(*data.draw(st.tuples(wild, wild, wild)), n=len(client)) for client in ids}
+    expected = committed_digest(tmp_path, sorted(ids), updates, None)
+    left = data.draw(st.sampled_from([None, "0", "15", "z"]))
+    assert committed_digest(tmp_path, data.draw(st.permutations(ids)), updates, left) == expected
+
+
+def test_a_model_is_not_to_be_had_before_its_attempt_is_durable(start: Callable[..., Run]) -> None:
+    with start(rounds=2, min_clients=2) as run:
+        a, b = Trainer(run, "a"), Trainer(run, "b")
+        run.coordinator.start()
+        for round in (1, 2):
+            for trainer in (a, b):
+                ticket = trainer.model()
+                kinds = [type(event) for event in run.recorder.events[: run.recorder.durable]]
+                assert ticket.round == round
+                assert kinds.count(e.RoundCommitted) == round
+                assert kinds.count(e.AttemptStarted) == round + 1
+                assert pickle.loads(bytes(ticket.broadcast.body))["header"] == "<MODEL>"
+            a.submit(tensors(1, 2, 3))
+            b.submit(tensors(3, 2, 1))
+        assert run.finish() == "completed"
+    assert run.committer.model["w"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_the_attempt_waits_for_an_answer_that_is_being_recorded(start: Callable[..., Run]) -> None:
+    with start(min_clients=2, min_updates=1, round_timeout=0.2) as run:
+        a, b = Trainer(run, "a"), Trainer(run, "b")
+        run.coordinator.start()
+        a.model()
+        b.model()
+        a.submit(tensors(1, 1, 1))
+        submission, verdict = b.submit(tensors(3, 3, 3), confirm=False)
+        assert not run.ended.wait(0.6), "the attempt ended although an answer was not on record"
+        run.exchange.recorded(submission, verdict)
+        assert run.finish() == "completed"
+    assert run.committer.model["w"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_every_update_is_released_whatever_became_of_it(start: Callable[..., Run]) -> None:
+    with start(min_clients=3) as run:
+        a, b, c = (Trainer(run, client) for client in "abc")
+        run.coordinator.start()
+        for trainer in (a, b, c):
+            trainer.model()
+        kept = [c.submit(tensors(1, 1, 1)), a.submit(tensors(1, 1, 1)), a.submit(tensors(9, 9, 9))]
+        kept.append(b.submit(tensors(1, 1, 1), rejection="shape: w"))
+        assert run.finish() == "completed"
+        for submission, _ in kept:
+            assert submission.release.__self__.is_set()  # type: ignore[attr-defined]
+    assert [verdict.decision for _, verdict in kept] == [None, None, "duplicate", "rejected"]
+
+
+def test_an_aborted_attempt_names_its_updates_and_leaves_nothing_in_the_next(start: Callable[..., Run]) -> None:
+    with start(min_clients=2, round_timeout=0.3) as run:
+        a, b = Trainer(run, "a"), Trainer(run, "b")
+        run.coordinator.start()
+        a.model()
+        b.model()
+        a.submit(tensors(100, 100, 100))
+        while not run.recorder.of(e.AttemptAborted):
+            assert not run.ended.wait(0.02)
+        _, late = b.submit(tensors(5, 5, 5))
+        assert late.decision == "late"
+        a.model()
+        b.model()
+        a.submit(tensors(1, 1, 1))
+        b.submit(tensors(3, 3, 3))
+        assert run.finish() == "completed"
+    (aborted,) = run.recorder.of(e.AttemptAborted)
+    assert isinstance(aborted, e.AttemptAborted)
+    assert aborted.reason == "quorum"
+    assert [(o.client_id, o.participation, o.update_id) for o in aborted.outcomes] == [
+        ("a", "answered", 1),
+        ("b", "timed_out", None),
+    ]
+    assert run.committer.model["w"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_stop_while_nobody_is_there_ends_it(start: Callable[..., Run]) -> None:
+    with start() as run:
+        run.coordinator.start()
+        run.exchange.stop("stopped by a test")
+        assert run.finish() == "interrupted"
+    (ended,) = run.recorder.of(e.RunEnded)
+    assert isinstance(ended, e.RunEnded)
+    assert ended.status == "interrupted"
+
+
+def test_a_failing_strategy_fails_the_run_and_still_says_goodbye(
+    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: FedAvg) -> State:
+        raise ValueError("no mean today")
+
+    monkeypatch.setattr(FedAvg, "finish", broken)
+    with start() as run:
+        a = Trainer(run, "a")
+        run.coordinator.start()
+        a.model()
+        a.submit(tensors(1, 1, 1))
+        assert run.finish() == "failed"
+        assert a.next() == Farewell("stopped")
+    assert isinstance(run.coordinator.error, StrategyError)
+    (aborted,) = run.recorder.of(e.AttemptAborted)
+    assert isinstance(aborted, e.AttemptAborted)
+    assert (aborted.reason, [o.update_id for o in aborted.outcomes]) == ("failed", [1])

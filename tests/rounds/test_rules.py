@@ -1,0 +1,296 @@
+"""The rules of a round, with the clock as a number."""
+
+import pytest
+
+from flserver.errors import RegistrationRefused
+from flserver.identity.peer import Peer
+from flserver.rounds import Registration, Rounds, Verdict
+from flserver.settings import RoundPolicy
+
+PEER = Peer(host="10.0.0.1", port=1)
+
+
+def policy(**changed: object) -> RoundPolicy:
+    values: dict[str, object] = {
+        "num_rounds": 10,
+        "time_to_wait": 10.0,
+        "join_window": "fixed",
+        "min_clients": 1,
+        "min_updates": None,
+        "round_timeout": 100.0,
+        "round_attempts": 3,
+        "rejoin": True,
+        "rejoin_timeout": 60.0,
+    }
+    return RoundPolicy(**(values | changed))  # type: ignore[arg-type]
+
+
+def join(rounds: Rounds, client_id: str, now: float = 0.0, data_size: int = 10) -> Registration:
+    registration = rounds.register(client_id, data_size, PEER, now)
+    rounds.admit(registration)
+    return registration
+
+
+def started(clients: str = "abc", **changed: object) -> tuple[Rounds, dict[str, Registration]]:
+    """A run of one-letter clients in its first attempt, every model sent at t = 1."""
+    rounds = Rounds(policy(**changed), {}, None)
+    registrations = {client: join(rounds, client) for client in clients}
+    rounds.close_window()
+    begin(rounds, registrations, round=1, number=1, now=1.0)
+    return rounds, registrations
+
+
+def begin(rounds: Rounds, registrations: dict[str, Registration], round: int, number: int, now: float) -> None:
+    attempt = rounds.start(round, number, now)
+    for client in attempt.seats:
+        sent = rounds.send_to(registrations[client])
+        assert sent is not None
+        sent.handed_over_at = now
+
+
+def answer(
+    rounds: Rounds,
+    client: str,
+    at: float = 2.0,
+    rejection: str | None = None,
+    update_id: int = 1,
+    digest: str = "blake3:00",
+    peer: Peer = PEER,
+) -> Verdict:
+    verdict = rounds.offer(client, peer, update_id, at, digest, rejection, at)
+    rounds.recorded(verdict)
+    return verdict
+
+
+class TestJoinWindow:
+    def test_a_fixed_window_counts_from_the_first_registration(self) -> None:
+        rounds = Rounds(policy(), {}, None)
+        assert rounds.window_closes_at() is None
+        join(rounds, "1", now=5.0)
+        join(rounds, "2", now=14.0)
+        assert not rounds.window_over(14.9)
+        assert rounds.window_over(15.0)
+
+    def test_a_sliding_window_counts_from_the_latest_registration(self) -> None:
+        rounds = Rounds(policy(join_window="sliding"), {}, None)
+        join(rounds, "1", now=5.0)
+        join(rounds, "2", now=14.0)
+        assert not rounds.window_over(23.9)
+        assert rounds.window_over(24.0)
+
+    def test_one_that_comes_again_does_not_keep_a_sliding_window_open(self) -> None:
+        rounds = Rounds(policy(join_window="sliding"), {}, None)
+        rounds.leave(join(rounds, "1", now=5.0))
+        join(rounds, "1", now=14.0)
+        assert rounds.window_over(15.0)
+
+    def test_it_says_how_many_it_is_short_of_once_its_time_is_up(self) -> None:
+        rounds = Rounds(policy(min_clients=3), {}, None)
+        join(rounds, "1")
+        assert (rounds.window_short_of(9.9), rounds.window_short_of(10.0)) == (0, 2)
+
+    @pytest.mark.parametrize("needs", [{"min_clients": 2}, {"min_updates": 2}])
+    def test_it_stays_open_until_enough_are_in(self, needs: dict[str, int]) -> None:
+        rounds = Rounds(policy(**needs), {}, None)
+        join(rounds, "1")
+        assert not rounds.window_over(1000.0)
+        join(rounds, "2", now=1000.0)
+        assert rounds.window_over(1000.0)
+
+    def test_it_waits_for_a_registration_that_is_not_on_record_yet(self) -> None:
+        rounds = Rounds(policy(), {}, None)
+        join(rounds, "1")
+        half = rounds.register("2", 10, PEER, 1.0)
+        assert not rounds.window_over(11.0)
+        rounds.admit(half)
+        assert rounds.window_over(11.0)
+
+    def test_a_newcomer_after_it_is_refused_in_the_fleets_words(self) -> None:
+        rounds, _ = started()
+        with pytest.raises(RegistrationRefused, match=r"already started the training\. You cannot participate now"):
+            rounds.register("z", 10, PEER, 2.0)
+
+    @pytest.mark.parametrize(("clients", "quorum"), [("a", 1), ("ab", 2), ("abc", 2)])
+    def test_it_settles_the_quorum(self, clients: str, quorum: int) -> None:
+        assert started(clients)[0].min_updates == quorum
+
+    def test_a_client_that_left_the_window_still_counts_for_the_quorum(self) -> None:
+        rounds = Rounds(policy(), {}, None)
+        rounds.leave(join(rounds, "1"))
+        join(rounds, "2")
+        assert rounds.close_window() == 2
+
+    def test_an_explicit_quorum_and_that_of_an_earlier_process_stay(self) -> None:
+        assert started("a", min_updates=1)[0].min_updates == 1
+        resumed = Rounds(policy(), {"a": (10, 1), "b": (10, 1)}, 2)
+        join(resumed, "a")
+        assert resumed.close_window() == 2
+
+
+class TestRegistration:
+    def test_an_id_whose_connection_lives_is_refused(self) -> None:
+        rounds = Rounds(policy(), {}, None)
+        rounds.register("1", 10, PEER, 0.0)
+        with pytest.raises(RegistrationRefused, match="alive"):
+            rounds.register("1", 10, PEER, 0.0)
+
+    def test_a_participant_that_died_rejoins_from_the_next_attempt(self) -> None:
+        rounds, registrations = started()
+        rounds.leave(registrations["a"])
+        again = join(rounds, "a", now=5.0)
+        assert (again.number, again.rejoined) == (2, True)
+        assert rounds.send_to(again) is None
+        assert rounds.start(1, 2, 6.0).seats.keys() == {"a", "b", "c"}
+
+    def test_not_with_no_rejoin(self) -> None:
+        rounds, registrations = started(rejoin=False)
+        rounds.leave(registrations["a"])
+        with pytest.raises(RegistrationRefused):
+            rounds.register("a", 10, PEER, 5.0)
+
+    def test_a_participant_from_before_a_resume_may_come_after_the_window(self) -> None:
+        rounds = Rounds(policy(), {"a": (10, 3)}, 2)
+        join(rounds, "b")
+        rounds.close_window()
+        assert join(rounds, "a").number == 4
+
+    def test_leaving_an_old_connection_does_not_end_the_new_one(self) -> None:
+        rounds, registrations = started()
+        rounds.leave(registrations["a"])
+        join(rounds, "a")
+        rounds.leave(registrations["a"])
+        assert [p.client_id for p in rounds.invitable()] == ["a", "b", "c"]
+
+    def test_nobody_registers_after_the_end(self) -> None:
+        rounds, registrations = started()
+        rounds.leave(registrations["a"])
+        rounds.finish()
+        with pytest.raises(RegistrationRefused, match="over"):
+            rounds.register("a", 10, PEER, 5.0)
+
+
+class TestWhoseAnswer:
+    def test_the_first_answer_counts_and_a_second_is_a_duplicate(self) -> None:
+        rounds, _ = started()
+        first, second = answer(rounds, "a"), answer(rounds, "a")
+        assert first.decision is None
+        assert first.answers is not None
+        assert (second.decision, second.answers) == ("duplicate", None)
+
+    def test_a_connection_from_before_the_model_was_sent_cannot_answer_it(self) -> None:
+        rounds, _ = started()
+        early = answer(rounds, "a", at=0.9)
+        assert (early.decision, early.answers) == ("duplicate", None)
+        assert answer(rounds, "a", at=1.0).decision is None
+
+    def test_while_the_model_is_being_sent_nothing_answers_it(self) -> None:
+        rounds, registrations = started()
+        rounds.end_attempt()
+        rounds.start(1, 2, 5.0)
+        answer(rounds, "a", at=5.0)  # the late one
+        rounds.end_attempt()
+        rounds.start(1, 3, 7.0)
+        assert rounds.send_to(registrations["a"]) is not None
+        assert answer(rounds, "a", at=8.0).decision == "duplicate"
+
+    def test_an_answer_after_its_attempt_is_late_also_while_the_round_is_tried_again(self) -> None:
+        rounds, registrations = started()
+        for client in "bc":
+            answer(rounds, client)
+        rounds.end_attempt()
+        begin(rounds, registrations, round=1, number=2, now=200.0)
+        late = answer(rounds, "a", at=201.0)
+        assert late.decision == "late"
+        assert late.answers is not None
+        assert (late.answers.round, late.answers.attempt, late.arrived_round) == (1, 1, 1)
+
+    def test_between_attempts_it_arrives_in_no_round(self) -> None:
+        rounds, _ = started()
+        rounds.end_attempt()
+        assert answer(rounds, "a", at=150.0).arrived_round is None
+
+    def test_registering_again_clears_the_count(self) -> None:
+        rounds, registrations = started()
+        rounds.leave(registrations["a"])
+        join(rounds, "a")
+        assert answer(rounds, "a").decision == "duplicate"
+
+    def test_an_upload_that_still_arrives_after_the_connection_closed_counts(self) -> None:
+        rounds, registrations = started()
+        rounds.leave(registrations["a"])
+        assert answer(rounds, "a").decision is None
+
+    def test_a_rejected_update_answers_its_model(self) -> None:
+        rounds, _ = started()
+        assert answer(rounds, "a", rejection="shape: w").decision == "rejected"
+        assert answer(rounds, "a").decision == "duplicate"
+
+    def test_an_unknown_client_is_refused(self) -> None:
+        rounds, _ = started()
+        with pytest.raises(RegistrationRefused, match="not registered"):
+            answer(rounds, "z")
+
+
+class TestTheEndOfAnAttempt:
+    def test_when_everyone_answered(self) -> None:
+        rounds, _ = started()
+        for client in "abc":
+            assert not rounds.attempt_over(2.0)
+            answer(rounds, client)
+        assert rounds.attempt_over(2.0)
+
+    def test_not_before_the_last_answer_is_on_record(self) -> None:
+        rounds, _ = started("a")
+        verdict = rounds.offer("a", PEER, 1, 2.0, "blake3:00", None, 2.0)
+        assert not rounds.attempt_over(500.0)
+        rounds.recorded(verdict)
+        assert rounds.attempt_over(2.0)
+
+    def test_at_the_deadline(self) -> None:
+        rounds, _ = started()
+        assert not rounds.attempt_over(100.9)
+        assert rounds.attempt_over(101.0)
+
+    def test_a_drop_out_is_not_waited_for(self) -> None:
+        rounds, registrations = started()
+        answer(rounds, "a")
+        answer(rounds, "b")
+        rounds.leave(registrations["c"])
+        assert rounds.attempt_over(2.0)
+
+    def test_says_what_became_of_each(self) -> None:
+        rounds, registrations = started("abcd")
+        answer(rounds, "a")
+        answer(rounds, "b", rejection="names: x")
+        rounds.leave(registrations["c"])
+        ended = {result.seat.client_id: result.participation for result in rounds.end_attempt()}
+        assert ended == {"a": "answered", "b": "answered", "c": "dropped", "d": "timed_out"}
+
+    def test_who_missed_the_deadline_owes_an_answer_until_it_comes(self) -> None:
+        rounds, registrations = started()
+        rounds.end_attempt()
+        answer(rounds, "a", at=150.0)
+        begin(rounds, registrations, round=1, number=2, now=200.0)
+        assert rounds.attempt is not None
+        assert rounds.attempt.seats.keys() == {"a"}
+        assert rounds.attempt.not_sent == ("b", "c")
+
+    def test_or_until_it_registered_again(self) -> None:
+        rounds, registrations = started()
+        rounds.end_attempt()
+        rounds.leave(registrations["b"])
+        join(rounds, "b")
+        assert [p.client_id for p in rounds.invitable()] == ["b"]
+        assert not rounds.quorum_possible()
+
+    def test_nobody_owes_an_answer_to_an_attempt_that_was_stopped(self) -> None:
+        rounds, _ = started()
+        assert {result.participation for result in rounds.end_attempt(stopped=True)} == {"cut_short"}
+        assert rounds.quorum_possible()
+
+    def test_seats_are_in_the_order_of_the_ids_as_text(self) -> None:
+        rounds = Rounds(policy(), {}, None)
+        for client in ("2", "10", "a", "B"):
+            join(rounds, client)
+        rounds.close_window()
+        assert list(rounds.start(1, 1, 0.0).seats) == ["10", "2", "B", "a"]
