@@ -7,7 +7,7 @@ import click
 
 from flclient.cli import flclient
 from flclient.settings import CLIENT_SETTINGS
-from flserver.cli import cli
+from flserver.cli.main import cli
 from flserver.settings import SERVER_SETTINGS, Setting
 from tests.reference_pages.markdown import Undescribed, check_described, code, page, prose, table
 from tests.reference_pages.meanings import PARAMETERS

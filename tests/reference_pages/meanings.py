@@ -4,7 +4,6 @@ text. Markdown."""
 PARAMETERS = {
     "run": "The run, by its id or its name.",
     "sql": "One statement; `-` reads it from standard input.",
-    "form": "How the rows are printed: for people, or whole and exact for programs.",
 }
 
 RUN = "The run: `v1_runs.run_id`."
@@ -212,7 +211,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "name": "`loss`, `accuracy`, or whatever name `--evaluate` gives it.",
             "value": "The number.",
             "source": "`evaluate`: measured here, with `--eval-data` or `--evaluate`. `clients`: the mean of what the "
-            "clients measured on that model when they received it, weighted by `data_size`.",
+            "clients measured on that model when they received it, weighted by `data_size`. `server` is kept for what "
+            "needs no measuring; nothing is yet.",
         },
     ),
     "v1_client_metrics": (

@@ -6,7 +6,7 @@ import click
 
 from flclient.cli import flclient
 from flclient.settings import CLIENT_SETTINGS
-from flserver.cli import cli
+from flserver.cli.main import cli
 from flserver.settings import SERVER_SETTINGS, Setting
 from tests.reference_pages.markdown import code, page, prose, table
 
