@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from flserver.events.words import Transport
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
@@ -22,5 +24,5 @@ class Peer:
     host: str
     port: int
     proxy_host: str | None = None
-    transport: str = "tcp"
+    transport: Transport = "tcp"
     certificate: Certificate | None = None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flserver.errors import IdentityRefused
+from flserver.events.words import IdentityKind
 from flserver.identity.peer import Certificate, Peer
 from flserver.identity.roster import Roster
 
@@ -34,8 +35,8 @@ class Identity:
         self._mutual_tls = mutual_tls
         self.roster = roster
 
-    def of(self, peer: Peer) -> str:
-        """``authenticated`` or ``claimed``, for the record."""
+    def of(self, peer: Peer) -> IdentityKind:
+        """Whether a certificate shows who a peer is, in the record's word."""
         return "authenticated" if self._mutual_tls and peer.certificate is not None else "claimed"
 
     def label(self, client_id: str) -> str | None:

@@ -10,6 +10,7 @@ from flserver.aggregation.checks import Inspection
 from flserver.clock import monotonic, utc_now
 from flserver.errors import ConnectionLost, StoreError
 from flserver.events.bus import Bus
+from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.transport import Pace, Progress, Received, send_frame
@@ -29,7 +30,7 @@ class Correspondence:
         self._bus = bus
         self._message_ids = message_ids
         self.connection_id = connection_id
-        self.purpose = "unknown"
+        self.purpose: Purpose = "unknown"
         self.client_id: str | None = None
         self.messages_in = 0
         self._bytes_in = self._bytes_out = 0
@@ -60,7 +61,7 @@ class Correspondence:
         """Bytes came in that are no message's."""
         self._bytes_in += count
 
-    def not_begun(self, outcome: str, reason: str) -> None:
+    def not_begun(self, outcome: Outcome, reason: str) -> None:
         """What came before the first frame, ``count_bytes`` of it, was not what has to come there."""
         if self._bytes_in or outcome == "refused":
             self._message_received(utc_now(), None, None, "unknown", self._bytes_in, None, 0.0, outcome, reason)
@@ -84,7 +85,7 @@ class Correspondence:
         *,
         header: str | None,
         round: int | None = None,
-        outcome: str = "ok",
+        outcome: Outcome = "ok",
         reason: str | None = None,
     ) -> int:
         """A frame came in, as far as it came. Returns its message_id."""
@@ -99,11 +100,11 @@ class Correspondence:
         at: str,
         header: str | None,
         round: int | None,
-        encoding: str,
+        encoding: Encoding,
         bytes: int,
         digest: str | None,
         seconds: float,
-        outcome: str,
+        outcome: Outcome,
         reason: str | None,
     ) -> int:
         message_id = next(self._message_ids)
@@ -130,7 +131,7 @@ class Correspondence:
         self,
         *,
         header: str,
-        encoding: str,
+        encoding: Encoding,
         bytes: int,
         digest: str,
         seconds: float,
@@ -159,7 +160,7 @@ class Correspondence:
         )
 
     def update(
-        self, frame: Received, submission: Submission, inspection: Inspection, verdict: Verdict, identity: str
+        self, frame: Received, submission: Submission, inspection: Inspection, verdict: Verdict, identity: IdentityKind
     ) -> None:
         """A complete upload came in, and this is what was decided of it."""
         answers, waited = verdict.answers, None
@@ -193,7 +194,9 @@ class Correspondence:
             )
         )
 
-    def registered(self, metadata: Metadata, registration: Registration, identity: str, label: str | None) -> None:
+    def registered(
+        self, metadata: Metadata, registration: Registration, identity: IdentityKind, label: str | None
+    ) -> None:
         """The connection's client was admitted."""
         self._bus.emit(
             events.ClientRegistered(
@@ -208,7 +211,7 @@ class Correspondence:
             )
         )
 
-    def left(self, registration: Registration, reason: str) -> None:
+    def left(self, registration: Registration, reason: LeftReason) -> None:
         """The registration ended."""
         with contextlib.suppress(StoreError):  # the server is stopping because of it
             self._bus.emit(
@@ -228,6 +231,7 @@ def answer(
     channel: Channel, connection: Connection, record: Correspondence, message: Success | Error | Finished
 ) -> None:
     """Send a small message, on record."""
+    encoding: Encoding
     body, encoding = (FINISHED_BODY, "pickle") if isinstance(message, Finished) else (encode_json(message), "json")
     started, failure, progress = monotonic(), None, Progress()
     connection.send(type(message))

@@ -6,6 +6,7 @@ import socket
 
 from flserver.clock import Deadline, monotonic, utc_now
 from flserver.errors import ConnectionLost, IdentityRefused, MessageRefused, PeerError, RegistrationRefused, StoreError
+from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.context import Desk
@@ -53,7 +54,7 @@ class Participation:
         except BaseException:
             self._exchange.leave(registration)
             raise
-        reason = "other"
+        reason: LeftReason = "other"
         try:
             self._bus.flush()
             self._answer(Success(msg=f"Registered as client {metadata.client_id}"))
@@ -76,7 +77,7 @@ class Participation:
     def _answer(self, message: Success | Error | Finished) -> None:
         answer(self._channel, self._connection, self._record, message)
 
-    def _send_models(self, registration: Registration) -> str:
+    def _send_models(self, registration: Registration) -> LeftReason:
         """Every model as it comes, until the farewell or the end of the connection. Returns why it ended."""
         while True:
             match self._exchange.next_ticket(registration):

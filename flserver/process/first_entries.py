@@ -11,6 +11,7 @@ from typing import Any
 from flserver import __version__, events
 from flserver.clock import utc_timestamp
 from flserver.events.bus import Bus
+from flserver.events.words import OperatorAct
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
 from flserver.process.prepare import Prepared
@@ -84,7 +85,7 @@ def record_opening(
     if upgrade is not None:
         detail = {"before": upgrade.before, "after": upgrade.after, "copy": str(upgrade.copy)}
         bus.emit(events.OperatorActed(kind="upgrade", detail=detail))
-    kind = "start" if plan.resumed is None else "resume"
+    kind: OperatorAct = "start" if plan.resumed is None else "resume"
     bus.emit(events.OperatorActed(kind=kind, detail=beginning))
     before = settings_of(plan.resumed) if plan.resumed is not None else {}
     for key, value in plan.overrides.items():

@@ -14,6 +14,7 @@ from flserver.aggregation import State
 from flserver.clock import monotonic, utc_now, utc_text, utc_timestamp
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.events.bus import Bus
+from flserver.events.words import RunState, RunStatus
 from flserver.rounds import Attempt, Result, Seat
 from flserver.rounds.broadcast import Broadcast, BroadcastBuffers
 from flserver.rounds.committer import Committer
@@ -63,7 +64,7 @@ class Coordinator:
         self._thread = threading.Thread(target=self._run, name="coordinator")
         self.due: float | None = None
         self.status = "running"
-        self.state = "joining"
+        self.state: RunState = "joining"
         self.error: BaseException | None = None
 
     def start(self) -> None:
@@ -291,7 +292,7 @@ class Coordinator:
         with contextlib.suppress(StoreError):  # then it is the record that failed; the next server closes the attempt
             self._abort(attempt, results, "failed")
 
-    def _end(self, status: str, detail: str | None) -> None:
+    def _end(self, status: RunStatus, detail: str | None) -> None:
         """Put on record how the run ended, then let the sessions say <FINISHED>."""
         self.due = None
         try:
@@ -306,7 +307,7 @@ class Coordinator:
         self.status = status
         self._exchange.finish(Farewell("finished" if status == "completed" else "stopped"))
 
-    def _enter(self, state: str, detail: str | None) -> None:
+    def _enter(self, state: RunState, detail: str | None) -> None:
         if state != self.state:
             self._bus.emit(events.StateChanged(state=state, detail=detail))
         self.state = state

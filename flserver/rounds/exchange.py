@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from flserver.aggregation import State
 from flserver.clock import monotonic
+from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
 from flserver.rounds import Attempt, Registration, Rounds, Seat, SentModel, Verdict
@@ -32,7 +33,7 @@ class Ticket:
 class Farewell:
     """The run is over, for all or for this one: say <FINISHED> and close. ``reason``: finished, stopped, or other."""
 
-    reason: str
+    reason: LeftReason
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ its late update has arrived or it has registered again.
 """
 
 from flserver.errors import RegistrationRefused
+from flserver.events.words import Participation
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity, Share
 from flserver.rounds.seats import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
@@ -261,7 +262,7 @@ class Rounds:
         self.attempt.over = True
         return [Result(seat, self._participation(seat, stopped)) for seat in self.attempt.seats.values()]
 
-    def _participation(self, seat: Seat, stopped: bool) -> str:
+    def _participation(self, seat: Seat, stopped: bool) -> Participation:
         if seat.answer is not None:
             return "answered"
         if seat.left:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from flserver.events.words import Decision, Participation
 from flserver.identity.peer import Peer
 
 
@@ -81,7 +82,7 @@ class Registration:
 class Verdict:
     """What an upload is: ``decision`` None means that it counts; ``answers`` is the model that it answers, if any."""
 
-    decision: str | None
+    decision: Decision | None
     reason: str | None
     answers: SentModel | None
     data_size: int
@@ -94,4 +95,4 @@ class Result:
     """How one seat ended."""
 
     seat: Seat
-    participation: str
+    participation: Participation

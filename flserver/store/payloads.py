@@ -93,7 +93,10 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
 
 
 def _read(hint: Any, value: Any) -> Any:
-    """A JSON value as the type that a field of an event declares."""
+    """A JSON value as the type that a field of an event declares.
+
+    A word is read as it stands, also where it is in no closed set of ours: the record of another version may have it.
+    """
     if get_origin(hint) is tuple:
         return tuple(_read(get_args(hint)[0], item) for item in value)
     if get_origin(hint) in (Union, UnionType):

@@ -6,8 +6,12 @@ its eight bytes are in, the encoding when the first byte of the body is.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from flserver.errors import FrameRefused
+
+Encoding = Literal["json", "pickle", "unknown"]
+"""How a body is written; ``unknown`` before its first byte is in, and where that byte is neither's."""
 
 LENGTH_BYTES = 8
 OPENING_BYTES = 64 * 1024  # what a frame may use before anybody has asked for room for all of it
@@ -48,7 +52,7 @@ class FrameReader:
         self._got = 0
         self._kept = True
         self.length: int | None = None
-        self.encoding = "unknown"
+        self.encoding: Encoding = "unknown"
 
     @property
     def bytes_received(self) -> int:
