@@ -21,9 +21,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from flserver.events import Event
+from flserver.events.totals import Totals
 from flserver.events.words import RUN_STATES
 from flserver.observers.histogram import COMMIT_BUCKETS, Histogram
-from flserver.observers.tally import LastRound, RunFacts, Tally, Totals
+from flserver.observers.tally import LastRound, RunFacts, Tally
 from flserver.text import printable
 
 ELSEWHERE: Mapping[str, str] = {

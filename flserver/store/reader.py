@@ -15,9 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
 from flserver.events import RoundCommitted
+from flserver.events.totals import Totals
 from flserver.store import chain
 from flserver.store.sqlite import cause, is_ours, reading_engine
-from flserver.store.totals import Totals, read_totals
+from flserver.store.totals import read_totals
 
 Row = Mapping[str, Any]
 """A row of a view: its columns by name."""

@@ -179,7 +179,6 @@ def test_totals(recorded: Path, reader: Reader) -> None:
     assert totals.rejoins == 1
     assert Reader(recorded).totals(story.LEFT).updates == {}  # its one update has no decision yet
     assert totals.events == len(story.whole_run())
-    assert totals.sequence == totals.events + len(story.left_over())
     assert sorted(totals.round_seconds) == [2.0, 4.0, 4.0]
     assert {phase: sorted(seconds) for phase, seconds in totals.phase_seconds.items()} == {
         "broadcast": [0.5, 0.5, 0.5],
