@@ -11,6 +11,7 @@ from flserver.errors import IdentityRefused
 from flserver.events.words import IdentityKind
 from flserver.identity.peer import Certificate, Peer
 from flserver.identity.roster import Roster
+from flserver.settings import UploadFrom
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,14 @@ class Share:
 class Identity:
     """The identity rules of a server process.
 
-    ``upload_from`` is ``same-address``, ``any`` or ``certificate``; None takes ``certificate`` where trainers show one
-    (``mutual_tls``), else ``same-address``. ``roster`` is replaced as a whole and never changed in place.
+    ``upload_from`` None is ``certificate`` where trainers show one (``mutual_tls``), else ``same-address``. ``roster``
+    is replaced as a whole and never changed in place.
     """
 
     def __init__(
-        self, upload_from: str | None = None, *, mutual_tls: bool = False, roster: Roster | None = None
+        self, upload_from: UploadFrom | None = None, *, mutual_tls: bool = False, roster: Roster | None = None
     ) -> None:
-        self.upload_from = upload_from or ("certificate" if mutual_tls else "same-address")
+        self.upload_from: UploadFrom = upload_from or ("certificate" if mutual_tls else "same-address")
         self._mutual_tls = mutual_tls
         self.roster = roster
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from flserver.clock import Deadline, monotonic
+from flserver.events.words import RunState
 
 GRACE = 30.0  # seconds: aggregating, evaluating and committing come after the deadline for updates
 
@@ -18,7 +19,7 @@ class Health:
     """
 
     run_id: str | None
-    state: str | None
+    state: RunState | None
     round: int | None
     deadline: Deadline | None
     writer_alive: bool

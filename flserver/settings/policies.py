@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flserver.settings.server import PATHS, SERVER_SETTINGS
+from flserver.settings.server import PATHS, SERVER_SETTINGS, JoinWindow, UploadFrom
 from flserver.settings.setting import defaults
 from flserver.wire.messages import MAX_DATA_SIZE
 
@@ -18,7 +18,7 @@ class RoundPolicy:
 
     num_rounds: int
     time_to_wait: float
-    join_window: str
+    join_window: JoinWindow
     min_clients: int
     min_updates: int | None
     round_timeout: float
@@ -85,7 +85,7 @@ class NetworkPolicy:
 class IdentityPolicy:
     """Who may speak for a client, and how that is shown."""
 
-    upload_from: str | None
+    upload_from: UploadFrom | None
     clients: Path | None
     tls_cert: Path | None
     tls_key: Path | None

@@ -1,16 +1,22 @@
 """The server's settings: every name, type, default and help text stands here once."""
 
+from typing import Literal, get_args
+
 from flserver.settings.setting import Setting
 from flserver.wire.messages import MAX_DATA_SIZE
 
 MAX_SECONDS = 1e9  # 31 years: what every clock and timer here still counts
 MAX_COUNT = 10**9
+
+JoinWindow = Literal["fixed", "sliding"]
+UploadFrom = Literal["same-address", "any", "certificate"]
+
 SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="host", kind="str", default="127.0.0.1", help="Address to listen on for trainers."),
     Setting(name="server-port", kind="int", default=50052, minimum=0, maximum=65535, help="Port for trainers; 0 takes any free one and prints it."),
     Setting(name="num-rounds", kind="int", default=30, minimum=1, maximum=MAX_COUNT, help="Rounds of the run."),
     Setting(name="time-to-wait", kind="float", default=10.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that the join window stays open."),
-    Setting(name="join-window", kind="choice", default="fixed", choices=("fixed", "sliding"), help="Count the window from the first registration (fixed) or from the latest (sliding)."),
+    Setting(name="join-window", kind="choice", default="fixed", choices=get_args(JoinWindow), help="Count the window from the first registration (fixed) or from the latest (sliding)."),
     Setting(name="use-cuda", kind="tristate", default=None, help="Evaluate on CUDA. Left out: if there is one. Averaging is always on the CPU."),
     Setting(name="db", kind="path", default="runs.sqlite", help="The SQLite database; made where there is none."),
     Setting(name="resume", kind="bool", default=False, help="Go on with the newest run, or --run-name's, from its last committed round."),
@@ -44,7 +50,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="peer-timeout", kind="float", default=90.0, minimum=3, maximum=86400, help="Seconds after which a peer whose machine does not answer any more is gone."),
     Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, the oldest that has not finished its first message goes."),
     Setting(name="max-connections-per-address", kind="int", default=2048, minimum=2, maximum=MAX_COUNT, metavar="N", help="The same for one address. A trainer has one for good, and one more while it uploads."),
-    Setting(name="upload-from", kind="choice", default=None, choices=("same-address", "any", "certificate"), help="Whose uploads count: those from the address that registered the client, anybody's, or those with its certificate. Default: same-address, or certificate with --tls-client-ca."),
+    Setting(name="upload-from", kind="choice", default=None, choices=get_args(UploadFrom), help="Whose uploads count: those from the address that registered the client, anybody's, or those with its certificate. Default: same-address, or certificate with --tls-client-ca."),
     Setting(name="clients", kind="path", default=None, metavar="FILE", help="Admit these clients only, and start as soon as all are in: CSV with the columns id, label, fingerprint."),
     Setting(name="tls-cert", kind="path", default=None, metavar="FILE", help="Speak TLS to trainers, with this certificate (PEM, the chain after it)."),
     Setting(name="tls-key", kind="path", default=None, metavar="FILE", help="Its key. Default: in the file of --tls-cert."),
