@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from flserver.clock import utc_text
 from flserver.events import Event
 from flserver.observers.log_lines import Lines
 from flserver.observers.tally import Tally
-from flserver.text import printable
+from flserver.text import json_number, printable
 
 logger = logging.getLogger("flserver.events")
 
@@ -45,7 +44,7 @@ class LogConsole:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: at, level, logger, message, and where there are any, event and exception.
 
-    ``event`` holds the event's type and fields. JSON has no NaN or infinity: they are written as text.
+    ``event`` holds the event's type and fields.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -189,6 +188,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, str | int | float | None) else str(value)
+    if isinstance(value, float):
+        return json_number(value)
+    return value if isinstance(value, str | int | None) else str(value)

@@ -1,12 +1,10 @@
 """An event as canonical JSON, and back: nothing of an event is lost, so that the tables can be derived again.
 
-Canonical: sorted keys, no blanks, ASCII only (a lone surrogate that a peer sent is an escape like any other). JSON has
-no number for NaN and the infinities: they are kept as the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``. (In the
-tables' REAL columns they are NULL.)
+Canonical: sorted keys, no blanks, ASCII only (a lone surrogate that a peer sent is an escape like any other), NaN and
+the infinities as :func:`~flserver.text.json_number` writes them. (In the tables' REAL columns they are NULL.)
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -17,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from flserver import events
 from flserver.errors import StoreError
 from flserver.events import Event
+from flserver.text import json_number
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
     cls.__name__: cls
@@ -65,7 +64,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else json.dumps(value)
+        return json_number(value)
     if isinstance(value, str | int | None):
         return value
     if isinstance(value, list | tuple):
