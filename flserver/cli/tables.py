@@ -15,7 +15,7 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str) -
     """The rows in one of ``FORMATS``, with a newline at the end.
 
     In a table, text from outside is escaped, numbers are shortened and NULL is empty. CSV and JSON hold the values as
-    they are, but bytes as hexadecimal digits.
+    they are, but bytes as hexadecimal digits, and JSON what it has no number for as text.
     """
     if format == "json":
         return json.dumps([dict(zip(columns, map(_json, row), strict=True)) for row in rows], indent=2) + "\n"

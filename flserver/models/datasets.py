@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flserver.errors import UsageError
+from flserver.settings import DATASETS
 
 Data = tuple[Tensor, Tensor]
 
@@ -83,7 +84,6 @@ PUBLISHED = {
         ),
     ),
 }
-DATASETS = ("fldata", "digits", *PUBLISHED)
 
 
 def load_train(

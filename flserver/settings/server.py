@@ -10,6 +10,8 @@ MAX_COUNT = 10**9
 
 JoinWindow = Literal["fixed", "sliding"]
 UploadFrom = Literal["same-address", "any", "certificate"]
+DATASETS = ("fldata", "digits", "mnist", "fashion-mnist", "cifar10")
+"""What ``--eval-data`` and the trainer's ``--dataset`` know by name; ``models/datasets.py`` has the data."""
 
 SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="host", kind="str", default="127.0.0.1", help="Address to listen on for trainers."),
@@ -33,7 +35,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="round-attempts", kind="int", default=3, minimum=1, maximum=MAX_COUNT, help="Quorum misses of one round after which the run ends interrupted."),
     Setting(name="rejoin", kind="bool", default=True, help="Let a participant whose connection died register again."),
     Setting(name="rejoin-timeout", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds to wait for participants while there are fewer than --min-updates."),
-    Setting(name="eval-data", kind="str", default=None, metavar="SPEC", help="Evaluate every global model on: fldata, digits, mnist, fashion-mnist or cifar10."),
+    Setting(name="eval-data", kind="str", default=None, metavar="SPEC", help=f"Evaluate every global model on: {', '.join(DATASETS[:-1])} or {DATASETS[-1]}."),
     Setting(name="data-dir", kind="path", default=None, help="Where data sets lie. Default: FLdata for fldata, data for the others."),
     Setting(name="evaluate", kind="str", default=None, metavar="MODULE:FUNCTION", help="Evaluate every global model with function(model, round) -> dict of finite floats."),
     Setting(name="metrics-host", kind="str", default="127.0.0.1", help="Address of /metrics and /healthz."),
