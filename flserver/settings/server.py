@@ -50,7 +50,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="frame-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds that receiving an update, or sending a model, may take."),
     Setting(name="min-rate", kind="float", default=1024.0, minimum=0, maximum=1e12, metavar="BYTES", help="Bytes a second below which a message is not waited for any more, counted over 30 seconds (or --first-frame-timeout, if less) of waiting for its sender."),
     Setting(name="peer-timeout", kind="float", default=90.0, minimum=3, maximum=86400, help="Seconds after which a peer whose machine does not answer any more is gone."),
-    Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, the oldest that has not finished its first message goes."),
+    Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, those whose first message is not whole make room, strangers first."),
     Setting(name="max-connections-per-address", kind="int", default=2048, minimum=2, maximum=MAX_COUNT, metavar="N", help="The same for one address. A trainer has one for good, and one more while it uploads."),
     Setting(name="upload-from", kind="choice", default=None, choices=get_args(UploadFrom), help="Whose uploads count: those from the address that registered the client, anybody's, or those with its certificate. Default: same-address, or certificate with --tls-client-ca."),
     Setting(name="clients", kind="path", default=None, metavar="FILE", help="Admit these clients only, and start as soon as all are in: CSV with the columns id, label, fingerprint."),
