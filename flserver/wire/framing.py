@@ -60,10 +60,6 @@ class FrameReader:
         return self._head_got + self._got
 
     @property
-    def started(self) -> bool:
-        return self._head_got > 0
-
-    @property
     def complete(self) -> bool:
         return self.length is not None and self._got == self.length
 

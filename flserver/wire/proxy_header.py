@@ -29,10 +29,6 @@ class ProxyHeader:
         self.wants = len(V2_SIGNATURE)
         self.source: Address | None = None
 
-    @property
-    def bytes_received(self) -> int:
-        return len(self._got)
-
     def feed(self, data: bytes) -> None:
         """Take the next ``wants`` bytes. Raises FrameRefused where this is no header."""
         assert len(data) == self.wants

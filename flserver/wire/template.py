@@ -24,10 +24,14 @@ class Template:
     ``storage`` of each of its tensors is a writable view of ``buffer``.
     """
 
-    buffer: bytearray
+    buffer: bytearray | memoryview
     module: Module
 
-    def __init__(self, buffer: bytearray) -> None:
+    def __init__(self, buffer: bytearray | memoryview) -> None:
+        """The template of the pickled message that fills ``buffer``, which is writable and becomes the template's own.
+
+        A received ``<MODEL>`` may be of protocol 3 to 5, and its class need not exist here. Raises PickleRefused.
+        """
         limits = PickleLimits()
         machine = Machine(memoryview(buffer), limits, opcodes=limits.opcodes)
         message = machine.load()
@@ -49,14 +53,6 @@ class Template:
         PickleRefused for a module that cannot be read back.
         """
         return cls(bytearray(pickle.dumps(message, protocol=_PROTOCOL)))
-
-    @classmethod
-    def from_body(cls, body: bytes | memoryview) -> Self:
-        """The template of a received ``<MODEL>``, protocols 3 to 5, whose class need not exist here.
-
-        Raises PickleRefused.
-        """
-        return cls(bytearray(body))
 
     def copy(self) -> Self:
         """The same message in a buffer of its own."""
