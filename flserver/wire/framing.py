@@ -27,14 +27,19 @@ def encode_length(length: int) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameLimits:
-    """The longest body (bytes) that may come next, by encoding; 0 where that encoding is not expected."""
+    """The longest body (bytes) that may come next, by encoding; 0 where that encoding is not expected.
+
+    ``either`` is for an end that reads whatever is not too long, also what is empty, and leaves it to the decoder to
+    say what is wrong with it.
+    """
 
     json: int = 0
     pickle: int = 0
+    either: int = 0
 
     @property
     def longest(self) -> int:
-        return max(self.json, self.pickle)
+        return max(self.json, self.pickle, self.either)
 
 
 class FrameReader:
@@ -120,7 +125,7 @@ class FrameReader:
             self._check_length(int.from_bytes(self._head, "big"))
 
     def _check_length(self, length: int) -> None:
-        if length == 0:
+        if length == 0 and not self._limits.either:
             raise FrameRefused("a frame of length 0")
         if length > self._limits.longest:
             other = _other_protocol(bytes(self._head))
@@ -130,12 +135,14 @@ class FrameReader:
 
     def _check_encoding(self) -> None:
         assert self.length is not None
-        first = self._body[0]
+        first, limit = self._body[0], 0
         if first == JSON_FIRST_BYTE:
             self.encoding, limit = "json", self._limits.json
         elif first == PICKLE_FIRST_BYTE:
             self.encoding, limit = "pickle", self._limits.pickle
-        else:
+        if self._limits.either:
+            return
+        if self.encoding == "unknown":
             raise FrameRefused(f"a body that starts with byte 0x{first:02x}: neither JSON nor a pickle")
         if limit == 0:
             raise FrameRefused(f"a {self.encoding} body where none may come")
