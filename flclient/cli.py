@@ -10,7 +10,7 @@ import click
 
 from flclient.connection import Connection, NotAdmitted, backoff
 from flclient.settings import CLIENT_SETTINGS
-from flclient.tls import Tls, tls_of
+from flclient.tls import ClientTls, tls_of
 from flserver import __version__
 from flserver.errors import ConnectionLost, UsageError
 from flserver.settings.options import options
@@ -69,7 +69,7 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     return trainer, {key: values[key] for key in told} | {"versions": versions, "device": device.type}
 
 
-def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any], security: Tls | None) -> int:
+def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any], security: ClientTls | None) -> int:
     """Register, train until the run is over, and begin again while ``--reconnect`` allows."""
     patience: float = values["reconnect"]
     pauses = backoff(patience)

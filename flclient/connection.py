@@ -37,7 +37,7 @@ class Connection(AbstractContextManager["Connection"]):
     does not speak the protocol, and tls.NotTrusted where TLS does not come about.
     """
 
-    def __init__(self, host: str, port: int, max_body: int, security: tls.Tls | None = None) -> None:
+    def __init__(self, host: str, port: int, max_body: int, security: tls.ClientTls | None = None) -> None:
         """Connect, in plain text unless ``security`` says how. A frame of more than ``max_body`` bytes is refused."""
         self._host = host
         self._port = port
@@ -96,7 +96,7 @@ def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) 
         pause = min(longest, pause * 2)
 
 
-def _connect(host: str, port: int, security: tls.Tls | None) -> socket.socket:
+def _connect(host: str, port: int, security: tls.ClientTls | None) -> socket.socket:
     connection = _dial(host, port)
     return connection if security is None else security.wrap(connection, host)
 

@@ -30,7 +30,7 @@ class NotTrusted(FlserverError):
     certificate, or the server does not speak TLS as it is needed."""
 
 
-class Tls:
+class ClientTls:
     """How this client speaks TLS: made once, used by every connection."""
 
     def __init__(self, ca: Path, cert: Path | None, key: Path | None) -> None:
@@ -92,7 +92,7 @@ class Tls:
         return ConnectionLost(message, cause) if self._met else NotTrusted(f"{message}; it may not speak TLS")
 
 
-def tls_of(ca: str | None, cert: str | None, key: str | None) -> Tls | None:
+def tls_of(ca: str | None, cert: str | None, key: str | None) -> ClientTls | None:
     """What the three options ask for; None is plain text. Raises UsageError where they do not fit together."""
     if cert is None and key is not None:
         raise UsageError("--tls-key needs --tls-cert: a key is nothing without its certificate")
@@ -100,7 +100,7 @@ def tls_of(ca: str | None, cert: str | None, key: str | None) -> Tls | None:
         raise UsageError("--tls-cert needs --tls-ca: without it nothing is encrypted")
     if ca is None:  # an empty name is not None: it asked for TLS, and must not end in plain text
         return None
-    return Tls(Path(ca), *(None if name is None else Path(name) for name in (cert, key)))
+    return ClientTls(Path(ca), *(None if name is None else Path(name) for name in (cert, key)))
 
 
 def verdict(error: OSError) -> NotTrusted | None:

@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Participant:
+class KnownClient:
     """A client that ever registered: its latest number of samples, and how often it registered."""
 
     client_id: str
@@ -123,14 +123,14 @@ class Reader:
         query = "SELECT COALESCE(MAX(attempt), 0) + 1 AS next FROM rounds WHERE run_id = :run AND round = :number"
         return int(self._rows(query, run=run_id, number=number)[0]["next"])
 
-    def participants(self, run_id: str) -> list[Participant]:
+    def participants(self, run_id: str) -> list[KnownClient]:
         """Every client that ever registered in the run, by its latest registration."""
         query = """
             SELECT client_id, data_size, registration FROM clients
             JOIN (SELECT client_id, MAX(registration) AS registration FROM clients
                   WHERE run_id = :run GROUP BY client_id) AS latest USING (client_id, registration)
             WHERE run_id = :run ORDER BY client_id"""
-        return [Participant(**row) for row in self._rows(query, run=run_id)]
+        return [KnownClient(**row) for row in self._rows(query, run=run_id)]
 
     def id_seeds(self) -> IdSeeds:
         """The ids that a new server process begins with."""
