@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import MessageRefused, PeerError
+from flserver.wire import protocol
 from flserver.wire.messages import (
     FINISHED_BODY,
     MAX_DATA_SIZE,
@@ -56,6 +57,18 @@ def test_a_participants_connection_from_both_ends() -> None:
     here.send(Finished)
     assert there.receive(memoryview(FINISHED_BODY)) == Finished()
     assert (there.state, here.state) == (State.ENDED, State.ENDED)
+
+
+def test_the_table_that_people_read_is_the_table_that_decides() -> None:
+    lines = [line.split() for line in (protocol.__doc__ or "").splitlines() if line.startswith("    ")]
+    assert lines[0] == ["state", "sender", "message", "next"]
+    read = {(state, message): (sender, following) for state, sender, message, following, *_ in lines[2:]}
+    assert read == {
+        (state.name, kind.__name__): ("client" if kind in FROM_CLIENT else "server", following.name)
+        for state, transitions in TRANSITIONS.items()
+        for kind, following in transitions.items()
+    }
+    assert len(read) == len(lines) - 2
 
 
 def test_the_finished_body_is_a_pickle_that_the_fleet_reads() -> None:
