@@ -1,4 +1,4 @@
-"""What is checked of an update before it may count, and what is measured of it."""
+"""What is checked of an update before it may count, and what is measured of it. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -10,16 +10,17 @@ import torch
 from flserver.events.words import RejectedKind
 from flserver.models.state import State, raw_bytes
 
-LARGEST = 2.0**970
+LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """``rejection`` is None, or the reason for rejecting the update, which begins with its ``RejectedKind``.
+    """What came of looking at an update.
 
-    ``norm`` is the L2 norm of update − model sent over the floating-point tensors, None where it cannot be told.
-    ``digest`` covers names, dtypes, shapes and values, whatever the pickle around them looked like.
+    ``rejection`` is None, or the reason for rejecting the update, which begins with its ``RejectedKind``. ``norm`` is
+    the L2 norm of update − model sent over the floating-point tensors, None where it cannot be told. ``digest``
+    (``blake3:hex``) covers names, dtypes, shapes and values, whatever the pickle around them looked like.
     """
 
     rejection: str | None
@@ -28,9 +29,11 @@ class Inspection:
 
 
 def inspect(update: State, global_state: State, tied: Mapping[str, str]) -> Inspection:
-    """Hold an update against the model that was sent out.
+    """Hold an update against ``global_state``, the model that was sent out. Neither is changed.
 
-    ``tied`` maps the later name of shared weights to the first one: equal in the model, so they must be equal here.
+    The update may have any names, shapes and dtypes of ``TORCH_DTYPES``: what does not fit is a rejection, not an
+    error. ``tied`` maps each later name of a tensor that has several in the model to its first one: the two are equal
+    there, so they must be equal in the update.
     """
     digest = state_digest(update)
     rejection = _layout(update, global_state) or _values(update) or _tied(update, tied)
@@ -47,7 +50,8 @@ def inspect(update: State, global_state: State, tied: Mapping[str, str]) -> Insp
 
 
 def state_digest(state: State) -> str:
-    """BLAKE3 over each tensor's name, dtype, shape and contiguous little-endian values, in ascending order of names."""
+    """``blake3:hex`` over each tensor's name, dtype, shape and little-endian values in row-major order, the tensors in
+    ascending order of their names."""
     digest = blake3.blake3()
     for name in sorted(state):
         tensor = state[name]
@@ -60,6 +64,7 @@ def state_digest(state: State) -> str:
 
 
 def _reason(kind: RejectedKind, why: str) -> str:
+    """A reason as the record has it; ``/metrics`` counts what stands before the colon."""
     return f"{kind}: {why}"
 
 

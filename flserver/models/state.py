@@ -17,7 +17,8 @@ from flserver.wire.dtypes import DTYPES
 from flserver.wire.pickles import Module, TensorView
 
 State = dict[str, Tensor]
-"""The names and order of ``state_dict()``; every tensor contiguous, on the CPU and cut off from autograd."""
+"""A model's tensors in the order of ``state_dict()``: on the CPU, cut off from autograd, and contiguous unless they
+came over the wire."""
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 """The dtypes that a model may hold, by their name."""

@@ -25,7 +25,7 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
 
 
 def canonical_json(value: object) -> str:
-    """``value`` as canonical JSON. Dataclasses and mappings become objects, paths text.
+    """``value`` as canonical JSON. Dataclasses and mappings become objects, tuples arrays, paths text.
 
     Raises TypeError for what JSON cannot hold.
     """
@@ -36,12 +36,15 @@ def canonical_json(value: object) -> str:
 
 
 def to_payload(event: Event) -> str:
-    """All fields of ``event`` as canonical JSON."""
+    """All fields of ``event`` as canonical JSON. Raises TypeError where one holds what JSON cannot hold."""
     return canonical_json(vars(event))
 
 
 def from_payload(type_name: str, payload: str) -> Event:
-    """The event that :func:`to_payload` wrote. Raises StoreError where it is none that this version knows."""
+    """The event of the class ``type_name`` that :func:`to_payload` wrote.
+
+    Raises StoreError where this version knows no such event, or the payload is not that of one.
+    """
     try:
         return _build(EVENT_TYPES[type_name], json.loads(payload))  # type: ignore[no-any-return]
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -31,7 +31,7 @@ _NUMBERS = {
 
 
 def read_totals(connection: Connection, run_id: str) -> Totals:
-    """The totals of ``run_id``, from one state of the database."""
+    """Add up the rows of ``run_id``. ``connection`` is in one transaction, so that all sums are of one moment."""
     run = {"run": run_id}
     counts: dict[str, Any] = {}
     for name, query in _COUNTS.items():

@@ -1,5 +1,8 @@
-"""The rows that follow from rounds and updates. Promise 6 is held here: exactly one decision an update, and what was
-accepted is what was averaged. What contradicts it raises StoreError."""
+"""The rows that follow from rounds and updates.
+
+Exactly one decision an update, and what was accepted is what was averaged: that promise is held here. An event that
+contradicts it raises StoreError.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,7 +70,7 @@ def _attempt_aborted(connection: Connection, origin: Origin, event: e.AttemptAbo
 
 
 def end_left_over(connection: Connection, origin: Origin, event: e.RunLeftOver) -> None:
-    """Close the attempt that a server left open when it was killed."""
+    """Close the attempts that the run's server left open when it was killed, and decide their updates ``aborted``."""
     c, invited = t.rounds.c, t.client_rounds.c
     running = select(c.round, c.attempt).where(c.run_id == origin.run_id, c.status == "running")
     for number, attempt_number in connection.execute(running).all():
