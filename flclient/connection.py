@@ -17,10 +17,14 @@ from flserver.wire.messages import Error, Finished, Message, Metadata, Success, 
 from flserver.wire.template import Template
 
 CONNECT_SECONDS = 30.0
+KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+"""Seconds of silence before the system asks whether the server's machine lives, seconds between two questions, and how
+many go unanswered: one that is gone is noticed within two minutes."""
 STALL_SECONDS = 300.0
 """How long a transfer may stand still. Between frames there is no limit: the others may train for hours."""
-MAX_REPLY = 2**16
-SEND_CHUNK = 2**16
+MAX_REPLY = 2**16  # bytes of the answer to a registration: a line of text
+SEND_CHUNK = 2**16  # bytes that have STALL_SECONDS to be sent
+SHOWN_LENGTH = 1000  # characters of what the server says
 TLS_ALERT = b"\x15\x03"  # how a server that speaks TLS refuses plain text
 
 Piece = bytes | bytearray | memoryview
@@ -46,7 +50,7 @@ class Connection(AbstractContextManager["Connection"]):
         self._socket = _connect(host, port, security)
         # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        for option, value in KEEPALIVE:
             if hasattr(socket, option):
                 self._socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
@@ -206,5 +210,5 @@ def _lost(error: OSError) -> FlserverError:
 
 
 def _printable(text: str) -> str:
-    """The server's words without control characters, which could rewrite the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)[:1000]
+    """The server's words, cut, and without control characters, which could rewrite the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:SHOWN_LENGTH]

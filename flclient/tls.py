@@ -9,10 +9,10 @@ from flserver.errors import Cause, ConnectionLost, FlserverError, UsageError
 
 HANDSHAKE_SECONDS = 30.0
 FAREWELL_SECONDS = 30.0
-LONGEST_RECORD = 5 + 2**14 + 2048
+LONGEST_RECORD = 5 + 2**14 + 2048  # bytes: the header, the text, and what TLS 1.2 lets encryption add (RFC 5246, 6.2.3)
 
 ISSUER_CODES = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_…: self-signed, or no way to a trusted issuer
-NAME_CODES = (62, 63, 64)
+NAME_CODES = (62, 63, 64)  # the certificate is for another host name, e-mail or IP address
 CERTIFICATE_ALERTS = (
     "BAD_CERTIFICATE",
     "UNSUPPORTED_CERTIFICATE",

@@ -32,8 +32,8 @@ class ClientMetric:
 @dataclass(frozen=True, kw_only=True)
 class UpdateReceived(Event):
     """A complete upload that decodes and passes the identity rules. ``decision`` is None while it counts and its
-    attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` as in
-    :class:`ClientRegistered`, of the connection that it came on."""
+    attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` says whether
+    a certificate showed whose it is, on the connection that it came on."""
 
     update_id: int
     message_id: int
@@ -108,8 +108,8 @@ class AttemptAborted(Event):
     """An attempt ended without a round. Its updates whose decision was still NULL are ``aborted``.
 
     ``reason`` is ``quorum``, ``failed``, or what stopped the server: ``stopped by`` and a signal's name, or ``the audit
-    record failed``. Where the process died there is no such event: :class:`RunLeftOver` closes the attempt. ``clients``
-    is as in :class:`RoundCommitted`.
+    record failed``. Where the process died there is no such event: the run's ``RunLeftOver`` closes the attempt.
+    ``clients`` is as in :class:`RoundCommitted`.
     """
 
     round: int

@@ -19,7 +19,8 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """The other end of a connection: its address, the forwarder's where one spoke for it, and its certificate."""
+    """The other end of a connection: its own address, the forwarder's (``proxy_host``) where one spoke for it, how it
+    speaks, and the certificate that it showed."""
 
     host: str
     port: int

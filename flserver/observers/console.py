@@ -22,12 +22,13 @@ from flserver.text import json_number, printable
 
 logger = logging.getLogger("flserver.events")
 
-SHOWN_LINES = 8
-REFRESH_SECONDS = 0.25
+SHOWN_LINES = 8  # of the newest, above the progress
+REFRESH_SECONDS = 0.25  # between two drawings
+BAR_WIDTH = 20  # characters
 
 
 class LogConsole:
-    """Logs each event worth a line to ``flserver.events``; the record carries the event itself as ``event``."""
+    """Logs each event worth a line to ``flserver.events``; Python's log record carries the event too, as ``event``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _lines; never held while logging
@@ -149,7 +150,7 @@ def _progress(tally: Tally) -> Table:
     row.add_row(
         Text(tally.state or "starting", style="bold"),
         Text(_rounds(tally.current_round, tally)),
-        ProgressBar(total=max(tally.participants, 1), completed=tally.round_updates, width=20),
+        ProgressBar(total=max(tally.participants, 1), completed=tally.round_updates, width=BAR_WIDTH),
         Text(f"{tally.round_updates}/{tally.participants} updates"),
         Text(f"{tally.connected_clients} clients"),
         *map(Text, _quality(tally)),

@@ -12,10 +12,11 @@ GRACE = 30.0  # seconds: aggregating, evaluating and committing come after the d
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """The server at one moment.
+    """The server at one moment. None is what is not known yet, or not there.
 
-    ``deadline`` is the moment by which the coordinator will have moved on; None where it waits without one.
-    ``sequence`` and ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed.
+    ``round`` is the one that is being made, else the last committed one. ``deadline`` is the moment by which the
+    coordinator will have moved on; None where it waits without one. ``sequence`` and ``digest`` are the head of the
+    audit chain, ``queue_length`` the events not yet committed.
     """
 
     run_id: str | None

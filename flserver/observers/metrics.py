@@ -61,11 +61,12 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def observe(self, event: Event) -> None:
+        """Count an event that is durable."""
         with self._lock:
             self._tally.observe(event)
 
     def restore(self, run: RunFacts, totals: Totals, last: LastRound | None) -> None:
-        """Go on with ``run`` where SQL stands. Comes before the first event that this process adds to the run."""
+        """Take over what SQL knows of ``run``, to count on from there; see :meth:`Tally.restore`."""
         with self._lock:
             self._tally.restore(run, totals, last)
 

@@ -28,7 +28,8 @@ class RunFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class LastRound:
-    """The last committed round. ``committed_at`` is a Unix timestamp, sizes are bytes; None is unknown."""
+    """The last committed round. Losses are in nats, accuracies from 0 to 1, ``clients_…`` the means over its clients,
+    sizes in bytes; ``committed_at`` is a Unix timestamp. None is what is not known."""
 
     round: int | None = None
     loss: float | None = None
@@ -77,10 +78,14 @@ class Tally:
 
     @property
     def connected_clients(self) -> int:
+        """Registrations whose connection lives."""
         return len(self._registrations)
 
     def restore(self, run: RunFacts, totals: Totals, last: LastRound | None) -> None:
-        """Go on with ``run`` where SQL stands. Comes before the first event that this process adds to the run."""
+        """Take over what SQL knows of ``run``, to count on from there: its totals, and its last round if it has one.
+
+        This comes before the first event that this process adds to the run.
+        """
         self._clear_counts()
         self.run, self.last = run, last
         self.planned_rounds, self.min_updates = run.num_rounds, run.min_updates

@@ -14,7 +14,7 @@ Policy = TypeVar("Policy")
 
 @dataclass(frozen=True, kw_only=True)
 class RoundPolicy:
-    """The rules of a run's rounds (seconds; ``min_updates`` None: settle it from the first join window)."""
+    """The rules of a run's rounds. Times are in seconds; with ``min_updates`` None the first join window settles it."""
 
     num_rounds: int
     time_to_wait: float
@@ -62,7 +62,8 @@ class StorePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPolicy:
-    """Where the server listens, and what a connection may use (bytes, seconds, bytes a second)."""
+    """Where the server listens, and what a connection may use. Sizes are in bytes, times in seconds, ``min_rate`` in
+    bytes a second."""
 
     host: str
     server_port: int

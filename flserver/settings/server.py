@@ -6,7 +6,7 @@ from flserver.settings.setting import Setting
 from flserver.wire.messages import MAX_DATA_SIZE
 
 MAX_SECONDS = 1e9  # 31 years: what every clock and timer here still counts
-MAX_COUNT = 10**9
+MAX_COUNT = 10**9  # of rounds, clients and the like: more than there will be, and far from what an int64 holds
 
 JoinWindow = Literal["fixed", "sliding"]
 UploadFrom = Literal["same-address", "any", "certificate"]

@@ -39,6 +39,7 @@ class FrameLimits:
 
     @property
     def longest(self) -> int:
+        """Of whatever encoding."""
         return max(self.json, self.pickle, self.either)
 
 
@@ -66,10 +67,12 @@ class FrameReader:
 
     @property
     def complete(self) -> bool:
+        """Whether the whole frame has arrived."""
         return self.length is not None and self._got == self.length
 
     @property
     def needs_room(self) -> bool:
+        """Whether the body goes on beyond what there is room for: call ``give_room`` before ``space``."""
         return self.length is not None and self._kept and self._got == len(self._body) < self.length
 
     @property
