@@ -9,7 +9,8 @@ from flserver.errors import Cause, ConnectionLost, FlserverError, UsageError
 
 HANDSHAKE_SECONDS = 30.0
 FAREWELL_SECONDS = 30.0
-LONGEST_RECORD = 5 + 2**14 + 2048  # bytes: the header, the text, and what TLS 1.2 lets encryption add (RFC 5246, 6.2.3)
+RECORD_HEADER = 5  # bytes; the last two are the length of what follows
+LONGEST_RECORD = RECORD_HEADER + 2**14 + 2048  # the text, and what TLS 1.2 lets encryption add (RFC 5246, 6.2.3)
 
 ISSUER_CODES = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_…: self-signed, or no way to a trusted issuer
 NAME_CODES = (62, 63, 64)  # the certificate is for another host name, e-mail or IP address
@@ -137,7 +138,8 @@ def read_first(connection: ssl.SSLSocket, into: memoryview, stall_seconds: float
     while not connection.pending():
         connection.settimeout(None)
         arrived = _peek(connection, LONGEST_RECORD)
-        if len(arrived) < 5 or len(arrived) < 5 + int.from_bytes(arrived[3:5], "big"):
+        length = int.from_bytes(arrived[RECORD_HEADER - 2 : RECORD_HEADER], "big")
+        if len(arrived) < RECORD_HEADER + length:
             break
         connection.settimeout(0)
         with contextlib.suppress(ssl.SSLWantReadError):

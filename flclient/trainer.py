@@ -120,4 +120,4 @@ class Trainer:
 
 def _round_seed(seed: int, client_id: str, count: int) -> int:
     digest = hashlib.sha256(f"{seed} {count} {client_id}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:7], "big")
+    return int.from_bytes(digest[:7], "big")  # torch's seeds have 64 bits and a sign

@@ -11,6 +11,7 @@ from flserver.events.words import RejectedKind
 from flserver.models.state import State, raw_bytes
 
 LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
+SHOWN_LENGTH = 80  # characters of a name that a peer chose
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
@@ -72,7 +73,9 @@ def _layout(update: State, global_state: State) -> str | None:
     if update.keys() != global_state.keys():
         missing = [name for name in global_state if name not in update]
         extra = [name for name in update if name not in global_state]
-        parts = [f"{what} {ascii(names[0])[:80]}" for what, names in (("lacks", missing), ("adds", extra)) if names]
+        parts = [
+            f"{what} {ascii(names[0])[:SHOWN_LENGTH]}" for what, names in (("lacks", missing), ("adds", extra)) if names
+        ]
         return _reason("names", f"the update {' and '.join(parts)}")
     for name, sent in global_state.items():
         given = update[name]

@@ -91,9 +91,10 @@ def _check_fit_to_travel(module: nn.Module, what: str) -> None:
         tensor = holder[key]
         if nn.parameter.is_lazy(tensor):
             raise UsageError(f"{what}: {name} has no shape yet (a lazy module)")
-        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.dtype)[6:]
+        dtype, layout = (str(of).removeprefix("torch.") for of in (tensor.dtype, tensor.layout))
+        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else dtype
         if kind not in DTYPES or tensor.layout != torch.strided:
-            raise UsageError(f"{what}: {name} is a {kind} tensor of layout {str(tensor.layout)[6:]}: not supported")
+            raise UsageError(f"{what}: {name} is a {kind} tensor of layout {layout}: not supported")
     for place, part in module.named_modules():
         for attribute, value in vars(part).items():
             if "_hooks" in attribute and value:

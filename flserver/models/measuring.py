@@ -6,6 +6,8 @@ from torch.nn import functional
 
 from flserver.errors import UsageError, one_line
 
+BATCH_SIZE = 1024  # samples whose activations are in memory at once
+
 
 def device_for(use_cuda: bool | None) -> torch.device:
     """The device that a value of ``--use-cuda`` means; None is CUDA if there is one.
@@ -27,7 +29,7 @@ def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def loss_and_accuracy(
-    module: nn.Module, x: Tensor, y: Tensor, device: torch.device, batch_size: int = 1024
+    module: nn.Module, x: Tensor, y: Tensor, device: torch.device, batch_size: int = BATCH_SIZE
 ) -> tuple[float, float]:
     """The mean loss (see :func:`loss_of`) and the accuracy, 0 to 1, of ``module`` in evaluation mode.
 

@@ -155,7 +155,7 @@ def encode_metadata(client_id: str, data_size: int, info: Mapping[str, Any]) -> 
 
 def wire_id(client_id: str) -> int | str:
     """An id as it travels: a whole number goes as an integer, as the trainers in the field send theirs."""
-    is_number = client_id.isascii() and client_id.isdigit() and len(client_id) < 19
+    is_number = client_id.isascii() and client_id.isdigit() and len(client_id) < 19  # which an int64 always holds
     return int(client_id) if is_number and str(int(client_id)) == client_id else client_id
 
 

@@ -14,6 +14,7 @@ from flserver.wire.inert import PickleLimits, described
 from flserver.wire.machine import Machine
 from flserver.wire.modules import Module, read_module
 
+_FRAME_HEAD = 9  # bytes: the opcode FRAME and the length that it claims
 _PROTOCOL = 4  # what every Python since 3.8 reads and writes by default, until 3.14
 
 
@@ -68,10 +69,10 @@ class Template:
         view = memoryview(self.buffer).toreadonly()
         end = len(view) - 1
         tail = added + pickle.STOP
-        if self._frame is None or self._frame[0] + 9 + self._frame[1] <= end:
+        if self._frame is None or self._frame[0] + _FRAME_HEAD + self._frame[1] <= end:
             return [view[:end], tail]  # STOP stands outside all frames, where opcodes may stand too
         at, length = self._frame
-        return [view[: at + 1], struct.pack("<Q", length + len(added)), view[at + 9 : end], tail]
+        return [view[: at + 1], struct.pack("<Q", length + len(added)), view[at + _FRAME_HEAD : end], tail]
 
 
 def _encoded(value: object) -> bytes:
