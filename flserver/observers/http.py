@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 REQUEST_LIMIT = 16 * 1024  # bytes of request line and headers
 CONNECTION_SECONDS = 5.0  # a connection's whole life
-CONNECTION_LIMIT = 64
+CONNECTION_LIMIT = 64  # at once; a scraper needs one, and one beyond them is closed without an answer
 TEXT = "text/plain; charset=utf-8"
 
 
 class Exposes(Protocol):
-    """The part of ``metrics.Metrics`` that the server needs."""
+    """The part of ``metrics.Metrics`` that the HTTP server needs."""
 
     def exposition(self, accept: str) -> tuple[bytes, str]: ...
 

@@ -12,7 +12,7 @@ from flserver.errors import PickleRefused, UsageError
 from flserver.models.architectures import build, wire_module
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
-from flserver.models.evaluation import Evaluator
+from flserver.models.evaluation import Evaluator, evaluator_for
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.process.which_run import Plan
@@ -63,8 +63,8 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     if list(template.module.tensors) != list(state):
         raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
     strategy = load_strategy(settings.model.strategy)
-    evaluator = Evaluator(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
-    if not evaluator.enabled:
+    evaluator = evaluator_for(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
+    if evaluator is None:
         say(
             "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
             "report metrics, as flclient does; unchanged trainers report none"
@@ -91,7 +91,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         tied=tied_names(module),
         template=template,
         strategy=strategy,
-        evaluator=evaluator if evaluator.enabled else None,
+        evaluator=evaluator,
         checkpoints=checkpoints,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
     )

@@ -1,7 +1,5 @@
-"""Events in few words, and the shape of the store's totals."""
+"""Events in few words."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flserver import events as e
@@ -159,22 +157,3 @@ SERVER_STARTED = e.ServerStarted(
     overrides={},
     resumed_from_round=None,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakeTotals:
-    """The shape of the store's totals."""
-
-    rounds: Mapping[str, int]
-    connections: Mapping[str, int]
-    messages: Mapping[tuple[str, str | None, str], int]
-    message_bytes: Mapping[tuple[str, str | None], int]
-    updates: Mapping[str, int]
-    rejected: Mapping[str | None, int]
-    dropouts: Mapping[str, int]
-    rejoins: int
-    events: int
-    round_seconds: Sequence[float]
-    phase_seconds: Mapping[str, Sequence[float]]
-    client_seconds: Sequence[float]
-    checkpoint_seconds: Sequence[float]

@@ -10,10 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from flserver import events as e
 from flserver.events import words
+from flserver.events.totals import Totals
 from flserver.observers import tally
 from flserver.observers.histogram import Histogram
 from flserver.observers.metrics import ELSEWHERE, Metrics, database_bytes
-from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, FakeTotals, committed
+from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, committed
 
 GAUGES = (
     "build_info",
@@ -242,7 +243,7 @@ def test_an_unknown_loss_has_no_sample(unknown: float | None) -> None:
 def test_a_restored_run_reads_like_an_observed_one(
     seen_before: bool,
     run_events: list[e.Event],
-    run_totals: FakeTotals,
+    run_totals: Totals,
     run_facts: tally.RunFacts,
     last_round: tally.LastRound,
 ) -> None:
@@ -253,7 +254,7 @@ def test_a_restored_run_reads_like_an_observed_one(
 
 
 def test_a_left_over_run_counts_once_through_sql(
-    run_totals: FakeTotals, run_facts: tally.RunFacts, last_round: tally.LastRound
+    run_totals: Totals, run_facts: tally.RunFacts, last_round: tally.LastRound
 ) -> None:
     metrics = new_metrics()
     metrics.restore(run_facts, run_totals, last_round)
@@ -265,7 +266,7 @@ def test_a_left_over_run_counts_once_through_sql(
 
 
 def test_the_process_own_numbers_outlive_a_restore(
-    run_totals: FakeTotals, run_facts: tally.RunFacts, last_round: tally.LastRound
+    run_totals: Totals, run_facts: tally.RunFacts, last_round: tally.LastRound
 ) -> None:
     metrics = new_metrics()
     metrics.commit_took(0.003)
