@@ -7,7 +7,7 @@ import pytest
 
 from flclient.settings import CLIENT_SETTINGS
 from flserver.settings import SERVER_SETTINGS, Setting
-from tests.observers.test_metrics import COUNTERS, GAUGES, HISTOGRAMS
+from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

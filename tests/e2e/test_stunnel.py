@@ -13,7 +13,7 @@ import pytest
 from tests.certificates import Authority, Pair
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, ServerProcess, send
-from tests.e2e.test_field_trainers import trainers
+from tests.e2e.trainers import trainers
 from tests.e2e.tunnels import OPS, HaProxy, Stunnel
 from tests.fldata import write_fldata
 

@@ -1,7 +1,7 @@
 """The exposition: its names, its closed label sets, and that a restored run reads like an observed one."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,56 +13,9 @@ from flserver.events import words
 from flserver.observers import tally
 from flserver.observers.histogram import Histogram
 from flserver.observers.metrics import ELSEWHERE, Metrics, database_bytes
+from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
 from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, FakeTotals, committed
-
-GAUGES = (
-    "build_info",
-    "run_info",
-    "run_state",
-    "current_round",
-    "planned_rounds",
-    "participants",
-    "round_updates",
-    "min_updates",
-    "round_start_timestamp_seconds",
-    "round_deadline_timestamp_seconds",
-    "connected_clients",
-    "open_connections",
-    "inflight_bytes",
-    "inflight_limit_bytes",
-    "open_connections_limit",
-    "model_parameters",
-    "model_loss",
-    "model_accuracy_ratio",
-    "clients_loss",
-    "clients_accuracy_ratio",
-    "last_checkpoint_timestamp_seconds",
-    "checkpoint_bytes",
-    "database_bytes",
-    "audit_queue_length",
-    "audit_sequence",
-)
-COUNTERS = (
-    "rounds_total",
-    "connections_total",
-    "messages_total",
-    "message_bytes_total",
-    "updates_total",
-    "rejected_updates_total",
-    "dropouts_total",
-    "rejoins_total",
-    "audit_events_total",
-    "audit_write_errors_total",
-)
-HISTOGRAMS = (
-    "round_duration_seconds",
-    "round_phase_duration_seconds",
-    "client_update_duration_seconds",
-    "checkpoint_duration_seconds",
-    "audit_commit_duration_seconds",
-)
-
-Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+from tests.observers.samples import lasting_samples, samples, value
 
 
 def new_metrics(**gauges: float) -> Metrics:
@@ -70,40 +23,6 @@ def new_metrics(**gauges: float) -> Metrics:
         return lambda: value
 
     return Metrics({name: reads(gauges.get(name, 7.0)) for name in ELSEWHERE})
-
-
-LASTING = {
-    *COUNTERS,
-    *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")),
-    "run_info",
-    "planned_rounds",
-    "min_updates",
-    "model_loss",
-    "model_accuracy_ratio",
-    "clients_loss",
-    "clients_accuracy_ratio",
-    "checkpoint_bytes",
-    "last_checkpoint_timestamp_seconds",
-}
-"""What a resumed process shows as the one before it did."""
-
-
-def samples(metrics: Metrics) -> Samples:
-    text = metrics.exposition()[0].decode()
-    return {
-        (sample.name.removeprefix("flserver_"), frozenset(sample.labels.items())): sample.value
-        for family in parse_text(text)
-        for sample in family.samples
-        if sample.name.startswith("flserver_")
-    }
-
-
-def lasting_samples(metrics: Metrics) -> Samples:
-    return {key: number for key, number in samples(metrics).items() if key[0] in LASTING}
-
-
-def value(metrics: Metrics, name: str, /, **labels: str) -> float | None:
-    return samples(metrics).get((name, frozenset(labels.items())))
 
 
 def observed(events: list[e.Event]) -> Metrics:

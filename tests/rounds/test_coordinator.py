@@ -25,7 +25,7 @@ from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.wire.template import Template
-from tests.rounds.test_rules import policy
+from tests.rounds.policies import policy
 
 PATIENCE = 20.0
 PEER = Peer(host="10.0.0.1", port=1)

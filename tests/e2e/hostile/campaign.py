@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from tests.e2e.agreement import assert_metrics_say_what_sql_says
 from tests.e2e.harness import Peer, ServerProcess
 from tests.e2e.hostile.attack import Attack, Sent
 from tests.e2e.hostile.claims import HONEST
 from tests.e2e.hostile.net import SPEC
-from tests.e2e.test_record import assert_metrics_say_what_sql_says
 
 ROUNDS = 10
 RECEIVE_MEMORY = 16  # MiB
