@@ -1,0 +1,36 @@
+"""What the tests promise of themselves."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    """Every file below tests/, by its path there."""
+    for path in sorted(TESTS.rglob("*.py")):
+        yield str(path.relative_to(TESTS)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_by(tree: ast.Module) -> set[str]:
+    """What is imported, wherever in it, by its full name: ``a.b.c`` for ``from a.b import c``."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{'.' * node.level}{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_no_test_file_is_anothers_library() -> None:
+    """What two of them use stands in a file that is none of them, or in a conftest."""
+    imports = {path: imported_by(tree) for path, tree in trees()}
+    assert "pathlib.Path" in imports["test_tests.py"]
+    libraries = {
+        path: found
+        for path, names in imports.items()
+        if (found := {name for name in names if any(part.startswith("test_") for part in name.split("."))})
+    }
+    assert libraries == {}
