@@ -13,8 +13,9 @@ from flserver.events import words
 from flserver.observers import tally
 from flserver.observers.histogram import Histogram
 from flserver.observers.metrics import ELSEWHERE, Metrics, database_bytes
+from tests import facts
 from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
-from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, FakeTotals, committed
+from tests.observers.observed_run import SERVER_STARTED, FakeTotals, committed
 from tests.observers.samples import lasting_samples, samples, value
 
 
@@ -146,7 +147,7 @@ def test_gauges_of_a_run(run_events: list[e.Event]) -> None:
     assert value(metrics, "run_state", state="running") == 1
     run = {"run_id": "r1", "name": "first", "model": "neural_net_helper:NeuralNet", "strategy": "fedavg"}
     assert value(metrics, "run_info", **run) == 1
-    metrics.observe(e.RunEnded(run_id="r1", status="completed", final_digest=None))
+    metrics.observe(facts.run_ended(run_id="r1"))
     assert [value(metrics, "run_state", state=state) for state in words.RUN_STATES] == [0, 0, 0, 1, 0, 0]
 
 
@@ -176,9 +177,9 @@ def test_a_left_over_run_counts_once_through_sql(
 ) -> None:
     metrics = new_metrics()
     metrics.restore(run_facts, run_totals, last_round)
-    metrics.observe(e.RunLeftOver(run_id="r1", reason="server stopped"))
+    metrics.observe(facts.run_left_over("r1"))
     assert value(metrics, "audit_events_total") == run_totals.events
-    metrics.observe(e.RunResumed(run_id="r1", from_round=1, num_rounds=20, config={}))
+    metrics.observe(facts.run_resumed(1, 20, "r1"))
     assert value(metrics, "audit_events_total") == run_totals.events + 1
     assert value(metrics, "planned_rounds") == 20
 
@@ -217,7 +218,7 @@ def test_the_record_goes_on_while_a_value_is_read() -> None:
 
 
 def test_a_run_name_that_does_not_encode_costs_no_scrape() -> None:
-    strange = e.RunStarted(**{**vars(RUN_STARTED), "name": 'a"\n\ud800'})
+    strange = facts.run_started(name='a"\n\ud800')
     labels = [dict(labels) for name, labels in samples(observed([strange])) if name == "run_info"]
     assert [found["name"] for found in labels] == ['a"\\n\\ud800']
 

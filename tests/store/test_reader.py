@@ -13,6 +13,7 @@ from flserver.store.reader import IdSeeds, Participant, Reader
 from flserver.store.schema import ensure_head
 from flserver.store.sqlite import _authorize
 from flserver.store.writer import Writer
+from tests import facts
 from tests.store import story
 from tests.store.conftest import as_nobody
 
@@ -155,7 +156,7 @@ def test_what_a_resume_needs(recorded: Path, reader: Reader) -> None:
     ]
     assert reader.id_seeds() == IdSeeds(message_id=108, connection_id=108, update_id=8, process_id=3)
     assert sorted(reader.left_over_runs()) == sorted([story.RUN, story.LEFT])
-    story.write(recorded, [e.RunLeftOver(run_id=story.LEFT, reason="server stopped")], process_id=3)
+    story.write(recorded, [facts.run_left_over(story.LEFT)], process_id=3)
     assert reader.left_over_runs() == [story.RUN]
 
 
