@@ -34,3 +34,11 @@ def test_no_test_file_is_anothers_library() -> None:
         if (found := {name for name in names if any(part.startswith("test_") for part in name.split("."))})
     }
     assert libraries == {}
+
+
+def test_tests_lie_where_their_sources_lie() -> None:
+    """Apart from ``e2e`` (processes and sockets) and ``fuzz``, which are about the whole."""
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")} - {Path()}
+    of_a_source = {folder for folder in folders if folder.parts[0] not in ("e2e", "fuzz", "flclient")}
+    assert Path("store") in of_a_source
+    assert {folder for folder in of_a_source if not (TESTS.parent / "flserver" / folder).is_dir()} == set()

@@ -1,15 +1,27 @@
-"""An observed run's own numbers, and the shape of the store's totals."""
+"""An observed run's own numbers, a server that is well, and the shape of the store's totals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flserver import events as e
+from flserver.observers.health import Health
 from tests import facts
 
 COMMITTED_AT = "2026-01-31T09:00:05.250000Z"
 RUN_STARTED = facts.run_started("r1", "first", 10)
 SERVER_STARTED = facts.server_started()
+WELL = Health(
+    run_id="r1",
+    state="running",
+    round=3,
+    deadline=None,
+    writer_alive=True,
+    accepting=True,
+    sequence=17,
+    digest="sha256:22",
+    queue_length=2,
+)
 
 
 def registered(client_id: str, registration: int = 1) -> e.ClientRegistered:

@@ -14,7 +14,6 @@ from rich.console import Console
 from flserver import events as e
 from flserver.clock import Deadline
 from flserver.observers.console import SHOWN_LINES, JsonFormatter, LiveConsole, LogConsole
-from flserver.text import printable
 from tests import facts
 from tests.observers.observed_run import committed, registered
 
@@ -116,13 +115,6 @@ def test_text_from_outside_is_escaped(event: e.Event, log: pytest.LogCaptureFixt
     (record,) = log.records
     assert record.getMessage().isprintable()
     assert "\\x1b[2J\\nroot" in record.getMessage()
-
-
-def test_printable() -> None:
-    assert printable("Zürich 東京 3") == "Zürich 東京 3"
-    assert printable("a\x1b\r\n\x7f\x85\u2028\u202e\ud800") == "a\\x1b\\r\\n\\x7f\\x85\\u2028\\u202e\\ud800"
-    assert printable("x" * 201) == "x" * 199 + "…"
-    assert printable("x" * 200) == "x" * 200
 
 
 def json_line(record: logging.LogRecord) -> dict[str, object]:

@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from flserver import events as e
 from flserver.events import words
 from flserver.observers import tally
-from flserver.observers.histogram import Histogram
 from flserver.observers.metrics import ELSEWHERE, Metrics, database_bytes
 from tests import facts
 from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
@@ -230,12 +229,3 @@ def test_database_bytes_counts_the_log(tmp_path: Path) -> None:
     assert database_bytes(database) == 100
     (tmp_path / "runs.sqlite-wal").write_bytes(b"x" * 11)
     assert database_bytes(database) == 111
-
-
-def test_a_bound_belongs_to_its_bucket() -> None:
-    histogram = Histogram((1.0, 2.0))
-    for seconds in (1.0, 1.5, 2.0, 2.5):
-        histogram.observe(seconds)
-    assert histogram.cumulative() == [(1.0, 1), (2.0, 3), (math.inf, 4)]
-    histogram.load([0.5])
-    assert (histogram.cumulative()[-1], histogram.sum) == ((math.inf, 1), 0.5)

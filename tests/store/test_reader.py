@@ -1,6 +1,5 @@
 """A reader reads everything, changes nothing, and says in one line what is wrong."""
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from flserver import events as e
 from flserver.errors import UsageError
 from flserver.store.reader import IdSeeds, Participant, Reader
 from flserver.store.schema import ensure_head
-from flserver.store.sqlite import _authorize
 from flserver.store.writer import Writer
 from tests import facts
 from tests.store import story
@@ -55,12 +53,6 @@ def test_whatever_would_write_is_refused(reader: Reader, recorded: Path, sql: st
         reader.query(sql.format(other=recorded.with_name("other")))
     assert recorded.read_bytes() == before
     assert [entry.name for entry in recorded.parent.iterdir()] == ["runs.sqlite"]
-
-
-def test_extensions_are_refused_by_the_authorizer_too() -> None:
-    # The driver refuses them by itself, as long as nobody enables them.
-    assert _authorize(sqlite3.SQLITE_FUNCTION, None, "load_extension", None, None) == sqlite3.SQLITE_DENY
-    assert _authorize(sqlite3.SQLITE_FUNCTION, None, "count", None, None) == sqlite3.SQLITE_OK
 
 
 @pytest.mark.parametrize("sql", ["VACUUM INTO '{other}'", "ATTACH '{other}' AS other", "VACUUM"])
