@@ -42,3 +42,8 @@ def test_tests_lie_where_their_sources_lie() -> None:
     of_a_source = {folder for folder in folders if folder.parts[0] not in ("e2e", "fuzz", "flclient")}
     assert Path("store") in of_a_source
     assert {folder for folder in of_a_source if not (TESTS.parent / "flserver" / folder).is_dir()} == set()
+
+
+def test_the_profile_says_how_many_examples_there_are_and_that_none_has_a_deadline() -> None:
+    found = {path for path, tree in trees() if "hypothesis.settings" in imported_by(tree)}
+    assert found == {"conftest.py", "examples.py"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import blake3
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.clock import Deadline
@@ -48,7 +48,6 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(ends)]
 
 
-@settings(deadline=None)
 @given(
     size=st.sampled_from([1, 2, 1000, OPENING_BYTES - 1, OPENING_BYTES, OPENING_BYTES + 1, PIECE + 7]),
     places=st.lists(st.integers(0, 2 * PIECE), max_size=12),

@@ -5,11 +5,12 @@ from fractions import Fraction
 from itertools import permutations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.aggregation import State
 from flserver.aggregation.strategies.fedavg import CHUNK, FedAvg
+from tests.examples import times
 
 FLOATS = {
     torch.float16: st.floats(width=16, allow_nan=False, allow_infinity=False),
@@ -47,7 +48,7 @@ def clients(draw: st.DrawFn) -> tuple[torch.dtype, list[tuple[list[float], int]]
     return dtype, draw(st.lists(st.tuples(values, st.integers(1, 2**29 - 1)), min_size=1, max_size=6))
 
 
-@settings(deadline=None, max_examples=300)
+@times(3)
 @given(clients())
 def test_it_is_within_a_unit_of_the_exact_mean(case: tuple[torch.dtype, list[tuple[list[float], int]]]) -> None:
     dtype, members = case
@@ -62,7 +63,7 @@ def test_it_is_within_a_unit_of_the_exact_mean(case: tuple[torch.dtype, list[tup
         assert abs(Fraction(value) - exact) <= units * ulp(dtype, size)
 
 
-@settings(deadline=None, max_examples=50)
+@times(0.5)
 @given(clients(), st.randoms(use_true_random=False))
 def test_the_same_updates_give_the_same_bits_in_any_split(
     case: tuple[torch.dtype, list[tuple[list[float], int]]], random: object

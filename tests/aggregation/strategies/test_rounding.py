@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.aggregation.strategies.rounding import round_once
@@ -24,7 +24,6 @@ def test_float64_is_rounded_once(dtype: torch.dtype) -> None:
     assert middle.to(dtype).item() == low.item()
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-70000, 70000), min_size=1, max_size=20))
 def test_float16_equals_a_direct_conversion(values: list[float]) -> None:
     wide = np.array(values, dtype=np.float64)
