@@ -16,13 +16,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flserver.clock import Deadline
+from tests.patience import PATIENCE
 
 ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", ANY_MACHINE, max_examples=100, derandomize=True)
 settings.register_profile("thorough", ANY_MACHINE, max_examples=2000, print_blob=True)
 settings.load_profile("quick")
 
-SETTLE = 5.0  # seconds in which threads that a test has told to stop may end
+SETTLE = PATIENCE / 10  # seconds in which threads that a test has told to stop may end; a leak is told after them
 DESCRIPTORS = Path("/proc/self/fd")
 KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]")
 

@@ -16,6 +16,7 @@ from tests import facts
 from tests.e2e.agreement import disagreements
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, sql
+from tests.patience import PATIENCE
 from tests.soak.judge import judge_left, judge_memory
 from tests.soak.record import judge_record
 from tests.soak.run import soak
@@ -163,7 +164,7 @@ def test_connections_without_a_row_and_rows_without_one_are_found(record: Path) 
 
 
 def test_a_counter_that_is_not_what_sql_says_is_found(start: Start) -> None:
-    server = start("--num-rounds", "1", "--time-to-wait", "0", "--metrics-linger", "60")
+    server = start("--num-rounds", "1", "--time-to-wait", "0", "--metrics-linger", str(PATIENCE))
     with Peer(server, "a").join() as peer:
         peer.answer()
         peer.finished()

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.e2e.harness import TESTS, ServerProcess
+from tests.patience import PATIENCE
 
 
 @contextmanager
@@ -30,6 +31,6 @@ def trainers(
             started.append(process)
         yield
         for process in started:
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, output
             assert output.endswith("finished\n"), output

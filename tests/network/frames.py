@@ -9,8 +9,9 @@ from flserver.network.channel import Channel
 from flserver.network.memory import ReceiveMemory
 from flserver.network.transport import PIECE, Pace, Received, receive_frame
 from flserver.wire.framing import FrameLimits, FrameReader
+from tests.patience import PATIENCE
 
-LONG = 30.0  # seconds; nothing waits this long when all is well
+LONG = PATIENCE
 SHORT = 0.1
 LIMIT = 4 * PIECE
 

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from flserver import events as e
-from flserver.clock import Deadline
 from flserver.observers.console import SHOWN_LINES, JsonFormatter, LiveConsole, LogConsole
 from tests import facts
 from tests.observers.observed_run import committed, registered
+from tests.patience import eventually
 
 
 @pytest.fixture
@@ -184,10 +184,7 @@ def test_live_console_draws_from_its_own_thread_and_joins_it() -> None:
     live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
     live.start()
     live.observe(e.StateChanged(state="waiting", detail="1 of 2 clients"))
-    deadline, pause = Deadline.after(10), threading.Event()
-    while "state: waiting: 1 of 2 clients" not in file.getvalue() and not deadline.passed:
-        pause.wait(0.02)
-    assert not deadline.passed
+    eventually(lambda: "state: waiting: 1 of 2 clients" in file.getvalue())
     live.close()
     assert threading.active_count() == threads
 

@@ -16,6 +16,7 @@ from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from tests.observers.observed_run import SERVER_STARTED
 from tests.observers.samples import lasting_samples, samples
+from tests.patience import PATIENCE
 
 SQL = Path(__file__).parents[2] / "ops" / "sql"
 
@@ -32,7 +33,7 @@ def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics
     first, *others = run_events
     for event in [first, SERVER_STARTED, *others]:
         writer.append(event)
-    writer.flush(10)
+    writer.flush(PATIENCE)
     writer.close()
     assert failures == []
     return Reader(path), metrics

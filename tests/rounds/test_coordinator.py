@@ -26,9 +26,9 @@ from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange, Farewell, Submission, Ticket
 from flserver.wire.template import Template
 from tests.examples import times
+from tests.patience import PATIENCE
 from tests.rounds.policies import policy
 
-PATIENCE = 20.0
 PEER = Peer(host="10.0.0.1", port=1)
 
 

@@ -16,6 +16,7 @@ from flserver.errors import UsageError
 from flserver.store import tables
 from flserver.store.reader import Reader
 from flserver.store.schema import SchemaState, Upgrade, check, ensure_head, migrations_directory
+from tests.patience import PATIENCE
 from tests.store import story
 from tests.store.conftest import Ask, as_nobody
 
@@ -275,4 +276,4 @@ def test_alembic_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture, capf
 def test_alembic_is_imported_only_where_it_is_used() -> None:
     code = "import sys, flserver.store.writer, flserver.store.reader; sys.exit('alembic' in sys.modules)"
     root = str(Path(__file__).parents[2])
-    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=True, timeout=PATIENCE)
