@@ -1,9 +1,7 @@
 """The deadlines of a frame: a peer that stops, trickles or is slow costs no longer than it may."""
 
 import socket
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -27,53 +25,22 @@ def test_a_real_peer_that_stops(pair: tuple[socket.socket, socket.socket], memor
     assert SHORT / 2 <= monotonic() - started < LONG / 2
 
 
-@contextmanager
-def trickle(sock: socket.socket, data: bytes, pause: float) -> Iterator[None]:
-    """Sends a byte at a time until the block is over."""
-    stop = threading.Event()
-
-    def send() -> None:
-        for byte in data:
-            sock.sendall(bytes([byte]))
-            if stop.wait(pause):
-                return
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def test_a_trickle_does_not_put_off_the_frames_deadline(
-    pair: tuple[socket.socket, socket.socket], memory: ReceiveMemory
-) -> None:
-    ours, trainer = pair
-    frame = new_frame()
-    with trickle(trainer, framed(pickle_body(5000)), pause=0.02):
-        with pytest.raises(ConnectionLost) as caught:
-            receive(ours, memory, frame, first=LONG, whole=0.2)
-    assert caught.value.cause == "timeout"
-    assert 1 < frame.bytes < 5000
-
-
-def test_the_frame_has_its_own_time_from_its_first_byte_on(
-    pair: tuple[socket.socket, socket.socket], memory: ReceiveMemory
-) -> None:
-    ours, trainer = pair
-    data = framed(pickle_body(30))
-    with trickle(trainer, data, pause=0.02):  # 0.76 s in all
-        assert receive(ours, memory, new_frame(), first=0.2, whole=LONG) == data[8:]
-
-
 class ClockedPeer:
-    """Gives, and takes, ``count`` bytes every ``seconds``, on a clock that the watch uses too."""
+    """Gives, and takes, ``count`` bytes every ``seconds``, on a clock that the watch uses too.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int, seconds: float) -> None:
+    What it gives is ``data``, and all of it that is asked for first ``at_once``.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        count: int,
+        seconds: float,
+        data: bytes = framed(pickle_body(LIMIT)),
+        at_once: bool = True,
+    ) -> None:
         self.now, self._timeout, self._count, self._seconds = 1000.0, 0.0, count, seconds
-        self._first = True
+        self._left, self._at_once = data, at_once
         self._next = self.now + seconds
         for module in ("flserver.network.transport", "flserver.clock"):
             monkeypatch.setattr(f"{module}.monotonic", lambda: self.now)
@@ -89,14 +56,14 @@ class ClockedPeer:
         self._next += self._seconds
 
     def recv_into(self, space: memoryview) -> int:
-        if self._first:
-            self._first = False
-            space[:] = framed(pickle_body(LIMIT))[: len(space)]
-            return len(space)
-        self._wait()
-        count = min(self._count, len(space))
-        space[:count] = b"\x80" * count
-        return count
+        if self._at_once:
+            most, self._at_once = len(space), False
+        else:
+            self._wait()
+            most = min(self._count, len(space))
+        given, self._left = self._left[:most], self._left[most:]
+        space[: len(given)] = given
+        return len(given)
 
     def send(self, data: bytes) -> int:
         self._wait()
@@ -104,6 +71,32 @@ class ClockedPeer:
 
     def sendmsg(self, buffers: Sequence[bytes]) -> int:
         return self.send(b"".join(buffers))
+
+
+def test_a_trickle_does_not_put_off_the_frames_deadline(monkeypatch: pytest.MonkeyPatch, memory: ReceiveMemory) -> None:
+    peer = ClockedPeer(monkeypatch, 1, 0.02, at_once=False)
+    frame = new_frame()
+    with pytest.raises(ConnectionLost) as caught:
+        receive(peer, memory, frame, first=LONG, whole=0.21)
+    assert caught.value.cause == "timeout"
+    assert frame.bytes == 11
+    assert peer.now == pytest.approx(1000.02 + 0.21)
+
+
+def test_the_frame_has_its_own_time_from_its_first_byte_on(
+    monkeypatch: pytest.MonkeyPatch, memory: ReceiveMemory
+) -> None:
+    data = framed(pickle_body(30))
+    peer = ClockedPeer(monkeypatch, 1, 0.02, data, at_once=False)
+    assert receive(peer, memory, new_frame(), first=0.2, whole=LONG) == data[8:]
+    assert peer.now == pytest.approx(1000 + 38 * 0.02)
+
+
+def test_the_first_byte_has_its_own_deadline(monkeypatch: pytest.MonkeyPatch, memory: ReceiveMemory) -> None:
+    peer = ClockedPeer(monkeypatch, 1, 0.3, at_once=False)
+    with pytest.raises(ConnectionLost, match="timed out before a frame"):
+        receive(peer, memory, new_frame(), first=0.2, whole=LONG)
+    assert peer.now == pytest.approx(1000.2)
 
 
 @pytest.mark.parametrize(
