@@ -40,7 +40,7 @@ class ClockedPeer:
         at_once: bool = True,
     ) -> None:
         self.now, self._timeout, self._count, self._seconds = 1000.0, 0.0, count, seconds
-        self._left, self._at_once = data, at_once
+        self._left, self._at_once = memoryview(data), at_once
         self._next = self.now + seconds
         for module in ("flserver.network.transport", "flserver.clock"):
             monkeypatch.setattr(f"{module}.monotonic", lambda: self.now)
