@@ -1,4 +1,9 @@
-"""What every test shares: it leaves no thread and no descriptor behind in this process."""
+"""What every test shares.
+
+It leaves no thread and no descriptor behind in this process. Properties are tried with the examples of a profile:
+``quick`` with the same hundred each time, so that a failure is there again, or with ``--hypothesis-profile=thorough``
+with new ones, twenty times as many. Neither has a clock in it: a busy machine fails no test.
+"""
 
 import gc
 import os
@@ -8,10 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flserver.clock import Deadline
+from tests.patience import PATIENCE
 
-SETTLE = 5.0  # seconds in which threads that a test has told to stop may end
+ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", ANY_MACHINE, max_examples=100, derandomize=True)
+settings.register_profile("thorough", ANY_MACHINE, max_examples=2000, print_blob=True)
+settings.load_profile("quick")
+
+SETTLE = PATIENCE / 10  # seconds in which threads that a test has told to stop may end; a leak is told after them
 DESCRIPTORS = Path("/proc/self/fd")
 KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]")
 

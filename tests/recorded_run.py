@@ -1,6 +1,5 @@
 """A small database as a server leaves it: two runs with their checkpoints on disk, recorded by the real writer."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from flserver import events as e
 from flserver.models.checkpoint import CheckpointStore, Written
 from flserver.models.state import State
 from flserver.store.schema import ensure_head
+from tests import facts
 from tests.store import story
 
 RUN, PLAIN = "20260131T090000Z-aaaaaa", "20260201T090000Z-bbbbbb"
@@ -41,9 +41,9 @@ def _night(directory: Path) -> list[e.Event]:
         *_round(files, 1, loss=0.9, accuracy=0.8),
         *_round(files, 2, loss=0.4, accuracy=0.95),
         *_round(files, 3, loss=0.5, accuracy=0.9),
-        e.CheckpointDeleted(round=1, attempt=1, checkpoint=files[1].path),
-        e.RunEnded(run_id=RUN, status="completed", final_digest=files[3].digest),
-        e.ServerStopped(process_id=1, exit_code=0),
+        facts.checkpoint_deleted(1, checkpoint=files[1].path),
+        facts.run_ended("completed", files[3].digest, RUN),
+        facts.server_stopped(0, 1),
     ]
 
 
@@ -54,18 +54,12 @@ def _plain(directory: Path) -> list[e.Event]:
     return [
         *story.started(PLAIN, 2, "plain"),
         *_round(files, 0, process_id=2),
-        e.RunEnded(run_id=PLAIN, status="interrupted", final_digest=files[0].digest),
-        e.ServerStopped(process_id=2, exit_code=3),
+        facts.run_ended("interrupted", files[0].digest, PLAIN),
+        facts.server_stopped(3, 2),
     ]
 
 
 def _round(files: list[Written], number: int, process_id: int = 1, **measured: Any) -> list[e.Event]:
     file = files[number]
-    started = story.attempt(number, 1, ())
-    committed = story.committed(number, **measured)
-    assert isinstance(started, e.AttemptStarted)
-    assert isinstance(committed, e.RoundCommitted)
-    return [
-        replace(started, process_id=process_id),
-        replace(committed, model_digest=file.digest, checkpoint=file.path, checkpoint_bytes=file.size),
-    ]
+    written = {"model_digest": file.digest, "checkpoint": file.path, "checkpoint_bytes": file.size}
+    return [facts.attempt(number, process_id=process_id), facts.committed(number, **written, **measured)]

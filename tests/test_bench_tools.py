@@ -9,13 +9,14 @@ import pytest
 
 from tests.bench import __main__ as command_line
 from tests.bench.rounds import ROOT, BenchError, Shape, floor_command, run
+from tests.patience import PATIENCE
 
 QUICK = Shape(clients=2, size="0.03", rounds=2)
 
 
 def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "tests.bench", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_the_quick_shape_runs_both_to_their_end(tmp_path: Path) -> None:

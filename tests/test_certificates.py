@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from flserver.identity.roster import read_roster
+from tests.patience import PATIENCE
 
 COMMAND = Path(__file__).resolve().parent.parent / "ops" / "certificates"
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *map(str, words)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([COMMAND, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE)
 
 
 def make(*words: object) -> list[str]:

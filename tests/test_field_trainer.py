@@ -11,6 +11,7 @@ import torch
 from flserver.models.architectures import DEFAULT_MODEL, build
 from tests.flclient.plain_server import PlainServer, read_frame
 from tests.fldata import write_fldata
+from tests.patience import PATIENCE
 
 SCRIPT = Path(__file__).with_name("field_trainer.py")
 
@@ -36,7 +37,7 @@ def test_it_trains_each_model_and_leaves_when_the_run_is_over(fldata):
         server.finish(connection)
 
     with PlainServer(script) as server, start(server, fldata, "--epochs", "3", "--learning-rate", "0.1") as trainer:
-        out, _ = trainer.communicate(timeout=60)
+        out, _ = trainer.communicate(timeout=PATIENCE)
     assert trainer.returncode == 0
     assert server.hellos == [{"header": "<METADATA>", "id": 1, "data_size": 40}]
     assert [set(answer) for answer in server.answers] == [{"header", "id", "model"}] * 2
@@ -48,7 +49,7 @@ def test_it_trains_each_model_and_leaves_when_the_run_is_over(fldata):
 
 def test_a_refused_one_prints_the_message_and_leaves(fldata):
     with PlainServer(lambda server: server.admit("<ERROR>", "too late")) as server, start(server, fldata) as trainer:
-        assert trainer.communicate(timeout=60)[0] == "too late\n"
+        assert trainer.communicate(timeout=PATIENCE)[0] == "too late\n"
     assert trainer.returncode == 1
 
 
@@ -62,7 +63,7 @@ def test_it_dies_in_training_and_uploads_twice_on_request(fldata):
         assert connection.recv(1) == b""
 
     with PlainServer(script) as server, start(server, fldata, "--upload-twice", "--die-at-round", "2") as trainer:
-        trainer.communicate(timeout=60)
+        trainer.communicate(timeout=PATIENCE)
     assert trainer.returncode == 1
     assert len(server.answers) == 2
 

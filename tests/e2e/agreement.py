@@ -42,6 +42,15 @@ def disagreements(server: ServerProcess) -> list[str]:
     ]
 
 
+def assert_metrics_say_what_sql_says(server: ServerProcess) -> None:
+    assert disagreements(server) == []
+    metrics = server.metrics()
+    ((rounds,),) = server.sql("SELECT COUNT(seconds) FROM v1_rounds WHERE status = 'committed'")
+    assert metrics['flserver_round_duration_seconds_bucket{le="+Inf"}'] >= rounds
+    ((newest,),) = server.sql("SELECT MAX(round) FROM v1_rounds WHERE status <> 'aborted'")
+    assert metrics["flserver_current_round"] == newest
+
+
 def _expected(server: ServerProcess) -> Counter[tuple[str, str]]:
     """By name and labels. A name that has no rows stands there with 0, so that it is looked at all the same."""
     expected: Counter[tuple[str, str]] = Counter()

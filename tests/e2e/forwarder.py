@@ -6,6 +6,8 @@ import struct
 import threading
 from collections.abc import Callable
 
+from tests.patience import PATIENCE
+
 Header = Callable[[int], bytes]
 
 
@@ -42,7 +44,7 @@ class Forwarder:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         self._numbers[sock.getsockname()[1]] = number
-        sock.settimeout(60)
+        sock.settimeout(PATIENCE)
         sock.connect(("127.0.0.1", self.port))
         return sock
 

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import types
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
-TIMEOUT = 60.0  # seconds for anything that should come; nothing here waits this long when all is well
+from flserver.clock import Deadline
+from tests.patience import PATIENCE, eventually
+
+FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "3600")
 TESTS = Path(__file__).resolve().parent.parent
 
 
@@ -106,15 +108,15 @@ class ServerProcess:
     def log(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for_line(self, pattern: str, timeout: float = TIMEOUT) -> re.Match[str]:
+    def wait_for_line(self, pattern: str) -> re.Match[str]:
         """The first log line that matches, when it has come."""
-        end = time.monotonic() + timeout
+        deadline = Deadline.after(PATIENCE)
         with self._more:
             while True:
                 for line in self.lines:
                     if match := re.search(pattern, line):
                         return match
-                if not self._reader.is_alive() or time.monotonic() > end:
+                if not self._reader.is_alive() or deadline.passed:
                     raise AssertionError(f"no line {pattern!r} in:\n{self.log}")
                 self._more.wait(0.5)
 
@@ -125,9 +127,9 @@ class ServerProcess:
             self._port = int(self.wait_for_line(r"listening for trainers on .*:(\d+)")[1])
         return self._port
 
-    def exit_code(self, timeout: float = TIMEOUT) -> int:
+    def exit_code(self) -> int:
         """Wait for the server to end by itself."""
-        code = self.process.wait(timeout)
+        code = self.process.wait(PATIENCE)
         self._reader.join()
         return code
 
@@ -147,22 +149,18 @@ class ServerProcess:
 
     def wait_for_sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """The rows of a query as soon as it has any: rows are committed by another process."""
-        end = time.monotonic() + TIMEOUT
-        while not (rows := self.sql(query, *parameters)):
-            assert time.monotonic() < end, f"no rows for {query}\n{self.log}"
-            time.sleep(0.02)
-        return rows
+        return eventually(lambda: self.sql(query, *parameters), lambda: f"no rows for {query}\n{self.log}")
 
     def metrics(self) -> dict[str, float]:
         """``/metrics`` as {name with labels: value}."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=TIMEOUT) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=PATIENCE) as answer:
             text = answer.read().decode()
         samples = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, value in samples}
 
     def health(self) -> tuple[int, dict[str, Any]]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/healthz", timeout=TIMEOUT) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/healthz", timeout=PATIENCE) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -171,7 +169,7 @@ class ServerProcess:
 
 def sql(db: Path, query: str, *parameters: object) -> list[tuple[Any, ...]]:
     """Rows of a query on a database, by the standard library alone."""
-    with contextlib.closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True, timeout=10)) as connection:
+    with contextlib.closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True, timeout=PATIENCE)) as connection:
         return connection.execute(query, parameters).fetchall()
 
 
@@ -255,11 +253,11 @@ class PeerAt(Peer):
         super().__init__(server, client_id)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT, source_address=(self.host, 0))
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE, source_address=(self.host, 0))
 
 
 def connect(port: int) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.e2e.harness import TIMEOUT
+from tests.patience import PATIENCE
 
 CLONE_NEWNET = 0x40000000
 
@@ -28,7 +28,7 @@ class Machine:
             try:
                 if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")
-                made.append(socket.create_connection((self.here, port), timeout=TIMEOUT))
+                made.append(socket.create_connection((self.here, port), timeout=PATIENCE))
             except OSError as error:
                 made.append(error)
             finally:

@@ -19,7 +19,8 @@ from flserver.process.which_run import Plan, plan_run
 from flserver.settings import server_settings
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
-from tests.e2e.harness import TIMEOUT, sql
+from tests.e2e.harness import sql
+from tests.patience import PATIENCE
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) ")
 DATABASE = {"runs.sqlite", "runs.sqlite.lock"}  # made, or brought up to date, before the rest is looked at
@@ -83,7 +84,7 @@ def flserver(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "CUDA_"))}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "flserver", "--server-port", "0", "--metrics-port", "0", *arguments]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def files(place: Path) -> dict[str, bytes | None]:

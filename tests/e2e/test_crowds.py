@@ -6,7 +6,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +13,10 @@ import pytest
 import torch
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import TIMEOUT, NeuralNet, Peer, PeerAt, ServerProcess, closed, connect, field_module, send
+from tests.e2e.harness import FAST, NeuralNet, Peer, PeerAt, ServerProcess, closed, connect, field_module, send
+from tests.patience import PATIENCE, eventually
 
 Join = Callable[..., list[Peer]]
-FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
 
 
 def test_idle_connections_make_room_for_trainers(start: Start, join: Join) -> None:
@@ -57,7 +56,7 @@ def test_where_all_have_spoken_a_newcomer_is_not_served_and_has_a_row(start: Sta
 
 def test_five_hundred_idle_fifty_slow_and_a_port_scan_at_once(start: Start, join: Join) -> None:
     """Nothing of the honest is refused, and their rounds go on while all of it is there."""
-    server = start("--num-rounds", "5", "--min-clients", "3", "--metrics-linger", "30", *FAST)
+    server = start("--num-rounds", "5", "--min-clients", "3", "--metrics-linger", str(PATIENCE), *FAST)
     peers = join(server, "a", "b", "c")
     scans = [b"", b"\0", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", b"SSH-2.0-scan\r\n"]
     stop, scanned = threading.Event(), threading.Event()
@@ -91,7 +90,7 @@ def test_five_hundred_idle_fifty_slow_and_a_port_scan_at_once(start: Start, join
         stack.callback(lambda: [thread.join() for thread in threads])
         stack.callback(stop.set)
         for number in range(5):
-            assert number < 4 or scanned.wait(TIMEOUT)
+            assert number < 4 or scanned.wait(PATIENCE)
             for peer in peers:
                 peer.answer()
         for peer in peers:
@@ -132,10 +131,7 @@ def test_many_that_claim_much_and_stall_do_not_starve_the_honest(start: Start, j
 
 def wait_for_bytes(server: ServerProcess, count: int) -> None:
     """Until so many bytes of updates have come in."""
-    end = time.monotonic() + TIMEOUT
-    while server.metrics()["flserver_inflight_bytes"] < count:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    eventually(lambda: server.metrics()["flserver_inflight_bytes"] >= count)
 
 
 def peak_memory(server: ServerProcess) -> int:
@@ -181,7 +177,7 @@ def test_a_flood_does_not_cut_an_honest_upload(start: Start, flood_from: str) ->
         with honest.connect() as upload, contextlib.ExitStack() as stack:
             upload.sendall(frame[:2000])
             for _ in range(200):
-                flood = socket.create_connection(("127.0.0.1", server.port), TIMEOUT, (flood_from, 0))
+                flood = socket.create_connection(("127.0.0.1", server.port), PATIENCE, (flood_from, 0))
                 stack.enter_context(flood).sendall(b"\0")
             server.wait_for_sql("SELECT 1 FROM v1_connections WHERE close_reason LIKE 'made room%' LIMIT 1 OFFSET 150")
             upload.sendall(frame[2000:])

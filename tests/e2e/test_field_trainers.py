@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,34 +12,11 @@ from safetensors.torch import load_file
 
 from tests.e2e.conftest import Start
 from tests.e2e.harness import TESTS, ServerProcess
+from tests.e2e.trainers import trainers
 from tests.fldata import write_fldata
+from tests.patience import DEADLINE
 
 OLD_PYTHON = os.environ.get("FLSERVER_OLD_TORCH", "/usr/bin/python3")
-
-
-@contextmanager
-def trainers(
-    server: ServerProcess, data: Path, *ids: object, python: str = sys.executable, **options: object
-) -> Iterator[None]:
-    """Field trainers as processes; on leaving, each must have read <FINISHED>."""
-    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    with ExitStack() as stack:
-        started = []
-        for client in ids:
-            command = [python, str(TESTS / "field_trainer.py"), "--client-id", str(client), "--data", str(data), *flags]
-            command += ["--server-port", str(server.port)]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            started.append(process)
-        yield
-        for process in started:
-            output, _ = process.communicate(timeout=120)
-            assert process.returncode == 0, output
-            assert output.endswith("finished\n"), output
 
 
 def checkpoint(server: ServerProcess, round: int) -> Path:
@@ -56,7 +32,7 @@ def test_three_unchanged_trainers_learn_and_the_model_is_the_documents_bit_for_b
     evaluate = ("--eval-data", "fldata", "--data-dir", str(data))
     server = start("--num-rounds", "10", "--min-clients", "3", "--time-to-wait", "0.3", *evaluate)
     with trainers(server, data, *ids):
-        assert server.exit_code(timeout=120) == 0
+        assert server.exit_code() == 0
     assert server.sql("SELECT status, rounds_committed FROM v1_runs") == [("completed", 10)]
     curve = [accuracy for (accuracy,) in server.sql("SELECT accuracy FROM v1_rounds ORDER BY round")]
     assert curve[0] < 0.3
@@ -78,7 +54,7 @@ def test_an_old_torch_reads_what_we_write_and_we_read_what_it_writes(start: Star
     data = write_fldata(tmp_path / "FLdata", (1, 2), samples=100)
     server = start("--num-rounds", "2", "--min-clients", "2", "--time-to-wait", "0.3")
     with trainers(server, data, 1, python=OLD_PYTHON), trainers(server, data, 2):
-        assert server.exit_code(timeout=120) == 0
+        assert server.exit_code() == 0
     accepted = "SELECT client_id, COUNT(*) FROM v1_updates WHERE decision = 'accepted' GROUP BY 1 ORDER BY 1"
     assert server.sql(accepted) == [("1", 2), ("2", 2)]
 
@@ -89,7 +65,7 @@ def test_a_trainer_that_dies_while_training_costs_itself_only(start: Start, tmp_
     with trainers(server, data, 1, 2):
         with pytest.raises(AssertionError), trainers(server, data, 3, die_at_round=2):
             pass
-        assert server.exit_code(timeout=120) == 0
+        assert server.exit_code() == 0
     rows = server.sql("SELECT round, updates_accepted FROM v1_rounds WHERE round > 0 ORDER BY round")
     assert rows == [(1, 3), (2, 2), (3, 2)]
     assert server.sql("SELECT participation FROM v1_client_rounds WHERE client_id = '3' ORDER BY round") == [
@@ -100,7 +76,7 @@ def test_a_trainer_that_dies_while_training_costs_itself_only(start: Start, tmp_
 
 def test_a_frozen_trainer_costs_the_others_one_deadline(start: Start, tmp_path: Path) -> None:
     data = write_fldata(tmp_path / "FLdata", (1, 2, 3), samples=100)
-    server = start("--num-rounds", "3", "--min-clients", "3", "--time-to-wait", "0.3", "--round-timeout", "5")
+    server = start("--num-rounds", "3", "--min-clients", "3", "--time-to-wait", "0.3", "--round-timeout", str(DEADLINE))
     with ExitStack() as stack:
         frozen = [sys.executable, str(TESTS / "field_trainer.py"), "--client-id", "3", "--data", str(data)]
         process = subprocess.Popen(
@@ -109,7 +85,7 @@ def test_a_frozen_trainer_costs_the_others_one_deadline(start: Start, tmp_path: 
         stack.callback(process.wait)
         stack.callback(process.kill)
         stack.enter_context(trainers(server, data, 1, 2))
-        assert server.exit_code(timeout=120) == 0
+        assert server.exit_code() == 0
     rows = server.sql("SELECT round, participation FROM v1_client_rounds WHERE client_id = '3' ORDER BY round")
     assert rows == [(1, "timed_out"), (2, "not_sent"), (3, "not_sent")]
     assert server.sql("SELECT updates_accepted FROM v1_rounds WHERE round > 0") == [(2,), (2,), (2,)]

@@ -12,21 +12,12 @@ import blake3
 import torch
 from safetensors.torch import load_file
 
-from tests.e2e.agreement import disagreements
+from tests.e2e.agreement import assert_metrics_say_what_sql_says
 from tests.e2e.conftest import Start
-from tests.e2e.harness import Peer, ServerProcess, closed, connect, send
+from tests.e2e.harness import FAST, Peer, closed, connect, send
+from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]
-FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
-
-
-def assert_metrics_say_what_sql_says(server: ServerProcess) -> None:
-    assert disagreements(server) == []
-    metrics = server.metrics()
-    ((rounds,),) = server.sql("SELECT COUNT(seconds) FROM v1_rounds WHERE status = 'committed'")
-    assert metrics['flserver_round_duration_seconds_bucket{le="+Inf"}'] >= rounds
-    ((newest,),) = server.sql("SELECT MAX(round) FROM v1_rounds WHERE status <> 'aborted'")
-    assert metrics["flserver_current_round"] == newest
 
 
 def test_metrics_equal_sql_before_and_after_a_resume(start: Start, join: Join) -> None:
@@ -64,7 +55,7 @@ def test_metrics_equal_sql_before_and_after_a_resume(start: Start, join: Join) -
 
 
 def test_metrics_linger_after_the_run_and_health_is_good_until_the_end(start: Start, join: Join) -> None:
-    server = start("--num-rounds", "1", "--metrics-linger", "30", *FAST)
+    server = start("--num-rounds", "1", "--metrics-linger", str(PATIENCE), *FAST)
     (a,) = join(server, "a")
     status, health = server.health()
     assert (status, health["status"]) == (200, "ok")

@@ -16,10 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import Peer, ServerProcess, connect, send
+from tests.e2e.harness import FAST, Peer, ServerProcess, connect, send
 
 Join = Callable[..., list[Peer]]
-FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
 QUIET = 1.0  # seconds in which nothing must come; the writer itself waits 5 s for the lock
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import TIMEOUT, Peer, free_port, sql
+from tests.e2e.harness import Peer, free_port, sql
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def stop(process: subprocess.Popen[str], port: int) -> None:
     with Peer(port, "a") as peer:
         peer.join()  # from here on SIGTERM is something that the server waits for
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=TIMEOUT)
+        _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, told
 
 
@@ -83,7 +84,7 @@ def test_the_port_of_the_start_is_in_use(killed: tuple[Path, int]) -> None:
     db, port = killed
     before = sql(db, "SELECT COUNT(*) FROM events")
     with socket.create_server(("127.0.0.1", port)), resumed(db) as process:
-        _, told = process.communicate(timeout=TIMEOUT)
+        _, told = process.communicate(timeout=PATIENCE)
     assert (process.returncode, told.count("\n")) == (2, 1)
     assert f"--host 127.0.0.1 --server-port {port}: Address already in use" in told
     assert sql(db, "SELECT COUNT(*) FROM events") == before

@@ -12,9 +12,11 @@ import pytest
 
 from flserver import events as e
 from flserver.store.schema import ensure_head
+from tests import facts
 from tests.e2e.agreement import disagreements
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, sql
+from tests.patience import PATIENCE
 from tests.soak.judge import judge_left, judge_memory
 from tests.soak.record import judge_record
 from tests.soak.run import soak
@@ -75,24 +77,15 @@ PORTS = Counter({40000: 4})
 def trainer(number: int) -> tuple[list[e.Event], list[e.Event]]:
     """How one comes, and how it goes."""
     client = str(number)
-    metadata = e.MessageReceived(
-        message_id=number,
-        connection_id=number,
-        client_id=client,
-        round=None,
-        header="<METADATA>",
-        encoding="json",
-        bytes=58,
-        digest="blake3:dd",
-        seconds=0.0,
-        outcome="ok",
-        reason=None,
-    )
-    left = e.ClientLeft(client_id=client, registration=1, connection_id=number, reason="closed")
-    closed = e.ConnectionClosed(
-        connection_id=number, purpose="register", client_id=client, reason="closed", bytes_in=58, bytes_out=1008
-    )
-    return [*story.registered(client, number), metadata], [left, closed]
+    comes = [
+        *story.registered(client, number),
+        facts.received(number, connection_id=number, client_id=client, digest="blake3:dd"),
+    ]
+    goes: list[e.Event] = [
+        facts.left(client, "closed", number),
+        facts.closed(number, "register", client, bytes_in=58, bytes_out=1008),
+    ]
+    return comes, goes
 
 
 @pytest.fixture
@@ -103,18 +96,18 @@ def record(tmp_path: Path) -> Path:
     (first_comes, first_goes), (second_comes, second_goes) = trainer(1), trainer(2)
     events = [
         *story.started(),
-        story.attempt(0, 1, ()),
-        story.committed(0),
+        facts.attempt(0),
+        facts.committed(0),
         *first_comes,
         *second_comes,
-        story.attempt(1, 1, ("1", "2")),
+        facts.attempt(1, 1, ("1", "2")),
         *story.uploaded(1, "1", (1, 1)),
         *story.uploaded(2, "2", (1, 1)),
-        story.committed(1, 1, [story.answered("1", 1, 0.5), story.answered("2", 2, 0.5)]),
+        facts.committed(1, 1, [facts.answered("1", 1, 0.5), facts.answered("2", 2, 0.5)]),
         *first_goes,
         *second_goes,
-        e.RunEnded(run_id=story.RUN, status="interrupted", final_digest="sha256:1"),
-        e.ServerStopped(process_id=1, exit_code=3),
+        facts.run_ended("interrupted"),
+        facts.server_stopped(3),
     ]
     story.write(path, events)
     return path
@@ -171,7 +164,7 @@ def test_connections_without_a_row_and_rows_without_one_are_found(record: Path) 
 
 
 def test_a_counter_that_is_not_what_sql_says_is_found(start: Start) -> None:
-    server = start("--num-rounds", "1", "--time-to-wait", "0", "--metrics-linger", "60")
+    server = start("--num-rounds", "1", "--time-to-wait", "0", "--metrics-linger", str(PATIENCE))
     with Peer(server, "a").join() as peer:
         peer.answer()
         peer.finished()

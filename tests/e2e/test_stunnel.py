@@ -12,12 +12,12 @@ import pytest
 
 from tests.certificates import Authority, Pair
 from tests.e2e.conftest import Start
-from tests.e2e.harness import Peer, ServerProcess, send
-from tests.e2e.test_field_trainers import trainers
+from tests.e2e.harness import FAST, Peer, ServerProcess, send
+from tests.e2e.trainers import trainers
 from tests.e2e.tunnels import OPS, HaProxy, Stunnel
 from tests.fldata import write_fldata
+from tests.patience import PATIENCE
 
-FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
 LARGE = ("--num-rounds", "1", "--min-clients", "2", "--model", "torchvision:squeezenet1_1", *FAST)
 REFUSED = "SELECT reason FROM v1_messages WHERE outcome = 'refused'"
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.stunnel
 
 def certificates(folder: Path, *words: str) -> None:
     command = [OPS / "certificates", folder, *words]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_unchanged_trainers_each_behind_a_stunnel(start: Start, certs: Path, tmp
         for client in (1, 2):
             tunnel = stack.enter_context(behind(server, certs, client))
             stack.enter_context(trainers(tunnel, data, client))  # on leaving, it must have read <FINISHED>
-        assert server.exit_code(timeout=120) == 0
+        assert server.exit_code() == 0
     assert server.sql("SELECT decision, identity, COUNT(*) FROM v1_updates GROUP BY 1, 2") == [
         ("accepted", "authenticated", 6)
     ]
@@ -88,7 +88,7 @@ def test_a_trainer_that_dies_behind_its_stunnel_is_a_drop_out(start: Start, cert
         stack.enter_context(trainers(two, data, 2))
         with pytest.raises(AssertionError), trainers(three, data, 3, die_at_round=2):
             pass
-        assert server.exit_code(timeout=120) == 0  # a round's deadline would be an hour away
+        assert server.exit_code() == 0  # a round's deadline would be an hour away
     assert server.sql("SELECT round, updates_accepted FROM v1_rounds WHERE round > 0") == [(1, 3), (2, 2)]
     participation = server.sql("SELECT participation FROM v1_client_rounds WHERE client_id = '3' ORDER BY round")
     assert participation == [("answered",), ("dropped",)]
@@ -251,7 +251,7 @@ def test_unchanged_trainers_through_haproxy_have_their_addresses(start: Start, c
                 Stunnel(proxy.port, folder, "flserver.example", f"local = 127.0.0.{client + 1}")
             )
             stack.enter_context(trainers(tunnel, data, client))
-        assert server.exit_code(timeout=120) == 0
+        assert server.exit_code() == 0
         proxy.wait_for_line(r' 127\.0\.0\.2:\d+ "1" ', count=3)
     assert server.sql("SELECT DISTINCT client_id, peer_host, proxy_host FROM v1_connections ORDER BY 1") == [
         ("1", "127.0.0.2", "127.0.0.1"),

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import TIMEOUT, Peer, ServerProcess, closed, connect, free_port, send
+from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect, free_port, send
+from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]
-FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
 # The cursor's home and a red screen, a bell, a lone surrogate, text that runs backwards, a line of its own, NUL.
 NASTY = "\x1b[H\x1b[41m\x07\ud800\u202egnp.exe\r\n2026-01-01 INFO all is well\x00"
 NASTY_JSON = json.dumps(NASTY)  # as escapes: how it travels in JSON
@@ -35,7 +35,6 @@ def attack(server: ServerProcess, join: Join) -> None:
     ):
         with connect(server.port) as peer:
             send(peer, body.encode())
-            peer.settimeout(30)
             while peer.recv(4096):  # an <ERROR>, then the end
                 pass
     with connect(server.port) as peer:
@@ -56,7 +55,9 @@ def attack(server: ServerProcess, join: Join) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_in_the_log_the_record_and_the_metrics(start: Start, join: Join, tmp_path: Path, form: str) -> None:
-    server = start("--num-rounds", "1", "--min-clients", "2", "--log-format", form, "--metrics-linger", "30", *FAST)
+    server = start(
+        "--num-rounds", "1", "--min-clients", "2", "--log-format", form, "--metrics-linger", str(PATIENCE), *FAST
+    )
     with Peer(server, "c") as told:
         told.register(info={"lab": NASTY, NASTY: [NASTY]})
         told.connection.close()
@@ -106,7 +107,7 @@ def test_on_a_terminal(tmp_path: Path, join: Join) -> None:
         os.close(terminal)
         reader = threading.Thread(target=read)
         reader.start()
-        assert listening.wait(TIMEOUT), b"".join(shown)
+        assert listening.wait(PATIENCE), b"".join(shown)
         server.use_port(port)
         attack(server, join)
         assert server.exit_code() == 0

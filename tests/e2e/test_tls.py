@@ -15,9 +15,9 @@ import pytest
 
 from tests.certificates import Authority, Pair
 from tests.e2e.conftest import Start
-from tests.e2e.harness import Peer, ServerProcess, closed, connect
+from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect
+from tests.patience import PATIENCE
 
-FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
 REFUSED = "SELECT reason FROM v1_messages WHERE outcome = 'refused' ORDER BY message_id"
 
 
@@ -110,7 +110,7 @@ def test_our_own_trainer_speaks_it_too(start: Start, authority: Authority) -> No
             shown = ["--client-id", client, "--tls-cert", str(own.cert), "--tls-key", str(own.key)]
             trainers.append(stack.enter_context(subprocess.Popen([*command, *shown], stdout=subprocess.DEVNULL)))
             stack.callback(trainers[-1].kill)
-        assert [trainer.wait(120) for trainer in trainers] == [0, 0]
+        assert [trainer.wait(PATIENCE) for trainer in trainers] == [0, 0]
     assert server.exit_code() == 0
     assert server.sql("SELECT decision, identity, COUNT(*) FROM v1_updates GROUP BY 1, 2") == [
         ("accepted", "authenticated", 4)
@@ -198,8 +198,9 @@ def test_tls_on_the_plain_port(start: Start, authority: Authority) -> None:
 
 
 def test_who_says_nothing_and_who_stalls_in_the_handshake_is_let_go(start: Start, authority: Authority) -> None:
-    options = ("--num-rounds", "1", "--first-frame-timeout", "0.5", *FAST)
+    options = ("--num-rounds", "1", "--first-frame-timeout", "2", *FAST)
     server = start(*options, *served(authority, mutual=False))
+    server.wait_for_line("state: joining")
     with connect(server.port) as silent, connect(server.port) as stalling:
         stalling.sendall(b"\x16\x03\x01\x02\x00")
         assert closed(silent)

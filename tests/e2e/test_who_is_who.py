@@ -10,10 +10,10 @@ import pytest
 
 from tests.e2e.conftest import Start
 from tests.e2e.forwarder import Forwarder, Header, host_of, version_1, version_2
-from tests.e2e.harness import Peer, PeerAt, closed, connect, send
+from tests.e2e.harness import FAST, Peer, PeerAt, closed, connect, send
+from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]
-FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "20")
 REFUSED = "SELECT reason FROM v1_messages WHERE outcome = 'refused' ORDER BY message_id"
 
 
@@ -118,7 +118,7 @@ def test_a_large_upload_from_where_nobody_registered_is_read_and_not_kept(start:
 
 def test_a_roster(start: Start, tmp_path: Path) -> None:
     (tmp_path / "clients.csv").write_text("id,label\n1,Lund\n2,Uppsala\n3,\n")
-    options = ("--num-rounds", "1", "--clients", "clients.csv", "--min-clients", "2", "--rejoin-timeout", "20")
+    options = ("--num-rounds", "1", "--clients", "clients.csv", "--min-clients", "2", "--rejoin-timeout", "3600")
     server = start(*options, "--time-to-wait", "3600")
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer(server, number)).join() for number in (1, 2)]
@@ -166,8 +166,8 @@ def test_a_roster_that_is_read_again_takes_effect_at_once(start: Start, tmp_path
         server.wait_for_sql("SELECT 1 FROM v1_operator_events WHERE kind = 'reload' LIMIT 1 OFFSET ?", before)
 
     roster.write_text("id\n1\n2\n3\n4\n")
-    options = ("--clients", "clients.csv", "--min-clients", "2", "--metrics-linger", "30", "--time-to-wait", "3600")
-    server = start("--num-rounds", "1", *options)
+    options = ("--clients", "clients.csv", "--min-clients", "2", "--time-to-wait", "3600")
+    server = start("--num-rounds", "1", "--metrics-linger", str(PATIENCE), *options)
     with contextlib.ExitStack() as stack:
         one, two, three = (stack.enter_context(Peer(server, number)).join() for number in (1, 2, 3))
         hang_up('id,label\n1,"' + "x" * 200_000)

@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 
-from tests.e2e.harness import TESTS, TIMEOUT, free_port
+from flserver.clock import Deadline
+from tests.e2e.harness import TESTS, free_port
+from tests.patience import PATIENCE, eventually
 
 OPS = TESTS.parent / "ops"
 
@@ -65,12 +66,12 @@ class Forwarding:
 
     def wait_for_line(self, pattern: str, count: int = 1) -> None:
         """Wait until as many log lines match."""
-        end = time.monotonic() + TIMEOUT
+        deadline = Deadline.after(PATIENCE)
         with self._more:
             while sum(1 for line in self.lines if re.search(pattern, line)) < count:
                 log = "\n".join(self.lines)
                 assert self._reader.is_alive(), f"it has ended:\n{log}"
-                assert time.monotonic() < end, f"no line {pattern!r} in:\n{log}"
+                assert not deadline.passed, f"no line {pattern!r} in:\n{log}"
                 self._more.wait(0.5)
 
     def hang_up(self) -> None:
@@ -117,9 +118,10 @@ class HaProxy(Forwarding):
         super().__init__("haproxy", "-f", "flserver.cfg", folder=folder, port=port)
 
     def ready(self) -> None:
-        end = time.monotonic() + TIMEOUT
-        while time.monotonic() < end and self.process.poll() is None:
-            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self.port)):
-                return
-            time.sleep(0.02)
-        raise AssertionError("HAProxy does not listen:\n" + "\n".join(self.lines))
+        eventually(self._listens, lambda: "HAProxy does not listen:\n" + "\n".join(self.lines))
+
+    def _listens(self) -> bool:
+        assert self.process.poll() is None, "HAProxy has ended:\n" + "\n".join(self.lines)
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False

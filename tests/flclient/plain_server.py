@@ -6,6 +6,8 @@ import socket
 import threading
 from contextlib import AbstractContextManager
 
+from tests.patience import PATIENCE
+
 
 def read_frame(connection):
     length = int.from_bytes(read_bytes(connection, 8), "big")
@@ -32,7 +34,7 @@ class PlainServer(AbstractContextManager):
     def __init__(self, script):
         self._script = script
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(20)
+        self._listener.settimeout(PATIENCE)
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._run, name="plain-server")
         self._error = None
@@ -45,7 +47,7 @@ class PlainServer(AbstractContextManager):
         return self
 
     def __exit__(self, kind, error, trace):
-        self._thread.join(30)
+        self._thread.join(PATIENCE)
         for connection in self._open:
             connection.close()
         assert not self._thread.is_alive()
@@ -64,7 +66,7 @@ class PlainServer(AbstractContextManager):
 
     def accept(self):
         connection, _ = self._listener.accept()
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE)
         self._open.append(connection)
         return connection
 

@@ -16,6 +16,7 @@ from flserver.models.architectures import DEFAULT_MODEL, build
 from flserver.settings import DATASETS, defaults
 from flserver.wire.messages import wire_id
 from tests.flclient.plain_server import PlainServer
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,11 +133,11 @@ def test_a_signal_ends_it_cleanly(fldata, stop):
             text=True,
         )
         with process:
-            assert waiting.wait(30)
+            assert waiting.wait(PATIENCE)
             assert process.stdout.readline().startswith("registered")
             process.send_signal(stop)
-            _, err = process.communicate(timeout=20)
-        assert over.wait(5)
+            _, err = process.communicate(timeout=PATIENCE)
+        assert over.wait(PATIENCE)
     assert process.returncode == 3
     assert err == "flclient: interrupted\n"
 

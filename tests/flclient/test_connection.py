@@ -13,6 +13,7 @@ from flclient.connection import Connection, NotAdmitted, backoff
 from flserver.errors import ConnectionLost, FrameRefused, MessageRefused, PickleRefused
 from flserver.wire.framing import OPENING_BYTES
 from tests.flclient.plain_server import PlainServer, frame, read_frame
+from tests.patience import PATIENCE
 
 
 def connect(server, max_body=2**20):
@@ -159,7 +160,7 @@ def test_a_transfer_that_stands_still_is_given_up_but_a_pause_between_frames_is_
         with pytest.raises(TimeoutError):
             connection.recv(1)
         connection.sendall(frame(b"x" * 10)[:-1])
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE)
         assert connection.recv(1) == b""
 
     with PlainServer(script) as server:

@@ -9,6 +9,7 @@ import pytest
 from flclient import tls
 from tests.flclient.plain_server import PlainServer, frame, read_frame
 from tests.flclient.tls_server import TlsServer, one_round, server_context
+from tests.patience import PATIENCE
 
 
 def answers(raw):
@@ -49,7 +50,7 @@ def test_a_server_that_is_only_slow_to_start_is_tried_again(trainer, monkeypatch
     def script(server):
         while len(tries) < 2:
             connection = server.accept()
-            connection.settimeout(5)
+            connection.settimeout(PATIENCE)
             while connection.recv(2**14):
                 pass
             tries.append(connection)

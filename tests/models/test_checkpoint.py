@@ -1,4 +1,4 @@
-"""Checkpoints: what is in the file, when it is durable, and what does not pass for one."""
+"""Checkpoints on the disk: when one is durable, what a crash leaves, and what does not pass for one."""
 
 import errno
 import hashlib
@@ -8,107 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import load, load_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from flserver.errors import CheckpointError, UsageError
 from flserver.models.checkpoint import CheckpointStore, free_space
-from flserver.models.checkpoint_format import estimate, read, serialize
-from flserver.models.state import TORCH_DTYPES, State
-
-
-def state() -> State:
-    return {"fc1.weight": torch.arange(12.0).reshape(3, 4), "fc1.bias": torch.tensor([1.0, -2.0, 0.5])}
-
-
-def content(model: State, strategy: State | None = None) -> bytes:
-    return b"".join(serialize(model, strategy or {}))
-
-
-def same(found: State, expected: State) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
-        assert found[name].contiguous().view(-1).view(torch.uint8).tolist() == raw(tensor)
-
-
-def raw(tensor: Tensor) -> list[int]:
-    return list(tensor.contiguous().view(-1).view(torch.uint8).tolist())
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> CheckpointStore:
-    store = CheckpointStore(tmp_path / "checkpoints", "run-1")
-    store.prepare()
-    return store
+from tests.models.states import every_kind, same, state
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "checkpoints" / "run-1"
-
-
-def test_the_order_of_a_dict_does_not_change_a_byte() -> None:
-    whole = content(every_kind(), state())
-    assert content(dict(reversed(every_kind().items())), dict(reversed(state().items()))) == whole
-
-
-# --- the file --------------------------------------------------------------------------------------------------------
-
-
-def every_kind() -> State:
-    made: State = {f"a.{name}": torch.tensor([[0, 1, 2], [3, 4, 5]]).to(dtype) for name, dtype in TORCH_DTYPES.items()}
-    made["scalar"] = torch.tensor(2.5)
-    made["counter"] = torch.tensor(7)
-    made["empty"] = torch.empty(0, 5)
-    made["special"] = torch.tensor([float("nan"), float("inf"), -0.0, 5e-324], dtype=torch.float64)
-    made["transposed"] = torch.arange(6.0).reshape(2, 3).t()
-    made["sliced"] = torch.arange(20.0)[3:17:2]
-    return made
-
-
-def test_the_formats_own_library_reads_every_kind_of_tensor(store: CheckpointStore) -> None:
-    written = store.write(3, every_kind(), {})
-    same(load_file(store.directory / written.path), every_kind())
-    with safe_open(store.directory / written.path, "pt") as file:
-        assert file.metadata()["format"] == "pt", "what other programs look for"
-    same(store.read(written.path, written.digest)[0], every_kind())
-
-
-@pytest.mark.parametrize("name", ['a"b', "a\\b", "tab\t.line\n", "Grüße.😀", "\x00\x7f", " ", "__strategy.x"])
-def test_names_that_json_must_escape(name: str) -> None:
-    same(load(content({name: torch.ones(3), "b": torch.zeros(1)})), {name: torch.ones(3), "b": torch.zeros(1)})
-
-
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
-def test_any_sizes_in_any_order(sizes: list[int]) -> None:
-    model = {f"t{i}": torch.arange(size, dtype=torch.float32) + i for i, size in enumerate(sizes)}
-    same(load(content(model)), model)
-    assert int.from_bytes(content(model)[:8], "little") % 8 == 0, "the tensors begin aligned"
-
-
-def test_equal_states_give_equal_bytes_in_any_run_at_any_round(tmp_path: Path) -> None:
-    digests = set()
-    for run, round in (("a", 1), ("b", 20)):
-        store = CheckpointStore(tmp_path, run)
-        store.prepare()
-        digests.add(store.write(round, state(), {"momentum": torch.ones(2)}).digest)
-    assert len(digests) == 1
-    changed = state()
-    changed["fc1.bias"][0] += 1e-6
-    assert content(changed, {"momentum": torch.ones(2)}) != content(state(), {"momentum": torch.ones(2)})
-
-
-def test_a_strategys_tensors_come_back_apart_from_the_models(store: CheckpointStore) -> None:
-    own = {"momentum.fc1.weight": torch.full((3, 4), 0.25), "step": torch.tensor(9)}
-    written = store.write(1, state(), own)
-    model, strategy = store.read(written.path, written.digest)
-    same(model, state())
-    same(strategy, own)
 
 
 def test_the_digest_is_the_files_own(store: CheckpointStore, folder: Path) -> None:
@@ -236,19 +145,6 @@ def test_one_changed_bit_is_noticed(store: CheckpointStore, place: int) -> None:
         store.read(written.path, written.digest)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00" * 8, b"\xff" * 64, content({"a": torch.ones(4)})[:-1], b"\x80\x04N."])
-def test_what_is_no_checkpoint_is_an_error_of_ours(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "round-000001-0123456789abcdef.safetensors"
-    path.write_bytes(data)
-    with pytest.raises(CheckpointError, match="is not a safetensors file"):
-        read(path, None)
-
-
-def test_a_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="No such file"):
-        read(tmp_path / "gone.safetensors", None)
-
-
 # --- what a crash leaves ---------------------------------------------------------------------------------------------
 
 
@@ -291,15 +187,6 @@ def test_pruning_twice_is_fine(store: CheckpointStore) -> None:
 
 
 # --- room on the disk ------------------------------------------------------------------------------------------------
-
-
-def test_the_estimate_covers_what_is_written(store: CheckpointStore) -> None:
-    sizes = sum(store.write(round, state(), {}).size for round in range(6))
-    assert sizes <= estimate(state(), rounds=5, keep=0)
-    big = {"w": torch.zeros(1000, 1000)}
-    assert estimate(big, 100, keep=0) == pytest.approx(101 * 4e6, rel=0.02)
-    assert estimate(big, 100, keep=3) == pytest.approx(5 * 4e6, rel=0.02), "the newest 3, the best and the next"
-    assert estimate(big, 1, keep=3) == estimate(big, 1, keep=0)
 
 
 def test_free_space_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:

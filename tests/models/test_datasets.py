@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets.utils as downloads
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import UsageError
 from flserver.models.datasets import PUBLISHED, load_test, load_train, partition_indices
 from flserver.settings import DATASETS
+from tests.examples import times
 from tests.fldata import write_fldata
 
 
@@ -97,7 +98,7 @@ def test_a_missing_data_file_is_named(tmp_path):
 # --- partitions ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@times(0.6)
 @given(
     labels=st.lists(st.integers(0, 4), min_size=40, max_size=200),
     num_clients=st.integers(1, 8),

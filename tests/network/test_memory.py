@@ -13,10 +13,11 @@ import pytest
 from flserver.clock import monotonic
 from flserver.errors import ConnectionLost, NoRoom
 from flserver.network.memory import ReceiveMemory, Room
+from tests.patience import PATIENCE
 
 BODY = 1 << 16  # bytes
 UNBOUNDED = 1 << 40  # bytes that an owner may have under way
-FOREVER, SHORT = 30.0, 0.1  # seconds
+FOREVER, SHORT = 3 * PATIENCE, 0.1  # seconds
 
 
 @pytest.fixture

@@ -1,86 +1,80 @@
 """A short run with everything in it, and what SQL would say of it, counted by hand."""
 
+from functools import partial
+
 import pytest
 
 from flserver import events as e
 from flserver.clock import utc_timestamp
 from flserver.events.totals import Totals
 from flserver.observers.tally import LastRound, RunFacts
-from tests.observers.observed_run import (
-    COMMITTED_AT,
-    RUN_STARTED,
-    aborted,
-    closed,
-    committed,
-    left,
-    opened,
-    received,
-    registered,
-    sent,
-    started,
-    update,
-)
+from tests import facts
+from tests.observers.observed_run import COMMITTED_AT, RUN_STARTED, committed, registered
+
+STARTED_AT = "2026-01-31T09:00:00.000000Z"
 
 
 @pytest.fixture
 def run_events() -> list[e.Event]:
     """Round 0, round 1 with five clients, and a first attempt at round 2 that missed its quorum."""
-    clients_loss = e.RoundMetric(round=0, name="loss", value=0.75, source="clients")
-    clients_accuracy = e.RoundMetric(round=0, name="accuracy", value=0.625, source="clients")
-    server_loss = e.RoundMetric(round=1, name="loss", value=0.412, source="server")
+    update = partial(facts.update, connection_id=4)
+    clients_loss = facts.round_metric(0, "loss", 0.75, "clients")
+    clients_accuracy = facts.round_metric(0, "accuracy", 0.625, "clients")
+    server_loss = facts.round_metric(1, "loss", 0.412)
     return [
         RUN_STARTED,
-        e.StateChanged(state="running"),
-        started(0),
+        facts.state_changed("running"),
+        facts.attempt(0, at=STARTED_AT),
         committed(0, evaluate_seconds=0.5, broadcast_seconds=None, wait_seconds=None),
-        opened(1),
-        received(1, "<METADATA>", "ok", 60),
+        facts.opened(1),
+        facts.received(1, bytes=60),
         registered("1"),
         registered("2"),
         registered("3"),
-        opened(2),
-        received(2, None, "refused", 12),
-        closed(2, "unknown"),
-        opened(3),
-        received(3, "<METADATA>\n\ud800", "refused", 70),
-        closed(3, "unknown"),
-        e.QuorumSettled(min_updates=2),
-        started(1, ("1", "2", "3", "4", "5"), deadline="2026-01-31T10:00:00.000000Z"),
-        sent(4, "<MODEL>", "ok", 32_000),
-        sent(5, "<MODEL>", "failed", 500),
-        left("3", "reset"),
-        registered("3", 2, rejoined=True),
-        opened(4),
-        received(6, "<MODEL>", "ok", 32_500),
-        closed(4, "upload"),
-        update(1, None),
-        update(2, None, client_id="2"),
-        update(3, "duplicate", answers_round=None),
-        update(4, "rejected", "non_finite: fc1.weight", client_id="3"),
-        update(5, "rejected", "something new", client_id="4"),
+        facts.opened(2),
+        facts.received(2, None, "refused", 12),
+        facts.closed(2),
+        facts.opened(3),
+        facts.received(3, "<METADATA>\n\ud800", "refused", 70),
+        facts.closed(3),
+        facts.quorum_settled(2),
+        facts.attempt(1, 1, ("1", "2", "3", "4", "5"), at=STARTED_AT),
+        facts.sent(4, bytes=32_000),
+        facts.sent(5, outcome="failed", bytes=500, reason=None),
+        facts.left("3", "reset"),
+        registered("3", 2),
+        facts.opened(4),
+        facts.received(6, "<MODEL>", bytes=32_500),
+        facts.closed(4, "upload"),
+        update(1),
+        update(2, "2"),
+        update(3, answers=None, decision="duplicate"),
+        update(4, "3", decision="rejected", reason="non_finite: fc1.weight"),
+        update(5, "4", decision="rejected", reason="something new"),
         committed(
             1,
             (
-                e.ClientOutcome(client_id="1", participation="answered", update_id=1, weight=0.5, seconds=1.5),
-                e.ClientOutcome(client_id="2", participation="answered", update_id=2, weight=0.5, seconds=2.0),
-                e.ClientOutcome(client_id="3", participation="answered", seconds=0.25),
-                e.ClientOutcome(client_id="4", participation="answered"),
-                e.ClientOutcome(client_id="5", participation="timed_out"),
+                facts.answered("1", 1, 0.5, seconds=1.5),
+                facts.answered("2", 2, 0.5, seconds=2.0),
+                facts.answered("3", seconds=0.25),
+                facts.answered("4", seconds=None),
+                facts.silent("5"),
             ),
             metrics=(clients_loss, clients_accuracy, server_loss),
         ),
-        started(2, ("1", "2"), deadline="2026-01-31T11:00:00.000000Z"),
-        update(6, "late", client_id="5"),
-        update(7, None, answers_round=2),
-        left("2", "strange"),
-        aborted(
-            (
-                e.ClientOutcome(client_id="1", participation="answered", update_id=7, seconds=3.0),
-                e.ClientOutcome(client_id="2", participation="dropped"),
-            )
+        facts.attempt(2, 1, ("1", "2"), at=STARTED_AT, deadline_at="2026-01-31T11:00:00.000000Z"),
+        update(6, "5", decision="late"),
+        update(7, answers=(2, 1)),
+        facts.left("2", "strange"),
+        facts.aborted(
+            2,
+            1,
+            (facts.answered("1", 7), facts.silent("2", "dropped")),
+            seconds=8.0,
+            wait_seconds=7.5,
         ),
-        left("1", "finished"),
-        closed(1, "register"),
+        facts.left("1", "finished"),
+        facts.closed(1, "register"),
     ]
 
 

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from flserver import events as e
-from flserver.clock import Deadline
 from flserver.observers.console import SHOWN_LINES, JsonFormatter, LiveConsole, LogConsole
-from flserver.text import printable
-from tests.observers.observed_run import RUN_STARTED, closed, committed, left, opened, received, registered, update
+from tests import facts
+from tests.observers.observed_run import committed, registered
+from tests.patience import eventually
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
         ("INFO", "client 1 registered (1,400 samples)"),
         ("INFO", "client 2 registered (1,400 samples)"),
         ("INFO", "client 3 registered (1,400 samples)"),
-        ("WARNING", "message from 192.0.2.7:40001 refused: it broke a limit"),
-        ("WARNING", "<METADATA>\\n\\ud800 from 192.0.2.7:40001 refused: it broke a limit"),
+        ("WARNING", "message from 192.0.2.7:40000 refused: it broke a limit"),
+        ("WARNING", "<METADATA>\\n\\ud800 from 192.0.2.7:40000 refused: it broke a limit"),
         ("INFO", "a round needs 2 updates"),
         ("INFO", "round 1/10 started with 5 clients"),
-        ("WARNING", "<MODEL> to client 1 at 192.0.2.7:40001 failed"),
+        ("WARNING", "<MODEL> to client 1 at 192.0.2.7:40000 failed"),
         ("WARNING", "client 3 left: reset"),
         ("INFO", "client 3 rejoined (1,400 samples)"),
         ("WARNING", "update of client 1 duplicate"),
@@ -64,17 +64,17 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
 
 def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> None:
     console = LogConsole()
-    console.observe(e.RunLeftOver(run_id="r1", reason="server stopped"))
-    console.observe(e.RunResumed(run_id="r1", from_round=4, num_rounds=9, config={}))
-    console.observe(e.RunResumed(run_id="r1", from_round=None, num_rounds=9, config={}))
+    console.observe(facts.run_left_over("r1"))
+    console.observe(facts.run_resumed(4, 9, "r1"))
+    console.observe(facts.run_resumed(None, 9, "r1"))
     console.observe(committed(5, loss=None, accuracy=None))
     console.observe(e.StateChanged(state="waiting", detail="1 of 2 clients"))
     console.observe(e.OperatorActed(kind="stop", detail={"signal": "SIGTERM"}))
     console.observe(e.OperatorActed(kind="override", detail={"setting": "num_rounds", "before": 5, "now": 9}))
     console.observe(e.OperatorActed(kind="upgrade", detail={"before": "0001", "after": "0002", "copy": "a\nb"}))
     console.observe(e.StateChanged(state="completed"))
-    console.observe(e.RunEnded(run_id="r1", status="completed", final_digest="sha256:11"))
-    console.observe(e.RunEnded(run_id="r1", status="failed", final_digest=None))
+    console.observe(facts.run_ended("completed", "sha256:11", "r1"))
+    console.observe(facts.run_ended("failed", None, "r1"))
     assert [(record.levelname, record.getMessage()) for record in log.records] == [
         ("WARNING", "run r1 was left over: server stopped"),
         ("INFO", "run r1 resumed from round 4 of 9"),
@@ -90,7 +90,7 @@ def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> Non
 
 def test_peers_of_closed_connections_are_forgotten(log: pytest.LogCaptureFixture) -> None:
     console = LogConsole()
-    for event in (opened(1), closed(1, "unknown"), received(1, None, "refused", 8)):
+    for event in (facts.opened(1), facts.closed(1), facts.received(1, None, "refused")):
         console.observe(event)
     assert "unknown peer" in log.text
 
@@ -99,15 +99,15 @@ def test_peers_of_closed_connections_are_forgotten(log: pytest.LogCaptureFixture
     "event",
     [
         registered("\x1b[2J\nroot"),
-        left("\x1b[2J\nroot", "reset"),
-        left("2", "\x1b[2J\nroot"),
-        update(1, "rejected", "names: \x1b[2J\nroot"),
-        update(1, "late", None, client_id="\x1b[2J\nroot"),
-        received(1, "\x1b[2J\nroot", "refused", 8),
-        received(1, None, "refused", 8, client_id="\x1b[2J\nroot"),
-        received(1, None, "refused", 8, reason="\x1b[2J\nroot"),
+        facts.left("\x1b[2J\nroot", "reset"),
+        facts.left("2", "\x1b[2J\nroot"),
+        facts.update(decision="rejected", reason="names: \x1b[2J\nroot"),
+        facts.update(client_id="\x1b[2J\nroot", decision="late"),
+        facts.received(1, "\x1b[2J\nroot", "refused"),
+        facts.received(1, None, "refused", client_id="\x1b[2J\nroot"),
+        facts.received(1, None, "refused", reason="\x1b[2J\nroot"),
         e.StateChanged(state="waiting", detail="\x1b[2J\nroot"),
-        e.RunStarted(**{**vars(RUN_STARTED), "name": "\x1b[2J\nroot"}),
+        facts.run_started(name="\x1b[2J\nroot"),
     ],
 )
 def test_text_from_outside_is_escaped(event: e.Event, log: pytest.LogCaptureFixture) -> None:
@@ -115,13 +115,6 @@ def test_text_from_outside_is_escaped(event: e.Event, log: pytest.LogCaptureFixt
     (record,) = log.records
     assert record.getMessage().isprintable()
     assert "\\x1b[2J\\nroot" in record.getMessage()
-
-
-def test_printable() -> None:
-    assert printable("Zürich 東京 3") == "Zürich 東京 3"
-    assert printable("a\x1b\r\n\x7f\x85\u2028\u202e\ud800") == "a\\x1b\\r\\n\\x7f\\x85\\u2028\\u202e\\ud800"
-    assert printable("x" * 201) == "x" * 199 + "…"
-    assert printable("x" * 200) == "x" * 200
 
 
 def json_line(record: logging.LogRecord) -> dict[str, object]:
@@ -132,7 +125,7 @@ def json_line(record: logging.LogRecord) -> dict[str, object]:
 
 
 def test_json_lines_carry_the_event(log: pytest.LogCaptureFixture) -> None:
-    outcome = e.ClientOutcome(client_id="1\n\ud800", participation="answered", update_id=1, weight=1.0)
+    outcome = facts.answered("1\n\ud800", 1, 1.0)
     LogConsole().observe(committed(1, (outcome,), loss=float("nan")))
     line = json_line(log.records[0])
     assert (line["level"], line["logger"]) == ("info", "flserver.events")
@@ -191,10 +184,7 @@ def test_live_console_draws_from_its_own_thread_and_joins_it() -> None:
     live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
     live.start()
     live.observe(e.StateChanged(state="waiting", detail="1 of 2 clients"))
-    deadline, pause = Deadline.after(10), threading.Event()
-    while "state: waiting: 1 of 2 clients" not in file.getvalue() and not deadline.passed:
-        pause.wait(0.02)
-    assert not deadline.passed
+    eventually(lambda: "state: waiting: 1 of 2 clients" in file.getvalue())
     live.close()
     assert threading.active_count() == threads
 

@@ -1,7 +1,7 @@
 """The exposition: its names, its closed label sets, and that a restored run reads like an observed one."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,58 +12,11 @@ from flserver import events as e
 from flserver.events import words
 from flserver.events.totals import Totals
 from flserver.observers import tally
-from flserver.observers.histogram import Histogram
 from flserver.observers.metrics import ELSEWHERE, Metrics, database_bytes
-from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, committed
-
-GAUGES = (
-    "build_info",
-    "run_info",
-    "run_state",
-    "current_round",
-    "planned_rounds",
-    "participants",
-    "round_updates",
-    "min_updates",
-    "round_start_timestamp_seconds",
-    "round_deadline_timestamp_seconds",
-    "connected_clients",
-    "open_connections",
-    "inflight_bytes",
-    "inflight_limit_bytes",
-    "open_connections_limit",
-    "model_parameters",
-    "model_loss",
-    "model_accuracy_ratio",
-    "clients_loss",
-    "clients_accuracy_ratio",
-    "last_checkpoint_timestamp_seconds",
-    "checkpoint_bytes",
-    "database_bytes",
-    "audit_queue_length",
-    "audit_sequence",
-)
-COUNTERS = (
-    "rounds_total",
-    "connections_total",
-    "messages_total",
-    "message_bytes_total",
-    "updates_total",
-    "rejected_updates_total",
-    "dropouts_total",
-    "rejoins_total",
-    "audit_events_total",
-    "audit_write_errors_total",
-)
-HISTOGRAMS = (
-    "round_duration_seconds",
-    "round_phase_duration_seconds",
-    "client_update_duration_seconds",
-    "checkpoint_duration_seconds",
-    "audit_commit_duration_seconds",
-)
-
-Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+from tests import facts
+from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
+from tests.observers.observed_run import SERVER_STARTED, committed
+from tests.observers.samples import lasting_samples, samples, value
 
 
 def new_metrics(**gauges: float) -> Metrics:
@@ -71,40 +24,6 @@ def new_metrics(**gauges: float) -> Metrics:
         return lambda: value
 
     return Metrics({name: reads(gauges.get(name, 7.0)) for name in ELSEWHERE})
-
-
-LASTING = {
-    *COUNTERS,
-    *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")),
-    "run_info",
-    "planned_rounds",
-    "min_updates",
-    "model_loss",
-    "model_accuracy_ratio",
-    "clients_loss",
-    "clients_accuracy_ratio",
-    "checkpoint_bytes",
-    "last_checkpoint_timestamp_seconds",
-}
-"""What a resumed process shows as the one before it did."""
-
-
-def samples(metrics: Metrics) -> Samples:
-    text = metrics.exposition()[0].decode()
-    return {
-        (sample.name.removeprefix("flserver_"), frozenset(sample.labels.items())): sample.value
-        for family in parse_text(text)
-        for sample in family.samples
-        if sample.name.startswith("flserver_")
-    }
-
-
-def lasting_samples(metrics: Metrics) -> Samples:
-    return {key: number for key, number in samples(metrics).items() if key[0] in LASTING}
-
-
-def value(metrics: Metrics, name: str, /, **labels: str) -> float | None:
-    return samples(metrics).get((name, frozenset(labels.items())))
 
 
 def observed(events: list[e.Event]) -> Metrics:
@@ -228,7 +147,7 @@ def test_gauges_of_a_run(run_events: list[e.Event]) -> None:
     assert value(metrics, "run_state", state="running") == 1
     run = {"run_id": "r1", "name": "first", "model": "neural_net_helper:NeuralNet", "strategy": "fedavg"}
     assert value(metrics, "run_info", **run) == 1
-    metrics.observe(e.RunEnded(run_id="r1", status="completed", final_digest=None))
+    metrics.observe(facts.run_ended(run_id="r1"))
     assert [value(metrics, "run_state", state=state) for state in words.RUN_STATES] == [0, 0, 0, 1, 0, 0]
 
 
@@ -258,9 +177,9 @@ def test_a_left_over_run_counts_once_through_sql(
 ) -> None:
     metrics = new_metrics()
     metrics.restore(run_facts, run_totals, last_round)
-    metrics.observe(e.RunLeftOver(run_id="r1", reason="server stopped"))
+    metrics.observe(facts.run_left_over("r1"))
     assert value(metrics, "audit_events_total") == run_totals.events
-    metrics.observe(e.RunResumed(run_id="r1", from_round=1, num_rounds=20, config={}))
+    metrics.observe(facts.run_resumed(1, 20, "r1"))
     assert value(metrics, "audit_events_total") == run_totals.events + 1
     assert value(metrics, "planned_rounds") == 20
 
@@ -299,7 +218,7 @@ def test_the_record_goes_on_while_a_value_is_read() -> None:
 
 
 def test_a_run_name_that_does_not_encode_costs_no_scrape() -> None:
-    strange = e.RunStarted(**{**vars(RUN_STARTED), "name": 'a"\n\ud800'})
+    strange = facts.run_started(name='a"\n\ud800')
     labels = [dict(labels) for name, labels in samples(observed([strange])) if name == "run_info"]
     assert [found["name"] for found in labels] == ['a"\\n\\ud800']
 
@@ -311,12 +230,3 @@ def test_database_bytes_counts_the_log(tmp_path: Path) -> None:
     assert database_bytes(database) == 100
     (tmp_path / "runs.sqlite-wal").write_bytes(b"x" * 11)
     assert database_bytes(database) == 111
-
-
-def test_a_bound_belongs_to_its_bucket() -> None:
-    histogram = Histogram((1.0, 2.0))
-    for seconds in (1.0, 1.5, 2.0, 2.5):
-        histogram.observe(seconds)
-    assert histogram.cumulative() == [(1.0, 1), (2.0, 3), (math.inf, 4)]
-    histogram.load([0.5])
-    assert (histogram.cumulative()[-1], histogram.sum) == ((math.inf, 1), 0.5)

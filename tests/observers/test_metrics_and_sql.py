@@ -15,7 +15,7 @@ from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from tests.observers.observed_run import SERVER_STARTED
-from tests.observers.test_metrics import lasting_samples, samples
+from tests.observers.samples import lasting_samples, samples
 
 SQL = Path(__file__).parents[2] / "ops" / "sql"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from flserver import events as e
@@ -26,9 +26,10 @@ from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange, Farewell, Ticket
 from flserver.rounds.updates import Submission
 from flserver.wire.template import Template
-from tests.rounds.test_rules import policy
+from tests.examples import times
+from tests.patience import PATIENCE
+from tests.rounds.policies import policy
 
-PATIENCE = 20.0
 PEER = Peer(host="10.0.0.1", port=1)
 
 
@@ -162,7 +163,7 @@ def committed_digest(folder: Path, order: Sequence[str], updates: dict[str, Stat
         return str(run.exchange.model.digest)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@times(0.4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_the_same_updates_give_the_same_model_in_any_order_of_arrival(tmp_path: Path, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.sampled_from(["1", "2", "10", "a", "B", "ab"]), min_size=2, max_size=5, unique=True))

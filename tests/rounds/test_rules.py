@@ -6,27 +6,9 @@ from flserver.errors import RegistrationRefused
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.rounds import Registration, Rounds, Upload, Verdict
-from flserver.settings import RoundPolicy
-from flserver.wire.messages import MAX_DATA_SIZE
+from tests.rounds.policies import policy
 
 PEER = Peer(host="10.0.0.1", port=1)
-
-
-def policy(**changed: object) -> RoundPolicy:
-    values: dict[str, object] = {
-        "num_rounds": 10,
-        "time_to_wait": 10.0,
-        "join_window": "fixed",
-        "min_clients": 1,
-        "min_updates": None,
-        "round_timeout": 100.0,
-        "round_attempts": 3,
-        "rejoin": True,
-        "rejoin_timeout": 60.0,
-        "max_data_size": MAX_DATA_SIZE,
-        "max_weight_share": 1.0,
-    }
-    return RoundPolicy(**(values | changed))  # type: ignore[arg-type]
 
 
 def join(rounds: Rounds, client_id: str, now: float = 0.0, data_size: int = 10) -> Registration:

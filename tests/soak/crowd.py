@@ -4,7 +4,8 @@ import queue
 import random
 import threading
 
-from tests.e2e.harness import TIMEOUT, NeuralNet, field_module
+from tests.e2e.harness import NeuralNet, field_module
+from tests.patience import PATIENCE
 from tests.soak.ledger import Ledger, SoakError
 from tests.soak.strangers import Kind, Street, sound_upload
 
@@ -38,7 +39,7 @@ class Crowd:
     def send(self, kind: Kind) -> None:
         """Let one come as soon as another has gone. Raises SoakError where none goes."""
         try:
-            self._waiting.put((kind, random.Random(f"{self._seed} {self._sent}")), timeout=2 * TIMEOUT)
+            self._waiting.put((kind, random.Random(f"{self._seed} {self._sent}")), timeout=2 * PATIENCE)
         except queue.Full:
             raise SoakError(f"the server lets none of {AT_ONCE} strangers go") from None
         self._sent += 1
@@ -50,6 +51,6 @@ class Crowd:
                 if not self._street.over.is_set():
                     kind(self._street, dice)
             except TimeoutError:
-                self._ledger.complain(f"{kind.__name__}: the server did not close it within {TIMEOUT:g} s")
+                self._ledger.complain(f"{kind.__name__}: the server did not close it within {PATIENCE:g} s")
             except Exception as error:
                 self._ledger.complain(f"{kind.__name__}: {type(error).__name__}: {error}")

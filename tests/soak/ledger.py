@@ -5,7 +5,8 @@ import threading
 from collections import Counter
 from contextlib import suppress
 
-from tests.e2e.harness import TIMEOUT, ServerProcess, connect
+from tests.e2e.harness import ServerProcess, connect
+from tests.patience import PATIENCE
 
 
 class SoakError(Exception):
@@ -73,7 +74,7 @@ class Ledger:
 
 def until_closed(connection: socket.socket) -> None:
     """Read until the server ends the connection. Raises TimeoutError where it does not."""
-    connection.settimeout(TIMEOUT)
+    connection.settimeout(PATIENCE)
     with suppress(ConnectionError):
         while connection.recv(1 << 16):
             pass

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from flserver.clock import Deadline
 from flserver.errors import EXIT_INTERRUPTED
 from tests.e2e.agreement import disagreements
 from tests.e2e.harness import TESTS, ServerProcess
+from tests.patience import PATIENCE
 from tests.soak.crowd import Crowd
 from tests.soak.judge import growth, judge_left, judge_memory, tenth
 from tests.soak.ledger import Ledger, SoakError
@@ -23,14 +25,13 @@ from tests.soak.strangers import KINDS, Kind, looks_in
 from tests.soak.trainers import FICKLE, STEADY, Trainer, Turns
 
 HONEST_SHARE = 0.25  # of the connections
-SETTLE = 30.0  # seconds for the server to be done with connections that are gone
 SETTINGS = {
     "num-rounds": 1_000_000,
     "min-clients": STEADY + FICKLE,
     "min-updates": STEADY,
     "time-to-wait": 0.2,
     "rejoin-timeout": 1,
-    "round-timeout": 300,
+    "round-timeout": 3600,
     "keep-checkpoints": 2,
     "first-frame-timeout": 5,
     "frame-timeout": 8,
@@ -145,12 +146,12 @@ class _Soak:
             raise SoakError(f"the server is gone:\n{self._server.log[-4000:]}") from error
 
     def _when_as_before(self, before: Sample) -> Sample:
-        """The first sample with as many threads and descriptors as before, or the last one within ``SETTLE``."""
-        end, waiting = time.monotonic() + SETTLE, threading.Event()
+        """The first sample with as many threads and descriptors as before, or the last one within ``PATIENCE``."""
+        deadline, waiting = Deadline.after(PATIENCE), threading.Event()
         while True:
             sample = self._sample()
             same = (sample.threads, sample.descriptors) == (before.threads, before.descriptors)
-            if same or time.monotonic() > end:
+            if same or deadline.passed:
                 return sample
             waiting.wait(0.05)  # another process gives no sign that could be waited for
 

@@ -11,7 +11,8 @@ from enum import Enum, auto
 
 import torch
 
-from tests.e2e.harness import TIMEOUT, NeuralNet, field_module, receive, send
+from tests.e2e.harness import NeuralNet, field_module, receive, send
+from tests.patience import PATIENCE
 from tests.soak.ledger import Ledger, SoakError, reset, until_closed
 from tests.soak.strangers import sound_upload
 
@@ -54,8 +55,8 @@ class Turns:
         def reached() -> bool:
             return self._over or all(self._waiting.get(number, -1) >= answered for number in range(1, STEADY + 1))
 
-        if not self._changed.wait_for(reached, TIMEOUT):
-            raise SoakError(f"no honest round for {TIMEOUT:g} s, after {self._waiting} answers of {self._given}")
+        if not self._changed.wait_for(reached, PATIENCE):
+            raise SoakError(f"no honest round for {PATIENCE:g} s, after {self._waiting} answers of {self._given}")
         if self._over:
             raise SoakError("an honest trainer failed")
 
@@ -166,7 +167,7 @@ class Trainer(threading.Thread):
         """Register, again while the server still sees the last connection. Raises EOFError where it does not end."""
         metadata = json.dumps({"header": "<METADATA>", "id": self._number, "data_size": 100 + self._number}).encode()
         waiting = threading.Event()  # for what another process does there is nothing to wait for
-        for _ in range(int(TIMEOUT / RETRY)):
+        for _ in range(int(PATIENCE / RETRY)):
             connection = self._ledger.connect("trainer")
             send(connection, metadata)
             header = json.loads(receive(connection))["header"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flserver.store.schema import ensure_head
+from tests.patience import PATIENCE
 from tests.store import story
 
 Ask = Callable[..., list[tuple[object, ...]]]
@@ -73,5 +74,5 @@ def as_nobody(code: str, *arguments: object) -> str:
     command = [sys.executable, "-c", _AS_NOBODY + code, *map(str, arguments)]
     root = str(Path(__file__).parents[2])
     return subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": root}, timeout=60, check=True
+        command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": root}, timeout=PATIENCE, check=True
     ).stdout

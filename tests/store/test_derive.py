@@ -4,25 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from flserver import events as e
 from flserver.errors import StoreError
-from flserver.events import ClientMetric, Event
+from flserver.events import Event
 from flserver.store import tables
 from flserver.store.derive import DERIVATIONS
 from flserver.store.payloads import EVENT_TYPES
 from flserver.store.replay import rederive
 from flserver.store.sqlite import writing_engine
+from tests import facts
+from tests.facts import aborted, answered, attempt, committed, sent, silent
 from tests.store import story
 from tests.store.conftest import Ask
-from tests.store.story import answered, silent
 
 ROUND_1 = [
     *story.started(),
     *story.registered("1", 1),
     *story.registered("2", 2),
-    story.attempt(0, 1, ()),
-    story.committed(0),
-    story.attempt(1, 1, ("1", "2")),
+    attempt(0, 1, ()),
+    committed(0),
+    attempt(1, 1, ("1", "2")),
 ]
 
 
@@ -31,7 +31,7 @@ def test_every_event_has_a_derivation() -> None:
 
 
 def test_the_tables_equal_a_replay_of_the_events(recorded: Path, ask: Ask) -> None:
-    left = e.RunLeftOver(run_id=story.LEFT, reason="server stopped")
+    left = facts.run_left_over(story.LEFT)
     story.write(recorded, [left], process_id=3)
     names = [table.name for table in tables.DERIVED]
     before = {name: ask(f"SELECT * FROM {name} ORDER BY 1, 2, 3") for name in names}
@@ -62,7 +62,7 @@ def test_runs(recorded: Path, ask: Ask) -> None:
 
 
 def test_a_run_that_ended(database: Path, ask: Ask) -> None:
-    end = e.RunEnded(run_id=story.RUN, status="completed", final_digest="sha256:1")
+    end = facts.run_ended()
     story.write(database, [*story.started(), end])
     assert ask("SELECT status, ended_at, final_digest FROM v1_runs") == [("completed", end.at, "sha256:1")]
 
@@ -150,13 +150,13 @@ def test_client_rounds(recorded: Path, ask: Ask) -> None:
 
 
 def test_participation_while_an_attempt_runs(database: Path, ask: Ask) -> None:
-    story.write(database, [*ROUND_1[:-1], story.attempt(1, 1, ("1",), not_sent=("2",))])
+    story.write(database, [*ROUND_1[:-1], attempt(1, 1, ("1",), not_sent=("2",))])
     assert ask("SELECT client_id, participation FROM v1_client_rounds ORDER BY 1") == [("1", None), ("2", "not_sent")]
     assert ask("SELECT clients, status FROM v1_rounds WHERE round = 1") == [(1, "running")]
 
 
 def test_a_model_not_fully_sent_has_no_time(database: Path, ask: Ask) -> None:
-    story.write(database, [*ROUND_1, story.sent(1, "1", 1, 1), story.sent(2, "2", 1, 1, "failed")])
+    story.write(database, [*ROUND_1, sent(1, "1", 1, 1), sent(2, "2", 1, 1, "failed")])
     assert ask("SELECT client_id, sent_at, bytes_out FROM v1_client_rounds") == [
         ("1", "2026-01-31T09:00:01.000000Z", 1008),
         ("2", None, None),
@@ -178,13 +178,13 @@ def test_metrics(recorded: Path, ask: Ask) -> None:
 
 
 def test_a_duplicates_metrics_are_of_no_round(database: Path, ask: Ask) -> None:
-    metric = ClientMetric(name="loss", measured_on="trained", value=1.0)
+    metric = facts.client_metric(value=1.0)
     story.write(database, [*ROUND_1, *story.uploaded(1, "1", None, "duplicate", metrics=[metric])])
     assert ask("SELECT COUNT(*) FROM v1_client_metrics") == [(0,)]
 
 
 def test_a_left_over_run_is_closed(recorded: Path, ask: Ask) -> None:
-    left = e.RunLeftOver(run_id=story.LEFT, reason="server stopped")
+    left = facts.run_left_over(story.LEFT)
     story.write(recorded, [left], process_id=3)
     run = "WHERE run_id = ?"
     assert ask(f"SELECT status, ended_at FROM v1_runs {run}", story.LEFT) == [("interrupted", None)]
@@ -212,25 +212,24 @@ LATE = story.uploaded(2, "2", (1, 1), "late")
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        ([*COUNTED, story.committed(1, 1, [silent("1"), silent("2")])], "exactly its undecided updates"),
-        ([*COUNTED, story.aborted(1, 1, [silent("1"), silent("2")])], "exactly its undecided updates"),
-        ([*COUNTED, story.committed(1, 1, [answered("1", 1, 0.5), answered("2", 1, 0.5)])], "exactly its undecided"),
-        ([*COUNTED, story.committed(1, 1, [silent("1"), answered("2", 1, 1.0)])], "exactly its undecided updates"),
-        ([*LATE, story.committed(1, 1, [silent("1"), answered("2", 2, 1.0)])], "exactly its undecided updates"),
-        ([story.committed(1, 1, [silent("1"), answered("2", 99, 1.0)])], "exactly its undecided updates"),
-        ([story.committed(1, 1, [silent("1")])], "does not say what became of .*2"),
-        ([story.committed(1, 1, [silent("1"), silent("2"), silent("3")])], "no open row"),
-        ([story.committed(1, 2, [])], "no open row"),
-        ([story.committed(0)], "no open row"),
-        ([story.attempt(0, 2, ()), story.committed(0, 2)], "UNIQUE constraint failed: rounds.run_id, rounds.round"),
+        ([*COUNTED, committed(1, 1, [silent("1"), silent("2")])], "exactly its undecided updates"),
+        ([*COUNTED, aborted(1, 1, [silent("1"), silent("2")])], "exactly its undecided updates"),
+        ([*COUNTED, committed(1, 1, [answered("1", 1, 0.5), answered("2", 1, 0.5)])], "exactly its undecided"),
+        ([*COUNTED, committed(1, 1, [silent("1"), answered("2", 1, 1.0)])], "exactly its undecided updates"),
+        ([*LATE, committed(1, 1, [silent("1"), answered("2", 2, 1.0)])], "exactly its undecided updates"),
+        ([committed(1, 1, [silent("1"), answered("2", 99, 1.0)])], "exactly its undecided updates"),
+        ([committed(1, 1, [silent("1")])], "does not say what became of .*2"),
+        ([committed(1, 1, [silent("1"), silent("2"), silent("3")])], "no open row"),
+        ([committed(1, 2, [])], "no open row"),
+        ([committed(0)], "no open row"),
+        ([attempt(0, 2, ()), committed(0, 2)], "UNIQUE constraint failed: rounds.run_id, rounds.round"),
         ([*COUNTED, *story.uploaded(3, "1", (1, 1), "late")], "no open row"),
         ([*story.uploaded(1, "1", (0, 1))], "has no decision"),
         ([*story.uploaded(1, "1", None)], "has no decision"),
-        ([e.ConnectionClosed(connection_id=9, purpose="unknown", client_id=None, reason="", bytes_in=0, bytes_out=0)],
-         "no open row"),
-        ([story.sent(1, "1", 1, 1, "ok"), story.sent(1, "1", 1, 1, "ok")], "UNIQUE constraint failed"),
+        ([facts.closed(9)], "no open row"),
+        ([sent(1, "1", 1, 1, "ok"), sent(1, "1", 1, 1, "ok")], "UNIQUE constraint failed"),
     ],
-)  # fmt: skip
+)
 def test_a_contradiction_stops_the_record(database: Path, ask: Ask, events: list[Event], message: str) -> None:
     story.write(database, ROUND_1)
     before = ask("SELECT COUNT(*) FROM events")

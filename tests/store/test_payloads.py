@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from flserver import events as e
 from flserver.errors import StoreError
 from flserver.store.payloads import EVENT_TYPES, canonical_json, from_payload, to_payload
+from tests import facts
 from tests.store import story
 
 
@@ -36,8 +37,7 @@ def test_numbers_that_json_does_not_have_are_text() -> None:
 
 @given(st.floats())
 def test_any_float_comes_back(value: float) -> None:
-    metric = e.ClientMetric(name="loss", measured_on="trained", value=value)
-    update = story.uploaded(1, "1", (1, 1), metrics=[metric])[2]
+    update = facts.update(metrics=(facts.client_metric(value=value),))
     back = from_payload("UpdateReceived", to_payload(update))
     assert isinstance(back, e.UpdateReceived)
     assert repr(back.metrics[0].value) == repr(value)

@@ -1,6 +1,5 @@
 """A reader reads everything, changes nothing, and says in one line what is wrong."""
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from flserver import events as e
 from flserver.errors import UsageError
 from flserver.store.reader import IdSeeds, KnownClient, Reader
 from flserver.store.schema import ensure_head
-from flserver.store.sqlite import _authorize
 from flserver.store.writer import Writer
+from tests import facts
 from tests.store import story
 from tests.store.conftest import as_nobody
 
@@ -54,12 +53,6 @@ def test_whatever_would_write_is_refused(reader: Reader, recorded: Path, sql: st
         reader.query(sql.format(other=recorded.with_name("other")))
     assert recorded.read_bytes() == before
     assert [entry.name for entry in recorded.parent.iterdir()] == ["runs.sqlite"]
-
-
-def test_extensions_are_refused_by_the_authorizer_too() -> None:
-    # The driver refuses them by itself, as long as nobody enables them.
-    assert _authorize(sqlite3.SQLITE_FUNCTION, None, "load_extension", None, None) == sqlite3.SQLITE_DENY
-    assert _authorize(sqlite3.SQLITE_FUNCTION, None, "count", None, None) == sqlite3.SQLITE_OK
 
 
 @pytest.mark.parametrize("sql", ["VACUUM INTO '{other}'", "ATTACH '{other}' AS other", "VACUUM"])
@@ -155,7 +148,7 @@ def test_what_a_resume_needs(recorded: Path, reader: Reader) -> None:
     ]
     assert reader.id_seeds() == IdSeeds(message_id=108, connection_id=108, update_id=8, process_id=3)
     assert sorted(reader.left_over_runs()) == sorted([story.RUN, story.LEFT])
-    story.write(recorded, [e.RunLeftOver(run_id=story.LEFT, reason="server stopped")], process_id=3)
+    story.write(recorded, [facts.run_left_over(story.LEFT)], process_id=3)
     assert reader.left_over_runs() == [story.RUN]
 
 

@@ -16,7 +16,7 @@ from flserver.errors import UsageError
 from flserver.store import tables
 from flserver.store.reader import Reader
 from flserver.store.schema import SchemaState, Upgrade, check, ensure_head, migrations_directory
-from flserver.store.sqlite import APPLICATION_ID, DatabaseLock
+from tests.patience import PATIENCE
 from tests.store import story
 from tests.store.conftest import Ask, as_nobody
 
@@ -266,17 +266,6 @@ def test_a_file_or_directory_that_cannot_be_written_is_one_line(public: Path) ->
     assert as_nobody(ENSURE, database, "lock") == f"{database}.lock cannot be opened: Permission denied\n"
 
 
-def test_one_server_at_a_time(database: Path, tmp_path: Path) -> None:
-    alias = tmp_path / "alias.sqlite"
-    alias.symlink_to(database)
-    with DatabaseLock(database):
-        for name in (database, alias):
-            with pytest.raises(UsageError, match="another flserver has"), DatabaseLock(name):
-                pass
-    with DatabaseLock(database):
-        pass
-
-
 def test_alembic_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     with caplog.at_level(logging.INFO):
         ensure_head(tmp_path / "runs.sqlite")
@@ -287,9 +276,4 @@ def test_alembic_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture, capf
 def test_alembic_is_imported_only_where_it_is_used() -> None:
     code = "import sys, flserver.store.writer, flserver.store.reader; sys.exit('alembic' in sys.modules)"
     root = str(Path(__file__).parents[2])
-    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=True, timeout=60)
-
-
-def test_the_file_says_whose_it_is(ask: Ask) -> None:
-    assert ask("PRAGMA application_id") == [(APPLICATION_ID,)]
-    assert APPLICATION_ID.to_bytes(4, "big") == b"FLsv"
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=True, timeout=PATIENCE)

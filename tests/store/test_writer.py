@@ -20,10 +20,9 @@ from flserver.store import writer as writer_module
 from flserver.store.reader import Reader
 from flserver.store.sqlite import writing_engine
 from flserver.store.writer import Writer
+from tests.patience import PATIENCE
 from tests.store import story
 from tests.store.conftest import Ask
-
-PATIENCE = 30.0
 
 
 class Recording:

@@ -7,7 +7,7 @@ from flserver.errors import PickleRefused
 from flserver.wire.pickles import read, read_message, read_module
 from tests.fuzz.watch import one_short_line, watched
 
-SECONDS = 10.0  # tracemalloc makes every allocation several times as slow
+SECONDS = 10.0  # of the processor: tracemalloc makes every allocation several times as slow
 MEMORY = 30e6  # bytes
 
 

@@ -5,7 +5,6 @@ from collections import deque
 
 import pytest
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -23,6 +22,7 @@ from flserver.wire.messages import (
     encode_metadata,
 )
 from flserver.wire.protocol import Connection, Role, State
+from tests.examples import times
 
 JSON_LIMIT, PICKLE_LIMIT = 4096, 1 << 20
 
@@ -167,7 +167,7 @@ class ForgedConversation(Conversation):
     forging = True
 
 
-SETTINGS = settings(max_examples=150, stateful_step_count=30, deadline=None)
+SETTINGS = times(1.5, stateful_step_count=30)
 TestHonestEnds = Conversation.TestCase
 TestHonestEnds.settings = SETTINGS
 TestForgedMessages = ForgedConversation.TestCase

@@ -3,13 +3,12 @@
 import tracemalloc
 from dataclasses import dataclass
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import FrameRefused
 from flserver.wire.framing import LENGTH_BYTES, OPENING_BYTES, FrameLimits, FrameReader, encode_length
-
-usual = settings(deadline=None, max_examples=400)
+from tests.examples import times
 
 OVERHEAD = 4 * 1024  # bytes of the reader itself
 LONG = 3 * OPENING_BYTES
@@ -75,7 +74,7 @@ def expected(limit: FrameLimits, data: bytes) -> Outcome:
     return Outcome(LENGTH_BYTES + len(kept), length, encoding, kept, len(kept) == length, None)
 
 
-@usual
+@times(4)
 @given(limits, lengths | odd_lengths, firsts, st.integers(0, 300), st.booleans(), cuts)
 def test_any_cut_has_the_outcome_that_one_feed_has(
     limit: FrameLimits, length: int, first: bytes, short: int, more: bool, sizes: list[int]
@@ -102,7 +101,7 @@ def test_any_cut_has_the_outcome_that_one_feed_has(
         assert cut.taken == whole.taken == rules.taken
 
 
-@usual
+@times(4)
 @given(limits, lengths | odd_lengths, firsts)
 def test_what_may_not_come_is_refused_with_its_eighth_or_ninth_byte(
     limit: FrameLimits, length: int, first: bytes
@@ -111,7 +110,7 @@ def test_what_may_not_come_is_refused_with_its_eighth_or_ninth_byte(
     assert feed(limit, data, [1]).taken == expected(limit, data).taken
 
 
-@usual
+@times(4)
 @given(st.integers(1, 2**62), st.integers(0, 3 * OPENING_BYTES), st.integers(1, OPENING_BYTES))
 def test_before_room_is_given_a_reader_takes_what_arrived_and_64_kib(length: int, arrived: int, step: int) -> None:
     data = (encode_length(length) + b"\x80" + bytes(arrived))[:arrived]
@@ -137,7 +136,7 @@ def test_before_room_is_given_a_reader_takes_what_arrived_and_64_kib(length: int
         assert reader.needs_room == (taken == LENGTH_BYTES + OPENING_BYTES)
 
 
-@usual
+@times(4)
 @given(st.integers(1, LONG), st.booleans(), cuts)
 def test_a_discarded_body_is_read_to_its_end_into_the_opening_alone(
     length: int, is_json: bool, sizes: list[int]

@@ -5,7 +5,7 @@ import math
 import sys
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import MessageRefused, PickleRefused
@@ -21,13 +21,12 @@ from flserver.wire.messages import (
     encode_metadata,
 )
 from flserver.wire.pickles import PickleLimits
+from tests.examples import times
 from tests.fuzz.target import try_input
 from tests.fuzz.watch import one_short_line
 
 HEADERS = ("<METADATA>", "<SUCCESS>", "<ERROR>", "<MODEL>", "<FINISHED>", "<metadata>", "")
 KEYS = ("header", "id", "data_size", "info", "msg")
-
-usual = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 
 surrogates = st.integers(0xD800, 0xDFFF).map(chr)
 texts = st.text(max_size=20) | surrogates | st.text(st.characters(), max_size=MAX_ID_LENGTH + 2)
@@ -45,6 +44,7 @@ scalars = (
     | texts.map(lambda text: json.dumps(text, ensure_ascii=False))
     | literals
 )
+
 keys = (st.sampled_from(KEYS) | texts).map(json.dumps)
 
 
@@ -122,14 +122,14 @@ def depth(value: object) -> int:
     return max(map(depth, inner), default=0) + isinstance(value, dict | list)
 
 
-@usual
+@times(4)
 @given(messages | documents)
 def test_any_json_is_a_message_or_refused(text: str) -> None:
     check(text.encode("utf-8", "surrogatepass"))
     check(("{" + text).encode("utf-8", "surrogatepass"))
 
 
-@usual
+@times(4)
 @given(messages, st.data())
 def test_cut_and_changed_json_is_a_message_or_refused(text: str, data: st.DataObject) -> None:
     body = bytearray(text.encode("utf-8", "surrogatepass"))
@@ -141,7 +141,7 @@ def test_cut_and_changed_json_is_a_message_or_refused(text: str, data: st.DataOb
     check(b"{" + body[start:end])
 
 
-@usual
+@times(4)
 @given(st.lists(st.tuples(st.sampled_from(("3", "4", '"a"')), st.integers(1, 9)), min_size=1, max_size=4))
 def test_of_a_key_that_comes_twice_the_last_one_holds(pairs: list[tuple[str, int]]) -> None:
     twice = ",".join(f'"id": {client_id}, "data_size": {size}' for client_id, size in pairs)
@@ -149,7 +149,7 @@ def test_of_a_key_that_comes_twice_the_last_one_holds(pairs: list[tuple[str, int
     assert message == Metadata(client_id=str(json.loads(pairs[-1][0])), data_size=pairs[-1][1])
 
 
-@usual
+@times(4)
 @given(st.integers(-(2**70), 2**70) | st.floats() | st.booleans() | texts)
 def test_an_id_is_an_integer_or_short_printable_text_and_nothing_else_is(value: object) -> None:
     body = json.dumps({"header": "<METADATA>", "id": value, "data_size": 1}).encode()
@@ -163,7 +163,7 @@ def test_an_id_is_an_integer_or_short_printable_text_and_nothing_else_is(value: 
         assert message == (Metadata(client_id=value, data_size=1) if good else None)
 
 
-@usual
+@times(4)
 @given(st.integers(0, 2**30) | st.floats() | st.booleans() | st.integers().map(str))
 def test_a_data_size_is_an_integer_in_its_range_and_nothing_else_is(value: object) -> None:
     body = json.dumps({"header": "<METADATA>", "id": 3, "data_size": value}).encode()

@@ -3,22 +3,20 @@
 import functools
 from random import Random
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import PickleRefused
 from flserver.wire.inert import Call, Instance, Persistent, PickleLimits
 from flserver.wire.machine import Machine
 from flserver.wire.pickles import read
+from tests.examples import times
 from tests.fuzz.mutations import NUMBERS, OPCODES, claim, mutated, numbered, opcode, pieces, values
 from tests.fuzz.seeds import NAMES, seeds
 from tests.fuzz.target import read_in_every_way, try_input
 from tests.wire.pickle_opcodes import call, file, mapping, message, module, pickled, storage, tensor, text
 
 BASE, PER_BYTE = 128 * 1024, 400  # bytes of memory for small inputs: an empty dict in a memo is 200 for 2 bytes
-
-# tracemalloc makes them several times as slow, and the machine may be busy
-usual = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @functools.cache
@@ -41,7 +39,7 @@ def costs_in_proportion(body: bytes) -> None:
     assert found.peak < BASE + PER_BYTE * len(body), found.peak
 
 
-@settings(usual, max_examples=400)
+@times(4)
 @given(programs, st.integers(2, 5))
 def test_a_program_of_any_opcodes_is_read_or_refused_and_costs_what_it_weighs(program: bytes, protocol: int) -> None:
     costs_in_proportion(b"\x80%c" % protocol + program)
@@ -71,13 +69,13 @@ PLACES = {
 }
 
 
-@settings(usual, max_examples=1_000)
+@times(10)
 @given(programs | a_value, st.sampled_from(sorted(PLACES)))
 def test_a_program_in_any_place_of_a_message_is_read_or_refused(program: bytes, place: str) -> None:
     costs_in_proportion(PLACES[place](program))
 
 
-@settings(usual, max_examples=1_000)
+@times(10)
 @given(st.randoms(use_true_random=False), st.data())
 def test_a_mutated_message_is_read_or_refused_and_costs_what_it_weighs(random: Random, data: st.DataObject) -> None:
     body = data.draw(st.sampled_from(bodies()))
@@ -117,7 +115,7 @@ nested = st.recursive(
 )
 
 
-@settings(usual, max_examples=3_000)
+@times(30)
 @given(nested, st.lists(nested, max_size=2))
 def test_no_program_makes_a_circle(first: bytes, more: list[bytes]) -> None:
     try:
@@ -154,7 +152,7 @@ def parts(value: object) -> list[object]:
     return []
 
 
-@settings(usual, max_examples=300)
+@times(3)
 @given(st.randoms(use_true_random=False))
 def test_a_tree_is_freed_with_its_last_reference(random: Random) -> None:
     """No cycles: what a mutated message was read into goes without the garbage collector, and lets its bytes go."""
@@ -168,7 +166,7 @@ def test_a_tree_is_freed_with_its_last_reference(random: Random) -> None:
     body.append(0)  # BufferError as long as anything views it
 
 
-@settings(usual, max_examples=300)
+@times(3)
 @given(st.lists(any_opcode | a_value | a_claim, max_size=200), st.integers(0, 60), st.integers(0, 3))
 def test_a_machine_never_reads_more_opcodes_than_its_budget(program: list[bytes], budget: int, more: int) -> None:
     body = b"\x80\x04" + b"".join(program) + b"." * more

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -143,7 +143,6 @@ scalars = st.none() | st.booleans() | st.integers(-(2**2000), 2**2000) | st.floa
 items = st.dictionaries(st.text(), st.recursive(scalars, lambda inner: st.dictionaries(st.text(), inner), max_leaves=8))
 
 
-@settings(deadline=None)
 @given(items)
 def test_any_plain_items_arrive(added):
     answer = b"".join(Template.of({"header": "<MODEL>", "model": nn.Linear(1, 1)}).answer(metrics=added))

@@ -3,17 +3,17 @@
 import contextlib
 import errno
 import socket
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tests.e2e.harness import TIMEOUT, Peer, ServerProcess
+from tests.e2e.harness import Peer, ServerProcess
 from tests.e2e.hostile.corpus import INPUTS, SPEECHES, UPLOADS
 from tests.e2e.hostile.inputs import Input, Speech, Then, Turn, Upload
 from tests.e2e.hostile.models import NAN_WEIGHT
 from tests.e2e.hostile.net import Net, fixed_net
+from tests.patience import PATIENCE, eventually
 
 MALLORIES = 8  # participants that answer every round's model with something wrong
 AT_ONCE = b"\1\0\0\0\0\0\0\0"  # lingering for no time: closing resets the connection
@@ -108,7 +108,7 @@ class Attack:
         """A connection from a port that no other one of this attack has: its rows can be told by it."""
         for port in self._ports:
             try:
-                sock = socket.create_connection((HOME, self._server.port), TIMEOUT, (host, port))
+                sock = socket.create_connection((HOME, self._server.port), PATIENCE, (host, port))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
@@ -198,11 +198,9 @@ def to_the_end(sock: socket.socket) -> bytes:
 def wait_until_read(host: str, port: int) -> None:
     """Until the server has read all that the connection from ``host`` and ``port`` carries: a reset drops the rest."""
     here = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
-    end = time.monotonic() + TIMEOUT
-    while True:
+
+    def queues() -> list[str]:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        queues = [row[4] for row in rows if here in row[1:3]]
-        if all(queue == "00000000:00000000" for queue in queues):
-            return
-        assert time.monotonic() < end, queues
-        time.sleep(0.002)
+        return [row[4] for row in rows if here in row[1:3]]
+
+    eventually(lambda: set(queues()) <= {"00000000:00000000"}, queues, pause=0.002)

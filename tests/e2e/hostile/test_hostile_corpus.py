@@ -17,12 +17,13 @@ from sqlite3 import Row, connect
 
 import pytest
 
-from tests.e2e.harness import TESTS, TIMEOUT, sql
+from tests.e2e.harness import TESTS, sql
 from tests.e2e.hostile.attack import Attack
 from tests.e2e.hostile.campaign import RECEIVE_MEMORY, ROUNDS, TRAPS, Campaign, run
 from tests.e2e.hostile.claims import HONEST
 from tests.e2e.hostile.corpus import EVERYTHING, INPUTS, SPEECHES, UPLOADS
 from tests.e2e.hostile.inputs import CLASSES, Input, Speech, Then, Upload
+from tests.patience import PATIENCE
 
 LEAST = 150
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING) ")
@@ -221,5 +222,5 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLSERVER_")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS.parent), environment.get("PYTHONPATH"))))
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )

@@ -1,0 +1,102 @@
+"""Whether a record holds, and the database's schema."""
+
+import contextlib
+import hashlib
+import json
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from flserver.store.sqlite import DatabaseLock
+from tests.cli.conftest import COUNT, Run, lines, refused, spoil
+from tests.recorded_run import PLAIN, RUN
+
+
+def test_a_sound_record_is_verified(flserver: Run, db: Path) -> None:
+    chain, *files, summary = lines(flserver("--db", db, "verify"))
+    assert summary == "all 5 hold"
+    assert re.fullmatch(r"\d+ events, an unbroken chain to sha256:[0-9a-f]{64}", chain)
+    checked = [re.fullmatch(r"run (\w+) round (\d): sha256:[0-9a-f]{64}", line) for line in files]
+    assert [match and match.groups() for match in checked] == [
+        ("plain", "0"),
+        ("night", "0"),
+        ("night", "2"),
+        ("night", "3"),
+    ], "every checkpoint that was not pruned"
+
+
+def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -> None:
+    spoil(db, RUN, 2)
+    (gone,) = db.with_name("runs.sqlite.checkpoints").glob(f"{PLAIN}/*")
+    gone.unlink()
+    code, out, err = flserver("--db", db, "verify")
+    assert code == 1
+    assert len(out.splitlines()) == 3
+    missing, changed, summary = err.splitlines()
+    assert summary == "2 of 5 do not hold"
+    assert "run plain round 0" in missing
+    assert "No such file" in missing
+    assert "run night round 2" in changed
+    assert "does not match its digest" in changed
+
+
+def test_a_table_that_was_changed_together_with_its_checkpoint_is_found(flserver: Run, db: Path) -> None:
+    (file,) = db.with_name("runs.sqlite.checkpoints").glob(f"{RUN}/round-000002-*")
+    forged = file.read_bytes()[:-1] + b"!"
+    file.write_bytes(forged)
+    digest = "sha256:" + hashlib.sha256(forged).hexdigest()
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE rounds SET model_digest = ? WHERE run_id = ? AND round = 2", (digest, RUN))
+    code, _, err = flserver("--db", db, "verify")
+    assert code == 1
+    assert f"run night round 2: v1_rounds says {digest}, the chain of events sha256:" in err
+    assert "does not match its digest" in err
+
+
+def test_a_changed_event_is_found(flserver: Run, db: Path) -> None:
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE events SET payload = replace(payload, '100', '101') WHERE type = 'ClientRegistered'")
+    code, out, err = flserver("--db", db, "verify")
+    assert code == 1
+    assert "the payload was changed" in err
+    assert "unbroken" not in out
+
+
+@pytest.mark.parametrize("payload", ["", "7", "{}", "[1", '{"round": "two", "model_digest": null}'])
+def test_a_committed_round_whose_event_says_nothing_any_more_is_found(flserver: Run, db: Path, payload: str) -> None:
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE events SET payload = ? WHERE type = 'RoundCommitted'", (payload,))
+    code, _, err = flserver("--db", db, "verify")
+    assert code == 1
+    assert "the payload was changed" in err
+
+
+def test_upgrade_makes_a_database_and_check_says_where_it_is(flserver: Run, tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite"
+    (made,) = lines(flserver("db", "upgrade", "--db", path))
+    (checked,) = lines(flserver("--db", path, "db", "check"))
+    state = json.loads(checked)
+    assert (state["db"], state["schema"], state["at_head"]) == (str(path), state["newest"], True)
+    assert made == f"{path} is at {state['newest']}"
+    before = path.read_bytes()
+    assert lines(flserver("--db", path, "db", "upgrade")) == [made], "and leaves it"
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_database(flserver: Run, tmp_path: Path) -> None:
+    path = tmp_path / "empty.sqlite"
+    path.touch()
+    lines(flserver("db", "upgrade", "--db", path))
+    assert lines(flserver("--db", path, *COUNT)) == ["n", "0"]
+
+
+def test_a_database_that_a_server_has_open_is_not_upgraded(flserver: Run, db: Path) -> None:
+    with DatabaseLock(db):
+        refused(flserver("--db", db, "db", "upgrade"), "another flserver has")
+        lines(flserver("--db", db, "runs"))
+
+
+def test_upgrade_where_nothing_can_be_made(flserver: Run, tmp_path: Path) -> None:
+    refused(flserver("db", "upgrade", "--db", tmp_path / "no" / "such" / "x.sqlite"), "cannot be")

@@ -1,0 +1,36 @@
+"""The field's trainers, each a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.e2e.harness import TESTS, ServerProcess
+from tests.patience import PATIENCE
+
+
+@contextmanager
+def trainers(
+    server: ServerProcess, data: Path, *ids: object, python: str = sys.executable, **options: object
+) -> Iterator[None]:
+    """Field trainers as processes; on leaving, each must have read <FINISHED>."""
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    with ExitStack() as stack:
+        started = []
+        for client in ids:
+            command = [python, str(TESTS / "field_trainer.py"), "--client-id", str(client), "--data", str(data), *flags]
+            command += ["--server-port", str(server.port)]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            started.append(process)
+        yield
+        for process in started:
+            output, _ = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, output
+            assert output.endswith("finished\n"), output

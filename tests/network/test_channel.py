@@ -1,0 +1,31 @@
+"""What a channel tells of its connection without reading from it."""
+
+import socket
+
+from flserver.network.channel import Channel
+from tests.network.frames import LONG, reset
+
+
+def test_a_channel_tells_data_from_each_kind_of_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, trainer = pair
+    assert Channel(ours).ended() is None
+    trainer.sendall(b"x")
+    assert read_peeked(ours) == b"x"
+    assert Channel(ours).ended() is None
+    ours.settimeout(LONG)
+    assert ours.recv(1) == b"x", "it was only looked at"
+    trainer.shutdown(socket.SHUT_WR)
+    assert read_peeked(ours) == b""
+    assert Channel(ours).ended() == "closed"
+
+
+def test_a_channel_knows_a_reset(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, trainer = pair
+    reset(trainer)
+    assert Channel(ours).ended() == "reset"
+
+
+def read_peeked(sock: socket.socket) -> bytes:
+    """Waits until there is something to read, without taking it."""
+    sock.settimeout(LONG)
+    return sock.recv(1, socket.MSG_PEEK)

@@ -1,0 +1,48 @@
+"""The names of the metrics that are a contract, without the prefix ``flserver_``."""
+
+GAUGES = (
+    "build_info",
+    "run_info",
+    "run_state",
+    "current_round",
+    "planned_rounds",
+    "participants",
+    "round_updates",
+    "min_updates",
+    "round_start_timestamp_seconds",
+    "round_deadline_timestamp_seconds",
+    "connected_clients",
+    "open_connections",
+    "inflight_bytes",
+    "inflight_limit_bytes",
+    "open_connections_limit",
+    "model_parameters",
+    "model_loss",
+    "model_accuracy_ratio",
+    "clients_loss",
+    "clients_accuracy_ratio",
+    "last_checkpoint_timestamp_seconds",
+    "checkpoint_bytes",
+    "database_bytes",
+    "audit_queue_length",
+    "audit_sequence",
+)
+COUNTERS = (
+    "rounds_total",
+    "connections_total",
+    "messages_total",
+    "message_bytes_total",
+    "updates_total",
+    "rejected_updates_total",
+    "dropouts_total",
+    "rejoins_total",
+    "audit_events_total",
+    "audit_write_errors_total",
+)
+HISTOGRAMS = (
+    "round_duration_seconds",
+    "round_phase_duration_seconds",
+    "client_update_duration_seconds",
+    "checkpoint_duration_seconds",
+    "audit_commit_duration_seconds",
+)

@@ -1,0 +1,49 @@
+"""When a server is well, and what it says where it is not."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from flserver.clock import Deadline
+from flserver.observers.health import GRACE
+from tests.observers.observed_run import WELL
+
+NOW = 1000.0
+
+
+@pytest.fixture(autouse=True)
+def _it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flserver.observers.health.monotonic", lambda: NOW)
+
+
+def test_a_well_server() -> None:
+    status, body = WELL.answer()
+    assert status == 200
+    assert json.loads(body) == {
+        "status": "ok",
+        "run_id": "r1",
+        "state": "running",
+        "round": 3,
+        "audit": {"sequence": 17, "digest": "sha256:22", "queue_length": 2},
+        "reasons": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"writer_alive": False}, "the audit writer is not running"),
+        ({"accepting": False}, "no connections are accepted any more"),
+        ({"deadline": Deadline(NOW - GRACE - 5)}, "the coordinator is 35 s past its deadline"),
+    ],
+)
+def test_an_unwell_server(change: dict[str, object], reason: str) -> None:
+    status, body = replace(WELL, **change).answer()  # type: ignore[arg-type]
+    assert status == 503
+    assert (json.loads(body)["status"], json.loads(body)["reasons"]) == ("unhealthy", [reason])
+
+
+@pytest.mark.parametrize("ago", [-10, 0, GRACE])
+def test_after_a_deadline_there_is_time_to_commit(ago: float) -> None:
+    assert replace(WELL, deadline=Deadline(NOW - ago)).answer()[0] == 200

@@ -1,0 +1,44 @@
+"""Runs on record, without a database."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flserver.errors import UsageError
+from flserver.settings import server_settings
+from flserver.settings.recorded import config_of
+
+
+class FakeReader:
+    """Runs as v1_runs shows them, the newest last, and their committed rounds."""
+
+    def __init__(self, *runs: Mapping[str, Any], rounds: Mapping[int, Mapping[str, Any]] | None = None) -> None:
+        self._runs = runs
+        self._rounds = rounds or {}
+
+    def newest_run(self, name: str | None = None) -> Mapping[str, Any] | None:
+        return next((run for run in reversed(self._runs) if name in (None, run["name"])), None)
+
+    def run(self, ref: str) -> Mapping[str, Any]:
+        found = [run for run in self._runs if ref in (run["run_id"], run["name"])]
+        if not found:
+            raise UsageError(f"no run {ref}")
+        return found[-1]
+
+    def committed_round(self, run_id: str, number: int | None) -> Mapping[str, Any]:
+        number = max(self._rounds) if number is None else number
+        if number not in self._rounds:
+            raise UsageError(f"no round {number}")
+        return {"round": number, "checkpoint_deleted_at": None, **self._rounds[number]}
+
+
+def found(status: str, name: str = "night", run_id: str = "r1", **config: Any) -> dict[str, Any]:
+    """A run that was started with ``config``, the rest by default."""
+    settings = server_settings(config)
+    return {
+        "run_id": run_id,
+        "name": name,
+        "status": status,
+        "num_rounds": settings.rounds.num_rounds,
+        "config": json.dumps(config_of(settings)),
+    }

@@ -1,0 +1,76 @@
+"""What a run begins with: the first weights."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flserver.errors import CheckpointError, UsageError
+from flserver.models.checkpoint import CheckpointStore
+from flserver.process.prepare import initial_weights
+from flserver.settings import StorePolicy, server_settings
+from flserver.store.reader import Reader
+from tests.process.runs import FakeReader, found
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    save_file({"w": torch.arange(3.0)}, tmp_path / "first.safetensors")
+    reader, store = cast(Reader, FakeReader()), store_in(tmp_path)
+    weights = initial_weights(str(tmp_path / "first.safetensors"), reader, store)
+    assert weights.state["w"].tolist() == [0, 1, 2]
+    assert (weights.parent_run_id, weights.parent_round) == (None, None)
+    with pytest.raises(UsageError, match="cannot read weights"):
+        initial_weights(str(tmp_path / "gone.safetensors"), reader, store)
+
+
+def store_in(checkpoint_dir: Path) -> StorePolicy:
+    return server_settings({"checkpoint_dir": str(checkpoint_dir)}).store
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Reader:
+    """A run with rounds 0 and 1 on disk, and round 2 pruned."""
+    store = CheckpointStore(tmp_path, "r1")
+    store.prepare()
+    rounds: dict[int, dict[str, Any]] = {}
+    for round in range(3):
+        written = store.write(round, {"w": torch.full((2,), float(round))}, {"momentum": torch.ones(1)})
+        rounds[round] = {"checkpoint": written.path, "model_digest": written.digest}
+    rounds[1]["checkpoint_deleted_at"] = "2026-01-31T09:00:00.000000Z"
+    store.delete(rounds[1]["checkpoint"])
+    return cast(Reader, FakeReader(found("completed", checkpoint_dir=str(tmp_path)), rounds=rounds))
+
+
+@pytest.mark.parametrize(("spec", "round"), [("r1", 2), ("night", 2), ("night:0", 0), ("r1:2", 2)])
+def test_weights_from_a_round_of_a_run(parent: Reader, tmp_path: Path, spec: str, round: int) -> None:
+    weights = initial_weights(spec, parent, store_in(tmp_path))
+    assert {name: tensor.tolist() for name, tensor in weights.state.items()} == {"w": [round, round]}
+    assert (weights.parent_run_id, weights.parent_round) == ("r1", round)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("night:1", "was pruned"),
+        ("night:9", "no round 9"),
+        ("night:last", "'last' is not a round"),
+        ("night:-1", "'-1' is not a round"),
+        ("day", "no run day"),
+    ],
+)
+def test_weights_that_are_not_there(parent: Reader, tmp_path: Path, spec: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        initial_weights(spec, parent, store_in(tmp_path))
+
+
+def test_weights_of_a_run_whose_checkpoints_lie_elsewhere(parent: Reader, tmp_path: Path) -> None:
+    assert initial_weights("night", parent, store_in(tmp_path / "of the new run")).parent_round == 2
+
+
+def test_weights_whose_file_was_changed_are_not_used(parent: Reader, tmp_path: Path) -> None:
+    (file,) = (tmp_path / "r1").glob("round-000002-*")
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CheckpointError, match="does not match its digest"):
+        initial_weights("night", parent, store_in(tmp_path))

@@ -1,0 +1,83 @@
+"""What the tests promise of themselves."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    """Every file below tests/, by its path there."""
+    for path in sorted(TESTS.rglob("*.py")):
+        yield str(path.relative_to(TESTS)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_by(tree: ast.Module) -> set[str]:
+    """What is imported, wherever in it, by its full name: ``a.b.c`` for ``from a.b import c``."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{'.' * node.level}{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_no_test_file_is_anothers_library() -> None:
+    """What two of them use stands in a file that is none of them, or in a conftest."""
+    imports = {path: imported_by(tree) for path, tree in trees()}
+    assert "pathlib.Path" in imports["test_tests.py"]
+    libraries = {
+        path: found
+        for path, names in imports.items()
+        if (found := {name for name in names if any(part.startswith("test_") for part in name.split("."))})
+    }
+    assert libraries == {}
+
+
+def test_tests_lie_where_their_sources_lie() -> None:
+    """Apart from ``e2e`` (processes and sockets) and ``fuzz``, which are about the whole."""
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")} - {Path()}
+    of_a_source = {folder for folder in folders if folder.parts[0] not in ("e2e", "fuzz", "flclient")}
+    assert Path("store") in of_a_source
+    assert {folder for folder in of_a_source if not (TESTS.parent / "flserver" / folder).is_dir()} == set()
+
+
+def test_the_profile_says_how_many_examples_there_are_and_that_none_has_a_deadline() -> None:
+    found = {path for path, tree in trees() if "hypothesis.settings" in imported_by(tree)}
+    assert found == {"conftest.py", "examples.py"}
+
+
+WAITS = {"acquire", "communicate", "result", "settimeout", "urlopen", "wait", "wait_for"}
+WALL_CLOCKS = {"monotonic", "perf_counter", "time"}
+
+
+def called(node: ast.AST) -> str:
+    function = node.func if isinstance(node, ast.Call) else None
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def bounds(node: ast.AST) -> Iterator[ast.expr]:
+    """What a call waits at most, and what is said to be more than the seconds that a wall clock has counted."""
+    if isinstance(node, ast.Call):
+        yield from (word.value for word in node.keywords if word.arg == "timeout")
+        yield from node.args if called(node) in WAITS else ()
+    elif isinstance(node, ast.Compare) and any(called(part) in WALL_CLOCKS for part in ast.walk(node)):
+        yield from (
+            most for op, most in zip(node.ops, node.comparators, strict=True) if isinstance(op, ast.Lt | ast.LtE)
+        )
+
+
+def in_seconds(tree: ast.Module) -> list[int]:
+    """The lines in which a bound is a number of a second or more."""
+    numbers = (bound for node in ast.walk(tree) for bound in bounds(node) if isinstance(bound, ast.Constant))
+    return [number.lineno for number in numbers if isinstance(number.value, float | int) and number.value >= 1]
+
+
+def test_no_test_says_in_seconds_how_fast_a_machine_is() -> None:
+    """Less than one is a pause. For longer there are ``PATIENCE``, ``DEADLINE`` and the processor's time."""
+    for line in ("assert perf_counter() - began < 2.0", "run(command, timeout=60)", "assert over.wait(5)"):
+        assert in_seconds(ast.parse(line)) == [1]
+    assert in_seconds(ast.parse("assert monotonic() - began > 2 and over.wait(PATIENCE) and not over.wait(0.1)")) == []
+    assert {path: lines for path, tree in trees() if (lines := in_seconds(tree))} == {}
