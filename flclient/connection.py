@@ -46,7 +46,7 @@ class Connection(AbstractContextManager["Connection"]):
         self._host = host
         self._port = port
         self._security = security
-        self._protocol = protocol.Connection(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
+        self._protocol = protocol.Conversation(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
         self._socket = _connect(host, port, security)
         # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -14,7 +14,7 @@ from flserver.network.context import Context
 from flserver.network.record import ConnectionRecord, Outgoing
 from flserver.network.transport import Pace, Progress, send_frame
 from flserver.wire.messages import FINISHED_BODY, Error, Finished, Message, Success, encode_json
-from flserver.wire.protocol import Connection as Conversation
+from flserver.wire.protocol import Conversation
 
 REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
 

@@ -23,8 +23,7 @@ from flserver.network.transport import Received, receive_frame, tune
 from flserver.network.upload import take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
-from flserver.wire.protocol import Connection as Conversation
-from flserver.wire.protocol import Role
+from flserver.wire.protocol import Conversation, Role
 
 logger = logging.getLogger(__name__)
 

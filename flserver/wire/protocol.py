@@ -65,7 +65,7 @@ FROM_CLIENT: frozenset[type[Message]] = frozenset({Metadata, Update})
 JSON_MESSAGES: frozenset[type[Message]] = frozenset({Metadata, Success, Error})
 
 
-class Connection:
+class Conversation:
     """One end's view of a connection: it knows the state, and reads what the other end sends."""
 
     def __init__(self, role: Role, *, json_limit: int, pickle_limit: int, pickles: PickleLimits | None = None) -> None:

@@ -25,15 +25,15 @@ from flserver.wire.messages import (
     encode_metadata,
     shown,
 )
-from flserver.wire.protocol import FROM_CLIENT, TRANSITIONS, Connection, Role, State
+from flserver.wire.protocol import FROM_CLIENT, TRANSITIONS, Conversation, Role, State
 
 
-def server() -> Connection:
-    return Connection(Role.SERVER, json_limit=4096, pickle_limit=1 << 20)
+def server() -> Conversation:
+    return Conversation(Role.SERVER, json_limit=4096, pickle_limit=1 << 20)
 
 
-def client() -> Connection:
-    return Connection(Role.CLIENT, json_limit=4096, pickle_limit=1 << 20)
+def client() -> Conversation:
+    return Conversation(Role.CLIENT, json_limit=4096, pickle_limit=1 << 20)
 
 
 def metadata(**changed: object) -> memoryview:
