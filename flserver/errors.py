@@ -79,7 +79,7 @@ class IdentityRefused(Refused):
 
 
 class RegistrationRefused(Refused):
-    """A registration that the rules of the run do not admit. The message is sent to the trainer."""
+    """A registration that the rules of the run do not take. The message is sent to the trainer."""
 
 
 class ConnectionLost(PeerError):

@@ -83,7 +83,7 @@ class MessageSent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ClientRegistered(Event):
-    """A client was admitted; ``registration`` counts its registrations in this run from 1. ``identity`` says whether a
+    """A client takes part; ``registration`` counts its registrations in this run from 1. ``identity`` says whether a
     certificate showed who it is; ``label`` is the roster's."""
 
     client_id: str

@@ -186,6 +186,7 @@ class ReceiveMemory:
         return self._closed or sum(entered > recent for entered in self._lanes.values()) < self._lane_count
 
     def leave_lane(self, room: Room) -> None:
+        """Let the next one in. For rooms; a second call does nothing."""
         with self._changed:
             if self._lanes.pop(room, None) is not None:
                 self._changed.notify_all()
@@ -209,6 +210,7 @@ class ReceiveMemory:
         return self._in_use > self.budget // 2
 
     def give_back(self, buffer: mmap.mmap, charged: int) -> None:
+        """Take a room's buffer back, which was charged with so many bytes."""
         with self._changed:
             self._in_use -= charged
             # Kept for the next update: fresh pages cost as much as copying the update once.

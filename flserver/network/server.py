@@ -49,6 +49,7 @@ class Server:
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
 
     def start(self) -> None:
+        """Accept connections from here on."""
         self._acceptor.start()
 
     @property

@@ -41,7 +41,7 @@ class Health:
             found.append(f"the coordinator is {overdue:.0f} s past its deadline")
         return found
 
-    def answer(self) -> tuple[HTTPStatus, bytes]:
+    def response(self) -> tuple[HTTPStatus, bytes]:
         """The status code and the JSON body of ``/healthz``."""
         reasons = self.reasons()
         body = {

@@ -130,7 +130,7 @@ class MetricsServer:
             accept = parse_headers(BytesIO(headers)).get("Accept", "")
             return HTTPStatus.OK, *self._metrics.exposition(accept)
         if path == "/healthz":
-            return *self._health().answer(), "application/json"
+            return *self._health().response(), "application/json"
         return HTTPStatus.NOT_FOUND, b"/metrics or /healthz\n", TEXT
 
 

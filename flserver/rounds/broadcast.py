@@ -27,21 +27,26 @@ class Broadcast:
 
     @property
     def body(self) -> memoryview:
+        """The pickled message, length excluded."""
         return memoryview(self._template.buffer)
 
     @property
     def idle(self) -> bool:
+        """Whether nobody is sending it."""
         return self._users == 0
 
     def acquire(self) -> None:
+        """Somebody begins to send it; follow with ``release``."""
         with self._lock:
             self._users += 1
 
     def release(self) -> None:
+        """Somebody has sent it, or failed to."""
         with self._lock:
             self._users -= 1
 
     def copy(self) -> "Broadcast":
+        """Another buffer for the same kind of message."""
         return Broadcast(self._template.copy())
 
     def write(self, state: State) -> None:

@@ -63,9 +63,11 @@ class Coordinator:
         self.error: BaseException | None = None
 
     def start(self) -> None:
+        """Begin on the thread."""
         self._thread.start()
 
     def join(self) -> None:
+        """Wait until the run has ended."""
         self._thread.join()
 
     @property

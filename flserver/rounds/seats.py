@@ -80,10 +80,12 @@ class Seat:
 
     @property
     def answered(self) -> bool:
+        """Whether an update answered this attempt's model, whatever was decided of it."""
         return self.update_id is not None
 
     @property
     def counts(self) -> bool:
+        """Whether its update is averaged if the attempt is committed."""
         return self.answered and self.decision is None
 
 
@@ -143,6 +145,7 @@ class Verdict:
 
     @property
     def counts(self) -> bool:
+        """Whether the upload is an update that is averaged if its attempt is committed."""
         return self.decision is None
 
 

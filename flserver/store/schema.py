@@ -5,7 +5,6 @@ alembic takes a while to import and is wanted once a start: it is imported where
 
 import logging
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
-
 import flserver
 from flserver.errors import UsageError
-from flserver.store.sqlite import cause, copy_database, revision_of, writing_engine
+from flserver.store.sqlite import DATABASE_ERRORS, cause, copy_database, revision_of, writing_engine
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -158,7 +155,7 @@ def _require_writable(path: Path) -> None:
 def _usage_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except DATABASE_ERRORS as error:
         raise UsageError(f"{path} cannot be used as a database: {cause(error)}") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be used as a database: {error.strerror}") from error

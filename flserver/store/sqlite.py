@@ -31,6 +31,8 @@ CLOSE_PAUSE = 0.02
 """Seconds between two tries of that."""
 APPLICATION_ID = 0x464C7376  # as the first migration writes it
 
+DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
+
 logger = logging.getLogger(__name__)
 
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
@@ -115,7 +117,7 @@ def store_errors(doing: str) -> Iterator[None]:
     """Within the block, turn an error of the database into a StoreError, which says what it came of: ``doing``."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except DATABASE_ERRORS as error:
         raise StoreError(f"{doing}: {cause(error)}") from error
 
 

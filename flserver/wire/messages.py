@@ -54,7 +54,7 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Success:
-    """The client was admitted."""
+    """The client takes part."""
 
     header: ClassVar[str] = "<SUCCESS>"
     msg: str
@@ -62,7 +62,7 @@ class Success:
 
 @dataclass(frozen=True, kw_only=True)
 class Error:
-    """The client was not admitted; ``msg`` says why."""
+    """The client does not take part; ``msg`` says why."""
 
     header: ClassVar[str] = "<ERROR>"
     msg: str

@@ -1,6 +1,6 @@
 """The protocol as a state machine: which messages may come next on a connection.
 
-A trainer opens two kinds of connection. On its first one it asks to take part, and where it is admitted it stays: each
+A trainer opens two kinds of connection. On its first one it asks to take part, and where it may it stays: each
 round's model comes there, and at last the word that the run is over. Every trained model goes on a new connection of
 its own, which nothing is answered on. Which kind a connection is shows in its first message, so both begin alike.
 
@@ -11,8 +11,8 @@ A connection is in one of four states, and each message takes it from one state 
     OPENED   client   Metadata      ASKED     it asks to take part
     OPENED   client   Update        ENDED     it brings a trained model
     OPENED   server   Error         ENDED     what should have been one of these two cannot be read
-    ASKED    server   Success       JOINED    it is admitted
-    ASKED    server   Error         ENDED     it is not
+    ASKED    server   Success       JOINED    it takes part
+    ASKED    server   Error         ENDED     it does not
     JOINED   server   GlobalModel   JOINED    a round begins
     JOINED   server   Finished      ENDED     the run is over
 
