@@ -18,6 +18,9 @@ from hypothesis import HealthCheck, settings
 from flserver.clock import Deadline
 from tests.patience import PATIENCE
 
+# What stands beside the tests' files says as much as they do where an assert of its fails.
+pytest.register_assert_rewrite("tests.e2e", "tests.flclient", "tests.models", "tests.wire")
+
 ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", ANY_MACHINE, max_examples=100, derandomize=True)
 settings.register_profile("thorough", ANY_MACHINE, max_examples=2000, print_blob=True)
@@ -25,7 +28,14 @@ settings.load_profile("quick")
 
 SETTLE = PATIENCE / 10  # seconds in which threads that a test has told to stop may end; a leak is told after them
 DESCRIPTORS = Path("/proc/self/fd")
+TESTS = Path(__file__).parent
+WITH_SERVERS = {"e2e", "test_bench_tools.py"}
 KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a server process comes last, so that a failure in anything smaller shows early."""
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] in WITH_SERVERS)
 
 
 class Leaked(AssertionError):

@@ -4,6 +4,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tests.conftest import WITH_SERVERS
+
 TESTS = Path(__file__).parent
 
 
@@ -47,6 +51,15 @@ def test_tests_lie_where_their_sources_lie() -> None:
 def test_the_profile_says_how_many_examples_there_are_and_that_none_has_a_deadline() -> None:
     found = {path for path, tree in trees() if "hypothesis.settings" in imported_by(tree)}
     assert found == {"conftest.py", "examples.py"}
+
+
+def test_what_starts_a_server_comes_last(request: pytest.FixtureRequest) -> None:
+    assert {name for name in WITH_SERVERS if not (TESTS / name).exists()} == set()
+    starts = {"tests.e2e.harness.ServerProcess", "tests.e2e.conftest.Start", "tests.bench.rounds.run"}
+    tests = {path for path, tree in trees() if starts & imported_by(tree) and Path(path).name.startswith("test_")}
+    assert {Path(path).parts[0] for path in tests} == WITH_SERVERS
+    late = [item.path.relative_to(TESTS).parts[0] in WITH_SERVERS for item in request.session.items]
+    assert late == sorted(late)
 
 
 WAITS = {"acquire", "communicate", "result", "settimeout", "urlopen", "wait", "wait_for"}

@@ -62,7 +62,7 @@ def test_metrics_linger_after_the_run_and_health_is_good_until_the_end(start: St
     assert health["audit"]["digest"].startswith("sha256:")
     a.answer()
     a.finished()
-    server.wait_for_line("metrics stay for 30 s")
+    server.wait_for_line(f"metrics stay for {PATIENCE:g} s")
     assert_metrics_say_what_sql_says(server)
     metrics = server.metrics()
     assert metrics['flserver_run_state{state="completed"}'] == 1

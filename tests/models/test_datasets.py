@@ -261,7 +261,11 @@ def test_damaged_raw_files_are_named(tmp_path, content, reason):
     assert reason in one_line(caught)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"0" * 100)[:-9], b"no gzip", gzip.compress(b"")[:10] + b"\xff" * 9])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"0" * 100)[:-9], b"no gzip", gzip.compress(b"")[:10] + b"\xff" * 9],
+    ids=["cut", "none", "broken"],
+)
 def test_a_damaged_archive_is_named(tmp_path, content):
     folder = tmp_path / "MNIST/raw"
     folder.mkdir(parents=True)
