@@ -11,16 +11,24 @@ import socket
 from collections.abc import Callable
 
 from flserver.clock import Deadline, monotonic
-from flserver.errors import ConnectionLost, HandshakeRefused, MessageRefused, PeerError, StoreError, one_line
+from flserver.errors import (
+    ConnectionLost,
+    HandshakeRefused,
+    IdentityRefused,
+    MessageRefused,
+    PeerError,
+    Refused,
+    StoreError,
+    one_line,
+)
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.connection import AcceptedConnection
 from flserver.network.context import Context
-from flserver.network.memory import Room
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
-from flserver.network.upload import take_update
+from flserver.network.upload import is_upload, refuse_upload, take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Conversation, Role
@@ -28,8 +36,6 @@ from flserver.wire.protocol import Conversation, Role
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.5  # for a peer that was told why it is refused
-# Of each client: one that is held for its turn, or hangs on a dead connection, and one that comes.
-UPDATES_UNDER_WAY = 2
 
 
 class Session:
@@ -165,21 +171,21 @@ class Session:
     def _receive(self, frame: Received) -> object:
         """Read the frame and decode the message in it.
 
-        What holds no message that may come now is put on record, and the PeerError that says why is raised. Who sent a
-        registration that was not understood is told so first.
+        What holds no message that may come now is put on record, and the PeerError that says why is raised. An upload
+        that cannot be used is decided all the same; who sent a registration that was not understood is told so.
         """
         context, connection = self._context, self._connection
         try:
-            receive_frame(
-                self._channel, frame, self._room, Deadline.after(context.limits.first_frame), context.limits.pace
-            )
+            first, pace = Deadline.after(context.limits.first_frame), context.limits.pace
+            receive_frame(self._channel, frame, lambda length: context.room(self.peer, length), first, pace)
             if frame.reader.encoding == "pickle":
                 context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
             return connection.conversation.receive(frame.hold())
         except PeerError as error:
-            if frame.bytes:
-                header = error.header if isinstance(error, MessageRefused) else None
-                self._record.received(frame, header=header, outcome=error.outcome, reason=self._because(error))
+            if isinstance(error, Refused) and is_upload(frame, error):
+                refuse_upload(connection, frame, error)
+            elif frame.bytes:
+                self._refused(frame, error)
             if isinstance(error, MessageRefused) and frame.reader.encoding == "json" and frame.reader.complete:
                 # A person reads what the trainer prints: say what is wrong with the registration.
                 self._linger = LINGER_SECONDS
@@ -187,14 +193,16 @@ class Session:
                 connection.reply(Error(msg=str(error)))
             raise
 
-    def _room(self, length: int) -> Room:
-        """Find room for a body of ``length`` bytes.
-
-        Raises IdentityRefused where nobody's upload can come from the peer, and NoRoom.
-        """
-        context = self._context
-        share = context.exchange.expect_upload(self.peer)
-        return context.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * context.limits.pickle)
+    def _refused(self, frame: Received, error: PeerError) -> None:
+        """Put a frame on record that brought no message, with what it said of itself."""
+        header = error.header if isinstance(error, Refused) else None
+        if isinstance(error, Refused) and header == Metadata.header:
+            self._record.purpose = "register"
+            with contextlib.suppress(IdentityRefused):  # it is not who it says it is
+                if error.client_id is not None:
+                    self._context.identity.check(error.client_id, self.peer)
+                    self._record.client_id = error.client_id
+        self._record.received(frame, header=header, outcome=error.outcome, reason=self._because(error))
 
     def _because(self, error: PeerError) -> str:
         """Why this happened: where we cut the connection, what the thread saw of it says nothing."""

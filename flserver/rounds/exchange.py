@@ -141,6 +141,11 @@ class Exchange:
         with self._changed:
             return self._rounds.expect_upload(peer)
 
+    def sender(self, client_id: str | None, peer: Peer) -> tuple[str | None, tuple[str, ...]]:
+        """Whose an upload is that cannot be used, as ``Rounds.sender`` says."""
+        with self._changed:
+            return self._rounds.sender(client_id, peer)
+
     def registered_hosts(self) -> set[str]:
         """The addresses from which clients registered in this process."""
         with self._changed:

@@ -228,8 +228,18 @@ class Rounds:
 
     def expect_upload(self, peer: Peer) -> Share:
         """As whose an upload of this peer could count, before it is known whose it is. Raises IdentityRefused."""
-        registered = {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
-        return self._identity.expect_upload(peer, registered)
+        return self._identity.expect_upload(peer, self._registered())
+
+    def sender(self, client_id: str | None, peer: Peer) -> tuple[str | None, tuple[str, ...]]:
+        """Whose an upload is that cannot be used and says it is ``client_id``'s, if it says so; and whose it could be,
+        where that is not known."""
+        registered = self._registered()
+        sender = self._identity.sender(client_id, peer, registered)
+        return sender, () if sender is not None else self._identity.could_be(peer, registered)
+
+    def _registered(self) -> dict[str, Peer]:
+        """The peers that registered in this process, by client."""
+        return {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
 
     def check_upload(self, client_id: str, peer: Peer) -> Participant:
         """Whose upload it is. Raises RegistrationRefused where nobody of that name takes part, IdentityRefused where
@@ -260,7 +270,7 @@ class Rounds:
 
         sent = participant.unanswered
         if sent is None or sent.handed_over_at is None or upload.accepted_at < sent.handed_over_at:
-            reason = _answered(participant, upload.digest) if sent is None else "connected before the model was sent"
+            reason = participant.why_duplicate(upload.digest) if sent is None else "connected before the model was sent"
             return verdict("duplicate", reason, None, participant.data_size)
         participant.unanswered, participant.last_answer = None, LastAnswer(sent.round, upload.digest)
         participant.move("answers")
@@ -287,12 +297,3 @@ class Rounds:
             return
         if (sent.round, sent.attempt) == (attempt.round, attempt.number):
             attempt.recording -= 1
-
-
-def _answered(participant: Participant, digest: str) -> str:
-    """Why an upload is a duplicate, where no model of its client is unanswered."""
-    answer = participant.last_answer
-    if answer is None:
-        return "no model of this client is unanswered"
-    same = "the same update as" if digest == answer.digest else "another update than"
-    return f"{same} the one that answered round {answer.round}"

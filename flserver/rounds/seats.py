@@ -32,10 +32,10 @@ class SentModel:
 
 @dataclass(frozen=True)
 class LastAnswer:
-    """The update that settled a model: a later one for the same model is a duplicate."""
+    """The upload that settled a model: a later one for the same model is a duplicate."""
 
     round: int
-    digest: str
+    digest: str | None
 
 
 @dataclass
@@ -58,6 +58,14 @@ class Participant:
     def live(self) -> bool:
         """Whether its first connection lives, and its registration is on record."""
         return self.standing in ("present", "owing")
+
+    def why_duplicate(self, digest: str | None) -> str:
+        """Why an upload with that digest is a duplicate, where no model of this client is unanswered."""
+        answer = self.last_answer
+        if answer is None:
+            return "no model of this client is unanswered"
+        same = "the same update as" if digest is not None and digest == answer.digest else "another update than"
+        return f"{same} the one that answered round {answer.round}"
 
     def move(self, move: Move) -> None:
         """Take a step of the table. Raises KeyError for one that is not in it."""
@@ -115,17 +123,17 @@ class Registration:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A complete, decoded upload, as far as the rules look at it.
+    """A complete upload, as far as the rules look at it.
 
-    ``accepted_at`` is when its connection was accepted; ``digest`` is that of its tensors; ``rejection`` says why its
-    content cannot count, if it cannot.
+    ``accepted_at`` is when its connection was accepted; ``digest`` is that of its tensors, None where none could be
+    read; ``rejection`` says why its content cannot count, if it cannot.
     """
 
     update_id: int
     client_id: str
     peer: Peer
     accepted_at: float
-    digest: str
+    digest: str | None
     rejection: str | None = None
 
 

@@ -25,16 +25,26 @@ class Machine:
     """Reads the pickles that lie one after another in ``data`` (unsigned bytes, contiguous).
 
     ``position`` is the byte after the last one read, ``opcodes_left`` what remains of the budget, ``last_frame`` where
-    the last FRAME opcode stands and the bytes it claims. ``persistent`` allows BINPERSID.
+    the last FRAME opcode stands and the bytes it claims. ``persistent`` allows BINPERSID. Where ``data`` is not
+    the ``whole`` of them, frames may reach beyond it.
     """
 
-    def __init__(self, data: memoryview, limits: PickleLimits, *, opcodes: int, persistent: bool = False) -> None:
+    def __init__(
+        self,
+        data: memoryview,
+        limits: PickleLimits,
+        *,
+        opcodes: int,
+        persistent: bool = False,
+        whole: bool = True,
+    ) -> None:
         self.position = 0
         self.opcodes_left = opcodes
         self.last_frame: tuple[int, int] | None = None
         self._data = data
         self._limits = limits
         self._persistent = persistent
+        self._whole = whole
         self._reset()
 
     def _reset(self) -> None:
@@ -69,6 +79,15 @@ class Machine:
         if self._outer or len(self._stack) != 1:
             raise PickleRefused("the pickle does not end with one value")
         return self._stack.pop()
+
+    def outermost(self) -> dict[str, object]:
+        """After ``load`` has raised: what the pickle had said by then of the dict that it is, where it is one."""
+        frames = [*self._outer, self._stack]
+        if not frames[0] or type(frames[0][0]) is not dict:
+            return {}
+        items = frames[1] if len(frames) > 1 else frames[0][1:]
+        said = {key: value for key, value in zip(items[::2], items[1::2], strict=False) if type(key) is str}
+        return {**frames[0][0], **said}
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
@@ -118,7 +137,7 @@ class Machine:
     def _frame(self) -> None:
         at = self.position - 1
         claimed = self._uint(8)
-        if claimed > len(self._data) - self.position:
+        if self._whole and claimed > len(self._data) - self.position:
             raise PickleRefused("a frame is longer than the pickle")
         self.last_frame = (at, claimed)
 

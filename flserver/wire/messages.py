@@ -16,15 +16,16 @@ text and numbers are looked into.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar, Final, Literal, Never, get_args
 
-from flserver.errors import MessageRefused
-from flserver.wire.framing import JSON_FIRST_BYTE
+from flserver.errors import MessageRefused, Refused
+from flserver.wire.framing import JSON_FIRST_BYTE, OPENING_BYTES
 from flserver.wire.inert import quoted
 from flserver.wire.modules import Module, read_module
-from flserver.wire.pickles import PickleLimits, read_message
+from flserver.wire.pickles import PickleLimits, read_message, read_opening
 
 MAX_DATA_SIZE = 2**29 - 1  # FedAvg's float64 products of float32 weights are exact below 2^29
 MAX_ID_LENGTH = 128
@@ -111,10 +112,28 @@ FINISHED_BODY = b"\x80\x02}X\x06\x00\x00\x00headerX\x0a\x00\x00\x00<FINISHED>s."
 def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Message:
     """The message in a whole body.
 
-    Raises MessageRefused, or PickleRefused where the pickle machine does.
+    Raises MessageRefused, or PickleRefused where the pickle machine does, with what the message said of itself.
     """
     is_json = len(body) > 0 and body[0] == JSON_FIRST_BYTE
-    fields = _read_json(body) if is_json else read_message(body, pickles)
+    fields: Mapping[str, object] | None = None
+    try:
+        fields = _read_json(body) if is_json else read_message(body, pickles)
+        return _message(fields, is_json, from_client=from_client, pickles=pickles)
+    except Refused as error:
+        said = fields if fields is not None else {} if is_json else read_opening(body[:OPENING_BYTES])
+        error.header, error.client_id = said_of_itself(said)
+        raise
+
+
+def said_of_itself(fields: Mapping[str, object]) -> tuple[str | None, str | None]:
+    """The header, fit to be printed, and the client id among a message's fields; None for what is none."""
+    header, client_id = fields.get("header"), None
+    with suppress(MessageRefused):
+        client_id = read_client_id(fields.get("id"))
+    return quoted(header, _SHOWN_LENGTH) if isinstance(header, str) else None, client_id
+
+
+def _message(fields: Mapping[str, object], is_json: bool, *, from_client: bool, pickles: PickleLimits) -> Message:
     header = fields.get("header")
     if not isinstance(header, str):
         raise MessageRefused("a message without a header")
@@ -139,7 +158,7 @@ def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Mes
             return GlobalModel(model=read_module(fields.get("model"), pickles))
         case "<FINISHED>", False, False:
             return Finished()
-    raise MessageRefused(f"header {shown(header)} is not one that may come here", header=quoted(header, _SHOWN_LENGTH))
+    raise MessageRefused(f"header {shown(header)} is not one that may come here")
 
 
 def encode_json(message: Success | Error) -> bytes:
