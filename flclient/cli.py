@@ -10,9 +10,9 @@ import click
 
 from flclient.connection import Connection, NotAdmitted, backoff
 from flclient.settings import CLIENT_SETTINGS
-from flclient.tls import Tls, tls_of
+from flclient.tls import ClientTls, tls_of
 from flserver import __version__
-from flserver.errors import ConnectionLost, UsageError
+from flserver.errors import EXIT_DONE, EXIT_INTERRUPTED, ConnectionLost, UsageError
 from flserver.settings.options import options
 from flserver.wire.messages import wire_id
 
@@ -38,7 +38,7 @@ def flclient(**values: Any) -> int:
         return _take_part(trainer, info, values, security)
     except KeyboardInterrupt:
         click.echo("flclient: interrupted", err=True)
-        return 3
+        return EXIT_INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -69,7 +69,7 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     return trainer, {key: values[key] for key in told} | {"versions": versions, "device": device.type}
 
 
-def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any], security: Tls | None) -> int:
+def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any], security: ClientTls | None) -> int:
     """Register, train until the run is over, and begin again while ``--reconnect`` allows."""
     patience: float = values["reconnect"]
     pauses = backoff(patience)
@@ -86,7 +86,7 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
                     rounds += 1
                     _answer(trainer, connection, template, rounds, wire_id(values["client_id"]))
                 click.echo(f"the run is over; models trained: {rounds}")
-                return 0
+                return EXIT_DONE
         except (ConnectionLost, NotAdmitted) as error:
             # A server that has not yet noticed our end of the old connection refuses the new one: try again
             if isinstance(error, NotAdmitted) and not registered_before:

@@ -10,17 +10,21 @@ from typing import Any
 
 from flclient import tls
 from flserver.errors import Cause, ConnectionLost, FlserverError, FrameRefused, UsageError
+from flserver.models.pages import anonymous
 from flserver.wire import protocol
-from flserver.wire.framing import encode_length
+from flserver.wire.framing import FrameLimits, FrameReader, encode_length
 from flserver.wire.messages import Error, Finished, Message, Metadata, Success, encode_metadata
 from flserver.wire.template import Template
 
 CONNECT_SECONDS = 30.0
+KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+"""Seconds of silence before the system asks whether the server's machine lives, seconds between two questions, and how
+many go unanswered: one that is gone is noticed within two minutes."""
 STALL_SECONDS = 300.0
 """How long a transfer may stand still. Between frames there is no limit: the others may train for hours."""
-MAX_REPLY = 2**16
-FIRST_CHUNK = 2**20
-SEND_CHUNK = 2**16
+MAX_REPLY = 2**16  # bytes of the answer to a registration: a line of text
+SEND_CHUNK = 2**16  # bytes that have STALL_SECONDS to be sent
+SHOWN_LENGTH = 1000  # characters of what the server says
 TLS_ALERT = b"\x15\x03"  # how a server that speaks TLS refuses plain text
 
 Piece = bytes | bytearray | memoryview
@@ -37,16 +41,16 @@ class Connection(AbstractContextManager["Connection"]):
     does not speak the protocol, and tls.NotTrusted where TLS does not come about.
     """
 
-    def __init__(self, host: str, port: int, max_body: int, security: tls.Tls | None = None) -> None:
+    def __init__(self, host: str, port: int, max_body: int, security: tls.ClientTls | None = None) -> None:
         """Connect, in plain text unless ``security`` says how. A frame of more than ``max_body`` bytes is refused."""
         self._host = host
         self._port = port
         self._security = security
-        self._protocol = protocol.Connection(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
+        self._protocol = protocol.Conversation(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
         self._socket = _connect(host, port, security)
         # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        for option, value in KEEPALIVE:
             if hasattr(socket, option):
                 self._socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
@@ -72,10 +76,10 @@ class Connection(AbstractContextManager["Connection"]):
         message, body = self._receive()
         return None if isinstance(message, Finished) else Template(body)
 
-    def _receive(self) -> tuple[Message, bytearray]:
+    def _receive(self) -> tuple[Message, memoryview]:
         """The server's next message, and the body it came in."""
         body = _receive(self._socket, self._protocol.frame_limits().longest)
-        return self._protocol.receive(memoryview(body)), body
+        return self._protocol.receive(body), body
 
     def upload(self, pieces: Sequence[Piece]) -> None:
         """Send a body, in pieces, on a connection of its own."""
@@ -96,7 +100,7 @@ def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) 
         pause = min(longest, pause * 2)
 
 
-def _connect(host: str, port: int, security: tls.Tls | None) -> socket.socket:
+def _connect(host: str, port: int, security: tls.ClientTls | None) -> socket.socket:
     connection = _dial(host, port)
     return connection if security is None else security.wrap(connection, host)
 
@@ -142,38 +146,41 @@ def _said(connection: socket.socket) -> FlserverError | None:
         opening = connection.recv(8)
     except OSError as error:
         return tls.verdict(error)
-    return _closed(opening) if opening.startswith(TLS_ALERT) else None
+    return _closed(opening) if _is_alert(opening) else None
 
 
-def _receive(connection: socket.socket, limit: int) -> bytearray:
-    """The body of the next frame."""
+def _receive(connection: socket.socket, limit: int) -> memoryview:
+    """The body of the next frame, in memory of its own that may be written into.
+
+    Raises FrameRefused for one of more than ``limit`` bytes, ConnectionLost and tls.NotTrusted.
+    """
+    reader = FrameReader(FrameLimits(either=limit))
+    head = reader.space()  # the eight bytes of the length, as they come
     connection.settimeout(None)
-    head = _read(connection, 8)
-    length = int.from_bytes(head, "big")
-    if length > limit and head.startswith(TLS_ALERT):
-        raise _closed(head)
-    if length > limit:
-        raise FrameRefused(f"the server announced {length} bytes; at most {limit} are expected")
-    return _read(connection, length)
-
-
-def _read(connection: socket.socket, size: int) -> bytearray:
-    # Memory follows the bytes that came, not those that were announced
-    buffer = bytearray(min(size, FIRST_CHUNK))
-    filled = 0
-    while filled < size:
-        if filled == len(buffer):
-            buffer.extend(bytes(min(len(buffer), size - filled)))
-        with memoryview(buffer) as whole, whole[filled:] as free:
-            try:
-                count = _read_some(connection, free)
-            except OSError as error:
-                raise (_closed(buffer) if buffer.startswith(TLS_ALERT) else _lost(error)) from error
+    while not reader.complete:
+        try:
+            if reader.needs_room:
+                reader.give_room(_room(reader))
+            count = _read_some(connection, reader.space())
+        except OSError as error:
+            raise (_closed(head) if _is_alert(head) else _lost(error)) from error
         if count == 0:
-            raise _closed(buffer)
+            raise _closed(head)
         connection.settimeout(STALL_SECONDS)
-        filled += count
-    return buffer
+        try:
+            reader.received(count)
+        except FrameRefused as error:
+            if _is_alert(head):
+                raise _closed(head) from error
+            announced = int.from_bytes(head, "big")
+            raise FrameRefused(f"the server announced {announced} bytes; at most {limit} are expected") from error
+    return reader.body
+
+
+def _room(reader: FrameReader) -> memoryview:
+    """Room for the whole body. Memory follows the bytes that come, not those that were announced."""
+    assert reader.length is not None
+    return memoryview(anonymous(reader.length))
 
 
 def _read_some(connection: socket.socket, into: memoryview) -> int:
@@ -182,10 +189,15 @@ def _read_some(connection: socket.socket, into: memoryview) -> int:
     return connection.recv_into(into)
 
 
-def _closed(opening: bytes | bytearray) -> ConnectionLost:
+def _closed(opening: bytes | memoryview) -> ConnectionLost:
     """The server is gone; ``opening`` is what began to come from it."""
-    hint = "; it may speak TLS: give --tls-ca" if opening.startswith(TLS_ALERT) else ""
+    hint = "; it may speak TLS: give --tls-ca" if _is_alert(opening) else ""
     return ConnectionLost(f"the server closed the connection{hint}", "closed")
+
+
+def _is_alert(opening: bytes | memoryview) -> bool:
+    """Whether these are the first bytes of a server that speaks TLS, where plain text was expected."""
+    return opening[: len(TLS_ALERT)] == TLS_ALERT
 
 
 def _lost(error: OSError) -> FlserverError:
@@ -198,5 +210,5 @@ def _lost(error: OSError) -> FlserverError:
 
 
 def _printable(text: str) -> str:
-    """The server's words without control characters, which could rewrite the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)[:1000]
+    """The server's words, cut, and without control characters, which could rewrite the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:SHOWN_LENGTH]

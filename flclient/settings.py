@@ -1,6 +1,6 @@
 """The trainer's table of settings: every name, type, default and help text stands here once."""
 
-from flserver.settings import Setting
+from flserver.settings import DATASETS, Setting
 
 CLIENT_SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -38,7 +38,7 @@ CLIENT_SETTINGS: tuple[Setting, ...] = (
         name="dataset",
         kind="choice",
         default="fldata",
-        choices=("fldata", "digits", "mnist", "fashion-mnist", "cifar10"),
+        choices=DATASETS,
         help="What to train on.",
     ),
     Setting(

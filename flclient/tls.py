@@ -9,10 +9,11 @@ from flserver.errors import Cause, ConnectionLost, FlserverError, UsageError
 
 HANDSHAKE_SECONDS = 30.0
 FAREWELL_SECONDS = 30.0
-LONGEST_RECORD = 5 + 2**14 + 2048
+RECORD_HEADER = 5  # bytes; the last two are the length of what follows
+LONGEST_RECORD = RECORD_HEADER + 2**14 + 2048  # the text, and what TLS 1.2 lets encryption add (RFC 5246, 6.2.3)
 
 ISSUER_CODES = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_…: self-signed, or no way to a trusted issuer
-NAME_CODES = (62, 63, 64)
+NAME_CODES = (62, 63, 64)  # the certificate is for another host name, e-mail or IP address
 CERTIFICATE_ALERTS = (
     "BAD_CERTIFICATE",
     "UNSUPPORTED_CERTIFICATE",
@@ -30,7 +31,7 @@ class NotTrusted(FlserverError):
     certificate, or the server does not speak TLS as it is needed."""
 
 
-class Tls:
+class ClientTls:
     """How this client speaks TLS: made once, used by every connection."""
 
     def __init__(self, ca: Path, cert: Path | None, key: Path | None) -> None:
@@ -92,7 +93,7 @@ class Tls:
         return ConnectionLost(message, cause) if self._met else NotTrusted(f"{message}; it may not speak TLS")
 
 
-def tls_of(ca: str | None, cert: str | None, key: str | None) -> Tls | None:
+def tls_of(ca: str | None, cert: str | None, key: str | None) -> ClientTls | None:
     """What the three options ask for; None is plain text. Raises UsageError where they do not fit together."""
     if cert is None and key is not None:
         raise UsageError("--tls-key needs --tls-cert: a key is nothing without its certificate")
@@ -100,7 +101,7 @@ def tls_of(ca: str | None, cert: str | None, key: str | None) -> Tls | None:
         raise UsageError("--tls-cert needs --tls-ca: without it nothing is encrypted")
     if ca is None:  # an empty name is not None: it asked for TLS, and must not end in plain text
         return None
-    return Tls(Path(ca), *(None if name is None else Path(name) for name in (cert, key)))
+    return ClientTls(Path(ca), *(None if name is None else Path(name) for name in (cert, key)))
 
 
 def verdict(error: OSError) -> NotTrusted | None:
@@ -137,7 +138,8 @@ def read_first(connection: ssl.SSLSocket, into: memoryview, stall_seconds: float
     while not connection.pending():
         connection.settimeout(None)
         arrived = _peek(connection, LONGEST_RECORD)
-        if len(arrived) < 5 or len(arrived) < 5 + int.from_bytes(arrived[3:5], "big"):
+        length = int.from_bytes(arrived[RECORD_HEADER - 2 : RECORD_HEADER], "big")
+        if len(arrived) < RECORD_HEADER + length:
             break
         connection.settimeout(0)
         with contextlib.suppress(ssl.SSLWantReadError):

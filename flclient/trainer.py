@@ -82,7 +82,7 @@ class Trainer:
         return sum(tensor.nbytes for tensor in self._module.state_dict().values())
 
     def train(self, model: Module, count: int) -> Trained:
-        """Train the received ``model``, the ``count``-th of this process, whose memory is not changed.
+        """Train the received ``model``, whose memory is not changed. It is the ``count``-th one of this process.
 
         The order of batches and what dropout draws depend on seed, client id and ``count`` alone.
         Raises UsageError where the model's names, shapes or dtypes are not those of ``--model``.
@@ -120,4 +120,4 @@ class Trainer:
 
 def _round_seed(seed: int, client_id: str, count: int) -> int:
     digest = hashlib.sha256(f"{seed} {count} {client_id}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:7], "big")
+    return int.from_bytes(digest[:7], "big")  # torch's seeds have 64 bits and a sign

@@ -3,10 +3,10 @@
 FlserverError
 ├── PeerError                 the peer's doing: it costs that connection only
 │   ├── Refused               it broke the protocol, a limit or an identity rule: outcome ``refused``
-│   │   ├── FrameRefused      a length or a first byte that the connection's state does not allow
+│   │   ├── FrameRefused      a length or a first byte that may not come now, or a PROXY header that is none
 │   │   ├── MessageRefused    a body that is not one of the six messages, or comes out of turn
-│   │   ├── PickleRefused     a pickle that the machine does not read
-│   │   ├── HandshakeRefused  a TLS handshake or a PROXY header that does not hold
+│   │   ├── PickleRefused     a pickle that is not read, or holds no model
+│   │   ├── HandshakeRefused  a TLS handshake that does not come about
 │   │   ├── NoRoom            an update for which its sender's share, the memory and the disk have no place
 │   │   ├── IdentityRefused   a peer that may not speak for the client it names
 │   │   └── RegistrationRefused  an id or a time at which nobody may register
@@ -46,7 +46,8 @@ class Refused(PeerError):
 
 
 class FrameRefused(Refused):
-    """A frame whose length or first byte the connection's state does not allow."""
+    """A frame whose length or first byte the connection's state does not allow, or, before the first frame, bytes that
+    are no PROXY protocol header where one has to stand."""
 
 
 class MessageRefused(Refused):
@@ -61,7 +62,7 @@ class MessageRefused(Refused):
 
 
 class PickleRefused(Refused):
-    """A pickle that the machine in ``wire.pickles`` does not read."""
+    """A pickle that ``wire.machine`` does not read, or in which ``wire.modules`` finds no model as torch pickles it."""
 
 
 class HandshakeRefused(Refused):
@@ -78,7 +79,7 @@ class IdentityRefused(Refused):
 
 
 class RegistrationRefused(Refused):
-    """A registration that the rules of the run do not admit. The message is sent to the trainer."""
+    """A registration that the rules of the run do not take. The message is sent to the trainer."""
 
 
 class ConnectionLost(PeerError):

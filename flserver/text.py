@@ -1,4 +1,7 @@
-"""Text from outside, which peers chose, made safe for a terminal and a log."""
+"""Values in the form that text can hold: what peers chose, safe for a terminal and a log; numbers, for JSON."""
+
+import json
+import math
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -12,3 +15,9 @@ def printable(text: str, limit: int = 200) -> str:
     if cut.isprintable():
         return cut
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
+
+
+def json_number(value: float) -> float | str:
+    """``value`` as JSON can hold it: NaN and the infinities, which have no number there, become the texts ``NaN``,
+    ``Infinity`` and ``-Infinity``. ``float`` reads them back."""
+    return value if math.isfinite(value) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The README says what there is: every option, view and metric."""
+"""The README, the handbook and the reference say what there is, and what they point at is there."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,21 @@ import pytest
 
 from flclient.settings import CLIENT_SETTINGS
 from flserver.settings import SERVER_SETTINGS, Setting
-from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
+from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
+from tests.reference_pages.markdown import anchors, links, prose
+from tests.reference_pages.metrics import exposed_name, families
+from tests.reference_pages.options import default_of
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+HANDBOOK = README.parent / "ops" / "README.md"
+REFERENCE = README.parent / "ops" / "reference"
+PAGES = (README, HANDBOOK, *sorted(REFERENCE.glob("*.md")), *sorted((README.parent / ".github").glob("*.md")))
 
 
 def section(title: str) -> str:
-    _, _, rest = README.read_text().partition(f"### {title}\n")
-    return rest.partition("\n## ")[0].partition("\n### ")[0]
+    _, _, rest = (REFERENCE / "options.md").read_text().partition(f"\n## {title}\n")
+    return rest.partition("\n## ")[0]
 
 
 @pytest.mark.parametrize(("title", "settings"), [("flserver", SERVER_SETTINGS), ("flclient", CLIENT_SETTINGS)])
@@ -23,16 +30,14 @@ def test_every_option_has_its_row_with_its_help_and_default(title: str, settings
     documented = [match[1] for row in rows if (match := re.match(r"\| `--([a-z-]+)", row))]
     assert documented == [setting.name for setting in settings]
     for row, setting in zip(rows, settings, strict=True):
-        assert setting.help in row
-        if setting.kind not in ("bool", "tristate") and setting.default is not None:
-            default = f"{setting.default:g}" if isinstance(setting.default, float) else setting.default
-            assert f"`{default}`" in row
+        assert row.endswith(f"| {default_of(setting)} | {prose(setting.help)} |")
 
 
 def test_every_metric_is_named() -> None:
-    text = README.read_text()
-    for name in (*GAUGES, *COUNTERS, *HISTOGRAMS):
-        assert f"`{name}" in text, name
+    text = (REFERENCE / "metrics.md").read_text()
+    names = [exposed_name(family) for family in families()]
+    assert len(names) > 35
+    assert [name for name in names if f"| `{name}` |" not in text] == []
 
 
 def test_the_map_has_every_room() -> None:
@@ -49,3 +54,32 @@ def test_every_fault_in_the_handbook_has_its_test() -> None:
     sources = "".join(path.read_text() for path in (README.parent / "tests").rglob("test_*.py"))
     named = {name for row in rows for name in re.findall(r"`(test_\w+)`", row)}
     assert {name for name in named if f"def {name}(" not in sources} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(README.parent)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    for link in links(page.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue  # somebody else's page
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", [README, HANDBOOK], ids=["README.md", "ops/README.md"])
+def test_every_query_that_is_shown_can_be_asked(page: Path, tmp_path: Path) -> None:
+    ensure_head(tmp_path / "runs.sqlite")
+    queries = re.findall(r' query "(SELECT [^"]*)"', page.read_text())
+    assert len(queries) >= 3
+    for sql in queries:
+        Reader(tmp_path / "runs.sqlite").query(sql)
+
+
+def test_before_a_commit_runs_what_the_test_command_runs() -> None:
+    checks = re.findall(r"^(\.venv/bin/(?:ruff|mypy).*)$", (README.parent / "ops" / "test").read_text(), re.MULTILINE)
+    config = (README.parent / ".pre-commit-config.yaml").read_text()
+    assert len(checks) == 3
+    assert re.findall(r"^ +entry: (.*)$", config, re.MULTILINE) == checks

@@ -1,4 +1,4 @@
-"""What is checked of an update before it may count, and what is measured of it."""
+"""What is checked of an update before it may count, and what is measured of it. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -7,18 +7,21 @@ from dataclasses import dataclass
 import blake3
 import torch
 
+from flserver.events.words import RejectedKind
 from flserver.models.state import State, raw_bytes
 
-LARGEST = 2.0**970
+LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
+SHOWN_LENGTH = 80  # characters of a name that a peer chose
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """``rejection`` is None or begins with its kind: names, shape, dtype, non_finite or other.
+    """What came of looking at an update.
 
-    ``norm`` is the L2 norm of update − model sent over the floating-point tensors, None where it cannot be told.
-    ``digest`` covers names, dtypes, shapes and values, whatever the pickle around them looked like.
+    ``rejection`` is None, or the reason for rejecting the update, which begins with its ``RejectedKind``. ``norm`` is
+    the L2 norm of update − model sent over the floating-point tensors, None where it cannot be told. ``digest``
+    (``blake3:hex``) covers names, dtypes, shapes and values, whatever the pickle around them looked like.
     """
 
     rejection: str | None
@@ -27,9 +30,11 @@ class Inspection:
 
 
 def inspect(update: State, global_state: State, tied: Mapping[str, str]) -> Inspection:
-    """Hold an update against the model that was sent out.
+    """Hold an update against ``global_state``, the model that was sent out. Neither is changed.
 
-    ``tied`` maps the later name of shared weights to the first one: equal in the model, so they must be equal here.
+    The update may have any names, shapes and dtypes of ``TORCH_DTYPES``: what does not fit is a rejection, not an
+    error. ``tied`` maps each later name of a tensor that has several in the model to its first one: the two are equal
+    there, so they must be equal in the update.
     """
     digest = state_digest(update)
     rejection = _layout(update, global_state) or _values(update) or _tied(update, tied)
@@ -40,13 +45,14 @@ def inspect(update: State, global_state: State, tied: Mapping[str, str]) -> Insp
         if sent.is_floating_point():
             distance = _square_distance(update[name], sent)
             if not math.isfinite(distance) and not bool(torch.isfinite(update[name]).all()):
-                return Inspection(f"non_finite: {name} holds NaN or infinity", None, digest)
+                return Inspection(_reason("non_finite", f"{name} holds NaN or infinity"), None, digest)
             square += distance
     return Inspection(None, math.sqrt(square) if math.isfinite(square) else None, digest)
 
 
 def state_digest(state: State) -> str:
-    """BLAKE3 over each tensor's name, dtype, shape and contiguous little-endian values, in ascending order of names."""
+    """``blake3:hex`` over each tensor's name, dtype, shape and little-endian values in row-major order, the tensors in
+    ascending order of their names."""
     digest = blake3.blake3()
     for name in sorted(state):
         tensor = state[name]
@@ -58,19 +64,26 @@ def state_digest(state: State) -> str:
     return "blake3:" + digest.hexdigest()
 
 
+def _reason(kind: RejectedKind, why: str) -> str:
+    """A reason as the record has it; ``/metrics`` counts what stands before the colon."""
+    return f"{kind}: {why}"
+
+
 def _layout(update: State, global_state: State) -> str | None:
     if update.keys() != global_state.keys():
         missing = [name for name in global_state if name not in update]
         extra = [name for name in update if name not in global_state]
-        parts = [f"{what} {ascii(names[0])[:80]}" for what, names in (("lacks", missing), ("adds", extra)) if names]
-        return f"names: the update {' and '.join(parts)}"
+        parts = [
+            f"{what} {ascii(names[0])[:SHOWN_LENGTH]}" for what, names in (("lacks", missing), ("adds", extra)) if names
+        ]
+        return _reason("names", f"the update {' and '.join(parts)}")
     for name, sent in global_state.items():
         given = update[name]
         if given.shape != sent.shape:
-            return f"shape: {name} is {list(given.shape)} where the model has {list(sent.shape)}"
+            return _reason("shape", f"{name} is {list(given.shape)} where the model has {list(sent.shape)}")
         if given.dtype != sent.dtype:
             kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in (given, sent)]
-            return f"dtype: {name} is {kinds[0]} where the model has {kinds[1]}"
+            return _reason("dtype", f"{name} is {kinds[0]} where the model has {kinds[1]}")
     return None
 
 
@@ -79,10 +92,10 @@ def _values(update: State) -> str | None:
     for name, tensor in update.items():
         # Σ nᵢ·wᵢ must stay finite for a million clients of 2²⁹ samples, or one client's update would be everybody's.
         if tensor.dtype == torch.float64 and tensor.numel() and LARGEST < float(tensor.abs().max()) < math.inf:
-            return f"other: {name} holds values too large to be averaged"
+            return _reason("other", f"{name} holds values too large to be averaged")
         # A byte that is neither 0 nor 1 is no boolean, and what torch makes of it is undefined.
         if tensor.dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
-            return f"other: {name} holds bytes that are neither true nor false"
+            return _reason("other", f"{name} holds bytes that are neither true nor false")
     return None
 
 
@@ -91,7 +104,7 @@ def _tied(update: State, tied: Mapping[str, str]) -> str | None:
         one, other = update[name], update[first]
         same_memory = one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
         if not same_memory and not torch.equal(one, other):
-            return f"other: {name} and {first} share their weights in the model, but differ in the update"
+            return _reason("other", f"{name} and {first} share their weights in the model, but differ in the update")
     return None
 
 

@@ -11,7 +11,8 @@ class Strategy(ABC):
     """How the updates of one round become the next global model.
 
     For every attempt the coordinator calls ``begin`` once, ``add`` once for each update that counts, in ascending order
-    of the client ids as text, and, unless the attempt is aborted, ``finish``. All calls come from one thread.
+    of the client ids as text, and, unless the attempt is aborted, ``finish``. All calls come from one thread. Whatever
+    a strategy raises ends the run as failed.
 
     ``needs`` says how long the tensors given to ``add`` stay valid: ``"stream"`` until ``add`` returns, which keeps
     memory independent of the number of clients, ``"all"`` until ``finish`` returns.
@@ -21,21 +22,27 @@ class Strategy(ABC):
 
     @abstractmethod
     def begin(self, global_state: State) -> None:
-        """Start anew from the global model that was sent out, forgetting an unfinished attempt."""
+        """Start anew from the global model that was sent out (CPU tensors by name, not to be changed), and forget an
+        attempt that was not finished."""
 
     @abstractmethod
     def add(self, update: State, n: int) -> None:
-        """Take one client's tensors (layout of the global model, all finite) and its number of training samples."""
+        """Take one client's tensors and its number of training samples, ``n``, from 1 to 2²⁹ − 1.
+
+        The tensors have the names, shapes and dtypes of the global model and are finite; they need not be contiguous.
+        """
 
     @abstractmethod
     def finish(self) -> State:
-        """The new global model: fresh tensors, layout and dtypes of the old one."""
+        """The new global model: tensors of its own memory, with the names, shapes and dtypes of the old one."""
 
     def state(self) -> State:
-        """Tensors of its own that the next round depends on; they are kept in the same checkpoint."""
+        """The tensors of the strategy's own that the next round depends on, by name. They are kept in the round's
+        checkpoint, beside the model."""
         return {}
 
     def load_state(self, state: State) -> None:
-        """Take back what :meth:`state` returned when the checkpoint was written."""
+        """Take back what :meth:`state` returned when the checkpoint was written. Raises UsageError where it is not for
+        this strategy."""
         if state:
             raise UsageError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}")

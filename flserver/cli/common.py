@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from flserver.store.reader import Reader
 
 db_option = click.option("--db", type=click.Path(), default=None, metavar="PATH", help="The SQLite database.")
-format_option = click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="How the rows are printed: for people, or whole and exact for programs.",
+)
 checkpoint_dir_option = click.option(
     "--checkpoint-dir",
     type=click.Path(path_type=Path),

@@ -3,11 +3,10 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from flserver.text import printable
+from flserver.text import json_number, printable
 
 FORMATS = ("table", "csv", "json")
 
@@ -16,7 +15,7 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str) -
     """The rows in one of ``FORMATS``, with a newline at the end.
 
     In a table, text from outside is escaped, numbers are shortened and NULL is empty. CSV and JSON hold the values as
-    they are, but bytes as hexadecimal digits, and in JSON, which has none, infinities as text.
+    they are, but bytes as hexadecimal digits, and JSON what it has no number for as text.
     """
     if format == "json":
         return json.dumps([dict(zip(columns, map(_json, row), strict=True)) for row in rows], indent=2) + "\n"
@@ -46,7 +45,7 @@ def _cell(value: Any) -> str:
 
 
 def _json(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else _plain(value)
+    return json_number(value) if isinstance(value, float) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

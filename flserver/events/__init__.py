@@ -1,8 +1,9 @@
 """What happened, as typed facts in the past tense.
 
-``runs``, ``connections`` and ``rounds`` hold the facts, ``words`` every closed set of words in them, ``bus`` who is
-told. Every fact is emitted once. The recorder writes it into the ``events`` table and derives the rows of the other
-tables from it in the same transaction; metrics and console see it after that transaction committed.
+``runs``, ``connections`` and ``rounds`` hold the facts, ``words`` every closed set of words in them, ``totals`` what
+the facts of a run come to, ``bus`` who is told. Every fact is emitted once. The recorder writes it into the ``events``
+table and derives the rows of the other tables from it in the same transaction; metrics and console see it after that
+transaction committed.
 
 Units: durations in seconds, sizes in bytes on the wire with the 8 of the length, accuracies and weights 0 to 1, times
 as ``clock.utc_now`` writes them, digests as ``algorithm:hex``.

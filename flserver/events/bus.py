@@ -1,26 +1,26 @@
-"""Where facts go: first to the recorder, and once their transaction has committed, to those who only watch.
+"""Who is told of facts: first the recorder, and once their transaction has committed, those who only watch.
 
-The recorder is critical: where it fails, ``on_failure`` stops the server. Observers are best effort: what one of them
-raises is logged, and costs nobody else anything.
+The recorder is critical: where it fails, the server stops. Observers are best effort: what one of them raises is
+logged, and costs nobody else anything.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from flserver.events import Event
+from flserver.events.event import Event
 
 logger = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
-    """The part of ``store.writer.Writer`` that the bus needs."""
+    """Writes facts down: ``store.writer.Writer``. Both calls raise StoreError once it has failed."""
 
-    def append(self, event: Event) -> None:
-        """Queue an event for its transaction. Raises StoreError once the recorder has failed."""
+    def emit(self, event: Event) -> None:
+        """Queue a fact for its transaction."""
 
-    def flush(self, timeout: float | None = None) -> None:
-        """Wait until everything appended so far is durable. Raises StoreError where it cannot be."""
+    def flush(self) -> None:
+        """Wait until everything emitted so far is durable, and the observers have seen it."""
 
 
 class Observer(Protocol):
@@ -30,27 +30,20 @@ class Observer(Protocol):
 
 
 class Bus:
-    """``emit`` a fact, ``flush`` to know that all facts so far are durable."""
+    """Passes the facts of each committed transaction on to those who watch."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self) -> None:
+        self._observers: tuple[Observer, ...] = ()
 
-    def emit(self, event: Event) -> None:
-        self._recorder.append(event)
+    def subscribe(self, *observers: Observer) -> None:
+        """Let them see what comes from here on. The tuple is replaced as a whole: ``publish`` may be walking it."""
+        self._observers += observers
 
-    def flush(self, timeout: float | None = None) -> None:
-        self._recorder.flush(timeout)
-
-
-def publisher(observers: Sequence[Observer]) -> Callable[[Sequence[Event]], None]:
-    """The function that the recorder calls with the events of each committed transaction."""
-
-    def publish(events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event]) -> None:
+        """Called by the recorder, on its thread."""
         for event in events:
-            for observer in observers:
+            for observer in self._observers:
                 try:
                     observer.observe(event)
                 except Exception:
                     logger.exception("%s failed on %s", type(observer).__name__, type(event).__name__)
-
-    return publish

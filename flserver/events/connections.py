@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flserver.events.event import Event
+from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose, Transport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class ConnectionOpened(Event):
     connection_id: int
     peer_host: str
     peer_port: int
-    transport: str
+    transport: Transport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +27,17 @@ class PeerIdentified(Event):
     peer_host: str
     peer_port: int
     proxy_host: str | None
-    transport: str
+    transport: Transport
     certificate_subject: str | None
     certificate_fingerprint: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionClosed(Event):
-    """A connection ended (``purpose``: register, upload, unknown)."""
+    """A connection ended. ``reason`` says why, as text for people."""
 
     connection_id: int
-    purpose: str
+    purpose: Purpose
     client_id: str | None
     reason: str
     bytes_in: int
@@ -45,18 +46,18 @@ class ConnectionClosed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MessageReceived(Event):
-    """A message came in, whole or not (``outcome``: ok, refused, failed). ``at`` is its last byte's time."""
+    """A message came in, whole or not. ``at`` is the time of its last byte."""
 
     message_id: int
     connection_id: int
     client_id: str | None
     round: int | None
     header: str | None
-    encoding: str
+    encoding: Encoding
     bytes: int
     digest: str | None
     seconds: float
-    outcome: str
+    outcome: Outcome
     reason: str | None
 
 
@@ -71,24 +72,24 @@ class MessageSent(Event):
     round: int | None
     attempt: int | None = None
     header: str
-    encoding: str
+    encoding: Encoding
     bytes: int
     digest: str | None
     seconds: float
     sent_at: str | None = None
-    outcome: str
+    outcome: Outcome
     reason: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientRegistered(Event):
-    """A client was admitted; ``registration`` counts its registrations in this run from 1. ``identity`` is
-    ``authenticated`` by a certificate or ``claimed``; ``label`` is the roster's."""
+    """A client takes part; ``registration`` counts its registrations in this run from 1. ``identity`` says whether a
+    certificate showed who it is; ``label`` is the roster's."""
 
     client_id: str
     registration: int
     connection_id: int
-    identity: str
+    identity: IdentityKind
     data_size: int
     info: Mapping[str, Any]
     rejoined: bool
@@ -97,9 +98,9 @@ class ClientRegistered(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ClientLeft(Event):
-    """A registration ended (``reason``: finished, closed, reset, timeout, protocol, stopped, other)."""
+    """A registration ended."""
 
     client_id: str
     registration: int
     connection_id: int
-    reason: str
+    reason: LeftReason

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from flserver.events.event import Event
+from flserver.events.words import Decision, IdentityKind, MeasuredOn, MetricSource, Participation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +22,18 @@ class AttemptStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ClientMetric:
-    """A number that a client reported with its update, ``measured_on`` the received or the trained model."""
+    """A number that a client reported with its update."""
 
     name: str
-    measured_on: str
+    measured_on: MeasuredOn
     value: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateReceived(Event):
     """A complete upload that decodes and passes the identity rules. ``decision`` is None while it counts and its
-    attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` as in
-    :class:`ClientRegistered`, of the connection that it came on."""
+    attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` says whether
+    a certificate showed whose it is, on the connection that it came on."""
 
     update_id: int
     message_id: int
@@ -41,7 +42,7 @@ class UpdateReceived(Event):
     answers_round: int | None
     answers_attempt: int | None
     arrived_round: int | None
-    decision: str | None
+    decision: Decision | None
     reason: str | None
     update_digest: str
     data_size: int
@@ -49,18 +50,17 @@ class UpdateReceived(Event):
     wait_seconds: float | None
     upload_seconds: float
     update_norm: float | None
-    identity: str = "claimed"
+    identity: IdentityKind = "claimed"
     metrics: tuple[ClientMetric, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOutcome:
-    """What became of one invited client in one attempt (``participation``: answered, dropped, timed_out, not_sent,
-    cut_short). ``update_id`` is set where its update counted, ``weight`` where it was accepted; ``seconds`` is sent to
-    received."""
+    """What became of one invited client in one attempt. ``update_id`` is set where its update counted, ``weight`` where
+    it was accepted; ``seconds`` is sent to received."""
 
     client_id: str
-    participation: str
+    participation: Participation
     update_id: int | None = None
     weight: float | None = None
     seconds: float | None = None
@@ -68,12 +68,12 @@ class ClientOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundMetric:
-    """A number about the global model of ``round`` (``source``: server, evaluate, clients)."""
+    """A number about the global model of ``round``."""
 
     round: int
     name: str
     value: float
-    source: str
+    source: MetricSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +105,12 @@ class RoundCommitted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptAborted(Event):
-    """An attempt ended without a round (``reason``: quorum, server stopped). Its updates whose decision was still
-    NULL are ``aborted``. ``clients`` as in :class:`RoundCommitted`."""
+    """An attempt ended without a round. Its updates whose decision was still NULL are ``aborted``.
+
+    ``reason`` is ``quorum``, ``failed``, or what stopped the server: ``stopped by`` and a signal's name, or ``the audit
+    record failed``. Where the process died there is no such event: the run's ``RunLeftOver`` closes the attempt.
+    ``clients`` is as in :class:`RoundCommitted`.
+    """
 
     round: int
     attempt: int

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flserver.events.event import Event
+from flserver.events.words import LeftReason, OperatorAct, RunState, RunStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +58,19 @@ class RunResumed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunLeftOver(Event):
-    """A run was found ``running`` although its process is gone: it, its open attempt and updates were closed."""
+    """A run was found ``running`` although its process is gone: it, its open attempt, updates, connections and
+    registrations were closed, all with this ``reason``."""
 
     run_id: str
-    reason: str
+    reason: LeftReason
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded(Event):
-    """The run reached a state in which no process works on it (``status``: completed, interrupted, failed)."""
+    """The run reached a state in which no process works on it: ``status`` is any but ``running``."""
 
     run_id: str
-    status: str
+    status: RunStatus
     final_digest: str | None
 
 
@@ -83,15 +85,15 @@ class QuorumSettled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorActed(Event):
-    """Somebody, or a signal, told the server something (``kind``: start, resume, override, stop, upgrade)."""
+    """Somebody, or a signal, told the server something. ``detail`` says what, by the kind."""
 
-    kind: str
+    kind: OperatorAct
     detail: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateChanged(Event):
-    """The run entered a state (joining, running, waiting, completed, interrupted, failed)."""
+    """The run entered a state. ``detail`` says why, as text for people."""
 
-    state: str
+    state: RunState
     detail: str | None = None

@@ -1,12 +1,14 @@
 """Every closed set of words that the rules, the record and the metrics share, each once.
 
 Where a set is iterated over, its members stand in a tuple of the plural name. A reason is free text beyond its kind:
-what stands here of reasons are the kinds that ``/metrics`` counts by.
+what stands here of reasons are the kinds that ``/metrics`` counts by. The sets that the wire needs stand in its own
+modules, because it imports nothing of ours but ``errors``; here they have their second name.
 """
 
 from typing import Final, Literal, get_args
 
 from flserver.errors import Cause
+from flserver.wire import framing, messages
 
 # --- the run ---------------------------------------------------------------------------------------------------------
 
@@ -29,12 +31,19 @@ IdentityKind = Literal["claimed", "authenticated"]
 Direction = Literal["in", "out"]
 DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 
-Encoding = Literal["json", "pickle", "unknown"]
+Encoding = framing.Encoding
 Outcome = Literal["ok", "refused", "failed"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 
 OTHER: Final = "other"
-HEADERS: Final = ("<METADATA>", "<SUCCESS>", "<ERROR>", "<MODEL>", "<FINISHED>", OTHER)
+HEADERS: Final = (
+    messages.Metadata.header,
+    messages.Success.header,
+    messages.Error.header,
+    messages.GlobalModel.header,
+    messages.Finished.header,
+    OTHER,
+)
 """The headers that ``/metrics`` tells apart."""
 
 DropoutReason = Literal[Cause, "protocol"]
@@ -65,6 +74,6 @@ REJECTED_KINDS: Final[tuple[RejectedKind, ...]] = get_args(RejectedKind)
 """What the reason of a rejected update begins with."""
 
 Participation = Literal["answered", "dropped", "timed_out", "not_sent", "cut_short"]
-MeasuredOn = Literal["received", "trained"]
+MeasuredOn = messages.MeasuredOn
 MetricSource = Literal["server", "evaluate", "clients"]
 """``v1_round_metrics.source``."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from flserver.events.words import Transport
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
@@ -17,10 +19,11 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """The other end of a connection: its address, the forwarder's where one spoke for it, and its certificate."""
+    """The other end of a connection: its own address, the forwarder's (``proxy_host``) where one spoke for it, how it
+    speaks, and the certificate that it showed."""
 
     host: str
     port: int
     proxy_host: str | None = None
-    transport: str = "tcp"
+    transport: Transport = "tcp"
     certificate: Certificate | None = None

@@ -12,7 +12,7 @@ from flserver.wire.messages import read_client_id
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A client on the roster."""
+    """A client on the roster. ``label`` is text for people; ``fingerprint`` (``sha256:hex``) its certificate's."""
 
     client_id: str
     label: str | None = None
@@ -36,10 +36,12 @@ class Roster:
         return iter(self._by_id.values())
 
     def get(self, client_id: str) -> Member | None:
+        """The member with this id, if there is one."""
         return self._by_id.get(client_id)
 
     def of(self, certificate: Certificate) -> Member | None:
-        """Whose certificate it is: by fingerprint, else by name where the roster has no fingerprint for that name."""
+        """Whose certificate it is: by its fingerprint, else by its common name where the roster has no fingerprint for
+        the member of that name. None where it is nobody's."""
         member = self._by_fingerprint.get(certificate.fingerprint)
         if member is None and certificate.common_name is not None:
             named = self._by_id.get(certificate.common_name)

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flserver.errors import IdentityRefused
+from flserver.events.words import IdentityKind
 from flserver.identity.peer import Certificate, Peer
 from flserver.identity.roster import Roster
+from flserver.settings import UploadFrom
 
 
 @dataclass(frozen=True)
 class Share:
-    """The uploads that one ``owner`` may have under way are those of so many ``clients``."""
+    """Whom an upload is put down to before it is known whose it is: ``owner``, which stands for so many ``clients``."""
 
     owner: str
     clients: int
@@ -23,27 +25,28 @@ class Share:
 class Identity:
     """The identity rules of a server process.
 
-    ``upload_from`` is ``same-address``, ``any`` or ``certificate``; None takes ``certificate`` where trainers show one
-    (``mutual_tls``), else ``same-address``. ``roster`` is replaced as a whole and never changed in place.
+    ``upload_from`` None is ``certificate`` where trainers show one (``mutual_tls``), else ``same-address``. ``roster``
+    is replaced as a whole and never changed in place.
     """
 
     def __init__(
-        self, upload_from: str | None = None, *, mutual_tls: bool = False, roster: Roster | None = None
+        self, upload_from: UploadFrom | None = None, *, mutual_tls: bool = False, roster: Roster | None = None
     ) -> None:
-        self.upload_from = upload_from or ("certificate" if mutual_tls else "same-address")
+        self.upload_from: UploadFrom = upload_from or ("certificate" if mutual_tls else "same-address")
         self._mutual_tls = mutual_tls
         self.roster = roster
 
-    def of(self, peer: Peer) -> str:
-        """``authenticated`` or ``claimed``, for the record."""
+    def of(self, peer: Peer) -> IdentityKind:
+        """Whether a certificate shows who a peer is, in the record's word."""
         return "authenticated" if self._mutual_tls and peer.certificate is not None else "claimed"
 
     def label(self, client_id: str) -> str | None:
+        """What the roster calls a client, if it says so."""
         member = self.roster.get(client_id) if self.roster is not None else None
         return member.label if member is not None else None
 
     def check(self, client_id: str, peer: Peer) -> None:
-        """Whether a peer may speak for a client at all. Raises IdentityRefused."""
+        """Check that a peer may speak for a client at all. Raises IdentityRefused where it may not."""
         if self._mutual_tls:
             stands_for = self._stands_for(peer.certificate)
             if stands_for != client_id:
@@ -68,18 +71,18 @@ class Identity:
         return client_id
 
     def check_registration(self, client_id: str, peer: Peer, before: Peer | None) -> None:
-        """Whether a peer may register a client, which ``before`` registered in this process if anyone did.
+        """Check that a peer may register a client. ``before`` is who registered it in this process before, if anyone.
 
-        Raises IdentityRefused with the text for the trainer.
+        Raises IdentityRefused where it may not; the message is for the trainer.
         """
         self.check(client_id, peer)
         if before is not None and not self._same(before, peer):
             raise IdentityRefused(f"client {client_id} registered from another address before")
 
     def check_upload(self, client_id: str, peer: Peer, registered: Peer | None) -> None:
-        """Whether a peer may upload for a client, which ``registered`` registered in this process if anyone did.
+        """Check that a peer may upload for a client. ``registered`` is who registered it in this process, if anyone.
 
-        Raises IdentityRefused.
+        Raises IdentityRefused where it may not.
         """
         self.check(client_id, peer)
         if registered is not None and not self._same(registered, peer):
@@ -88,12 +91,16 @@ class Identity:
             )
 
     def _same(self, one: Peer, other: Peer) -> bool:
-        """Two peers that each may speak for a client: whether they count as one."""
+        """Whether two peers, each of which may speak for a client, count as the same."""
         return self.upload_from != "same-address" or one.host == other.host
 
     def expect_upload(self, peer: Peer, registered: Mapping[str, Peer]) -> Share:
-        """As whose an upload of this peer could count, before it is known whose it says it is: those clients of the
-        ``registered`` ones of this process that cannot be told from each other. Raises IdentityRefused for nobody's."""
+        """As whose an upload of this peer could count, before its message says whose it is.
+
+        ``registered`` are the peers that registered in this process, by client. A certificate stands for one client;
+        without one, all clients of an address, or all there are, cannot be told from each other. Raises IdentityRefused
+        where it could be nobody's.
+        """
         if self._mutual_tls:
             stands_for = self._stands_for(peer.certificate)
             if stands_for not in registered:

@@ -1,4 +1,4 @@
-"""Architectures by name, fit to be pickled, and how well they do."""
+"""Architectures by name, and a model in the form in which it travels."""
 
 import copy
 import importlib
@@ -36,13 +36,14 @@ class NeuralNet(nn.Module):
 
 
 def build(spec: str, seed: int, num_outputs: int | None = None) -> nn.Module:
-    """The model that ``spec`` names, on the CPU in training mode; its weights depend on ``seed`` alone.
+    """Build the model that ``spec`` names, on the CPU in training mode. Its weights depend on ``seed`` alone.
 
     ``neural_net_helper:NeuralNet`` is built in where no module of that name can be imported. ``torchvision:NAME`` is a
-    classification model without pretrained weights, with ``num_outputs`` classes if given. ``package.module:factory``
-    is called without arguments. The caller's CPU random state is left as it was.
+    classification model without pretrained weights; it tells ``num_outputs`` classes apart, or as many as torchvision
+    says where that is None. ``package.module:factory`` is called without arguments. The caller's CPU random state is
+    left as it was.
 
-    Raises UsageError, one line, where that gives no model that can travel.
+    Raises UsageError, one line, where this gives no model, or one that cannot travel.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -90,9 +91,10 @@ def _check_fit_to_travel(module: nn.Module, what: str) -> None:
         tensor = holder[key]
         if nn.parameter.is_lazy(tensor):
             raise UsageError(f"{what}: {name} has no shape yet (a lazy module)")
-        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.dtype)[6:]
+        dtype, layout = (str(of).removeprefix("torch.") for of in (tensor.dtype, tensor.layout))
+        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else dtype
         if kind not in DTYPES or tensor.layout != torch.strided:
-            raise UsageError(f"{what}: {name} is a {kind} tensor of layout {str(tensor.layout)[6:]}: not supported")
+            raise UsageError(f"{what}: {name} is a {kind} tensor of layout {layout}: not supported")
     for place, part in module.named_modules():
         for attribute, value in vars(part).items():
             if "_hooks" in attribute and value:
@@ -102,10 +104,10 @@ def _check_fit_to_travel(module: nn.Module, what: str) -> None:
 
 
 def wire_module(module: nn.Module) -> nn.Module:
-    """A deep copy to be pickled: in training mode, every tensor the whole of a contiguous storage on the CPU.
+    """A deep copy of ``module`` that can be pickled: in training mode, on the CPU, each tensor alone in its storage.
 
-    Tied entries become one object, because pickle keeps ties between identical objects only.
-    Raises UsageError where the module cannot be copied or carries hooks.
+    Entries of the state that share their memory become one object: pickle keeps ties between identical objects only.
+    Raises UsageError where the module cannot be copied, carries hooks, or holds a tensor that has no place on the wire.
     """
     _check_fit_to_travel(module, "the model")
     first = tied_names(module)

@@ -20,12 +20,12 @@ from flserver.models.state import State
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")
+NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")  # the round, and 16 digits of the digest
 
 
 @dataclass(frozen=True)
 class Written:
-    """A durable checkpoint: its path below the checkpoint directory, its digest and size (bytes)."""
+    """A durable checkpoint: its path below the checkpoint directory, its digest (``sha256:hex``) and size (bytes)."""
 
     path: str
     digest: str
@@ -36,6 +36,7 @@ class CheckpointStore:
     """The files of one run, in a folder of its own below ``directory``."""
 
     def __init__(self, directory: Path, run_id: str) -> None:
+        """Nothing is touched yet: ``directory`` (``--checkpoint-dir``) need not exist."""
         self.directory = directory
         self._run_id = run_id
         self._folder = directory / run_id
@@ -53,9 +54,11 @@ class CheckpointStore:
             raise UsageError(f"--checkpoint-dir: {self._folder} cannot be written")
 
     def write(self, round: int, model: State, strategy: State) -> Written:
-        """Write a round's file and return when it would survive a power loss.
+        """Write the file of ``round``, and return once it would survive a power loss.
 
-        Raises CheckpointError; a failed fsync is not tried again, for the kernel may have dropped the pages.
+        ``strategy`` are the strategy's own tensors (:meth:`flserver.aggregation.Strategy.state`). Raises
+        CheckpointError where a tensor has a dtype that no checkpoint can hold, or the file cannot be written. A failed
+        fsync is not tried again: the kernel may have dropped the pages.
         """
         temporary = self._folder / f".round-{round:06d}.partial"
         pieces = list(serialize(model, strategy))
@@ -73,22 +76,23 @@ class CheckpointStore:
         return Written(f"{self._run_id}/{name}", digest, sum(map(len, pieces)))
 
     def read(self, path: str, digest: str | None) -> tuple[State, State]:
-        """The model's and the strategy's tensors of a file, after its digest was checked.
+        """Read the model's and the strategy's tensors from the file at ``path``, below the checkpoint directory.
 
-        Raises CheckpointError where the file is missing, does not match or is not a checkpoint.
+        Raises CheckpointError where the file is missing, has another digest than ``digest`` (None: any) or is no
+        checkpoint.
         """
         return read(self.directory / path, digest)
 
     def files(self) -> dict[Path, int]:
-        """The run's checkpoint files and the rounds in their names."""
+        """Each checkpoint file of the run, with the round in its name; empty where there is no folder."""
         if not self._folder.is_dir():
             return {}
         return {p: int(m[1]) for p in sorted(self._folder.iterdir()) if (m := NAME.fullmatch(p.name))}
 
     def clean(self, committed: int) -> None:
-        """Before going on from round ``committed``: remove what a crash left of the next round.
+        """Remove what a crash left of the round after ``committed``, the last one in the database (-1: none).
 
-        Raises CheckpointError for a file two or more rounds ahead: the database has lost commits.
+        Raises CheckpointError where a file is from a later round still: then the database has lost commits.
         """
         ahead = [path for path, round in self.files().items() if round >= committed + 2]
         if ahead:
@@ -104,7 +108,8 @@ class CheckpointStore:
             path.unlink()
 
     def delete(self, path: str) -> None:
-        """Prune a file. One that is gone already is fine, and one that cannot go costs disk, not the run."""
+        """Delete the file at ``path``, below the checkpoint directory. It may be gone already; where it cannot be
+        deleted, that is logged, because it costs disk and not the run."""
         try:
             (self.directory / path).unlink(missing_ok=True)
         except OSError as error:
@@ -112,7 +117,7 @@ class CheckpointStore:
 
 
 def free_space(directory: Path) -> int:
-    """Bytes free where ``directory`` is or will be."""
+    """How many bytes are free on the disk on which ``directory`` lies, or will lie once it is made."""
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
 

@@ -14,13 +14,16 @@ from flserver.wire.dtypes import DTYPES
 
 STRATEGY_PREFIX = "__strategy__."
 FORMAT = "flserver checkpoint 1"
+HEADER_BYTES = 4096  # generous for what a file holds besides its tensors and their entries
+ENTRY_BYTES = 160  # a tensor's name, dtype, shape and place in the header: some 90 with torchvision's names
 CODES = {TORCH_DTYPES[dtype.name]: dtype.code for dtype in DTYPES.values()}
 
 
 def read(path: Path, digest: str | None) -> tuple[State, State]:
-    """The model's and the strategy's tensors in a checkpoint file.
+    """Read the model's and the strategy's tensors from the checkpoint file at ``path``.
 
-    Raises CheckpointError where it is missing, does not match ``digest`` or is not a checkpoint.
+    Raises CheckpointError where the file is missing, has another digest than ``digest`` (``sha256:hex``; None: any) or
+    is no checkpoint.
     """
     try:
         content = path.read_bytes()
@@ -39,10 +42,12 @@ def read(path: Path, digest: str | None) -> tuple[State, State]:
 
 
 def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, in pieces that do not copy the tensors.
+    """The bytes of a safetensors file with both states' tensors, in pieces. No piece is a copy of a tensor.
 
-    Source: the safetensors format, https://github.com/huggingface/safetensors#format. The library itself writes only
-    whole files that it names, without fsync, and copies every tensor first.
+    Equal states give equal bytes, whatever the order of their names. Raises CheckpointError, before the first piece,
+    where a tensor's dtype is none of :data:`flserver.wire.dtypes.DTYPES`. Source: the safetensors format,
+    https://github.com/huggingface/safetensors#format. The library itself writes only whole files that it names, without
+    fsync, and copies every tensor first.
     """
     own = {STRATEGY_PREFIX + name: tensor for name, tensor in strategy.items()}
     # A dict's order is no part of a state, but would be of the digest. Wide elements first keeps all of them aligned.
@@ -68,7 +73,12 @@ def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
 
 
 def estimate(model: State, rounds: int, keep: int) -> int:
-    """Bytes on disk for a run of ``rounds`` rounds: all of them, or the newest ``keep``, the best and the next."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values()) + 4096 + 160 * len(model)
+    """About how many bytes the checkpoints of ``rounds`` more rounds of ``model`` need on the disk.
+
+    ``keep`` is ``--keep-checkpoints``: with 0 all of them stay, and the one they begin from; else the newest ``keep``,
+    the best and, while it is written, the next.
+    """
+    tensors = sum(tensor.numel() * tensor.element_size() for tensor in model.values())
+    size = tensors + HEADER_BYTES + ENTRY_BYTES * len(model)
     files = rounds + 1 if keep == 0 else min(rounds + 1, keep + 2)
     return size * files

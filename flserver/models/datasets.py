@@ -1,8 +1,9 @@
 """Data sets by name, and how clients share them out: for evaluation on the server and for flclient.
 
-Every function gives ``x``, float32 from 0 to 1 with the samples first, and ``y``, int64 labels (N,). What is missing
-or damaged is a UsageError of one line that says which file. Nothing here reads a pickle: that is why CIFAR-10 comes
-from its binary version.
+Data are a pair: ``x``, float32 from 0 to 1, with the samples first, and ``y``, int64 class numbers (N,). A sample of
+fldata is (784,), one of cifar10 (3, 32, 32), one of the others (1, 28, 28). Where a file is missing or damaged, the
+functions raise UsageError, one line that names it. Nothing here reads a pickle: that is why CIFAR-10 comes from its
+binary version.
 """
 
 import gzip
@@ -18,12 +19,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from flserver.errors import UsageError
+from flserver.settings import DATASETS
 
 Data = tuple[Tensor, Tensor]
+MOST_DRAWS = 100  # of a partition that leaves somebody without samples
 
 
 class Archive(NamedTuple):
-    """A file to fetch, and what it should be."""
+    """A file to fetch: where it is, and the MD5 (hex) that it should have."""
 
     url: str
     md5: str
@@ -75,24 +78,19 @@ PUBLISHED = {
         "cifar-10-batches-bin",
         tuple(f"data_batch_{part}.bin" for part in range(1, 6)),
         ("test_batch.bin",),
-        (
-            Archive(
-                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-                "c32a1d4ab5d03f1284b67883e8d87530",
-            ),
-        ),
+        (Archive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
     ),
 }
-DATASETS = ("fldata", "digits", *PUBLISHED)
 
 
 def load_train(
     dataset: str, data_dir: Path | None, client_id: str, num_clients: int, partition: str, seed: int
 ) -> Data:
-    """The training data of one client.
+    """The training data of one client, from below ``data_dir`` (None: where ``--data-dir`` has its default).
 
-    fldata has a file for every client; of the others, client ``"1"`` to ``str(num_clients)`` has the part of that
-    number (see :func:`partition_indices`). Raises UsageError.
+    fldata has a file for every client. The others are cut into ``num_clients`` parts (see :func:`partition_indices` for
+    ``partition`` and ``seed``), and ``client_id`` is the number of one of them, ``"1"`` to ``str(num_clients)``.
+    Raises UsageError where there is no such data set, part or file.
     """
     if dataset == "fldata":
         return _read_fldata([_fldata_file(data_dir, "train", client_id)])
@@ -105,9 +103,10 @@ def load_train(
 
 
 def load_test(dataset: str, data_dir: Path | None, client_id: str | None = None) -> Data:
-    """The test data: of fldata, the client's file, or every client's where ``client_id`` is None; else the test split.
+    """The test data, from below ``data_dir`` (None: where ``--data-dir`` has its default).
 
-    Raises UsageError.
+    Of fldata that is the file of ``client_id``, or those of all clients where it is None; of the others the test split,
+    whoever asks. Raises UsageError where there is no such data set or file.
     """
     if dataset != "fldata":
         return _load_whole(dataset, data_dir, "test")
@@ -121,11 +120,11 @@ def load_test(dataset: str, data_dir: Path | None, client_id: str | None = None)
 
 
 def partition_indices(y: Tensor, partition: str, num_clients: int, seed: int) -> list[Tensor]:
-    """Which samples each client has: ``num_clients`` disjoint index tensors that cover all of ``y``, none empty.
+    """Which samples each client has: ``num_clients`` int64 tensors of indices, disjoint, none empty, all of ``y`` (N,).
 
     ``iid`` deals shuffled samples out evenly. ``dirichlet:A`` draws for each class the clients' shares from a symmetric
-    Dirichlet distribution of concentration A (Hsu et al. 2019): the smaller A, the fewer classes a client has.
-    The parts depend on the arguments alone. Raises UsageError.
+    Dirichlet distribution of concentration A (Hsu et al. 2019): the smaller A, the fewer classes a client has. The
+    parts depend on the arguments alone. Raises UsageError for another ``partition`` and for too few samples.
     """
     if len(y) < num_clients:
         raise UsageError(f"{len(y)} samples are too few for --num-clients {num_clients}")
@@ -135,7 +134,7 @@ def partition_indices(y: Tensor, partition: str, num_clients: int, seed: int) ->
         return list(torch.from_numpy(random.permutation(len(y))).tensor_split(num_clients))
     concentration = _concentration(partition)
     labels = y.numpy()
-    for _ in range(100):
+    for _ in range(MOST_DRAWS):
         parts: list[list[Any]] = [[] for _ in range(num_clients)]
         for label in np.unique(labels):
             members = random.permutation(np.flatnonzero(labels == label))
@@ -220,7 +219,7 @@ def _read_digits(split: str) -> Data:
     except ImportError as error:
         raise UsageError("the data set digits needs scikit-learn: pip install 'flserver[demo]'") from error
     digits = load_digits()
-    images = torch.from_numpy(digits.data).reshape(-1, 1, 8, 8).to(torch.float32) / 16
+    images = torch.from_numpy(digits.data).reshape(-1, 1, 8, 8).to(torch.float32) / 16  # the brightest
     # nearest, because it only copies numbers: the same bits on every machine
     x = functional.interpolate(images, size=(28, 28), mode="nearest")
     order = np.random.RandomState(0).permutation(len(x))

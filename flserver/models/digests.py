@@ -8,7 +8,7 @@ from flserver.errors import CheckpointError
 
 
 def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
-    """``sha256:hex`` of the pieces together."""
+    """``sha256:hex`` of all pieces one after another."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -16,13 +16,14 @@ def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """``sha256:hex`` of a file, read in pieces. Raises OSError."""
+    """``sha256:hex`` of the file at ``path``, which is read in pieces. Raises OSError."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def check_file(path: Path, digest: str) -> None:
-    """Raises CheckpointError where a checkpoint is missing or does not match the digest on record."""
+    """Read the checkpoint at ``path``. Raises CheckpointError where it cannot be read, or its digest is not ``digest``,
+    the one on record (``sha256:hex``)."""
     try:
         found = sha256_of_file(path)
     except OSError as error:
@@ -31,6 +32,7 @@ def check_file(path: Path, digest: str) -> None:
 
 
 def check_digest(path: Path, digest: str, found: str) -> None:
-    """Raises CheckpointError where a checkpoint's digest, ``found``, is not that on record."""
+    """Raises CheckpointError where ``found``, the digest of the checkpoint at ``path``, is not ``digest``, the one on
+    record."""
     if found != digest:
         raise CheckpointError(f"checkpoint {path} does not match its digest: the record says {digest}, it is {found}")

@@ -6,16 +6,21 @@ from torch.nn import functional
 
 from flserver.errors import UsageError, one_line
 
+BATCH_SIZE = 1024  # samples whose activations are in memory at once
+
 
 def device_for(use_cuda: bool | None) -> torch.device:
-    """The device that ``--use-cuda`` means. Raises UsageError where CUDA is asked for and there is none."""
+    """The device that a value of ``--use-cuda`` means; None is CUDA if there is one.
+
+    Raises UsageError where CUDA is asked for and there is none.
+    """
     if use_cuda and not torch.cuda.is_available():
         raise UsageError("--use-cuda: this machine has no CUDA device that torch can use")
     return torch.device("cuda" if use_cuda or (use_cuda is None and torch.cuda.is_available()) else "cpu")
 
 
 def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The mean negative log-likelihood (nats) of ``labels`` (N,) under ``outputs`` (N, classes).
+    """The mean negative log-likelihood (nats) of ``labels``, int64 (N,), under ``outputs`` (N, classes): a tensor ().
 
     Outputs may be log-probabilities or logits: log_softmax leaves log-probabilities as they are, so that cross entropy
     is the negative log-likelihood of both, and so are its gradients.
@@ -24,11 +29,12 @@ def loss_of(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def loss_and_accuracy(
-    module: nn.Module, x: Tensor, y: Tensor, device: torch.device, batch_size: int = 1024
+    module: nn.Module, x: Tensor, y: Tensor, device: torch.device, batch_size: int = BATCH_SIZE
 ) -> tuple[float, float]:
     """The mean loss (see :func:`loss_of`) and the accuracy, 0 to 1, of ``module`` in evaluation mode.
 
-    ``x`` (N, …) and ``y`` (N,) are moved to ``device``, where the module must be, a batch at a time. N is not 0.
+    ``x`` (N, …) are the inputs and ``y``, int64 (N,), the labels; N is not 0. Both are moved to ``device``, where the
+    module must be, ``batch_size`` samples at a time. The module's mode is afterwards what it was.
     """
     was_training = module.training
     module.eval()
@@ -44,7 +50,11 @@ def loss_and_accuracy(
 
 
 def check_data_fits(module: nn.Module, x: Tensor, y: Tensor, what: str) -> None:
-    """Raises UsageError where a module on the CPU does not turn ``x`` into one row of classes, all of ``y`` in it."""
+    """Run ``module``, which is on the CPU, on the first sample.
+
+    ``x`` (N, …) are the inputs, ``y``, int64 (N,), the labels, ``what`` the data's name. Raises UsageError where the
+    module does not take ``x``, does not turn it into (N, classes), or has no class for one of the labels.
+    """
     was_training = module.training
     try:
         with torch.no_grad():

@@ -7,8 +7,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class MadeRound:
-    """A committed round, as far as its checkpoint goes: ``checkpoint`` is the file's path below the checkpoint
-    directory, ``loss`` and ``accuracy`` (0 to 1) are None where the round was not measured."""
+    """A committed round, as far as its checkpoint is concerned.
+
+    ``checkpoint`` is the file's path below the checkpoint directory. ``loss`` (nats) and ``accuracy`` (0 to 1) are None
+    where they were not measured.
+    """
 
     round: int
     attempt: int
@@ -23,7 +26,8 @@ class MadeRound:
 
 
 def best(rounds: Iterable[MadeRound]) -> MadeRound | None:
-    """The highest accuracy, then the lower loss, then the newer; without accuracy the lowest loss; else None."""
+    """The round of the highest accuracy; of several, that of the lower loss, then the newest. Where no round has an
+    accuracy, that of the lowest loss; None where none has either."""
     measured = [made for made in rounds if made.accuracy is not None or made.loss is not None]
     return max(measured, key=_quality, default=None)
 
@@ -35,8 +39,10 @@ def _quality(made: MadeRound) -> tuple[float, float, int]:
 
 
 def going(rounds: Sequence[MadeRound], keep: int) -> list[MadeRound]:
-    """Of ``rounds``, in ascending order, those whose checkpoint is to be pruned: all but the newest ``keep`` and the
-    best. ``keep`` 0 keeps all."""
+    """Those of ``rounds`` whose checkpoint is to be pruned: all but the newest ``keep`` and the best one.
+
+    ``rounds`` are in ascending order. With ``keep`` 0 all stay.
+    """
     if keep == 0:
         return []
     staying = {*rounds[-keep:], best(rounds)}

@@ -17,7 +17,8 @@ from flserver.wire.dtypes import DTYPES
 from flserver.wire.pickles import Module, TensorView
 
 State = dict[str, Tensor]
-"""The names and order of ``state_dict()``; every tensor contiguous, on the CPU and cut off from autograd."""
+"""A model's tensors in the order of ``state_dict()``: on the CPU, cut off from autograd, and contiguous unless they
+came over the wire."""
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 """The dtypes that a model may hold, by their name."""
@@ -29,7 +30,8 @@ with warnings.catch_warnings():
 
 
 def slots(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Where each entry of ``state_dict()`` is kept, in its order: (name, the dict that holds it, the key in that)."""
+    """Where each entry of ``module.state_dict()`` is kept, in its order: its name, after ``prefix``; the dict of the
+    module, or of a module in it, that holds it; its key in that dict."""
     kept = [key for key in module._buffers if key not in module._non_persistent_buffers_set]
     for holder, keys in ((module._parameters, list(module._parameters)), (module._buffers, kept)):
         for key in keys:
@@ -41,11 +43,13 @@ def slots(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, dict[str, 
 
 
 def whole(tensor: Tensor) -> Tensor:
+    """A copy of ``tensor`` on the CPU that is contiguous and fills its storage, cut off from autograd."""
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 
 def state_of(module: nn.Module) -> State:
-    """A copy of the module's state that later training does not touch; ties are kept."""
+    """A copy of the module's state, which later training does not touch. Entries that share their memory in the module
+    are one tensor in the copy too."""
     first = tied_names(module)
     state: State = {}
     for name, tensor in module.state_dict().items():
@@ -54,7 +58,7 @@ def state_of(module: nn.Module) -> State:
 
 
 def empty_state(dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, torch.Size]) -> State:
-    """Tensors of zeros of these dtypes and shapes, by name, in one piece of memory that is cheap to fill."""
+    """Tensors of zeros, in one piece of memory that is cheap to fill. ``dtypes`` and ``shapes`` have the same names."""
     sizes = {name: math.prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
     memory = torch.frombuffer(anonymous(sum(map(_aligned, sizes.values())) or 1), dtype=torch.uint8)
     state, offset = {}, 0
@@ -70,16 +74,15 @@ def _aligned(size: int) -> int:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy ``state`` into the module, on whatever device that is. Raises UsageError where the layouts differ."""
+    """Copy ``state`` into the module, on whatever device that is. Raises UsageError where a name, shape or dtype
+    differs."""
     check_same_layout(module.state_dict(), state, "the state")
     module.load_state_dict(state)
 
 
 def as_tensor(view: TensorView) -> Tensor:
-    """A tensor over the view's own memory. Over a read-only buffer it must not be written to.
-
-    Raises KeyError for a dtype that is not in ``TORCH_DTYPES``.
-    """
+    """A tensor, of the view's shape and dtype, over the view's own memory. Over a read-only buffer it must not be
+    written to. Raises KeyError for a dtype that is not in ``TORCH_DTYPES``."""
     dtype = TORCH_DTYPES[view.dtype]
     count = len(view.storage) // dtype.itemsize
     if count == 0:  # torch.frombuffer refuses empty buffers
@@ -88,24 +91,32 @@ def as_tensor(view: TensorView) -> Tensor:
 
 
 def read_state(module: Module) -> State:
-    """The state of a module on the wire, as tensors over its memory: not copied, not made contiguous."""
+    """The state of a module that came over the wire, as tensors over the memory of its body: they are not copied, and
+    not all of them are contiguous."""
     return {name: as_tensor(view) for name, view in module.tensors.items()}
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """A tensor's values as little-endian bytes in row-major order; its own memory where it is contiguous."""
+    """The values of a tensor on the CPU as little-endian bytes in row-major order: its own memory where it is
+    contiguous, else a copy."""
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
     return memoryview(flat.numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers; its stubs say so from 3.12
 
 
 def write_state(template: Module, state: Mapping[str, Tensor]) -> None:
-    """Copy each tensor of ``state`` into the template's memory. Raises KeyError where a name is missing."""
+    """Copy each tensor of ``state`` into the memory of the template's tensor of that name, which has its shape.
+
+    Raises KeyError where ``state`` lacks a name.
+    """
     for name, view in template.tensors.items():
         as_tensor(view).copy_(state[name].detach())
 
 
 def tied_names(source: nn.Module | Mapping[str, Tensor]) -> dict[str, str]:
-    """Each later name of a tensor that has several, with its first name: same storage, offset, shape and stride."""
+    """The names of tensors that have an earlier name in ``source``, a module or a state, each with the first one.
+
+    Two names mean one tensor where memory, dtype, shape and stride are the same.
+    """
     tensors = source.state_dict() if isinstance(source, nn.Module) else source
     first: dict[tuple[Any, ...], str] = {}
     tied = {}
@@ -118,7 +129,7 @@ def tied_names(source: nn.Module | Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def read_weights(path: Path) -> State:
-    """The tensors of a safetensors file. Raises UsageError, one line, where it cannot be read."""
+    """Read the tensors of the safetensors file at ``path``. Raises UsageError, one line, where it cannot be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -126,7 +137,10 @@ def read_weights(path: Path) -> State:
 
 
 def check_same_layout(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Raises UsageError that names the first tensor whose name, shape or dtype differs; the order is free."""
+    """Raises UsageError where the tensors' names, shapes or dtypes in ``given`` are not those in ``expected``.
+
+    Their order is free. The error begins with ``what``, which says what was given, and names the first difference.
+    """
     for name, tensor in expected.items():
         if name not in given:
             raise UsageError(f"{what} lacks {name}")

@@ -8,7 +8,7 @@ from typing import Any
 from flserver.errors import UsageError
 from flserver.identity.roster import Roster, read_roster
 from flserver.identity.rules import Identity
-from flserver.network.preamble import Introduction, networks
+from flserver.network.preamble import Preamble, networks
 from flserver.network.tls import Tls
 from flserver.settings import NetworkPolicy, ServerSettings
 from flserver.wire.proxy_header import plain_host
@@ -47,7 +47,7 @@ class Admission:
         roster, needed = self.identity.roster, settings.rounds.min_clients
         if roster is not None and len(roster) < needed:
             raise UsageError(f"--min-clients {needed}: only {len(roster)} are on the roster {policy.clients}")
-        self.introduction = Introduction(
+        self.preamble = Preamble(
             tls=self._tls,
             proxies=networks(policy.trusted_proxy) if policy.trusted_proxy is not None else (),
             seconds=settings.network.first_frame_timeout,

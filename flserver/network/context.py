@@ -1,13 +1,13 @@
-"""What every session works with."""
+"""What all sessions share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from flserver.events.bus import Bus
+from flserver.events.bus import Recorder
 from flserver.identity.rules import Identity
 from flserver.network.memory import ReceiveMemory
-from flserver.network.preamble import Introduction
+from flserver.network.preamble import Preamble
 from flserver.network.transport import Pace
 from flserver.rounds.exchange import Exchange
 from flserver.wire.pickles import PickleLimits
@@ -15,7 +15,12 @@ from flserver.wire.pickles import PickleLimits
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one connection may use (bytes, seconds)."""
+    """What one connection may use.
+
+    ``json`` and ``pickle`` are the longest bodies (bytes), ``tensors`` what a model's may hold together (bytes),
+    ``pickles`` what reading one may take; ``first_frame`` (seconds) is for its first bytes, ``pace`` for the rest;
+    ``peer_timeout`` (seconds) is for a machine that does not answer any more.
+    """
 
     json: int
     pickle: int
@@ -27,15 +32,18 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
-    """The parts of the server that a session uses. ``message_ids`` and ``update_ids`` give numbers unique in the
-    database."""
+class Context:
+    """The parts of the server that a session uses.
+
+    ``tied`` maps the later name of shared weights to the first one. ``message_ids`` and ``update_ids`` give numbers
+    unique in the database.
+    """
 
     exchange: Exchange
-    bus: Bus
+    recorder: Recorder
     memory: ReceiveMemory
     limits: Limits
-    introduction: Introduction
+    preamble: Preamble
     identity: Identity
     tied: Mapping[str, str]
     message_ids: "count[int]"

@@ -28,10 +28,12 @@ class Listener:
 
     @property
     def address(self) -> tuple[str, int]:
+        """The host and port that are listened on."""
         host, port = self.socket.getsockname()[:2]
         return host, port
 
     def close(self) -> None:
+        """Stop listening. May be called again."""
         # A thread blocked in accept wakes by shutdown, not by close.
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)

@@ -10,6 +10,7 @@ More bodies at full speed than there are processors take memory and gain nothing
 of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
 """
 
+import errno
 import logging
 import mmap
 import os
@@ -40,8 +41,8 @@ class Room:
         buffer: mmap.mmap,
         size: int,
         charged: int,
-        owner: Hashable = None,
-        share: int | None = None,
+        owner: Hashable,
+        share: int,
     ) -> None:
         self._memory = memory
         self.owner, self.share, self.owned = owner, share, 0  # of the memory's own books
@@ -139,7 +140,7 @@ class ReceiveMemory:
         """Bytes of memory that rooms use, and that were not yet given back."""
         return self._in_use
 
-    def take(self, size: int, owner: Hashable = None, share: int | None = None) -> Room:
+    def take(self, size: int, owner: Hashable, share: int) -> Room:
         """Room for ``size`` bytes, of which none are made sure of yet. Waits, briefly, for a lane.
 
         All rooms of one ``owner`` have ``share`` bytes together. Raises NoRoom where the system has no address space,
@@ -185,6 +186,7 @@ class ReceiveMemory:
         return self._closed or sum(entered > recent for entered in self._lanes.values()) < self._lane_count
 
     def leave_lane(self, room: Room) -> None:
+        """Let the next one in. For rooms; a second call does nothing."""
         with self._changed:
             if self._lanes.pop(room, None) is not None:
                 self._changed.notify_all()
@@ -196,7 +198,7 @@ class ReceiveMemory:
         """
         with self._changed:
             owned = self._owned.get(room.owner, 0) - room.owned + size
-            if size and room.share is not None and owned > room.share:
+            if size and owned > room.share:
                 raise NoRoom(f"more than {room.share} bytes of updates are under way from where it comes")
             room.owned = size
             self._owned[room.owner] = owned
@@ -208,6 +210,7 @@ class ReceiveMemory:
         return self._in_use > self.budget // 2
 
     def give_back(self, buffer: mmap.mmap, charged: int) -> None:
+        """Take a room's buffer back, which was charged with so many bytes."""
         with self._changed:
             self._in_use -= charged
             # Kept for the next update: fresh pages cost as much as copying the update once.
@@ -228,7 +231,7 @@ class ReceiveMemory:
         """
         disk = os.fstatvfs(descriptor)
         if disk.f_bavail * disk.f_frsize - size < self._disk_reserve:
-            raise OSError(28, os.strerror(28))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(descriptor, start, size)
 
     def move_to_file(self, body: memoryview) -> memoryview:

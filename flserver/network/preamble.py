@@ -39,7 +39,7 @@ def networks(text: str) -> tuple[Network, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Introduction:
+class Preamble:
     """How connections begin on this port. ``seconds`` is for each of the two steps."""
 
     tls: Tls | None

@@ -1,41 +1,52 @@
 """What goes on record of one connection: that it opened, every message in and out, what came of it, how it ended."""
 
 import contextlib
+from dataclasses import dataclass
 from itertools import count
-
-import blake3
 
 from flserver import events
 from flserver.aggregation.checks import Inspection
-from flserver.clock import monotonic, utc_now
-from flserver.errors import ConnectionLost, StoreError
-from flserver.events.bus import Bus
+from flserver.errors import StoreError
+from flserver.events.bus import Recorder
+from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose
 from flserver.identity.peer import Peer
-from flserver.network.channel import Channel
-from flserver.network.transport import Pace, Progress, Received, send_frame
-from flserver.rounds import Registration, Verdict
-from flserver.rounds.exchange import Submission, Ticket
-from flserver.wire.messages import FINISHED_BODY, Error, Finished, Metadata, Success, Update, encode_json
-from flserver.wire.protocol import Connection
+from flserver.network.transport import Received
+from flserver.rounds import Registration, SentModel, Verdict
+from flserver.rounds.updates import Submission
+from flserver.wire.messages import Metadata, Update
 
 
-class Correspondence:
+@dataclass(frozen=True)
+class Outgoing:
+    """A frame to be sent. ``digest`` is that of its body; ``sent`` is set for a <MODEL>."""
+
+    header: str
+    encoding: Encoding
+    body: bytes | memoryview
+    digest: str
+    sent: SentModel | None = None
+
+
+class ConnectionRecord:
     """Emits the events of one connection. ``message_ids`` gives numbers unique in the database.
 
     ``purpose`` and ``client_id`` are set as soon as the first message tells.
     """
 
-    def __init__(self, bus: Bus, connection_id: int, message_ids: "count[int]") -> None:
-        self._bus = bus
+    def __init__(self, recorder: Recorder, connection_id: int, message_ids: "count[int]") -> None:
+        self._recorder = recorder
         self._message_ids = message_ids
         self.connection_id = connection_id
-        self.purpose = "unknown"
+        self.purpose: Purpose = "unknown"
         self.client_id: str | None = None
         self.messages_in = 0
         self._bytes_in = self._bytes_out = 0
 
+    # --- the connection ----------------------------------------------------------------------------------------------
+
     def opened(self, peer: Peer) -> None:
-        self._bus.emit(
+        """A peer connected."""
+        self._recorder.emit(
             events.ConnectionOpened(
                 connection_id=self.connection_id, peer_host=peer.host, peer_port=peer.port, transport=peer.transport
             )
@@ -44,7 +55,7 @@ class Correspondence:
     def identified(self, peer: Peer) -> None:
         """A forwarder, or TLS, told who the peer is."""
         certificate = peer.certificate
-        self._bus.emit(
+        self._recorder.emit(
             events.PeerIdentified(
                 connection_id=self.connection_id,
                 peer_host=peer.host,
@@ -56,18 +67,10 @@ class Correspondence:
             )
         )
 
-    def count_bytes(self, count: int) -> None:
-        """Bytes came in that are no message's."""
-        self._bytes_in += count
-
-    def not_begun(self, outcome: str, reason: str) -> None:
-        """What came before the first frame, ``count_bytes`` of it, was not what has to come there."""
-        if self._bytes_in or outcome == "refused":
-            self._message_received(utc_now(), None, None, "unknown", self._bytes_in, None, 0.0, outcome, reason)
-
     def closed(self, reason: str) -> None:
+        """The connection ended."""
         with contextlib.suppress(StoreError):  # the server is stopping because of it
-            self._bus.emit(
+            self._recorder.emit(
                 events.ConnectionClosed(
                     connection_id=self.connection_id,
                     purpose=self.purpose,
@@ -78,79 +81,78 @@ class Correspondence:
                 )
             )
 
+    # --- messages ----------------------------------------------------------------------------------------------------
+
+    def count_bytes(self, count: int) -> None:
+        """Bytes came in that are no message's."""
+        self._bytes_in += count
+
+    def not_begun(self, outcome: Outcome, reason: str) -> None:
+        """What came before the first frame, ``count_bytes`` of it, was not what has to come there."""
+        if not self._bytes_in and outcome != "refused":
+            return
+        self.messages_in += 1
+        self._recorder.emit(
+            events.MessageReceived(
+                message_id=next(self._message_ids),
+                connection_id=self.connection_id,
+                client_id=self.client_id,
+                round=None,
+                header=None,
+                encoding="unknown",
+                bytes=self._bytes_in,
+                digest=None,
+                seconds=0.0,
+                outcome=outcome,
+                reason=reason,
+            )
+        )
+
     def received(
         self,
         frame: Received,
         *,
         header: str | None,
         round: int | None = None,
-        outcome: str = "ok",
+        outcome: Outcome = "ok",
         reason: str | None = None,
     ) -> int:
-        """A frame came in, as far as it came. Returns its message_id."""
-        self._bytes_in += frame.bytes
-        at, encoding = frame.ended_at_utc, frame.reader.encoding
-        return self._message_received(
-            at, header, round, encoding, frame.bytes, frame.digest, frame.seconds, outcome, reason
-        )
-
-    def _message_received(
-        self,
-        at: str,
-        header: str | None,
-        round: int | None,
-        encoding: str,
-        bytes: int,
-        digest: str | None,
-        seconds: float,
-        outcome: str,
-        reason: str | None,
-    ) -> int:
+        """A frame came in, as far as it came; ``round`` is the one that it answers. Returns its message_id."""
         message_id = next(self._message_ids)
         self.messages_in += 1
-        self._bus.emit(
+        self._bytes_in += frame.bytes
+        self._recorder.emit(
             events.MessageReceived(
-                at=at,
+                at=frame.ended_at_utc,
                 message_id=message_id,
                 connection_id=self.connection_id,
                 client_id=self.client_id,
                 round=round,
                 header=header,
-                encoding=encoding,
-                bytes=bytes,
-                digest=digest,
-                seconds=seconds,
+                encoding=frame.reader.encoding,
+                bytes=frame.bytes,
+                digest=frame.digest,
+                seconds=frame.seconds,
                 outcome=outcome,
                 reason=reason,
             )
         )
         return message_id
 
-    def sent(
-        self,
-        *,
-        header: str,
-        encoding: str,
-        bytes: int,
-        digest: str,
-        seconds: float,
-        failure: str | None,
-        ticket: Ticket | None = None,
-        sent_at: str | None = None,
-    ) -> None:
-        """A frame went out, or failed to; ``ticket`` and ``sent_at`` are a model's."""
+    def sent(self, frame: Outgoing, *, bytes: int, seconds: float, sent_at: str | None, failure: str | None) -> None:
+        """A frame went out, or as many ``bytes`` of it before its ``failure``; ``sent_at`` is a model's."""
         self._bytes_out += bytes
-        self._bus.emit(
+        self._recorder.emit(
             events.MessageSent(
                 message_id=next(self._message_ids),
                 connection_id=self.connection_id,
                 client_id=self.client_id,
-                round=ticket.round if ticket else None,
-                attempt=ticket.attempt if ticket else None,
-                header=header,
-                encoding=encoding,
+                round=frame.sent.round if frame.sent else None,
+                attempt=frame.sent.attempt if frame.sent else None,
+                header=frame.header,
+                encoding=frame.encoding,
                 bytes=bytes,
-                digest=digest,
+                digest=frame.digest,
                 seconds=seconds,
                 sent_at=sent_at,
                 outcome="ok" if failure is None else "failed",
@@ -158,21 +160,57 @@ class Correspondence:
             )
         )
 
+    # --- what came of them -------------------------------------------------------------------------------------------
+
+    def registered(
+        self, metadata: Metadata, registration: Registration, identity: IdentityKind, label: str | None
+    ) -> None:
+        """The connection's client takes part."""
+        self._recorder.emit(
+            events.ClientRegistered(
+                client_id=registration.client_id,
+                registration=registration.number,
+                connection_id=self.connection_id,
+                identity=identity,
+                label=label,
+                data_size=metadata.data_size,
+                info=metadata.info,
+                rejoined=registration.rejoined,
+            )
+        )
+
+    def left(self, registration: Registration, reason: LeftReason) -> None:
+        """The registration ended."""
+        with contextlib.suppress(StoreError):  # the server is stopping because of it
+            self._recorder.emit(
+                events.ClientLeft(
+                    client_id=registration.client_id,
+                    registration=registration.number,
+                    connection_id=self.connection_id,
+                    reason=reason,
+                )
+            )
+
     def update(
-        self, frame: Received, submission: Submission, inspection: Inspection, verdict: Verdict, identity: str
+        self,
+        frame: Received,
+        submission: Submission,
+        inspection: Inspection,
+        verdict: Verdict,
+        identity: IdentityKind,
     ) -> None:
         """A complete upload came in, and this is what was decided of it."""
-        answers, waited = verdict.answers, None
+        upload, answers, waited = submission.upload, verdict.answers, None
         if answers is not None and answers.handed_over_at is not None and frame.started_at is not None:
             waited = max(0.0, frame.started_at - answers.handed_over_at)
         message_id = self.received(frame, header=Update.header, round=answers.round if answers else None)
-        self._bus.emit(
+        self._recorder.emit(
             events.UpdateReceived(
                 at=frame.ended_at_utc,
-                update_id=submission.update_id,
+                update_id=upload.update_id,
                 message_id=message_id,
                 connection_id=self.connection_id,
-                client_id=submission.client_id,
+                client_id=upload.client_id,
                 answers_round=answers.round if answers else None,
                 answers_attempt=answers.attempt if answers else None,
                 arrived_round=verdict.arrived_round,
@@ -191,57 +229,4 @@ class Correspondence:
                     for m in submission.metrics
                 ),
             )
-        )
-
-    def registered(self, metadata: Metadata, registration: Registration, identity: str, label: str | None) -> None:
-        """The connection's client was admitted."""
-        self._bus.emit(
-            events.ClientRegistered(
-                client_id=registration.client_id,
-                registration=registration.number,
-                connection_id=self.connection_id,
-                identity=identity,
-                label=label,
-                data_size=metadata.data_size,
-                info=metadata.info,
-                rejoined=registration.rejoined,
-            )
-        )
-
-    def left(self, registration: Registration, reason: str) -> None:
-        """The registration ended."""
-        with contextlib.suppress(StoreError):  # the server is stopping because of it
-            self._bus.emit(
-                events.ClientLeft(
-                    client_id=registration.client_id,
-                    registration=registration.number,
-                    connection_id=self.connection_id,
-                    reason=reason,
-                )
-            )
-
-
-GOODBYE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
-
-
-def answer(
-    channel: Channel, connection: Connection, record: Correspondence, message: Success | Error | Finished
-) -> None:
-    """Send a small message, on record."""
-    body, encoding = (FINISHED_BODY, "pickle") if isinstance(message, Finished) else (encode_json(message), "json")
-    started, failure, progress = monotonic(), None, Progress()
-    connection.send(type(message))
-    try:
-        send_frame(channel, body, GOODBYE, progress=progress)
-    except ConnectionLost as error:
-        failure = str(error)
-        raise
-    finally:
-        record.sent(
-            header=message.header,
-            encoding=encoding,
-            bytes=progress.bytes,
-            digest="blake3:" + blake3.blake3(body).hexdigest(),
-            seconds=monotonic() - started,
-            failure=failure,
         )

@@ -12,15 +12,16 @@ from itertools import count
 from flserver.clock import Deadline
 from flserver.errors import Refused, StoreError
 from flserver.identity.peer import Peer
-from flserver.network.context import Desk
+from flserver.network.context import Context
 from flserver.network.listener import Listener
-from flserver.network.record import Correspondence
+from flserver.network.record import ConnectionRecord
 from flserver.network.session import Session
 from flserver.wire.proxy_header import plain_host
 
 logger = logging.getLogger(__name__)
 
 ACCEPT_PAUSE = 0.1  # seconds without a free descriptor before accepting is tried again
+CUT_IN_TURN = 64  # of as many connections one is cut at a time: a look at all of them pays for more than one newcomer
 MADE_ROOM = "made room for another connection before its first message was whole"
 
 
@@ -35,10 +36,10 @@ class Capacity:
 class Server:
     """Accepts connections and runs a session on a thread for each."""
 
-    def __init__(self, listener: Listener, desk: Desk, connection_ids: "count[int]", capacity: Capacity) -> None:
+    def __init__(self, listener: Listener, context: Context, connection_ids: "count[int]", capacity: Capacity) -> None:
         self._capacity = capacity
         self._listener = listener
-        self._desk = desk
+        self._context = context
         self._connection_ids = connection_ids
         self._lock = threading.Lock()  # guards the three below
         self._threads: dict[Session, threading.Thread] = {}
@@ -48,6 +49,7 @@ class Server:
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
 
     def start(self) -> None:
+        """Accept connections from here on."""
         self._acceptor.start()
 
     @property
@@ -73,11 +75,11 @@ class Server:
         connection_id = next(self._connection_ids)
         try:
             self._make_room_in_all()
-            session = Session(sock, peer, connection_id, self._desk, self._admit)
+            session = Session(sock, peer, connection_id, self._context, self._take_place)
             self._start(session)
         except (OSError, RuntimeError, Refused) as error:  # no place, no descriptor, no thread: this peer's loss alone
             logger.warning("no session for %s: %s", peer.host, error)
-            record = Correspondence(self._desk.bus, connection_id, self._desk.message_ids)
+            record = ConnectionRecord(self._context.recorder, connection_id, self._context.message_ids)
             with suppress(StoreError):
                 record.opened(peer)
                 record.closed(f"not served: {error}")
@@ -93,7 +95,7 @@ class Server:
         most = self._capacity.in_all
         self._cut_some(lambda sessions: sessions, most, f"{most} connections are open")
 
-    def _admit(self, session: Session) -> None:
+    def _take_place(self, session: Session) -> None:
         """Called by a session when it knows the address of its peer. Raises Refused as above."""
         host, most = session.peer.host, self._capacity.an_address
 
@@ -113,12 +115,12 @@ class Server:
         neither a flood from elsewhere nor one from an honest trainer's own address reaches its upload. Raises Refused,
         for the newcomer, where there is none.
         """
-        known = self._desk.exchange.registered_hosts()
+        known = self._context.exchange.registered_hosts()
         with self._lock:
             silent = [session for session in among(self._threads) if session.silent and session not in self._cut]
             of_host = Counter(session.peer.host for session in silent)
             silent.sort(key=lambda s: (s.peer.host in known, -of_host[s.peer.host], s.first_bytes, s.connection_id))
-            chosen = silent[: max(1, most // 64)]
+            chosen = silent[: max(1, most // CUT_IN_TURN)]
             self._cut.update(chosen)
         if not chosen:
             raise Refused(full)
@@ -167,7 +169,7 @@ class Server:
         deadline = Deadline.after(grace)
         for thread in self._running():
             thread.join(deadline.remaining())
-        self._desk.memory.close()
+        self._context.memory.close()
         with self._lock:
             left = list(self._threads)
         for session in left:

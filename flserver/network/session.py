@@ -1,69 +1,73 @@
 """One connection on one thread, one straight line from hello to goodbye.
 
 Who it is: a forwarder's header, the TLS handshake. Then the first message, which says what the connection is for: a
-registration goes on in ``participation``; an upload is read, decoded, inspected, offered and recorded here. What the
-peer does wrong ends this connection and nothing else.
+registration goes on in ``registration``, an upload in ``upload``. What the peer does wrong ends this connection and
+nothing else.
 """
 
 import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from typing import NoReturn
 
-from flserver.aggregation.checks import inspect
 from flserver.clock import Deadline, monotonic
-from flserver.errors import (
-    ConnectionLost,
-    HandshakeRefused,
-    IdentityRefused,
-    MessageRefused,
-    PeerError,
-    Refused,
-    RegistrationRefused,
-    StoreError,
-    one_line,
-)
+from flserver.errors import ConnectionLost, HandshakeRefused, MessageRefused, PeerError, StoreError, one_line
 from flserver.identity.peer import Peer
-from flserver.models.state import as_tensor
 from flserver.network.channel import Channel
-from flserver.network.context import Desk
+from flserver.network.connection import AcceptedConnection
+from flserver.network.context import Context
 from flserver.network.memory import Room
-from flserver.network.record import Correspondence, answer
-from flserver.network.registration import Participation
+from flserver.network.record import ConnectionRecord
+from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
-from flserver.rounds.exchange import Submission
+from flserver.network.upload import take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
-from flserver.wire.protocol import Connection, Role
+from flserver.wire.protocol import Conversation, Role
 
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.5  # for a peer that was told why it is refused
+# Of each client: one that is held for its turn, or hangs on a dead connection, and one that comes.
+UPDATES_UNDER_WAY = 2
 
 
 class Session:
     """Serves one accepted connection; ``run`` returns when it is over.
 
-    ``admit`` is called when it is known where the peer is; what it raises ends the session.
+    ``take_place`` is called when it is known where the peer is; what it raises ends the session.
     """
 
     def __init__(
-        self, sock: socket.socket, peer: Peer, connection_id: int, desk: Desk, admit: Callable[["Session"], None]
+        self,
+        sock: socket.socket,
+        peer: Peer,
+        connection_id: int,
+        context: Context,
+        take_place: Callable[["Session"], None],
     ) -> None:
-        self._accepted_at = monotonic()
-        self._channel = Channel(sock)
-        self._desk = desk
-        self._admit = admit
-        self._exchange, self._bus, limits = desk.exchange, desk.bus, desk.limits
-        self._record = Correspondence(desk.bus, connection_id, desk.message_ids)
-        self._connection = Connection(
-            Role.SERVER, json_limit=limits.json, pickle_limit=limits.pickle, pickles=limits.pickles
+        limits = context.limits
+        self._context = context
+        self._connection = AcceptedConnection(
+            context=context,
+            channel=Channel(sock),
+            conversation=Conversation(
+                Role.SERVER, json_limit=limits.json, pickle_limit=limits.pickle, pickles=limits.pickles
+            ),
+            record=ConnectionRecord(context.recorder, connection_id, context.message_ids),
+            peer=peer,
+            accepted_at=monotonic(),
         )
-        self._first = Received(FrameReader(self._connection.frame_limits()))
+        self._channel, self._record = self._connection.channel, self._connection.record
+        self._take_place = take_place
+        self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
         self._cut_because: str | None = None
         self._linger = 0.0
-        self.peer = peer
+
+    @property
+    def peer(self) -> Peer:
+        """The other end, as far as it is known."""
+        return self._connection.peer
 
     @property
     def silent(self) -> bool:
@@ -79,23 +83,25 @@ class Session:
     def connection_id(self) -> int:
         return self._record.connection_id
 
+    # --- for the owner -----------------------------------------------------------------------------------------------
+
     def cut(self, reason: str) -> None:
-        """End a connection that does not end by itself; its thread then sees end of file. For the owner."""
+        """End a connection that does not end by itself; its thread then sees end of file."""
         self._cut_because = self._cut_because or reason
         self._channel.cut()
 
     def discard(self) -> None:
-        """Close a session that never ran. For the owner."""
+        """Close a session that never ran."""
         self._channel.close()
 
     def run(self) -> None:
-        """The whole life of the connection."""
+        """Serve the whole life of the connection. Raises what is a defect of ours."""
         reason = "closed"
         try:
             self._record.opened(self.peer)
             with contextlib.suppress(OSError):  # a peer that is gone already shows when it is read
-                tune(self._channel.sock, self._desk.limits.peer_timeout)
-            self._introduce()
+                tune(self._channel.sock, self._context.limits.peer_timeout)
+            self._identify()
             reason = self._serve()
         except PeerError as error:
             reason = self._because(error)
@@ -109,27 +115,26 @@ class Session:
             self._channel.close(self._linger)
             self._record.closed(reason)
 
-    def _because(self, error: PeerError) -> str:
-        """Why this happened: where we cut the connection, what the thread saw of it says nothing."""
-        seen = isinstance(error, ConnectionLost | HandshakeRefused)
-        return self._cut_because if self._cut_because is not None and seen else str(error)
+    # --- the straight line -------------------------------------------------------------------------------------------
 
-    def _introduce(self) -> None:
-        """Learn who the peer is, and whether it has a place. Raises PeerError where not, or where it does not begin as
-        this port asks for."""
-        introduction = self._desk.introduction
-        if introduction.trusts(self.peer.host):
+    def _identify(self) -> None:
+        """Learn who the peer is, and whether it has a place.
+
+        Raises PeerError where it has none, or where it does not begin as this port asks for.
+        """
+        connection, preamble = self._connection, self._context.preamble
+        if preamble.trusts(self.peer.host):
             try:
-                self.peer = introduction.read_proxy_header(self._channel, self.peer, self._record.count_bytes)
+                connection.peer = preamble.read_proxy_header(self._channel, self.peer, self._record.count_bytes)
             except PeerError as error:
                 self._record.not_begun(error.outcome, self._because(error))
                 raise
             if self.peer.proxy_host is not None:
                 self._record.identified(self.peer)
-        self._admit(self)  # before the work of a handshake
-        if introduction.tls is not None:
+        self._take_place(self)  # before the work of a handshake
+        if preamble.tls is not None:
             try:
-                self.peer = introduction.shake_hands(self._channel, self.peer)
+                connection.peer = preamble.shake_hands(self._channel, self.peer)
             except HandshakeRefused as error:
                 self._linger = LINGER_SECONDS
                 self._record.not_begun(error.outcome, self._because(error))
@@ -137,21 +142,20 @@ class Session:
             self._record.identified(self.peer)
 
     def _serve(self) -> str:
-        """The first message decides what the connection is for. Returns why it closed."""
+        """Read the first message and do what the connection is for. Returns why it closed."""
         frame = self._first
         try:
             match self._receive(frame):
                 case Metadata() as metadata:
-                    return Participation(self._desk, self._channel, self._connection, self._record, self.peer).serve(
-                        metadata, frame
-                    )
+                    return RegisteredTrainer(self._connection).serve(metadata, frame)
                 case Update() as update:
-                    return self._take_update(update, frame)
+                    take_update(self._connection, update, frame)
+                    return "closed"
                 case other:
                     raise AssertionError(f"the protocol lets no {type(other).__name__} in")
         except BaseException as error:
             frame.release()
-            if not isinstance(error, PeerError | StoreError) and not self._record.messages_in:
+            if not isinstance(error, PeerError | StoreError) and self.silent:
                 # A defect of ours, met by this peer: the message has its row all the same.
                 self._record.received(frame, header=None, outcome="refused", reason=f"server error: {one_line(error)}")
             raise
@@ -159,13 +163,19 @@ class Session:
             frame.settled()
 
     def _receive(self, frame: Received) -> object:
-        """The message in a frame. What is none is put on record and raised."""
-        limits = self._desk.limits
+        """Read the frame and decode the message in it.
+
+        What holds no message that may come now is put on record, and the PeerError that says why is raised. Who sent a
+        registration that was not understood is told so first.
+        """
+        context, connection = self._context, self._connection
         try:
-            receive_frame(self._channel, frame, self._room, Deadline.after(limits.first_frame), limits.pace)
+            receive_frame(
+                self._channel, frame, self._room, Deadline.after(context.limits.first_frame), context.limits.pace
+            )
             if frame.reader.encoding == "pickle":
-                self._exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
-            return self._connection.receive(frame.hold())
+                context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
+            return connection.conversation.receive(frame.hold())
         except PeerError as error:
             if frame.bytes:
                 header = error.header if isinstance(error, MessageRefused) else None
@@ -173,54 +183,20 @@ class Session:
             if isinstance(error, MessageRefused) and frame.reader.encoding == "json" and frame.reader.complete:
                 # A person reads what the trainer prints: say what is wrong with the registration.
                 self._linger = LINGER_SECONDS
-                self._bus.flush()
-                answer(self._channel, self._connection, self._record, Error(msg=str(error)))
+                context.recorder.flush()
+                connection.reply(Error(msg=str(error)))
             raise
 
     def _room(self, length: int) -> Room:
-        """Room for a long body. Raises IdentityRefused where nobody's upload can come from the peer, and NoRoom."""
-        share = self._exchange.expect_upload(self.peer)
-        # For each client one update that is held for its turn, or hangs on a dead connection, and one that comes.
-        return self._desk.memory.take(length, share.owner, 2 * share.clients * self._desk.limits.pickle)
+        """Find room for a body of ``length`` bytes.
 
-    # --- an upload ---------------------------------------------------------------------------------------------------
+        Raises IdentityRefused where nobody's upload can come from the peer, and NoRoom.
+        """
+        context = self._context
+        share = context.exchange.expect_upload(self.peer)
+        return context.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * context.limits.pickle)
 
-    def _take_update(self, update: Update, frame: Received) -> str:
-        exchange = self._exchange
-        self._record.purpose, self._record.client_id = "upload", update.client_id
-        # Before the work of looking at it: many names can share one tensor, so the body does not bound that work.
-        try:
-            exchange.check_upload(update.client_id, self.peer)
-        except (RegistrationRefused, IdentityRefused) as error:
-            self._refuse_update(update, frame, error)
-        tensors = {name: as_tensor(view) for name, view in update.model.tensors.items()}
-        most = self._desk.limits.tensors
-        if sum(tensor.nbytes for tensor in tensors.values()) > most:
-            self._refuse_update(update, frame, MessageRefused(f"its tensors hold more than {most} bytes together"))
-        inspection = inspect(tensors, exchange.global_state, self._desk.tied)
-        submission = Submission(
-            update_id=next(self._desk.update_ids),
-            client_id=update.client_id,
-            peer=self.peer,
-            accepted_at=self._accepted_at,
-            tensors=tensors,
-            digest=inspection.digest,
-            rejection=inspection.rejection,
-            metrics=update.metrics,
-            release=frame.release,
-        )
-        try:
-            verdict = exchange.offer(submission)
-        except (RegistrationRefused, IdentityRefused) as error:  # who may speak for it has changed meanwhile
-            self._refuse_update(update, frame, error)
-        try:
-            self._record.update(frame, submission, inspection, verdict, self._desk.identity.of(self.peer))
-        finally:
-            exchange.recorded(submission, verdict)
-        return "closed"
-
-    def _refuse_update(self, update: Update, frame: Received, refusal: Refused) -> NoReturn:
-        if isinstance(refusal, IdentityRefused):
-            self._record.client_id = None  # it is not who it says it is; the reason says who that was
-        self._record.received(frame, header=update.header, outcome=refusal.outcome, reason=str(refusal))
-        raise refusal
+    def _because(self, error: PeerError) -> str:
+        """Why this happened: where we cut the connection, what the thread saw of it says nothing."""
+        seen = isinstance(error, ConnectionLost | HandshakeRefused)
+        return self._cut_because if self._cut_because is not None and seen else str(error)

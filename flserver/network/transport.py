@@ -94,14 +94,17 @@ class Received:
 
     @property
     def bytes(self) -> int:
+        """Bytes on the wire so far."""
         return self.reader.bytes_received
 
     @property
     def digest(self) -> str | None:
+        """That of the whole body; None where it is not whole."""
         return "blake3:" + self.hasher.hexdigest() if self.reader.complete else None
 
     @property
     def seconds(self) -> float:
+        """From its first byte to its last so far."""
         return 0.0 if self.started_at is None else self.ended_at - self.started_at
 
     def hold(self) -> memoryview:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,16 +18,17 @@ from flserver.clock import utc_text
 from flserver.events import Event
 from flserver.observers.log_lines import Lines
 from flserver.observers.tally import Tally
-from flserver.text import printable
+from flserver.text import json_number, printable
 
 logger = logging.getLogger("flserver.events")
 
-SHOWN_LINES = 8
-REFRESH_SECONDS = 0.25
+SHOWN_LINES = 8  # of the newest, above the progress
+REFRESH_SECONDS = 0.25  # between two drawings
+BAR_WIDTH = 20  # characters
 
 
 class LogConsole:
-    """Logs each event worth a line to ``flserver.events``; the record carries the event itself as ``event``."""
+    """Logs each event worth a line to ``flserver.events``; Python's log record carries the event too, as ``event``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _lines; never held while logging
@@ -45,7 +45,7 @@ class LogConsole:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: at, level, logger, message, and where there are any, event and exception.
 
-    ``event`` holds the event's type and fields. JSON has no NaN or infinity: they are written as text.
+    ``event`` holds the event's type and fields.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -150,7 +150,7 @@ def _progress(tally: Tally) -> Table:
     row.add_row(
         Text(tally.state or "starting", style="bold"),
         Text(_rounds(tally.current_round, tally)),
-        ProgressBar(total=max(tally.participants, 1), completed=tally.round_updates, width=20),
+        ProgressBar(total=max(tally.participants, 1), completed=tally.round_updates, width=BAR_WIDTH),
         Text(f"{tally.round_updates}/{tally.participants} updates"),
         Text(f"{tally.connected_clients} clients"),
         *map(Text, _quality(tally)),
@@ -189,6 +189,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, str | int | float | None) else str(value)
+    if isinstance(value, float):
+        return json_number(value)
+    return value if isinstance(value, str | int | None) else str(value)

@@ -5,20 +5,22 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from flserver.clock import Deadline, monotonic
+from flserver.events.words import RunState
 
 GRACE = 30.0  # seconds: aggregating, evaluating and committing come after the deadline for updates
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """The server at one moment.
+    """The server at one moment. None is what is not known yet, or not there.
 
-    ``deadline`` is the moment by which the coordinator will have moved on; None where it waits without one.
-    ``sequence`` and ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed.
+    ``round`` is the one that is being made, else the last committed one. ``deadline`` is the moment by which the
+    coordinator will have moved on; None where it waits without one. ``sequence`` and ``digest`` are the head of the
+    audit chain, ``queue_length`` the events not yet committed.
     """
 
     run_id: str | None
-    state: str | None
+    state: RunState | None
     round: int | None
     deadline: Deadline | None
     writer_alive: bool
@@ -39,7 +41,7 @@ class Health:
             found.append(f"the coordinator is {overdue:.0f} s past its deadline")
         return found
 
-    def answer(self) -> tuple[HTTPStatus, bytes]:
+    def response(self) -> tuple[HTTPStatus, bytes]:
         """The status code and the JSON body of ``/healthz``."""
         reasons = self.reasons()
         body = {

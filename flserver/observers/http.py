@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 REQUEST_LIMIT = 16 * 1024  # bytes of request line and headers
 CONNECTION_SECONDS = 5.0  # a connection's whole life
-CONNECTION_LIMIT = 64
+CONNECTION_LIMIT = 64  # at once; a scraper needs one, and one beyond them is closed without an answer
 TEXT = "text/plain; charset=utf-8"
 
 
 class Exposes(Protocol):
-    """The part of ``metrics.Metrics`` that the server needs."""
+    """The part of ``metrics.Metrics`` that the HTTP server needs."""
 
     def exposition(self, accept: str) -> tuple[bytes, str]: ...
 
@@ -130,7 +130,7 @@ class MetricsServer:
             accept = parse_headers(BytesIO(headers)).get("Accept", "")
             return HTTPStatus.OK, *self._metrics.exposition(accept)
         if path == "/healthz":
-            return *self._health().answer(), "application/json"
+            return *self._health().response(), "application/json"
         return HTTPStatus.NOT_FOUND, b"/metrics or /healthz\n", TEXT
 
 

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from flserver import events as e
+from flserver.events.words import ORDERLY_REASONS, RunState
 from flserver.text import printable
 
-MOST_NAMES = 10
+MOST_NAMES = 10  # clients that one line names; the others are counted
+WORRYING: Final[tuple[RunState, ...]] = ("waiting", "interrupted", "failed")
 
 Line = tuple[int, str]
 """A logging level and a text that is safe to print."""
@@ -63,7 +65,7 @@ class Lines:
         self._joining = event.state == "joining"
         if event.state == "completed":
             return None  # RunEnded has a line with more in it
-        level = logging.WARNING if event.state in ("waiting", "interrupted", "failed") else logging.INFO
+        level = logging.WARNING if event.state in WORRYING else logging.INFO
         return level, f"state: {event.state}{_because(event.detail)}{'' if event.detail else self._waiting()}"
 
     def _quorum_settled(self, event: e.QuorumSettled) -> Line:
@@ -113,7 +115,7 @@ class Lines:
     def _client_left(self, event: e.ClientLeft) -> Line:
         if event.client_id in self._roster:
             self._absent[event.client_id] = self._roster[event.client_id]
-        level = logging.INFO if event.reason in ("finished", "stopped") else logging.WARNING
+        level = logging.INFO if event.reason in ORDERLY_REASONS else logging.WARNING
         return level, f"client {printable(event.client_id)} left: {printable(event.reason)}"
 
     def _update_received(self, event: e.UpdateReceived) -> Line | None:

@@ -21,9 +21,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from flserver.events import Event
+from flserver.events.totals import Totals
 from flserver.events.words import RUN_STATES
 from flserver.observers.histogram import COMMIT_BUCKETS, Histogram
-from flserver.observers.tally import LastRound, RunFacts, Tally, Totals
+from flserver.observers.tally import LastRound, RunFacts, Tally
 from flserver.text import printable
 
 ELSEWHERE: Mapping[str, str] = {
@@ -60,11 +61,12 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def observe(self, event: Event) -> None:
+        """Count an event that is durable."""
         with self._lock:
             self._tally.observe(event)
 
     def restore(self, run: RunFacts, totals: Totals, last: LastRound | None) -> None:
-        """Go on with ``run`` where SQL stands. Comes before the first event that this process adds to the run."""
+        """Take over what SQL knows of ``run``, to count on from there; see :meth:`Tally.restore`."""
         with self._lock:
             self._tally.restore(run, totals, last)
 

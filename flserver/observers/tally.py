@@ -1,60 +1,17 @@
 """The numbers of the current run, counted from its events or taken over from SQL."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Protocol
+from typing import TypeVar
 
 from flserver import events as e
 from flserver.clock import utc_timestamp
-from flserver.events.words import (
-    DECISIONS,
-    DIRECTIONS,
-    DROPOUT_REASONS,
-    HEADERS,
-    ORDERLY_REASONS,
-    OTHER,
-    OUTCOMES,
-    PHASES,
-    PURPOSES,
-    REJECTED_KINDS,
-    ROUND_ENDS,
-)
+from flserver.events import words as w
+from flserver.events.totals import Totals
 from flserver.observers.histogram import CHECKPOINT_BUCKETS, CLIENT_BUCKETS, PHASE_BUCKETS, ROUND_BUCKETS, Histogram
 
-
-class Totals(Protocol):
-    """What SQL knows of a run, as ``restore`` takes it over: row counts, sums of bytes, durations in seconds.
-
-    Keys are raw column values; ``updates`` holds decided ones only, ``connections`` closed ones only.
-    """
-
-    @property
-    def rounds(self) -> Mapping[str, int]: ...
-    @property
-    def connections(self) -> Mapping[str, int]: ...
-    @property
-    def messages(self) -> Mapping[tuple[str, str | None, str], int]: ...
-    @property
-    def message_bytes(self) -> Mapping[tuple[str, str | None], int]: ...
-    @property
-    def updates(self) -> Mapping[str, int]: ...
-    @property
-    def rejected(self) -> Mapping[str | None, int]: ...
-    @property
-    def dropouts(self) -> Mapping[str, int]: ...
-    @property
-    def rejoins(self) -> int: ...
-    @property
-    def events(self) -> int: ...
-    @property
-    def round_seconds(self) -> Sequence[float]: ...
-    @property
-    def phase_seconds(self) -> Mapping[str, Sequence[float]]: ...
-    @property
-    def client_seconds(self) -> Sequence[float]: ...
-    @property
-    def checkpoint_seconds(self) -> Sequence[float]: ...
+Word = TypeVar("Word", bound=str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +28,8 @@ class RunFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class LastRound:
-    """The last committed round. ``committed_at`` is a Unix timestamp, sizes are bytes; None is unknown."""
+    """The last committed round. Losses are in nats, accuracies from 0 to 1, ``clients_…`` the means over its clients,
+    sizes in bytes; ``committed_at`` is a Unix timestamp. None is what is not known."""
 
     round: int | None = None
     loss: float | None = None
@@ -90,7 +48,7 @@ class Tally:
         self.run: RunFacts | None = None
         self.planned_rounds: int | None = None
         self.min_updates: int | None = None
-        self.state: str | None = None
+        self.state: w.RunState | None = None
         self.last: LastRound | None = None
         self.current_round: int | None = None
         self.participants = 0
@@ -102,39 +60,43 @@ class Tally:
         self._clear_counts()
 
     def _clear_counts(self) -> None:
-        self.rounds: dict[str, int] = dict.fromkeys(ROUND_ENDS, 0)
-        self.connections: dict[str, int] = dict.fromkeys(PURPOSES, 0)
-        self.messages: dict[tuple[str, str, str], int] = {
-            (d, h, o): 0 for d in DIRECTIONS for h in HEADERS for o in OUTCOMES
+        self.rounds: dict[w.RoundStatus, int] = dict.fromkeys(w.ROUND_ENDS, 0)
+        self.connections: dict[w.Purpose, int] = dict.fromkeys(w.PURPOSES, 0)
+        self.messages: dict[tuple[w.Direction, str, w.Outcome], int] = {
+            (d, h, o): 0 for d in w.DIRECTIONS for h in w.HEADERS for o in w.OUTCOMES
         }
-        self.message_bytes: dict[tuple[str, str], int] = {(d, h): 0 for d in DIRECTIONS for h in HEADERS}
-        self.updates: dict[str, int] = dict.fromkeys(DECISIONS, 0)
-        self.rejected: dict[str, int] = dict.fromkeys(REJECTED_KINDS, 0)
-        self.dropouts: dict[str, int] = dict.fromkeys(DROPOUT_REASONS, 0)
+        self.message_bytes: dict[tuple[w.Direction, str], int] = {(d, h): 0 for d in w.DIRECTIONS for h in w.HEADERS}
+        self.updates: dict[w.Decision, int] = dict.fromkeys(w.DECISIONS, 0)
+        self.rejected: dict[w.RejectedKind, int] = dict.fromkeys(w.REJECTED_KINDS, 0)
+        self.dropouts: dict[w.DropoutReason, int] = dict.fromkeys(w.DROPOUT_REASONS, 0)
         self.rejoins = 0
         self.events = 0
         self.round_seconds = Histogram(ROUND_BUCKETS)
-        self.phase_seconds: dict[str, Histogram] = {phase: Histogram(PHASE_BUCKETS) for phase in PHASES}
+        self.phase_seconds: dict[w.Phase, Histogram] = {phase: Histogram(PHASE_BUCKETS) for phase in w.PHASES}
         self.client_seconds = Histogram(CLIENT_BUCKETS)
         self.checkpoint_seconds = Histogram(CHECKPOINT_BUCKETS)
 
     @property
     def connected_clients(self) -> int:
+        """Registrations whose connection lives."""
         return len(self._registrations)
 
     def restore(self, run: RunFacts, totals: Totals, last: LastRound | None) -> None:
-        """Go on with ``run`` where SQL stands. Comes before the first event that this process adds to the run."""
+        """Take over what SQL knows of ``run``, to count on from there: its totals, and its last round if it has one.
+
+        This comes before the first event that this process adds to the run.
+        """
         self._clear_counts()
         self.run, self.last = run, last
         self.planned_rounds, self.min_updates = run.num_rounds, run.min_updates
         self.current_round = last.round if last else None
-        self.rounds.update((status, totals.rounds.get(status, 0)) for status in ROUND_ENDS)
+        self.rounds.update((status, totals.rounds.get(status, 0)) for status in w.ROUND_ENDS)
         for purpose, count in totals.connections.items():
             self.connections[purpose] += count
         for (direction, header, outcome), count in totals.messages.items():
-            self.messages[direction, _one_of(HEADERS, header), outcome] += count
+            self.messages[direction, _one_of(w.HEADERS, header), outcome] += count
         for (direction, header), size in totals.message_bytes.items():
-            self.message_bytes[direction, _one_of(HEADERS, header)] += size
+            self.message_bytes[direction, _one_of(w.HEADERS, header)] += size
         for decision, count in totals.updates.items():
             self.updates[decision] += count
         for reason, count in totals.rejected.items():
@@ -180,14 +142,14 @@ class Tally:
             case _:
                 self._run_changed(event)
 
-    def _count_message(self, direction: str, message: e.MessageReceived | e.MessageSent) -> None:
-        header = _one_of(HEADERS, message.header)
+    def _count_message(self, direction: w.Direction, message: e.MessageReceived | e.MessageSent) -> None:
+        header = _one_of(w.HEADERS, message.header)
         self.messages[direction, header, message.outcome] += 1
         self.message_bytes[direction, header] += message.bytes
 
-    def _count_left(self, reason: str, count: int) -> None:
-        if reason not in ORDERLY_REASONS:
-            self.dropouts[_one_of(DROPOUT_REASONS, reason)] += count
+    def _count_left(self, reason: w.LeftReason, count: int) -> None:
+        if reason not in w.ORDERLY_REASONS:
+            self.dropouts[_one_of(w.DROPOUT_REASONS, reason)] += count
 
     def _update_received(self, update: e.UpdateReceived) -> None:
         if update.decision is None:
@@ -207,8 +169,8 @@ class Tally:
     def _round_committed(self, done: e.RoundCommitted) -> None:
         self.rounds["committed"] += 1
         self._attempt_took(done, done.outcomes, "accepted")
-        for phase, seconds in (("aggregate", done.aggregate_seconds), ("evaluate", done.evaluate_seconds)):
-            self._observe_phase(phase, seconds)
+        self._observe_phase("aggregate", done.aggregate_seconds)
+        self._observe_phase("evaluate", done.evaluate_seconds)
         self._observe_phase("checkpoint", done.checkpoint_seconds)
         self.checkpoint_seconds.observe(done.checkpoint_seconds)
         clients = {metric.name: metric.value for metric in done.metrics if metric.source == "clients"}
@@ -227,7 +189,7 @@ class Tally:
         self._attempt_took(aborted, aborted.outcomes, "aborted")
 
     def _attempt_took(
-        self, ended: e.RoundCommitted | e.AttemptAborted, outcomes: Iterable[e.ClientOutcome], decision: str
+        self, ended: e.RoundCommitted | e.AttemptAborted, outcomes: Iterable[e.ClientOutcome], decision: w.Decision
     ) -> None:
         self.round_seconds.observe(ended.seconds)
         self._observe_phase("broadcast", ended.broadcast_seconds)
@@ -238,7 +200,7 @@ class Tally:
             if outcome.seconds is not None:
                 self.client_seconds.observe(outcome.seconds)
 
-    def _observe_phase(self, phase: str, seconds: float | None) -> None:
+    def _observe_phase(self, phase: w.Phase, seconds: float | None) -> None:
         if seconds is not None:
             self.phase_seconds[phase].observe(seconds)
 
@@ -267,14 +229,15 @@ class Tally:
                 self.state = event.status
 
 
-def rejected_reason(reason: str | None) -> str:
-    """The label of a rejected update's reason, which begins with one of the closed set's words."""
-    return _one_of(REJECTED_KINDS, (reason or OTHER).partition(":")[0])
+def rejected_reason(reason: str | None) -> w.RejectedKind:
+    """The kind that a rejected update's reason begins with."""
+    return _one_of(w.REJECTED_KINDS, (reason or w.OTHER).partition(":")[0])
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None  # SQL holds no other either
 
 
-def _one_of(closed: Sequence[str], value: str | None) -> str:
-    return value if value is not None and value in closed else OTHER
+def _one_of(closed: Sequence[Word], value: str | None) -> Word:
+    """The word of a closed set that ``value`` is, else its last one: that is ``other`` in each of them."""
+    return next((word for word in closed if word == value), closed[-1])

@@ -10,21 +10,22 @@ from typing import Any
 
 from flserver import __version__, events
 from flserver.clock import utc_timestamp
-from flserver.events.bus import Bus
+from flserver.events.bus import Recorder
+from flserver.events.words import OperatorAct
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
+from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared
 from flserver.process.which_run import Plan
 from flserver.settings.recorded import config_of, settings_of
 from flserver.store.reader import Reader
-from flserver.store.schema import Upgrade
 
 
-def close_left_overs(bus: Bus, reader: Reader) -> None:
+def close_left_overs(recorder: Recorder, reader: Reader) -> None:
     """End the runs whose process is gone: nobody else holds the database's lock, so nobody works on them."""
     for run_id in reader.left_over_runs():
-        bus.emit(events.RunLeftOver(run_id=run_id, reason="server stopped"))
-    bus.flush()
+        recorder.emit(events.RunLeftOver(run_id=run_id, reason="server stopped"))
+    recorder.flush()
 
 
 def restore_metrics(metrics: Metrics, plan: Plan, reader: Reader) -> None:
@@ -62,13 +63,16 @@ def _last_round(reader: Reader, run_id: str) -> LastRound | None:
 
 
 def record_opening(
-    bus: Bus, plan: Plan, prepared: Prepared, process_id: int, beginning: Mapping[str, Any], upgrade: Upgrade | None
+    recorder: Recorder, launched: Launched, prepared: Prepared, process_id: int, beginning: Mapping[str, Any]
 ) -> None:
-    """Which run this process works on, with which settings, and what the operator did to get here. ``beginning`` says
-    where it listens and who is let in."""
-    resumed_from = prepared.round if plan.resumed is not None and prepared.round >= 0 else None
-    bus.emit(_run_begins(plan, prepared, resumed_from))
-    bus.emit(
+    """Put on record which run this process works on, with which settings, and what the operator did to get here.
+
+    ``beginning`` says where it listens and who is let in.
+    """
+    plan, upgrade, committed = launched.plan, launched.upgrade, prepared.model.round
+    resumed_from = committed if plan.resumed is not None and committed >= 0 else None
+    recorder.emit(_run_begins(plan, prepared, resumed_from))
+    recorder.emit(
         events.ServerStarted(
             process_id=process_id,
             host=socket.gethostname(),
@@ -83,15 +87,15 @@ def record_opening(
     )
     if upgrade is not None:
         detail = {"before": upgrade.before, "after": upgrade.after, "copy": str(upgrade.copy)}
-        bus.emit(events.OperatorActed(kind="upgrade", detail=detail))
-    kind = "start" if plan.resumed is None else "resume"
-    bus.emit(events.OperatorActed(kind=kind, detail=beginning))
+        recorder.emit(events.OperatorActed(kind="upgrade", detail=detail))
+    kind: OperatorAct = "start" if plan.resumed is None else "resume"
+    recorder.emit(events.OperatorActed(kind=kind, detail=beginning))
     before = settings_of(plan.resumed) if plan.resumed is not None else {}
     for key, value in plan.overrides.items():
         change = {"setting": key, "before": before.get(key), "now": value}
-        bus.emit(events.OperatorActed(kind="override", detail=change))
-    bus.emit(events.StateChanged(state="joining"))
-    bus.flush()
+        recorder.emit(events.OperatorActed(kind="override", detail=change))
+    recorder.emit(events.StateChanged(state="joining"))
+    recorder.flush()
 
 
 def _run_begins(plan: Plan, prepared: Prepared, resumed_from: int | None) -> events.Event:

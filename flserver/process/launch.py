@@ -63,8 +63,20 @@ def launch(
         say(f"listening for trainers on {host}:{port}")
 
         from flserver.process.app import serve
+        from flserver.process.launched import Launched
 
-        return serve(plan, reader, upgrade, listener, admission, signals, console, say)
+        return serve(
+            Launched(
+                plan=plan,
+                reader=reader,
+                upgrade=upgrade,
+                listener=listener,
+                admission=admission,
+                signals=signals,
+                console=console,
+                say=say,
+            )
+        )
 
 
 def _listen(settings: ServerSettings, stack: ExitStack) -> Listener:

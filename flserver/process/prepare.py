@@ -12,13 +12,14 @@ from flserver.errors import PickleRefused, UsageError
 from flserver.models.architectures import build, wire_module
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
-from flserver.models.evaluation import Evaluator
+from flserver.models.evaluation import Evaluator, evaluator_for
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.process.which_run import Plan
+from flserver.rounds.exchange import CurrentModel
 from flserver.settings import StorePolicy
 from flserver.settings.recorded import checkpoints_of
-from flserver.store.reader import Reader
+from flserver.store.reader import Reader, Row
 from flserver.wire.messages import GlobalModel
 from flserver.wire.template import Template
 
@@ -36,19 +37,18 @@ class InitialWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """``round`` is the last committed one, -1 where there is none yet; ``model`` is its state."""
+    """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
+    are on disk; ``tied`` maps the later name of shared weights to the first one."""
 
-    model: State
+    model: CurrentModel
+    made: tuple[MadeRound, ...]
+    parent: InitialWeights | None
     tied: dict[str, str]
     template: Template
     strategy: Strategy
     evaluator: Evaluator | None
     checkpoints: CheckpointStore
-    round: int
-    digest: str | None
-    kept: tuple[MadeRound, ...]
     parameters: int
-    parent: InitialWeights | None
 
 
 def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
@@ -58,52 +58,64 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     """
     settings = plan.settings
     module = build(settings.model.model, settings.model.seed)
-    model, tied = state_of(module), tied_names(module)
+    state = state_of(module)
     template = _template(module, settings.model.model)
-    if list(template.module.tensors) != list(model):
+    if list(template.module.tensors) != list(state):
         raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
     strategy = load_strategy(settings.model.strategy)
-    evaluator = Evaluator(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
-    if not evaluator.enabled:
+    evaluator = evaluator_for(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
+    if evaluator is None:
         say(
             "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
             "report metrics, as flclient does; unchanged trainers report none"
         )
     checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id)
-    parent = None
     committed = reader.last_committed(plan.run_id) if plan.resumed is not None else None
-    kept: tuple[MadeRound, ...] = ()
+    parent: InitialWeights | None = None
+    made: tuple[MadeRound, ...] = ()
     if committed is not None:
-        checkpoints.clean(committed["round"])
-        stored, own = checkpoints.read(committed["checkpoint"], committed["model_digest"])
-        check_same_layout(model, stored, f"checkpoint {committed['checkpoint']}")
-        model = {name: stored[name] for name in model}
-        strategy.load_state(own)
-        rows = reader.committed_rounds(plan.run_id)
-        kept = tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None)
-        for row in rows:  # a crash may have come between the record of a pruning and the pruning
-            if row["checkpoint_deleted_at"] is not None:
-                checkpoints.delete(row["checkpoint"])
+        model = _last_model(committed, state, strategy, checkpoints)
+        made = _made_rounds(reader, plan.run_id, checkpoints)
     else:
         checkpoints.clean(-1)
         if settings.model.initial_weights is not None:
             parent = initial_weights(settings.model.initial_weights, reader, settings.store)
-            check_same_layout(model, parent.state, f"--initial-weights {settings.model.initial_weights}")
-            model = {name: parent.state[name].contiguous() for name in model}
-    _check_disk(plan, model, committed["round"] if committed else -1, say)
+            check_same_layout(state, parent.state, f"--initial-weights {settings.model.initial_weights}")
+            state = {name: parent.state[name].contiguous() for name in state}
+        model = CurrentModel(-1, state, None)
+    _check_disk(plan, model, say)
     return Prepared(
         model=model,
-        tied=tied,
+        made=made,
+        parent=parent,
+        tied=tied_names(module),
         template=template,
         strategy=strategy,
-        evaluator=evaluator if evaluator.enabled else None,
+        evaluator=evaluator,
         checkpoints=checkpoints,
-        round=committed["round"] if committed else -1,
-        digest=committed["model_digest"] if committed else None,
-        kept=kept,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        parent=parent,
     )
+
+
+def _last_model(committed: Row, layout: State, strategy: Strategy, checkpoints: CheckpointStore) -> CurrentModel:
+    """Read the model of the last ``committed`` round, a row of v1_rounds, and give the strategy back its own tensors.
+
+    Raises CheckpointError, and UsageError where it has not the names, shapes and dtypes of ``layout``.
+    """
+    checkpoints.clean(committed["round"])
+    stored, own = checkpoints.read(committed["checkpoint"], committed["model_digest"])
+    check_same_layout(layout, stored, f"checkpoint {committed['checkpoint']}")
+    strategy.load_state(own)
+    return CurrentModel(committed["round"], {name: stored[name] for name in layout}, committed["model_digest"])
+
+
+def _made_rounds(reader: Reader, run_id: str, checkpoints: CheckpointStore) -> tuple[MadeRound, ...]:
+    """The committed rounds whose checkpoints are on disk."""
+    rows = reader.committed_rounds(run_id)
+    for row in rows:  # a crash may have come between the record of a pruning and the pruning
+        if row["checkpoint_deleted_at"] is not None:
+            checkpoints.delete(row["checkpoint"])
+    return tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None)
 
 
 def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWeights:
@@ -140,9 +152,10 @@ def _template(module: nn.Module, spec: str) -> Template:
         raise UsageError(f"--model {spec} cannot be pickled: {error}") from error
 
 
-def _check_disk(plan: Plan, model: State, committed: int, say: Callable[[str], None]) -> None:
+def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> None:
+    """Tell what the rounds after ``model``'s will need. Raises UsageError where the disk has not as much."""
     store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
-    needed = estimate(model, max(rounds - max(committed, 0), 0), store.keep_checkpoints)
+    needed = estimate(model.state, max(rounds - max(model.round, 0), 0), store.keep_checkpoints)
     free = free_space(store.checkpoint_dir)
     say(f"checkpoints: about {_size(needed)} for the rounds to come, {_size(free)} free at {store.checkpoint_dir}")
     if needed > free:

@@ -1,30 +1,59 @@
-"""What the system gives this process, and the limits that follow from it and from the model."""
+"""What the system gives this process, and the limits that follow from it, from the settings and from the model."""
 
 import ctypes
 import resource
 from contextlib import suppress
 
+from flserver.network.context import Limits
+from flserver.network.server import Capacity
+from flserver.network.transport import Pace
+from flserver.process.prepare import Prepared
+from flserver.settings import NetworkPolicy
+from flserver.wire.pickles import PickleLimits
+
 PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
 SPARE_STEPS = 1000  # modules, and items in them, that a trainer's model may have beside twice ours
 RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
-RESERVED_DESCRIPTORS = 160
+DESCRIPTORS_A_PARTICIPANT = 4  # a socket, a bell of two, and perhaps an update in a file
+RESERVED_DESCRIPTORS = 160  # the database, checkpoints, signals, and 64 scrapers with what asyncio needs for them
+FEWEST_CONNECTIONS = 8  # however few descriptors there are: as few as --max-connections may say
 M_ARENA_MAX = -8  # mallopt(3)
+ARENAS = 2
 
 
-def _limit_arenas() -> None:
-    """Keep glibc from giving every thread a heap of its own: with a thread a connection that is memory for nothing."""
-    with suppress(OSError, AttributeError):  # another C library: it has no such habit
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+def limits_of(network: NetworkPolicy, prepared: Prepared) -> Limits:
+    """What one connection may use, given the model that trainers are sent."""
+    return Limits(
+        json=network.max_json_size,
+        pickle=network.max_update_size or 2 * len(prepared.template.buffer) + PICKLE_SLACK,
+        tensors=2 * sum(tensor.nbytes for tensor in prepared.model.state.values()) + PICKLE_SLACK,
+        # A few kilobytes can name one tensor a hundred thousand times; a trainer's model has the parts of ours.
+        pickles=PickleLimits(steps=2 * prepared.template.module.steps + SPARE_STEPS),
+        first_frame=network.first_frame_timeout,
+        pace=Pace(
+            whole=network.frame_timeout,
+            rate=network.min_rate,
+            window=min(RATE_WINDOW, network.first_frame_timeout),
+        ),
+        peer_timeout=network.peer_timeout,
+    )
 
 
-def _allow_descriptors() -> None:
-    """A participant holds three descriptors; the usual soft limit of 1,024 is for programs that call select()."""
+def capacity_of(network: NetworkPolicy) -> Capacity:
+    """How many connections can be served: as many as the settings say, as far as descriptors go."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = max(FEWEST_CONNECTIONS, (soft - RESERVED_DESCRIPTORS) // DESCRIPTORS_A_PARTICIPANT)
+    return Capacity(min(network.max_connections, possible), network.max_connections_per_address)
+
+
+def allow_descriptors() -> None:
+    """Raise the soft limit: the usual one of 1,024 is for programs that call select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # a system that does not let us: it then has fewer participants
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _connections_possible() -> int:
-    """A participant has a socket, a bell of two, and perhaps an update in a file; the database needs some too."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(8, (soft - RESERVED_DESCRIPTORS) // 4)
+def limit_arenas() -> None:
+    """Keep glibc from giving every thread a heap of its own: with a thread a connection that is memory for nothing."""
+    with suppress(OSError, AttributeError):  # another C library: it has no such habit
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)

@@ -66,6 +66,7 @@ class Signals:
         return {b"s": self._name, b"h": "SIGHUP"}.get(told)
 
     def close(self) -> None:
+        """Give the signals back to who had them before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         os.close(self._read)

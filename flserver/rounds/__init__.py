@@ -5,6 +5,27 @@ lock; ``coordinator`` says when, ``committer`` makes one round, ``broadcast`` ha
 """
 
 from flserver.rounds.rules import Rounds
-from flserver.rounds.seats import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
+from flserver.rounds.seats import (
+    Attempt,
+    LastAnswer,
+    Participant,
+    Registration,
+    Result,
+    Seat,
+    SentModel,
+    Upload,
+    Verdict,
+)
 
-__all__ = ["Answer", "Attempt", "Participant", "Registration", "Result", "Rounds", "Seat", "SentModel", "Verdict"]
+__all__ = [
+    "Attempt",
+    "LastAnswer",
+    "Participant",
+    "Registration",
+    "Result",
+    "Rounds",
+    "Seat",
+    "SentModel",
+    "Upload",
+    "Verdict",
+]

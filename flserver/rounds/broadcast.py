@@ -27,21 +27,26 @@ class Broadcast:
 
     @property
     def body(self) -> memoryview:
+        """The pickled message, length excluded."""
         return memoryview(self._template.buffer)
 
     @property
     def idle(self) -> bool:
+        """Whether nobody is sending it."""
         return self._users == 0
 
     def acquire(self) -> None:
+        """Somebody begins to send it; follow with ``release``."""
         with self._lock:
             self._users += 1
 
     def release(self) -> None:
+        """Somebody has sent it, or failed to."""
         with self._lock:
             self._users -= 1
 
     def copy(self) -> "Broadcast":
+        """Another buffer for the same kind of message."""
         return Broadcast(self._template.copy())
 
     def write(self, state: State) -> None:
@@ -59,14 +64,22 @@ class BroadcastBuffers:
 
     def __init__(self, template: Template) -> None:
         self._buffers = [Broadcast(template)]
+        self._current: Broadcast | None = None
+        self._rendered: State | None = None  # what the current one was made of
 
     @property
     def size(self) -> int:
         """Bytes of one body."""
         return len(self._buffers[0].body)
 
-    def render(self, state: State, current: Broadcast | None) -> Broadcast:
-        """The body for ``state`` in a buffer that is neither ``current`` nor in use."""
+    def render(self, state: State) -> Broadcast:
+        """The body for ``state``: the last one where it was made of the same, else one in a buffer that is not in use.
+
+        For one thread.
+        """
+        if self._current is not None and self._rendered is state:
+            return self._current
+        current = self._current
         free = [b for b in self._buffers if b.idle and not b.revoked and b is not current]
         chosen = free[0] if free else self._buffers[-1].copy()
         old = [b for b in self._buffers if b not in (chosen, current) and not b.idle]
@@ -75,4 +88,5 @@ class BroadcastBuffers:
         # From the oldest on, so that those at the front are the ones to take away.
         self._buffers = [*old, *([current] if current is not None else []), chosen]
         chosen.write(state)
+        self._current, self._rendered = chosen, state
         return chosen

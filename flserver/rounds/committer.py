@@ -1,7 +1,4 @@
-"""From the updates of an attempt to a committed round: aggregate, evaluate, checkpoint, record.
-
-Holds what a round starts from: the last committed round, its model and digest. Used by the coordinator's thread only.
-"""
+"""From the updates of an attempt to a committed round: aggregate, evaluate, checkpoint, record."""
 
 import contextlib
 import logging
@@ -11,58 +8,58 @@ from flserver import events
 from flserver.aggregation import State, Strategy
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, one_line
-from flserver.events import ClientOutcome, RoundMetric
-from flserver.events.bus import Bus
+from flserver.events import RoundMetric
+from flserver.events.bus import Recorder
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.evaluation import Evaluator
 from flserver.models.retention import MadeRound, going
 from flserver.models.state import check_same_layout
-from flserver.rounds import Attempt, Result
-from flserver.rounds.outcomes import _client_means, aborted, outcomes, phases, sent_to
-from flserver.wire.messages import Measurement
+from flserver.rounds.exchange import CurrentModel
+from flserver.rounds.outcomes import AttemptFacts, aborted, client_means, outcomes, phases, sent_to
+from flserver.rounds.seats import Attempt
+from flserver.rounds.updates import EndedAttempt
 
 logger = logging.getLogger(__name__)
 
 
 class Committer:
-    """Makes rounds of one run. ``kept`` are its committed rounds so far; ``keep`` 0 keeps every checkpoint."""
+    """Makes rounds of one run. For one thread.
+
+    ``made`` are the run's committed rounds whose checkpoints are on disk; ``keep`` is how many of them stay besides
+    the best, and 0 keeps all.
+    """
 
     def __init__(
         self,
         *,
-        run_id: str,
         process_id: int,
-        bus: Bus,
+        recorder: Recorder,
         strategy: Strategy,
         evaluator: Evaluator | None,
         checkpoints: CheckpointStore,
         keep: int,
-        model: State,
-        round: int = -1,
-        digest: str | None = None,
-        kept: Sequence[MadeRound] = (),
+        made: Sequence[MadeRound] = (),
     ) -> None:
-        self.run_id = run_id
         self._process_id = process_id
-        self._bus = bus
+        self._recorder = recorder
         self._strategy = strategy
         self._evaluator = evaluator
         self._checkpoints = checkpoints
         self._keep = keep
-        self._kept = list(kept)
-        self.model = model
-        self.round = round
-        self.digest = digest
+        self._made = list(made)
 
     @property
     def streams(self) -> bool:
         """Whether an update may be forgotten once it was added."""
         return self._strategy.needs == "stream"
 
-    def commit_initial(self, attempt: int) -> None:
-        """Round 0: the initial model, checkpointed, evaluated and committed like any other."""
+    def commit_initial(self, state: State, attempt: int) -> CurrentModel:
+        """Round 0: the initial model, checkpointed, evaluated and committed like any other.
+
+        ``attempt`` counts from 1. Raises StoreError or CheckpointError.
+        """
         started = Attempt(0, attempt, monotonic(), monotonic())
-        self._bus.emit(
+        self._recorder.emit(
             events.AttemptStarted(
                 round=0,
                 attempt=attempt,
@@ -74,110 +71,97 @@ class Committer:
             )
         )
         try:
-            self._record(started, self.model)
+            model = self._record(started, state, AttemptFacts())
         except BaseException:
             with contextlib.suppress(StoreError):  # then it is the record that failed
-                self._bus.emit(aborted(started, "failed", monotonic(), ()))
+                self._recorder.emit(aborted(started, "failed", monotonic(), ()))
             raise
-        self._bus.flush()
+        self._recorder.flush()
+        return model
 
-    def begin(self) -> None:
-        """A new attempt starts from the last committed model."""
+    def begin(self, model: CurrentModel) -> None:
+        """A new attempt starts from the last committed model. Raises StrategyError."""
         with _strategy_errors():
-            self._strategy.begin(self.model)
+            self._strategy.begin(model.state)
 
     def add(self, update: State, n: int) -> None:
-        """The next update that counts; ascending order of the client ids."""
+        """Fold the next update that counts, of a client with ``n`` samples; in ascending order of the client ids.
+
+        Raises StrategyError.
+        """
         with _strategy_errors():
             self._strategy.add(update, n)
 
-    def _mean(self) -> State:
-        with _strategy_errors():
-            model = self._strategy.finish()
-            check_same_layout(self.model, model, "the strategy's new model")
-            return {name: model[name] for name in self.model}
+    def commit(self, base: CurrentModel, attempt: Attempt, ended: EndedAttempt, ended_at: float) -> CurrentModel:
+        """Commit the round of an attempt at ``base`` that ended at ``ended_at`` (monotonic), with the updates added.
 
-    def commit(
-        self,
-        *,
-        attempt: Attempt,
-        ended_at: float,
-        results: Sequence[Result],
-        measured: Sequence[tuple[int, tuple[Measurement, ...]]],
-    ) -> None:
-        """Commit the attempt's round with the updates added. The caller flushes the bus before anyone sees it.
-
-        ``results`` is how the seats ended, at ``ended_at`` (monotonic); ``measured`` pairs each accepted update's
-        data_size with what its client measured.
+        Returns the new global model. The caller flushes the record before anyone sees it. Raises StrategyError,
+        CheckpointError or StoreError.
         """
-        model = self._mean()
+        state = self._new_state(base.state)
         aggregated = monotonic() - ended_at
         broadcast, wait = phases(attempt, ended_at)
-        self._record(
-            attempt,
-            model,
-            clients=sent_to(results),
-            data_size=sum(result.seat.data_size for result in results if result.seat.answer == "counts"),
+        measured = [(seat.data_size, ended.updates.taken[seat.client_id].metrics) for seat in ended.accepted]
+        facts = AttemptFacts(
+            clients=sent_to(ended.results),
+            data_size=sum(seat.data_size for seat in ended.accepted),
             broadcast_seconds=broadcast,
             wait_seconds=wait,
             aggregate_seconds=aggregated,
-            client_means=_client_means(self.round, measured),
-            outcomes=outcomes(results, committed=True),
+            client_means=client_means(base.round, measured),
+            outcomes=outcomes(ended.results, committed=True),
         )
+        return self._record(attempt, state, facts)
 
-    def _record(
-        self,
-        attempt: Attempt,
-        model: State,
-        *,
-        clients: int = 0,
-        data_size: int = 0,
-        broadcast_seconds: float | None = None,
-        wait_seconds: float | None = None,
-        aggregate_seconds: float | None = None,
-        client_means: tuple[RoundMetric, ...] = (),
-        outcomes: tuple[ClientOutcome, ...] = (),
-    ) -> None:
+    def _new_state(self, base: State) -> State:
+        with _strategy_errors():
+            state = self._strategy.finish()
+            check_same_layout(base, state, "the strategy's new model")
+            return {name: state[name] for name in base}
+
+    def _record(self, attempt: Attempt, state: State, facts: AttemptFacts) -> CurrentModel:
+        """Promise 3: the checkpoint is durable, then its round is committed."""
         evaluating = monotonic()
-        values = self._evaluator.evaluate(model, attempt.round) if self._evaluator is not None else {}
+        values = self._evaluator.evaluate(state, attempt.round) if self._evaluator is not None else {}
         evaluated = monotonic()
-        written = self._checkpoints.write(attempt.round, model, self._strategy.state())
+        written = self._checkpoints.write(attempt.round, state, self._strategy.state())
         done = monotonic()
         loss, accuracy = values.get("loss"), values.get("accuracy")
         own = tuple(RoundMetric(round=attempt.round, name=n, value=v, source="evaluate") for n, v in values.items())
-        self._bus.emit(
+        self._recorder.emit(
             events.RoundCommitted(
                 round=attempt.round,
                 attempt=attempt.number,
-                clients=clients,
+                clients=facts.clients,
                 seconds=done - attempt.started_at,
-                broadcast_seconds=broadcast_seconds,
-                wait_seconds=wait_seconds,
-                aggregate_seconds=aggregate_seconds,
+                broadcast_seconds=facts.broadcast_seconds,
+                wait_seconds=facts.wait_seconds,
+                aggregate_seconds=facts.aggregate_seconds,
                 evaluate_seconds=evaluated - evaluating if self._evaluator is not None else None,
                 checkpoint_seconds=done - evaluated,
-                data_size=data_size,
+                data_size=facts.data_size,
                 model_digest=written.digest,
                 checkpoint=written.path,
                 checkpoint_bytes=written.size,
                 loss=loss,
                 accuracy=accuracy,
-                metrics=own + client_means,
-                outcomes=outcomes,
+                metrics=own + facts.client_means,
+                outcomes=facts.outcomes,
             )
         )
-        self.model, self.round, self.digest = model, attempt.round, written.digest
-        self._kept.append(MadeRound(attempt.round, attempt.number, written.path, loss, accuracy))
+        self._made.append(MadeRound(attempt.round, attempt.number, written.path, loss, accuracy))
+        return CurrentModel(attempt.round, state, written.digest)
 
     def prune(self) -> None:
-        """Delete checkpoints beyond the newest ``keep`` and the best. Call when the newest round is durable."""
-        pruned = going(self._kept, self._keep)
+        """Delete the checkpoints that need not stay, after that is on record. Call when the newest round is durable."""
+        pruned = going(self._made, self._keep)
         if not pruned:
             return
-        self._kept = [made for made in self._kept if made not in pruned]
+        self._made = [made for made in self._made if made not in pruned]
         for made in pruned:
-            self._bus.emit(events.CheckpointDeleted(round=made.round, attempt=made.attempt, checkpoint=made.checkpoint))
-        self._bus.flush()
+            deleted = events.CheckpointDeleted(round=made.round, attempt=made.attempt, checkpoint=made.checkpoint)
+            self._recorder.emit(deleted)
+        self._recorder.flush()
         for made in pruned:
             self._checkpoints.delete(made.checkpoint)
 

@@ -1,208 +1,268 @@
 """Where sessions and the coordinator meet: one lock, one condition, and the state that both sides change.
 
-Sessions call in from their own threads: ``register``, ``admit`` and ``leave`` for a registration, ``next_ticket`` for
-the next model to send, ``offer`` and ``recorded`` for an update. The rules are those of ``rounds.Rounds``; nothing here
-waits, emits or computes while the lock is held.
+Sessions call in from their own threads: ``register``, ``confirm_registration`` and ``leave`` for a registration,
+``next_ticket`` for the next model to send, ``offer`` and ``confirm_update`` for an update. The coordinator starts and
+ends attempts here, and waits here for what sessions do. The rules are those of ``rules.Rounds``; nothing here emits or
+computes, and nothing but the condition itself waits, while the lock is held.
 """
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flserver.aggregation import State
-from flserver.clock import monotonic
+from flserver.clock import Deadline, monotonic
+from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
-from flserver.rounds import Attempt, Registration, Rounds, Seat, SentModel, Verdict
 from flserver.rounds.broadcast import Broadcast
-from flserver.wire.messages import Measurement
+from flserver.rounds.rules import Rounds
+from flserver.rounds.seats import Attempt, Registration, SentModel, Upload, Verdict
+from flserver.rounds.updates import EndedAttempt, Ready, Submission, Updates
+
+RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
+
+
+class Interrupted(Exception):
+    """The run cannot go on now; ``str`` says why."""
+
+
+@dataclass(frozen=True)
+class CurrentModel:
+    """The last committed round's model. ``round`` is -1, and ``digest`` None, before round 0 is committed.
+
+    ``digest`` is that of its checkpoint file.
+    """
+
+    round: int
+    state: State
+    digest: str | None
 
 
 @dataclass(frozen=True)
 class Ticket:
     """A model to be sent to one registration. Release the broadcast when it is sent or failed."""
 
-    round: int
-    attempt: int
     sent: SentModel
     broadcast: Broadcast
 
 
 @dataclass(frozen=True)
 class Farewell:
-    """The run is over, for all or for this one: say <FINISHED> and close. ``reason``: finished, stopped, or other."""
+    """The run is over, for all or for this one: say <FINISHED> and close."""
 
-    reason: str
-
-
-@dataclass(eq=False)
-class Submission:
-    """A complete, decoded upload. ``release`` gives its memory back; nobody reads ``tensors`` after it.
-
-    ``accepted_at`` (monotonic) is when its connection was accepted; ``digest`` is that of its tensors.
-    """
-
-    update_id: int
-    client_id: str
-    peer: Peer
-    accepted_at: float
-    tensors: State
-    digest: str
-    rejection: str | None
-    metrics: tuple[Measurement, ...]
-    release: Callable[[], None]
-
-
-@dataclass
-class Updates:
-    """One attempt's updates that count: those that wait for their turn, and those that were taken to be folded."""
-
-    waiting: dict[str, Submission] = field(default_factory=dict)
-    taken: dict[str, Submission] = field(default_factory=dict)
-
-    def take(self, seat: Seat) -> Submission | None:
-        """The seat's waiting update, if there is one."""
-        submission = self.waiting.pop(seat.client_id, None)
-        if submission is not None:
-            self.taken[seat.client_id] = submission
-        return submission
-
-    def release(self) -> None:
-        for submission in (*self.waiting.values(), *self.taken.values()):
-            submission.release()
+    reason: LeftReason
 
 
 class Exchange:
-    """The state of the run that more than one thread changes.
+    """The state of the run that more than one thread changes. Nobody else takes its lock or touches its fields."""
 
-    ``changed`` guards everything here. The coordinator holds it to look at ``rounds`` and ``updates``, and waits on it.
-    """
-
-    def __init__(self, rounds: Rounds, global_state: State) -> None:
-        self.changed = threading.Condition()
-        self.rounds = rounds
-        self.updates = Updates()
-        self.stopping: str | None = None
-        # Of the last committed round. Replaced as a whole and never changed in place: read without the lock.
-        self.global_state = global_state
+    def __init__(self, rounds: Rounds, model: CurrentModel) -> None:
+        self._changed = threading.Condition()  # guards everything below
+        self._rounds = rounds
+        self._model = model
+        self._updates = Updates()
+        self._stopping: str | None = None
         self._broadcast: Broadcast | None = None
         self._bells: dict[Registration, Callable[[], None]] = {}
         self._farewell: Farewell | None = None
+
+    @property
+    def model(self) -> CurrentModel:
+        """The global model; replaced as a whole and never changed in place, so it is read without the lock."""
+        return self._model
+
+    @property
+    def current_round(self) -> int:
+        """The round that is being made, else the last committed one; -1 before round 0 is."""
+        with self._changed:
+            attempt = self._rounds.attempt
+            return max(self._model.round, attempt.round if attempt is not None else -1)
 
     # --- for the owner -----------------------------------------------------------------------------------------------
 
     def stop(self, reason: str) -> None:
         """Ask the coordinator to abort the running attempt and end the run. Does nothing when it has ended."""
-        with self.changed:
-            self.stopping = self.stopping or reason
-            self.changed.notify_all()
+        with self._changed:
+            self._stopping = self._stopping or reason
+            self._changed.notify_all()
 
     def roster_changed(self) -> None:
         """The roster was read again: who is left out goes, and the join window may be over."""
-        with self.changed:
-            bells = list(self._bells.values())
-            self.changed.notify_all()
-        for ring in bells:
-            ring()
+        with self._changed:
+            self._changed.notify_all()
+        self._ring()
 
-    # --- for sessions ------------------------------------------------------------------------------------------------
+    # --- for sessions: registrations ---------------------------------------------------------------------------------
 
     def register(self, client_id: str, data_size: int, peer: Peer) -> Registration:
-        """Reserve a registration; raises RegistrationRefused or IdentityRefused. Follow with ``admit`` once it is on
-        record."""
-        with self.changed:
-            registration = self.rounds.register(client_id, data_size, peer, monotonic())
-            self.changed.notify_all()
+        """Reserve a registration of a client with ``data_size`` samples. Follow with ``confirm_registration`` once it
+        is on record, or with ``leave``.
+
+        Raises RegistrationRefused or IdentityRefused.
+        """
+        with self._changed:
+            registration = self._rounds.register(client_id, data_size, peer, monotonic())
+            self._changed.notify_all()
             return registration
 
-    def admit(self, registration: Registration, ring: Callable[[], None]) -> None:
+    def confirm_registration(self, registration: Registration, ring: Callable[[], None]) -> None:
         """Let a recorded registration take part. ``ring`` is called when ``next_ticket`` may have something new."""
-        with self.changed:
-            self.rounds.admit(registration)
+        with self._changed:
+            self._rounds.confirm_registration(registration)
             self._bells[registration] = ring
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def leave(self, registration: Registration) -> None:
         """The registration's connection has ended."""
-        with self.changed:
+        with self._changed:
             self._bells.pop(registration, None)
-            self.rounds.leave(registration)
-            self.changed.notify_all()
+            self._rounds.leave(registration)
+            self._changed.notify_all()
 
     def next_ticket(self, registration: Registration) -> Ticket | Farewell | None:
         """What to send next, or None: wait for the bell."""
-        with self.changed:
+        with self._changed:
             if self._farewell is not None:
                 return self._farewell
-            if not self.rounds.admits(registration):
+            if not self._rounds.still_listed(registration):
                 return Farewell("other")
             broadcast = self._broadcast
-            sent = self.rounds.send_to(registration) if broadcast is not None else None
+            sent = self._rounds.send_to(registration) if broadcast is not None else None
             if broadcast is None or sent is None:
                 return None
             broadcast.acquire()
-            return Ticket(sent.round, sent.attempt, sent, broadcast)
+            return Ticket(sent, broadcast)
+
+    # --- for sessions: uploads ---------------------------------------------------------------------------------------
 
     def expect_upload(self, peer: Peer) -> Share:
         """As whose an upload of this peer could count, before it is known whose it is. Raises IdentityRefused."""
-        with self.changed:
-            return self.rounds.expect_upload(peer)
+        with self._changed:
+            return self._rounds.expect_upload(peer)
 
     def registered_hosts(self) -> set[str]:
         """The addresses from which clients registered in this process."""
-        with self.changed:
-            return {p.peer.host for p in self.rounds.participants.values() if p.peer is not None}
+        with self._changed:
+            return {p.peer.host for p in self._rounds.participants.values() if p.peer is not None}
 
     def check_upload(self, client_id: str, peer: Peer) -> None:
         """Raises RegistrationRefused or IdentityRefused where this peer may not upload for that client."""
-        with self.changed:
-            self.rounds.check_upload(client_id, peer)
+        with self._changed:
+            self._rounds.check_upload(client_id, peer)
 
-    def offer(self, submission: Submission) -> Verdict:
-        """Decide what an upload is; raises as ``check_upload``. Follow with ``recorded`` when its events are out."""
-        with self.changed:
-            return self.rounds.offer(
-                submission.client_id,
-                submission.peer,
-                submission.update_id,
-                submission.accepted_at,
-                submission.digest,
-                submission.rejection,
-                monotonic(),
-            )
+    def offer(self, upload: Upload) -> Verdict:
+        """Decide what an upload is; raises as ``check_upload``. Follow with ``confirm_update`` when its events are
+        out."""
+        with self._changed:
+            return self._rounds.offer(upload, monotonic())
 
-    def recorded(self, submission: Submission, verdict: Verdict) -> None:
+    def confirm_update(self, submission: Submission, verdict: Verdict) -> None:
         """The upload's events are emitted: it may be folded, and the attempt may end with it."""
-        with self.changed:
-            self.rounds.recorded(verdict)
-            counts = verdict.decision is None
-            if counts:
-                self.updates.waiting[submission.client_id] = submission
-            self.changed.notify_all()
-        if not counts:
+        with self._changed:
+            self._rounds.confirm_answer(verdict)
+            if verdict.counts:
+                self._updates.waiting[submission.upload.client_id] = submission
+            self._changed.notify_all()
+        if not verdict.counts:
             submission.release()
 
     # --- for the coordinator -----------------------------------------------------------------------------------------
 
+    def check_stop(self) -> None:
+        """Raises Interrupted where somebody asked for the end of the run."""
+        if self._stopping is not None:
+            raise Interrupted(self._stopping)
+
+    def wait_in_window(self, announced: int) -> tuple[int, tuple[str, ...]] | None:
+        """Wait for the end of the join window, which is None, or until it is short of another number of clients than
+        ``announced``: that number, and who on the roster is not there, as text for people. Raises Interrupted."""
+        with self._changed:
+            while not self._rounds.window_over(monotonic()):
+                self.check_stop()
+                short = self._rounds.window_short_of(monotonic())
+                if short != announced:
+                    return short, self._rounds.absent()
+                closes = self._rounds.window.closes_at
+                left = None if closes is None else closes - monotonic()
+                # Past its end the window stays open until enough are in: then only a registration can close it.
+                self._changed.wait(left if left is not None and left > 0 else None)
+            return None
+
+    def close_window(self) -> tuple[int, tuple[str, ...]]:
+        """Close the join window: the quorum, which is settled then, and who on the roster is not there."""
+        with self._changed:
+            return self._rounds.close_window(), self._rounds.absent()
+
+    def quorum_possible(self) -> bool:
+        """Whether a model can be sent to as many participants as a round needs. Raises Interrupted."""
+        with self._changed:
+            self.check_stop()
+            return self._rounds.quorum_possible()
+
+    def await_quorum(self, seconds: float) -> None:
+        """Wait until a quorum can be sent a model. Raises Interrupted after ``seconds``."""
+        deadline = Deadline.after(seconds)
+        with self._changed:
+            while not self.quorum_possible():
+                if deadline.passed:
+                    able, needed = len(self._rounds.invitable()), self._rounds.min_updates
+                    raise Interrupted(
+                        f"only {able} of the {needed} participants that a round needs were there after {seconds:g} s"
+                    )
+                self._changed.wait(deadline.remaining())
+
     def begin(self, round: int, number: int) -> Attempt:
-        """Start an attempt. Its model is not to be had before ``publish``."""
-        with self.changed:
+        """Start attempt ``number`` at ``round``. Its model is not to be had before ``publish``."""
+        with self._changed:
             self._broadcast = None
-            return self.rounds.start(round, number, monotonic())
+            return self._rounds.start(round, number, monotonic())
 
     def publish(self, broadcast: Broadcast) -> None:
         """Let the sessions send the running attempt's model."""
-        with self.changed:
+        with self._changed:
             self._broadcast = broadcast
-            bells = list(self._bells.values())
-        for ring in bells:
-            ring()
+        self._ring()
+
+    def take_ready(self, attempt: Attempt) -> Ready | EndedAttempt:
+        """Wait for updates whose turn it is to be folded, or for the end of the attempt.
+
+        That it is over is seen and made so under one hold of the lock: an answer comes before both or after both.
+        """
+        with self._changed:
+            while not (ready := self._updates.take_next(attempt.seats.values())):
+                now = monotonic()
+                if self._rounds.attempt_over(now, stopping=self._stopping is not None):
+                    return self.close_attempt(attempt)
+                left = attempt.deadline - now
+                # Past the deadline only an answer that is being recorded is waited for; its thread notifies.
+                self._changed.wait(left if left > 0 else RECORDING_WAIT)
+            return ready
+
+    def close_attempt(self, attempt: Attempt) -> EndedAttempt:
+        """End the attempt: from here on answers are late."""
+        with self._changed:
+            results = self._rounds.end_attempt(stopped=self._stopping is not None)
+            # Where we failed, an answer may still be on its way into the record, and what ends an attempt comes after.
+            self._changed.wait_for(lambda: attempt.recording == 0, RECORDING_WAIT)
+            updates, self._updates = self._updates, Updates()
+            return EndedAttempt(results, updates, self._stopping, self._rounds.min_updates or 1)
+
+    def replace_model(self, model: CurrentModel) -> None:
+        """A round is committed: from here on updates are held against its model."""
+        with self._changed:
+            self._model = model
 
     def finish(self, farewell: Farewell) -> None:
         """Let the sessions say <FINISHED>."""
-        with self.changed:
-            self.rounds.finish()
+        with self._changed:
+            self._rounds.finish()
             self._farewell = farewell
+        self._ring()
+
+    def _ring(self) -> None:
+        """Wake every registration's session: there may be a ticket for it. Never under the lock."""
+        with self._changed:
             bells = list(self._bells.values())
         for ring in bells:
             ring()

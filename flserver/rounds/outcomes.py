@@ -2,17 +2,37 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flserver import events
 from flserver.events import ClientOutcome, RoundMetric
-from flserver.rounds import Attempt, Result
+from flserver.rounds.seats import Attempt, Result
 from flserver.wire.messages import Measurement
 
 CLIENT_MEANS = ("loss", "accuracy")
 
 
-def _client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, ...]]]) -> tuple[RoundMetric, ...]:
-    """Means over the clients, weighted by data_size, of what they measured on the model they received: ``round``'s."""
+@dataclass(frozen=True, kw_only=True)
+class AttemptFacts:
+    """What is on record of how a committed attempt went. The defaults are round 0's, which trains nobody.
+
+    ``clients`` were sent the model, ``data_size`` (samples) is that of the accepted; durations are seconds.
+    """
+
+    clients: int = 0
+    data_size: int = 0
+    broadcast_seconds: float | None = None
+    wait_seconds: float | None = None
+    aggregate_seconds: float | None = None
+    client_means: tuple[RoundMetric, ...] = ()
+    outcomes: tuple[ClientOutcome, ...] = ()
+
+
+def client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, ...]]]) -> tuple[RoundMetric, ...]:
+    """Means over the clients of what they measured on the model they received, ``round``'s.
+
+    ``measured`` pairs each client's data_size, which is its weight, with what it measured.
+    """
     means = []
     for name in CLIENT_MEANS:
         pairs = [
@@ -56,18 +76,17 @@ def sent_to(results: Sequence[Result]) -> int:
 
 def outcomes(results: Sequence[Result], *, committed: bool) -> tuple[ClientOutcome, ...]:
     """What is put on record of each seat; weights only where the attempt is committed."""
-    total = sum(result.seat.data_size for result in results if result.seat.answer == "counts")
+    total = sum(result.seat.data_size for result in results if result.seat.counts)
     return tuple(_outcome(result, total if committed else None) for result in results)
 
 
 def _outcome(result: Result, total: int | None) -> ClientOutcome:
     seat = result.seat
-    counts = seat.answer == "counts"
     handed_over = seat.sent.handed_over_at if seat.sent is not None else None
     return ClientOutcome(
         client_id=seat.client_id,
         participation=result.participation,
-        update_id=seat.update_id if counts else None,
-        weight=seat.data_size / total if counts and total is not None else None,
+        update_id=seat.update_id if seat.counts else None,
+        weight=seat.data_size / total if seat.counts and total is not None else None,
         seconds=None if seat.answered_at is None or handed_over is None else seat.answered_at - handed_over,
     )

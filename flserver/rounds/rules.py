@@ -1,17 +1,53 @@
 """The rules of a run's rounds: who is in, what counts, when an attempt is over.
 
 Pure: no threads, no sockets, no clock of its own. A method that needs the time is given ``now`` in monotonic seconds.
-The coordinator calls this under its lock and does everything else outside.
+``exchange.Exchange`` calls this under its lock.
 
-Words: a *participant* is a client that registered in this run. An *attempt* is one try at a round; its *seats* are the
-participants invited to it. A participant *owes* an answer after it missed a deadline: it is not invited again until
-its late update has arrived or it has registered again.
+A *participant* is a client that registered in this run. Where it stands, and what moves it (``seats.MOVES``):
+
+    absent       registers          registering
+    absent       answers            absent
+    registering  is on record       present
+    registering  leaves             absent
+    present      answers            present
+    present      misses a deadline  owing
+    present      leaves             absent
+    owing        answers            present
+    owing        leaves             absent
+
+One that is present is invited to the next attempt. One that owes an answer is not, so that it never works through a
+queue of stale models: its late update, or a new registration, brings it back.
+
+An *attempt* is one try at a round; its *seats* are the participants invited to it. It is over when everyone waited for
+has answered or left, or at its deadline, and all answers so far are on record.
+
+An upload carries no round number. What it is follows from the one model that its client was sent and has not answered:
+
+    none, or one not wholly handed over when the upload's connection was accepted   duplicate
+    one whose attempt is over                                                       late
+    one of the running attempt, and the update cannot count                         rejected
+    one of the running attempt                                                      it counts: accepted, or aborted
+                                                                                    with its attempt
 """
 
+from collections.abc import Mapping
+
 from flserver.errors import RegistrationRefused
+from flserver.events.words import Decision, Participation
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity, Share
-from flserver.rounds.seats import Answer, Attempt, Participant, Registration, Result, Seat, SentModel, Verdict
+from flserver.rounds.join_window import JoinWindow
+from flserver.rounds.seats import (
+    Attempt,
+    LastAnswer,
+    Participant,
+    Registration,
+    Result,
+    Seat,
+    SentModel,
+    Upload,
+    Verdict,
+)
 from flserver.settings import RoundPolicy
 
 TRAINING_STARTED = "The server has already started the training. You cannot participate now"
@@ -20,34 +56,30 @@ TRAINING_STARTED = "The server has already started the training. You cannot part
 class Rounds:
     """The state of one run's rounds.
 
-    ``known`` are the participants of earlier processes of this run (client id → registrations so far); ``min_updates``
-    is the settled quorum of an earlier process, if there was one; ``identity`` says who may speak for whom.
+    ``known`` are the participants of earlier processes of this run (client id → samples, registrations so far);
+    ``min_updates`` is the settled quorum of an earlier process, if there was one; ``identity`` says who may speak for
+    whom.
     """
 
     def __init__(
-        self,
-        policy: RoundPolicy,
-        known: dict[str, tuple[int, int]],
-        min_updates: int | None,
-        identity: Identity | None = None,
+        self, policy: RoundPolicy, known: Mapping[str, tuple[int, int]], min_updates: int | None, identity: Identity
     ) -> None:
         self._policy = policy
-        self._identity = identity or Identity()
+        self._identity = identity
         self.participants = {
             client_id: Participant(client_id, data_size, registration)
             for client_id, (data_size, registration) in known.items()
         }
         self.min_updates = policy.min_updates or min_updates
         self.attempt: Attempt | None = None
-        self._window_open = True
-        self._window_from: float | None = None
-        self._in_window: set[str] = set()
+        self.window = JoinWindow(policy)
         self._finished = False
 
     # --- registration ------------------------------------------------------------------------------------------------
 
     def register(self, client_id: str, data_size: int, peer: Peer, now: float) -> Registration:
-        """Reserve a registration. It takes part once :meth:`admit` says that it is on record.
+        """Reserve a registration of ``client_id`` with ``data_size`` samples. It takes part once
+        :meth:`confirm_registration` says that it is on record.
 
         Raises RegistrationRefused or IdentityRefused with the text for the trainer.
         """
@@ -59,38 +91,38 @@ class Rounds:
             )
         if self._finished:
             raise RegistrationRefused("The run is over. You cannot participate now")
-        if known is not None and (known.live or known.pending):
+        if known is not None and known.standing != "absent":
             raise RegistrationRefused(f"Client {client_id} is registered already, and its connection is alive")
-        if not self._window_open and (known is None or not self._policy.rejoin):
+        if not self.window.open and (known is None or not self._policy.rejoin):
             raise RegistrationRefused(TRAINING_STARTED)
         if known is None:
             known = self.participants[client_id] = Participant(client_id, data_size, 0)
         rejoined = known.registration > 0
-        known.data_size, known.registration, known.pending = data_size, known.registration + 1, True
-        known.peer, known.unanswered, known.answer, known.owes = peer, None, None, False
-        if self._window_open:
-            # One that comes again does not keep a sliding window open: it could do so for ever.
-            slides = self._policy.join_window == "sliding" and client_id not in self._in_window
-            if self._window_from is None or slides:
-                self._window_from = now
-            self._in_window.add(client_id)
+        known.move("registers")
+        known.data_size, known.registration = data_size, known.registration + 1
+        known.peer, known.unanswered, known.last_answer = peer, None, None
+        self.window.take(client_id, now)
         return Registration(client_id, known.registration, rejoined)
 
-    def admit(self, registration: Registration) -> None:
+    def confirm_registration(self, registration: Registration) -> None:
         """The registration is on record: from the next attempt on it is invited."""
         participant = self.participants[registration.client_id]
-        if participant.registration == registration.number and participant.pending:
-            participant.pending, participant.live = False, True
+        if participant.registration == registration.number and participant.standing == "registering":
+            participant.move("is on record")
 
     def leave(self, registration: Registration) -> None:
         """The registration's connection ended. What it already answered stays."""
         participant = self.participants[registration.client_id]
-        if participant.registration != registration.number:
+        if participant.registration != registration.number or participant.standing == "absent":
             return
-        participant.live = participant.pending = False
+        participant.move("leaves")
         seat = self._seat(registration)
         if seat is not None:
             seat.left = True
+
+    def still_listed(self, registration: Registration) -> bool:
+        """Whether a registration may go on: a roster that was read again may have left its client out."""
+        return self._identity.lists(registration.client_id)
 
     def _seat(self, registration: Registration) -> Seat | None:
         if self.attempt is None:
@@ -100,66 +132,52 @@ class Rounds:
 
     # --- the join window ---------------------------------------------------------------------------------------------
 
-    @property
-    def live_count(self) -> int:
-        return sum(participant.live for participant in self.participants.values())
-
-    def window_closes_at(self) -> float | None:
-        """When the join window may close, or None before the first registration."""
-        return None if self._window_from is None else self._window_from + self._policy.time_to_wait
-
     def window_over(self, now: float) -> bool:
-        """Whether the time is up, enough clients are in, and nobody is half registered."""
-        closes = self.window_closes_at()
-        if closes is None or any(p.pending for p in self.participants.values()):
-            return False
-        time_is_up = now >= closes or (self._identity.roster is not None and not self.absent())
-        return time_is_up and self.live_count >= self._needed
+        """Whether the join window may close; nobody must be half registered."""
+        half = any(participant.standing == "registering" for participant in self.participants.values())
+        all_there = self._identity.roster is not None and not self.absent()
+        return not half and self.window.over(now, live=self._live, all_there=all_there)
+
+    def window_short_of(self, now: float) -> int:
+        """How many more clients the window stays open for although its time is up; 0 before that."""
+        return self.window.short_of(now, live=self._live)
+
+    def close_window(self) -> int:
+        """Close the join window and settle the quorum, which is returned."""
+        self.window.open = False
+        self.min_updates = self.min_updates or self.window.quorum()
+        return self.min_updates
 
     def absent(self) -> tuple[str, ...]:
         """The clients on the roster that are not there, as text for people; none where there is no roster."""
         live = {p.client_id for p in self.participants.values() if p.live}
         return tuple(str(member) for member in self._identity.roster or () if member.client_id not in live)
 
-    def window_short_of(self, now: float) -> int:
-        """How many more clients the window stays open for although its time is up; 0 before that."""
-        closes = self.window_closes_at()
-        return 0 if closes is None or now < closes else max(0, self._needed - self.live_count)
-
     @property
-    def _needed(self) -> int:
-        return max(self._policy.min_clients, self._policy.min_updates or 1)
-
-    def close_window(self) -> int:
-        """Close the join window and settle the quorum, which is returned.
-
-        One client alone makes rounds of its own model, so it must have been alone from the start: otherwise a single
-        site's model would be broadcast as soon as the others dropped out.
-        """
-        self._window_open = False
-        if self.min_updates is None:
-            self.min_updates = 1 if len(self._in_window) == 1 else 2
-        return self.min_updates
+    def _live(self) -> int:
+        return sum(participant.live for participant in self.participants.values())
 
     # --- attempts ----------------------------------------------------------------------------------------------------
 
     def invitable(self) -> list[Participant]:
         """The participants that a model can be sent to now, in ascending order of their ids."""
-        able = [p for p in self.participants.values() if p.live and not p.owes]
+        able = [p for p in self.participants.values() if p.standing == "present"]
         return sorted(able, key=lambda participant: participant.client_id)
 
     def quorum_possible(self) -> bool:
+        """Whether a model can be sent to as many participants as a round needs updates."""
         assert self.min_updates is not None
         return len(self.invitable()) >= self.min_updates
 
     def start(self, round: int, number: int, now: float) -> Attempt:
-        """Begin an attempt with everyone who can be sent a model."""
+        """Begin attempt ``number`` at ``round`` with everyone who can be sent a model."""
         self.attempt = Attempt(round, number, now, now + self._policy.round_timeout)
         for participant in self.invitable():
             self.attempt.seats[participant.client_id] = Seat(
                 participant.client_id, participant.data_size, participant.registration
             )
-        self.attempt.not_sent = tuple(sorted(p.client_id for p in self.participants.values() if p.live and p.owes))
+        owing = (p.client_id for p in self.participants.values() if p.standing == "owing")
+        self.attempt.not_sent = tuple(sorted(owing))
         return self.attempt
 
     def send_to(self, registration: Registration) -> SentModel | None:
@@ -171,79 +189,10 @@ class Rounds:
         self.participants[registration.client_id].unanswered = seat.sent
         return seat.sent
 
-    def expect_upload(self, peer: Peer) -> Share:
-        """As whose an upload of this peer could count, before it is known whose it is. Raises IdentityRefused."""
-        registered = {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
-        return self._identity.expect_upload(peer, registered)
-
-    def admits(self, registration: Registration) -> bool:
-        """Whether a registration may go on: a roster that was read again may have left its client out."""
-        return self._identity.lists(registration.client_id)
-
-    def check_upload(self, client_id: str, peer: Peer) -> Participant:
-        """Whose upload it is. Raises RegistrationRefused where nobody of that name takes part, IdentityRefused where
-        this peer may not speak for it."""
-        participant = self.participants.get(client_id)
-        if participant is None:
-            raise RegistrationRefused(f"an update for client {client_id}, which has not registered")
-        self._identity.check_upload(client_id, peer, participant.peer)
-        return participant
-
-    def offer(
-        self,
-        client_id: str,
-        peer: Peer,
-        update_id: int,
-        accepted_at: float,
-        digest: str,
-        rejection: str | None,
-        now: float,
-    ) -> Verdict:
-        """Decide what an upload of ``client_id`` is. ``accepted_at`` is when its connection was accepted, ``digest``
-        its content's; ``rejection`` says why its content cannot count, if it cannot.
-
-        Raises as :meth:`check_upload` does. An answer to the running attempt must be confirmed with :meth:`recorded`
-        before that attempt can end.
-        """
-        participant = self.check_upload(client_id, peer)
-        attempt = self.attempt
-        running = attempt if attempt is not None and not attempt.over else None
-        arrived = None if running is None else running.round
-        number, size = participant.registration, participant.data_size
-        sent = participant.unanswered
-        if sent is None or sent.handed_over_at is None or accepted_at < sent.handed_over_at:
-            reason = "connected before the model was sent" if sent is not None else _answered(participant, digest)
-            return Verdict("duplicate", reason, None, size, number, arrived)
-        participant.unanswered, participant.owes = None, False
-        participant.answer = Answer(sent.round, digest)
-        seat = None if running is None else running.seats.get(client_id)
-        if running is None or seat is None or seat.sent is not sent:
-            reason = f"attempt {sent.attempt} of round {sent.round} is over"
-            return Verdict("late", reason, sent, size, number, arrived)
-        rejection = rejection or self._too_heavy(seat, running)
-        seat.answer = "counts" if rejection is None else "rejected"
-        seat.update_id, seat.answered_at = update_id, now
-        running.recording += 1
-        return Verdict(None if rejection is None else "rejected", rejection, sent, seat.data_size, number, arrived)
-
-    def _too_heavy(self, seat: Seat, attempt: Attempt) -> str | None:
-        most, invited = self._policy.max_weight_share, sum(s.data_size for s in attempt.seats.values())
-        if seat.data_size <= most * invited:
-            return None
-        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {most:g}"
-
-    def recorded(self, verdict: Verdict) -> None:
-        """The answer that ``verdict`` decided is on record."""
-        attempt, sent = self.attempt, verdict.answers
-        if attempt is None or sent is None or verdict.decision == "late":
-            return
-        if (sent.round, sent.attempt) == (attempt.round, attempt.number):
-            attempt.recording -= 1
-
     def waited_for(self) -> list[Seat]:
         """The seats whose answer may still come and is waited for."""
         assert self.attempt is not None
-        return [seat for seat in self.attempt.seats.values() if seat.answer is None and not seat.left]
+        return [seat for seat in self.attempt.seats.values() if not seat.answered and not seat.left]
 
     def attempt_over(self, now: float, *, stopping: bool = False) -> bool:
         """Whether everyone waited for has answered or left, the deadline passed, or the run is ``stopping``; in any
@@ -261,25 +210,88 @@ class Rounds:
         self.attempt.over = True
         return [Result(seat, self._participation(seat, stopped)) for seat in self.attempt.seats.values()]
 
-    def _participation(self, seat: Seat, stopped: bool) -> str:
-        if seat.answer is not None:
+    def _participation(self, seat: Seat, stopped: bool) -> Participation:
+        if seat.answered:
             return "answered"
         if seat.left:
             return "dropped"
         if stopped:
             return "cut_short"
-        participant = self.participants[seat.client_id]
-        participant.owes = participant.registration == seat.registration
+        self.participants[seat.client_id].move("misses a deadline")
         return "timed_out"
 
     def finish(self) -> None:
         """The run is over: nobody may register any more."""
         self._finished = True
 
+    # --- uploads -----------------------------------------------------------------------------------------------------
+
+    def expect_upload(self, peer: Peer) -> Share:
+        """As whose an upload of this peer could count, before it is known whose it is. Raises IdentityRefused."""
+        registered = {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
+        return self._identity.expect_upload(peer, registered)
+
+    def check_upload(self, client_id: str, peer: Peer) -> Participant:
+        """Whose upload it is. Raises RegistrationRefused where nobody of that name takes part, IdentityRefused where
+        this peer may not speak for it."""
+        participant = self.participants.get(client_id)
+        if participant is None:
+            raise RegistrationRefused(f"an update for client {client_id}, which has not registered")
+        self._identity.check_upload(client_id, peer, participant.peer)
+        return participant
+
+    def offer(self, upload: Upload, now: float) -> Verdict:
+        """Decide what an upload is; the table is at the top of this file.
+
+        Raises as :meth:`check_upload` does. An answer to the running attempt must be confirmed with
+        :meth:`confirm_answer` before that attempt can end.
+        """
+        participant = self.check_upload(upload.client_id, upload.peer)
+        running = self.attempt if self.attempt is not None and not self.attempt.over else None
+
+        def verdict(decision: Decision | None, reason: str | None, answers: SentModel | None, size: int) -> Verdict:
+            return Verdict(
+                decision=decision,
+                reason=reason,
+                answers=answers,
+                data_size=size,
+                arrived_round=None if running is None else running.round,
+            )
+
+        sent = participant.unanswered
+        if sent is None or sent.handed_over_at is None or upload.accepted_at < sent.handed_over_at:
+            reason = _answered(participant, upload.digest) if sent is None else "connected before the model was sent"
+            return verdict("duplicate", reason, None, participant.data_size)
+        participant.unanswered, participant.last_answer = None, LastAnswer(sent.round, upload.digest)
+        participant.move("answers")
+        seat = None if running is None else running.seats.get(upload.client_id)
+        if running is None or seat is None or seat.sent is not sent:
+            reason = f"attempt {sent.attempt} of round {sent.round} is over"
+            return verdict("late", reason, sent, participant.data_size)
+        rejection = upload.rejection or self._too_heavy(seat, running)
+        seat.decision = None if rejection is None else "rejected"
+        seat.update_id, seat.answered_at = upload.update_id, now
+        running.recording += 1
+        return verdict(seat.decision, rejection, sent, seat.data_size)
+
+    def _too_heavy(self, seat: Seat, attempt: Attempt) -> str | None:
+        most, invited = self._policy.max_weight_share, sum(s.data_size for s in attempt.seats.values())
+        if seat.data_size <= most * invited:
+            return None
+        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {most:g}"
+
+    def confirm_answer(self, verdict: Verdict) -> None:
+        """The answer that ``verdict`` decided is on record."""
+        attempt, sent = self.attempt, verdict.answers
+        if attempt is None or sent is None or verdict.decision == "late":
+            return
+        if (sent.round, sent.attempt) == (attempt.round, attempt.number):
+            attempt.recording -= 1
+
 
 def _answered(participant: Participant, digest: str) -> str:
     """Why an upload is a duplicate, where no model of its client is unanswered."""
-    answer = participant.answer
+    answer = participant.last_answer
     if answer is None:
         return "no model of this client is unanswered"
     same = "the same update as" if digest == answer.digest else "another update than"

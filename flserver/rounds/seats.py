@@ -1,8 +1,22 @@
-"""The values that the rules of a round work with."""
+"""The values that the rules of a round work with. Pure: times are monotonic seconds that somebody else read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
+from flserver.events.words import Decision, Participation
 from flserver.identity.peer import Peer
+
+Standing = Literal["absent", "registering", "present", "owing"]
+Move = Literal["registers", "is on record", "answers", "misses a deadline", "leaves"]
+
+MOVES: Final[Mapping[Standing, Mapping[Move, Standing]]] = {
+    "absent": {"registers": "registering", "answers": "absent"},
+    "registering": {"is on record": "present", "leaves": "absent"},
+    "present": {"answers": "present", "misses a deadline": "owing", "leaves": "absent"},
+    "owing": {"answers": "present", "leaves": "absent"},
+}
+"""Where a participant stands, and what moves it; ``rules`` explains it."""
 
 
 @dataclass(eq=False)
@@ -17,7 +31,7 @@ class SentModel:
 
 
 @dataclass(frozen=True)
-class Answer:
+class LastAnswer:
     """The update that settled a model: a later one for the same model is a duplicate."""
 
     round: int
@@ -26,37 +40,59 @@ class Answer:
 
 @dataclass
 class Participant:
-    """A client of this run. ``unanswered`` is the one model it was sent and has not answered, ``answer`` the update
-    that answered the one before; ``peer`` registered it in this process."""
+    """A client that registered in this run.
+
+    ``unanswered`` is the one model it was sent and has not answered, ``last_answer`` the update that answered the one
+    before; ``peer`` registered it in this process.
+    """
 
     client_id: str
     data_size: int
     registration: int
-    live: bool = False
-    pending: bool = False
+    standing: Standing = "absent"
     peer: Peer | None = None
     unanswered: SentModel | None = None
-    answer: "Answer | None" = None
-    owes: bool = False
+    last_answer: LastAnswer | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether its first connection lives, and its registration is on record."""
+        return self.standing in ("present", "owing")
+
+    def move(self, move: Move) -> None:
+        """Take a step of the table. Raises KeyError for one that is not in it."""
+        self.standing = MOVES[self.standing][move]
 
 
 @dataclass
 class Seat:
-    """One invited client in one attempt. ``answer`` is the decision of what it answered, or ``counts``."""
+    """One invited client in one attempt. ``update_id`` is its answer's, and ``decision`` what was decided of it: None
+    while it counts."""
 
     client_id: str
     data_size: int
     registration: int
     sent: SentModel | None = None
     left: bool = False
-    answer: str | None = None
     update_id: int | None = None
+    decision: Decision | None = None
     answered_at: float | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether an update answered this attempt's model, whatever was decided of it."""
+        return self.update_id is not None
+
+    @property
+    def counts(self) -> bool:
+        """Whether its update is averaged if the attempt is committed."""
+        return self.answered and self.decision is None
 
 
 @dataclass
 class Attempt:
-    """One try at a round (times in monotonic seconds). ``recording`` counts answers decided but not yet on record."""
+    """One try at a round. ``recording`` counts answers decided but not yet on record; ``not_sent`` are the clients that
+    owe an older answer and are not invited."""
 
     round: int
     number: int
@@ -70,23 +106,47 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Registration:
-    """An admitted registration; ``number`` counts those of this client in this run from 1."""
+    """A registration that the rules took; ``number`` counts those of this client in this run from 1."""
 
     client_id: str
     number: int
     rejoined: bool
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What an upload is: ``decision`` None means that it counts; ``answers`` is the model that it answers, if any."""
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A complete, decoded upload, as far as the rules look at it.
 
-    decision: str | None
+    ``accepted_at`` is when its connection was accepted; ``digest`` is that of its tensors; ``rejection`` says why its
+    content cannot count, if it cannot.
+    """
+
+    update_id: int
+    client_id: str
+    peer: Peer
+    accepted_at: float
+    digest: str
+    rejection: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What an upload is: ``decision`` None means that it counts; ``answers`` is the model that it answers, if any.
+
+    ``data_size`` (samples) is the weight it has or would have had; ``arrived_round`` the round that was being made when
+    it came, if one was.
+    """
+
+    decision: Decision | None
     reason: str | None
     answers: SentModel | None
     data_size: int
-    registration: int
     arrived_round: int | None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the upload is an update that is averaged if its attempt is committed."""
+        return self.decision is None
 
 
 @dataclass(frozen=True)
@@ -94,4 +154,4 @@ class Result:
     """How one seat ended."""
 
     seat: Seat
-    participation: str
+    participation: Participation

@@ -14,21 +14,24 @@ from flserver.settings.policies import (
     StorePolicy,
     server_settings,
 )
-from flserver.settings.server import MAX_COUNT, MAX_SECONDS, SERVER_SETTINGS
+from flserver.settings.server import DATASETS, MAX_COUNT, MAX_SECONDS, SERVER_SETTINGS, JoinWindow, UploadFrom
 from flserver.settings.setting import Setting, defaults, parse_tristate
 
 __all__ = [
+    "DATASETS",
     "MAX_COUNT",
     "MAX_SECONDS",
     "SERVER_SETTINGS",
     "EvaluationPolicy",
     "IdentityPolicy",
+    "JoinWindow",
     "ModelPolicy",
     "NetworkPolicy",
     "RoundPolicy",
     "ServerSettings",
     "Setting",
     "StorePolicy",
+    "UploadFrom",
     "defaults",
     "parse_tristate",
     "server_settings",

@@ -14,11 +14,12 @@ from click.core import ParameterSource
 
 from flserver.errors import EXIT_INTERRUPTED, FlserverError, UsageError
 from flserver.settings import Setting, parse_tristate
+from flserver.settings.setting import Kind
 
 Settings = tuple[Setting, ...]
 
 # What a key may be in a file. Click would take 3.7 for an int and true for a number.
-_TOML_TYPES: dict[str, tuple[type, ...]] = {
+_TOML_TYPES: dict[Kind, tuple[type, ...]] = {
     "str": (str, int),  # client-id = 3
     "path": (str,),
     "choice": (str,),
@@ -115,7 +116,6 @@ def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., An
             return click.option(*names, type=click.Path(), metavar=setting.metavar or "PATH", **common)
         case "str":
             return click.option(*names, type=str, metavar=setting.metavar or "TEXT", **common)
-    raise AssertionError(f"{setting.name}: unknown kind {setting.kind}")
 
 
 def _whole(bound: float | None) -> int | None:

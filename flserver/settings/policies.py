@@ -5,28 +5,27 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flserver.settings.server import PATHS, SERVER_SETTINGS
+from flserver.settings.server import PATHS, SERVER_SETTINGS, JoinWindow, UploadFrom
 from flserver.settings.setting import defaults
-from flserver.wire.messages import MAX_DATA_SIZE
 
 Policy = TypeVar("Policy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundPolicy:
-    """The rules of a run's rounds (seconds; ``min_updates`` None: settle it from the first join window)."""
+    """The rules of a run's rounds. Times are in seconds; with ``min_updates`` None the first join window settles it."""
 
     num_rounds: int
     time_to_wait: float
-    join_window: str
+    join_window: JoinWindow
     min_clients: int
     min_updates: int | None
     round_timeout: float
     round_attempts: int
     rejoin: bool
     rejoin_timeout: float
-    max_data_size: int = MAX_DATA_SIZE
-    max_weight_share: float = 1.0
+    max_data_size: int
+    max_weight_share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,8 @@ class StorePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPolicy:
-    """Where the server listens, and what a connection may use (bytes, seconds, bytes a second)."""
+    """Where the server listens, and what a connection may use. Sizes are in bytes, times in seconds, ``min_rate`` in
+    bytes a second."""
 
     host: str
     server_port: int
@@ -85,7 +85,7 @@ class NetworkPolicy:
 class IdentityPolicy:
     """Who may speak for a client, and how that is shown."""
 
-    upload_from: str | None
+    upload_from: UploadFrom | None
     clients: Path | None
     tls_cert: Path | None
     tls_key: Path | None

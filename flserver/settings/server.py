@@ -1,16 +1,24 @@
 """The server's settings: every name, type, default and help text stands here once."""
 
+from typing import Literal, get_args
+
 from flserver.settings.setting import Setting
 from flserver.wire.messages import MAX_DATA_SIZE
 
 MAX_SECONDS = 1e9  # 31 years: what every clock and timer here still counts
-MAX_COUNT = 10**9
+MAX_COUNT = 10**9  # of rounds, clients and the like: more than there will be, and far from what an int64 holds
+
+JoinWindow = Literal["fixed", "sliding"]
+UploadFrom = Literal["same-address", "any", "certificate"]
+DATASETS = ("fldata", "digits", "mnist", "fashion-mnist", "cifar10")
+"""What ``--eval-data`` and the trainer's ``--dataset`` know by name; ``models/datasets.py`` has the data."""
+
 SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="host", kind="str", default="127.0.0.1", help="Address to listen on for trainers."),
     Setting(name="server-port", kind="int", default=50052, minimum=0, maximum=65535, help="Port for trainers; 0 takes any free one and prints it."),
     Setting(name="num-rounds", kind="int", default=30, minimum=1, maximum=MAX_COUNT, help="Rounds of the run."),
     Setting(name="time-to-wait", kind="float", default=10.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that the join window stays open."),
-    Setting(name="join-window", kind="choice", default="fixed", choices=("fixed", "sliding"), help="Count the window from the first registration (fixed) or from the latest (sliding)."),
+    Setting(name="join-window", kind="choice", default="fixed", choices=get_args(JoinWindow), help="Count the window from the first registration (fixed) or from the latest (sliding)."),
     Setting(name="use-cuda", kind="tristate", default=None, help="Evaluate on CUDA. Left out: if there is one. Averaging is always on the CPU."),
     Setting(name="db", kind="path", default="runs.sqlite", help="The SQLite database; made where there is none."),
     Setting(name="resume", kind="bool", default=False, help="Go on with the newest run, or --run-name's, from its last committed round."),
@@ -27,7 +35,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="round-attempts", kind="int", default=3, minimum=1, maximum=MAX_COUNT, help="Quorum misses of one round after which the run ends interrupted."),
     Setting(name="rejoin", kind="bool", default=True, help="Let a participant whose connection died register again."),
     Setting(name="rejoin-timeout", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds to wait for participants while there are fewer than --min-updates."),
-    Setting(name="eval-data", kind="str", default=None, metavar="SPEC", help="Evaluate every global model on: fldata, digits, mnist, fashion-mnist or cifar10."),
+    Setting(name="eval-data", kind="str", default=None, metavar="SPEC", help=f"Evaluate every global model on: {', '.join(DATASETS[:-1])} or {DATASETS[-1]}."),
     Setting(name="data-dir", kind="path", default=None, help="Where data sets lie. Default: FLdata for fldata, data for the others."),
     Setting(name="evaluate", kind="str", default=None, metavar="MODULE:FUNCTION", help="Evaluate every global model with function(model, round) -> dict of finite floats."),
     Setting(name="metrics-host", kind="str", default="127.0.0.1", help="Address of /metrics and /healthz."),
@@ -42,9 +50,9 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="frame-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds that receiving an update, or sending a model, may take."),
     Setting(name="min-rate", kind="float", default=1024.0, minimum=0, maximum=1e12, metavar="BYTES", help="Bytes a second below which a message is not waited for any more, counted over 30 seconds (or --first-frame-timeout, if less) of waiting for its sender."),
     Setting(name="peer-timeout", kind="float", default=90.0, minimum=3, maximum=86400, help="Seconds after which a peer whose machine does not answer any more is gone."),
-    Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, the oldest that has not finished its first message goes."),
+    Setting(name="max-connections", kind="int", default=2048, minimum=8, maximum=MAX_COUNT, help="Connections at once. When full, those whose first message is not whole make room, strangers first."),
     Setting(name="max-connections-per-address", kind="int", default=2048, minimum=2, maximum=MAX_COUNT, metavar="N", help="The same for one address. A trainer has one for good, and one more while it uploads."),
-    Setting(name="upload-from", kind="choice", default=None, choices=("same-address", "any", "certificate"), help="Whose uploads count: those from the address that registered the client, anybody's, or those with its certificate. Default: same-address, or certificate with --tls-client-ca."),
+    Setting(name="upload-from", kind="choice", default=None, choices=get_args(UploadFrom), help="Whose uploads count: those from the address that registered the client, anybody's, or those with its certificate. Default: same-address, or certificate with --tls-client-ca."),
     Setting(name="clients", kind="path", default=None, metavar="FILE", help="Admit these clients only, and start as soon as all are in: CSV with the columns id, label, fingerprint."),
     Setting(name="tls-cert", kind="path", default=None, metavar="FILE", help="Speak TLS to trainers, with this certificate (PEM, the chain after it)."),
     Setting(name="tls-key", kind="path", default=None, metavar="FILE", help="Its key. Default: in the file of --tls-cert."),

@@ -1,21 +1,24 @@
 """What a setting is."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flserver.errors import UsageError
+
+Kind = Literal["str", "int", "float", "path", "bool", "tristate", "choice"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One option. ``kind`` is one of str, int, float, path, bool, tristate and choice.
+    """One option, of a server or a trainer; ``metavar`` is how ``--help`` calls its value.
 
-    ``bool`` is a pair of flags (``--rejoin/--no-rejoin``). ``tristate`` is a flag with an optional value: bare,
+    ``choices`` are the values of a ``choice``, ``minimum`` and ``maximum`` the bounds of a number, both included. A
+    ``bool`` is a pair of flags (``--rejoin/--no-rejoin``). A ``tristate`` is a flag with an optional value: bare,
     ``True``, ``False`` and ``''`` mean what they say; left out means None.
     """
 
     name: str
-    kind: str
+    kind: Kind
     default: Any
     help: str
     metavar: str | None = None

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 GENESIS = "sha256:" + "0" * 64
-MAX_PROBLEMS = 100
+MAX_PROBLEMS = 100  # told by one verification: who has as many needs no more to know that the record is broken
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """The columns of an events row that its digest covers."""
+    """The columns of an events row that its digest covers. ``seq`` counts from 1; digests are ``sha256:hex``."""
 
     seq: int
     run_id: str
@@ -36,8 +36,12 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What :func:`verify` found. ``head`` is the last row's stated digest, to compare with one noted elsewhere: rows
-    cut off at the end leave a shorter chain that is whole. ``problems`` are the first 100, one sentence each."""
+    """What :func:`verify` found: how many events there are, how many payloads of them are purged.
+
+    ``head`` is the digest that the last row states, to compare with one noted elsewhere: rows cut off at the end leave
+    a shorter chain that is whole. ``problems`` are the first ``MAX_PROBLEMS``, one sentence each; none means that the
+    chain holds.
+    """
 
     events: int
     purged: int
@@ -46,12 +50,15 @@ class Verification:
 
 
 def payload_digest(salt: str, payload: str) -> str:
-    """``sha256:hex`` of the salt's bytes (``salt`` is their hex) and the payload's UTF-8."""
+    """``sha256:hex`` of the salt's bytes, which ``salt`` gives as hexadecimal digits, and the payload's UTF-8.
+
+    Raises ValueError where ``salt`` is not that.
+    """
     return _sha256(bytes.fromhex(salt) + payload.encode())
 
 
 def verify(rows: Iterable[Mapping[str, Any]]) -> Verification:
-    """Check rows of ``events``, all columns, in ascending ``seq`` from the first one.
+    """Check the rows of ``events``: all of them, with all their columns, in ascending order of ``seq``.
 
     A changed row is one problem, not one for each row after it: every row is compared with what the row before states.
     """

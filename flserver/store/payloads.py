@@ -1,12 +1,10 @@
 """An event as canonical JSON, and back: nothing of an event is lost, so that the tables can be derived again.
 
-Canonical: sorted keys, no blanks, ASCII only (a lone surrogate that a peer sent is an escape like any other). JSON has
-no number for NaN and the infinities: they are kept as the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``. (In the
-tables' REAL columns they are NULL.)
+Canonical: sorted keys, no blanks, ASCII only (a lone surrogate that a peer sent is an escape like any other), NaN and
+the infinities as :func:`~flserver.text.json_number` writes them. (In the tables' REAL columns they are NULL.)
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -17,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from flserver import events
 from flserver.errors import StoreError
 from flserver.events import Event
+from flserver.text import json_number
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
     cls.__name__: cls
@@ -26,7 +25,7 @@ EVENT_TYPES: Mapping[str, type[Event]] = {
 
 
 def canonical_json(value: object) -> str:
-    """``value`` as canonical JSON. Dataclasses and mappings become objects, paths text.
+    """``value`` as canonical JSON. Dataclasses and mappings become objects, tuples arrays, paths text.
 
     Raises TypeError for what JSON cannot hold.
     """
@@ -37,12 +36,15 @@ def canonical_json(value: object) -> str:
 
 
 def to_payload(event: Event) -> str:
-    """All fields of ``event`` as canonical JSON."""
+    """All fields of ``event`` as canonical JSON. Raises TypeError where one holds what JSON cannot hold."""
     return canonical_json(vars(event))
 
 
 def from_payload(type_name: str, payload: str) -> Event:
-    """The event that :func:`to_payload` wrote. Raises StoreError where it is none that this version knows."""
+    """The event of the class ``type_name`` that :func:`to_payload` wrote.
+
+    Raises StoreError where this version knows no such event, or the payload is not that of one.
+    """
     try:
         return _build(EVENT_TYPES[type_name], json.loads(payload))  # type: ignore[no-any-return]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -65,7 +67,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else json.dumps(value)
+        return json_number(value)
     if isinstance(value, str | int | None):
         return value
     if isinstance(value, list | tuple):
@@ -93,7 +95,10 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
 
 
 def _read(hint: Any, value: Any) -> Any:
-    """A JSON value as the type that a field of an event declares."""
+    """A JSON value as the type that a field of an event declares.
+
+    A word is read as it stands, also where it is in no closed set of ours: the record of another version may have it.
+    """
     if get_origin(hint) is tuple:
         return tuple(_read(get_args(hint)[0], item) for item in value)
     if get_origin(hint) in (Union, UnionType):

@@ -1,6 +1,7 @@
-"""Everything that is read. Each call opens a connection that cannot write, sees one state and closes it.
+"""Everything that is read. Each call opens a connection that cannot write, sees one state of the database, and closes.
 
-It never checkpoints the WAL, works while a server writes, and opens a cleanly stopped database of somebody else's.
+It never checkpoints the WAL, works while a server writes, and opens the database of a server that stopped cleanly also
+where it may only read the file.
 """
 
 import json
@@ -15,17 +16,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
 from flserver.events import RoundCommitted
+from flserver.events.totals import Totals
 from flserver.store import chain
 from flserver.store.sqlite import cause, is_ours, reading_engine
-from flserver.store.totals import Totals, read_totals
+from flserver.store.totals import read_totals
+
+CHAIN_PAGE = 1000  # events in memory at once
 
 Row = Mapping[str, Any]
 """A row of a view: its columns by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Participant:
-    """A client that ever registered: its latest number of samples, and how often it registered."""
+class KnownClient:
+    """A client that registered in the run: its latest number of training samples, and how often it registered."""
 
     client_id: str
     data_size: int
@@ -34,7 +38,7 @@ class Participant:
 
 @dataclass(frozen=True, kw_only=True)
 class IdSeeds:
-    """The first free number of each kind; ids are unique in a database."""
+    """The first free number of each kind of id, from 1. Ids are unique in a database, whatever the run."""
 
     message_id: int
     connection_id: int
@@ -53,11 +57,10 @@ class Reader:
         self._engine = reading_engine(path)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run one statement that only reads; its columns' names and its rows.
+        """Run one statement that only reads. Returns its columns' names, and its rows.
 
-        ``parameters`` are the values of its ``:name``, by name; more names than it has are fine.
-
-        Raises UsageError with SQLite's words for bad SQL and for whatever would write.
+        ``parameters`` are the values of the statement's ``:name``, by name; it need not have all of them. Raises
+        UsageError, with SQLite's words, for bad SQL and for whatever would write.
         """
         with self._connect() as connection:
             try:
@@ -74,7 +77,10 @@ class Reader:
         return self._rows(f"{_RUNS} ORDER BY event_seq DESC")
 
     def run(self, ref: str) -> Row:
-        """The run with the run_id ``ref``, else the newest of that name. Raises UsageError where there is none."""
+        """The row of v1_runs of the run with the run_id ``ref``, else of the newest run of that name.
+
+        Raises UsageError where there is none.
+        """
         by_id = self._rows(f"{_RUNS} WHERE v1_runs.run_id = :ref", ref=ref)
         found = by_id[0] if by_id else self.newest_run(ref)
         if found is None:
@@ -82,7 +88,7 @@ class Reader:
         return found
 
     def newest_run(self, name: str | None = None) -> Row | None:
-        """The newest run, or the newest called ``name``."""
+        """The row of v1_runs of the newest run, or of the newest called ``name``; None where there is none."""
         return self._first(
             f"{_RUNS} WHERE :name IS NULL OR v1_runs.name = :name ORDER BY event_seq DESC LIMIT 1", name=name
         )
@@ -92,7 +98,8 @@ class Reader:
         return [row["run_id"] for row in self._rows("SELECT run_id FROM runs WHERE status = 'running'")]
 
     def min_updates(self, run_id: str) -> int | None:
-        """The least number of updates that commits a round, as settled in the run's first join window."""
+        """The least number of updates that commits a round, as settled in the run's first join window; None where it
+        is not settled yet, or there is no such run."""
         row = self._first("SELECT min_updates FROM runs WHERE run_id = :run", run=run_id)
         return row["min_updates"] if row else None
 
@@ -101,7 +108,7 @@ class Reader:
         return self._rows(f"{_COMMITTED} ORDER BY round", run=run_id)
 
     def last_committed(self, run_id: str) -> Row | None:
-        """The row of v1_rounds of the highest committed round."""
+        """The row of v1_rounds of the highest committed round; None where there is none."""
         return self._first(f"{_COMMITTED} ORDER BY round DESC LIMIT 1", run=run_id)
 
     def committed_round(self, run_id: str, number: int | None = None) -> Row:
@@ -112,7 +119,8 @@ class Reader:
         return rows[-1]
 
     def client_means(self, run_id: str, number: int) -> Mapping[str, float]:
-        """What the clients measured on the model of round ``number``, averaged, by name."""
+        """What the clients measured on the model of round ``number``, averaged over them, by the metric's name: loss in
+        nats, accuracy from 0 to 1."""
         query = """
             SELECT name, value FROM v1_round_metrics WHERE run_id = :run AND round = :number AND source = 'clients'"""
         return {row["name"]: row["value"] for row in self._rows(query, run=run_id, number=number)}
@@ -122,14 +130,14 @@ class Reader:
         query = "SELECT COALESCE(MAX(attempt), 0) + 1 AS next FROM rounds WHERE run_id = :run AND round = :number"
         return int(self._rows(query, run=run_id, number=number)[0]["next"])
 
-    def participants(self, run_id: str) -> list[Participant]:
-        """Every client that ever registered in the run, by its latest registration."""
+    def participants(self, run_id: str) -> list[KnownClient]:
+        """Every client that ever registered in the run, in ascending order of the ids."""
         query = """
             SELECT client_id, data_size, registration FROM clients
             JOIN (SELECT client_id, MAX(registration) AS registration FROM clients
                   WHERE run_id = :run GROUP BY client_id) AS latest USING (client_id, registration)
             WHERE run_id = :run ORDER BY client_id"""
-        return [Participant(**row) for row in self._rows(query, run=run_id)]
+        return [KnownClient(**row) for row in self._rows(query, run=run_id)]
 
     def id_seeds(self) -> IdSeeds:
         """The ids that a new server process begins with."""
@@ -144,7 +152,7 @@ class Reader:
             return read_totals(connection, run_id)
 
     def chained_digests(self) -> Mapping[tuple[str, int], str]:
-        """The model digests that the events state, by run_id and round; purged events state none."""
+        """The model digests (``sha256:hex``) that the events state, by run_id and round; purged events state none."""
         query = "SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq"
         found = {}
         for row in self._rows(query, type=RoundCommitted.__name__):
@@ -154,9 +162,9 @@ class Reader:
         return found
 
     def verify_chain(self) -> chain.Verification:
-        """Check the hash chain over all events."""
+        """Check the hash chain over all events of the database."""
         with self._errors(), self._connect() as connection:
-            rows = connection.execution_options(yield_per=1000).execute(text("SELECT * FROM events ORDER BY seq"))
+            rows = connection.execution_options(yield_per=CHAIN_PAGE).execute(text("SELECT * FROM events ORDER BY seq"))
             return chain.verify({**row} for row in rows.mappings())
 
     def _rows(self, query: str, **parameters: Any) -> list[Row]:

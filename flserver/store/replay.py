@@ -10,13 +10,14 @@ from flserver.store.derive import derive
 from flserver.store.derive.statements import Origin
 from flserver.store.payloads import from_payload
 
-REPLAY_PAGE = 1000
+REPLAY_PAGE = 1000  # events in memory at once
 
 
 def rederive(connection: Connection) -> None:
-    """Make every derived table anew from the record, in the caller's transaction.
+    """Make every derived table anew from the record, in the transaction that ``connection`` is in.
 
-    Raises StoreError where a payload was purged: what it held is gone, the tables would lose it too.
+    Raises StoreError where a payload was purged (what it held is gone, the tables would lose it too), cannot be read,
+    or contradicts the events before it.
     """
     for table in reversed(t.DERIVED):
         connection.execute(delete(table))

@@ -5,7 +5,6 @@ alembic takes a while to import and is wanted once a start: it is imported where
 
 import logging
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
-
 import flserver
 from flserver.errors import UsageError
-from flserver.store.sqlite import cause, copy_database, revision_of, writing_engine
+from flserver.store.sqlite import DATABASE_ERRORS, cause, copy_database, revision_of, writing_engine
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -25,19 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SchemaState:
-    """A database's revision (None: there is no database, or an empty file) and the newest one known."""
+    """The revision that a database is at (None: there is no database, or an empty file), and the newest one known."""
 
     current: str | None
     head: str
 
     @property
     def at_head(self) -> bool:
+        """Whether the database is at the newest revision."""
         return self.current == self.head
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upgrade:
-    """A database was brought from one revision to another; ``copy`` is what it was before."""
+    """A database was brought from the revision ``before`` to ``after``; the file ``copy`` is what it was before."""
 
     before: str
     after: str
@@ -45,7 +43,11 @@ class Upgrade:
 
 
 def check(path: Path, *, migrations: Path | None = None) -> SchemaState:
-    """The schema's state; the file is only read. Raises UsageError where it is not ours or newer than this flserver."""
+    """Which schema the database at ``path`` has; the file is only read.
+
+    ``migrations`` is the folder of the migrations, None for flserver's own. Raises UsageError where the file is not
+    ours, or was written by a newer flserver.
+    """
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory.from_config(_config(migrations))
@@ -66,8 +68,8 @@ def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None
 
     The caller holds the DatabaseLock. An old database is first copied beside itself (``runs.sqlite.before-0002``; an
     existing copy is kept, and the new one gets a number). All steps are one transaction. Returns what was upgraded,
-    None where the database was new or at head. Raises UsageError where the file cannot be ours or cannot be written;
-    it is then untouched.
+    None where the database was new or at head. ``migrations`` is as in :func:`check`. Raises UsageError where the file
+    cannot be ours or cannot be written; it is then untouched.
     """
     _require_writable(path)
     state = check(path, migrations=migrations)
@@ -83,7 +85,7 @@ def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None
 
 
 def migrations_directory() -> Path:
-    """Where the migrations lie: inside the package in a wheel, beside it in a checkout."""
+    """The folder of flserver's own migrations: inside the package in a wheel, beside it in a checkout."""
     spec = find_spec("flserver.migrations")
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).parent
@@ -153,7 +155,7 @@ def _require_writable(path: Path) -> None:
 def _usage_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except DATABASE_ERRORS as error:
         raise UsageError(f"{path} cannot be used as a database: {cause(error)}") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be used as a database: {error.strerror}") from error

@@ -1,5 +1,8 @@
-"""All that is SQLite's alone: how the file is opened, by the one writer and by readers that cannot write, and never by
-two servers; its journal; its copy."""
+"""All that is SQLite's alone.
+
+How the file is opened, by the one writer and by readers that cannot write, and never by two servers; its journal, and
+how a clean stop leaves it; its copy.
+"""
 
 import fcntl
 import logging
@@ -28,6 +31,8 @@ CLOSE_PAUSE = 0.02
 """Seconds between two tries of that."""
 APPLICATION_ID = 0x464C7376  # as the first migration writes it
 
+DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
+
 logger = logging.getLogger(__name__)
 
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
@@ -48,9 +53,10 @@ _PRAGMAS_BARE = {
 
 
 def writing_engine(path: Path, *, create: bool = False) -> Engine:
-    """An engine whose every connection is set up for writing and whose every transaction is ``BEGIN IMMEDIATE``.
+    """An engine for writing the database at ``path``, whose every transaction is ``BEGIN IMMEDIATE``.
 
-    A deferred transaction that turns into a write fails at once where another one has written, whatever the timeout.
+    With ``create`` the file is made where there is none; else connecting then raises sqlalchemy's OperationalError. A
+    deferred transaction that turns into a write fails at once where another one has written, whatever the timeout.
     """
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
 
@@ -71,7 +77,8 @@ def writing_engine(path: Path, *, create: bool = False) -> Engine:
 
 
 def reading_engine(path: Path) -> Engine:
-    """An engine whose connections can only read, whatever SQL they are given, and see one state of the database.
+    """An engine for reading the database at ``path``. Its connections can do nothing else, whatever SQL they are given,
+    and each of their transactions sees one state of the database.
 
     ``PRAGMA query_only`` would not do: ATTACH and VACUUM INTO write files all the same.
     """
@@ -107,15 +114,15 @@ def _authorize(action: int, first: str | None, second: str | None, database: str
 
 @contextmanager
 def store_errors(doing: str) -> Iterator[None]:
-    """Turn an error of the database into a StoreError that says what was being done."""
+    """Within the block, turn an error of the database into a StoreError, which says what it came of: ``doing``."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except DATABASE_ERRORS as error:
         raise StoreError(f"{doing}: {cause(error)}") from error
 
 
 def cause(error: BaseException) -> str:
-    """SQLite's own words, without the statement and its parameters."""
+    """What an error says in SQLite's own words, without the statement and its parameters."""
     return str(getattr(error, "orig", None) or error)
 
 
@@ -130,9 +137,10 @@ def set_wal(connection: Connection, path: Path) -> None:
 
 
 def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], None]) -> None:
-    """End a writer's connection tidily. A WAL needs write permission of its readers; after a clean stop there is none.
+    """Fold the WAL into the file at ``path``, where the one connection that writes is about to be closed.
 
-    All is durable by now: a reader that does not let go costs the tidy end, not the run. ``pause`` waits some seconds:
+    Readers of a WAL need to write beside it; after this they need not. All is durable by now, so a reader that does not
+    let go within ``CLOSE_PATIENCE`` costs the tidy end, not the run: that is logged. ``pause`` waits some seconds;
     another process's reader gives no sign that could be waited for.
     """
     driver, patience = _driver(connection), Deadline.after(CLOSE_PATIENCE)
@@ -156,21 +164,21 @@ def _driver(connection: Connection) -> sqlite3.Connection:
 
 @cache
 def insert_or_update(table: Table) -> Insert:
-    """An INSERT that changes the row of the same primary key where there is one."""
+    """An INSERT into ``table`` that changes the row of the same primary key where there is one."""
     statement = insert(table)
     changing = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
     return statement.on_conflict_do_update(index_elements=table.primary_key, set_=changing)
 
 
 def is_ours(connection: Connection) -> bool:
-    """Whether the file is a database of flserver."""
+    """Whether the file that ``connection`` reads is a database of flserver."""
     return bool(connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID)
 
 
 def revision_of(path: Path) -> str | None:
-    """The revision of the schema that an existing file states; None for an empty database. Writes nothing.
+    """The revision of the schema that the file at ``path``, which exists, states; None where it has no tables.
 
-    Raises UsageError for another program's database, and sqlite3.Error.
+    Writes nothing. Raises UsageError for another program's database, and sqlite3.Error.
     """
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
@@ -183,7 +191,7 @@ def revision_of(path: Path) -> str | None:
 
 
 def copy_database(path: Path, copy: Path) -> None:
-    """Copy a database, its WAL included, into one file. Raises sqlite3.Error."""
+    """Copy the database at ``path``, its WAL included, into the one file ``copy``. Raises sqlite3.Error."""
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
         target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it
@@ -193,7 +201,8 @@ class DatabaseLock:
     """Keeps a second server, or an upgrade, away from a database while the block runs.
 
     The lock is on a file of its own beside the database (``runs.sqlite.lock``), which stays there: SQLite's own locks
-    are dropped when any descriptor of the database is closed.
+    are dropped when any descriptor of the database is closed. Entering raises UsageError where somebody else has the
+    lock, or there can be none.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,6 +1,7 @@
 """The tables, for statements. Their DDL, indexes and keys stand in migrations; a test holds the two together.
 
-``events`` is the record. Every other table is derived from it (see ``derive``) and exists to be asked.
+``events`` is the record. Every other table is derived from it (see ``derive``) and exists to be asked. Units are those
+of the events.
 """
 
 import math

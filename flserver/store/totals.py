@@ -1,13 +1,13 @@
-"""What SQL knows of a run in sums: /metrics goes on from it after a restart."""
+"""The queries behind :class:`~flserver.events.totals.Totals`, from which ``/metrics`` goes on after a restart."""
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from flserver.events.words import PHASES
+from flserver.events.totals import Totals
+from flserver.events.words import PHASES, Phase
 
 # Connections count once their purpose is final. A sum of bytes counts every message, whatever its outcome.
 _COUNTS = {
@@ -27,44 +27,18 @@ _COUNTS = {
 _NUMBERS = {
     "rejoins": "SELECT COUNT(*) FROM clients WHERE run_id = :run AND rejoined = 1",
     "events": "SELECT COUNT(*) FROM events WHERE run_id = :run",
-    "sequence": "SELECT COALESCE(MAX(seq), 0) FROM events",
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """Counts, sums of bytes and durations (seconds, in no particular order) of one run.
-
-    Keys are the columns' raw values: a header is what the peer sent, or None. ``rounds`` counts attempts by status,
-    ``connections`` closed ones by purpose, ``updates`` decided ones by decision, ``dropouts`` all registrations that
-    ended by reason. ``events`` are the run's; ``sequence`` is the database's last.
-    """
-
-    rounds: Mapping[str, int]
-    connections: Mapping[str, int]
-    messages: Mapping[tuple[str, str | None, str], int]
-    message_bytes: Mapping[tuple[str, str | None], int]
-    updates: Mapping[str, int]
-    rejected: Mapping[str | None, int]
-    dropouts: Mapping[str, int]
-    rejoins: int
-    events: int
-    sequence: int
-    round_seconds: Sequence[float]
-    phase_seconds: Mapping[str, Sequence[float]]
-    client_seconds: Sequence[float]
-    checkpoint_seconds: Sequence[float]
-
-
 def read_totals(connection: Connection, run_id: str) -> Totals:
-    """The totals of ``run_id``, from one state of the database."""
+    """Add up the rows of ``run_id``. ``connection`` is in one transaction, so that all sums are of one moment."""
     run = {"run": run_id}
     counts: dict[str, Any] = {}
     for name, query in _COUNTS.items():
         rows = connection.execute(text(query), run)
         counts[name] = {(key[0] if len(key) == 1 else tuple(key)): count for *key, count in rows}
     numbers = {name: connection.execute(text(query), run).scalar_one() for name, query in _NUMBERS.items()}
-    phases: dict[str, Sequence[float]] = {
+    phases: dict[Phase, Sequence[float]] = {
         phase: _durations(connection, run, "rounds", f"{phase}_seconds") for phase in PHASES
     }
     return Totals(
@@ -78,6 +52,6 @@ def read_totals(connection: Connection, run_id: str) -> Totals:
 
 
 def _durations(connection: Connection, run: Mapping[str, str], table: str, column: str) -> Sequence[float]:
-    """8 bytes each: a long run of many clients has millions."""
+    """The values of a column that are not NULL, 8 bytes each: a long run of many clients has millions."""
     query = text(f"SELECT {column} FROM {table} WHERE run_id = :run AND {column} IS NOT NULL")
     return array("d", (row[0] for row in connection.execute(query, run)))

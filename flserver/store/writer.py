@@ -39,28 +39,15 @@ class _Entry:
 
 
 class Writer:
-    """Implements ``bus.Recorder``.
+    """Implements ``events.bus.Recorder``: the events of one process's work on one run."""
 
-    ``on_committed`` gets the events of each transaction after it, in order; ``on_commit_seconds`` its duration;
-    ``on_failure`` what broke the writer, once. All three are called on the writer's thread and must be quick.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        run_id: str,
-        process_id: int,
-        on_committed: Callable[[Sequence[Event]], None],
-        on_failure: Callable[[BaseException], None],
-        on_commit_seconds: Callable[[float], None] = lambda seconds: None,
-    ) -> None:
+    def __init__(self, path: Path, *, run_id: str, process_id: int) -> None:
         self._path = path
         self._run_id = run_id
         self._process_id = process_id
-        self._on_committed = on_committed
-        self._on_failure = on_failure
-        self._on_commit_seconds = on_commit_seconds
+        self._on_committed: Callable[[Sequence[Event]], None] = lambda events: None
+        self._on_commit_seconds: Callable[[float], None] = lambda seconds: None
+        self._on_failure: Callable[[BaseException], None] = lambda error: None
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer")
         # Guards everything below. Both conditions share it: the writer sleeps on _work, those who flush on _durable.
@@ -76,11 +63,10 @@ class Writer:
         self._failure: BaseException | None = None
         self._sequence = 0
         self._last_digest = GENESIS
-        self._last_commit_seconds: float | None = None
 
     @property
     def queue_length(self) -> int:
-        """Events appended that are not yet durable and seen by those who watch."""
+        """Events emitted that are not yet durable and seen by those who watch."""
         with self._lock:
             return self._appended - self._committed
 
@@ -102,14 +88,21 @@ class Writer:
         with self._lock:
             return self._last_digest
 
-    @property
-    def last_commit_seconds(self) -> float | None:
-        """How long the last transaction took, from BEGIN to the end of its COMMIT."""
-        with self._lock:
-            return self._last_commit_seconds
+    def start(
+        self,
+        *,
+        on_committed: Callable[[Sequence[Event]], None],
+        on_commit_seconds: Callable[[float], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """Open the database, which is at head, and start the thread.
 
-    def start(self) -> None:
-        """Open the database, which is at head, and start the thread. Raises StoreError where it cannot be opened."""
+        ``on_committed`` gets the events of each transaction after it, in order; ``on_commit_seconds`` its duration;
+        ``on_failure`` what broke the writer, once. All three are called on the thread and must be quick.
+
+        Raises StoreError where the database cannot be opened.
+        """
+        self._on_committed, self._on_commit_seconds, self._on_failure = on_committed, on_commit_seconds, on_failure
         with store_errors(f"{self._path} cannot be opened for writing"):
             connection = writing_engine(self._path).connect()
             try:
@@ -120,7 +113,7 @@ class Writer:
         self._connection = connection
         self._thread.start()
 
-    def append(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Queue ``event``. Raises StoreError once the writer has failed or closed, TypeError for what is not JSON."""
         entry = _Entry(event, to_payload(event), Deadline.after(LINGER))
         with self._lock:
@@ -131,10 +124,10 @@ class Writer:
             if len(self._queue) in (1, MAX_BATCH):
                 self._work.notify()
 
-    def flush(self, timeout: float | None = None) -> None:
-        """Wait until all events appended so far are durable, and ``on_committed`` has had them.
+    def flush(self) -> None:
+        """Wait until all events emitted so far are durable, and ``on_committed`` has had them.
 
-        Raises StoreError where the writer fails, or ``timeout`` (seconds) is over, before.
+        Raises StoreError where the writer fails before.
         """
         with self._lock:
             target = self._appended
@@ -142,12 +135,9 @@ class Writer:
                 return
             self._wanted = max(self._wanted, target)
             self._work.notify()
-            done = self._durable.wait_for(lambda: self._committed >= target or self._failure is not None, timeout)
-            if self._committed >= target:
-                return
-            self._require_healthy()
-            if not done:
-                raise StoreError(f"the record was not durable within {timeout} s")
+            self._durable.wait_for(lambda: self._committed >= target or self._failure is not None)
+            if self._committed < target:
+                self._require_healthy()
 
     def close(self) -> None:
         """Write what is queued, leave one file in ``journal_mode=DELETE``, end the thread. May be called again."""
@@ -217,7 +207,7 @@ class Writer:
             sequence, digest = self._insert(connection, batch)
         seconds = monotonic() - started
         with self._lock:
-            self._sequence, self._last_digest, self._last_commit_seconds = sequence, digest, seconds
+            self._sequence, self._last_digest = sequence, digest
         self._on_commit_seconds(seconds)
         self._on_committed([entry.event for entry in batch])
         # Last: who returns from a flush finds that those who watch have seen it too.

@@ -6,8 +6,12 @@ its eight bytes are in, the encoding when the first byte of the body is.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from flserver.errors import FrameRefused
+
+Encoding = Literal["json", "pickle", "unknown"]
+"""How a body is written; ``unknown`` before its first byte is in, and where that byte is neither's."""
 
 LENGTH_BYTES = 8
 OPENING_BYTES = 64 * 1024  # what a frame may use before anybody has asked for room for all of it
@@ -23,14 +27,20 @@ def encode_length(length: int) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameLimits:
-    """The longest body (bytes) that may come next, by encoding; 0 where that encoding is not expected."""
+    """The longest body (bytes) that may come next, by encoding; 0 where that encoding is not expected.
+
+    ``either`` is for an end that reads whatever is not too long, also what is empty, and leaves it to the decoder to
+    say what is wrong with it.
+    """
 
     json: int = 0
     pickle: int = 0
+    either: int = 0
 
     @property
     def longest(self) -> int:
-        return max(self.json, self.pickle)
+        """Of whatever encoding."""
+        return max(self.json, self.pickle, self.either)
 
 
 class FrameReader:
@@ -48,7 +58,7 @@ class FrameReader:
         self._got = 0
         self._kept = True
         self.length: int | None = None
-        self.encoding = "unknown"
+        self.encoding: Encoding = "unknown"
 
     @property
     def bytes_received(self) -> int:
@@ -56,15 +66,13 @@ class FrameReader:
         return self._head_got + self._got
 
     @property
-    def started(self) -> bool:
-        return self._head_got > 0
-
-    @property
     def complete(self) -> bool:
+        """Whether the whole frame has arrived."""
         return self.length is not None and self._got == self.length
 
     @property
     def needs_room(self) -> bool:
+        """Whether the body goes on beyond what there is room for: call ``give_room`` before ``space``."""
         return self.length is not None and self._kept and self._got == len(self._body) < self.length
 
     @property
@@ -120,7 +128,7 @@ class FrameReader:
             self._check_length(int.from_bytes(self._head, "big"))
 
     def _check_length(self, length: int) -> None:
-        if length == 0:
+        if length == 0 and not self._limits.either:
             raise FrameRefused("a frame of length 0")
         if length > self._limits.longest:
             other = _other_protocol(bytes(self._head))
@@ -130,12 +138,14 @@ class FrameReader:
 
     def _check_encoding(self) -> None:
         assert self.length is not None
-        first = self._body[0]
+        first, limit = self._body[0], 0
         if first == JSON_FIRST_BYTE:
             self.encoding, limit = "json", self._limits.json
         elif first == PICKLE_FIRST_BYTE:
             self.encoding, limit = "pickle", self._limits.pickle
-        else:
+        if self._limits.either:
+            return
+        if self.encoding == "unknown":
             raise FrameRefused(f"a body that starts with byte 0x{first:02x}: neither JSON nor a pickle")
         if limit == 0:
             raise FrameRefused(f"a {self.encoding} body where none may come")

@@ -25,7 +25,7 @@ class Machine:
     """Reads the pickles that lie one after another in ``data`` (unsigned bytes, contiguous).
 
     ``position`` is the byte after the last one read, ``opcodes_left`` what remains of the budget, ``last_frame`` where
-    the last FRAME opcode stands and the bytes it claims. ``persistent`` admits BINPERSID.
+    the last FRAME opcode stands and the bytes it claims. ``persistent`` allows BINPERSID.
     """
 
     def __init__(self, data: memoryview, limits: PickleLimits, *, opcodes: int, persistent: bool = False) -> None:

@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Final, Never
+from typing import Any, ClassVar, Final, Literal, Never, get_args
 
 from flserver.errors import MessageRefused
 from flserver.wire.framing import JSON_FIRST_BYTE
@@ -32,7 +32,10 @@ MAX_METRICS = 64
 MAX_METRIC_NAMES = 1_000  # looked at, usable or not
 MAX_METRIC = 1e100  # sums and squares of larger ones may leave float64
 MAX_INFO_DEPTH = 8
-MEASURED_ON = ("received", "trained")
+
+MeasuredOn = Literal["received", "trained"]
+"""On which model a client measured something: on the one it received, or on what it trained from that."""
+MEASURED_ON: Final[tuple[MeasuredOn, ...]] = get_args(MeasuredOn)
 
 _SHOWN_LENGTH: Final = 58  # characters of text from outside in a reason, its quotes not counted
 _SHOWN_BITS: Final = 128  # up to which an integer is written out: Python refuses to print a long one
@@ -51,7 +54,7 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Success:
-    """The client was admitted."""
+    """The client takes part."""
 
     header: ClassVar[str] = "<SUCCESS>"
     msg: str
@@ -59,7 +62,7 @@ class Success:
 
 @dataclass(frozen=True, kw_only=True)
 class Error:
-    """The client was not admitted; ``msg`` says why."""
+    """The client does not take part; ``msg`` says why."""
 
     header: ClassVar[str] = "<ERROR>"
     msg: str
@@ -75,10 +78,10 @@ class GlobalModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A finite number that a client reported, ``measured_on`` the received or the trained model."""
+    """A finite number that a client reported."""
 
     name: str
-    measured_on: str
+    measured_on: MeasuredOn
     value: float
 
 
@@ -152,7 +155,7 @@ def encode_metadata(client_id: str, data_size: int, info: Mapping[str, Any]) -> 
 
 def wire_id(client_id: str) -> int | str:
     """An id as it travels: a whole number goes as an integer, as the trainers in the field send theirs."""
-    is_number = client_id.isascii() and client_id.isdigit() and len(client_id) < 19
+    is_number = client_id.isascii() and client_id.isdigit() and len(client_id) < 19  # which an int64 always holds
     return int(client_id) if is_number and str(int(client_id)) == client_id else client_id
 
 

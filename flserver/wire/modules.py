@@ -43,14 +43,13 @@ class TensorView:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A pickled module: its class as (module, qualified name), which nobody imports, and its tensors.
+    """What a pickled module holds. Its class, which nobody imports, is not kept.
 
     ``tensors`` has the names and the order of ``state_dict()``. A tied weight appears under each of its names with the
     same view. What a class adds to its ``state_dict()`` by methods of its own is not here. ``steps`` is what the walk
     took of ``PickleLimits.steps``.
     """
 
-    class_name: tuple[str, str]
     tensors: dict[str, TensorView]
     steps: int
 
@@ -94,7 +93,7 @@ class _Walk:
             pending.extend(
                 (self._full_name(prefix, name) + ".", child, depth + 1) for name, child in reversed(children.items())
             )
-        return Module(class_name=(root.cls.module, root.cls.qualname), tensors=tensors, steps=self._steps)
+        return Module(tensors=tensors, steps=self._steps)
 
     def _step(self, count: int) -> None:
         self._steps += count

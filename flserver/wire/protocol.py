@@ -1,12 +1,24 @@
-"""One connection's state machine, the same at both ends: each message has one sender, so one table does for two.
+"""The protocol as a state machine: which messages may come next on a connection.
 
-client                               server
-  ── Metadata ──────────────────────▶        OPENED → ASKED
-  ◀────────────────── Success, Error ──      ASKED → JOINED, or ENDED (Error: from OPENED too)
-  ◀───────────────────── GlobalModel ──      JOINED, every round
-  ◀──────────────────────── Finished ──      JOINED → ENDED
-on another connection
-  ── Update ────────────────────────▶        OPENED → ENDED
+A trainer opens two kinds of connection. On its first one it asks to take part, and where it may it stays: each
+round's model comes there, and at last the word that the run is over. Every trained model goes on a new connection of
+its own, which nothing is answered on. Which kind a connection is shows in its first message, so both begin alike.
+
+A connection is in one of four states, and each message takes it from one state to another:
+
+    state    sender   message       next
+    -------  -------  ------------  -------
+    OPENED   client   Metadata      ASKED     it asks to take part
+    OPENED   client   Update        ENDED     it brings a trained model
+    OPENED   server   Error         ENDED     what should have been one of these two cannot be read
+    ASKED    server   Success       JOINED    it takes part
+    ASKED    server   Error         ENDED     it does not
+    JOINED   server   GlobalModel   JOINED    a round begins
+    JOINED   server   Finished      ENDED     the run is over
+
+Both ends keep the state, each by itself, and with the same table: a message has one sender, so what one end may send is
+what the other may receive. A message that has no line at the connection's state is out of turn. It is refused, and the
+state stays as it was. Nothing comes after ENDED.
 """
 
 from enum import Enum, auto
@@ -27,7 +39,7 @@ from flserver.wire.pickles import PickleLimits
 
 
 class State(Enum):
-    """Where a connection is in its life."""
+    """Where a connection stands; the module's table says what each state lets through."""
 
     OPENED = auto()
     ASKED = auto()
@@ -43,7 +55,6 @@ class Role(Enum):
 
 
 TRANSITIONS: dict[State, dict[type[Message], State]] = {
-    # An Error at once answers a registration that was not one.
     State.OPENED: {Metadata: State.ASKED, Update: State.ENDED, Error: State.ENDED},
     State.ASKED: {Success: State.JOINED, Error: State.ENDED},
     State.JOINED: {GlobalModel: State.JOINED, Finished: State.ENDED},
@@ -54,10 +65,12 @@ FROM_CLIENT: frozenset[type[Message]] = frozenset({Metadata, Update})
 JSON_MESSAGES: frozenset[type[Message]] = frozenset({Metadata, Success, Error})
 
 
-class Connection:
-    """Where one connection stands, what may come next on it, and the messages that came."""
+class Conversation:
+    """One end's view of a connection: it knows the state, and reads what the other end sends."""
 
     def __init__(self, role: Role, *, json_limit: int, pickle_limit: int, pickles: PickleLimits | None = None) -> None:
+        """``json_limit`` and ``pickle_limit`` are the longest bodies (bytes) that the other end may send in each
+        encoding; ``pickles`` is what reading one pickle may cost."""
         self._role = role
         self._json_limit = json_limit
         self._pickle_limit = pickle_limit
@@ -70,23 +83,24 @@ class Connection:
         return tuple(kind for kind in TRANSITIONS[self.state] if (kind in FROM_CLIENT) == ours)
 
     def frame_limits(self) -> FrameLimits:
-        """The longest frames that the peer may send now."""
+        """The longest body of each encoding that the peer may send now."""
         expected = self.expected()
         json = any(kind in JSON_MESSAGES for kind in expected)
         pickle = any(kind not in JSON_MESSAGES for kind in expected)
         return FrameLimits(json=self._json_limit if json else 0, pickle=self._pickle_limit if pickle else 0)
 
     def receive(self, body: memoryview) -> Message:
-        """The message in a whole body that came in.
+        """Decode a whole body that came in, and go on to the state that its message leads to.
 
-        Raises PickleRefused or MessageRefused; the state is then unchanged.
+        Raises PickleRefused or MessageRefused where it is no message, or one out of turn; the state then stays.
         """
         message = decode(body, from_client=self._role is Role.SERVER, pickles=self._pickles)
         self._advance(type(message))
         return message
 
     def send(self, kind: type[Message]) -> None:
-        """A message of this kind goes out."""
+        """Go on to the state that sending a message of this kind leads to. Raises MessageRefused where it is out of
+        turn."""
         self._advance(kind)
 
     def _advance(self, kind: type[Message]) -> None:

@@ -9,6 +9,7 @@ import ipaddress
 from flserver.errors import FrameRefused
 
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+V2_FIXED = len(V2_SIGNATURE) + 4  # bytes: version and command, family, and in two the length of the rest
 V1_LONGEST = 107  # bytes, the line's end included
 V2_LONGEST = 4096  # bytes of addresses and extensions: the protocol allows more, forwarders send a few hundred
 V2_COMMANDS = {0: "LOCAL", 1: "PROXY"}
@@ -28,10 +29,6 @@ class ProxyHeader:
         self._length: int | None = None  # of a header of version 2, when it is known
         self.wants = len(V2_SIGNATURE)
         self.source: Address | None = None
-
-    @property
-    def bytes_received(self) -> int:
-        return len(self._got)
 
     def feed(self, data: bytes) -> None:
         """Take the next ``wants`` bytes. Raises FrameRefused where this is no header."""
@@ -67,9 +64,8 @@ class ProxyHeader:
             raise FrameRefused(f"a PROXY protocol line that is none: {self._got!r}") from error
 
     def _feed_v2(self) -> None:
-        fixed = len(V2_SIGNATURE) + 4
-        if len(self._got) < fixed:
-            self.wants = fixed - len(self._got)
+        if len(self._got) < V2_FIXED:
+            self.wants = V2_FIXED - len(self._got)
             return
         kind, family = self._got[12], self._got[13]
         if self._length is None:
@@ -85,9 +81,9 @@ class ProxyHeader:
             return
         if self._length < 2 * size + 4:
             raise FrameRefused("a PROXY protocol header that is shorter than its addresses")
-        start = fixed + 2 * size
+        start = V2_FIXED + 2 * size
         port = int.from_bytes(self._got[start : start + 2], "big")
-        self.source = _address(ipaddress.ip_address(self._got[fixed : fixed + size]), port)
+        self.source = _address(ipaddress.ip_address(self._got[V2_FIXED : V2_FIXED + size]), port)
 
 
 def _address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> Address:

@@ -14,6 +14,7 @@ from flserver.wire.inert import PickleLimits, described
 from flserver.wire.machine import Machine
 from flserver.wire.modules import Module, read_module
 
+_FRAME_HEAD = 9  # bytes: the opcode FRAME and the length that it claims
 _PROTOCOL = 4  # what every Python since 3.8 reads and writes by default, until 3.14
 
 
@@ -24,10 +25,14 @@ class Template:
     ``storage`` of each of its tensors is a writable view of ``buffer``.
     """
 
-    buffer: bytearray
+    buffer: bytearray | memoryview
     module: Module
 
-    def __init__(self, buffer: bytearray) -> None:
+    def __init__(self, buffer: bytearray | memoryview) -> None:
+        """The template of the pickled message that fills ``buffer``, which is writable and becomes the template's own.
+
+        A received ``<MODEL>`` may be of protocol 3 to 5, and its class need not exist here. Raises PickleRefused.
+        """
         limits = PickleLimits()
         machine = Machine(memoryview(buffer), limits, opcodes=limits.opcodes)
         message = machine.load()
@@ -50,14 +55,6 @@ class Template:
         """
         return cls(bytearray(pickle.dumps(message, protocol=_PROTOCOL)))
 
-    @classmethod
-    def from_body(cls, body: bytes | memoryview) -> Self:
-        """The template of a received ``<MODEL>``, protocols 3 to 5, whose class need not exist here.
-
-        Raises PickleRefused.
-        """
-        return cls(bytearray(body))
-
     def copy(self) -> Self:
         """The same message in a buffer of its own."""
         return type(self)(bytearray(self.buffer))
@@ -72,10 +69,10 @@ class Template:
         view = memoryview(self.buffer).toreadonly()
         end = len(view) - 1
         tail = added + pickle.STOP
-        if self._frame is None or self._frame[0] + 9 + self._frame[1] <= end:
+        if self._frame is None or self._frame[0] + _FRAME_HEAD + self._frame[1] <= end:
             return [view[:end], tail]  # STOP stands outside all frames, where opcodes may stand too
         at, length = self._frame
-        return [view[: at + 1], struct.pack("<Q", length + len(added)), view[at + 9 : end], tail]
+        return [view[: at + 1], struct.pack("<Q", length + len(added)), view[at + _FRAME_HEAD : end], tail]
 
 
 def _encoded(value: object) -> bytes:

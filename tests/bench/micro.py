@@ -79,19 +79,12 @@ def _events_per_commit(directory: Path) -> float:
     with tempfile.TemporaryDirectory(dir=directory, prefix="bench-") as folder:
         db = Path(folder) / "bench.sqlite"
         ensure_head(db)
-        writer = Writer(
-            db,
-            run_id="bench",
-            process_id=1,
-            on_committed=lambda _: None,
-            on_failure=failures.append,
-            on_commit_seconds=commits.append,
-        )
-        writer.start()
+        writer = Writer(db, run_id="bench", process_id=1)
+        writer.start(on_committed=lambda _: None, on_commit_seconds=commits.append, on_failure=failures.append)
 
         def session() -> None:
             for _ in range(EVENTS):
-                writer.append(events.StateChanged(state="running", detail=None))
+                writer.emit(events.StateChanged(state="running", detail=None))
                 writer.flush()
 
         threads = [threading.Thread(target=session) for _ in range(SESSIONS)]

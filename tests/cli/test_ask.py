@@ -73,7 +73,7 @@ def test_query_in_each_format(flserver: Run, db: Path) -> None:
             "absent": None,
             "quoted": 'a,"b"',
             "bytes": "00ff",
-            "endless": "inf",
+            "endless": "Infinity",
         }
     ]
 

@@ -13,7 +13,7 @@ import torch
 
 from flclient.settings import CLIENT_SETTINGS
 from flserver.models.architectures import DEFAULT_MODEL, build
-from flserver.settings import defaults
+from flserver.settings import DATASETS, defaults
 from flserver.wire.messages import wire_id
 from tests.flclient.plain_server import PlainServer
 from tests.patience import PATIENCE
@@ -205,8 +205,6 @@ def test_printed_settings_are_read_back_and_torch_is_not_imported(tmp_path):
 
 
 def test_the_table_offers_what_data_sets_there_are():
-    from flserver.models.datasets import DATASETS
-
     table = {setting.name: setting for setting in CLIENT_SETTINGS}
     assert table["dataset"].choices == DATASETS
     assert defaults(CLIENT_SETTINGS)["model"] == DEFAULT_MODEL

@@ -1,7 +1,9 @@
 """The trainer's sockets against a scripted peer."""
 
+import mmap
 import pickle
 import socket
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from flclient import connection as connections
 from flclient.connection import Connection, NotAdmitted, backoff
 from flserver.errors import ConnectionLost, FrameRefused, MessageRefused, PickleRefused
+from flserver.wire.framing import OPENING_BYTES
 from tests.flclient.plain_server import PlainServer, frame, read_frame
 from tests.patience import PATIENCE
 
@@ -110,15 +113,16 @@ def test_what_is_no_model(body, error):
             connection.next_model()
 
 
-def test_a_large_body_in_small_pieces_arrives_whole(monkeypatch):
-    monkeypatch.setattr(connections, "FIRST_CHUNK", 100)
-    sent = pickle.dumps({"header": "<MODEL>", "model": nn.Linear(30, 30)})
+@pytest.mark.parametrize(("width", "piece"), [(30, 7), (300, 7000)])
+def test_a_large_body_in_small_pieces_arrives_whole(width, piece):
+    sent = pickle.dumps({"header": "<MODEL>", "model": nn.Linear(width, width)})
+    assert (len(sent) > OPENING_BYTES) == (width == 300)
 
     def script(server):
         connection = server.admit()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for at in range(0, len(frame(sent)), 7):
-            connection.sendall(frame(sent)[at : at + 7])
+        for at in range(0, len(frame(sent)), piece):
+            connection.sendall(frame(sent)[at : at + piece])
         server.finish(connection)
 
     with PlainServer(script) as server, connect(server) as connection:
@@ -128,7 +132,7 @@ def test_a_large_body_in_small_pieces_arrives_whole(monkeypatch):
 
 
 def test_memory_follows_the_bytes_that_came():
-    sizes = []
+    announced, sizes, resident = 2**30, [], []
 
     class Peer:
         def settimeout(self, seconds):
@@ -136,11 +140,15 @@ def test_memory_follows_the_bytes_that_came():
 
         def recv_into(self, view):
             sizes.append(len(view))
-            return 0
+            resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE)
+            coming = {1: announced.to_bytes(8, "big"), 2: bytes(OPENING_BYTES), 3: bytes(1000)}.get(len(sizes), b"")
+            view[: len(coming)] = coming
+            return len(coming)
 
     with pytest.raises(ConnectionLost):
-        connections._read(Peer(), 2**40)
-    assert sizes == [connections.FIRST_CHUNK]
+        connections._receive(Peer(), announced)
+    assert sizes == [8, OPENING_BYTES, announced - OPENING_BYTES, announced - OPENING_BYTES - 1000]
+    assert resident[-1] - resident[0] < 2**25
 
 
 def test_a_transfer_that_stands_still_is_given_up_but_a_pause_between_frames_is_not(monkeypatch):

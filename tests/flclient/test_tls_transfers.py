@@ -11,7 +11,7 @@ import pytest
 from flclient import connection as connections
 from flclient import tls
 from flclient.connection import Connection
-from flclient.tls import NotTrusted, Tls
+from flclient.tls import ClientTls, NotTrusted
 from flserver.errors import ConnectionLost
 from tests.flclient.plain_server import PlainServer, frame, read_bytes, read_frame
 from tests.flclient.tls_server import VERSIONS, ByHand, TlsServer, refused_handshake, server_context
@@ -21,7 +21,7 @@ WELCOME = frame(json.dumps({"header": "<SUCCESS>", "msg": "welcome"}).encode())
 
 
 def connect(server, ca):
-    return Connection("localhost", server.port, 2**20, Tls(ca.path, None, None))
+    return Connection("localhost", server.port, 2**20, ClientTls(ca.path, None, None))
 
 
 def by_hand(context, script):
@@ -148,7 +148,10 @@ def test_an_upload_that_is_slow_but_goes_on_is_not_given_up(ca, plain, monkeypat
             assert read_bytes(upload, 8) == bytes(8)
 
     server = PlainServer(script) if plain else TlsServer(script, server_context(ca.server()))
-    with server, Connection("localhost", server.port, 100, None if plain else Tls(ca.path, None, None)) as connection:
+    with (
+        server,
+        Connection("localhost", server.port, 100, None if plain else ClientTls(ca.path, None, None)) as connection,
+    ):
         connection.register("3", 1, {})
         started = time.monotonic()
         connection.upload([body])
@@ -196,7 +199,7 @@ def test_a_certificate_rejected_at_an_upload_is_noticed_when_all_is_sent(ca, oth
 
 def upload_is_rejected(ca, server, body):
     pair = ca.client("3")
-    with server, Connection("localhost", server.port, 100, Tls(ca.path, pair.cert, pair.key)) as connection:
+    with server, Connection("localhost", server.port, 100, ClientTls(ca.path, pair.cert, pair.key)) as connection:
         connection.register("3", 1, {})
         with pytest.raises(NotTrusted, match=r"not accept this client's certificate \(unknown ca\)"):
             connection.upload([body])

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import UsageError
-from flserver.models import datasets as data
-from flserver.models.datasets import load_test, load_train, partition_indices
+from flserver.models.datasets import PUBLISHED, load_test, load_train, partition_indices
+from flserver.settings import DATASETS
 from tests.examples import times
 from tests.fldata import write_fldata
 
@@ -184,6 +184,10 @@ def test_digits_without_scikit_learn_say_what_to_install(monkeypatch):
         load_test("digits", None)
 
 
+def test_every_name_that_is_offered_has_data_and_the_other_way_round():
+    assert ("fldata", "digits", *PUBLISHED) == DATASETS
+
+
 def test_an_unknown_data_set_is_refused():
     with pytest.raises(UsageError, match="choose from fldata, digits, mnist, fashion-mnist, cifar10"):
         load_test("imagenet", None)
@@ -276,7 +280,7 @@ def test_where_nothing_can_be_fetched_it_says_which_files_to_put_where(tmp_path,
     with pytest.raises(UsageError) as caught:
         load_test(dataset, tmp_path)
     message = one_line(caught)
-    published = data.PUBLISHED[dataset]
+    published = PUBLISHED[dataset]
     assert str(tmp_path / published.folder) in message
     assert all(name in message for name in published.test)
     assert published.archives[0].url in message

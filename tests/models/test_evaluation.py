@@ -9,7 +9,7 @@ from torch import nn
 
 from flserver.errors import UsageError
 from flserver.models.architectures import DEFAULT_MODEL, build
-from flserver.models.evaluation import Evaluator
+from flserver.models.evaluation import evaluator_for
 from flserver.models.state import state_of
 from flserver.settings import EvaluationPolicy
 from tests.fldata import write_fldata
@@ -55,7 +55,7 @@ def default_model():
 
 def test_every_models_loss_and_accuracy_on_all_test_files(tmp_path):
     write_fldata(tmp_path, [1, 2])
-    evaluator = Evaluator(policy(eval_data="fldata", data_dir=tmp_path), default_model)
+    evaluator = evaluator_for(policy(eval_data="fldata", data_dir=tmp_path), default_model)
     module = default_model()
     from flserver.models.datasets import load_test
 
@@ -65,11 +65,10 @@ def test_every_models_loss_and_accuracy_on_all_test_files(tmp_path):
         expected = torch.nn.functional.nll_loss(module(x), y).item()
         right = (module(x).argmax(1) == y).float().mean().item()
         assert evaluator.evaluate(state_of(module), 3) == pytest.approx({"loss": expected, "accuracy": right})
-    assert evaluator.enabled
 
 
 def test_the_operators_function_sees_the_model_and_the_round_and_has_the_last_word():
-    evaluator = Evaluator(policy(eval_data="digits", evaluate="mine:measure"), default_model)
+    evaluator = evaluator_for(policy(eval_data="digits", evaluate="mine:measure"), default_model)
     state = state_of(build(DEFAULT_MODEL, 4))
     for number in (1, 2):
         measured = evaluator.evaluate(state, number)
@@ -93,7 +92,7 @@ def test_the_operators_function_sees_the_model_and_the_round_and_has_the_last_wo
     ],
 )
 def test_what_cannot_be_measured_is_a_warning(caplog, function, kept, reasons):
-    evaluator = Evaluator(policy(evaluate=f"mine:{function}"), default_model)
+    evaluator = evaluator_for(policy(evaluate=f"mine:{function}"), default_model)
     with caplog.at_level(logging.WARNING):
         assert evaluator.evaluate(state_of(default_model()), 5) == kept
     for reason, record in zip(reasons, caplog.records, strict=True):
@@ -103,16 +102,16 @@ def test_what_cannot_be_measured_is_a_warning(caplog, function, kept, reasons):
 
 
 def test_a_model_that_diverged_has_no_loss(caplog):
-    evaluator = Evaluator(policy(eval_data="digits"), default_model)
+    evaluator = evaluator_for(policy(eval_data="digits"), default_model)
     state = {name: torch.full_like(tensor, torch.inf) for name, tensor in state_of(default_model()).items()}
     assert list(evaluator.evaluate(state, 1)) == ["accuracy"]
     assert "gave loss = nan" in caplog.text
 
 
-def test_without_data_and_function_nothing_is_measured():
-    evaluator = Evaluator(policy(), default_model)
-    assert not evaluator.enabled
-    assert evaluator.evaluate(state_of(default_model()), 1) == {}
+def test_without_data_and_function_there_is_no_evaluator_and_no_second_model():
+    built = []
+    assert evaluator_for(policy(), lambda: built.append(None)) is None
+    assert built == []
 
 
 @pytest.mark.parametrize(
@@ -126,16 +125,19 @@ def test_without_data_and_function_nothing_is_measured():
 )
 def test_what_is_not_there_is_told_at_the_start(given, reason):
     with pytest.raises(UsageError, match=reason):
-        Evaluator(policy(**given), default_model)
+        evaluator_for(policy(**given), default_model)
 
 
 def test_a_model_that_does_not_take_the_data_is_told_at_the_start():
     with pytest.raises(UsageError, match="does not take --eval-data digits of shape"):
-        Evaluator(policy(eval_data="digits"), lambda: nn.Linear(3, 2))
+        evaluator_for(policy(eval_data="digits"), lambda: nn.Linear(3, 2))
 
 
 def test_cuda_that_is_not_there_is_told_at_the_start(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="no CUDA"):
-        Evaluator(policy(use_cuda=True), default_model)
-    assert Evaluator(policy(use_cuda=None), default_model).device.type == "cpu"
+    for given in ({}, {"eval_data": "digits"}):  # also where it would not be used
+        with pytest.raises(UsageError, match="no CUDA"):
+            evaluator_for(policy(use_cuda=True, **given), default_model)
+    module = default_model()
+    evaluator_for(policy(use_cuda=None, evaluate="mine:measure"), lambda: module)
+    assert {tensor.device.type for tensor in module.parameters()} == {"cpu"}

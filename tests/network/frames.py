@@ -2,11 +2,12 @@
 
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from flserver.clock import Deadline
 from flserver.network.channel import Channel
-from flserver.network.memory import ReceiveMemory
+from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.transport import PIECE, Pace, Received, receive_frame
 from flserver.wire.framing import FrameLimits, FrameReader
 from tests.patience import PATIENCE
@@ -29,8 +30,13 @@ def new_frame() -> Received:
     return Received(FrameReader(FrameLimits(json=4096, pickle=LIMIT)))
 
 
+def room_of(memory: ReceiveMemory) -> Callable[[int], Room]:
+    """Room for the bodies of one client."""
+    return lambda length: memory.take(length, "a client", 1 << 40)
+
+
 def receive(sock: Any, memory: ReceiveMemory, frame: Received, first: float = LONG, whole: float = LONG) -> bytes:
-    receive_frame(Channel(sock), frame, memory.take, Deadline.after(first), Pace(whole=whole))
+    receive_frame(Channel(sock), frame, room_of(memory), Deadline.after(first), Pace(whole=whole))
     body = bytes(frame.hold())
     frame.release()
     return body

@@ -83,10 +83,10 @@ def test_what_does(files: Path, arguments: str, upload_from: str) -> None:
 
 
 def test_trusted_forwarders(files: Path) -> None:
-    trusting = Admission(server_settings({"trusted_proxy": "10.0.0.0/8, 192.0.2.1,fd00::/8"})).introduction
+    trusting = Admission(server_settings({"trusted_proxy": "10.0.0.0/8, 192.0.2.1,fd00::/8"})).preamble
     hosts = ("10.200.0.1", "192.0.2.1", "192.0.2.2", "fd00::7", "127.0.0.1", "::1", "fe80::1%eth0")
     assert [trusting.trusts(host) for host in hosts] == [True, True, False, True, False, False, False]
-    assert not admission(files, "").introduction.trusts("127.0.0.1")
+    assert not admission(files, "").preamble.trusts("127.0.0.1")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from flserver.network.memory import ReceiveMemory, Room
 from tests.patience import PATIENCE
 
 BODY = 1 << 16  # bytes
+UNBOUNDED = 1 << 40  # bytes that an owner may have under way
 FOREVER, SHORT = 3 * PATIENCE, 0.1  # seconds
 
 
@@ -29,7 +30,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReceiveMemory:
 
 def take(memory: ReceiveMemory, size: int = BODY) -> Room:
     """Room of a sender whose body is there at once: its lane is free again."""
-    room = memory.take(size)
+    room = memory.take(size, "a client", UNBOUNDED)
     room.leave_lane()
     room.make(size, 0)
     return room
@@ -45,7 +46,7 @@ def maps() -> list[str]:
 
 def in_a_file(memory: ReceiveMemory, arrived: int = BODY // 2) -> tuple[Room, bytes, list[Room]]:
     """A room that moved to a file after ``arrived`` bytes, those bytes, and the rooms that use up the budget."""
-    room = memory.take(BODY)
+    room = memory.take(BODY, "a client", UNBOUNDED)
     room.leave_lane()
     assert not room.make(arrived, 0)
     opening = random.Random(3).randbytes(arrived)
@@ -71,7 +72,7 @@ def test_room_is_as_large_as_asked_for_and_writable(memory: ReceiveMemory) -> No
 
 
 def test_what_is_claimed_costs_nothing_and_what_arrives_a_step_at_a_time(memory: ReceiveMemory) -> None:
-    room = memory.take(BODY)
+    room = memory.take(BODY, "a client", UNBOUNDED)
     assert memory.in_use == 0
     for arrived, used in ((1, 1), (BODY // 4, 1), (BODY // 4 + 1, 2), (BODY, 4)):
         assert not room.make(arrived, 0)
@@ -122,7 +123,7 @@ def test_the_disk_keeps_its_reserve(memory: ReceiveMemory, monkeypatch: pytest.M
     before = descriptors()
     with pytest.raises(NoRoom, match="neither memory nor disk has room for it: No space left"):
         room.make(BODY, arrived)
-    late = memory.take(BODY)
+    late = memory.take(BODY, "a client", UNBOUNDED)
     with pytest.raises(NoRoom, match="neither memory nor disk"):
         late.make(BODY, 0)
     late.release()
@@ -139,7 +140,7 @@ def test_room_that_the_system_refuses_is_not_counted(memory: ReceiveMemory, monk
 
     monkeypatch.setattr(mmap, "mmap", refuse)
     with pytest.raises(NoRoom, match="Cannot allocate memory"):
-        memory.take(BODY)
+        memory.take(BODY, "a client", UNBOUNDED)
     assert memory.in_use == 0
 
 
@@ -277,9 +278,9 @@ def test_who_left_a_lane_lets_the_next_one_in(
     narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Room], None]
 ) -> None:
     monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", FOREVER)
-    rooms = [narrow.take(BODY) for _ in range(2)]
+    rooms = [narrow.take(BODY, "a client", UNBOUNDED) for _ in range(2)]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(narrow.take, BODY)
+        waiting = pool.submit(narrow.take, BODY, "a client", UNBOUNDED)
         assert not wait([waiting], SHORT).done, "there is memory, but no lane"
         leave(rooms[0])
         waiting.result(FOREVER / 3).release()
@@ -288,16 +289,16 @@ def test_who_left_a_lane_lets_the_next_one_in(
 def test_a_slow_senders_lane_is_free_again_in_time(narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", SHORT)
     started = monotonic()
-    rooms = [narrow.take(BODY) for _ in range(4)]
+    rooms = [narrow.take(BODY, "a client", UNBOUNDED) for _ in range(4)]
     assert SHORT <= monotonic() - started < FOREVER / 2
     assert len(rooms) == 4
 
 
 def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", FOREVER)
-    rooms = [narrow.take(BODY) for _ in range(2)]
+    rooms = [narrow.take(BODY, "a client", UNBOUNDED) for _ in range(2)]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(narrow.take, BODY)
+        waiting = pool.submit(narrow.take, BODY, "a client", UNBOUNDED)
         assert not wait([waiting], SHORT).done
         narrow.close()
         with pytest.raises(ConnectionLost, match="stopping") as caught:
@@ -305,7 +306,7 @@ def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, mo
     assert caught.value.cause == "other"
     rooms[0].release()
     with pytest.raises(ConnectionLost, match="stopping"):
-        narrow.take(BODY)
+        narrow.take(BODY, "a client", UNBOUNDED)
 
 
 def test_many_threads_share_the_budget_and_never_a_buffer(memory: ReceiveMemory) -> None:
@@ -317,7 +318,7 @@ def test_many_threads_share_the_budget_and_never_a_buffer(memory: ReceiveMemory)
         start.wait(FOREVER)
         for i in range(rounds):
             body = bytes([number]) * dice.randrange(1, BODY)
-            room = memory.take(len(body))
+            room = memory.take(len(body), "a client", UNBOUNDED)
             room.leave_lane()
             for at in range(0, len(body), BODY // 5):
                 room.make(min(at + BODY // 5, len(body)), at)

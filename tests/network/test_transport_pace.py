@@ -11,7 +11,7 @@ from flserver.errors import ConnectionLost
 from flserver.network.channel import Channel
 from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.transport import LAST_PIECE, PIECE, Pace, receive_frame, send_frame
-from tests.network.frames import LIMIT, LONG, SHORT, framed, new_frame, pickle_body, receive
+from tests.network.frames import LIMIT, LONG, SHORT, framed, new_frame, pickle_body, receive, room_of
 
 
 @pytest.mark.parametrize("come", [0, 3, 8, 1000])
@@ -113,7 +113,7 @@ def test_a_slow_sender_is_cut_off(
     peer: Any = ClockedPeer(monkeypatch, count, seconds)
     frame = new_frame()
     with pytest.raises(ConnectionLost, match=said) as caught:
-        receive_frame(Channel(peer), frame, memory.take, Deadline.after(LONG), Pace(whole=500, rate=100, window=30))
+        receive_frame(Channel(peer), frame, room_of(memory), Deadline.after(LONG), Pace(whole=500, rate=100, window=30))
     assert caught.value.cause == "timeout"
     assert peer.now == pytest.approx(until)
 
@@ -127,7 +127,7 @@ def test_time_in_which_the_server_does_not_read_is_not_the_peers(
     def room_after_a_while(length: int) -> Room:
         peer.now += 10_000
         peer._next = peer.now + 1
-        return memory.take(length)
+        return room_of(memory)(length)
 
     # Slower than the opening needs to be whole within the frame's time, were the wait for room counted.
     with pytest.raises(ConnectionLost, match="timed out"):

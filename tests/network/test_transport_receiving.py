@@ -18,7 +18,7 @@ from flserver.network.channel import Channel
 from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.transport import PIECE, Pace, receive_frame
 from flserver.wire.framing import OPENING_BYTES
-from tests.network.frames import LIMIT, LONG, framed, new_frame, pickle_body, receive, reset
+from tests.network.frames import LIMIT, LONG, framed, new_frame, pickle_body, receive, reset, room_of
 
 
 class CutSocket:
@@ -124,7 +124,7 @@ def test_a_real_peer_that_goes_away(
 
 
 def test_over_the_budget_a_frame_goes_on_in_a_file(memory: ReceiveMemory, tmp_path: Path) -> None:
-    rooms = [memory.take(LIMIT) for _ in range(4)]
+    rooms = [room_of(memory)(LIMIT) for _ in range(4)]
     for room in rooms:
         room.make(LIMIT, 0)
     body = pickle_body(LIMIT - 5)
@@ -132,7 +132,7 @@ def test_over_the_budget_a_frame_goes_on_in_a_file(memory: ReceiveMemory, tmp_pa
     receive_frame(
         Channel(CutSocket(cut(framed(body), [PIECE, PIECE + 1]))),  # type: ignore[arg-type]
         frame,
-        memory.take,
+        room_of(memory),
         Deadline.after(LONG),
         Pace(whole=LONG),
     )
@@ -163,7 +163,7 @@ def test_memory_that_was_given_back_is_not_looked_at_again(
     class UsesUpTheBudget(CutSocket):
         def recv_into(self, space: memoryview) -> int:
             if frame.bytes > PIECE // 2 and not others:
-                others.append(memory.take(memory.budget))
+                others.append(room_of(memory)(memory.budget))
                 while memory.charge(1000):
                     pass
             return super().recv_into(space)
@@ -171,7 +171,7 @@ def test_memory_that_was_given_back_is_not_looked_at_again(
     receive_frame(
         Channel(UsesUpTheBudget([framed(body)])),  # type: ignore[arg-type]
         frame,
-        memory.take,
+        room_of(memory),
         Deadline.after(LONG),
         Pace(whole=LONG),
     )
@@ -195,7 +195,7 @@ def test_a_body_for_which_there_is_no_room_any_more_is_read_to_its_end(
         receive_frame(
             Channel(CutSocket([framed(body)])),  # type: ignore[arg-type]
             frame,
-            memory.take,
+            room_of(memory),
             Deadline.after(LONG),
             Pace(whole=LONG),
         )

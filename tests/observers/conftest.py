@@ -6,9 +6,10 @@ import pytest
 
 from flserver import events as e
 from flserver.clock import utc_timestamp
+from flserver.events.totals import Totals
 from flserver.observers.tally import LastRound, RunFacts
 from tests import facts
-from tests.observers.observed_run import COMMITTED_AT, RUN_STARTED, FakeTotals, committed, registered
+from tests.observers.observed_run import COMMITTED_AT, RUN_STARTED, committed, registered
 
 STARTED_AT = "2026-01-31T09:00:00.000000Z"
 
@@ -78,9 +79,9 @@ def run_events() -> list[e.Event]:
 
 
 @pytest.fixture
-def run_totals(run_events: list[e.Event]) -> FakeTotals:
+def run_totals(run_events: list[e.Event]) -> Totals:
     """What a reader of SQL would count after ``run_events``."""
-    return FakeTotals(
+    return Totals(
         rounds={"committed": 2, "aborted": 1, "running": 0},
         connections={"register": 1, "upload": 1, "unknown": 2},
         messages={

@@ -1,7 +1,6 @@
-"""An observed run's own numbers, a server that is well, and the shape of the store's totals."""
+"""An observed run's own numbers, and a server that is well."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from flserver import events as e
@@ -43,22 +42,3 @@ def committed(round: int, outcomes: Sequence[e.ClientOutcome] = (), **more: Any)
         "accuracy": 0.887,
     }
     return facts.committed(round, outcomes=outcomes, **(values | more))
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakeTotals:
-    """The shape of the store's totals."""
-
-    rounds: Mapping[str, int]
-    connections: Mapping[str, int]
-    messages: Mapping[tuple[str, str | None, str], int]
-    message_bytes: Mapping[tuple[str, str | None], int]
-    updates: Mapping[str, int]
-    rejected: Mapping[str | None, int]
-    dropouts: Mapping[str, int]
-    rejoins: int
-    events: int
-    round_seconds: Sequence[float]
-    phase_seconds: Mapping[str, Sequence[float]]
-    client_seconds: Sequence[float]
-    checkpoint_seconds: Sequence[float]

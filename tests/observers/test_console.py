@@ -133,7 +133,7 @@ def test_json_lines_carry_the_event(log: pytest.LogCaptureFixture) -> None:
     assert str(line["message"]).startswith("round 1 committed")
     event = line["event"]
     assert isinstance(event, dict)
-    assert (event["type"], event["round"], event["loss"]) == ("RoundCommitted", 1, "nan")
+    assert (event["type"], event["round"], event["loss"]) == ("RoundCommitted", 1, "NaN")
     assert event["outcomes"][0]["client_id"] == "1\n\ud800"
 
 

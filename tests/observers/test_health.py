@@ -18,7 +18,7 @@ def _it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_well_server() -> None:
-    status, body = WELL.answer()
+    status, body = WELL.response()
     assert status == 200
     assert json.loads(body) == {
         "status": "ok",
@@ -39,11 +39,11 @@ def test_a_well_server() -> None:
     ],
 )
 def test_an_unwell_server(change: dict[str, object], reason: str) -> None:
-    status, body = replace(WELL, **change).answer()  # type: ignore[arg-type]
+    status, body = replace(WELL, **change).response()  # type: ignore[arg-type]
     assert status == 503
     assert (json.loads(body)["status"], json.loads(body)["reasons"]) == ("unhealthy", [reason])
 
 
 @pytest.mark.parametrize("ago", [-10, 0, GRACE])
 def test_after_a_deadline_there_is_time_to_commit(ago: float) -> None:
-    assert replace(WELL, deadline=Deadline(NOW - ago)).answer()[0] == 200
+    assert replace(WELL, deadline=Deadline(NOW - ago)).response()[0] == 200

@@ -232,4 +232,4 @@ def test_healthz_is_the_healths_own_answer(serve: Callable[..., MetricsServer], 
         health.health = replace(WELL, writer_alive=writer_alive)
         status, headers, body = ask(server, "/healthz")
         assert (status, headers["Content-Type"]) == (expected, "application/json")
-        assert (status, body) == health.health.answer()
+        assert (status, body) == health.health.response()

@@ -10,11 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from flserver import events as e
 from flserver.events import words
+from flserver.events.totals import Totals
 from flserver.observers import tally
 from flserver.observers.metrics import ELSEWHERE, Metrics, database_bytes
 from tests import facts
 from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
-from tests.observers.observed_run import SERVER_STARTED, FakeTotals, committed
+from tests.observers.observed_run import SERVER_STARTED, committed
 from tests.observers.samples import lasting_samples, samples, value
 
 
@@ -161,7 +162,7 @@ def test_an_unknown_loss_has_no_sample(unknown: float | None) -> None:
 def test_a_restored_run_reads_like_an_observed_one(
     seen_before: bool,
     run_events: list[e.Event],
-    run_totals: FakeTotals,
+    run_totals: Totals,
     run_facts: tally.RunFacts,
     last_round: tally.LastRound,
 ) -> None:
@@ -172,7 +173,7 @@ def test_a_restored_run_reads_like_an_observed_one(
 
 
 def test_a_left_over_run_counts_once_through_sql(
-    run_totals: FakeTotals, run_facts: tally.RunFacts, last_round: tally.LastRound
+    run_totals: Totals, run_facts: tally.RunFacts, last_round: tally.LastRound
 ) -> None:
     metrics = new_metrics()
     metrics.restore(run_facts, run_totals, last_round)
@@ -184,7 +185,7 @@ def test_a_left_over_run_counts_once_through_sql(
 
 
 def test_the_process_own_numbers_outlive_a_restore(
-    run_totals: FakeTotals, run_facts: tally.RunFacts, last_round: tally.LastRound
+    run_totals: Totals, run_facts: tally.RunFacts, last_round: tally.LastRound
 ) -> None:
     metrics = new_metrics()
     metrics.commit_took(0.003)

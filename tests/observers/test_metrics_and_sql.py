@@ -8,7 +8,7 @@ import pytest
 
 from flserver import events as e
 from flserver.clock import utc_timestamp
-from flserver.events.bus import publisher
+from flserver.events.bus import Bus
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
 from flserver.store.reader import Reader
@@ -16,7 +16,6 @@ from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from tests.observers.observed_run import SERVER_STARTED
 from tests.observers.samples import lasting_samples, samples
-from tests.patience import PATIENCE
 
 SQL = Path(__file__).parents[2] / "ops" / "sql"
 
@@ -28,12 +27,14 @@ def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics
     ensure_head(path)
     metrics = Metrics({})
     failures: list[BaseException] = []
-    writer = Writer(path, run_id="r1", process_id=1, on_committed=publisher([metrics]), on_failure=failures.append)
-    writer.start()
+    bus = Bus()
+    bus.subscribe(metrics)
+    writer = Writer(path, run_id="r1", process_id=1)
+    writer.start(on_committed=bus.publish, on_commit_seconds=lambda seconds: None, on_failure=failures.append)
     first, *others = run_events
     for event in [first, SERVER_STARTED, *others]:
-        writer.append(event)
-    writer.flush(PATIENCE)
+        writer.emit(event)
+    writer.flush()
     writer.close()
     assert failures == []
     return Reader(path), metrics

@@ -1,6 +1,7 @@
 """A round's policy, of which a test names only what it is about."""
 
 from flserver.settings import RoundPolicy
+from flserver.wire.messages import MAX_DATA_SIZE
 
 
 def policy(**changed: object) -> RoundPolicy:
@@ -14,5 +15,7 @@ def policy(**changed: object) -> RoundPolicy:
         "round_attempts": 3,
         "rejoin": True,
         "rejoin_timeout": 60.0,
+        "max_data_size": MAX_DATA_SIZE,
+        "max_weight_share": 1.0,
     }
     return RoundPolicy(**(values | changed))  # type: ignore[arg-type]

@@ -16,14 +16,15 @@ from flserver.aggregation import State
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.clock import monotonic
 from flserver.errors import StrategyError
-from flserver.events.bus import Bus
 from flserver.identity.peer import Peer
+from flserver.identity.rules import Identity
 from flserver.models.checkpoint import CheckpointStore
-from flserver.rounds import Registration, Rounds, Verdict
+from flserver.rounds import Registration, Rounds, Upload, Verdict
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
-from flserver.rounds.exchange import Exchange, Farewell, Submission, Ticket
+from flserver.rounds.exchange import Exchange, Farewell, Ticket
+from flserver.rounds.updates import Submission
 from flserver.wire.template import Template
 from tests.examples import times
 from tests.patience import PATIENCE
@@ -39,10 +40,10 @@ class RecordingRecorder:
         self.events: list[e.Event] = []
         self.durable = 0
 
-    def append(self, event: e.Event) -> None:
+    def emit(self, event: e.Event) -> None:
         self.events.append(event)
 
-    def flush(self, timeout: float | None = None) -> None:
+    def flush(self) -> None:
         self.durable = len(self.events)
 
     def of(self, kind: type[e.Event]) -> list[e.Event]:
@@ -56,7 +57,7 @@ class Trainer:
         self.run, self.client_id = run, client_id
         self.rung = threading.Semaphore(0)
         self.registration: Registration = run.exchange.register(client_id, data_size, PEER)
-        run.exchange.admit(self.registration, self.rung.release)
+        run.exchange.confirm_registration(self.registration, self.rung.release)
 
     def next(self) -> Ticket | Farewell:
         while (ticket := self.run.exchange.next_ticket(self.registration)) is None:
@@ -73,12 +74,18 @@ class Trainer:
     def submit(self, tensors: State, rejection: str | None = None, confirm: bool = True) -> tuple[Submission, Verdict]:
         released = threading.Event()
         update_id = next(self.run.update_ids)
-        submission = Submission(
-            update_id, self.client_id, PEER, monotonic(), tensors, "blake3:00", rejection, (), released.set
+        upload = Upload(
+            update_id=update_id,
+            client_id=self.client_id,
+            peer=PEER,
+            accepted_at=monotonic(),
+            digest="blake3:00",
+            rejection=rejection,
         )
-        verdict = self.run.exchange.offer(submission)
+        submission = Submission(upload, tensors, (), released.set)
+        verdict = self.run.exchange.offer(upload)
         if confirm:
-            self.run.exchange.recorded(submission, verdict)
+            self.run.exchange.confirm_update(submission, verdict)
         return submission, verdict
 
 
@@ -86,31 +93,29 @@ class Run:
     def __init__(self, folder: Path, rounds: int = 1, **changed: object) -> None:
         self.recorder = RecordingRecorder()
         self.update_ids = itertools.count(1)
-        model: State = tensors(0, 0, 0)
         module = torch.nn.Module()
         module.w = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
         module.register_buffer("n", torch.tensor(0))
-        self.committer = Committer(
-            run_id="run",
+        committer = Committer(
             process_id=1,
-            bus=Bus(self.recorder),
+            recorder=self.recorder,
             strategy=FedAvg(),
             evaluator=None,
             checkpoints=CheckpointStore(folder, "run"),
             keep=0,
-            model=model,
         )
         CheckpointStore(folder, "run").prepare()
-        self.committer.commit_initial(1)
+        model = committer.commit_initial(tensors(0, 0, 0), 1)
         rules = policy(num_rounds=rounds, time_to_wait=0.0, **changed)
-        self.exchange = Exchange(Rounds(rules, {}, None), model)
+        self.exchange = Exchange(Rounds(rules, {}, None, Identity()), model)
         self.ended = threading.Event()
         self.coordinator = Coordinator(
+            run_id="run",
             policy=rules,
             exchange=self.exchange,
-            committer=self.committer,
+            committer=committer,
             buffers=BroadcastBuffers(Template.of({"header": "<MODEL>", "model": module})),
-            bus=Bus(self.recorder),
+            recorder=self.recorder,
             process_id=1,
             attempts_before={},
             on_end=self.ended.set,
@@ -127,7 +132,7 @@ class Run:
     def finish(self) -> str:
         assert self.ended.wait(PATIENCE)
         self.coordinator.join()
-        return self.coordinator.status
+        return self.coordinator.state
 
 
 def tensors(*values: float, n: int = 0) -> State:
@@ -155,7 +160,7 @@ def committed_digest(folder: Path, order: Sequence[str], updates: dict[str, Stat
             # Let the coordinator have each by itself: it folds this one at once, or holds it for its turn.
             submission.release.__self__.wait(0.01)  # type: ignore[attr-defined]
         assert run.finish() == "completed"
-        return str(run.committer.digest)
+        return str(run.exchange.model.digest)
 
 
 @times(0.4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -177,14 +182,14 @@ def test_a_model_is_not_to_be_had_before_its_attempt_is_durable(start: Callable[
             for trainer in (a, b):
                 ticket = trainer.model()
                 kinds = [type(event) for event in run.recorder.events[: run.recorder.durable]]
-                assert ticket.round == round
+                assert ticket.sent.round == round
                 assert kinds.count(e.RoundCommitted) == round
                 assert kinds.count(e.AttemptStarted) == round + 1
                 assert pickle.loads(bytes(ticket.broadcast.body))["header"] == "<MODEL>"
             a.submit(tensors(1, 2, 3))
             b.submit(tensors(3, 2, 1))
         assert run.finish() == "completed"
-    assert run.committer.model["w"].tolist() == [2.0, 2.0, 2.0]
+    assert run.exchange.model.state["w"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_the_attempt_waits_for_an_answer_that_is_being_recorded(start: Callable[..., Run]) -> None:
@@ -196,9 +201,9 @@ def test_the_attempt_waits_for_an_answer_that_is_being_recorded(start: Callable[
         a.submit(tensors(1, 1, 1))
         submission, verdict = b.submit(tensors(3, 3, 3), confirm=False)
         assert not run.ended.wait(0.6), "the attempt ended although an answer was not on record"
-        run.exchange.recorded(submission, verdict)
+        run.exchange.confirm_update(submission, verdict)
         assert run.finish() == "completed"
-    assert run.committer.model["w"].tolist() == [2.0, 2.0, 2.0]
+    assert run.exchange.model.state["w"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_every_update_is_released_whatever_became_of_it(start: Callable[..., Run]) -> None:
@@ -238,7 +243,7 @@ def test_an_aborted_attempt_names_its_updates_and_leaves_nothing_in_the_next(sta
         ("a", "answered", 1),
         ("b", "timed_out", None),
     ]
-    assert run.committer.model["w"].tolist() == [2.0, 2.0, 2.0]
+    assert run.exchange.model.state["w"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_a_stop_while_nobody_is_there_ends_it(start: Callable[..., Run]) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from flserver.errors import RegistrationRefused
 from flserver.identity.peer import Peer
-from flserver.rounds import Registration, Rounds, Verdict
+from flserver.identity.rules import Identity
+from flserver.rounds import Registration, Rounds, Upload, Verdict
 from tests.rounds.policies import policy
 
 PEER = Peer(host="10.0.0.1", port=1)
@@ -12,13 +13,13 @@ PEER = Peer(host="10.0.0.1", port=1)
 
 def join(rounds: Rounds, client_id: str, now: float = 0.0, data_size: int = 10) -> Registration:
     registration = rounds.register(client_id, data_size, PEER, now)
-    rounds.admit(registration)
+    rounds.confirm_registration(registration)
     return registration
 
 
 def started(clients: str = "abc", **changed: object) -> tuple[Rounds, dict[str, Registration]]:
     """A run of one-letter clients in its first attempt, every model sent at t = 1."""
-    rounds = Rounds(policy(**changed), {}, None)
+    rounds = Rounds(policy(**changed), {}, None, Identity())
     registrations = {client: join(rounds, client) for client in clients}
     rounds.close_window()
     begin(rounds, registrations, round=1, number=1, now=1.0)
@@ -33,6 +34,22 @@ def begin(rounds: Rounds, registrations: dict[str, Registration], round: int, nu
         sent.handed_over_at = now
 
 
+def offer(
+    rounds: Rounds,
+    client: str,
+    at: float = 2.0,
+    rejection: str | None = None,
+    update_id: int = 1,
+    digest: str = "blake3:00",
+    peer: Peer = PEER,
+) -> Verdict:
+    """An upload on a connection that was accepted at ``at``, decided then, not yet on record."""
+    upload = Upload(
+        update_id=update_id, client_id=client, peer=peer, accepted_at=at, digest=digest, rejection=rejection
+    )
+    return rounds.offer(upload, at)
+
+
 def answer(
     rounds: Rounds,
     client: str,
@@ -42,52 +59,52 @@ def answer(
     digest: str = "blake3:00",
     peer: Peer = PEER,
 ) -> Verdict:
-    verdict = rounds.offer(client, peer, update_id, at, digest, rejection, at)
-    rounds.recorded(verdict)
+    verdict = offer(rounds, client, at, rejection, update_id, digest, peer)
+    rounds.confirm_answer(verdict)
     return verdict
 
 
 class TestJoinWindow:
     def test_a_fixed_window_counts_from_the_first_registration(self) -> None:
-        rounds = Rounds(policy(), {}, None)
-        assert rounds.window_closes_at() is None
+        rounds = Rounds(policy(), {}, None, Identity())
+        assert rounds.window.closes_at is None
         join(rounds, "1", now=5.0)
         join(rounds, "2", now=14.0)
         assert not rounds.window_over(14.9)
         assert rounds.window_over(15.0)
 
     def test_a_sliding_window_counts_from_the_latest_registration(self) -> None:
-        rounds = Rounds(policy(join_window="sliding"), {}, None)
+        rounds = Rounds(policy(join_window="sliding"), {}, None, Identity())
         join(rounds, "1", now=5.0)
         join(rounds, "2", now=14.0)
         assert not rounds.window_over(23.9)
         assert rounds.window_over(24.0)
 
     def test_one_that_comes_again_does_not_keep_a_sliding_window_open(self) -> None:
-        rounds = Rounds(policy(join_window="sliding"), {}, None)
+        rounds = Rounds(policy(join_window="sliding"), {}, None, Identity())
         rounds.leave(join(rounds, "1", now=5.0))
         join(rounds, "1", now=14.0)
         assert rounds.window_over(15.0)
 
     def test_it_says_how_many_it_is_short_of_once_its_time_is_up(self) -> None:
-        rounds = Rounds(policy(min_clients=3), {}, None)
+        rounds = Rounds(policy(min_clients=3), {}, None, Identity())
         join(rounds, "1")
         assert (rounds.window_short_of(9.9), rounds.window_short_of(10.0)) == (0, 2)
 
     @pytest.mark.parametrize("needs", [{"min_clients": 2}, {"min_updates": 2}])
     def test_it_stays_open_until_enough_are_in(self, needs: dict[str, int]) -> None:
-        rounds = Rounds(policy(**needs), {}, None)
+        rounds = Rounds(policy(**needs), {}, None, Identity())
         join(rounds, "1")
         assert not rounds.window_over(1000.0)
         join(rounds, "2", now=1000.0)
         assert rounds.window_over(1000.0)
 
     def test_it_waits_for_a_registration_that_is_not_on_record_yet(self) -> None:
-        rounds = Rounds(policy(), {}, None)
+        rounds = Rounds(policy(), {}, None, Identity())
         join(rounds, "1")
         half = rounds.register("2", 10, PEER, 1.0)
         assert not rounds.window_over(11.0)
-        rounds.admit(half)
+        rounds.confirm_registration(half)
         assert rounds.window_over(11.0)
 
     def test_a_newcomer_after_it_is_refused_in_the_fleets_words(self) -> None:
@@ -100,21 +117,21 @@ class TestJoinWindow:
         assert started(clients)[0].min_updates == quorum
 
     def test_a_client_that_left_the_window_still_counts_for_the_quorum(self) -> None:
-        rounds = Rounds(policy(), {}, None)
+        rounds = Rounds(policy(), {}, None, Identity())
         rounds.leave(join(rounds, "1"))
         join(rounds, "2")
         assert rounds.close_window() == 2
 
     def test_an_explicit_quorum_and_that_of_an_earlier_process_stay(self) -> None:
         assert started("a", min_updates=1)[0].min_updates == 1
-        resumed = Rounds(policy(), {"a": (10, 1), "b": (10, 1)}, 2)
+        resumed = Rounds(policy(), {"a": (10, 1), "b": (10, 1)}, 2, Identity())
         join(resumed, "a")
         assert resumed.close_window() == 2
 
 
 class TestRegistration:
     def test_an_id_whose_connection_lives_is_refused(self) -> None:
-        rounds = Rounds(policy(), {}, None)
+        rounds = Rounds(policy(), {}, None, Identity())
         rounds.register("1", 10, PEER, 0.0)
         with pytest.raises(RegistrationRefused, match="alive"):
             rounds.register("1", 10, PEER, 0.0)
@@ -134,7 +151,7 @@ class TestRegistration:
             rounds.register("a", 10, PEER, 5.0)
 
     def test_a_participant_from_before_a_resume_may_come_after_the_window(self) -> None:
-        rounds = Rounds(policy(), {"a": (10, 3)}, 2)
+        rounds = Rounds(policy(), {"a": (10, 3)}, 2, Identity())
         join(rounds, "b")
         rounds.close_window()
         assert join(rounds, "a").number == 4
@@ -226,9 +243,9 @@ class TestTheEndOfAnAttempt:
 
     def test_not_before_the_last_answer_is_on_record(self) -> None:
         rounds, _ = started("a")
-        verdict = rounds.offer("a", PEER, 1, 2.0, "blake3:00", None, 2.0)
+        verdict = offer(rounds, "a")
         assert not rounds.attempt_over(500.0)
-        rounds.recorded(verdict)
+        rounds.confirm_answer(verdict)
         assert rounds.attempt_over(2.0)
 
     def test_at_the_deadline(self) -> None:
@@ -274,7 +291,7 @@ class TestTheEndOfAnAttempt:
         assert rounds.quorum_possible()
 
     def test_seats_are_in_the_order_of_the_ids_as_text(self) -> None:
-        rounds = Rounds(policy(), {}, None)
+        rounds = Rounds(policy(), {}, None, Identity())
         for client in ("2", "10", "a", "B"):
             join(rounds, client)
         rounds.close_window()

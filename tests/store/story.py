@@ -1,6 +1,6 @@
 """The events of a small run in which everything happens once, as a server would emit them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,14 @@ from tests import facts
 from tests.facts import RUN, aborted, answered, attempt, committed, opened, sent, silent
 
 LEFT = "20260201-090000-123456"
+
+
+QUIET: dict[str, Callable[..., None]] = {
+    "on_committed": lambda events: None,
+    "on_commit_seconds": lambda seconds: None,
+    "on_failure": lambda error: print(error),
+}
+"""What a writer is started with where nobody watches it."""
 
 
 def started(run_id: str = RUN, process_id: int = 1, name: str = "night") -> list[Event]:
@@ -116,13 +124,11 @@ def left_over() -> list[Event]:
 def write(path: Path, events: Iterable[Event], *, run_id: str = RUN, process_id: int = 1) -> None:
     """Record ``events`` as one server process does, from start to clean stop."""
     failures: list[BaseException] = []
-    writer = Writer(
-        path, run_id=run_id, process_id=process_id, on_committed=lambda events: None, on_failure=failures.append
-    )
-    writer.start()
+    writer = Writer(path, run_id=run_id, process_id=process_id)
+    writer.start(**(QUIET | {"on_failure": failures.append}))
     try:
         for event in events:
-            writer.append(event)
+            writer.emit(event)
     finally:
         writer.close()
     if failures:

@@ -57,6 +57,10 @@ def test_what_is_no_event_raises(name: str, payload: str) -> None:
         from_payload(name, payload)
 
 
+def test_a_word_that_is_in_no_closed_set_is_read_as_it_stands() -> None:
+    assert from_payload("StateChanged", '{"at":"t","state":"paused"}') == e.StateChanged(at="t", state="paused")
+
+
 def test_a_field_with_a_default_may_be_missing_in_an_older_record() -> None:
     event = from_payload("StateChanged", '{"at":"t","state":"running","dropped":1}')
     assert event == e.StateChanged(at="t", state="running")

@@ -95,6 +95,16 @@ def test_an_encoding_that_is_not_expected_is_refused() -> None:
         feed(FrameReader(FrameLimits(json=100)), frame(b"\x80\x04."))
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", b"\x80\x04.", b"no frame of ours", b"\x80" + bytes(2 * OPENING_BYTES)])
+def test_an_end_that_takes_either_encoding_takes_any_body_that_is_not_too_long(body: bytes) -> None:
+    reader = FrameReader(FrameLimits(either=3 * OPENING_BYTES))
+    feed(reader, frame(body))
+    assert reader.complete
+    assert bytes(reader.body) == body
+    with pytest.raises(FrameRefused, match="at most 196608"):
+        feed(FrameReader(FrameLimits(either=3 * OPENING_BYTES)), encode_length(3 * OPENING_BYTES + 1))
+
+
 def test_nothing_is_expected_where_nothing_may_come() -> None:
     with pytest.raises(FrameRefused, match="at most 0"):
         feed(FrameReader(FrameLimits()), encode_length(1))

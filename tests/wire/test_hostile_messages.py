@@ -13,7 +13,7 @@ import pytest
 
 from flserver.errors import PeerError
 from flserver.wire.messages import Error, Success, Update
-from flserver.wire.protocol import Connection, Role, State
+from flserver.wire.protocol import Conversation, Role, State
 from tests.patience import PATIENCE
 from tests.wire.pickle_opcodes import assert_one_short_line, call, mapping, module, name, pickled, tensor, text
 
@@ -24,11 +24,11 @@ READ = """
 import resource
 import sys
 from flserver.errors import PeerError
-from flserver.wire.protocol import Connection, Role
+from flserver.wire.protocol import Conversation, Role
 
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1])))
 for line in sys.stdin:
-    connection = Connection(Role.SERVER, json_limit=1 << 20, pickle_limit=1 << 20)
+    connection = Conversation(Role.SERVER, json_limit=1 << 20, pickle_limit=1 << 20)
     try:
         print(type(connection.receive(memoryview(bytes.fromhex(line)))).__name__, flush=True)
     except PeerError as error:
@@ -138,8 +138,8 @@ def test_odd_values_anywhere_are_refused_or_ignored_at_once() -> None:
             assert outcome in ("Metadata", "Update"), (case, reason)
 
 
-def server() -> Connection:
-    return Connection(Role.SERVER, json_limit=1 << 20, pickle_limit=1 << 20)
+def server() -> Conversation:
+    return Conversation(Role.SERVER, json_limit=1 << 20, pickle_limit=1 << 20)
 
 
 def test_a_reason_tells_the_kind_of_a_value_and_never_what_is_in_it() -> None:
@@ -179,7 +179,7 @@ def test_a_server_that_answers_with_no_text_is_told_in_short(
     kind: type[Success] | type[Error], following: State
 ) -> None:
     for msg, told in (("[" * 900 + "]" * 900, "a list"), ("9" * 4300, "an integer of 14285 bits"), ('"hi"', "hi")):
-        there = Connection(Role.CLIENT, json_limit=1 << 20, pickle_limit=1 << 20)
+        there = Conversation(Role.CLIENT, json_limit=1 << 20, pickle_limit=1 << 20)
         there.send(type(server().receive(memoryview(b'{"header": "<METADATA>", "id": 3, "data_size": 5}'))))
         answer = there.receive(memoryview(f'{{"header": "{kind.header}", "msg": {msg}}}'.encode()))
         assert answer == kind(msg=told)

@@ -28,7 +28,6 @@ from tests.wire.pickle_opcodes import (
 def test_the_opcodes_written_by_hand_are_a_module():
     found = model_of(message(module({"w": tensor()}, {"child": module({"w": tensor(shape=(2, 2), stride=(2, 1))})})))
     assert list(found.tensors) == ["w", "child.w"]
-    assert found.class_name == ("neural_net_helper", "NeuralNet")
 
 
 def test_a_lattice_of_shared_modules_does_not_blow_up():

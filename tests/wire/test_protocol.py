@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import MessageRefused, PeerError
+from flserver.wire import protocol
 from flserver.wire.messages import (
     FINISHED_BODY,
     MAX_DATA_SIZE,
@@ -24,15 +25,15 @@ from flserver.wire.messages import (
     encode_metadata,
     shown,
 )
-from flserver.wire.protocol import FROM_CLIENT, TRANSITIONS, Connection, Role, State
+from flserver.wire.protocol import FROM_CLIENT, TRANSITIONS, Conversation, Role, State
 
 
-def server() -> Connection:
-    return Connection(Role.SERVER, json_limit=4096, pickle_limit=1 << 20)
+def server() -> Conversation:
+    return Conversation(Role.SERVER, json_limit=4096, pickle_limit=1 << 20)
 
 
-def client() -> Connection:
-    return Connection(Role.CLIENT, json_limit=4096, pickle_limit=1 << 20)
+def client() -> Conversation:
+    return Conversation(Role.CLIENT, json_limit=4096, pickle_limit=1 << 20)
 
 
 def metadata(**changed: object) -> memoryview:
@@ -58,6 +59,18 @@ def test_a_participants_connection_from_both_ends() -> None:
     assert (there.state, here.state) == (State.ENDED, State.ENDED)
 
 
+def test_the_table_that_people_read_is_the_table_that_decides() -> None:
+    lines = [line.split() for line in (protocol.__doc__ or "").splitlines() if line.startswith("    ")]
+    assert lines[0] == ["state", "sender", "message", "next"]
+    read = {(state, message): (sender, following) for state, sender, message, following, *_ in lines[2:]}
+    assert read == {
+        (state.name, kind.__name__): ("client" if kind in FROM_CLIENT else "server", following.name)
+        for state, transitions in TRANSITIONS.items()
+        for kind, following in transitions.items()
+    }
+    assert len(read) == len(lines) - 2
+
+
 def test_the_finished_body_is_a_pickle_that_the_fleet_reads() -> None:
     assert pickle.loads(FINISHED_BODY) == {"header": "<FINISHED>"}
 
@@ -67,7 +80,7 @@ def test_an_upload_is_the_other_kind_of_connection() -> None:
     update = here.receive(model(id="ward-7", metrics={"loss": {"received": 0.5, "trained": 0.25}}))
     assert isinstance(update, Update)
     assert update.client_id == "ward-7"
-    assert update.model.class_name == ("torch.nn.modules.linear", "Linear")
+    assert list(update.model.tensors) == ["weight", "bias"]
     assert update.metrics == (
         Measurement(name="loss", measured_on="received", value=0.5),
         Measurement(name="loss", measured_on="trained", value=0.25),

@@ -21,7 +21,7 @@ from flserver.wire.messages import (
     encode_json,
     encode_metadata,
 )
-from flserver.wire.protocol import Connection, Role, State
+from flserver.wire.protocol import Conversation, Role, State
 from tests.examples import times
 
 JSON_LIMIT, PICKLE_LIMIT = 4096, 1 << 20
@@ -67,14 +67,14 @@ roles = st.sampled_from(sorted(Role, key=lambda role: role.name))
 kinds = st.sampled_from(list(BODIES))
 
 
-class Conversation(RuleBasedStateMachine):
+class HonestEnds(RuleBasedStateMachine):
     """A client's end and a server's, the bodies under way between them, and the states that they should have."""
 
     forging = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.ends = {role: Connection(role, json_limit=JSON_LIMIT, pickle_limit=PICKLE_LIMIT) for role in Role}
+        self.ends = {role: Conversation(role, json_limit=JSON_LIMIT, pickle_limit=PICKLE_LIMIT) for role in Role}
         self.states = dict.fromkeys(Role, State.OPENED)
         self.under_way: dict[Role, deque[type[Message]]] = {role: deque() for role in Role}  # by who will receive it
         self.forged = False
@@ -161,14 +161,14 @@ class Conversation(RuleBasedStateMachine):
                 assert state is self.states[PEER[role]]
 
 
-class ForgedConversation(Conversation):
+class ForgedConversation(HonestEnds):
     """One in which bodies also come from somebody who keeps to nothing."""
 
     forging = True
 
 
 SETTINGS = times(1.5, stateful_step_count=30)
-TestHonestEnds = Conversation.TestCase
+TestHonestEnds = HonestEnds.TestCase
 TestHonestEnds.settings = SETTINGS
 TestForgedMessages = ForgedConversation.TestCase
 TestForgedMessages.settings = SETTINGS

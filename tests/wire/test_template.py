@@ -100,7 +100,6 @@ def test_a_copy_has_a_buffer_of_its_own():
     write(copy, other)
     assert_same(pickle.loads(template.buffer)["model"], net)
     assert_same(pickle.loads(copy.buffer)["model"], other)
-    assert copy.module.class_name == template.module.class_name
 
 
 def test_protocol_4_is_written_whatever_python_prefers():
@@ -113,7 +112,7 @@ def test_protocol_4_is_written_whatever_python_prefers():
 @pytest.mark.parametrize("loads", LOADERS)
 def test_an_answer_holds_the_new_numbers_and_items(build, protocol, framing, loads):
     body = framing(pickle.dumps({"header": "<MODEL>", "model": build(), "info": 1}, protocol=protocol))
-    template, trained = Template.from_body(memoryview(body)), build()
+    template, trained = Template(bytearray(body)), build()
     write(template, trained)
     items = {"id": 3, "metrics": {"loss": 0.5, "deep": {"n": -(2**40), "ok": True, "no": False, "none": None, "": "é"}}}
     pieces = template.answer(**items)
@@ -131,8 +130,9 @@ def test_an_answer_holds_the_new_numbers_and_items(build, protocol, framing, loa
 def test_an_answer_names_a_class_that_does_not_exist_here():
     body = pickle.dumps({"header": "<MODEL>", "model": Here(2, 2)}, protocol=4)
     body = body.replace(b"\x8c\x04Here", b"\x8c\x04Gone")
-    answer = b"".join(Template.from_body(body).answer(id="7"))
-    assert read_module(read_message(answer)["model"]).class_name == (__name__, "Gone")
+    answer = b"".join(Template(bytearray(body)).answer(id="7"))
+    assert b"\x8c\x04Gone" in answer
+    assert list(read_module(read_message(answer)["model"]).tensors) == ["weight", "bias"]
 
 
 class Here(nn.Linear):
@@ -167,7 +167,7 @@ def test_what_cannot_be_sent_is_our_mistake(value):
 
 def test_protocol_2_cannot_be_overwritten():
     with pytest.raises(PickleRefused, match="protocol 2"):
-        Template.from_body(pickle.dumps({"model": small()}, protocol=2))
+        Template(bytearray(pickle.dumps({"model": small()}, protocol=2)))
 
 
 @pytest.mark.parametrize("message", [[1], {"header": "<FINISHED>"}, {"model": 3}])
@@ -178,7 +178,7 @@ def test_a_template_needs_a_model(message):
 
 def test_a_template_has_no_bytes_after_the_pickle():
     with pytest.raises(PickleRefused, match="1 bytes follow"):
-        Template.from_body(pickle.dumps({"model": small()}) + b"!")
+        Template(bytearray(pickle.dumps({"model": small()}) + b"!"))
 
 
 READER = """

@@ -9,9 +9,9 @@ STRATEGIES: dict[str, type[Strategy]] = {"fedavg": FedAvg}
 
 
 def load_strategy(spec: str) -> Strategy:
-    """The strategy of that name in ``STRATEGIES``, or the class ``package.module:Class``, made without arguments.
+    """Make the strategy that ``spec`` names: one of ``STRATEGIES``, or ``package.module:Class``, without arguments.
 
-    Raises UsageError, in one line, where there is none.
+    Raises UsageError, one line, where there is none, it cannot be made, or it is no Strategy.
     """
     if spec not in STRATEGIES and ":" not in spec:
         raise UsageError(

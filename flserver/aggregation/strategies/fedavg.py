@@ -28,6 +28,7 @@ class FedAvg(Strategy):
         self._scratch = torch.empty(CHUNK, dtype=torch.float64)
 
     def begin(self, global_state: State) -> None:
+        """See :meth:`Strategy.begin`. The sums' memory is kept as long as the layout stays."""
         self._total = 0
         dtypes = {name: tensor.dtype for name, tensor in global_state.items()}
         shapes = {name: tensor.shape for name, tensor in global_state.items()}
@@ -39,6 +40,7 @@ class FedAvg(Strategy):
             }
 
     def add(self, update: State, n: int) -> None:
+        """See :meth:`Strategy.add`. The update's memory is not needed any more afterwards."""
         first = self._total == 0
         self._total += n
         for name, total in self._sums.items():
@@ -62,6 +64,7 @@ class FedAvg(Strategy):
                 total[start : start + CHUNK].add_(wide, alpha=n)
 
     def finish(self) -> State:
+        """See :meth:`Strategy.finish`. At least one update was added."""
         state = empty_state(self._dtypes, self._shapes)
         for name, total in self._sums.items():
             mean = state[name].view(-1)

@@ -9,7 +9,10 @@ import torch
 
 
 def round_once(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``values`` (float64) rounded to the nearest ``dtype``, ties to even: a new tensor of the same shape."""
+    """A new tensor: ``values``, float64 of any shape, rounded to the nearest ``dtype``, ties to even.
+
+    ``dtype`` is float64, float32, float16 or bfloat16.
+    """
     if dtype == torch.float64:
         return values.clone()
     nearest = values.to(torch.float32)

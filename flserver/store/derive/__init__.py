@@ -13,13 +13,14 @@ DERIVATIONS: Derivations = {**runs.DERIVATIONS, **connections.DERIVATIONS, **rou
 
 
 def run_of(event: e.Event, run_id: str) -> str:
-    """The run that an event is about: the one it names, else the one its process works on."""
+    """The run that an event is about: the one it names, else ``run_id``, which its process works on."""
     return getattr(event, "run_id", run_id)
 
 
 def derive(connection: Connection, origin: Origin, event: e.Event) -> None:
-    """Write the rows that follow from ``event``, in the transaction that writes the event itself.
+    """Write the rows that follow from ``event``, which stands at ``origin`` in the record.
 
-    Raises StoreError where it contradicts the rows before it.
+    ``connection`` is in the transaction that writes the event itself. Raises StoreError where the event contradicts the
+    rows before it.
     """
     DERIVATIONS[type(event)](connection, origin, event)

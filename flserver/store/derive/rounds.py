@@ -1,5 +1,8 @@
-"""The rows that follow from rounds and updates. Promise 6 is held here: exactly one decision an update, and what was
-accepted is what was averaged. What contradicts it raises StoreError."""
+"""The rows that follow from rounds and updates.
+
+Exactly one decision an update, and what was accepted is what was averaged: that promise is held here. An event that
+contradicts it raises StoreError.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, case, insert, null, select, up
 
 from flserver import events as e
 from flserver.errors import StoreError
+from flserver.events.words import MeasuredOn, RoundStatus
 from flserver.store import tables as t
 from flserver.store.derive.statements import Derivations, Origin, change, change_all, insert_row, matches, put, shared
 
@@ -41,7 +45,7 @@ def _update_received(connection: Connection, origin: Origin, event: e.UpdateRece
         answer | {"bytes_in": event.bytes},
         unset="bytes_in",  # a model is answered once
     )
-    measured = {"received": event.answers_round - 1, "trained": event.answers_round}
+    measured: dict[MeasuredOn, int] = {"received": event.answers_round - 1, "trained": event.answers_round}
     row = {"run_id": origin.run_id, "client_id": event.client_id, "update_id": event.update_id, "source": "client"}
     metrics = [row | vars(metric) | {"round": measured[metric.measured_on]} for metric in event.metrics]
     put(connection, t.client_metrics, metrics)
@@ -54,7 +58,7 @@ def _round_committed(connection: Connection, origin: Origin, event: e.RoundCommi
     change_all(connection, t.updates, {}, accepted, by="update_id")
     accepted = [{"client_id": o.client_id, "decision": "accepted", "weight": o.weight} for o in named]
     change_all(connection, t.client_rounds, attempt, accepted, by="client_id")
-    _end_attempt(connection, origin, event, status="committed", updates_accepted=len(named))
+    _end_attempt(connection, origin, event, "committed", updates_accepted=len(named))
     put(connection, t.round_metrics, [vars(metric) | {"run_id": origin.run_id} for metric in event.metrics])
 
 
@@ -62,11 +66,11 @@ def _attempt_aborted(connection: Connection, origin: Origin, event: e.AttemptAbo
     attempt = _attempt(origin, event.round, event.attempt)
     _named(connection, attempt, event.outcomes)
     _abort_updates(connection, attempt, event.reason)
-    _end_attempt(connection, origin, event, status="aborted", updates_accepted=0, data_size=0)
+    _end_attempt(connection, origin, event, "aborted", updates_accepted=0, data_size=0)
 
 
 def end_left_over(connection: Connection, origin: Origin, event: e.RunLeftOver) -> None:
-    """Close the attempt that a server left open when it was killed."""
+    """Close the attempts that the run's server left open when it was killed, and decide their updates ``aborted``."""
     c, invited = t.rounds.c, t.client_rounds.c
     running = select(c.round, c.attempt).where(c.run_id == origin.run_id, c.status == "running")
     for number, attempt_number in connection.execute(running).all():
@@ -80,13 +84,17 @@ def end_left_over(connection: Connection, origin: Origin, event: e.RunLeftOver) 
 
 
 def _end_attempt(
-    connection: Connection, origin: Origin, event: e.RoundCommitted | e.AttemptAborted, **values: Any
+    connection: Connection,
+    origin: Origin,
+    event: e.RoundCommitted | e.AttemptAborted,
+    status: RoundStatus,
+    **values: Any,
 ) -> None:
     attempt = _attempt(origin, event.round, event.attempt)
     row = {name: value for name, value in shared(event, t.rounds).items() if name not in attempt}
     if event.clients is None:
         del row["clients"]
-    ended = row | {"ended_at": event.at, "event_seq": origin.seq} | values
+    ended = row | {"status": status, "ended_at": event.at, "event_seq": origin.seq} | values
     change(connection, t.rounds, attempt | {"status": "running"}, ended)
     outcomes = [{name: getattr(o, name) for name in ("client_id", "participation", "seconds")} for o in event.outcomes]
     change_all(connection, t.client_rounds, attempt, outcomes, by="client_id")

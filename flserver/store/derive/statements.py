@@ -14,7 +14,7 @@ from flserver.store.sqlite import insert_or_update
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an event stands in the record, and which server process wrote it."""
+    """Where an event stands in the record: its number there, its run, and the server process that wrote it."""
 
     seq: int
     run_id: str
@@ -36,13 +36,13 @@ def _insert(table: Table) -> Insert:
 
 
 def shared(event: Event, table: Table) -> dict[str, Any]:
-    """The event's fields that have a column of their name."""
+    """The event's fields that have a column of their name in ``table``."""
     columns = _columns(table)
     return {name: value for name, value in vars(event).items() if name in columns}
 
 
 def insert_row(connection: Connection, table: Table, origin: Origin, event: Event, **values: Any) -> None:
-    """Insert a row: the event's fields go to the columns of their names, ``values`` to the others."""
+    """Insert a row into ``table``: the event's fields go to the columns of their names, ``values`` to the others."""
     connection.execute(_insert(table), shared(event, table) | {"run_id": origin.run_id} | values)
 
 
@@ -58,7 +58,8 @@ def _update(table: Table, keys: str, columns: str, unset: str | None = None) -> 
 def change(
     connection: Connection, table: Table, keys: Mapping[str, Any], values: Mapping[str, Any], unset: str | None = None
 ) -> None:
-    """Set ``values`` in the one row of ``keys``. Raises StoreError where there is none."""
+    """Set ``values`` in the one row of ``table`` that has the values of ``keys`` in these columns and, where ``unset``
+    names one, NULL in that. Raises StoreError where there is none."""
     change_all(connection, table, keys, [values], unset)
 
 
@@ -70,7 +71,12 @@ def change_all(
     unset: str | None = None,
     by: str = "",
 ) -> None:
-    """Set every one of ``rows`` in the row of ``keys`` and of the row's own columns named in ``by``."""
+    """Change many rows of ``table`` at once, one for each of ``rows``.
+
+    ``keys`` are the values that all of them have in these columns. ``by`` names further columns, with blanks between,
+    that tell them apart: each of ``rows`` holds the values of these by which it is found, and of the others the values
+    to set. Where ``unset`` names a column, that is NULL so far. Raises StoreError unless every one is found.
+    """
     if not rows:
         return
     columns = " ".join(name for name in rows[0] if name not in by.split())
@@ -84,11 +90,12 @@ def change_all(
 
 
 def put(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert metrics. Of several with one key the last stands: where a round is tried again, the last answer's."""
+    """Insert metrics. Of several with one primary key the last stands: where a round is tried again, the last
+    answer's."""
     if rows:
         connection.execute(insert_or_update(table), rows)
 
 
 def matches(table: Table, keys: Mapping[str, Any]) -> tuple[ColumnElement[bool], ...]:
-    """The conditions that every column of ``keys`` has its value."""
+    """The conditions of a WHERE: each column of ``keys`` has its value there."""
     return tuple(table.c[key] == value for key, value in keys.items())

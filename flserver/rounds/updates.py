@@ -1,0 +1,78 @@
+"""The updates of one attempt: those that wait for their turn to be folded, and what is left of them at its end."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from flserver.aggregation import State
+from flserver.rounds.seats import Result, Seat, Upload
+from flserver.wire.messages import Measurement
+
+
+@dataclass(eq=False)
+class Submission:
+    """An upload with its tensors. ``release`` gives their memory back; nobody reads ``tensors`` after it."""
+
+    upload: Upload
+    tensors: State
+    metrics: tuple[Measurement, ...]
+    release: Callable[[], None]
+
+
+Ready = list[tuple[Seat, Submission]]
+"""Updates to be folded, in ascending order of the client ids."""
+
+
+@dataclass
+class Updates:
+    """One attempt's updates that count: those that wait for their turn, and those that were taken to be folded."""
+
+    waiting: dict[str, Submission] = field(default_factory=dict)
+    taken: dict[str, Submission] = field(default_factory=dict)
+
+    def take_next(self, seats: Iterable[Seat]) -> Ready:
+        """Those whose turn it is: none with a smaller id can come before them any more.
+
+        A client that left may still have an upload on the way, so while the attempt runs it is passed only with its
+        answer.
+        """
+        ready: Ready = []
+        for seat in seats:
+            if seat.client_id in self.taken or seat.decision == "rejected":
+                continue
+            if seat.client_id not in self.waiting:
+                break
+            ready.append((seat, self._take(seat)))
+        return ready
+
+    def take_rest(self, seats: Iterable[Seat]) -> Ready:
+        """Those that were not taken before the attempt was over."""
+        return [(seat, self._take(seat)) for seat in seats if seat.client_id in self.waiting]
+
+    def _take(self, seat: Seat) -> Submission:
+        submission = self.taken[seat.client_id] = self.waiting.pop(seat.client_id)
+        return submission
+
+    def release(self) -> None:
+        """Give the memory of all of them back."""
+        for submission in (*self.waiting.values(), *self.taken.values()):
+            submission.release()
+
+
+@dataclass(frozen=True)
+class EndedAttempt:
+    """An attempt that is over: how its seats ended, their updates, and who stopped the run, if somebody did."""
+
+    results: list[Result]
+    updates: Updates
+    stopped_by: str | None
+    quorum: int
+
+    @property
+    def accepted(self) -> list[Seat]:
+        """The seats whose updates count, in ascending order of the client ids."""
+        return [result.seat for result in self.results if result.seat.counts]
+
+    @property
+    def commits(self) -> bool:
+        """Whether a round can be made of it."""
+        return self.stopped_by is None and len(self.accepted) >= self.quorum

@@ -1,0 +1,243 @@
+"""What the code does not say of itself: the meaning of each view and column, and of what a command takes without a help
+text. Markdown."""
+
+PARAMETERS = {
+    "run": "The run, by its id or its name.",
+    "sql": "One statement; `-` reads it from standard input.",
+}
+
+RUN = "The run: `v1_runs.run_id`."
+PROCESS = "The server process: `v1_processes.process_id`."
+CONNECTION = "The connection: `v1_connections.connection_id`."
+WHOSE = "`authenticated` by a certificate, or `claimed` by the message alone."
+SAMPLES = "Training samples that the client said it has, by which the mean is weighted."
+SHARE = "Its share of the new model, 0 to 1; the shares of a round sum to 1. NULL unless accepted."
+NORM = (
+    "L2 distance of the update from the model that was sent. NULL where it is late or a duplicate, and where the two "
+    "cannot be compared."
+)
+
+VIEWS: dict[str, tuple[str, dict[str, str]]] = {
+    "v1_runs": (
+        "A run, whatever became of it.",
+        {
+            "run_id": "When it began, to the second, and six random hexadecimal digits: unique, and sorted by time.",
+            "name": "What `--run-name` called it, else its run_id. Names may repeat; a name then means the newest run.",
+            "status": "`running`, `completed`, `interrupted` (it can be resumed) or `failed`. After a power cut it "
+            "stays `running` until the next server opens the database.",
+            "started_at": "When its first server process began it.",
+            "ended_at": "When it ended. NULL while it runs, and where nobody saw its end.",
+            "num_rounds": "How many rounds it is to have; a resumption may raise it.",
+            "rounds_committed": "How many it has, without round 0, the initial model.",
+            "model": "`--model`.",
+            "strategy": "`--strategy`.",
+            "seed": "`--seed`.",
+            "config": "JSON: the settings in force, by their names with underscores; paths are absolute. Not in it are "
+            "those of the process alone: the database, how it logs, and which run is meant.",
+            "final_digest": "Digest of its last committed model, once it has ended.",
+            "parent_run_id": "The run whose model it began with (`--initial-weights RUN:ROUND`), if any.",
+            "parent_round": "That model's round.",
+            "server_version": "The flserver that began it.",
+        },
+    ),
+    "v1_processes": (
+        "A server process that worked on a run.",
+        {
+            "process_id": "Its number in this database.",
+            "run_id": RUN,
+            "host": "The machine's name.",
+            "user": "The user that it ran as.",
+            "pid": "Its process id there.",
+            "server_version": "Its flserver.",
+            "python_version": "Its Python.",
+            "torch_version": "Its torch.",
+            "overrides": "JSON: the settings that a resumption gave anew, with their new values.",
+            "started_at": "When it began to work on the run.",
+            "ended_at": "When it came to its orderly end. NULL while it runs, and where it was killed.",
+            "exit_code": "Its exit code then.",
+            "resumed_from_round": "The last committed round that it went on from; NULL where there was none.",
+        },
+    ),
+    "v1_operator_events": (
+        "What the operator, or a signal, did.",
+        {
+            "run_id": RUN,
+            "process_id": PROCESS,
+            "at": "When.",
+            "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, or `upgrade` (of "
+            "the database).",
+            "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
+            "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal; "
+            "with `upgrade` both schemas and the copy.",
+        },
+    ),
+    "v1_clients": (
+        "A registration. A client that comes back has one more.",
+        {
+            "run_id": RUN,
+            "client_id": 'The client\'s id, as text: 3 and `"3"` are one client.',
+            "registration": "Which registration of this client in this run: 1, 2, …",
+            "connection_id": CONNECTION,
+            "identity": WHOSE,
+            "data_size": SAMPLES,
+            "info": "JSON: what the client told of itself. `flclient` tells its settings, versions and device; "
+            "unchanged trainers tell nothing.",
+            "registered_at": "When it was admitted.",
+            "left_at": "When its connection ended.",
+            "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has ended "
+            "otherwise), `closed`, `reset`, `timeout`, `protocol` (it spoke out of turn), `other` (taken off the "
+            "roster, for one), or `server stopped` where the server was killed.",
+            "label": "The client's name in the roster.",
+        },
+    ),
+    "v1_connections": (
+        "A connection to the trainers' port, a port scan's too.",
+        {
+            "run_id": RUN,
+            "connection_id": "Its number in this database.",
+            "peer_host": "The address of the peer; behind a `--trusted-proxy` the one that the forwarder states.",
+            "peer_port": "Its port there.",
+            "client_id": "The client whose connection it is; NULL where nobody was identified.",
+            "purpose": "`register`, `upload`, or `unknown` where no message has said which.",
+            "transport": "`tcp` or `tls`.",
+            "certificate_subject": "The subject of the peer's certificate, where one was asked for and verified.",
+            "certificate_fingerprint": "`sha256:hex` of that certificate.",
+            "opened_at": "When it was accepted.",
+            "closed_at": "When it ended.",
+            "close_reason": "Why: `closed`, `finished`, `stopped`, the error, or who needed its place.",
+            "bytes_in": "Bytes received on it. NULL until it ends.",
+            "bytes_out": "Bytes sent on it. NULL until it ends.",
+            "proxy_host": "The forwarder's own address, where one spoke for the peer.",
+        },
+    ),
+    "v1_messages": (
+        "A message, in or out, whatever became of it.",
+        {
+            "run_id": RUN,
+            "message_id": "Its number in this database.",
+            "connection_id": CONNECTION,
+            "client_id": "The client whose message it is; NULL where nobody was identified.",
+            "round": "Of a model sent: its round. Of an upload: the round it answers, also when late. Else NULL.",
+            "direction": "`in` or `out`.",
+            "header": "`<METADATA>`, `<SUCCESS>`, `<ERROR>`, `<MODEL>`, `<FINISHED>`, or what a peer wrote there "
+            "instead; NULL where none could be read.",
+            "encoding": "`json`, `pickle` or `unknown`.",
+            "bytes": "Its bytes on the wire, as far as they came.",
+            "digest": "BLAKE3 of its body; NULL where that is not whole.",
+            "at": "When its last byte had come, or gone.",
+            "seconds": "From its first byte to its last.",
+            "outcome": "`ok`, `refused` (it broke the protocol, a limit or an identity rule), or `failed` (it was cut "
+            "off).",
+            "reason": "Why, where it is not `ok`.",
+        },
+    ),
+    "v1_updates": (
+        "A complete upload whose sender may speak for its client.",
+        {
+            "run_id": RUN,
+            "update_id": "Its number in this database.",
+            "message_id": "The message that it came in: `v1_messages.message_id`.",
+            "connection_id": CONNECTION,
+            "client_id": "The client that it is of.",
+            "answers_round": "The round of the model that it answers; NULL for a duplicate, which answers none.",
+            "answers_attempt": "The attempt of that round.",
+            "arrived_round": "The round that was being made when it arrived; NULL between attempts.",
+            "decision": "Its [decision](#decisions); NULL while it counts and its attempt runs.",
+            "reason": "Why, where it is not accepted.",
+            "update_digest": "BLAKE3 of its tensors: names, dtypes, shapes, values; whatever the pickle around them.",
+            "data_size": SAMPLES,
+            "weight": SHARE,
+            "received_at": "When its last byte had come.",
+            "wait_seconds": "From the model sent to its first byte: the training.",
+            "upload_seconds": "From its first byte to its last.",
+            "update_norm": NORM,
+            "identity": WHOSE,
+        },
+    ),
+    "v1_rounds": (
+        "An attempt at a round. A round exists once one of its attempts is committed.",
+        {
+            "run_id": RUN,
+            "round": "The round; 0 is the initial model.",
+            "attempt": "Which attempt at it: 1, 2, …",
+            "status": "`running`, `committed` or `aborted`.",
+            "process_id": PROCESS,
+            "started_at": "When it started.",
+            "ended_at": "When it ended.",
+            "deadline_at": "Until when it waits for updates; NULL for round 0.",
+            "seconds": "From its start to its end.",
+            "broadcast_seconds": "From its start until the last client had been sent the whole model.",
+            "wait_seconds": "From then to the last update, or the deadline.",
+            "aggregate_seconds": "Making the new model of the updates, as far as the waiting did not hide it.",
+            "evaluate_seconds": "Measuring it; NULL where nothing is measured.",
+            "checkpoint_seconds": "Writing it durably.",
+            "clients": "Clients that the model was sent to; while the attempt runs, those invited.",
+            "updates_accepted": "Updates that the new model is made of.",
+            "data_size": "Their samples.",
+            "base_digest": "`model_digest` of the round before: the model that was sent.",
+            "model_digest": "SHA-256 of the new model's checkpoint file: what `sha256sum` prints.",
+            "checkpoint": "That file, below the checkpoint directory.",
+            "checkpoint_bytes": "Its size.",
+            "checkpoint_deleted_at": "When it was pruned (`--keep-checkpoints`).",
+            "loss": "Loss of the new model; NULL without `--eval-data` or `--evaluate`.",
+            "accuracy": "Its accuracy, likewise.",
+            "event_seq": "The event that ended the attempt: `v1_events.seq`.",
+        },
+    ),
+    "v1_client_rounds": (
+        "A client invited to an attempt, or passed over because it owed an older answer.",
+        {
+            "run_id": RUN,
+            "round": "The round.",
+            "attempt": "The attempt.",
+            "client_id": "The client.",
+            "participation": "What came of it: [below](#participation). NULL while the attempt runs.",
+            "decision": "The [decision](#decisions) on its update, also a late one; NULL without one.",
+            "reason": "Why, where it is not accepted.",
+            "data_size": SAMPLES,
+            "weight": SHARE,
+            "sent_at": "The moment before the last bytes of its model were sent.",
+            "seconds": "From then to its update received; NULL where none came in time.",
+            "bytes_in": "Size of its upload, also of a late one.",
+            "bytes_out": "Size of the model sent to it.",
+            "update_norm": NORM,
+        },
+    ),
+    "v1_round_metrics": (
+        "A number about a global model.",
+        {
+            "run_id": RUN,
+            "round": "The round whose model was measured.",
+            "name": "`loss`, `accuracy`, or whatever name `--evaluate` gives it.",
+            "value": "The number.",
+            "source": "`evaluate`: measured here, with `--eval-data` or `--evaluate`. `clients`: the mean of what the "
+            "clients measured on that model when they received it, weighted by `data_size`. `server` is kept for what "
+            "needs no measuring; nothing is yet.",
+        },
+    ),
+    "v1_client_metrics": (
+        "A number that a client reported with its update.",
+        {
+            "run_id": RUN,
+            "round": "The round of the model measured: for a trained one the round that it answers, for a received one "
+            "that before.",
+            "client_id": "The client.",
+            "name": "Its name at the client; `flclient` reports `loss`, `accuracy` (0 to 1) and `seconds` of training.",
+            "value": "The number.",
+            "measured_on": "`received`: the global model as it came. `trained`: its own, after training.",
+            "source": "`client`: who measured it.",
+        },
+    ),
+    "v1_events": (
+        "A fact, in the [chain](#the-chain).",
+        {
+            "seq": "Its place in the chain, from 1 without gaps.",
+            "run_id": RUN,
+            "type": "What happened, in the past tense: `ClientRegistered`, `RoundCommitted`, …",
+            "at": "When.",
+            "payload": "JSON: the whole fact, also what no other view shows. NULL where it was purged.",
+            "previous_digest": "`digest` of the row before; of the first row, zeros.",
+            "digest": "SHA-256 over this row; the payload is in it through a salted digest of its own.",
+        },
+    ),
+}
