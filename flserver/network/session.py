@@ -70,8 +70,8 @@ class Session:
 
     @property
     def silent(self) -> bool:
-        """Whether the first message has not come yet."""
-        return not self._record.messages_in
+        """Whether the first message has not come yet: not all of it, nor what was refused before."""
+        return not self._record.messages_in and not self._first.reader.complete
 
     @property
     def first_bytes(self) -> int:
@@ -154,7 +154,7 @@ class Session:
                     raise AssertionError(f"the protocol lets no {type(other).__name__} in")
         except BaseException as error:
             frame.release()
-            if not isinstance(error, PeerError | StoreError) and self.silent:
+            if not isinstance(error, PeerError | StoreError) and not self._record.messages_in:
                 # A defect of ours, met by this peer: the message has its row all the same.
                 self._record.received(frame, header=None, outcome="refused", reason=f"server error: {one_line(error)}")
             raise

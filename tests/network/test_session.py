@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from flserver import events as e
 from flserver.errors import Refused, StoreError
 from flserver.network.session import Session
 from flserver.network.transport import Pace
+from flserver.rounds import Registration
 from flserver.rounds.exchange import Exchange
 from tests.network.frames import SHORT, framed
 from tests.network.served import PEER, STRANGER, Line, Network, linear, metadata, update
@@ -68,6 +70,22 @@ def test_how_much_of_the_first_message_came_is_known_while_it_comes(network: Net
     line.trainer.sendall(frame[20:])
     line.answer()
     assert (line.session.silent, line.session.first_bytes) == (False, len(frame))
+
+
+def test_who_has_sent_a_whole_message_is_not_silent_while_it_is_looked_at(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is silent is cut to make room for others."""
+    register, seen = network.exchange.register, []
+
+    def look(*asked: Any) -> Registration:
+        seen.append((line.session.silent, line.story()))
+        return register(*asked)
+
+    monkeypatch.setattr(network.exchange, "register", look)
+    line = network.connect()
+    line.send(metadata("a")).answer()
+    assert seen == [(False, ["opened"])]
 
 
 # --- what is no message ----------------------------------------------------------------------------------------------
