@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import blake3
 
 from flserver.clock import monotonic, utc_now
-from flserver.errors import ConnectionLost, HandshakeRefused, PeerError
+from flserver.errors import ConnectionLost, HandshakeRefused, PeerError, one_line
 from flserver.events.words import Encoding
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
@@ -72,6 +72,9 @@ class AcceptedConnection:
                 frame.sent.fully_sent_at = monotonic()
         except ConnectionLost as error:
             failure = self.because(error)
+            raise
+        except Exception as error:
+            failure = f"server error: {one_line(error)}"
             raise
         finally:
             self.record.sent(
