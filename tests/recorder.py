@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Never, TypeVar
 
 from flserver import events as e
 from flserver.errors import StoreError
@@ -56,10 +56,10 @@ class RecordingRecorder:
         return self.of(kind)
 
 
-def raising(error: BaseException) -> Callable[[], None]:
-    """For ``before``."""
+def raising(error: BaseException) -> Callable[..., Any]:
+    """A function that does nothing else: for ``before``, or in the place of one of ours."""
 
-    def raise_it() -> None:
+    def raise_it(*_: object, **__: object) -> Never:
         raise error
 
     return raise_it
