@@ -41,7 +41,8 @@ class RegisteredTrainer:
                 self._exchange.confirm_registration(registration, self._ring)
                 reason = self._send_models(registration)
             except ConnectionLost as error:
-                reason = error.cause
+                # A trainer that has registered is cut only where the server stops.
+                reason = error.cause if self._connection.cut_because is None else "stopped"
                 raise
             except MessageRefused:
                 reason = "protocol"

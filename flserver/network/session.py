@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 
 from flserver.clock import Deadline, monotonic
-from flserver.errors import ConnectionLost, HandshakeRefused, MessageRefused, PeerError, StoreError, one_line
+from flserver.errors import HandshakeRefused, MessageRefused, PeerError, StoreError, one_line
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.connection import AcceptedConnection
@@ -61,7 +61,6 @@ class Session:
         self._channel, self._record = self._connection.channel, self._connection.record
         self._take_place = take_place
         self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
-        self._cut_because: str | None = None
         self._linger = 0.0
 
     @property
@@ -71,8 +70,8 @@ class Session:
 
     @property
     def silent(self) -> bool:
-        """Whether the first message has not come yet."""
-        return not self._record.messages_in
+        """Whether the first message has not come yet: not all of it, nor what was refused before."""
+        return not self._record.messages_in and not self._first.reader.complete
 
     @property
     def first_bytes(self) -> int:
@@ -87,7 +86,7 @@ class Session:
 
     def cut(self, reason: str) -> None:
         """End a connection that does not end by itself; its thread then sees end of file."""
-        self._cut_because = self._cut_because or reason
+        self._connection.cut_because = self._connection.cut_because or reason
         self._channel.cut()
 
     def discard(self) -> None:
@@ -104,7 +103,7 @@ class Session:
             self._identify()
             reason = self._serve()
         except PeerError as error:
-            reason = self._because(error)
+            reason = self._connection.because(error)
         except StoreError as error:
             reason = "server stopped"
             logger.debug("connection %d ends: %s", self.connection_id, error)
@@ -127,7 +126,7 @@ class Session:
             try:
                 connection.peer = preamble.read_proxy_header(self._channel, self.peer, self._record.count_bytes)
             except PeerError as error:
-                self._record.not_begun(error.outcome, self._because(error))
+                self._record.not_begun(error.outcome, connection.because(error))
                 raise
             if self.peer.proxy_host is not None:
                 self._record.identified(self.peer)
@@ -137,7 +136,7 @@ class Session:
                 connection.peer = preamble.shake_hands(self._channel, self.peer)
             except HandshakeRefused as error:
                 self._linger = LINGER_SECONDS
-                self._record.not_begun(error.outcome, self._because(error))
+                self._record.not_begun(error.outcome, connection.because(error))
                 raise
             self._record.identified(self.peer)
 
@@ -155,7 +154,7 @@ class Session:
                     raise AssertionError(f"the protocol lets no {type(other).__name__} in")
         except BaseException as error:
             frame.release()
-            if not isinstance(error, PeerError | StoreError) and self.silent:
+            if not isinstance(error, PeerError | StoreError) and not self._record.messages_in:
                 # A defect of ours, met by this peer: the message has its row all the same.
                 self._record.received(frame, header=None, outcome="refused", reason=f"server error: {one_line(error)}")
             raise
@@ -179,7 +178,9 @@ class Session:
         except PeerError as error:
             if frame.bytes:
                 header = error.header if isinstance(error, MessageRefused) else None
-                self._record.received(frame, header=header, outcome=error.outcome, reason=self._because(error))
+                self._record.received(
+                    frame, header=header, outcome=error.outcome, reason=self._connection.because(error)
+                )
             if isinstance(error, MessageRefused) and frame.reader.encoding == "json" and frame.reader.complete:
                 # A person reads what the trainer prints: say what is wrong with the registration.
                 self._linger = LINGER_SECONDS
@@ -195,8 +196,3 @@ class Session:
         context = self._context
         share = context.exchange.expect_upload(self.peer)
         return context.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * context.limits.pickle)
-
-    def _because(self, error: PeerError) -> str:
-        """Why this happened: where we cut the connection, what the thread saw of it says nothing."""
-        seen = isinstance(error, ConnectionLost | HandshakeRefused)
-        return self._cut_because if self._cut_because is not None and seen else str(error)

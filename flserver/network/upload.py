@@ -15,7 +15,8 @@ from flserver.wire.messages import Update
 def take_update(connection: AcceptedConnection, update: Update, frame: Received) -> None:
     """Decide what the update in ``frame`` is, put that on record, and hand it to the round it counts in.
 
-    From then on its memory is the exchange's to release. Raises Refused, on record, for what the rules do not take.
+    Where this returns, its memory is the exchange's to release. Raises Refused, on record, for what the rules do not
+    take, and StoreError; then it is the caller's.
     """
     context, record = connection.context, connection.record
     record.purpose, record.client_id = "upload", update.client_id
@@ -44,8 +45,10 @@ def take_update(connection: AcceptedConnection, update: Update, frame: Received)
         _refuse(connection, update, frame, error)
     try:
         record.update(frame, submission, inspection, verdict, context.identity.of(connection.peer))
-    finally:
-        context.exchange.confirm_update(submission, verdict)
+    except BaseException:
+        context.exchange.withdraw_update(upload, verdict)
+        raise
+    context.exchange.confirm_update(submission, verdict)
 
 
 def _refuse(connection: AcceptedConnection, update: Update, frame: Received, refusal: Refused) -> NoReturn:

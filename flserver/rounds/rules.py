@@ -244,7 +244,7 @@ class Rounds:
         """Decide what an upload is; the table is at the top of this file.
 
         Raises as :meth:`check_upload` does. An answer to the running attempt must be confirmed with
-        :meth:`confirm_answer` before that attempt can end.
+        :meth:`confirm_answer`, or withdrawn with :meth:`withdraw_answer`, before that attempt can end.
         """
         participant = self.check_upload(upload.client_id, upload.peer)
         running = self.attempt if self.attempt is not None and not self.attempt.over else None
@@ -287,6 +287,17 @@ class Rounds:
             return
         if (sent.round, sent.attempt) == (attempt.round, attempt.number):
             attempt.recording -= 1
+
+    def withdraw_answer(self, upload: Upload, verdict: Verdict) -> None:
+        """What ``verdict`` decided of an upload could not be put on record: it answers nothing."""
+        participant, sent = self.participants[upload.client_id], verdict.answers
+        # Where the client has registered again meanwhile, that model is not its own any more.
+        if sent is not None and participant.last_answer == LastAnswer(sent.round, upload.digest):
+            participant.unanswered, participant.last_answer = participant.unanswered or sent, None
+        seat = self.attempt.seats.get(upload.client_id) if self.attempt is not None else None
+        if seat is not None and seat.update_id == upload.update_id:
+            seat.update_id = seat.decision = seat.answered_at = None
+        self.confirm_answer(verdict)
 
 
 def _answered(participant: Participant, digest: str) -> str:

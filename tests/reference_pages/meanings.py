@@ -85,8 +85,9 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "registered_at": "When it was admitted.",
             "left_at": "When its connection ended.",
             "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has ended "
-            "otherwise), `closed`, `reset`, `timeout`, `protocol` (it spoke out of turn), `other` (taken off the "
-            "roster, for one), or `server stopped` where the server was killed.",
+            "otherwise, or it read too slowly to be told before the server stopped), `closed`, `reset`, `timeout`, "
+            "`protocol` (it spoke out of turn), `other` (taken off the roster, for one), or `server stopped` where the "
+            "server was killed.",
             "label": "The client's name in the roster.",
         },
     ),
