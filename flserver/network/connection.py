@@ -13,7 +13,7 @@ from flserver.network.channel import Channel
 from flserver.network.context import Context
 from flserver.network.record import ConnectionRecord, Outgoing
 from flserver.network.transport import Pace, Progress, send_frame
-from flserver.wire.messages import FINISHED_BODY, Error, Finished, Message, Success, encode_json
+from flserver.wire.messages import FINISHED_BODY, Error, Finished, Success, encode_json
 from flserver.wire.protocol import Conversation
 
 REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
@@ -45,11 +45,10 @@ class AcceptedConnection:
         else:
             body = encode_json(message)
         digest = "blake3:" + blake3.blake3(body).hexdigest()
-        self.send(type(message), Outgoing(message.header, encoding, body, digest), REPLY_PACE)
+        self.send(Outgoing(type(message), encoding, body, digest), REPLY_PACE)
 
     def send(
         self,
-        kind: type[Message],
         frame: Outgoing,
         pace: Pace,
         unwanted: Callable[[], str | None] = lambda: None,
@@ -62,14 +61,14 @@ class AcceptedConnection:
 
         def before_last() -> None:
             nonlocal sent_at
-            if frame.sent is not None:
-                frame.sent.handed_over_at, sent_at = monotonic(), utc_now()
+            if frame.model is not None:
+                frame.model.handed_over_at, sent_at = monotonic(), utc_now()
 
-        self.conversation.send(kind)
+        self.conversation.send(frame.kind)
         try:
             send_frame(self.channel, frame.body, pace, before_last, progress, unwanted)
-            if frame.sent is not None:
-                frame.sent.fully_sent_at = monotonic()
+            if frame.model is not None:
+                frame.model.fully_sent_at = monotonic()
         except ConnectionLost as error:
             failure = self.because(error)
             raise

@@ -46,7 +46,7 @@ class Session:
         context: Context,
         take_place: Callable[["Session"], None],
     ) -> None:
-        limits = context.limits
+        accepted_at, limits = monotonic(), context.limits
         self._context = context
         self._connection = AcceptedConnection(
             context=context,
@@ -56,7 +56,7 @@ class Session:
             ),
             record=ConnectionRecord(context.recorder, connection_id, context.message_ids),
             peer=peer,
-            accepted_at=monotonic(),
+            accepted_at=accepted_at,
         )
         self._channel, self._record = self._connection.channel, self._connection.record
         self._take_place = take_place

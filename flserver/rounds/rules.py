@@ -144,8 +144,8 @@ class Rounds:
 
     def close_window(self) -> int:
         """Close the join window and settle the quorum, which is returned."""
-        self.window.open = False
-        self.min_updates = self.min_updates or self.window.quorum()
+        quorum = self.window.close()
+        self.min_updates = self.min_updates or quorum
         return self.min_updates
 
     def absent(self) -> tuple[str, ...]:
@@ -217,7 +217,9 @@ class Rounds:
             return "dropped"
         if stopped:
             return "cut_short"
-        self.participants[seat.client_id].move("misses a deadline")
+        participant = self.participants[seat.client_id]
+        if participant.standing == "present":
+            participant.move("misses a deadline")
         return "timed_out"
 
     def finish(self) -> None:
@@ -260,7 +262,7 @@ class Rounds:
 
         sent = participant.unanswered
         if sent is None or sent.handed_over_at is None or upload.accepted_at < sent.handed_over_at:
-            reason = _answered(participant, upload.digest) if sent is None else "connected before the model was sent"
+            reason = participant.why_duplicate(upload.digest) if sent is None else "connected before the model was sent"
             return verdict("duplicate", reason, None, participant.data_size)
         participant.unanswered, participant.last_answer = None, LastAnswer(sent.round, upload.digest)
         participant.move("answers")
@@ -268,17 +270,11 @@ class Rounds:
         if running is None or seat is None or seat.sent is not sent:
             reason = f"attempt {sent.attempt} of round {sent.round} is over"
             return verdict("late", reason, sent, participant.data_size)
-        rejection = upload.rejection or self._too_heavy(seat, running)
+        rejection = upload.rejection or running.too_heavy(seat, self._policy.max_weight_share)
         seat.decision = None if rejection is None else "rejected"
         seat.update_id, seat.answered_at = upload.update_id, now
         running.recording += 1
         return verdict(seat.decision, rejection, sent, seat.data_size)
-
-    def _too_heavy(self, seat: Seat, attempt: Attempt) -> str | None:
-        most, invited = self._policy.max_weight_share, sum(s.data_size for s in attempt.seats.values())
-        if seat.data_size <= most * invited:
-            return None
-        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {most:g}"
 
     def confirm_answer(self, verdict: Verdict) -> None:
         """The answer that ``verdict`` decided is on record."""
@@ -298,12 +294,3 @@ class Rounds:
         if seat is not None and seat.update_id == upload.update_id:
             seat.update_id = seat.decision = seat.answered_at = None
         self.confirm_answer(verdict)
-
-
-def _answered(participant: Participant, digest: str) -> str:
-    """Why an upload is a duplicate, where no model of its client is unanswered."""
-    answer = participant.last_answer
-    if answer is None:
-        return "no model of this client is unanswered"
-    same = "the same update as" if digest == answer.digest else "another update than"
-    return f"{same} the one that answered round {answer.round}"

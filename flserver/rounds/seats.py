@@ -59,8 +59,18 @@ class Participant:
         """Whether its first connection lives, and its registration is on record."""
         return self.standing in ("present", "owing")
 
+    def why_duplicate(self, digest: str) -> str:
+        """Why an upload with that digest is a duplicate, where no model of this client is unanswered."""
+        answer = self.last_answer
+        if answer is None:
+            return "no model of this client is unanswered"
+        same = "the same update as" if digest == answer.digest else "another update than"
+        return f"{same} the one that answered round {answer.round}"
+
     def move(self, move: Move) -> None:
-        """Take a step of the table. Raises KeyError for one that is not in it."""
+        """Take a step of the table. Raises ValueError for one that is not in it: a defect of ours."""
+        if move not in MOVES[self.standing]:
+            raise ValueError(f"client {self.client_id}, {self.standing}: {move}")
         self.standing = MOVES[self.standing][move]
 
 
@@ -102,6 +112,13 @@ class Attempt:
     not_sent: tuple[str, ...] = ()
     recording: int = 0
     over: bool = False
+
+    def too_heavy(self, seat: Seat, share: float) -> str | None:
+        """Why a client's update is rejected where it has more than this share (0 to 1) of the samples invited."""
+        invited = sum(other.data_size for other in self.seats.values())
+        if seat.data_size <= share * invited:
+            return None
+        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {share:g}"
 
 
 @dataclass(frozen=True)

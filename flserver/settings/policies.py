@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flserver.errors import UsageError
 from flserver.settings.server import PATHS, SERVER_SETTINGS, JoinWindow, UploadFrom
 from flserver.settings.setting import defaults
 
@@ -109,6 +110,8 @@ class ServerSettings:
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """The policies of flat ``values`` (keys as in the table; missing ones take their default)."""
     merged = defaults(SERVER_SETTINGS) | dict(values)
+    if not merged["db"]:
+        raise UsageError("--db: there is no name")
     meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS}
     meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
     meant["receive_memory"] *= 2**20

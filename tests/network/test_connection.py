@@ -105,12 +105,12 @@ def test_what_is_out_of_turn_is_neither_sent_nor_put_on_record(
 
 
 def model(size: int, sent: SentModel | None = None) -> Outgoing:
-    return Outgoing("<MODEL>", "pickle", pickle_body(size), "blake3:00", sent)
+    return Outgoing(GlobalModel, "pickle", pickle_body(size), "blake3:00", sent)
 
 
 def test_a_model_knows_its_attempt_and_when_it_was_handed_over(line: Unserved) -> None:
     sent, before = SentModel(round=3, attempt=2), monotonic()
-    line.at(State.JOINED).connection.send(GlobalModel, model(2 * LAST_PIECE, sent), Pace(whole=PATIENCE))
+    line.at(State.JOINED).connection.send(model(2 * LAST_PIECE, sent), Pace(whole=PATIENCE))
     event = line.sent()
     assert line.came(event.bytes) == framed(pickle_body(2 * LAST_PIECE))
     assert (event.round, event.attempt, event.outcome, event.digest) == (3, 2, "ok", "blake3:00")
@@ -125,7 +125,7 @@ def test_a_model_knows_its_attempt_and_when_it_was_handed_over(line: Unserved) -
 def test_a_frame_that_does_not_go_out_whole_has_its_row_with_what_went(line: Unserved) -> None:
     sent = SentModel(round=3, attempt=2)
     with pytest.raises(ConnectionLost, match="timed out while sending"):
-        line.at(State.JOINED).connection.send(GlobalModel, model(4 << 20, sent), Pace(whole=SHORT))
+        line.at(State.JOINED).connection.send(model(4 << 20, sent), Pace(whole=SHORT))
     event = line.sent()
     assert (event.outcome, event.reason) == ("failed", "timed out while sending")
     assert (sent.handed_over_at, sent.fully_sent_at, event.sent_at) == (None, None, None)
@@ -146,9 +146,7 @@ def test_a_peer_that_is_gone_has_its_row(line: Unserved) -> None:
 def test_a_model_that_nobody_wants_any_more_is_not_sent_on(line: Unserved, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flserver.network.transport.LOOK_SECONDS", SHORT)
     with pytest.raises(ConnectionLost, match="newer ones") as caught:
-        line.at(State.JOINED).connection.send(
-            GlobalModel, model(4 << 20), Pace(whole=PATIENCE), lambda: "there are newer ones"
-        )
+        line.at(State.JOINED).connection.send(model(4 << 20), Pace(whole=PATIENCE), lambda: "there are newer ones")
     assert caught.value.cause == "timeout"
     assert line.sent().reason == "there are newer ones"
 
@@ -157,7 +155,7 @@ def test_a_frame_that_a_defect_of_ours_kept_back_is_not_on_record_as_sent(line: 
     no_bytes: Any = None
     with pytest.raises(TypeError):
         line.at(State.JOINED).connection.send(
-            GlobalModel, Outgoing("<MODEL>", "pickle", no_bytes, "blake3:00"), Pace(whole=PATIENCE)
+            Outgoing(GlobalModel, "pickle", no_bytes, "blake3:00"), Pace(whole=PATIENCE)
         )
     assert line.sent().outcome == "failed"
     assert str(line.sent().reason).startswith("server error: TypeError: ")

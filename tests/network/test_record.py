@@ -14,7 +14,7 @@ from flserver.network.transport import Received
 from flserver.rounds import Registration, SentModel, Upload, Verdict
 from flserver.rounds.updates import Submission
 from flserver.wire.framing import FrameLimits, FrameReader
-from flserver.wire.messages import Measurement, Metadata
+from flserver.wire.messages import Error, Finished, GlobalModel, Measurement, Metadata
 from tests.network.frames import framed
 from tests.network.served import PEER, metadata
 from tests.recorder import RecordingRecorder, raising
@@ -73,8 +73,8 @@ def test_the_end_of_a_connection_has_all_bytes_and_what_it_was_for(
 ) -> None:
     record.count_bytes(50)
     record.received(frame_of(framed(b"{}")), header=None, outcome="refused", reason="no header")
-    record.sent(Outgoing("<ERROR>", "json", b"", "blake3:00"), bytes=33, seconds=0.0, sent_at=None, failure=None)
-    record.sent(Outgoing("<ERROR>", "json", b"", "blake3:00"), bytes=3, seconds=0.0, sent_at=None, failure="reset")
+    record.sent(Outgoing(Error, "json", b"", "blake3:00"), bytes=33, seconds=0.0, sent_at=None, failure=None)
+    record.sent(Outgoing(Error, "json", b"", "blake3:00"), bytes=3, seconds=0.0, sent_at=None, failure="reset")
     record.purpose, record.client_id = "register", "a"
     record.closed("reset")
     (closed,) = recorder.of(e.ConnectionClosed)
@@ -112,7 +112,7 @@ def test_messages_have_their_numbers_from_one_counter(recorder: RecordingRecorde
     numbers = count(5)
     one, other = (ConnectionRecord(recorder, connection_id, numbers) for connection_id in (1, 2))
     assert [r.received(frame_of(framed(metadata("a"))), header=None) for r in (one, other, one)] == [5, 6, 7]
-    one.sent(Outgoing("<ERROR>", "json", b"", "blake3:00"), bytes=1, seconds=0.0, sent_at=None, failure=None)
+    one.sent(Outgoing(Error, "json", b"", "blake3:00"), bytes=1, seconds=0.0, sent_at=None, failure=None)
     assert recorder.of(e.MessageSent)[0].message_id == 8
     assert (one.messages_in, other.messages_in) == (2, 1)
     assert [event.connection_id for event in recorder.of(e.MessageReceived)] == [1, 2, 1]
@@ -149,9 +149,9 @@ def test_what_came_before_the_first_frame_is_a_message_where_it_was_anything(
 def test_a_sent_model_has_its_attempt_and_another_frame_none(
     record: ConnectionRecord, recorder: RecordingRecorder
 ) -> None:
-    model = Outgoing("<MODEL>", "pickle", b"", "blake3:01", SentModel(round=3, attempt=2))
+    model = Outgoing(GlobalModel, "pickle", b"", "blake3:01", SentModel(round=3, attempt=2))
     record.sent(model, bytes=1008, seconds=0.25, sent_at="2026-01-31T09:00:01.000000Z", failure=None)
-    other = Outgoing("<FINISHED>", "pickle", b"", "blake3:02")
+    other = Outgoing(Finished, "pickle", b"", "blake3:02")
     record.sent(other, bytes=4, seconds=0.5, sent_at=None, failure="connection reset")
     one, two = recorder.of(e.MessageSent)
     assert (one.round, one.attempt, one.outcome, one.reason) == (3, 2, "ok", None)

@@ -118,7 +118,7 @@ def test_a_model_is_handed_over_just_before_its_last_bytes_go(network: Network) 
     network.begin(round=3, number=2)
     body = line.receive()
     assert body == bytes(network.buffers.render(network.exchange.model.state).body)
-    _, said = network.recorder.wait_for(e.MessageSent, 2)
+    _, said = network.recorder.wait_for(e.MessageSent, count=2)
     sent, (*before, (last_bytes, last)) = sent_model(network), line.ours.sends
     assert (len(before), {seen for _, seen in before}) == (2, {None}), "the answer, then all but the end of the model"
     assert (last, len(last_bytes)) == (sent.handed_over_at, LAST_PIECE)
