@@ -1,7 +1,6 @@
 """``package.module:name`` becomes an object: the only door by which operators' own code comes in."""
 
 import importlib
-import importlib.util
 import os
 import sys
 from operator import attrgetter

@@ -17,6 +17,7 @@ PURE = (
     "flserver.identity.peer",
     "flserver.identity.rules",
     "flserver.models.retention",
+    "flserver.rounds.join_window",
     "flserver.rounds.outcomes",
     "flserver.rounds.rules",
     "flserver.rounds.seats",
@@ -125,7 +126,7 @@ def test_observers_see_and_never_decide(module: str) -> None:
 
 @pytest.mark.parametrize("module", modules_in("flclient"))
 def test_the_trainer_shares_only_what_both_ends_need(module: str) -> None:
-    shared = ("wire", "errors", "settings", "models", "state", "data", "clock")
+    shared = ("wire", "errors", "settings", "models", "clock", "text")
     allowed = ("flclient", *(f"flserver.{room}" for room in shared))
     assert {m for m in ours(module) if m != "flserver" and not within(m, *allowed)} == set()
 

@@ -15,13 +15,15 @@ class Listener:
 
     def __init__(self, host: str, port: int) -> None:
         try:
+            host.encode("idna")  # or create_server fails of it with an error of another kind, and an open socket
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             # Every address of both kinds, where all are meant.
             both = host == "::" and socket.has_dualstack_ipv6()
             self.socket = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
         except OSError as error:
-            # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            # In the system's own words: create_server adds the address to them. A name look-up has no errno.
+            look_up = str(error.strerror).partition(" (while ")[0]
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else look_up
             raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
         except UnicodeError as error:  # no name that can be asked for
             raise UsageError(f"--host {host}: {error}") from error

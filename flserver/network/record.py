@@ -12,18 +12,18 @@ from flserver.identity.peer import Peer
 from flserver.network.transport import Received
 from flserver.rounds import Registration, SentModel, Verdict
 from flserver.rounds.updates import Submission
-from flserver.wire.messages import Metadata, Update
+from flserver.wire.messages import Message, Metadata, Update
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A frame to be sent. ``digest`` is that of its body; ``sent`` is set for a <MODEL>."""
+    """A frame to be sent. ``digest`` is that of its body; ``model`` is set for a <MODEL>: the one on its way."""
 
-    header: str
+    kind: type[Message]
     encoding: Encoding
     body: bytes | memoryview
     digest: str
-    sent: SentModel | None = None
+    model: SentModel | None = None
 
 
 class ConnectionRecord:
@@ -146,9 +146,9 @@ class ConnectionRecord:
                 message_id=next(self._message_ids),
                 connection_id=self.connection_id,
                 client_id=self.client_id,
-                round=frame.sent.round if frame.sent else None,
-                attempt=frame.sent.attempt if frame.sent else None,
-                header=frame.header,
+                round=frame.model.round if frame.model else None,
+                attempt=frame.model.attempt if frame.model else None,
+                header=frame.kind.header,
                 encoding=frame.encoding,
                 bytes=bytes,
                 digest=frame.digest,

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import (
-    ConnectionLost,
     HandshakeRefused,
     IdentityRefused,
     MessageRefused,
@@ -28,7 +27,8 @@ from flserver.network.context import Context
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
-from flserver.network.upload import is_upload, refuse_upload, take_update
+from flserver.network.unusable import is_upload, refuse_upload
+from flserver.network.upload import take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Conversation, Role
@@ -52,7 +52,7 @@ class Session:
         context: Context,
         take_place: Callable[["Session"], None],
     ) -> None:
-        limits = context.limits
+        accepted_at, limits = monotonic(), context.limits
         self._context = context
         self._connection = AcceptedConnection(
             context=context,
@@ -62,12 +62,11 @@ class Session:
             ),
             record=ConnectionRecord(context.recorder, connection_id, context.message_ids),
             peer=peer,
-            accepted_at=monotonic(),
+            accepted_at=accepted_at,
         )
         self._channel, self._record = self._connection.channel, self._connection.record
         self._take_place = take_place
         self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
-        self._cut_because: str | None = None
         self._linger = 0.0
 
     @property
@@ -77,8 +76,8 @@ class Session:
 
     @property
     def silent(self) -> bool:
-        """Whether the first message has not come yet."""
-        return not self._record.messages_in
+        """Whether the first message has not come yet: not all of it, nor what was refused before."""
+        return not self._record.messages_in and not self._first.reader.complete
 
     @property
     def first_bytes(self) -> int:
@@ -93,7 +92,7 @@ class Session:
 
     def cut(self, reason: str) -> None:
         """End a connection that does not end by itself; its thread then sees end of file."""
-        self._cut_because = self._cut_because or reason
+        self._connection.cut_because = self._connection.cut_because or reason
         self._channel.cut()
 
     def discard(self) -> None:
@@ -110,7 +109,7 @@ class Session:
             self._identify()
             reason = self._serve()
         except PeerError as error:
-            reason = self._because(error)
+            reason = self._connection.because(error)
         except StoreError as error:
             reason = "server stopped"
             logger.debug("connection %d ends: %s", self.connection_id, error)
@@ -133,7 +132,7 @@ class Session:
             try:
                 connection.peer = preamble.read_proxy_header(self._channel, self.peer, self._record.count_bytes)
             except PeerError as error:
-                self._record.not_begun(error.outcome, self._because(error))
+                self._record.not_begun(error.outcome, connection.because(error))
                 raise
             if self.peer.proxy_host is not None:
                 self._record.identified(self.peer)
@@ -143,7 +142,7 @@ class Session:
                 connection.peer = preamble.shake_hands(self._channel, self.peer)
             except HandshakeRefused as error:
                 self._linger = LINGER_SECONDS
-                self._record.not_begun(error.outcome, self._because(error))
+                self._record.not_begun(error.outcome, connection.because(error))
                 raise
             self._record.identified(self.peer)
 
@@ -155,18 +154,25 @@ class Session:
                 case Metadata() as metadata:
                     return RegisteredTrainer(self._connection).serve(metadata, frame)
                 case Update() as update:
-                    take_update(self._connection, update, frame)
+                    self._upload(update, frame)
                     return "closed"
                 case other:
                     raise AssertionError(f"the protocol lets no {type(other).__name__} in")
         except BaseException as error:
             frame.release()
-            if not isinstance(error, PeerError | StoreError) and self.silent:
+            if not isinstance(error, PeerError | StoreError) and not self._record.messages_in:
                 # A defect of ours, met by this peer: the message has its row all the same.
                 self._record.received(frame, header=None, outcome="refused", reason=f"server error: {one_line(error)}")
             raise
         finally:
             frame.settled()
+
+    def _upload(self, update: Update, frame: Received) -> None:
+        try:
+            take_update(self._connection, update, frame)
+        except Refused as refusal:
+            refuse_upload(self._connection, frame, refusal)
+            raise
 
     def _receive(self, frame: Received) -> object:
         """Read the frame and decode the message in it.
@@ -202,9 +208,4 @@ class Session:
                 if error.client_id is not None:
                     self._context.identity.check(error.client_id, self.peer)
                     self._record.client_id = error.client_id
-        self._record.received(frame, header=header, outcome=error.outcome, reason=self._because(error))
-
-    def _because(self, error: PeerError) -> str:
-        """Why this happened: where we cut the connection, what the thread saw of it says nothing."""
-        seen = isinstance(error, ConnectionLost | HandshakeRefused)
-        return self._cut_because if self._cut_because is not None and seen else str(error)
+        self._record.received(frame, header=header, outcome=error.outcome, reason=self._connection.because(error))

@@ -158,7 +158,7 @@ class Exchange:
 
     def offer(self, upload: Upload) -> Verdict:
         """Decide what an upload is; raises as ``check_upload``. Follow with ``confirm_update`` when its events are
-        out."""
+        out, or with ``withdraw_update``."""
         with self._changed:
             return self._rounds.offer(upload, monotonic())
 
@@ -171,6 +171,12 @@ class Exchange:
             self._changed.notify_all()
         if not verdict.counts:
             submission.release()
+
+    def withdraw_update(self, upload: Upload, verdict: Verdict) -> None:
+        """The upload's events could not be emitted: it answers nothing, and its memory is the caller's to release."""
+        with self._changed:
+            self._rounds.withdraw_answer(upload, verdict)
+            self._changed.notify_all()
 
     # --- for the coordinator -----------------------------------------------------------------------------------------
 

@@ -59,6 +59,16 @@ class Participant:
         """Whether its first connection lives, and its registration is on record."""
         return self.standing in ("present", "owing")
 
+    def answer(self, sent: SentModel, digest: str | None) -> None:
+        """An upload with that digest answers the model."""
+        self.unanswered, self.last_answer = None, LastAnswer(sent.round, digest)
+        self.move("answers")
+
+    def take_back(self, sent: SentModel, digest: str | None) -> None:
+        """It does not after all. Where the client has registered again, that model is not its own any more."""
+        if self.last_answer == LastAnswer(sent.round, digest):
+            self.unanswered, self.last_answer = self.unanswered or sent, None
+
     def why_duplicate(self, digest: str | None) -> str:
         """Why an upload with that digest is a duplicate, where no model of this client is unanswered."""
         answer = self.last_answer
@@ -68,7 +78,9 @@ class Participant:
         return f"{same} the one that answered round {answer.round}"
 
     def move(self, move: Move) -> None:
-        """Take a step of the table. Raises KeyError for one that is not in it."""
+        """Take a step of the table. Raises ValueError for one that is not in it: a defect of ours."""
+        if move not in MOVES[self.standing]:
+            raise ValueError(f"client {self.client_id}, {self.standing}: {move}")
         self.standing = MOVES[self.standing][move]
 
 
@@ -110,6 +122,19 @@ class Attempt:
     not_sent: tuple[str, ...] = ()
     recording: int = 0
     over: bool = False
+
+    def take_back(self, upload: "Upload") -> None:
+        """An upload answers nothing after all."""
+        seat = self.seats.get(upload.client_id)
+        if seat is not None and seat.update_id == upload.update_id:
+            seat.update_id = seat.decision = seat.answered_at = None
+
+    def too_heavy(self, seat: Seat, share: float) -> str | None:
+        """Why a client's update is rejected where it has more than this share (0 to 1) of the samples invited."""
+        invited = sum(other.data_size for other in self.seats.values())
+        if seat.data_size <= share * invited:
+            return None
+        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {share:g}"
 
 
 @dataclass(frozen=True)

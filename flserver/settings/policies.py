@@ -113,6 +113,8 @@ class ServerSettings:
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """The policies of flat ``values`` (keys as in the table; missing ones take their default)."""
     merged = defaults(SERVER_SETTINGS) | dict(values)
+    if not merged["db"]:
+        raise UsageError("--db: there is no name")
     meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS}
     meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
     meant["receive_memory"] *= 2**20

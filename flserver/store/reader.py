@@ -153,12 +153,15 @@ class Reader:
 
     def chained_digests(self) -> Mapping[tuple[str, int], str]:
         """The model digests (``sha256:hex``) that the events state, by run_id and round; purged events state none."""
-        query = "SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq"
+        query = text("SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq")
         found = {}
-        for row in self._rows(query, type=RoundCommitted.__name__):
-            with suppress(ValueError, LookupError, TypeError):  # tampered with: the chain says so
-                committed = json.loads(row["payload"])
-                found[row["run_id"], int(committed["round"])] = str(committed["model_digest"])
+        with self._errors(), self._connect() as connection:
+            pages = connection.execution_options(yield_per=CHAIN_PAGE)
+            for run_id, payload in pages.execute(query, {"type": RoundCommitted.__name__}):
+                # Where it was tampered with, the chain says so.
+                with suppress(ValueError, LookupError, TypeError, OverflowError, RecursionError):
+                    committed = json.loads(payload)
+                    found[run_id, int(committed["round"])] = str(committed["model_digest"])
         return found
 
     def verify_chain(self) -> chain.Verification:

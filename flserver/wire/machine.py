@@ -25,26 +25,18 @@ class Machine:
     """Reads the pickles that lie one after another in ``data`` (unsigned bytes, contiguous).
 
     ``position`` is the byte after the last one read, ``opcodes_left`` what remains of the budget, ``last_frame`` where
-    the last FRAME opcode stands and the bytes it claims. ``persistent`` allows BINPERSID. Where ``data`` is not
-    the ``whole`` of them, frames may reach beyond it.
+    the last FRAME opcode stands and the bytes it claims. ``persistent`` allows BINPERSID. Where ``data`` is not the
+    ``whole`` of them, a frame may reach beyond it.
     """
 
-    def __init__(
-        self,
-        data: memoryview,
-        limits: PickleLimits,
-        *,
-        opcodes: int,
-        persistent: bool = False,
-        whole: bool = True,
-    ) -> None:
+    def __init__(self, data: memoryview, limits: PickleLimits, *, opcodes: int, persistent: bool = False) -> None:
         self.position = 0
         self.opcodes_left = opcodes
         self.last_frame: tuple[int, int] | None = None
         self._data = data
         self._limits = limits
         self._persistent = persistent
-        self._whole = whole
+        self.whole = True
         self._reset()
 
     def _reset(self) -> None:
@@ -80,14 +72,10 @@ class Machine:
             raise PickleRefused("the pickle does not end with one value")
         return self._stack.pop()
 
-    def outermost(self) -> dict[str, object]:
-        """After ``load`` has raised: what the pickle had said by then of the dict that it is, where it is one."""
-        frames = [*self._outer, self._stack]
-        if not frames[0] or type(frames[0][0]) is not dict:
-            return {}
-        items = frames[1] if len(frames) > 1 else frames[0][1:]
-        said = {key: value for key, value in zip(items[::2], items[1::2], strict=False) if type(key) is str}
-        return {**frames[0][0], **said}
+    @property
+    def frames(self) -> list[list[object]]:
+        """After ``load`` has raised: the values that were still open, from the outermost mark inwards."""
+        return [*self._outer, self._stack]
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
@@ -137,7 +125,7 @@ class Machine:
     def _frame(self) -> None:
         at = self.position - 1
         claimed = self._uint(8)
-        if self._whole and claimed > len(self._data) - self.position:
+        if self.whole and claimed > len(self._data) - self.position:
             raise PickleRefused("a frame is longer than the pickle")
         self.last_frame = (at, claimed)
 

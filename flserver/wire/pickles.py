@@ -41,9 +41,13 @@ def read_opening(opening: memoryview | bytes | bytearray) -> dict[str, object]:
     The inert items of the dict that it is, as far as they stand there. Raises nothing, whatever the bytes are.
     """
     limits = PickleLimits()
-    machine = Machine(memoryview(opening).cast("B"), limits, opcodes=limits.opcodes, whole=False)
+    machine = Machine(memoryview(opening).cast("B"), limits, opcodes=limits.opcodes)
+    machine.whole = False
     try:
         value = machine.load()
     except PickleRefused:
-        return machine.outermost()
+        value, *items = [*machine.frames[0], *(machine.frames[1] if len(machine.frames) > 1 else ())] or [None]
+        if type(value) is dict:
+            said = zip(items[::2], items[1::2], strict=False)
+            value = value | {key: item for key, item in said if type(key) is str}
     return value if type(value) is dict else {}

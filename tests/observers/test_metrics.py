@@ -80,7 +80,8 @@ def test_closed_sets_are_complete_from_the_start() -> None:
         "message_bytes_total": [{"direction": d, "header": h} for d in ("in", "out") for h in headers],
         "updates_total": [{"decision": d} for d in ("accepted", "late", "duplicate", "rejected", "aborted")],
         "rejected_updates_total": [
-            {"reason": r} for r in ("names", "shape", "dtype", "non_finite", "weight_share", "other")
+            {"reason": r}
+            for r in ("names", "shape", "dtype", "non_finite", "weight_share", "unreadable", "size", "other")
         ],
         "dropouts_total": [{"reason": r} for r in ("closed", "reset", "timeout", "protocol", "other")],
         "round_phase_duration_seconds_count": [

@@ -85,8 +85,9 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "registered_at": "When it was admitted.",
             "left_at": "When its connection ended.",
             "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has ended "
-            "otherwise), `closed`, `reset`, `timeout`, `protocol` (it spoke out of turn), `other` (taken off the "
-            "roster, for one), or `server stopped` where the server was killed.",
+            "otherwise, or it read too slowly to be told before the server stopped), `closed`, `reset`, `timeout`, "
+            "`protocol` (it spoke out of turn), `other` (taken off the roster, for one), or `server stopped` where the "
+            "server was killed.",
             "label": "The client's name in the roster.",
         },
     ),
@@ -144,7 +145,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "arrived_round": "The round that was being made when it arrived; NULL between attempts.",
             "decision": "Its [decision](#decisions); NULL while it counts and its attempt runs.",
             "reason": "Why, where it is not accepted.",
-            "update_digest": "BLAKE3 of its tensors: names, dtypes, shapes, values; whatever the pickle around them.",
+            "update_digest": "BLAKE3 of its tensors as they were sent: names, dtypes, shapes, values; NULL where none could be read.",
             "data_size": SAMPLES,
             "weight": SHARE,
             "received_at": "When its last byte had come.",
