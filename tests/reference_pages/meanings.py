@@ -145,7 +145,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "arrived_round": "The round that was being made when it arrived; NULL between attempts.",
             "decision": "Its [decision](#decisions); NULL while it counts and its attempt runs.",
             "reason": "Why, where it is not accepted.",
-            "update_digest": "BLAKE3 of its tensors as they were sent: names, dtypes, shapes, values; NULL where none could be read.",
+            "update_digest": "BLAKE3 of its tensors as sent: names, dtypes, shapes, values. NULL where none were read.",
             "data_size": SAMPLES,
             "weight": SHARE,
             "received_at": "When its last byte had come.",
