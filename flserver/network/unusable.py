@@ -49,6 +49,7 @@ def refuse_upload(connection: AcceptedConnection, frame: Received, refusal: Refu
         if could_be:
             more = f" and {len(could_be) - MOST_NAMES} more" if len(could_be) > MOST_NAMES else ""
             reason += f"; it could be of client {', '.join(could_be[:MOST_NAMES])}{more}"
+            refusal.args = (reason,)  # it is why the connection ends, too
     if isinstance(refusal, IdentityRefused):
         record.client_id = None  # it is not who it says it is; the reason says who that was
     record.received(frame, header=refusal.header, outcome=refusal.outcome, reason=reason)
