@@ -1,7 +1,7 @@
 """Everything that is read. Each call opens a connection that cannot write, sees one state of the database, and closes.
 
-It never checkpoints the WAL, works while a server writes, and opens the database of a server that stopped cleanly also
-where it may only read the file.
+It never checkpoints the WAL, works while a server writes, and reads what a server left, one that was killed too, also
+where nothing can be written.
 """
 
 import json

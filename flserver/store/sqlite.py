@@ -9,7 +9,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -82,10 +82,9 @@ def reading_engine(path: Path) -> Engine:
 
     ``PRAGMA query_only`` would not do: ATTACH and VACUUM INTO write files all the same.
     """
-    uri = f"{path.absolute().as_uri()}?mode=ro"
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+        connection = open_for_reading(path)
         connection.execute("PRAGMA trusted_schema = OFF")
         # The first use of a table-valued function declares it, which looks like a write to an authorizer.
         connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
@@ -99,6 +98,46 @@ def reading_engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """A connection that reads the file at ``path``, and no more, also on a medium where nothing can be written.
+
+    Raises sqlite3.Error; or UsageError, which says what to copy where, for what can be read only after something was
+    written beside it.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        return _opened(uri)
+    except sqlite3.OperationalError as error:
+        real = path.resolve()
+        wants_to_write = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        if not wants_to_write or os.access(real.parent, os.W_OK) or not os.access(real, os.R_OK):
+            raise
+        wal, index, journal = (real.with_name(real.name + end) for end in ("-wal", "-shm", "-journal"))
+        with suppress(sqlite3.OperationalError):
+            if wal.exists() and not index.exists():
+                # A server that was killed left its WAL, and whoever reads that needs an index beside it. No index means
+                # that nobody has the file open: without file locks and alone, SQLite keeps the index in memory.
+                return _opened(f"{uri}&vfs=unix-none", "PRAGMA locking_mode = EXCLUSIVE")
+            if not wal.exists() and not journal.exists():
+                return _opened(f"{uri}&immutable=1")  # whole, but marked as one that has a WAL: as .backup leaves it
+        files = ", ".join(file.name for file in (real, wal, journal) if file.exists())
+        raise UsageError(
+            f"{path} cannot be read where nothing can be written ({error}): copy {files} together into a folder of "
+            "your own, and name the copy with --db"
+        ) from error
+
+
+def _opened(uri: str, *pragmas: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+    try:
+        for statement in (*pragmas, "PRAGMA schema_version"):  # the first look at the file
+            connection.execute(statement)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _authorize(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
@@ -178,9 +217,9 @@ def is_ours(connection: Connection) -> bool:
 def revision_of(path: Path) -> str | None:
     """The revision of the schema that the file at ``path``, which exists, states; None where it has no tables.
 
-    Writes nothing. Raises UsageError for another program's database, and sqlite3.Error.
+    Writes nothing. Raises UsageError for another program's database, and as :func:`open_for_reading` does.
     """
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(open_for_reading(path)) as connection:
         ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
         empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
         if empty and not ours:

@@ -16,9 +16,10 @@ from flserver.errors import UsageError
 from flserver.store import tables
 from flserver.store.reader import Reader
 from flserver.store.schema import SchemaState, Upgrade, check, ensure_head, migrations_directory
+from tests.nobody import as_nobody
 from tests.patience import PATIENCE
 from tests.store import story
-from tests.store.conftest import Ask, as_nobody
+from tests.store.conftest import Ask
 
 CONTRACT = {
     "v1_runs": "run_id, name, status, started_at, ended_at, num_rounds, rounds_committed, model, strategy, seed, "
