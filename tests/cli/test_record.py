@@ -38,6 +38,7 @@ def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -
     assert summary == "2 of 5 do not hold"
     assert "run plain round 0" in missing
     assert "No such file" in missing
+    assert "--checkpoint-dir" not in missing, "the folder is where it was"
     assert "run night round 2" in changed
     assert "does not match its digest" in changed
 
