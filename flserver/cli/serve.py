@@ -21,7 +21,7 @@ def serve(values: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         if sys.stderr.isatty() and values["log_format"] == "text":
             from rich.console import Console
 
-            console = LiveConsole(Console(stderr=True))
+            console = LiveConsole(Console(stderr=True), level)
             handler = console.handler
             console.start()
             stack.callback(console.close)
