@@ -80,8 +80,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def flserver(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "CUDA_"))}
+def flserver(place: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What the program says; ``more`` is in its environment."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "CUDA_"))} | more
     environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "flserver", "--server-port", "0", "--metrics-port", "0", *arguments]
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE)
@@ -200,6 +201,18 @@ def test_a_port_that_is_in_use(place: Path) -> None:
         port = str(taken.getsockname()[1])
         reason = f"--host 127.0.0.1 --server-port {port}: Address already in use"
         assert refused(place, ("--server-port", port), reason) == set(), "noticed before anything else is touched"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_variable_that_is_no_setting_has_its_line_in_the_log(place: Path, form: str) -> None:
+    done = flserver(place, "--host", "203.0.113.7", "--log-format", form, FLSERVER_NUM_ROUND="3")
+    assert done.returncode == 2
+    said, _ = done.stderr.splitlines()
+    line = "FLSERVER_NUM_ROUND is no setting, and is ignored; did you mean 'FLSERVER_NUM_ROUNDS'?"
+    if form == "json":
+        assert (json.loads(said)["level"], json.loads(said)["message"]) == ("warning", line)
+    else:
+        assert said.endswith(f"WARNING {line}")
 
 
 def test_a_metrics_port_that_is_in_use(place: Path) -> None:
