@@ -16,7 +16,7 @@ import os, sys
 from pathlib import Path
 import alembic.command, alembic.script
 from flserver.errors import UsageError
-from flserver.store.sqlite import DatabaseLock
+from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 {imports}

@@ -1,10 +1,9 @@
 """All that is SQLite's alone.
 
-How the file is opened, by the one writer and by readers that cannot write, and never by two servers; its journal, and
-how a clean stop leaves it; its copy.
+How the file is opened, by the one writer and by readers that cannot write; its journal, and how a clean stop leaves it;
+its copy, in a file and in memory.
 """
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -12,10 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from sqlalchemy import Connection, Engine, NullPool, Table, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, StaticPool, Table, create_engine, event
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -209,6 +206,28 @@ def insert_or_update(table: Table) -> Insert:
     return statement.on_conflict_do_update(index_elements=table.primary_key, set_=changing)
 
 
+def engine_in_memory(path: Path | None) -> Engine:
+    """An engine for a database in memory, at first a copy of the one at ``path`` (None: empty). Dispose of it.
+
+    Raises as :func:`open_for_reading` does.
+    """
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    if path is not None:
+        try:
+            with closing(open_for_reading(path)) as source:
+                source.backup(memory)
+        except BaseException:
+            memory.close()
+            raise
+    engine = create_engine("sqlite://", creator=lambda: memory, poolclass=StaticPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
 def is_ours(connection: Connection) -> bool:
     """Whether the file that ``connection`` reads is a database of flserver."""
     return bool(connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID)
@@ -234,41 +253,3 @@ def copy_database(path: Path, copy: Path) -> None:
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
         target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it
-
-
-class DatabaseLock:
-    """Keeps a second server, or an upgrade, away from a database while the block runs.
-
-    The lock is on a file of its own beside the database (``runs.sqlite.lock``), which stays there: SQLite's own locks
-    are dropped when any descriptor of the database is closed. Entering raises UsageError where somebody else has the
-    lock, or there can be none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._database = path
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> Self:
-        real = self._database.resolve()  # two names of one database are one lock
-        lock = real.with_name(real.name + ".lock")
-        try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise UsageError(f"{lock} cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise UsageError(f"another flserver has {self._database} open") from error
-        except OSError as error:
-            os.close(descriptor)
-            raise UsageError(f"{lock} cannot be locked: {error.strerror}") from error
-        self._descriptor = descriptor
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flserver.store.sqlite import DatabaseLock
+from flserver.store.lock import DatabaseLock
 from tests.cli.conftest import COUNT, Run, lines, refused, spoil
 from tests.recorded_run import PLAIN, RUN
 
