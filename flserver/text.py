@@ -32,3 +32,14 @@ def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
     written = {name.casefold(): name for name in known}
     near = get_close_matches(word.casefold(), written, n=1)
     return f"; did you mean {before + written[near[0]]!r}?" if near else ""
+
+
+def edit_distance(one: str, other: str) -> int:
+    """How many letters must be put in, left out or replaced to make ``one`` the ``other`` (Levenshtein's distance)."""
+    before = list(range(len(other) + 1))
+    for number, letter in enumerate(one, 1):
+        row = [number]
+        for column, expected in enumerate(other, 1):
+            row.append(min(before[column] + 1, row[-1] + 1, before[column - 1] + (letter != expected)))
+        before = row
+    return before[-1]

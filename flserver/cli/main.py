@@ -10,6 +10,7 @@ import click
 
 from flserver import __version__
 from flserver.cli.ask import query, runs, show
+from flserver.cli.common import typed
 from flserver.cli.models import export_model
 from flserver.cli.record import db, verify
 from flserver.errors import EXIT_DONE
@@ -41,7 +42,7 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
     given = {key: values[key] for key, source in sources(ctx).items() if source != "default" and key in values}
     from flserver.cli.serve import serve
 
-    return serve(values, given, unknown)
+    return serve(values, given, unknown, typed=typed(ctx, "run_name"))
 
 
 for command in (runs, show, query, export_model, verify, db):

@@ -9,9 +9,9 @@ from typing import Any
 from flserver.settings import server_settings
 
 
-def serve(values: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequence[str]) -> int:
+def serve(values: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequence[str], *, typed: bool) -> int:
     """Serve a run with the settings ``values``, of which ``given`` were not left to their default; ``warnings`` go into
-    the log. The exit code."""
+    the log; ``typed`` says whether the run's name was typed at a terminal. The exit code."""
     from flserver.observers.console import JsonFormatter, LiveConsole, LogConsole
     from flserver.process.launch import launch
 
@@ -35,4 +35,4 @@ def serve(values: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequenc
         logging.getLogger("alembic").setLevel(logging.WARNING)
         for warning in warnings:
             logging.getLogger(__name__).warning("%s", warning)
-        return launch(settings, given, [console], logging.getLogger("flserver").info)
+        return launch(settings, given, [console], logging.getLogger("flserver").info, typed=typed)

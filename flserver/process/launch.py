@@ -27,11 +27,14 @@ def launch(
     given: Mapping[str, Any],
     console: Sequence[Observer],
     say: Callable[[str], None],
+    *,
+    typed: bool = False,
 ) -> int:
     """Run the server to the end of its run and return the exit code.
 
-    ``given`` are the settings that were not left to their default; ``console`` shows events, ``say`` tells the operator
-    a line. Raises UsageError for what cannot be done, before anything is on record.
+    ``given`` are the settings that were not left to their default; ``typed`` says whether the run's name was typed at a
+    terminal; ``console`` shows events, ``say`` tells the operator a line. Raises UsageError for what cannot be done,
+    before anything is on record.
     """
     with ExitStack() as stack:
         # First of all: what comes while torch is imported is seen before anything is on record.
@@ -48,7 +51,7 @@ def launch(
         lock = stack.enter_context(DatabaseLock(settings.store.db, stays=False))
         looking = stack.enter_context(ExitStack())
         reader = looking.enter_context(as_it_will_be(settings.store.db))
-        plan = plan_run(reader, settings, given)
+        plan = plan_run(reader, settings, given, typed=typed)
         if isinstance(plan, Complete):
             say(plan.notice)
             return EXIT_DONE
