@@ -186,7 +186,7 @@ def test_help_answers_and_the_port_is_open_before_anything_slow_is_imported(code
 
 def test_what_comes_before_the_port_of_a_resumed_run_does_without_torch() -> None:
     late = sorted(ours("flserver.process.launch") - {"flserver.process.app"})
-    assert {"flserver.process.which_run", "flserver.store.reader", "flserver.store.schema"} <= set(late), (
+    assert {"flserver.process.which_run", "flserver.store.lock", "flserver.store.schema"} <= set(late), (
         "inside a function"
     )
     check = f"import sys, {', '.join(late)}; print('torch' in sys.modules, 'flserver.process.which_run' in sys.modules)"

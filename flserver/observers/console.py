@@ -64,13 +64,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class LiveConsole:
-    """A live view of the run on a terminal.
+    """A live view of the run on a terminal, with the log lines of ``level`` (logging's numbers) and above.
 
     ``observe`` only counts; a thread of its own draws four times a second. ``handler`` takes the log lines of the rest
     of the process into the view, where a handler that writes to the same terminal would tear it.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, level: int = logging.NOTSET) -> None:
+        self._level = level
         self._lock = threading.Lock()  # guards the three below; never held while drawing
         self._tally = Tally()
         self._lines = Lines()
@@ -117,7 +118,8 @@ class LiveConsole:
     def observe(self, event: Event) -> None:
         with self._lock:
             self._tally.observe(event)
-            if line := self._lines.of(event):
+            line = self._lines.of(event)
+            if line is not None and line[0] >= self._level:
                 self._shown.append(line)
 
     def show(self, level: int, text: str) -> None:

@@ -39,6 +39,8 @@ def serve(launched: Launched) -> int:
     if launched.signals.received:
         launched.say(f"{launched.signals.wait()}: stopped before anything began")
         return EXIT_INTERRUPTED
+    launched = launched.begin()
+    prepared.clean()
     return App(launched, prepared).run()
 
 

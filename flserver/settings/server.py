@@ -12,6 +12,8 @@ JoinWindow = Literal["fixed", "sliding"]
 UploadFrom = Literal["same-address", "any", "certificate"]
 DATASETS = ("fldata", "digits", "mnist", "fashion-mnist", "cifar10")
 """What ``--eval-data`` and the trainer's ``--dataset`` know by name; ``models/datasets.py`` has the data."""
+STRATEGIES = ("fedavg",)
+"""What ``--strategy`` knows by name; ``aggregation/strategies/by_name.py`` has them."""
 
 SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="host", kind="str", default="127.0.0.1", help="Address to listen on for trainers."),

@@ -1,7 +1,7 @@
 """Everything that is read. Each call opens a connection that cannot write, sees one state of the database, and closes.
 
-It never checkpoints the WAL, works while a server writes, and opens the database of a server that stopped cleanly also
-where it may only read the file.
+It never checkpoints the WAL, works while a server writes, and reads what a server left, one that was killed too, also
+where nothing can be written.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
@@ -47,14 +47,15 @@ class IdSeeds:
 
 
 class Reader:
-    """Reads the database at ``path``.
+    """Reads the database at ``path``, or ``memory``, which stands for it.
 
     Every method raises UsageError where there is no database that can be read, or the file is none of ours.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, memory: Engine | None = None) -> None:
         self._path = path
-        self._engine = reading_engine(path)
+        self._in_memory = memory is not None
+        self._engine = memory or reading_engine(path)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one statement that only reads. Returns its columns' names, and its rows.
@@ -180,7 +181,7 @@ class Reader:
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        if not self._path.is_file():
+        if not (self._in_memory or self._path.is_file()):
             raise UsageError(f"there is no database {self._path}")
         with self._errors():
             connection = self._engine.connect()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flserver.store.sqlite import DatabaseLock
+from flserver.store.lock import DatabaseLock
 from tests.cli.conftest import COUNT, Run, lines, refused, spoil
 from tests.recorded_run import PLAIN, RUN
 
@@ -38,6 +38,7 @@ def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -
     assert summary == "2 of 5 do not hold"
     assert "run plain round 0" in missing
     assert "No such file" in missing
+    assert "--checkpoint-dir" not in missing, "the folder is where it was"
     assert "run night round 2" in changed
     assert "does not match its digest" in changed
 

@@ -147,10 +147,10 @@ def test_json_lines_without_event_and_with_exception() -> None:
     assert str(line["exception"]).endswith("RuntimeError: line one\nline two")
 
 
-def screen_after(events: list[e.Event]) -> str:
+def screen_after(events: list[e.Event], level: int = logging.INFO) -> str:
     """What a terminal of 140 columns was sent, without the control sequences."""
     file = io.StringIO()
-    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
+    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None), level)
     live.start()
     try:
         for event in events:
@@ -170,6 +170,16 @@ def test_live_console_shows_the_run_and_sums_it_up(run_events: list[e.Event]) ->
     progress = re.sub(r"[━╸╺ ]{2,}", " | ", last_picture[-2])
     assert progress == "interrupted | round 2/10 | 1/2 updates | 1 clients | loss 0.412 | accuracy 0.887"
     assert last_picture[-1] == "run interrupted, round 1/10 committed, loss 0.412, accuracy 0.887"
+
+
+def test_live_console_has_no_lines_below_the_log_level_and_counts_all(run_events: list[e.Event]) -> None:
+    info = "round 2/10 started with 2 clients"
+    assert info in screen_after(run_events)
+    screen = screen_after([*run_events, e.StateChanged(state="interrupted")], logging.WARNING)
+    assert "update of client 5 late" in screen
+    assert "state: interrupted" in screen
+    assert info not in screen
+    assert "run interrupted, round 1/10 committed, loss 0.412, accuracy 0.887" in screen
 
 
 def test_live_console_of_nothing() -> None:

@@ -15,10 +15,11 @@ from sqlalchemy import Connection, create_engine
 from flserver.errors import UsageError
 from flserver.store import tables
 from flserver.store.reader import Reader
-from flserver.store.schema import SchemaState, Upgrade, check, ensure_head, migrations_directory
+from flserver.store.schema import SchemaState, Upgrade, as_it_will_be, check, ensure_head, migrations_directory
+from tests.nobody import as_nobody
 from tests.patience import PATIENCE
 from tests.store import story
-from tests.store.conftest import Ask, as_nobody
+from tests.store.conftest import Ask
 
 CONTRACT = {
     "v1_runs": "run_id, name, status, started_at, ended_at, num_rounds, rounds_committed, model, strategy, seed, "
@@ -180,6 +181,28 @@ def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_pat
         assert columns[:-1] == old, "columns are only added, and at the end"
         assert rows[0][-1] == added
         assert rows[0][:-1] == Reader(upgrade.copy).query(f"SELECT * FROM {view}")[1][0]
+
+
+def test_a_database_can_be_read_as_it_will_be_before_anything_is_written(recorded: Path, newer: Path) -> None:
+    new, before = recorded.with_name("new.sqlite"), recorded.read_bytes()
+    folder = sorted(recorded.parent.iterdir())
+    with as_it_will_be(new) as reader:
+        assert reader.runs() == []
+        with pytest.raises(UsageError, match=r"new\.sqlite has no run 'night'"):
+            reader.run("night")
+    with as_it_will_be(recorded, migrations=newer) as reader:
+        assert "note" in reader.query("SELECT * FROM runs")[0]
+        assert len(reader.runs()) == 2
+    with as_it_will_be(recorded) as reader:
+        assert len(reader.runs()) == 2
+    assert (sorted(recorded.parent.iterdir()), recorded.read_bytes()) == (folder, before)
+
+
+def test_an_upgrade_that_would_fail_fails_before_anything_is_written(recorded: Path, tmp_path: Path) -> None:
+    migrations, before = later_migrations(tmp_path, 'op.execute("DROP TABLE nowhere")'), recorded.read_bytes()
+    with pytest.raises(UsageError, match="no such table: nowhere"), as_it_will_be(recorded, migrations=migrations):
+        pass
+    assert recorded.read_bytes() == before
 
 
 def test_a_copy_is_never_overwritten(recorded: Path, newer: Path) -> None:
