@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Protocol
 
 from flserver.errors import UsageError
+from flserver.hosts import addresses
 from flserver.observers.health import Health
 
 logger = logging.getLogger(__name__)
@@ -61,14 +62,12 @@ class MetricsServer:
 
     def start(self) -> None:
         """Listen, then serve. Raises UsageError where the address cannot be listened on."""
+        family, address = addresses(self._host, self._port, "--metrics-host")[0]
         try:
-            family, _, _, _, address = socket.getaddrinfo(
-                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            listener = socket.create_server(address[:2], family=family)
+            listener = socket.create_server(address, family=family)
         except OSError as error:
-            # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            # The errno's own words: create_server adds the address to strerror.
+            reason = os.strerror(error.errno) if error.errno else error.strerror
             raise UsageError(f"--metrics-host {self._host} --metrics-port {self._port}: {reason}") from error
         self._address = listener.getsockname()[:2]
         loop = asyncio.new_event_loop()
