@@ -107,6 +107,7 @@ clients = _table(
     """
     run_id text key, client_id text key, registration int key, connection_id int, identity text, data_size int
     info json, rejoined int, registered_at text, left_at text?, left_reason text?, label text?
+    metadata json?
     """,
 )
 messages = _table(

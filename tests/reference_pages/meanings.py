@@ -88,6 +88,9 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "otherwise), `closed`, `reset`, `timeout`, `protocol` (it spoke out of turn), `other` (taken off the "
             "roster, for one), or `server stopped` where the server was killed.",
             "label": "The client's name in the roster.",
+            "metadata": "JSON: the fields of its registration as they were sent, but for header and info: the id as a "
+            'number or a text, a `data_size` of 10.0, keys that nobody asks for; NaN is `"NaN"`. NULL in what older '
+            "versions wrote.",
         },
     ),
     "v1_connections": (

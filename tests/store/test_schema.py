@@ -27,7 +27,7 @@ CONTRACT = {
     "started_at, ended_at, exit_code, resumed_from_round",
     "v1_operator_events": "run_id, process_id, at, kind, detail",
     "v1_clients": "run_id, client_id, registration, connection_id, identity, data_size, info, registered_at, left_at, "
-    "left_reason, label",
+    "left_reason, label, metadata",
     "v1_connections": "run_id, connection_id, peer_host, peer_port, client_id, purpose, transport, "
     "certificate_subject, certificate_fingerprint, opened_at, closed_at, close_reason, bytes_in, bytes_out, "
     "proxy_host",
@@ -47,10 +47,12 @@ CONTRACT = {
     "v1_events": "seq, run_id, type, at, payload, previous_digest, digest",
 }
 
-LATER = """
+HEAD = max(path.name[:4] for path in migrations_directory().glob("versions/0*.py"))
+LATER = f"{int(HEAD) + 1:04}"
+LATER_REVISION = """
 from alembic import op
-revision = "0003"
-down_revision = "0002"
+revision = "{later}"
+down_revision = "{head}"
 def upgrade():
     op.execute("ALTER TABLE runs ADD COLUMN note TEXT")
     {more}
@@ -66,7 +68,8 @@ def newer(tmp_path: Path) -> Path:
 def later_migrations(place: Path, more: str = "") -> Path:
     directory = place / "migrations"
     shutil.copytree(migrations_directory(), directory)
-    (directory / "versions" / "0003_later.py").write_text(LATER.format(more=more))
+    text = LATER_REVISION.format(later=LATER, head=HEAD, more=more)
+    (directory / "versions" / f"{LATER}_later.py").write_text(text)
     return directory
 
 
@@ -109,10 +112,10 @@ def test_every_table_of_ours_is_strict(ask: Ask) -> None:
 
 def test_a_new_database_is_made_at_head(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
-    assert check(path) == SchemaState(current=None, head="0002")
+    assert check(path) == SchemaState(current=None, head=HEAD)
     assert not path.exists()
     assert ensure_head(path) is None
-    assert check(path) == SchemaState(current="0002", head="0002")
+    assert check(path) == SchemaState(current=HEAD, head=HEAD)
     assert [entry.name for entry in tmp_path.iterdir()] == ["runs.sqlite"]
 
 
@@ -139,19 +142,21 @@ def test_a_file_name_is_not_a_uri(tmp_path: Path) -> None:
 
 def test_an_old_database_is_upgraded_after_a_copy(recorded: Path, newer: Path) -> None:
     before = recorded.read_bytes()
-    copy = recorded.with_name("runs.sqlite.before-0003")
-    assert ensure_head(recorded, migrations=newer) == Upgrade(before="0002", after="0003", copy=copy)
-    assert check(recorded, migrations=newer) == SchemaState(current="0003", head="0003")
+    copy = recorded.with_name(f"runs.sqlite.before-{LATER}")
+    assert ensure_head(recorded, migrations=newer) == Upgrade(before=HEAD, after=LATER, copy=copy)
+    assert check(recorded, migrations=newer) == SchemaState(current=LATER, head=LATER)
     assert "note" in Reader(recorded).query("SELECT * FROM runs")[0]
     assert recorded.read_bytes() != before
-    assert check(copy) == SchemaState(current="0002", head="0002")
+    assert check(copy) == SchemaState(current=HEAD, head=HEAD)
     assert Reader(copy).verify_chain() == Reader(recorded).verify_chain()
 
 
 def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_path: Path) -> None:
     first = tmp_path / "first"
     shutil.copytree(migrations_directory(), first)
-    (first / "versions" / "0002_identity.py").unlink()
+    for later in first.glob("versions/0*.py"):
+        if not later.name.startswith("0001"):
+            later.unlink()
     path = tmp_path / "runs.sqlite"
     ensure_head(path, migrations=first)
     values = {
@@ -167,23 +172,23 @@ def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_pat
     connection.close()
     upgrade = ensure_head(path)
     assert upgrade is not None
-    assert (upgrade.before, upgrade.after) == ("0001", "0002")
+    assert (upgrade.before, upgrade.after) == ("0001", HEAD)
     reader = Reader(path)
-    for view, added in (("v1_connections", None), ("v1_clients", None), ("v1_updates", "claimed")):
+    for view, added in (("v1_connections", (None,)), ("v1_clients", (None, None)), ("v1_updates", ("claimed",))):
         columns, rows = reader.query(f"SELECT * FROM {view}")
         assert columns == CONTRACT[view].split(", ")
         old, _ = Reader(upgrade.copy).query(f"SELECT * FROM {view}")
-        assert columns[:-1] == old, "columns are only added, and at the end"
-        assert rows[0][-1] == added
-        assert rows[0][:-1] == Reader(upgrade.copy).query(f"SELECT * FROM {view}")[1][0]
+        assert columns[: len(old)] == old, "columns are only added, and at the end"
+        assert rows[0][len(old) :] == added
+        assert rows[0][: len(old)] == Reader(upgrade.copy).query(f"SELECT * FROM {view}")[1][0]
 
 
 def test_a_copy_is_never_overwritten(recorded: Path, newer: Path) -> None:
-    precious = recorded.with_name("runs.sqlite.before-0003")
+    precious = recorded.with_name(f"runs.sqlite.before-{LATER}")
     precious.write_text("precious")
     upgrade = ensure_head(recorded, migrations=newer)
     assert upgrade is not None
-    assert upgrade.copy.name == "runs.sqlite.before-0003-2"
+    assert upgrade.copy.name == f"runs.sqlite.before-{LATER}-2"
     assert precious.read_text() == "precious"
 
 
@@ -210,7 +215,7 @@ def test_a_failed_upgrade_changes_nothing(recorded: Path, tmp_path: Path) -> Non
 def test_a_newer_database_is_refused(recorded: Path, newer: Path) -> None:
     ensure_head(recorded, migrations=newer)
     before = recorded.read_bytes()
-    with pytest.raises(UsageError, match=r"newer flserver: its schema is 0003, this one knows up to 0002"):
+    with pytest.raises(UsageError, match=f"newer flserver: its schema is {LATER}, this one knows up to {HEAD}"):
         ensure_head(recorded)
     assert recorded.read_bytes() == before
 

@@ -1,0 +1,27 @@
+"""What was sent and what was measured, as it was: a registration's fields.
+
+Columns are added at the end, of the tables and of the views: what reads a view by name or by place goes on.
+"""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+COLUMNS = ("ALTER TABLE clients ADD COLUMN metadata TEXT",)
+
+VIEWS = {
+    "v1_clients": """
+        SELECT run_id, client_id, registration, connection_id, identity, data_size, info, registered_at, left_at,
+            left_reason, label, metadata
+        FROM clients""",
+}
+
+
+def upgrade() -> None:
+    """From 0002."""
+    for statement in COLUMNS:
+        op.execute(statement)
+    for name, query in VIEWS.items():
+        op.execute(f"DROP VIEW {name}")
+        op.execute(f"CREATE VIEW {name} AS {query}")
