@@ -146,7 +146,7 @@ client_rounds = _table(
 )
 round_metrics = _table(
     "round_metrics",
-    "run_id text key, round int key, name text key, source text key, value real?",
+    "run_id text key, round int key, name text key, source text key, value real?, note text?",
 )
 client_metrics = _table(
     "client_metrics",

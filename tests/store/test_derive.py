@@ -55,6 +55,20 @@ def test_a_registration_is_on_record_as_it_was_sent(database: Path, ask: Ask) ->
     assert ask("SELECT client_id, metadata FROM v1_clients ORDER BY client_id") == expected
 
 
+def test_a_metric_that_is_no_finite_number_is_what_it_is(database: Path, ask: Ask) -> None:
+    measured = {"loss": math.nan, "accuracy": 0.1, "up": math.inf, "down": -math.inf}
+    metrics = tuple(facts.round_metric(0, name, value, "evaluate") for name, value in measured.items())
+    ended = committed(0, loss=math.nan, accuracy=0.1, metrics=metrics)
+    story.write(database, [*story.started(), attempt(0, 1, ()), ended])
+    query = "SELECT name, value, note FROM v1_round_metrics ORDER BY name"
+    expected = [("accuracy", 0.1, None), ("down", None, "-Infinity"), ("loss", None, "NaN"), ("up", None, "Infinity")]
+    assert ask(query) == expected
+    assert ask("SELECT loss, accuracy FROM v1_rounds") == [(None, 0.1)]
+    with writing_engine(database).begin() as connection:
+        rederive(connection)
+    assert ask(query) == expected
+
+
 def test_a_purged_record_is_not_replayed(recorded: Path, ask: Ask) -> None:
     engine = writing_engine(recorded)
     with engine.begin() as connection:

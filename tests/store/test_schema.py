@@ -42,7 +42,7 @@ CONTRACT = {
     "loss, accuracy, event_seq",
     "v1_client_rounds": "run_id, round, attempt, client_id, participation, decision, reason, data_size, weight, "
     "sent_at, seconds, bytes_in, bytes_out, update_norm",
-    "v1_round_metrics": "run_id, round, name, value, source",
+    "v1_round_metrics": "run_id, round, name, value, source, note",
     "v1_client_metrics": "run_id, round, client_id, name, value, measured_on, source",
     "v1_events": "seq, run_id, type, at, payload, previous_digest, digest",
 }
