@@ -175,6 +175,7 @@ class ConnectionRecord:
                 data_size=metadata.data_size,
                 info=metadata.info,
                 rejoined=registration.rejoined,
+                metadata=metadata.sent,
             )
         )
 

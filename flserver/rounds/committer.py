@@ -12,7 +12,7 @@ from flserver.events import RoundMetric
 from flserver.events.bus import Recorder
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.evaluation import Evaluator
-from flserver.models.retention import MadeRound, going
+from flserver.models.retention import MadeRound, comparable, going
 from flserver.models.state import check_same_layout
 from flserver.rounds.exchange import CurrentModel
 from flserver.rounds.outcomes import AttemptFacts, aborted, client_means, outcomes, phases, sent_to
@@ -149,7 +149,8 @@ class Committer:
                 outcomes=facts.outcomes,
             )
         )
-        self._made.append(MadeRound(attempt.round, attempt.number, written.path, loss, accuracy))
+        known = (comparable(loss), comparable(accuracy))
+        self._made.append(MadeRound(attempt.round, attempt.number, written.path, *known))
         return CurrentModel(attempt.round, state, written.digest)
 
     def prune(self) -> None:

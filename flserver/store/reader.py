@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flserver.errors import UsageError
 from flserver.events import RoundCommitted
 from flserver.events.totals import Totals
+from flserver.events.words import MetricSource
 from flserver.store import chain
 from flserver.store.sqlite import cause, is_ours, reading_engine
 from flserver.store.totals import read_totals
@@ -119,12 +120,14 @@ class Reader:
             raise UsageError(f"run {run_id} has no committed round{'' if number is None else f' {number}'}")
         return rows[-1]
 
-    def client_means(self, run_id: str, number: int) -> Mapping[str, float]:
-        """What the clients measured on the model of round ``number``, averaged over them, by the metric's name: loss in
-        nats, accuracy from 0 to 1."""
+    def measured(self, run_id: str, number: int, source: MetricSource) -> Mapping[str, float]:
+        """What was measured on the model of round ``number``, here or by the clients (averaged over them), by the
+        metric's name: loss in nats, accuracy from 0 to 1, NaN and the infinities as what they are."""
         query = """
-            SELECT name, value FROM v1_round_metrics WHERE run_id = :run AND round = :number AND source = 'clients'"""
-        return {row["name"]: row["value"] for row in self._rows(query, run=run_id, number=number)}
+            SELECT name, value, note FROM v1_round_metrics
+            WHERE run_id = :run AND round = :number AND source = :source"""
+        rows = self._rows(query, run=run_id, number=number, source=source)
+        return {row["name"]: float(row["note"] or "nan") if row["value"] is None else row["value"] for row in rows}
 
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""

@@ -107,6 +107,7 @@ clients = _table(
     """
     run_id text key, client_id text key, registration int key, connection_id int, identity text, data_size int
     info json, rejoined int, registered_at text, left_at text?, left_reason text?, label text?
+    metadata json?
     """,
 )
 messages = _table(
@@ -145,7 +146,7 @@ client_rounds = _table(
 )
 round_metrics = _table(
     "round_metrics",
-    "run_id text key, round int key, name text key, source text key, value real?",
+    "run_id text key, round int key, name text key, source text key, value real?, note text?",
 )
 client_metrics = _table(
     "client_metrics",

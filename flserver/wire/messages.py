@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Final, Literal, Never, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 from flserver.errors import MessageRefused, Refused
 from flserver.wire.framing import JSON_FIRST_BYTE, OPENING_BYTES
@@ -45,12 +45,17 @@ _KINDS: Final[dict[type, str]] = {tuple: "a tuple", list: "a list", dict: "a dic
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """A client asks to take part: its id as text, its number of training samples, what it says of itself."""
+    """A client asks to take part: its id as text, its number of training samples, what it says of itself.
+
+    ``sent`` are the fields as they came, but for header and info, which is part of no comparison: ``{"id": "3",
+    "data_size": 10.0}`` means what ``{"id": 3, "data_size": 10}`` means.
+    """
 
     header: ClassVar[str] = "<METADATA>"
     client_id: str
     data_size: int
     info: Mapping[str, Any] = field(default_factory=dict)
+    sent: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +148,7 @@ def _message(fields: Mapping[str, object], is_json: bool, *, from_client: bool, 
                 client_id=read_client_id(fields.get("id")),
                 data_size=_data_size(fields.get("data_size")),
                 info=_info(fields.get("info")),
+                sent=_sent(fields),
             )
         case "<MODEL>", False, True:
             return Update(
@@ -206,14 +212,23 @@ def _msg(value: object) -> str:
 
 
 def _data_size(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_DATA_SIZE:
-        return value
-    raise MessageRefused(f"data_size {shown(value)} is not an integer from 1 to {MAX_DATA_SIZE}")
+    """A number of samples. 10.0 is 10: what counts with floats writes it so."""
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MAX_DATA_SIZE:
+        return number
+    kind = ", a text," if isinstance(value, str) else ""
+    raise MessageRefused(f"data_size {shown(value)}{kind} is not an integer from 1 to {MAX_DATA_SIZE}")
 
 
 def _info(value: object) -> Mapping[str, Any]:
     """What a client says of itself, if it is an object that is not nested for nesting's sake: it is put on record."""
     return _mapping(value) if _depth_within(value, MAX_INFO_DEPTH) else {}
+
+
+def _sent(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A registration's fields for the record: those that have a place of their own are left out, and nested ones."""
+    kept = {name: value for name, value in fields.items() if name not in ("header", "info")}
+    return {name: value for name, value in kept.items() if _depth_within(value, MAX_INFO_DEPTH)}
 
 
 def _depth_within(value: object, levels: int) -> bool:
@@ -247,13 +262,11 @@ def _measurements(value: object) -> tuple[Measurement, ...]:
     return tuple(found[:MAX_METRICS])
 
 
-def _no_constant(text: str) -> Never:
-    raise ValueError(f"{text} is not JSON")
-
-
 def _read_json(body: memoryview) -> dict[str, Any]:
+    """An object. NaN and Infinity are read, which are no JSON: Python's json writes them, and who asked for the number
+    looks at it."""
     try:
-        fields = json.loads(bytes(body).decode(), parse_constant=_no_constant)
+        fields = json.loads(bytes(body).decode())
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise MessageRefused(f"a body that starts like JSON and is none: {shown(str(error))}") from error
     if not isinstance(fields, dict):

@@ -123,7 +123,9 @@ def refused(place: Path, arguments: tuple[str, ...], reason: str, **more: str) -
         ("--config notes.txt", "is not TOML"),
         ("--no-such-option", "--no-such-option"),
         ("start", "start"),
-        ("--host no-such-host.invalid", "--host no-such-host.invalid"),
+        ("--host no-such-host.invalid", "--host no-such-host.invalid does not resolve: "),
+        ("--host no-such-host.invalid --insecure", "--host no-such-host.invalid does not resolve: "),
+        ("--host [::1]:50052", "--host [::1]:50052 does not resolve: "),
         ("--host 203.0.113.7", "--host 203.0.113.7"),
     ],
 )

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import logging
+import math
 import re
 import sys
 import threading
@@ -115,6 +116,22 @@ def test_text_from_outside_is_escaped(event: e.Event, log: pytest.LogCaptureFixt
     (record,) = log.records
     assert record.getMessage().isprintable()
     assert "\\x1b[2J\\nroot" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "told"),
+    [
+        (None, None, "1 update, round-"),
+        (0.4126, 0.8871, "1 update, loss 0.413, accuracy 0.887, round-"),
+        (math.nan, 0.1, "1 update, loss NaN, accuracy 0.100, round-"),
+        (math.inf, math.nan, "1 update, loss Infinity, accuracy NaN, round-"),
+    ],
+)
+def test_a_model_that_diverged_reads_otherwise_than_one_that_was_not_measured(
+    log: pytest.LogCaptureFixture, loss: float | None, accuracy: float | None, told: str
+) -> None:
+    LogConsole().observe(committed(1, (facts.answered("1", 1, 1.0),), loss=loss, accuracy=accuracy))
+    assert told in log.records[0].getMessage()
 
 
 def json_line(record: logging.LogRecord) -> dict[str, object]:

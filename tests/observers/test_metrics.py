@@ -152,11 +152,17 @@ def test_gauges_of_a_run(run_events: list[e.Event]) -> None:
     assert [value(metrics, "run_state", state=state) for state in words.RUN_STATES] == [0, 0, 0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
-def test_an_unknown_loss_has_no_sample(unknown: float | None) -> None:
-    metrics = observed([committed(0, loss=unknown, accuracy=unknown)])
+def test_an_unknown_loss_has_no_sample() -> None:
+    metrics = observed([committed(0, loss=None, accuracy=None)])
     for name in ("model_loss", "model_accuracy_ratio", "clients_loss", "clients_accuracy_ratio"):
         assert value(metrics, name) is None
+
+
+@pytest.mark.parametrize("measured", [math.nan, math.inf, -math.inf])
+def test_the_loss_of_a_model_that_diverged_is_what_it_is(measured: float) -> None:
+    metrics = observed([committed(0, loss=measured, accuracy=0.1)])
+    assert repr(value(metrics, "model_loss")) == repr(measured)
+    assert value(metrics, "model_accuracy_ratio") == 0.1
 
 
 @pytest.mark.parametrize("seen_before", [False, True])

@@ -89,6 +89,9 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "`protocol` (it spoke out of turn), `other` (taken off the roster, for one), or `server stopped` where the "
             "server was killed.",
             "label": "The client's name in the roster.",
+            "metadata": "JSON: the fields of its registration as they were sent, but for header and info: the id as a "
+            'number or a text, a `data_size` of 10.0, keys that nobody asks for; NaN is `"NaN"`. NULL in what older '
+            "versions wrote.",
         },
     ),
     "v1_connections": (
@@ -210,10 +213,12 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "run_id": RUN,
             "round": "The round whose model was measured.",
             "name": "`loss`, `accuracy`, or whatever name `--evaluate` gives it.",
-            "value": "The number.",
+            "value": "The number; NULL where it is none that can be added up: `note`.",
             "source": "`evaluate`: measured here, with `--eval-data` or `--evaluate`. `clients`: the mean of what the "
             "clients measured on that model when they received it, weighted by `data_size`. `server` is kept for what "
             "needs no measuring; nothing is yet.",
+            "note": "`NaN`, `Infinity` or `-Infinity`: what was measured, of a model that has diverged. A round that "
+            "was not measured has no row.",
         },
     ),
     "v1_client_metrics": (

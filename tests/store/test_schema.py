@@ -28,7 +28,7 @@ CONTRACT = {
     "started_at, ended_at, exit_code, resumed_from_round",
     "v1_operator_events": "run_id, process_id, at, kind, detail",
     "v1_clients": "run_id, client_id, registration, connection_id, identity, data_size, info, registered_at, left_at, "
-    "left_reason, label",
+    "left_reason, label, metadata",
     "v1_connections": "run_id, connection_id, peer_host, peer_port, client_id, purpose, transport, "
     "certificate_subject, certificate_fingerprint, opened_at, closed_at, close_reason, bytes_in, bytes_out, "
     "proxy_host",
@@ -43,7 +43,7 @@ CONTRACT = {
     "loss, accuracy, event_seq",
     "v1_client_rounds": "run_id, round, attempt, client_id, participation, decision, reason, data_size, weight, "
     "sent_at, seconds, bytes_in, bytes_out, update_norm",
-    "v1_round_metrics": "run_id, round, name, value, source",
+    "v1_round_metrics": "run_id, round, name, value, source, note",
     "v1_client_metrics": "run_id, round, client_id, name, value, measured_on, source",
     "v1_events": "seq, run_id, type, at, payload, previous_digest, digest",
 }
@@ -174,13 +174,13 @@ def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_pat
     assert upgrade is not None
     assert (upgrade.before, upgrade.after) == ("0001", HEAD)
     reader = Reader(path)
-    for view, added in (("v1_connections", None), ("v1_clients", None), ("v1_updates", "claimed")):
+    for view, added in (("v1_connections", (None,)), ("v1_clients", (None, None)), ("v1_updates", ("claimed",))):
         columns, rows = reader.query(f"SELECT * FROM {view}")
         assert columns == CONTRACT[view].split(", ")
         old, _ = Reader(upgrade.copy).query(f"SELECT * FROM {view}")
-        assert columns[:-1] == old, "columns are only added, and at the end"
-        assert rows[0][-1] == added
-        assert rows[0][:-1] == Reader(upgrade.copy).query(f"SELECT * FROM {view}")[1][0]
+        assert columns[: len(old)] == old, "columns are only added, and at the end"
+        assert rows[0][len(old) :] == added
+        assert rows[0][: len(old)] == Reader(upgrade.copy).query(f"SELECT * FROM {view}")[1][0]
 
 
 def test_a_database_can_be_read_as_it_will_be_before_anything_is_written(recorded: Path, newer: Path) -> None:

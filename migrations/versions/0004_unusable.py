@@ -6,8 +6,8 @@ indexes around them.
 
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 UPDATES = """
     run_id, update_id, message_id, connection_id, client_id, answers_round, answers_attempt, arrived_round, decision,
@@ -50,6 +50,6 @@ STATEMENTS = (
 
 
 def upgrade() -> None:
-    """From 0002."""
+    """From 0003."""
     for statement in STATEMENTS:
         op.execute(statement)
