@@ -63,6 +63,7 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     test = load_test(dataset, data_dir, part)
     policy = TrainingPolicy(**{key: values[key] for key in ("epochs", "learning_rate", "batch_size", "seed")})
     trainer = Trainer(build(values["model"], values["seed"]), train, test, policy, client_id, device)
+    trainer.rehearse()  # in training mode a model may fail that does well in evaluation
     told = ("learning_rate", "epochs", "batch_size", "dataset", "partition", "num_clients", "seed", "model")
     versions = {
         "flclient": __version__,
