@@ -1,7 +1,7 @@
 """A server process at work: its record, its metrics and its one run, started and stopped in order.
 
 Start: what ``launch`` did → the model → metrics → writer → first entries → coordinator → sessions.
-Stop: listener → coordinator → sessions → writer → metrics.
+Stop: coordinator → listener → sessions → writer → metrics.
 """
 
 import logging
@@ -121,14 +121,22 @@ class App:
             while (stopped_by := self._signals.wait()) == "SIGHUP":
                 self._reload()
             if stopped_by is not None:
-                self._say(f"{stopped_by}: stopping (once more: at once)")
-                self._writer.emit(events.OperatorActed(kind="stop", detail={"signal": stopped_by}))
-                self._run.stop(f"stopped by {stopped_by}")
+                self._stop(stopped_by)
+        except BaseException:
+            self._run.stop("failed")
+            raise
         finally:
-            self._run.stop("failed")  # where the run has ended: only lets nobody in any more
             self._run.close()
         self._writer.flush()
         return self._exit_code()
+
+    def _stop(self, signal: str) -> None:
+        """Begin no round any more; what runs may end. A second signal does not come here: it ends the process."""
+        grace = self._launched.plan.settings.rounds.stop_grace
+        patience = f"what runs has {grace:g} s to end; once more" if grace else "once more"
+        self._say(f"{signal}: stopping ({patience}: at once)")
+        self._writer.emit(events.OperatorActed(kind="stop", detail={"signal": signal, "grace": grace}))
+        self._run.stop(f"stopped by {signal}", grace)
 
     def _reload(self) -> None:
         """Read certificates and roster again; what cannot be used changes nothing."""

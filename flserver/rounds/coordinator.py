@@ -87,6 +87,7 @@ class Coordinator:
             for round in range(self._exchange.model.round + 1, self._policy.num_rounds + 1):
                 self._run_round(round)
         except Interrupted as interruption:
+            self._exchange.await_trainers()
             self._end("interrupted", str(interruption))
         except BaseException as error:
             if not isinstance(error, FlserverError):
@@ -208,7 +209,7 @@ class Coordinator:
             self._abort(attempt, ended, "failed")
 
     def _end(self, status: RunStatus, detail: str | None) -> None:
-        """Put on record how the run ended, then let the sessions say <FINISHED>."""
+        """Put on record how the run ended, then let the sessions say goodbye."""
         self.due = None
         try:
             self._enter(status, detail)

@@ -49,9 +49,24 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Farewell:
-    """The run is over, for all or for this one: say <FINISHED> and close."""
+    """The run is over, for all or for this one: say goodbye and close. ``stopped`` is an end in the run's middle."""
 
     reason: LeftReason
+
+    @property
+    def refusal(self) -> str:
+        """What a trainer is told that registers after it."""
+        if self.reason == "stopped":
+            return "The server is stopping in the middle of the run. Register when it is there again"
+        return "The run is over. You cannot participate now"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Somebody asked for the end of the run: what runs has until ``deadline`` to end by itself."""
+
+    reason: str
+    deadline: Deadline
 
 
 class Exchange:
@@ -62,7 +77,7 @@ class Exchange:
         self._rounds = rounds
         self._model = model
         self._updates = Updates()
-        self._stopping: str | None = None
+        self._stop: Stop | None = None
         self._broadcast: Broadcast | None = None
         self._bells: dict[Registration, Callable[[], None]] = {}
         self._farewell: Farewell | None = None
@@ -81,10 +96,13 @@ class Exchange:
 
     # --- for the owner -----------------------------------------------------------------------------------------------
 
-    def stop(self, reason: str) -> None:
-        """Ask the coordinator to abort the running attempt and end the run. Does nothing when it has ended."""
+    def stop(self, reason: str, grace: float = 0.0) -> None:
+        """Ask the coordinator to end the run: no attempt starts any more, and the running one is aborted unless it ends
+        by itself within ``grace`` seconds. Of several the earliest counts. Does nothing when the run has ended."""
+        stop = Stop(reason, Deadline.after(grace))
         with self._changed:
-            self._stopping = self._stopping or reason
+            if self._stop is None or stop.deadline.at < self._stop.deadline.at:
+                self._stop = stop
             self._changed.notify_all()
 
     def roster_changed(self) -> None:
@@ -171,8 +189,8 @@ class Exchange:
 
     def check_stop(self) -> None:
         """Raises Interrupted where somebody asked for the end of the run."""
-        if self._stopping is not None:
-            raise Interrupted(self._stopping)
+        if self._stop is not None:
+            raise Interrupted(self._stop.reason)
 
     def wait_in_window(self, announced: int) -> tuple[int, tuple[str, ...]] | None:
         """Wait for the end of the join window, which is None, or until it is short of another number of clients than
@@ -231,32 +249,43 @@ class Exchange:
         """
         with self._changed:
             while not (ready := self._updates.take_next(attempt.seats.values())):
-                now = monotonic()
-                if self._rounds.attempt_over(now, stopping=self._stopping is not None):
+                now, stop = monotonic(), self._stop
+                if self._rounds.attempt_over(now):
                     return self.close_attempt(attempt)
-                left = attempt.deadline - now
+                if stop is not None and stop.deadline.passed and self._rounds.attempt_over(now, stopping=True):
+                    return self.close_attempt(attempt, stop.reason)
+                left = (attempt.deadline if stop is None else min(attempt.deadline, stop.deadline.at)) - now
                 # Past the deadline only an answer that is being recorded is waited for; its thread notifies.
                 self._changed.wait(left if left > 0 else RECORDING_WAIT)
             return ready
 
-    def close_attempt(self, attempt: Attempt) -> EndedAttempt:
-        """End the attempt: from here on answers are late."""
+    def close_attempt(self, attempt: Attempt, stopped_by: str | None = None) -> EndedAttempt:
+        """End the attempt, or cut it short where it was ``stopped_by`` somebody: from here on answers are late."""
         with self._changed:
-            results = self._rounds.end_attempt(stopped=self._stopping is not None)
+            results = self._rounds.end_attempt(stopped=stopped_by is not None)
             # Where we failed, an answer may still be on its way into the record, and what ends an attempt comes after.
             self._changed.wait_for(lambda: attempt.recording == 0, RECORDING_WAIT)
             updates, self._updates = self._updates, Updates()
-            return EndedAttempt(results, updates, self._stopping, self._rounds.min_updates or 1)
+            return EndedAttempt(results, updates, stopped_by, self._rounds.min_updates or 1)
 
     def replace_model(self, model: CurrentModel) -> None:
         """A round is committed: from here on updates are held against its model."""
         with self._changed:
             self._model = model
 
-    def finish(self, farewell: Farewell) -> None:
-        """Let the sessions say <FINISHED>."""
+    def await_trainers(self) -> None:
+        """Where the run is asked to stop: wait, within the grace, until nobody trains any more who would find the door
+        closed with what it made."""
         with self._changed:
-            self._rounds.finish()
+            while (stop := self._stop) is not None and not stop.deadline.passed:
+                if not any(participant.training for participant in self._rounds.participants.values()):
+                    return
+                self._changed.wait(stop.deadline.remaining())
+
+    def finish(self, farewell: Farewell) -> None:
+        """Let the sessions say goodbye."""
+        with self._changed:
+            self._rounds.finish(farewell.refusal)
             self._farewell = farewell
         self._ring()
 

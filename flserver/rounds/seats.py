@@ -59,6 +59,11 @@ class Participant:
         """Whether its first connection lives, and its registration is on record."""
         return self.standing in ("present", "owing")
 
+    @property
+    def training(self) -> bool:
+        """Whether it is there and has not answered the model that it was sent."""
+        return self.live and self.unanswered is not None
+
     def move(self, move: Move) -> None:
         """Take a step of the table. Raises KeyError for one that is not in it."""
         self.standing = MOVES[self.standing][move]

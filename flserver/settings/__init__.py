@@ -14,7 +14,7 @@ from flserver.settings.policies import (
     StorePolicy,
     server_settings,
 )
-from flserver.settings.server import DATASETS, MAX_COUNT, MAX_SECONDS, SERVER_SETTINGS, JoinWindow, UploadFrom
+from flserver.settings.server import DATASETS, MAX_COUNT, MAX_SECONDS, SERVER_SETTINGS, Goodbye, JoinWindow, UploadFrom
 from flserver.settings.setting import Setting, defaults, parse_tristate
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "MAX_SECONDS",
     "SERVER_SETTINGS",
     "EvaluationPolicy",
+    "Goodbye",
     "IdentityPolicy",
     "JoinWindow",
     "ModelPolicy",

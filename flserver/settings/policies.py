@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flserver.settings.server import PATHS, SERVER_SETTINGS, JoinWindow, UploadFrom
+from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, UploadFrom
 from flserver.settings.setting import defaults
 
 Policy = TypeVar("Policy")
@@ -24,6 +24,7 @@ class RoundPolicy:
     round_attempts: int
     rejoin: bool
     rejoin_timeout: float
+    stop_grace: float
     max_data_size: int
     max_weight_share: float
 
@@ -66,6 +67,7 @@ class NetworkPolicy:
 
     host: str
     server_port: int
+    goodbye: Goodbye
     insecure: bool
     metrics_host: str
     metrics_port: int

@@ -15,7 +15,7 @@ from flserver import events as e
 from flserver.aggregation import State
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.clock import monotonic
-from flserver.errors import StrategyError
+from flserver.errors import RegistrationRefused, StrategyError
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.models.checkpoint import CheckpointStore
@@ -274,3 +274,54 @@ def test_a_failing_strategy_fails_the_run_and_still_says_goodbye(
     (aborted,) = run.recorder.of(e.AttemptAborted)
     assert isinstance(aborted, e.AttemptAborted)
     assert (aborted.reason, [o.update_id for o in aborted.outcomes]) == ("failed", [1])
+
+
+def test_a_stop_waits_within_its_grace_for_those_who_still_train(start: Callable[..., Run]) -> None:
+    with start(rounds=9, min_clients=3, min_updates=2, round_timeout=1.0) as run:
+        a, b, c = (Trainer(run, client) for client in "abc")
+        run.coordinator.start()
+        for trainer in (a, b, c):
+            trainer.model()
+        a.submit(tensors(1, 1, 1))
+        b.submit(tensors(1, 1, 1))
+        while not run.recorder.of(e.RoundCommitted)[1:]:
+            assert not run.ended.wait(0.02)
+        for trainer in (a, b):
+            trainer.model()
+        run.exchange.stop("stopped by a test", grace=PATIENCE)
+        for trainer in (a, b):
+            trainer.submit(tensors(1, 1, 1))
+        assert not run.ended.wait(0.6), "c would find the door closed"
+        assert len(run.recorder.of(e.RoundCommitted)) == 3
+        assert c.submit(tensors(1, 1, 1))[1].decision == "late"
+        assert run.finish() == "interrupted"
+        assert [trainer.next() for trainer in (a, b, c)] == [Farewell("stopped")] * 3
+    assert run.recorder.of(e.AttemptAborted) == []
+
+
+def test_the_earliest_of_several_stops_counts(start: Callable[..., Run]) -> None:
+    with start(min_clients=2) as run:
+        a, b = Trainer(run, "a"), Trainer(run, "b")
+        run.coordinator.start()
+        a.model()
+        b.model()
+        run.exchange.stop("first", grace=PATIENCE)
+        run.exchange.stop("the record failed")
+        run.exchange.stop("third", grace=PATIENCE)
+        assert run.finish() == "interrupted"
+    (aborted,) = run.recorder.of(e.AttemptAborted)
+    assert isinstance(aborted, e.AttemptAborted)
+    assert aborted.reason == "the record failed"
+    assert {outcome.participation for outcome in aborted.outcomes} == {"cut_short"}
+
+
+def test_who_registers_after_the_end_is_told_whether_to_come_back(start: Callable[..., Run]) -> None:
+    with start() as run:
+        run.coordinator.start()
+        run.exchange.stop("stopped by a test")
+        assert run.finish() == "interrupted"
+        with pytest.raises(RegistrationRefused, match=r"stopping in the middle .* Register when it is there again"):
+            Trainer(run, "a")
+        run.exchange.finish(Farewell("finished"))
+        with pytest.raises(RegistrationRefused, match="The run is over"):
+            Trainer(run, "a")
