@@ -19,6 +19,7 @@ from flserver.process.first_entries import close_left_overs, record_opening, res
 from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared, prepare
 from flserver.process.resources import allow_descriptors, limit_arenas
+from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
 from flserver.settings import ServerSettings
 from flserver.store.sqlite import cause
@@ -61,6 +62,8 @@ class App:
         self._run = run = Run(launched, prepared, self._writer, self._seeds)
         self._metrics = Metrics(
             {
+                "answered_clients": lambda: run.exchange.waiting.answered,
+                "awaited_clients": lambda: run.exchange.waiting.missing,
                 "inflight_bytes": lambda: run.memory.in_use,
                 "inflight_limit_bytes": lambda: run.memory.budget,
                 "open_connections_limit": lambda: run.capacity.in_all,
@@ -99,6 +102,8 @@ class App:
                 return EXIT_FAILED
             if network.metrics_port and network.metrics_linger and not self._signals.received:
                 self._linger(network.metrics_linger)
+        if code == EXIT_INTERRUPTED:
+            self._say(self._how_to_go_on())
         return code
 
     def _record_start(self) -> None:
@@ -109,6 +114,12 @@ class App:
         restore_metrics(self._metrics, launched.plan, launched.reader)
         self._bus.subscribe(self._metrics)
         record_opening(self._writer, launched, self._prepared, self._seeds.process_id, self._beginning())
+        if launched.plan.settings.values["log_format"] == "text":
+            self._signals.last_words = f"{self._how_to_go_on()}\n"
+
+    def _how_to_go_on(self) -> str:
+        plan = self._launched.plan
+        return f"to go on: {resume_command(plan.settings.store.db, plan.name)}"
 
     def _beginning(self) -> dict[str, Any]:
         host, port = self._launched.listener.address
@@ -171,12 +182,16 @@ class App:
 
     def _health(self) -> Health:
         coordinator, writer = self._run.coordinator, self._writer
-        due = coordinator.due
+        due, waiting = coordinator.due, self._run.exchange.waiting
         return Health(
             run_id=self._launched.plan.run_id,
             state=coordinator.state,
             round=self._run.exchange.current_round,
             deadline=None if due is None else Deadline(due),
+            awaited=waiting.awaited,
+            answered=waiting.answered,
+            missing=waiting.missing,
+            seconds_left=coordinator.seconds_left if waiting.awaited is not None else None,
             writer_alive=writer.alive or coordinator.ended,
             accepting=self._run.server.accepting or coordinator.ended,
             sequence=writer.sequence,

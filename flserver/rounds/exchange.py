@@ -6,25 +6,23 @@ ends attempts here, and waits here for what sessions do. The rules are those of 
 computes, and nothing but the condition itself waits, while the lock is held.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from flserver.aggregation import State
 from flserver.clock import Deadline, monotonic
-from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
 from flserver.rounds.broadcast import Broadcast
+from flserver.rounds.endings import Farewell, Interrupted, Stop
 from flserver.rounds.rules import Rounds
 from flserver.rounds.seats import Attempt, Registration, SentModel, Upload, Verdict
 from flserver.rounds.updates import EndedAttempt, Ready, Submission, Updates
+from flserver.rounds.waiting import Waiting, waiting
 
 RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
-
-
-class Interrupted(Exception):
-    """The run cannot go on now; ``str`` says why."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +43,6 @@ class Ticket:
 
     sent: SentModel
     broadcast: Broadcast
-
-
-@dataclass(frozen=True)
-class Farewell:
-    """The run is over, for all or for this one: say goodbye and close. ``stopped`` is an end in the run's middle."""
-
-    reason: LeftReason
-
-    @property
-    def refusal(self) -> str:
-        """What a trainer is told that registers after it."""
-        if self.reason == "stopped":
-            return "The server is stopping in the middle of the run. Register when it is there again"
-        return "The run is over. You cannot participate now"
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Somebody asked for the end of the run: what runs has until ``deadline`` to end by itself."""
-
-    reason: str
-    deadline: Deadline
 
 
 class Exchange:
@@ -93,6 +69,18 @@ class Exchange:
         with self._changed:
             attempt = self._rounds.attempt
             return max(self._model.round, attempt.round if attempt is not None else -1)
+
+    @property
+    def waiting(self) -> Waiting:
+        """Whom the run waits for now."""
+        with self._changed:
+            return Waiting() if self._farewell is not None else waiting(self._rounds)
+
+    @property
+    def stops_at(self) -> float | None:
+        """When (monotonic) what runs is cut short, where somebody asked for the end of the run."""
+        stop = self._stop
+        return None if stop is None else stop.deadline.at
 
     # --- for the owner -----------------------------------------------------------------------------------------------
 
@@ -192,19 +180,19 @@ class Exchange:
         if self._stop is not None:
             raise Interrupted(self._stop.reason)
 
-    def wait_in_window(self, announced: int) -> tuple[int, tuple[str, ...]] | None:
-        """Wait for the end of the join window, which is None, or until it is short of another number of clients than
-        ``announced``: that number, and who on the roster is not there, as text for people. Raises Interrupted."""
+    def wait_in_window(self, announced: int, wake_at: float) -> int | None:
+        """Wait for the end of the join window, which is None, or, until ``wake_at``, for it to be short of another
+        number of clients than ``announced``: how many it is short of. Raises Interrupted."""
         with self._changed:
-            while not self._rounds.window_over(monotonic()):
+            while not self._rounds.window_over(now := monotonic()):
                 self.check_stop()
-                short = self._rounds.window_short_of(monotonic())
-                if short != announced:
-                    return short, self._rounds.absent()
+                short = self._rounds.window_short_of(now)
+                if short != announced or now >= wake_at:
+                    return short
                 closes = self._rounds.window.closes_at
-                left = None if closes is None else closes - monotonic()
                 # Past its end the window stays open until enough are in: then only a registration can close it.
-                self._changed.wait(left if left is not None and left > 0 else None)
+                until = wake_at if closes is None or closes <= now else min(wake_at, closes)
+                self._changed.wait(None if until == math.inf else until - now)
             return None
 
     def close_window(self) -> tuple[int, tuple[str, ...]]:
@@ -218,17 +206,19 @@ class Exchange:
             self.check_stop()
             return self._rounds.quorum_possible()
 
-    def await_quorum(self, seconds: float) -> None:
-        """Wait until a quorum can be sent a model. Raises Interrupted after ``seconds``."""
-        deadline = Deadline.after(seconds)
+    def await_quorum(self, deadline: Deadline, wake_at: float) -> bool:
+        """Wait until a quorum can be sent a model; False at ``wake_at``. Raises Interrupted at the deadline."""
         with self._changed:
             while not self.quorum_possible():
+                now = monotonic()
                 if deadline.passed:
                     able, needed = len(self._rounds.invitable()), self._rounds.min_updates
-                    raise Interrupted(
-                        f"only {able} of the {needed} participants that a round needs were there after {seconds:g} s"
-                    )
-                self._changed.wait(deadline.remaining())
+                    there = f"only {able} of the {needed} participants that a round needs were there"
+                    raise Interrupted(f"{there} within --rejoin-timeout")
+                if now >= wake_at:
+                    return False
+                self._changed.wait(min(deadline.at, wake_at) - now)
+            return True
 
     def begin(self, round: int, number: int) -> Attempt:
         """Start attempt ``number`` at ``round``. Its model is not to be had before ``publish``."""
@@ -242,8 +232,9 @@ class Exchange:
             self._broadcast = broadcast
         self._ring()
 
-    def take_ready(self, attempt: Attempt) -> Ready | EndedAttempt:
-        """Wait for updates whose turn it is to be folded, or for the end of the attempt.
+    def take_ready(self, attempt: Attempt, wake_at: float) -> Ready | EndedAttempt:
+        """Wait for updates whose turn it is to be folded, of which there are none at ``wake_at``, or for the end of the
+        attempt.
 
         That it is over is seen and made so under one hold of the lock: an answer comes before both or after both.
         """
@@ -254,7 +245,9 @@ class Exchange:
                     return self.close_attempt(attempt)
                 if stop is not None and stop.deadline.passed and self._rounds.attempt_over(now, stopping=True):
                     return self.close_attempt(attempt, stop.reason)
-                left = (attempt.deadline if stop is None else min(attempt.deadline, stop.deadline.at)) - now
+                if now >= wake_at:
+                    return []
+                left = min(attempt.deadline, math.inf if stop is None else stop.deadline.at, wake_at) - now
                 # Past the deadline only an answer that is being recorded is waited for; its thread notifies.
                 self._changed.wait(left if left > 0 else RECORDING_WAIT)
             return ready

@@ -23,11 +23,13 @@ from flserver.rounds import Registration, Rounds, Upload, Verdict
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
-from flserver.rounds.exchange import Exchange, Farewell, Ticket
+from flserver.rounds.endings import Farewell
+from flserver.rounds.exchange import Exchange, Ticket
 from flserver.rounds.updates import Submission
+from flserver.rounds.waiting import Waiting
 from flserver.wire.template import Template
 from tests.examples import times
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 from tests.rounds.policies import policy
 
 PEER = Peer(host="10.0.0.1", port=1)
@@ -325,3 +327,51 @@ def test_who_registers_after_the_end_is_told_whether_to_come_back(start: Callabl
         run.exchange.finish(Farewell("finished"))
         with pytest.raises(RegistrationRefused, match="The run is over"):
             Trainer(run, "a")
+
+
+def waits(run: Run, awaited: str) -> list[tuple[object, ...]]:
+    """What was said of one kind of waiting, when something has been."""
+
+    def said() -> list[e.Waited]:
+        return [event for event in run.recorder.events if isinstance(event, e.Waited) and event.awaited == awaited]
+
+    eventually(said, lambda: run.recorder.events)
+    return [(event.round, event.answered, event.missing, event.clients) for event in said()]
+
+
+def test_whoever_is_waited_for_is_said_in_every_wait(
+    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flserver.rounds.waiting.SAID_AFTER", (0.1, 3600.0))
+    with start(rounds=9, min_clients=2, round_timeout=PATIENCE) as run:
+        a = Trainer(run, "a")
+        run.coordinator.start()
+        assert waits(run, "registrations") == [(None, 1, 1, ())]
+        b = Trainer(run, "b")
+        for trainer in (a, b):
+            trainer.model()
+        a.submit(tensors(1, 1, 1))
+        assert waits(run, "updates") in ([(1, 1, 1, ("b",))], [(1, 0, 2, ("a", "b"))])
+        run.exchange.leave(b.registration)
+        assert waits(run, "participants") == [(None, 1, 1, ("b",))]
+        run.exchange.stop("stopped by a test")
+        assert run.finish() == "interrupted"
+    left = {event.awaited: event.seconds_left for event in run.recorder.events if isinstance(event, e.Waited)}
+    assert left["registrations"] is None
+    assert 0 < left["updates"] <= PATIENCE
+    assert 0 < left["participants"] <= 60
+
+
+def test_the_time_that_is_left_is_that_of_a_stop_where_that_is_less(start: Callable[..., Run]) -> None:
+    with start(min_clients=2, round_timeout=4 * PATIENCE) as run:
+        trainers = [Trainer(run, "a"), Trainer(run, "b")]
+        run.coordinator.start()
+        for trainer in trainers:
+            trainer.model()
+        assert 3 * PATIENCE < (run.coordinator.seconds_left or 0) <= 4 * PATIENCE
+        run.exchange.stop("stopped by a test", grace=PATIENCE)
+        assert 0 < (run.coordinator.seconds_left or 0) <= PATIENCE
+        assert (run.exchange.waiting.awaited, run.exchange.waiting.names) == ("updates", ("a", "b"))
+        run.exchange.stop("the test is over")
+        assert run.finish() == "interrupted"
+    assert run.exchange.waiting == Waiting()
