@@ -1,6 +1,7 @@
 """The trainer's sockets: the first connection, which brings models, and a new one for every upload."""
 
 import random
+import select
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from flclient import tls
-from flserver.errors import Cause, ConnectionLost, FlserverError, FrameRefused
+from flserver.errors import EXIT_INTERRUPTED, Cause, ConnectionLost, FlserverError, FrameRefused
 from flserver.models.pages import anonymous
 from flserver.settings import hosts
 from flserver.wire import protocol
@@ -35,8 +36,16 @@ class NotAdmitted(FlserverError):
     """The server answered the registration with ``<ERROR>``; the message is the server's."""
 
 
+class Stopped(FlserverError):
+    """The server said goodbye in the middle of the run: it means to come back with it."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class Connection(AbstractContextManager["Connection"]):
     """The first connection to the server. Closed on leaving the context.
+
+    ``run`` is the id of the run that the server registered us for; None where it does not say.
 
     Every method raises ConnectionLost where the peer cannot be reached, is gone or stands still, a PeerError where it
     does not speak the protocol, and tls.NotTrusted where TLS does not come about.
@@ -47,6 +56,7 @@ class Connection(AbstractContextManager["Connection"]):
         self._host = host
         self._port = port
         self._security = security
+        self.run: str | None = None
         self._protocol = protocol.Conversation(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
         self._socket = _connect(host, port, security)
         # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
@@ -70,12 +80,20 @@ class Connection(AbstractContextManager["Connection"]):
         if isinstance(reply, Error):
             raise NotAdmitted(_printable(reply.msg))
         assert isinstance(reply, Success), "the protocol's table lets nothing else through"
+        self.run = reply.run
         return _printable(reply.msg)
 
     def next_model(self) -> Template | None:
-        """Wait for the next global model; None when the run is over. Raises PickleRefused for a body not understood."""
+        """Wait for the next global model; None when the run is complete.
+
+        Raises Stopped where the server stops before that, and PickleRefused for a body not understood.
+        """
         message, body = self._receive()
-        return None if isinstance(message, Finished) else Template(body)
+        if not isinstance(message, Finished):
+            return Template(body)
+        if not message.complete:
+            raise Stopped("the server stopped in the middle of the run")
+        return None
 
     def _receive(self) -> tuple[Message, memoryview]:
         """The server's next message, and the body it came in."""
@@ -83,11 +101,19 @@ class Connection(AbstractContextManager["Connection"]):
         return self._protocol.receive(body), body
 
     def upload(self, pieces: Sequence[Piece]) -> None:
-        """Send a body, in pieces, on a connection of its own."""
-        with _connect(self._host, self._port, self._security) as upload:
-            _send(upload, pieces)
-            if isinstance(upload, ssl.SSLSocket) and (refusal := tls.farewell(upload, tls.FAREWELL_SECONDS)):
-                raise refusal
+        """Send a body, in pieces, on a connection of its own.
+
+        Where nobody takes it and something waits on the first connection, that says why, and it is not an error: a
+        server that ended while we trained has said goodbye there.
+        """
+        try:
+            with _connect(self._host, self._port, self._security) as upload:
+                _send(upload, pieces)
+                if isinstance(upload, ssl.SSLSocket) and (refusal := tls.farewell(upload, tls.FAREWELL_SECONDS)):
+                    raise refusal
+        except ConnectionLost:
+            if not select.select([self._socket], [], [], 0)[0]:
+                raise
 
 
 def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) -> Iterator[float]:

@@ -105,6 +105,12 @@ CLIENT_SETTINGS: tuple[Setting, ...] = (
         default=0.0,
         minimum=0,
         metavar="SECONDS",
-        help="How long to try to reach the server, at the start and whenever the connection is lost.",
+        help="How long to try to reach the server, at the start and whenever the connection is lost or it stops.",
+    ),
+    Setting(
+        name="any-run",
+        kind="bool",
+        default=False,
+        help="After --reconnect, take part in whatever run the server has by then; otherwise in the one joined before.",
     ),
 )

@@ -21,6 +21,7 @@ PURE = (
     "flserver.rounds.outcomes",
     "flserver.rounds.rules",
     "flserver.rounds.seats",
+    "flserver.rounds.waiting",
 )
 
 

@@ -18,6 +18,9 @@ RUN_STATES: Final[tuple[RunState, ...]] = get_args(RunState)
 RunStatus = Literal["running", "completed", "interrupted", "failed"]
 """``v1_runs.status``."""
 
+Awaited = Literal["registrations", "participants", "updates"]
+"""What clients are waited for to do: to register, to come back so that a round can begin, to answer."""
+
 OperatorAct = Literal["start", "resume", "override", "stop", "reload", "upgrade"]
 """``v1_operator_events.kind``."""
 

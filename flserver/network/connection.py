@@ -13,7 +13,7 @@ from flserver.network.channel import Channel
 from flserver.network.context import Context
 from flserver.network.record import ConnectionRecord, Outgoing
 from flserver.network.transport import Pace, Progress, send_frame
-from flserver.wire.messages import FINISHED_BODY, Error, Finished, Success, encode_json
+from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Success, encode_json
 from flserver.wire.protocol import Conversation
 
 REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
@@ -41,7 +41,7 @@ class AcceptedConnection:
         """Send a small message, on record. Raises ConnectionLost."""
         encoding: Encoding = "json"
         if isinstance(message, Finished):
-            body, encoding = FINISHED_BODY, "pickle"
+            body, encoding = FINISHED_BODY if message.complete else STOPPED_BODY, "pickle"
         else:
             body = encode_json(message)
         digest = "blake3:" + blake3.blake3(body).hexdigest()

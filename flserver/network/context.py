@@ -11,6 +11,7 @@ from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.preamble import Preamble
 from flserver.network.transport import Pace
 from flserver.rounds.exchange import Exchange
+from flserver.settings import Goodbye
 from flserver.wire.pickles import PickleLimits
 
 # Of each client: one that is held for its turn, or hangs on a dead connection, and one that comes.
@@ -39,11 +40,13 @@ class Limits:
 class Context:
     """The parts of the server that a session uses.
 
+    ``run_id`` is the run that trainers take part in, ``goodbye`` how they leave it where it stops in its middle.
     ``tied`` maps the later name of shared weights to the first one. ``accept_dtypes`` are taken where the model has
-    float32. ``message_ids`` and ``update_ids`` give numbers
-    unique in the database.
+    float32. ``message_ids`` and ``update_ids`` give numbers unique in the database.
     """
 
+    run_id: str
+    goodbye: Goodbye
     exchange: Exchange
     recorder: Recorder
     memory: ReceiveMemory

@@ -1,7 +1,7 @@
 """A server process at work: its record, its metrics and its one run, started and stopped in order.
 
 Start: what ``launch`` did → the model → metrics → writer → first entries → coordinator → sessions.
-Stop: listener → coordinator → sessions → writer → metrics.
+Stop: coordinator → listener → sessions → writer → metrics.
 """
 
 import logging
@@ -19,6 +19,7 @@ from flserver.process.first_entries import close_left_overs, record_opening, res
 from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared, prepare
 from flserver.process.resources import allow_descriptors, limit_arenas
+from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
 from flserver.settings import ServerSettings
 from flserver.store.sqlite import cause
@@ -63,6 +64,8 @@ class App:
         self._parts = run = Run(launched, prepared, self._writer, self._seeds)
         self._metrics = Metrics(
             {
+                "answered_clients": lambda: run.exchange.waiting.answered,
+                "awaited_clients": lambda: run.exchange.waiting.missing,
                 "inflight_bytes": lambda: run.memory.in_use,
                 "inflight_limit_bytes": lambda: run.memory.budget,
                 "open_connections_limit": lambda: run.capacity.in_all,
@@ -102,6 +105,8 @@ class App:
                 return EXIT_FAILED
             if network.metrics_port and network.metrics_linger and not self._signals.received:
                 self._linger(network.metrics_linger)
+        if code == EXIT_INTERRUPTED:
+            self._say(self._how_to_go_on())
         return code
 
     def _record_start(self) -> None:
@@ -111,6 +116,12 @@ class App:
         # Before the first event that this process adds to the run: what SQL holds is taken over once.
         restore_metrics(self._metrics, launched.plan, launched.reader)
         record_opening(self._writer, launched, self._prepared, self._seeds.process_id, self._beginning())
+        if launched.plan.settings.values["log_format"] == "text":
+            self._signals.last_words = f"{self._how_to_go_on()}\n"
+
+    def _how_to_go_on(self) -> str:
+        plan = self._launched.plan
+        return f"to go on: {resume_command(plan.settings.store.db, plan.name)}"
 
     def _beginning(self) -> dict[str, Any]:
         host, port = self._launched.listener.address
@@ -123,14 +134,22 @@ class App:
             while (stopped_by := self._signals.wait()) == "SIGHUP":
                 self._reload()
             if stopped_by is not None:
-                self._say(f"{stopped_by}: stopping (once more: at once)")
-                self._writer.emit(events.OperatorActed(kind="stop", detail={"signal": stopped_by}))
-                self._parts.stop(f"stopped by {stopped_by}")
+                self._stop(stopped_by)
+        except BaseException:
+            self._parts.stop("failed")
+            raise
         finally:
-            self._parts.stop("failed")  # where the run has ended: only lets nobody in any more
             self._parts.close()
         self._writer.flush()
         return self._exit_code()
+
+    def _stop(self, signal: str) -> None:
+        """Begin no round any more; what runs may end. A second signal does not come here: it ends the process."""
+        grace = self._launched.plan.settings.rounds.stop_grace
+        patience = f"what runs has {grace:g} s to end; once more" if grace else "once more"
+        self._say(f"{signal}: stopping ({patience}: at once)")
+        self._writer.emit(events.OperatorActed(kind="stop", detail={"signal": signal, "grace": grace}))
+        self._parts.stop(f"stopped by {signal}", grace)
 
     def _reload(self) -> None:
         """Read certificates and roster again; what cannot be used changes nothing."""
@@ -165,12 +184,16 @@ class App:
 
     def _health(self) -> Health:
         coordinator, writer = self._parts.coordinator, self._writer
-        due = coordinator.due
+        due, waiting = coordinator.due, self._parts.exchange.waiting
         return Health(
             run_id=self._launched.plan.run_id,
             state=coordinator.state,
             round=self._parts.exchange.current_round,
             deadline=None if due is None else Deadline(due),
+            awaited=waiting.awaited,
+            answered=waiting.answered,
+            missing=waiting.missing,
+            seconds_left=coordinator.seconds_left if waiting.awaited is not None else None,
             writer_alive=writer.alive or coordinator.ended,
             accepting=self._parts.server.accepting or coordinator.ended,
             sequence=writer.sequence,

@@ -33,14 +33,15 @@ class JoinWindow:
         are ``live``."""
         if self.closes_at is None:
             return False
-        return (now >= self.closes_at or all_there) and live >= self._needed
+        return (now >= self.closes_at or all_there) and live >= self.needed
 
     def short_of(self, now: float, *, live: int) -> int:
         """How many more clients it stays open for although its time is up; 0 before that."""
-        return 0 if self.closes_at is None or now < self.closes_at else max(0, self._needed - live)
+        return 0 if self.closes_at is None or now < self.closes_at else max(0, self.needed - live)
 
     @property
-    def _needed(self) -> int:
+    def needed(self) -> int:
+        """How many clients it stays open for."""
         return max(self._policy.min_clients, self._policy.min_updates or 1)
 
     def close(self) -> int:

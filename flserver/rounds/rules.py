@@ -72,7 +72,7 @@ class Rounds:
         self.min_updates = policy.min_updates or min_updates
         self.attempt: Attempt | None = None
         self.window = JoinWindow(policy)
-        self._finished = False
+        self._refusal: str | None = None  # of every registration, once the run is over
 
     # --- registration ------------------------------------------------------------------------------------------------
 
@@ -88,8 +88,8 @@ class Rounds:
             raise RegistrationRefused(
                 f"data_size {data_size} is more than --max-data-size {self._policy.max_data_size}"
             )
-        if self._finished:
-            raise RegistrationRefused("The run is over. You cannot participate now")
+        if self._refusal is not None:
+            raise RegistrationRefused(self._refusal)
         if known is not None and known.standing != "absent":
             raise RegistrationRefused(f"Client {client_id} is registered already, and its connection is alive")
         if not self.window.open and (known is None or not self._policy.rejoin):
@@ -221,9 +221,9 @@ class Rounds:
             participant.move("misses a deadline")
         return "timed_out"
 
-    def finish(self) -> None:
-        """The run is over: nobody may register any more."""
-        self._finished = True
+    def finish(self, refusal: str) -> None:
+        """The run is over: nobody may register any more; ``refusal`` is the text for the trainer."""
+        self._refusal = refusal
 
     # --- uploads -----------------------------------------------------------------------------------------------------
 

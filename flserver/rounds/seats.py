@@ -77,6 +77,11 @@ class Participant:
         same = "the same update as" if digest is not None and digest == answer.digest else "another update than"
         return f"{same} the one that answered round {answer.round}"
 
+    @property
+    def training(self) -> bool:
+        """Whether it is there and has not answered the model that it was sent."""
+        return self.live and self.unanswered is not None
+
     def move(self, move: Move) -> None:
         """Take a step of the table. Raises ValueError for one that is not in it: a defect of ours."""
         if move not in MOVES[self.standing]:

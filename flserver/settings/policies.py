@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flserver.errors import UsageError
-from flserver.settings.server import PATHS, SERVER_SETTINGS, JoinWindow, UploadFrom
+from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, UploadFrom
 from flserver.settings.setting import defaults
 
 CONVERTIBLE = ("float16", "bfloat16", "float64")  # to float32
@@ -27,6 +27,7 @@ class RoundPolicy:
     round_attempts: int
     rejoin: bool
     rejoin_timeout: float
+    stop_grace: float
     max_data_size: int
     max_weight_share: float
 
@@ -69,6 +70,7 @@ class NetworkPolicy:
 
     host: str
     server_port: int
+    goodbye: Goodbye
     insecure: bool
     metrics_host: str
     metrics_port: int

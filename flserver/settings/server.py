@@ -10,6 +10,7 @@ MAX_COUNT = 10**9  # of rounds, clients and the like: more than there will be, a
 
 JoinWindow = Literal["fixed", "sliding"]
 UploadFrom = Literal["same-address", "any", "certificate"]
+Goodbye = Literal["finished", "close"]
 DATASETS = ("fldata", "digits", "mnist", "fashion-mnist", "cifar10")
 """What ``--eval-data`` and the trainer's ``--dataset`` know by name; ``models/datasets.py`` has the data."""
 STRATEGIES = ("fedavg",)
@@ -37,6 +38,8 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="round-attempts", kind="int", default=3, minimum=1, maximum=MAX_COUNT, help="Quorum misses of one round after which the run ends interrupted."),
     Setting(name="rejoin", kind="bool", default=True, help="Let a participant whose connection died register again."),
     Setting(name="rejoin-timeout", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds to wait for participants while there are fewer than --min-updates."),
+    Setting(name="stop-grace", kind="float", default=30.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that a stop (SIGTERM, Ctrl-C) gives the running round to end and be committed, and trainers to hand in what they train; 0: at once."),
+    Setting(name="goodbye", kind="choice", default="finished", choices=get_args(Goodbye), help="How unchanged trainers leave a run that stops in its middle: told that it is finished, or cut off, so that what keeps them running starts them again."),
     Setting(name="eval-data", kind="str", default=None, metavar="SPEC", help=f"Evaluate every global model on: {', '.join(DATASETS[:-1])} or {DATASETS[-1]}."),
     Setting(name="data-dir", kind="path", default=None, help="Where data sets lie. Default: FLdata for fldata, data for the others."),
     Setting(name="evaluate", kind="str", default=None, metavar="MODULE:FUNCTION", help="Evaluate every global model with function(model, round) -> dict of numbers; an accuracy is from 0 to 1."),

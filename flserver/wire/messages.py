@@ -60,10 +60,11 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Success:
-    """The client takes part."""
+    """The client takes part; ``run`` is the id of the run that it takes part in, None where the server does not say."""
 
     header: ClassVar[str] = "<SUCCESS>"
     msg: str
+    run: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +104,20 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The run is over."""
+    """The run is over: ``complete``, or stopped in its middle, and the server means to come back with it."""
 
     header: ClassVar[str] = "<FINISHED>"
+    complete: bool = True
 
 
 Message = Metadata | Success | Error | GlobalModel | Update | Finished
 
-# {"header": "<FINISHED>"} in pickle protocol 2, which every Python 3 reads.
+# In pickle protocol 2, which every Python 3 reads: {"header": "<FINISHED>"}, and with "complete": False in it.
 FINISHED_BODY = b"\x80\x02}X\x06\x00\x00\x00headerX\x0a\x00\x00\x00<FINISHED>s."
+STOPPED_BODY = FINISHED_BODY[:-1] + b"X\x08\x00\x00\x00complete\x89s."
+
+UNDERSTANDS_GOODBYE = "goodbye"
+"""A client that says true by this name in its ``info`` knows ``complete``."""
 
 
 def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Message:
@@ -157,19 +163,23 @@ def _message(fields: Mapping[str, object], is_json: bool, *, from_client: bool, 
                 metrics=_measurements(fields.get("metrics")),
             )
         case "<SUCCESS>", True, False:
-            return Success(msg=_msg(fields.get("msg", "")))
+            run = fields.get("run")
+            return Success(msg=_msg(fields.get("msg", "")), run=run if isinstance(run, str) else None)
         case "<ERROR>", True, False:
             return Error(msg=_msg(fields.get("msg", "")))
         case "<MODEL>", False, False:
             return GlobalModel(model=read_module(fields.get("model"), pickles))
         case "<FINISHED>", False, False:
-            return Finished()
+            return Finished(complete=fields.get("complete") is not False)
     raise MessageRefused(f"header {shown(header)} is not one that may come here")
 
 
 def encode_json(message: Success | Error) -> bytes:
     """The JSON body of a server's answer to a registration."""
-    return json.dumps({"header": message.header, "msg": message.msg}).encode()
+    fields = {"header": message.header, "msg": message.msg}
+    if isinstance(message, Success) and message.run is not None:
+        fields["run"] = message.run
+    return json.dumps(fields).encode()
 
 
 def encode_metadata(client_id: str, data_size: int, info: Mapping[str, Any]) -> bytes:

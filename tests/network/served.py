@@ -205,6 +205,8 @@ class Network:
         )
         self.memory = ReceiveMemory(4 * LIMIT, LIMIT, folder)
         self.context = Context(
+            run_id="run",
+            goodbye="finished",
             exchange=self.exchange,
             recorder=self.recorder,
             memory=self.memory,

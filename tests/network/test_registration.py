@@ -11,7 +11,7 @@ from flserver.identity.rules import Identity
 from flserver.network.transport import LAST_PIECE, Pace
 from flserver.rounds.exchange import Farewell
 from flserver.rounds.seats import SentModel
-from flserver.wire.messages import FINISHED_BODY
+from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY
 from tests.network.frames import SHORT, framed
 from tests.network.served import PEER, STRANGER, Line, Network, linear, metadata, update
 from tests.patience import eventually
@@ -29,7 +29,7 @@ def sent_model(network: Network, client_id: str = "a") -> SentModel:
 
 def test_a_registration_is_durable_before_the_trainer_is_told_so(network: Network) -> None:
     line = network.connect().send(metadata(3, 1400, info={"epochs": 8}))
-    assert line.answer() == {"header": "<SUCCESS>", "msg": "Registered as client 3"}
+    assert line.answer() == {"header": "<SUCCESS>", "msg": "Registered as client 3", "run": "run"}
     opened, message, registered = line.ours.seen_at(b"<SUCCESS>")
     assert isinstance(opened, e.ConnectionOpened)
     assert (message.header, message.outcome, message.client_id) == ("<METADATA>", "ok", "3")
@@ -211,8 +211,16 @@ def test_a_trainer_has_the_time_of_a_whole_frame_for_its_model(network_of: Calla
 
 def test_the_farewell_is_finished_and_then_the_end(network: Network) -> None:
     waits = network.registered("a")
-    network.exchange.finish(Farewell("stopped"))
+    network.exchange.finish(Farewell("finished"))
     assert waits.receive() == FINISHED_BODY
+    assert waits.trainer.recv(1) == b""
+    assert waits.ended().story()[4:] == ["out <FINISHED> ok", "left: finished", "closed, register of a: finished"]
+
+
+def test_the_farewell_of_a_run_that_stops_says_that_it_is_not_complete(network: Network) -> None:
+    waits = network.registered("a")
+    network.exchange.finish(Farewell("stopped"))
+    assert waits.receive() == STOPPED_BODY
     assert waits.trainer.recv(1) == b""
     assert waits.ended().story()[4:] == ["out <FINISHED> ok", "left: stopped", "closed, register of a: stopped"]
 

@@ -67,8 +67,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, or `upgrade` (of "
             "the database).",
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
-            "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal; "
-            "with `upgrade` both schemas and the copy.",
+            "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
+            "and the grace in seconds; with `upgrade` both schemas and the copy.",
         },
     ),
     "v1_clients": (
@@ -84,10 +84,9 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "unchanged trainers tell nothing.",
             "registered_at": "When it was admitted.",
             "left_at": "When its connection ended.",
-            "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has ended "
-            "otherwise, or it read too slowly to be told before the server stopped), `closed`, `reset`, `timeout`, "
-            "`protocol` (it spoke out of turn), `other` (taken off the roster, for one), or `server stopped` where the "
-            "server was killed.",
+            "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has stopped, "
+            "or it was cut off then), `closed`, `reset`, `timeout`, `protocol` (it spoke out "
+            "of turn), `other` (taken off the roster, for one), or `server stopped` where the server was killed.",
             "label": "The client's name in the roster.",
             "metadata": "JSON: the fields of its registration as they were sent, but for header and info: the id as a "
             'number or a text, a `data_size` of 10.0, keys that nobody asks for; NaN is `"NaN"`. NULL in what older '

@@ -174,7 +174,7 @@ class TestRegistration:
     def test_nobody_registers_after_the_end(self) -> None:
         rounds, registrations = started()
         rounds.leave(registrations["a"])
-        rounds.finish()
+        rounds.finish("The run is over")
         with pytest.raises(RegistrationRefused, match="over"):
             rounds.register("a", 10, PEER, 5.0)
 

@@ -15,6 +15,7 @@ from flserver.wire import protocol
 from flserver.wire.messages import (
     FINISHED_BODY,
     MAX_DATA_SIZE,
+    STOPPED_BODY,
     Error,
     Finished,
     GlobalModel,
@@ -72,8 +73,32 @@ def test_the_table_that_people_read_is_the_table_that_decides() -> None:
     assert len(read) == len(lines) - 2
 
 
-def test_the_finished_body_is_a_pickle_that_the_fleet_reads() -> None:
+def test_the_goodbyes_are_pickles_that_the_fleet_reads_and_one_has_a_key_more() -> None:
     assert pickle.loads(FINISHED_BODY) == {"header": "<FINISHED>"}
+    assert pickle.loads(STOPPED_BODY) == {"header": "<FINISHED>", "complete": False}
+
+
+@pytest.mark.parametrize(
+    ("more", "complete"),
+    [({}, True), ({"complete": True}, True), ({"complete": 0}, True), ({"complete": False}, False)],
+)
+def test_a_run_is_complete_unless_its_goodbye_says_otherwise(more: dict[str, object], complete: bool) -> None:
+    there = client()
+    there.state = State.JOINED
+    body = pickle.dumps({"header": "<FINISHED>"} | more)
+    assert there.receive(memoryview(body)) == Finished(complete=complete)
+
+
+@pytest.mark.parametrize(("run", "read"), [(None, None), ("night", "night"), (7, None), (["night"], None)])
+def test_which_run_it_is_may_stand_in_the_answer_to_a_registration(run: object, read: str | None) -> None:
+    if run is None or isinstance(run, str):
+        body = encode_json(Success(msg="hi", run=run))
+        assert json.loads(body) == {"header": "<SUCCESS>", "msg": "hi"} | ({"run": run} if run else {})
+    else:
+        body = json.dumps({"header": "<SUCCESS>", "msg": "hi", "run": run}).encode()
+    there = client()
+    there.send(Metadata)
+    assert there.receive(memoryview(body)) == Success(msg="hi", run=read)
 
 
 def test_an_upload_is_the_other_kind_of_connection() -> None:
