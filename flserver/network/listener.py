@@ -2,16 +2,19 @@
 that connect while torch is still being imported wait in its backlog."""
 
 import contextlib
+import errno
 import os
 import socket
 
-from flserver.errors import UsageError
+from flserver.errors import PortBusy, UsageError
+from flserver.network.busy_port import connection_on
 
 BACKLOG = 1024
 
 
 class Listener:
-    """Listens on ``host`` and ``port`` (0: any free one). Raises UsageError where it cannot."""
+    """Listens on ``host`` and ``port`` (0: any free one). Raises UsageError where it cannot, PortBusy where it could if
+    a connection that has the port were over."""
 
     def __init__(self, host: str, port: int) -> None:
         try:
@@ -22,6 +25,11 @@ class Listener:
         except OSError as error:
             # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            if error.errno == errno.EADDRINUSE and (leads_to := connection_on(port)) is not None:
+                raise PortBusy(
+                    f"--host {host} --server-port {port}: {reason} by a connection of another program, to {leads_to}; "
+                    f"net.ipv4.ip_local_reserved_ports={port} keeps the port free of them"
+                ) from error
             raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
         except UnicodeError as error:  # no name that can be asked for
             raise UsageError(f"--host {host}: {error}") from error
