@@ -17,13 +17,16 @@ from flserver.wire.pickles import PickleLimits
 class Limits:
     """What one connection may use.
 
-    ``json`` and ``pickle`` are the longest bodies (bytes), ``tensors`` what a model's may hold together (bytes),
-    ``pickles`` what reading one may take; ``first_frame`` (seconds) is for its first bytes, ``pace`` for the rest;
-    ``peer_timeout`` (seconds) is for a machine that does not answer any more.
+    ``json`` and ``pickle`` are the longest bodies (bytes). Memory is measured out for updates of ``usual`` bytes; up to
+    ``kept`` may stay of a longer one, once what repeats is taken out of it. ``tensors`` is what a model's may hold
+    together (bytes), ``pickles`` what reading one may take; ``first_frame`` (seconds) is for its first bytes, ``pace``
+    for the rest; ``peer_timeout`` (seconds) is for a machine that does not answer any more.
     """
 
     json: int
     pickle: int
+    usual: int
+    kept: int
     tensors: int
     pickles: PickleLimits
     first_frame: float

@@ -24,6 +24,7 @@ from flserver.network.upload import take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Conversation, Role
+from flserver.wire.repeats import Repeats
 
 logger = logging.getLogger(__name__)
 
@@ -192,9 +193,11 @@ class Session:
 
         Raises IdentityRefused where nobody's upload can come from the peer, and NoRoom.
         """
-        context = self._context
+        context, limits = self._context, self._context.limits
         share = context.exchange.expect_upload(self.peer)
-        return context.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * context.limits.pickle)
+        if length > limits.usual:
+            self._first.repeats = Repeats(limits.pickles.opcodes)
+        return context.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * limits.kept)
 
     def _because(self, error: PeerError) -> str:
         """Why this happened: where we cut the connection, what the thread saw of it says nothing."""

@@ -38,7 +38,8 @@ class InitialWeights:
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
-    are on disk; ``tied`` maps the later name of shared weights to the first one."""
+    are on disk; ``tied`` maps the later name of shared weights to the first one. The model has ``parameters`` numbers
+    in ``parameter_tensors`` tensors."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
@@ -49,6 +50,7 @@ class Prepared:
     evaluator: Evaluator | None
     checkpoints: CheckpointStore
     parameters: int
+    parameter_tensors: int
 
 
 def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
@@ -94,6 +96,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         evaluator=evaluator,
         checkpoints=checkpoints,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameter_tensors=sum(1 for _ in module.parameters()),
     )
 
 

@@ -42,7 +42,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="metrics-port", kind="int", default=9464, minimum=0, maximum=65535, help="Port of /metrics and /healthz; 0 turns them off."),
     Setting(name="metrics-linger", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that /metrics outlives a finished run, so that its last values are scraped."),
     Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, in MiB; beyond it they lie in unlinked files in the checkpoint directory."),
-    Setting(name="max-update-size", kind="int", default=None, minimum=1, maximum=2**48, metavar="BYTES", help="Longest message with a model. Default: twice the global model's and 64 KiB more."),
+    Setting(name="max-update-size", kind="int", default=None, minimum=1, maximum=2**48, metavar="BYTES", help="Longest message with a model. Default: as many whole models as the model has parameter tensors, 2 at least and 64 at most, and 64 KiB more."),
     Setting(name="max-json-size", kind="int", default=4096, minimum=64, maximum=2**20, metavar="BYTES", help="Longest registration."),
     Setting(name="max-data-size", kind="int", default=MAX_DATA_SIZE, minimum=1, maximum=MAX_DATA_SIZE, metavar="N", help="Most training samples that a client may say it has."),
     Setting(name="max-weight-share", kind="float", default=1.0, minimum=0.001, maximum=1, metavar="SHARE", help="Reject an update whose client has more than this share of the samples of all clients invited; 1 is off."),

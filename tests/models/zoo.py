@@ -1,0 +1,54 @@
+"""Models of the kinds that people train, small: each takes (N, 784) or (N, 1, 28, 28) and gives (N, 10).
+
+For ``--model tests.models.zoo:NAME`` too, and for plain pickle: whoever loads one has this module.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Recurrent(nn.Module):
+    """Many tensors of one layer, which a GPU keeps in one buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(28, 48, num_layers=2, batch_first=True)
+        self.out = nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log_softmax(self.out(self.lstm(x.reshape(-1, 28, 28))[0][:, -1]), 1)
+
+
+def recurrent() -> nn.Module:
+    return Recurrent()
+
+
+class Adapter(nn.Module):
+    """A frozen layer with a low-rank pair beside it, kept as adapter libraries keep them: in dicts of modules."""
+
+    def __init__(self, base: nn.Linear, rank: int = 2) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.drop, self.a, self.b = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.embed_a, self.embed_b, self.magnitude = nn.ParameterDict(), nn.ParameterDict(), nn.ModuleDict()
+        self.drop["default"] = nn.Identity()
+        self.a["default"] = nn.Linear(base.in_features, rank, bias=False)
+        self.b["default"] = nn.Linear(rank, base.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low: Tensor = self.b["default"](self.a["default"](self.drop["default"](x)))
+        return self.base(x) + low
+
+
+def adapters(count: int = 500) -> nn.Module:
+    """Three tensors and eleven modules for each of ``count`` layers."""
+    layers = (Adapter(nn.Linear(4, 4, bias=False)) for _ in range(count))
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 4), *layers, nn.Linear(4, 10), nn.LogSoftmax(1))
+
+
+def one_buffer(module: nn.Module) -> nn.Module:
+    """The same module, its parameters now views of one buffer: ``vector_to_parameters`` leaves them so, and an LSTM on
+    a GPU its own. torch pickles all of that buffer with each of them."""
+    vector = nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+    nn.utils.vector_to_parameters(vector, module.parameters())
+    return module
