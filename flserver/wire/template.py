@@ -79,6 +79,22 @@ class Template:
         return [view[: at + 1], struct.pack("<Q", length + len(added)), view[at + _FRAME_HEAD : end], tail]
 
 
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, piece: bytes) -> int:
+        return len(piece)
+
+
+def why_not_pickled(value: object) -> Exception | None:
+    """What pickling ``value``, our own, raises, if anything."""
+    try:
+        pickle.Pickler(_Nowhere(), _PROTOCOL).dump(value)
+    except Exception as error:  # pickle's own, and whatever a __reduce__ or __getstate__ raises
+        return error
+    return None
+
+
 def _encoded(value: object) -> bytes:
     """``value`` in opcodes that every protocol from 2 on has, without the memo: its numbers belong to the message."""
     match value:

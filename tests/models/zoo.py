@@ -3,6 +3,8 @@
 For ``--model tests.models.zoo:NAME`` too, and for plain pickle: whoever loads one has this module.
 """
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,77 @@ def adapters(count: int = 500) -> nn.Module:
     """Three tensors and eleven modules for each of ``count`` layers."""
     layers = (Adapter(nn.Linear(4, 4, bias=False)) for _ in range(count))
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 4), *layers, nn.Linear(4, 10), nn.LogSoftmax(1))
+
+
+class Classifier(nn.Module):
+    """A body that its factory gives it, then ten log-probabilities. Its class takes arguments, so nobody makes one by
+    calling it."""
+
+    def __init__(self, body: nn.Module, *, width: int) -> None:
+        super().__init__()
+        self.body = body
+        self.out = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log_softmax(self.out(torch.relu(self.body(torch.flatten(x, 1)))), 1)
+
+
+def weight_norm() -> nn.Module:
+    """Works by a hook, and keeps what that computes in an attribute."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's newer one cannot be pickled
+        return Classifier(nn.utils.weight_norm(nn.Linear(784, 8)), width=8)
+
+
+def spectral_norm() -> nn.Module:
+    """The same, with buffers and hooks of three kinds."""
+    return Classifier(nn.utils.spectral_norm(nn.Linear(784, 8)), width=8)
+
+
+def parametrized() -> nn.Module:
+    """torch refuses to pickle these."""
+    return Classifier(nn.utils.parametrizations.spectral_norm(nn.Linear(784, 8)), width=8)
+
+
+def lazy() -> nn.Module:
+    """Without a dry run: nobody knows its shapes."""
+    return Classifier(nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d()), width=8)
+
+
+def dry_run() -> nn.Module:
+    module = lazy()
+    module(torch.rand(2, 784))
+    return module
+
+
+class Odd(nn.Module):
+    """Tensors of no dimension and of no elements, and a buffer that is not in the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.nothing = nn.Parameter(torch.empty(0, 3))
+        self.register_buffer("steps", torch.tensor(7))
+        self.register_buffer("seen", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("shift", torch.linspace(0, 1, 784), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift + self.nothing.sum()  # type: ignore[operator]
+
+
+def odd() -> nn.Module:
+    return Classifier(nn.Sequential(Odd(), nn.Linear(784, 8)), width=8)
+
+
+def everything() -> nn.Module:
+    """All of these in one, but for what cannot be served."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        normed = nn.utils.weight_norm(nn.Linear(784, 12))
+    body = nn.Sequential(Odd(), normed, nn.utils.spectral_norm(nn.Linear(12, 12)), nn.LazyLinear(8))
+    module = Classifier(body, width=8)
+    module(torch.rand(2, 784))
+    return module
 
 
 def one_buffer(module: nn.Module) -> nn.Module:
