@@ -84,6 +84,16 @@ class Trainer:
         """The size of the model's tensors, in bytes."""
         return sum(tensor.nbytes for tensor in self._module.state_dict().values())
 
+    @property
+    def parameter_tensors(self) -> int:
+        """How many tensors the model's parameters are."""
+        return sum(1 for _ in self._module.parameters())
+
+    @property
+    def parts(self) -> int:
+        """The modules and tensors that the model is made of."""
+        return sum(1 for _ in self._module.modules()) + len(self._module.state_dict())
+
     def rehearse(self) -> None:
         """Try a step on as few samples as a step may have, which is where training fails if it does; nothing stays of
         it.

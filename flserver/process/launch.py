@@ -19,6 +19,7 @@ from flserver.network.listener import Listener
 from flserver.process.names import check_names
 from flserver.process.signals import Signals
 from flserver.settings import NetworkPolicy, ServerSettings
+from flserver.settings.hosts import with_port
 
 PORT_PATIENCE = 60.0  # seconds that a connection has to set the trainers' port free
 PORT_PAUSE = 0.5  # seconds between two tries of that
@@ -67,7 +68,7 @@ def launch(
         if admission.reloads:
             signals.take_hang_ups()
         host, port = listener.address
-        say(f"listening for trainers on {host}:{port}")
+        say(f"listening for trainers on {with_port(host, port)}")
 
         from flserver.process.app import serve
         from flserver.process.launched import Launched

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
-from flserver.errors import PickleRefused, UsageError
+from flserver.errors import PickleRefused, UsageError, one_line
 from flserver.models.architectures import build, wire_module
+from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
 from flserver.models.evaluation import Evaluator, evaluator_for
@@ -38,7 +39,8 @@ class InitialWeights:
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
-    are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one."""
+    are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one.
+    The model has ``parameters`` numbers in ``parameter_tensors`` tensors."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
@@ -50,6 +52,7 @@ class Prepared:
     evaluator: Evaluator | None
     checkpoints: CheckpointStore
     parameters: int
+    parameter_tensors: int
 
     def clean(self) -> None:
         """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
@@ -102,6 +105,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         evaluator=evaluator,
         checkpoints=checkpoints,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameter_tensors=sum(1 for _ in module.parameters()),
     )
 
 
@@ -139,15 +143,17 @@ def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWei
 
 
 def _template(module: nn.Module, spec: str) -> Template:
-    """The model as it goes on the wire. Raises UsageError where it cannot."""
+    """The model as it goes on the wire. Raises UsageError where it cannot, or would lose its hooks on the way."""
+    twin = wire_module(module)
     try:
-        return Template.of({"header": GlobalModel.header, "model": wire_module(module)})
-    except UsageError:
-        raise
+        template = Template.of({"header": GlobalModel.header, "model": twin})
     except PickleRefused as error:
         raise UsageError(f"--model {spec}: trainers' answers could not be read: {error}") from error
     except Exception as error:  # pickle's own, and whatever the model's __reduce__ or __getstate__ raises
-        raise UsageError(f"--model {spec} cannot be pickled: {error}") from error
+        raise UsageError(f"--model {spec} cannot be pickled: {what_is_not_pickled(twin) or one_line(error)}") from error
+    if hooks_of(module):
+        check_survival(module, template.buffer, f"--model {spec}")
+    return template
 
 
 def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@ from flserver.models.architectures import DEFAULT_MODEL, build
 from flserver.settings import DATASETS, defaults
 from flserver.wire.messages import wire_id
 from tests.flclient.plain_server import PlainServer
+from tests.models.zoo import Recurrent, adapters, one_buffer, recurrent
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,25 @@ def test_a_run_with_a_server_of_the_field(flclient, fldata, client_id, sent):
     assert third["accuracy"]["received"] == pytest.approx(second["accuracy"]["trained"])
     assert out.startswith("registered with 60 training samples: welcome\nmodel 1: received loss ")
     assert out.endswith("the run is over; models trained: 3\n")
+
+
+@pytest.mark.parametrize(
+    "sent", [adapters(), one_buffer(recurrent())], ids=["thousands of parts", "one buffer for all weights"]
+)
+def test_a_servers_model_of_many_parts_or_in_one_buffer_is_taken(flclient, fldata, sent):
+    def script(server):
+        connection = server.admit()
+        server.round(connection, sent)
+        server.finish(connection)
+
+    spec = "tests.models.zoo:recurrent" if isinstance(sent, Recurrent) else "tests.models.zoo:adapters"
+    model = ("--model", spec, "--epochs", 1)
+    with PlainServer(script) as server:
+        code, _, err = flclient(
+            "--client-id", 3, "--server-port", server.port, "--data-dir", fldata, *model, "--learning-rate", "0.1"
+        )
+    assert (code, err) == (0, "")
+    assert list(server.answers[0]["model"].state_dict()) == list(sent.state_dict())
 
 
 def test_refused_is_the_servers_message_and_exit_code_1(flclient, fldata):

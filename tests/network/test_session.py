@@ -100,8 +100,14 @@ def test_who_has_sent_a_whole_message_is_not_silent_while_it_is_looked_at(
         (b"PROXY TCP4 1.2.3.4 ", "a PROXY protocol header, from an address that is not --trusted-proxy"),
         (bytes(8), "a frame of length 0"),
         (b"\xff" * 8, "a frame of 18446744073709551615 bytes where at most 1048576 may come"),
-        ((2**20 + 1).to_bytes(8, "big"), "a frame of 1048577 bytes where at most 1048576 may come"),
-        ((4097).to_bytes(8, "big") + b"{", "a json body of 4097 bytes where at most 4096 may come"),
+        (
+            (2**20 + 1).to_bytes(8, "big"),
+            "a frame of 1048577 bytes where at most 1048576 may come: --max-update-size 1048577 takes it",
+        ),
+        (
+            (4097).to_bytes(8, "big") + b"{",
+            "a json body of 4097 bytes where at most 4096 may come: --max-json-size 4097 takes it",
+        ),
         (framed(b"hello"), "a body that starts with byte 0x68: neither JSON nor a pickle"),
     ],
 )
