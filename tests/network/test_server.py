@@ -179,8 +179,8 @@ def test_a_record_that_has_failed_does_not_end_accepting(
     for peer in peers:
         with peer:
             assert ended(peer)
+    eventually(lambda: len(port.recorder.lost) >= 2)
     assert port.server.accepting
-    assert len(port.recorder.lost) >= 2
 
 
 def test_a_defect_in_one_session_is_logged_and_costs_the_others_nothing(
