@@ -238,7 +238,7 @@ def test_among_strangers_it_is_one_of_the_address_that_has_most(small: Port) -> 
 def test_who_has_made_room_and_has_not_gone_yet_is_not_asked_again(network: Network) -> None:
     go_on = threading.Event()
     with Port(network, in_all=2) as port:
-        one, two = port.connect(), port.connect()
+        one, two = (port.connect(said=b"") for _ in range(2))  # nothing of theirs goes on record in between
         port.recorder.before[e.ConnectionClosed] = lambda: go_on.wait(PATIENCE)
         try:
             port.connect()
