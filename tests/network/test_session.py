@@ -1,5 +1,6 @@
 """One connection from hello to goodbye: what is on record of each kind of beginning and end."""
 
+import pickle
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from flserver.rounds import Registration
 from flserver.rounds.exchange import Exchange
 from tests.network.frames import SHORT, framed
 from tests.network.served import PEER, STRANGER, Line, Network, linear, metadata, update
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 from tests.recorder import raising
 
 CLIENT_HELLO = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"
@@ -148,9 +149,10 @@ def test_who_sends_a_registration_that_is_none_is_told_why_once_that_is_durable(
     assert line.story()[2:] == ["out <ERROR> ok", f"closed, {whose}: {message.reason}"]
 
 
-def test_who_sends_no_json_is_not_answered(network: Network) -> None:
+@pytest.mark.parametrize("body", [b"\x80\x04N.", pickle.dumps({"header": "<METADATA>", "id": "a"})])
+def test_who_sends_a_pickle_that_is_no_update_is_not_answered(network: Network, body: bytes) -> None:
     network.registered("a")
-    line = network.connect().send(b"\x80\x04N.").ended()
+    line = network.connect().send(body).ended()
     assert one_message(line).outcome == "refused"
     assert line.ours.sends == []
 
@@ -186,6 +188,7 @@ def test_a_connection_that_we_cut_says_why_and_not_what_its_thread_saw(network: 
 
 def test_a_session_that_never_ran_closes_its_socket_and_has_no_row(network: Network) -> None:
     ours, trainer = socket.socketpair()
+    trainer.settimeout(PATIENCE)
     with trainer:
         Session(ours, PEER, 77, network.context, lambda session: None).discard()
         assert trainer.recv(1) == b""
