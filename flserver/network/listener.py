@@ -6,7 +6,7 @@ import os
 import socket
 
 from flserver.errors import UsageError
-from flserver.hosts import addresses
+from flserver.hosts import addresses, own_address
 
 BACKLOG = 1024
 
@@ -29,8 +29,7 @@ class Listener:
     @property
     def address(self) -> tuple[str, int]:
         """The host and port that are listened on."""
-        host, port = self.socket.getsockname()[:2]
-        return host, port
+        return own_address(self.socket)
 
     def close(self) -> None:
         """Stop listening. May be called again."""

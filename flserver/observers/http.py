@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Protocol
 
 from flserver.errors import UsageError
-from flserver.hosts import addresses
+from flserver.hosts import addresses, own_address
 from flserver.observers.health import Health
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class MetricsServer:
             # The errno's own words: create_server adds the address to strerror.
             reason = os.strerror(error.errno) if error.errno else error.strerror
             raise UsageError(f"--metrics-host {self._host} --metrics-port {self._port}: {reason}") from error
-        self._address = listener.getsockname()[:2]
+        self._address = own_address(listener)
         loop = asyncio.new_event_loop()
         thread = Thread(target=self._run, args=(loop, listener), name="metrics", daemon=False)
         self._running = loop, thread
