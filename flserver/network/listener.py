@@ -8,7 +8,7 @@ import socket
 
 from flserver.errors import PortBusy, UsageError
 from flserver.network.busy_port import connection_on
-from flserver.settings.hosts import addresses
+from flserver.settings.hosts import addresses, own_address
 
 BACKLOG = 1024
 
@@ -38,8 +38,7 @@ class Listener:
     @property
     def address(self) -> tuple[str, int]:
         """The host and port that are listened on."""
-        host, port = self.socket.getsockname()[:2]
-        return host, port
+        return own_address(self.socket)
 
     def close(self) -> None:
         """Stop listening. May be called again."""
