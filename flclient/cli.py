@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flclient.connection import Connection, NotAdmitted, backoff
+from flclient.connection import Connection, NotAdmitted, Stopped, backoff
 from flclient.settings import CLIENT_SETTINGS
 from flclient.tls import ClientTls, tls_of
 from flserver import __version__
-from flserver.errors import EXIT_DONE, EXIT_INTERRUPTED, ConnectionLost, UsageError
+from flserver.errors import EXIT_DONE, EXIT_INTERRUPTED, ConnectionLost, FlserverError, UsageError
 from flserver.settings.options import options, unknown_variables
-from flserver.wire.messages import wire_id
+from flserver.wire.messages import UNDERSTANDS_GOODBYE, shown, wire_id
 
 if TYPE_CHECKING:
     from flclient.trainer import Measured, Trainer
+
+
+class AnotherRun(FlserverError):
+    """The server that came back is at work on another run than the one that this trainer joined."""
 
 
 @click.command(name="flclient", context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,13 +67,15 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     test = load_test(dataset, data_dir, part)
     policy = TrainingPolicy(**{key: values[key] for key in ("epochs", "learning_rate", "batch_size", "seed")})
     trainer = Trainer(build(values["model"], values["seed"]), train, test, policy, client_id, device)
+    trainer.rehearse()  # in training mode a model may fail that does well in evaluation
     told = ("learning_rate", "epochs", "batch_size", "dataset", "partition", "num_clients", "seed", "model")
     versions = {
         "flclient": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    return trainer, {key: values[key] for key in told} | {"versions": versions, "device": device.type}
+    about = {"versions": versions, "device": device.type, UNDERSTANDS_GOODBYE: True}
+    return trainer, {key: values[key] for key in told} | about
 
 
 def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any], security: ClientTls | None) -> int:
@@ -78,10 +84,17 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
     pauses = backoff(patience)
     rounds = 0
     registered_before = False
+    joined: str | None = None  # the run, as far as a server has said which
     while True:
         try:
             with Connection(values["host"], values["server_port"], _largest_body(trainer), security) as connection:
                 said = connection.register(values["client_id"], trainer.data_size, info)
+                if not values["any_run"] and None not in (joined, connection.run) and connection.run != joined:
+                    raise AnotherRun(
+                        f"the server is at work on run {shown(connection.run)}, and this trainer took part in run "
+                        f"{shown(joined)}; --any-run takes part in whatever run there is"
+                    )
+                joined = connection.run or joined
                 click.echo(f"registered with {trainer.data_size} training samples: {said}")
                 pauses = backoff(patience)  # patience is for one loss, not for the whole run
                 registered_before = True
@@ -90,7 +103,7 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
                     _answer(trainer, connection, template, rounds, wire_id(values["client_id"]))
                 click.echo(f"the run is over; models trained: {rounds}")
                 return EXIT_DONE
-        except (ConnectionLost, NotAdmitted) as error:
+        except (ConnectionLost, NotAdmitted, Stopped) as error:
             # A server that has not yet noticed our end of the old connection refuses the new one: try again
             if isinstance(error, NotAdmitted) and not registered_before:
                 raise

@@ -1,6 +1,7 @@
 """The trainer's sockets: the first connection, which brings models, and a new one for every upload."""
 
 import random
+import select
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -9,8 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from flclient import tls
-from flserver.errors import Cause, ConnectionLost, FlserverError, FrameRefused, UsageError
+from flserver.errors import EXIT_INTERRUPTED, Cause, ConnectionLost, FlserverError, FrameRefused
 from flserver.models.pages import anonymous
+from flserver.settings import hosts
 from flserver.wire import protocol
 from flserver.wire.framing import FrameLimits, FrameReader, encode_length
 from flserver.wire.messages import Error, Finished, Message, Metadata, Success, encode_metadata
@@ -34,8 +36,16 @@ class NotAdmitted(FlserverError):
     """The server answered the registration with ``<ERROR>``; the message is the server's."""
 
 
+class Stopped(FlserverError):
+    """The server said goodbye in the middle of the run: it means to come back with it."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class Connection(AbstractContextManager["Connection"]):
     """The first connection to the server. Closed on leaving the context.
+
+    ``run`` is the id of the run that the server registered us for; None where it does not say.
 
     Every method raises ConnectionLost where the peer cannot be reached, is gone or stands still, a PeerError where it
     does not speak the protocol, and tls.NotTrusted where TLS does not come about.
@@ -46,6 +56,7 @@ class Connection(AbstractContextManager["Connection"]):
         self._host = host
         self._port = port
         self._security = security
+        self.run: str | None = None
         self._protocol = protocol.Conversation(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
         self._socket = _connect(host, port, security)
         # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
@@ -69,12 +80,20 @@ class Connection(AbstractContextManager["Connection"]):
         if isinstance(reply, Error):
             raise NotAdmitted(_printable(reply.msg))
         assert isinstance(reply, Success), "the protocol's table lets nothing else through"
+        self.run = reply.run
         return _printable(reply.msg)
 
     def next_model(self) -> Template | None:
-        """Wait for the next global model; None when the run is over. Raises PickleRefused for a body not understood."""
+        """Wait for the next global model; None when the run is complete.
+
+        Raises Stopped where the server stops before that, and PickleRefused for a body not understood.
+        """
         message, body = self._receive()
-        return None if isinstance(message, Finished) else Template(body)
+        if not isinstance(message, Finished):
+            return Template(body)
+        if not message.complete:
+            raise Stopped("the server stopped in the middle of the run")
+        return None
 
     def _receive(self) -> tuple[Message, memoryview]:
         """The server's next message, and the body it came in."""
@@ -82,11 +101,19 @@ class Connection(AbstractContextManager["Connection"]):
         return self._protocol.receive(body), body
 
     def upload(self, pieces: Sequence[Piece]) -> None:
-        """Send a body, in pieces, on a connection of its own."""
-        with _connect(self._host, self._port, self._security) as upload:
-            _send(upload, pieces)
-            if isinstance(upload, ssl.SSLSocket) and (refusal := tls.farewell(upload, tls.FAREWELL_SECONDS)):
-                raise refusal
+        """Send a body, in pieces, on a connection of its own.
+
+        Where nobody takes it and something waits on the first connection, that says why, and it is not an error: a
+        server that ended while we trained has said goodbye there.
+        """
+        try:
+            with _connect(self._host, self._port, self._security) as upload:
+                _send(upload, pieces)
+                if isinstance(upload, ssl.SSLSocket) and (refusal := tls.farewell(upload, tls.FAREWELL_SECONDS)):
+                    raise refusal
+        except ConnectionLost:
+            if not select.select([self._socket], [], [], 0)[0]:
+                raise
 
 
 def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) -> Iterator[float]:
@@ -102,29 +129,31 @@ def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) 
 
 def _connect(host: str, port: int, security: tls.ClientTls | None) -> socket.socket:
     connection = _dial(host, port)
-    return connection if security is None else security.wrap(connection, host)
+    # What a certificate is for has neither brackets nor a zone.
+    return connection if security is None else security.wrap(connection, hosts.bare(host).partition("%")[0])
 
 
 def _dial(host: str, port: int) -> socket.socket:
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # The protocol's localhost is IPv4: ::1 may be somebody else's port
-        addresses.sort(key=lambda address: address[0] != socket.AF_INET)
-        for at, (family, kind, protocol, _, address) in enumerate(addresses):
-            connection = socket.socket(family, kind, protocol)
-            try:
-                connection.settimeout(CONNECT_SECONDS)
-                connection.connect(address)
-                return connection
-            except OSError:
-                connection.close()
-                if at == len(addresses) - 1:
-                    raise
-    except OSError as error:
-        raise ConnectionLost(f"cannot connect to {host}:{port}: {error.strerror or error}") from error
-    except UnicodeError as error:  # no name that can be asked for
-        raise UsageError(f"--host {host}: {error}") from error
-    raise ConnectionLost(f"cannot connect to {host}:{port}: it has no address")
+        addresses = hosts.addresses(host, port, "--host")
+    except hosts.Unresolved as error:  # its name server may be back soon
+        raise ConnectionLost(str(error)) from error
+    failed: OSError | None = None
+    for family, address in addresses:
+        try:
+            connection = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # a kind of address that this machine has not
+            failed = error
+            continue
+        try:
+            connection.settimeout(CONNECT_SECONDS)
+            connection.connect(address)
+            return connection
+        except OSError as error:
+            connection.close()
+            failed = error
+    assert failed is not None, "a name that resolves has an address"
+    raise ConnectionLost(f"cannot connect to {hosts.with_port(host, port)}: {failed.strerror or failed}") from failed
 
 
 def _send(connection: socket.socket, pieces: Sequence[Piece]) -> None:

@@ -10,7 +10,12 @@ CLIENT_SETTINGS: tuple[Setting, ...] = (
         metavar="ID",
         help="This client's id (required). A whole number is sent as one, anything else as text.",
     ),
-    Setting(name="host", kind="str", default="localhost", help="The server's address."),
+    Setting(
+        name="host",
+        kind="str",
+        default="localhost",
+        help="The server's name or address; IPv6 also as [::1], and with a zone as fe80::1%eth0.",
+    ),
     Setting(name="server-port", kind="int", default=50052, minimum=1, maximum=65535, help="The server's port."),
     Setting(
         name="tls-ca",
@@ -84,7 +89,7 @@ CLIENT_SETTINGS: tuple[Setting, ...] = (
         default=None,
         minimum=1,
         metavar="N",
-        help="Samples a step. Default: all of them.",
+        help="Samples a step; in pairs, an odd number has a step of three. Default: all of them.",
     ),
     Setting(
         name="seed",
@@ -100,6 +105,12 @@ CLIENT_SETTINGS: tuple[Setting, ...] = (
         default=0.0,
         minimum=0,
         metavar="SECONDS",
-        help="How long to try to reach the server, at the start and whenever the connection is lost.",
+        help="How long to try to reach the server, at the start and whenever the connection is lost or it stops.",
+    ),
+    Setting(
+        name="any-run",
+        kind="bool",
+        default=False,
+        help="After --reconnect, take part in whatever run the server has by then; otherwise in the one joined before.",
     ),
 )

@@ -20,6 +20,11 @@ def printable(text: str, limit: int = 200) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
 
 
+def three_decimals(value: float) -> str:
+    """``value`` for people; NaN and the infinities as they are on record."""
+    return f"{value:.3f}" if math.isfinite(value) else str(json_number(value))
+
+
 def json_number(value: float) -> float | str:
     """``value`` as JSON can hold it: NaN and the infinities, which have no number there, become the texts ``NaN``,
     ``Infinity`` and ``-Infinity``. ``float`` reads them back."""

@@ -53,6 +53,16 @@ server_started = maker(
 server_stopped = maker(e.ServerStopped, exit_code=0, process_id=1)
 operator_acted = maker(e.OperatorActed, kind="start", detail={"argv": ["flserver"]})
 state_changed = maker(e.StateChanged, state="joining")
+waited = maker(
+    e.Waited,
+    seconds=10.0,
+    answered=1,
+    missing=1,
+    clients=("2",),
+    seconds_left=3590.0,
+    awaited="updates",
+    round=1,
+)
 quorum_settled = maker(e.QuorumSettled, min_updates=2)
 
 # --- connections and messages ----------------------------------------------------------------------------------------
@@ -124,6 +134,7 @@ def registered(
         "data_size": data_size,
         "info": {"epochs": 8},
         "rejoined": registration > 1,
+        "metadata": {"data_size": data_size, "id": client_id},
     }
     return e.ClientRegistered(**(defaults | more))
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from flserver.text import did_you_mean, edit_distance, json_number, printable
+from flserver.text import did_you_mean, edit_distance, json_number, printable, three_decimals
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,14 @@ from flserver.text import did_you_mean, edit_distance, json_number, printable
 def test_a_number_that_json_does_not_have_is_a_text_that_float_reads(number: float, written: str) -> None:
     assert json.dumps(json_number(number), allow_nan=False) == written
     assert repr(float(json.loads(written))) == repr(number)
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [(0.12345, "0.123"), (2, "2.000"), (math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")],
+)
+def test_a_number_for_people(number: float, written: str) -> None:
+    assert three_decimals(number) == written
 
 
 def test_printable() -> None:

@@ -1,5 +1,9 @@
 """Whether a start would succeed."""
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -28,10 +32,30 @@ def check(ctx: click.Context, /, **values: Any) -> int:
     nearer = {key: own[key] if RANKS[own[key]] <= RANKS[its[key]] else its[key] for key in values}
     meant = {key: values[key] if nearer[key] == own[key] else before.params[key] for key in values}
     given = {key: meant[key] for key in values if nearer[key] != "default"}
-    return check_start(
-        server_settings(meant),
-        given,
-        click.echo,
-        lambda line: click.echo(f"flserver: {line}", err=True),
-        typed=typed(ctx, "run_name") or typed(before, "run_name"),
-    )
+    by_name = typed(ctx, "run_name") or typed(before, "run_name")
+    with _leaving_nothing():
+        return check_start(server_settings(meant), given, click.echo, _tell, typed=by_name)
+
+
+@contextmanager
+def _leaving_nothing() -> Iterator[None]:
+    """Within the block, what a start's log would warn of is a line each, and Python keeps nothing of what it compiles
+    of the operator's modules."""
+    logger, handler, before = logging.getLogger("flserver"), _Warnings(logging.WARNING), sys.dont_write_bytecode
+    logger.addHandler(handler)
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+        logger.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        _tell(record.getMessage() if error is None else f"{record.getMessage()}: {error!r}")
+
+
+def _tell(line: str) -> None:
+    click.echo(f"flserver: {' '.join(line.split())}", err=True)

@@ -23,7 +23,8 @@ format_option = click.option(
 )
 checkpoint_dir_option = click.option(
     "--checkpoint-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
+    callback=lambda ctx, param, value: Path(value) if value else None,  # empty counts as left out
     default=None,
     metavar="PATH",
     help="Where the checkpoints lie.",

@@ -39,6 +39,7 @@ from flserver.events.runs import (
     ServerStarted,
     ServerStopped,
     StateChanged,
+    Waited,
 )
 
 __all__ = [
@@ -67,4 +68,5 @@ __all__ = [
     "ServerStopped",
     "StateChanged",
     "UpdateReceived",
+    "Waited",
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flserver.events.event import Event
-from flserver.events.words import LeftReason, OperatorAct, RunState, RunStatus
+from flserver.events.words import Awaited, LeftReason, OperatorAct, RunState, RunStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +97,20 @@ class StateChanged(Event):
 
     state: RunState
     detail: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waited(Event):
+    """The run has waited for clients for ``seconds`` and goes on waiting, for ``seconds_left`` at most; None: for ever.
+
+    ``answered`` clients have done what is ``awaited`` of them, and as many more as ``missing`` are needed; ``clients``
+    are those that have not, as text for people, where that is known. ``round`` is set where updates are awaited.
+    """
+
+    awaited: Awaited
+    round: int | None = None
+    seconds: float
+    seconds_left: float | None
+    answered: int
+    missing: int
+    clients: tuple[str, ...]

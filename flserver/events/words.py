@@ -18,6 +18,9 @@ RUN_STATES: Final[tuple[RunState, ...]] = get_args(RunState)
 RunStatus = Literal["running", "completed", "interrupted", "failed"]
 """``v1_runs.status``."""
 
+Awaited = Literal["registrations", "participants", "updates"]
+"""What clients are waited for to do: to register, to come back so that a round can begin, to answer."""
+
 OperatorAct = Literal["start", "resume", "override", "stop", "reload", "upgrade"]
 """``v1_operator_events.kind``."""
 
@@ -69,7 +72,7 @@ Decision = Literal["accepted", "late", "duplicate", "rejected", "aborted"]
 DECISIONS: Final[tuple[Decision, ...]] = get_args(Decision)
 """An update that counts has none until its attempt ends."""
 
-RejectedKind = Literal["names", "shape", "dtype", "non_finite", "weight_share", "other"]
+RejectedKind = Literal["names", "shape", "dtype", "non_finite", "weight_share", "unreadable", "size", "other"]
 REJECTED_KINDS: Final[tuple[RejectedKind, ...]] = get_args(RejectedKind)
 """What the reason of a rejected update begins with."""
 

@@ -12,9 +12,10 @@ from flserver.network.memory import Room
 from flserver.network.record import Outgoing
 from flserver.network.transport import Pace, Received, receive_frame
 from flserver.rounds import Registration
-from flserver.rounds.exchange import Farewell, Ticket
+from flserver.rounds.endings import Farewell
+from flserver.rounds.exchange import Ticket
 from flserver.wire.framing import FrameReader
-from flserver.wire.messages import Error, Finished, GlobalModel, Metadata, Success
+from flserver.wire.messages import UNDERSTANDS_GOODBYE, Error, Finished, GlobalModel, Metadata, Success
 
 
 class RegisteredTrainer:
@@ -37,11 +38,15 @@ class RegisteredTrainer:
             reason: LeftReason = "other"
             try:
                 self._recorder.flush()  # promise 2: it is on record before the trainer is told so
-                self._connection.reply(Success(msg=f"Registered as client {metadata.client_id}"))
+                self._connection.reply(
+                    Success(msg=f"Registered as client {metadata.client_id}", run=self._connection.context.run_id)
+                )
                 self._exchange.confirm_registration(registration, self._ring)
                 reason = self._send_models(registration)
+                self._say_goodbye(reason, understood=metadata.info.get(UNDERSTANDS_GOODBYE) is True)
             except ConnectionLost as error:
-                reason = error.cause
+                # A trainer that has registered is cut only where the server stops.
+                reason = error.cause if self._connection.cut_because is None else "stopped"
                 raise
             except MessageRefused:
                 reason = "protocol"
@@ -76,16 +81,25 @@ class RegisteredTrainer:
         return registration
 
     def _send_models(self, registration: Registration) -> LeftReason:
-        """Send every model as it comes, until the farewell or the end of the connection. Returns why it ended."""
+        """Send every model as it comes, until the farewell, whose reason is returned."""
         while True:
             match self._exchange.next_ticket(registration):
                 case Ticket() as ticket:
                     self._send_model(ticket)
                 case Farewell(reason):
-                    self._connection.reply(Finished())
                     return reason
                 case None:
                     self._wait()
+
+    def _say_goodbye(self, reason: LeftReason, *, understood: bool) -> None:
+        """Tell the trainer that its run is over; where it only stopped, say that too, which flclient understands.
+
+        With ``--goodbye close`` who would take that for the end is told nothing: its connection ends in the middle, and
+        whoever keeps the trainer running starts it again.
+        """
+        stopped = reason == "stopped"
+        if not stopped or understood or self._connection.context.goodbye == "finished":
+            self._connection.reply(Finished(complete=not stopped))
 
     def _ring(self) -> None:
         """There may be a new ticket; called from the coordinator's thread."""
@@ -124,10 +138,10 @@ class RegisteredTrainer:
         def unwanted() -> str | None:
             return "read its model too slowly: newer ones need its memory" if broadcast.revoked else None
 
-        model = Outgoing(GlobalModel.header, "pickle", broadcast.body, broadcast.digest, ticket.sent)
+        model = Outgoing(GlobalModel, "pickle", broadcast.body, broadcast.digest, ticket.sent)
         try:
             # No rate: trainers read as they can, and one that stops altogether is noticed by the system.
-            self._connection.send(GlobalModel, model, Pace(whole=self._connection.context.limits.pace.whole), unwanted)
+            self._connection.send(model, Pace(whole=self._connection.context.limits.pace.whole), unwanted)
         finally:
             broadcast.release()
 

@@ -18,7 +18,7 @@ from flserver.clock import utc_text
 from flserver.events import Event
 from flserver.observers.log_lines import Lines
 from flserver.observers.tally import Tally
-from flserver.text import json_number, printable
+from flserver.text import json_number, printable, three_decimals
 
 logger = logging.getLogger("flserver.events")
 
@@ -171,7 +171,7 @@ def _or_dash(number: int | None) -> str:
 def _quality(tally: Tally) -> list[str]:
     last = tally.last
     numbers = (("loss", last.loss), ("accuracy", last.accuracy)) if last else ()
-    return [f"{name} {value:.3f}" for name, value in numbers if value is not None]
+    return [f"{name} {three_decimals(value)}" for name, value in numbers if value is not None]
 
 
 def _summary(tally: Tally) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from flserver.clock import Deadline, monotonic
-from flserver.events.words import RunState
+from flserver.events.words import Awaited, RunState
 
 GRACE = 30.0  # seconds: aggregating, evaluating and committing come after the deadline for updates
 
@@ -15,14 +15,19 @@ class Health:
     """The server at one moment. None is what is not known yet, or not there.
 
     ``round`` is the one that is being made, else the last committed one. ``deadline`` is the moment by which the
-    coordinator will have moved on; None where it waits without one. ``sequence`` and ``digest`` are the head of the
-    audit chain, ``queue_length`` the events not yet committed.
+    coordinator will have moved on; None where it waits without one. ``awaited`` is what clients are waited for to do,
+    ``answered`` have done it, and so many more are ``missing``; ``seconds_left`` are left for it. ``sequence`` and
+    ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed.
     """
 
     run_id: str | None
     state: RunState | None
     round: int | None
     deadline: Deadline | None
+    awaited: Awaited | None
+    answered: int
+    missing: int
+    seconds_left: float | None
     writer_alive: bool
     accepting: bool
     sequence: int
@@ -49,6 +54,12 @@ class Health:
             "run_id": self.run_id,
             "state": self.state,
             "round": self.round,
+            "waiting": {
+                "for": self.awaited,
+                "answered": self.answered,
+                "missing": self.missing,
+                "seconds_left": self.seconds_left,
+            },
             "audit": {"sequence": self.sequence, "digest": self.digest, "queue_length": self.queue_length},
             "reasons": reasons,
         }

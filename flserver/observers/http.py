@@ -18,6 +18,7 @@ from typing import Protocol
 
 from flserver.errors import UsageError
 from flserver.observers.health import Health
+from flserver.settings.hosts import addresses
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +36,12 @@ class Exposes(Protocol):
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there, for who asks for metrics. Raises UsageError where the address cannot be had."""
+    family, address = addresses(host, port, "--metrics-host")[0]
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family)
+        return socket.create_server(address, family=family)
     except OSError as error:
-        # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        # The errno's own words: create_server adds the address to strerror.
+        reason = os.strerror(error.errno) if error.errno else error.strerror
         raise UsageError(f"--metrics-host {host} --metrics-port {port}: {reason}") from error
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final
 
 from flserver import events as e
 from flserver.events.words import ORDERLY_REASONS, RunState
-from flserver.text import printable
+from flserver.text import printable, three_decimals
 
 MOST_NAMES = 10  # clients that one line names; the others are counted
 WORRYING: Final[tuple[RunState, ...]] = ("waiting", "interrupted", "failed")
@@ -50,9 +50,7 @@ class Lines:
 
     def _waiting(self) -> str:
         """Whom the join window is open for, where there is a roster."""
-        names = [printable(name) for name in self._absent.values()] if self._joining else []
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        return f"; not there yet: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
+        return _named("not there yet", list(self._absent.values()) if self._joining else [])
 
     def _take_roster(self, members: Sequence[Mapping[str, Any]]) -> None:
         there = self._roster.keys() - self._absent.keys()
@@ -67,6 +65,19 @@ class Lines:
             return None  # RunEnded has a line with more in it
         level = logging.WARNING if event.state in WORRYING else logging.INFO
         return level, f"state: {event.state}{_because(event.detail)}{'' if event.detail else self._waiting()}"
+
+    def _waited(self, event: e.Waited) -> Line:
+        seconds = f"{event.seconds:,.0f} s"
+        match event.awaited:
+            case "updates":
+                begin = f"{self._round(event.round or 0)} waits for {seconds}: "
+                begin += f"{event.answered} of {event.answered + event.missing} answered"
+            case "participants":
+                begin = f"no round for {seconds}: {event.answered} can be sent a model, {event.missing} more needed"
+            case "registrations":
+                begin = f"{seconds} past the join window's end: {event.answered} there, {event.missing} more needed"
+        left = "no deadline" if event.seconds_left is None else f"{event.seconds_left:,.0f} s to the deadline"
+        return logging.INFO, f"{begin}{_named('not yet', event.clients)}; {left}"
 
     def _quorum_settled(self, event: e.QuorumSettled) -> Line:
         needed = f"a round needs {_count(event.min_updates, 'update')}"
@@ -135,9 +146,9 @@ class Lines:
         accepted = sum(outcome.update_id is not None for outcome in event.outcomes)
         facts = [_count(accepted, "update") if event.round else "the initial model"]
         if event.loss is not None:
-            facts.append(f"loss {event.loss:.3f}")
+            facts.append(f"loss {three_decimals(event.loss)}")
         if event.accuracy is not None:
-            facts.append(f"accuracy {event.accuracy:.3f}")
+            facts.append(f"accuracy {three_decimals(event.accuracy)}")
         facts.append(event.checkpoint.rpartition("/")[2])
         line = f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
         return logging.INFO, line + _late(event.outcomes)
@@ -158,6 +169,7 @@ class Lines:
         e.RunLeftOver: _run_left_over,
         e.RunEnded: _run_ended,
         e.StateChanged: _state_changed,
+        e.Waited: _waited,
         e.QuorumSettled: _quorum_settled,
         e.OperatorActed: _operator_acted,
         e.ConnectionOpened: _connection_opened,
@@ -176,9 +188,12 @@ class Lines:
 
 def _late(outcomes: Sequence[e.ClientOutcome]) -> str:
     """Who was waited for until the deadline."""
-    names = [printable(outcome.client_id) for outcome in outcomes if outcome.participation == "timed_out"]
+    return _named("not in time", [o.client_id for o in outcomes if o.participation == "timed_out"])
+
+
+def _named(what: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f"; not in time: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
+    return f"; {what}: {', '.join(map(printable, names[:MOST_NAMES]))}{more}" if names else ""
 
 
 def _because(reason: str | None) -> str:

@@ -28,6 +28,8 @@ from flserver.observers.tally import LastRound, RunFacts, Tally
 from flserver.text import printable
 
 ELSEWHERE: Mapping[str, str] = {
+    "answered_clients": "Clients that have done what awaited_clients have not.",
+    "awaited_clients": "Clients waited for: to register, to come back so that a round can begin, or to answer.",
     "inflight_bytes": "Bytes of updates being received or held.",
     "inflight_limit_bytes": "Memory for updates; beyond it they lie in files.",
     "open_connections_limit": "Connections at once.",
@@ -135,8 +137,8 @@ def _run_gauges(tally: Tally) -> list[Metric]:
         _gauge("round_deadline_timestamp_seconds", "Deadline of the newest attempt.", tally.round_deadline),
         _gauge("connected_clients", "Registrations whose connection lives.", tally.connected_clients),
         _gauge("open_connections", "Open connections.", tally.open_connections),
-        _gauge("model_loss", "Loss of the last committed round's model.", last.loss),
-        _gauge("model_accuracy_ratio", "Its accuracy, 0 to 1.", last.accuracy),
+        _gauge("model_loss", "Loss of the last committed round's model; absent where not measured.", last.loss),
+        _gauge("model_accuracy_ratio", "Its accuracy, 0 to 1, likewise.", last.accuracy),
         _gauge("clients_loss", "Mean loss of its clients on the received model.", last.clients_loss),
         _gauge("clients_accuracy_ratio", "Mean accuracy, measured likewise, 0 to 1.", last.clients_accuracy),
         _gauge("last_checkpoint_timestamp_seconds", "When it was committed.", last.committed_at),

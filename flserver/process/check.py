@@ -60,11 +60,16 @@ def check(settings: ServerSettings, given: Mapping[str, Any], say: Say, complain
 
 
 class Problems:
-    """Counts what cannot be done, and tells of it."""
+    """Counts what cannot be done, and tells of it, each once."""
 
     def __init__(self, complain: Say) -> None:
-        self.count = 0
         self._complain = complain
+        self._told: list[str] = []
+
+    @property
+    def count(self) -> int:
+        """Of them."""
+        return len(self._told)
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -72,8 +77,10 @@ class Problems:
         try:
             yield
         except FlserverError as error:
-            self.count += 1
-            self._complain(one_line(error))
+            line = one_line(error)
+            if not any(earlier.startswith(line) for earlier in self._told):  # which may have said what was meant
+                self._told.append(line)
+                self._complain(line)
 
 
 def _look(settings: ServerSettings, stack: ExitStack, say: Say) -> Reader:
@@ -135,6 +142,10 @@ def _contents(plan: Plan, reader: Reader, say: Say) -> None:
     sent = f"{len(prepared.template.buffer):,} bytes to each client"
     say(f"model: {model.model}, {prepared.parameters:,} parameters, {sent}")
     say(f"strategy: {model.strategy}")
-    measured = [text for text in (evaluation.eval_data, evaluation.evaluate) if text is not None]
-    if measured:
-        say(f"evaluation: {', '.join(measured)}")
+    measured = ", ".join(spec for spec in (evaluation.eval_data, evaluation.evaluate) if spec is not None)
+    if prepared.evaluator is not None and prepared.model.round < 0:
+        numbers = prepared.evaluator.evaluate(prepared.model.state, 0)
+        found = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()) or "nothing"
+        say(f"evaluation: {measured}; of the initial model: {found}")
+    elif prepared.evaluator is not None:
+        say(f"evaluation: {measured}")

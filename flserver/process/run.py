@@ -16,13 +16,13 @@ from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange
 from flserver.store.reader import IdSeeds
 
-SESSION_GRACE = 3.0  # seconds to say <FINISHED>
+SESSION_GRACE = 3.0  # seconds to say goodbye
 
 
 class Run:
     """What ``launched`` and ``prepared`` make of a run; ``seeds`` are the first ids that it may give.
 
-    ``start`` lets trainers in and begins the rounds, ``stop`` ends them early, ``close`` waits for all threads.
+    ``start`` lets trainers in and begins the rounds, ``stop`` ends them early, ``close`` waits for the end.
     """
 
     def __init__(self, launched: Launched, prepared: Prepared, recorder: Recorder, seeds: IdSeeds) -> None:
@@ -35,6 +35,8 @@ class Run:
         self.server = Server(
             launched.listener,
             Context(
+                run_id=launched.plan.run_id,
+                goodbye=settings.network.goodbye,
                 exchange=self.exchange,
                 recorder=recorder,
                 memory=self.memory,
@@ -42,6 +44,7 @@ class Run:
                 preamble=admission.preamble,
                 identity=admission.identity,
                 tied=prepared.tied,
+                accept_dtypes=settings.network.accept_dtypes,
                 message_ids=count(seeds.message_id),
                 update_ids=count(seeds.update_id),
             ),
@@ -79,14 +82,17 @@ class Run:
         self.coordinator.start()
         self.server.start()
 
-    def stop(self, reason: str) -> None:
-        """Let nobody in any more and end the run, where it has not ended."""
-        self.server.stop_accepting()
-        self.exchange.stop(reason)
+    def stop(self, reason: str, grace: float = 0.0) -> None:
+        """End the run, where it has not ended: what runs has ``grace`` seconds to end by itself."""
+        self.exchange.stop(reason, grace)
 
     def close(self) -> None:
-        """Wait for the coordinator, give the sessions time to say goodbye, and join all threads."""
+        """Wait for the coordinator, close the door, give the sessions time to say goodbye, and join all threads.
+
+        Until the coordinator has ended the door is open, for a round that may end needs its trainers' uploads.
+        """
         self.coordinator.join()
+        self.server.stop_accepting()
         self.server.close(SESSION_GRACE)
 
 

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C, as something that the main thread can wait for together with the end of the run."""
 
+import contextlib
 import os
 import select
 import signal
@@ -8,6 +9,7 @@ from types import FrameType
 from flserver.clock import monotonic
 from flserver.errors import EXIT_INTERRUPTED
 
+STANDARD_ERROR = 2
 SAME_SIGNAL = 0.5  # seconds: timeout(1) and some shells signal the process, then its group, and mean one thing
 
 
@@ -15,7 +17,7 @@ class Signals:
     """Turns SIGTERM, SIGINT and the coordinator's end into bytes that the main thread waits for.
 
     A pipe, because a signal handler must not take a lock that its own thread may hold. A second signal ends the process
-    at once: the database is then what it is after a crash.
+    at once: the database is then what it is after a crash. ``last_words`` go to standard error before that.
     """
 
     def __init__(self) -> None:
@@ -24,6 +26,7 @@ class Signals:
         self._count = 0
         self._first = 0.0
         self._name = ""
+        self.last_words = ""
         self._hung_up = False
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
 
@@ -42,6 +45,8 @@ class Signals:
         if self._count == 1:
             self._first = now
         elif now - self._first > SAME_SIGNAL:
+            with contextlib.suppress(OSError):
+                os.write(STANDARD_ERROR, self.last_words.encode())
             os._exit(EXIT_INTERRUPTED)
         else:
             return

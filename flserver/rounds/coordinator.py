@@ -6,20 +6,23 @@ Every fact that somebody outside can see the effect of is durable first.
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 
 from flserver import events
-from flserver.clock import monotonic, utc_now, utc_text, utc_timestamp
+from flserver.clock import Deadline, monotonic, utc_now, utc_text, utc_timestamp
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.events.bus import Recorder
 from flserver.events.words import RunState, RunStatus
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
-from flserver.rounds.exchange import Exchange, Farewell, Interrupted
+from flserver.rounds.endings import Farewell, Interrupted
+from flserver.rounds.exchange import Exchange
 from flserver.rounds.outcomes import aborted
 from flserver.rounds.seats import Attempt
 from flserver.rounds.updates import EndedAttempt, Ready
+from flserver.rounds.waiting import Reminder
 from flserver.settings import RoundPolicy
 
 logger = logging.getLogger(__name__)
@@ -71,6 +74,12 @@ class Coordinator:
         self._thread.join()
 
     @property
+    def seconds_left(self) -> float | None:
+        """How long the coordinator may go on with what it does now; None where that has no end."""
+        ends = [at for at in (self.due, self._exchange.stops_at) if at is not None]
+        return max(0.0, min(ends) - monotonic()) if ends else None
+
+    @property
     def ended(self) -> bool:
         """Whether the run has come to one of its ends."""
         return self.state in ("completed", "interrupted", "failed")
@@ -87,6 +96,7 @@ class Coordinator:
             for round in range(self._exchange.model.round + 1, self._policy.num_rounds + 1):
                 self._run_round(round)
         except Interrupted as interruption:
+            self._exchange.await_trainers()
             self._end("interrupted", str(interruption))
         except BaseException as error:
             if not isinstance(error, FlserverError):
@@ -99,11 +109,17 @@ class Coordinator:
             self._on_end()
 
     def _join_window(self) -> None:
-        announced = 0
-        while (waiting := self._exchange.wait_in_window(announced)) is not None:
-            announced, absent = waiting
-            if announced:
-                needed = f"{announced} more client{'s' * (announced > 1)} needed by --min-clients or --min-updates"
+        announced, reminder = 0, Reminder(math.inf)
+        while (short := self._exchange.wait_in_window(announced, reminder.at)) is not None:
+            if short == announced:
+                self._remind(reminder)
+                continue
+            if not announced or not short:  # it is past its end now, or a registration has moved that
+                reminder = Reminder(monotonic() if short else math.inf)
+            announced = short
+            if short:
+                needed = f"{short} more client{'s' * (short > 1)} needed by --min-clients or --min-updates"
+                absent = self._exchange.waiting.names
                 missing = f"; not there: {', '.join(absent)}" if absent else ""
                 self._recorder.emit(events.StateChanged(state="joining", detail=needed + missing))
         min_updates, absent = self._exchange.close_window()
@@ -145,8 +161,10 @@ class Coordinator:
         if self._exchange.quorum_possible():
             return
         self._enter("waiting", "fewer participants than --min-updates can be sent a model")
-        self.due = monotonic() + self._policy.rejoin_timeout
-        self._exchange.await_quorum(self._policy.rejoin_timeout)
+        reminder, deadline = Reminder(monotonic()), Deadline.after(self._policy.rejoin_timeout)
+        self.due = deadline.at
+        while not self._exchange.await_quorum(deadline, reminder.at):
+            self._remind(reminder)
 
     def _next_attempt(self, round: int) -> int:
         number = self._attempts[round] = self._attempts.get(round, 0) + 1
@@ -181,8 +199,10 @@ class Coordinator:
 
     def _collect(self, attempt: Attempt) -> EndedAttempt:
         """Fold what comes in, in ascending order of the client ids, until the attempt is over or stopped."""
-        while not isinstance(taken := self._exchange.take_ready(attempt), EndedAttempt):
+        reminder = Reminder(attempt.started_at)
+        while not isinstance(taken := self._exchange.take_ready(attempt, reminder.at), EndedAttempt):
             self._fold(taken)
+            self._remind(reminder, attempt.round)
         return taken
 
     def _fold(self, ready: Ready) -> None:
@@ -208,7 +228,7 @@ class Coordinator:
             self._abort(attempt, ended, "failed")
 
     def _end(self, status: RunStatus, detail: str | None) -> None:
-        """Put on record how the run ended, then let the sessions say <FINISHED>."""
+        """Put on record how the run ended, then let the sessions say goodbye."""
         self.due = None
         try:
             self._enter(status, detail)
@@ -216,9 +236,28 @@ class Coordinator:
             self._recorder.emit(events.RunEnded(run_id=self._run_id, status=status, final_digest=digest))
             self._recorder.flush()
             self._committer.prune()
-        except FlserverError as error:
+        except BaseException as error:
+            if not isinstance(error, FlserverError):
+                logger.exception("the end of the run failed")
             self.error, self.state = self.error or error, "failed"
         self._exchange.finish(Farewell("finished" if self.state == "completed" else "stopped"))
+
+    def _remind(self, reminder: Reminder, round: int | None = None) -> None:
+        """Say for whom the run waits, where it is time to."""
+        now = monotonic()
+        if not reminder.due(now) or (waiting := self._exchange.waiting).awaited is None:
+            return
+        self._recorder.emit(
+            events.Waited(
+                awaited=waiting.awaited,
+                round=round,
+                seconds=now - reminder.since,
+                seconds_left=self.seconds_left,
+                answered=waiting.answered,
+                missing=waiting.missing,
+                clients=waiting.names,
+            )
+        )
 
     def _enter(self, state: RunState, detail: str | None) -> None:
         if state != self.state:

@@ -6,25 +6,23 @@ ends attempts here, and waits here for what sessions do. The rules are those of 
 computes, and nothing but the condition itself waits, while the lock is held.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from flserver.aggregation import State
 from flserver.clock import Deadline, monotonic
-from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
 from flserver.rounds.broadcast import Broadcast
+from flserver.rounds.endings import Farewell, Interrupted, Stop
 from flserver.rounds.rules import Rounds
 from flserver.rounds.seats import Attempt, Registration, SentModel, Upload, Verdict
 from flserver.rounds.updates import EndedAttempt, Ready, Submission, Updates
+from flserver.rounds.waiting import Waiting, waiting
 
 RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
-
-
-class Interrupted(Exception):
-    """The run cannot go on now; ``str`` says why."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,6 @@ class Ticket:
     broadcast: Broadcast
 
 
-@dataclass(frozen=True)
-class Farewell:
-    """The run is over, for all or for this one: say <FINISHED> and close."""
-
-    reason: LeftReason
-
-
 class Exchange:
     """The state of the run that more than one thread changes. Nobody else takes its lock or touches its fields."""
 
@@ -62,7 +53,7 @@ class Exchange:
         self._rounds = rounds
         self._model = model
         self._updates = Updates()
-        self._stopping: str | None = None
+        self._stop: Stop | None = None
         self._broadcast: Broadcast | None = None
         self._bells: dict[Registration, Callable[[], None]] = {}
         self._farewell: Farewell | None = None
@@ -79,12 +70,27 @@ class Exchange:
             attempt = self._rounds.attempt
             return max(self._model.round, attempt.round if attempt is not None else -1)
 
+    @property
+    def waiting(self) -> Waiting:
+        """Whom the run waits for now."""
+        with self._changed:
+            return Waiting() if self._farewell is not None else waiting(self._rounds)
+
+    @property
+    def stops_at(self) -> float | None:
+        """When (monotonic) what runs is cut short, where somebody asked for the end of the run."""
+        stop = self._stop
+        return None if stop is None else stop.deadline.at
+
     # --- for the owner -----------------------------------------------------------------------------------------------
 
-    def stop(self, reason: str) -> None:
-        """Ask the coordinator to abort the running attempt and end the run. Does nothing when it has ended."""
+    def stop(self, reason: str, grace: float = 0.0) -> None:
+        """Ask the coordinator to end the run: no attempt starts any more, and the running one is aborted unless it ends
+        by itself within ``grace`` seconds. Of several the earliest counts. Does nothing when the run has ended."""
+        stop = Stop(reason, Deadline.after(grace))
         with self._changed:
-            self._stopping = self._stopping or reason
+            if self._stop is None or stop.deadline.at < self._stop.deadline.at:
+                self._stop = stop
             self._changed.notify_all()
 
     def roster_changed(self) -> None:
@@ -141,6 +147,11 @@ class Exchange:
         with self._changed:
             return self._rounds.expect_upload(peer)
 
+    def sender(self, client_id: str | None, peer: Peer) -> tuple[str | None, tuple[str, ...]]:
+        """Whose an upload is that cannot be used, as ``Rounds.sender`` says."""
+        with self._changed:
+            return self._rounds.sender(client_id, peer)
+
     def registered_hosts(self) -> set[str]:
         """The addresses from which clients registered in this process."""
         with self._changed:
@@ -152,8 +163,7 @@ class Exchange:
             self._rounds.check_upload(client_id, peer)
 
     def offer(self, upload: Upload) -> Verdict:
-        """Decide what an upload is; raises as ``check_upload``. Follow with ``confirm_update`` when its events are
-        out."""
+        """Decide what it is; raises as ``check_upload``. ``confirm_update`` or ``withdraw_update`` has to follow."""
         with self._changed:
             return self._rounds.offer(upload, monotonic())
 
@@ -167,26 +177,32 @@ class Exchange:
         if not verdict.counts:
             submission.release()
 
+    def withdraw_update(self, upload: Upload, verdict: Verdict) -> None:
+        """The upload's events could not be emitted: it answers nothing, and its memory is the caller's to release."""
+        with self._changed:
+            self._rounds.withdraw_answer(upload, verdict)
+            self._changed.notify_all()
+
     # --- for the coordinator -----------------------------------------------------------------------------------------
 
     def check_stop(self) -> None:
         """Raises Interrupted where somebody asked for the end of the run."""
-        if self._stopping is not None:
-            raise Interrupted(self._stopping)
+        if self._stop is not None:
+            raise Interrupted(self._stop.reason)
 
-    def wait_in_window(self, announced: int) -> tuple[int, tuple[str, ...]] | None:
-        """Wait for the end of the join window, which is None, or until it is short of another number of clients than
-        ``announced``: that number, and who on the roster is not there, as text for people. Raises Interrupted."""
+    def wait_in_window(self, announced: int, wake_at: float) -> int | None:
+        """Wait for the end of the join window, which is None, or, until ``wake_at``, for it to be short of another
+        number of clients than ``announced``: how many it is short of. Raises Interrupted."""
         with self._changed:
-            while not self._rounds.window_over(monotonic()):
+            while not self._rounds.window_over(now := monotonic()):
                 self.check_stop()
-                short = self._rounds.window_short_of(monotonic())
-                if short != announced:
-                    return short, self._rounds.absent()
+                short = self._rounds.window_short_of(now)
+                if short != announced or now >= wake_at:
+                    return short
                 closes = self._rounds.window.closes_at
-                left = None if closes is None else closes - monotonic()
                 # Past its end the window stays open until enough are in: then only a registration can close it.
-                self._changed.wait(left if left is not None and left > 0 else None)
+                until = wake_at if closes is None or closes <= now else min(wake_at, closes)
+                self._changed.wait(None if until == math.inf else until - now)
             return None
 
     def close_window(self) -> tuple[int, tuple[str, ...]]:
@@ -200,17 +216,19 @@ class Exchange:
             self.check_stop()
             return self._rounds.quorum_possible()
 
-    def await_quorum(self, seconds: float) -> None:
-        """Wait until a quorum can be sent a model. Raises Interrupted after ``seconds``."""
-        deadline = Deadline.after(seconds)
+    def await_quorum(self, deadline: Deadline, wake_at: float) -> bool:
+        """Wait until a quorum can be sent a model; False at ``wake_at``. Raises Interrupted at the deadline."""
         with self._changed:
             while not self.quorum_possible():
+                now = monotonic()
                 if deadline.passed:
                     able, needed = len(self._rounds.invitable()), self._rounds.min_updates
-                    raise Interrupted(
-                        f"only {able} of the {needed} participants that a round needs were there after {seconds:g} s"
-                    )
-                self._changed.wait(deadline.remaining())
+                    there = f"only {able} of the {needed} participants that a round needs were there"
+                    raise Interrupted(f"{there} within --rejoin-timeout")
+                if now >= wake_at:
+                    return False
+                self._changed.wait(min(deadline.at, wake_at) - now)
+            return True
 
     def begin(self, round: int, number: int) -> Attempt:
         """Start attempt ``number`` at ``round``. Its model is not to be had before ``publish``."""
@@ -224,39 +242,53 @@ class Exchange:
             self._broadcast = broadcast
         self._ring()
 
-    def take_ready(self, attempt: Attempt) -> Ready | EndedAttempt:
-        """Wait for updates whose turn it is to be folded, or for the end of the attempt.
+    def take_ready(self, attempt: Attempt, wake_at: float) -> Ready | EndedAttempt:
+        """Wait for updates whose turn it is to be folded, of which there are none at ``wake_at``, or for the end of the
+        attempt.
 
         That it is over is seen and made so under one hold of the lock: an answer comes before both or after both.
         """
         with self._changed:
             while not (ready := self._updates.take_next(attempt.seats.values())):
-                now = monotonic()
-                if self._rounds.attempt_over(now, stopping=self._stopping is not None):
+                now, stop = monotonic(), self._stop
+                if self._rounds.attempt_over(now):
                     return self.close_attempt(attempt)
-                left = attempt.deadline - now
+                if stop is not None and stop.deadline.passed and self._rounds.attempt_over(now, stopping=True):
+                    return self.close_attempt(attempt, stop.reason)
+                if now >= wake_at:
+                    return []
+                left = min(attempt.deadline, math.inf if stop is None else stop.deadline.at, wake_at) - now
                 # Past the deadline only an answer that is being recorded is waited for; its thread notifies.
                 self._changed.wait(left if left > 0 else RECORDING_WAIT)
             return ready
 
-    def close_attempt(self, attempt: Attempt) -> EndedAttempt:
-        """End the attempt: from here on answers are late."""
+    def close_attempt(self, attempt: Attempt, stopped_by: str | None = None) -> EndedAttempt:
+        """End the attempt, or cut it short where it was ``stopped_by`` somebody: from here on answers are late."""
         with self._changed:
-            results = self._rounds.end_attempt(stopped=self._stopping is not None)
+            results = self._rounds.end_attempt(stopped=stopped_by is not None)
             # Where we failed, an answer may still be on its way into the record, and what ends an attempt comes after.
             self._changed.wait_for(lambda: attempt.recording == 0, RECORDING_WAIT)
             updates, self._updates = self._updates, Updates()
-            return EndedAttempt(results, updates, self._stopping, self._rounds.min_updates or 1)
+            return EndedAttempt(results, updates, stopped_by, self._rounds.min_updates or 1)
 
     def replace_model(self, model: CurrentModel) -> None:
         """A round is committed: from here on updates are held against its model."""
         with self._changed:
             self._model = model
 
-    def finish(self, farewell: Farewell) -> None:
-        """Let the sessions say <FINISHED>."""
+    def await_trainers(self) -> None:
+        """Where the run is asked to stop: wait, within the grace, until nobody trains any more who would find the door
+        closed with what it made."""
         with self._changed:
-            self._rounds.finish()
+            while (stop := self._stop) is not None and not stop.deadline.passed:
+                if not any(participant.training for participant in self._rounds.participants.values()):
+                    return
+                self._changed.wait(stop.deadline.remaining())
+
+    def finish(self, farewell: Farewell) -> None:
+        """Let the sessions say goodbye."""
+        with self._changed:
+            self._rounds.finish(farewell.refusal)
             self._farewell = farewell
         self._ring()
 

@@ -33,20 +33,23 @@ class JoinWindow:
         are ``live``."""
         if self.closes_at is None:
             return False
-        return (now >= self.closes_at or all_there) and live >= self._needed
+        return (now >= self.closes_at or all_there) and live >= self.needed
 
     def short_of(self, now: float, *, live: int) -> int:
         """How many more clients it stays open for although its time is up; 0 before that."""
-        return 0 if self.closes_at is None or now < self.closes_at else max(0, self._needed - live)
+        return 0 if self.closes_at is None or now < self.closes_at else max(0, self.needed - live)
 
     @property
-    def _needed(self) -> int:
+    def needed(self) -> int:
+        """How many clients it stays open for."""
         return max(self._policy.min_clients, self._policy.min_updates or 1)
 
-    def quorum(self) -> int:
-        """The least number of updates that commits a round, where nobody has said: 1 where one client alone was here.
+    def close(self) -> int:
+        """Nobody joins from here on. Returns the least number of updates that commits a round, where nobody has said
+        one: 1 where one client alone was here, else 2.
 
         One client alone makes rounds of its own model, so it must have been alone from the start: otherwise a single
         site's model would be broadcast as soon as the others dropped out.
         """
+        self.open = False
         return 1 if len(self._clients) == 1 else 2

@@ -20,6 +20,7 @@ from flserver.settings.server import (
     MAX_SECONDS,
     SERVER_SETTINGS,
     STRATEGIES,
+    Goodbye,
     JoinWindow,
     UploadFrom,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "SERVER_SETTINGS",
     "STRATEGIES",
     "EvaluationPolicy",
+    "Goodbye",
     "IdentityPolicy",
     "JoinWindow",
     "ModelPolicy",

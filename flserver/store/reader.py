@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flserver.errors import UsageError
 from flserver.events import RoundCommitted
 from flserver.events.totals import Totals
+from flserver.events.words import MetricSource
 from flserver.store import chain
 from flserver.store.sqlite import cause, is_ours, reading_engine
 from flserver.store.totals import read_totals
@@ -119,12 +120,14 @@ class Reader:
             raise UsageError(f"run {run_id} has no committed round{'' if number is None else f' {number}'}")
         return rows[-1]
 
-    def client_means(self, run_id: str, number: int) -> Mapping[str, float]:
-        """What the clients measured on the model of round ``number``, averaged over them, by the metric's name: loss in
-        nats, accuracy from 0 to 1."""
+    def measured(self, run_id: str, number: int, source: MetricSource) -> Mapping[str, float]:
+        """What was measured on the model of round ``number``, here or by the clients (averaged over them), by the
+        metric's name: loss in nats, accuracy from 0 to 1, NaN and the infinities as what they are."""
         query = """
-            SELECT name, value FROM v1_round_metrics WHERE run_id = :run AND round = :number AND source = 'clients'"""
-        return {row["name"]: row["value"] for row in self._rows(query, run=run_id, number=number)}
+            SELECT name, value, note FROM v1_round_metrics
+            WHERE run_id = :run AND round = :number AND source = :source"""
+        rows = self._rows(query, run=run_id, number=number, source=source)
+        return {row["name"]: float(row["note"] or "nan") if row["value"] is None else row["value"] for row in rows}
 
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""
@@ -154,12 +157,15 @@ class Reader:
 
     def chained_digests(self) -> Mapping[tuple[str, int], str]:
         """The model digests (``sha256:hex``) that the events state, by run_id and round; purged events state none."""
-        query = "SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq"
+        query = text("SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq")
         found = {}
-        for row in self._rows(query, type=RoundCommitted.__name__):
-            with suppress(ValueError, LookupError, TypeError):  # tampered with: the chain says so
-                committed = json.loads(row["payload"])
-                found[row["run_id"], int(committed["round"])] = str(committed["model_digest"])
+        with self._errors(), self._connect() as connection:
+            pages = connection.execution_options(yield_per=CHAIN_PAGE)
+            for run_id, payload in pages.execute(query, {"type": RoundCommitted.__name__}):
+                # Where it was tampered with, the chain says so.
+                with suppress(ValueError, LookupError, TypeError, OverflowError, RecursionError):
+                    committed = json.loads(payload)
+                    found[run_id, int(committed["round"])] = str(committed["model_digest"])
         return found
 
     def verify_chain(self) -> chain.Verification:

@@ -75,7 +75,7 @@ def check(path: Path, *, migrations: Path | None = None) -> SchemaState:
 def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None:
     """Bring the database at ``path`` to the newest schema; make it where there is none.
 
-    The caller holds the DatabaseLock. An old database is first copied beside itself (``runs.sqlite.before-0002``; an
+    The caller holds the DatabaseLock. An old database is first copied beside itself (``runs.sqlite.before-0003``; an
     existing copy is kept, and the new one gets a number). All steps are one transaction. Returns what was upgraded,
     None where the database was new or at head. ``migrations`` is as in :func:`check`. Raises UsageError where the file
     cannot be ours or cannot be written; it is then untouched.

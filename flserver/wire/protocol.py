@@ -14,7 +14,7 @@ A connection is in one of four states, and each message takes it from one state 
     ASKED    server   Success       JOINED    it takes part
     ASKED    server   Error         ENDED     it does not
     JOINED   server   GlobalModel   JOINED    a round begins
-    JOINED   server   Finished      ENDED     the run is over
+    JOINED   server   Finished      ENDED     the run is over, or stops
 
 Both ends keep the state, each by itself, and with the same table: a message has one sender, so what one end may send is
 what the other may receive. A message that has no line at the connection's state is out of turn. It is refused, and the

@@ -223,6 +223,11 @@ class Peer:
         assert self.message() == {"header": "<FINISHED>"}
         assert self.connection.recv(1) == b""
 
+    def stopped(self) -> None:
+        """The same of a run that stops in its middle: the trainers in the field look at the header alone."""
+        assert self.message() == {"header": "<FINISHED>", "complete": False}
+        assert self.connection.recv(1) == b""
+
     def upload(self, model: nn.Module, **more: object) -> None:
         """Answer on a connection of its own, and wait until the server has read all of it and closed."""
         body = self.body(model, **more)

@@ -105,7 +105,6 @@ def checked(place: Path, *arguments: str) -> tuple[int, list[str]]:
             os.environ, {k: v for k, v in environment.items() if not k.startswith("FLSERVER_")}, clear=True
         ),
         mock.patch("torch.cuda.is_available", return_value=False),
-        mock.patch.object(sys, "dont_write_bytecode", True),
     ):
         code = run_cli(["--server-port", "0", "--metrics-port", "0", "check", *arguments])
     return code, said.getvalue().splitlines()
@@ -150,7 +149,9 @@ def refused(place: Path, arguments: tuple[str, ...], reason: str, **more: str) -
         ("--config notes.txt", "is not TOML"),
         ("--no-such-option", "--no-such-option"),
         ("start", "start"),
-        ("--host no-such-host.invalid", "--host no-such-host.invalid"),
+        ("--host no-such-host.invalid", "--host no-such-host.invalid does not resolve: "),
+        ("--host no-such-host.invalid --insecure", "--host no-such-host.invalid does not resolve: "),
+        ("--host [::1]:50052", "--host [::1]:50052 does not resolve: "),
         ("--host 203.0.113.7", "--host 203.0.113.7"),
     ],
 )

@@ -9,9 +9,24 @@ from tests.e2e.conftest import Start
 from tests.e2e.harness import free_port
 from tests.patience import PATIENCE
 
+OWN_CODE = """
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 2)
+
+def of_percent(model, round):
+    return {"accuracy": 97.0}
+
+def diverged(model, round):
+    return {"loss": float("inf"), "accuracy": 0.25}
+"""
+
 
 def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLSERVER_")} | {"OMP_NUM_THREADS": "1"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "PYTHONDONTWRITE"))}
+    environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "-m", "flserver", "check", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
@@ -41,3 +56,18 @@ def test_a_killed_run_is_checked_resumed_and_cannot_be_started_twice(start: Star
     assert locked == "flserver: another flserver has runs.sqlite open"
     assert "Address already in use" in in_use
     assert resumed.process.poll() is None
+
+
+def test_the_initial_model_is_measured_as_a_start_does_and_the_operators_modules_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "lab.py").write_text(OWN_CODE)
+    own = ("--model", "lab:Net", "--server-port", "0", "--metrics-port", "0", "--evaluate")
+    done = check(tmp_path, *own, "lab:diverged")
+    assert done.returncode == 0
+    assert "evaluation: lab:diverged; of the initial model: loss inf, accuracy 0.25" in done.stdout
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("flserver: round 0: --evaluate lab:diverged gave loss = ")
+    done = check(tmp_path, *own, "lab:of_percent")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "--evaluate lab:of_percent" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["lab.py"]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import FAST, Peer, ServerProcess, connect, send
+from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect, send
 
 Join = Callable[..., list[Peer]]
 QUIET = 1.0  # seconds in which nothing must come; the writer itself waits 5 s for the lock
@@ -84,6 +84,24 @@ def test_a_round_is_committed_before_its_model_is_sent(start: Start, join: Join)
         peer.model()
     assert server.sql("SELECT status FROM v1_rounds WHERE round = 1") == [("committed",)]
     assert checkpoint(server, 1).name in files
+
+
+@pytest.mark.parametrize("goodbye", ["finished", "close"])
+def test_a_stop_is_on_record_before_anybody_is_told_or_cut_off(start: Start, join: Join, goodbye: str) -> None:
+    server = start("--num-rounds", "2", "--min-clients", "2", "--goodbye", goodbye, *FAST)
+    (a,) = join(server, "a")
+    with no_commits(server.db):
+        server.process.terminate()
+        server.wait_for_line("SIGTERM: stopping")
+        assert silent(a), "neither a word nor the end"
+    if goodbye == "finished":
+        a.stopped()
+    else:
+        assert closed(a.connection)
+    assert server.exit_code() == 3
+    order = "SELECT type FROM v1_events WHERE type IN ('RunEnded', 'MessageSent', 'ClientLeft') ORDER BY seq"
+    told = [("MessageSent",)] if goodbye == "finished" else []
+    assert server.sql(order) == [("MessageSent",), ("RunEnded",), *told, ("ClientLeft",)]
 
 
 def test_kill_minus_nine_in_the_middle_of_a_round_and_resume(start: Start, join: Join) -> None:

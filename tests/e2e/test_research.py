@@ -198,8 +198,8 @@ def test_a_strategy_that_fails_leaves_nothing_undecided(start: Start, tmp_path: 
     with Peer(server, "a").join() as a, Peer(server, "b").join() as b:
         a.answer()
         b.answer()
-        a.finished()
-        b.finished()
+        a.stopped()
+        b.stopped()
     assert server.exit_code() == 1
     assert any(reason in line and "ERROR" in line for line in server.lines)
     assert server.sql("SELECT status FROM v1_runs") == [("failed",)]

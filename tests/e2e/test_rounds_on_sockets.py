@@ -202,7 +202,7 @@ def test_too_many_missed_quorums_interrupt_the_run(start: Start, join: Join) -> 
     for peer in (a, b):
         peer.model()
     for peer in (a, b):
-        peer.finished()
+        peer.stopped()
     assert server.exit_code() == 3
     assert server.sql("SELECT status, rounds_committed FROM v1_runs") == [("interrupted", 0)]
 
@@ -215,7 +215,7 @@ def test_without_participants_it_waits_then_ends_resumable(start: Start, join: J
     b.model()
     b.connection.close()
     a.answer()
-    a.finished()
+    a.stopped()
     assert server.exit_code() == 3
     assert server.sql("SELECT status, rounds_committed FROM v1_runs") == [("interrupted", 1)]
     server.wait_for_line("only 1 of the 2 participants")
@@ -252,48 +252,6 @@ def test_a_nan_is_an_ok_message_and_a_rejected_update(start: Start, join: Join, 
     )
     assert (decision, weight, outcome) == ("rejected", None, "ok")
     assert why.startswith(reason)
-
-
-def test_sigterm_aborts_the_attempt_and_says_finished(start: Start, join: Join) -> None:
-    server = start("--num-rounds", "5", "--min-clients", "2", *FAST)
-    a, b = join(server, "a", "b")
-    a.answer()
-    b.model()
-    server.wait_for_sql("SELECT 1 FROM v1_updates")
-    server.process.terminate()
-    for peer in (a, b):
-        peer.finished()
-    assert server.exit_code() == 3, "and not when the round's deadline comes, in an hour"
-    assert server.sql("SELECT status FROM v1_runs") == [("interrupted",)]
-    assert server.sql("SELECT status FROM v1_rounds WHERE round = 1") == [("aborted",)]
-    assert decisions(server, 1) == [("a", 1, "aborted")]
-    assert server.sql("SELECT participation FROM v1_client_rounds ORDER BY client_id") == [
-        ("answered",),
-        ("cut_short",),
-    ]
-    assert server.sql("SELECT exit_code FROM v1_processes") == [(3,)]
-    assert server.sql("SELECT kind FROM v1_operator_events ORDER BY at") == [("start",), ("stop",)]
-
-
-def test_a_second_signal_ends_it_at_once_and_the_next_server_cleans_up(start: Start, join: Join) -> None:
-    server = start("--num-rounds", "5", "--min-clients", "2", *FAST)
-    a, b = join(server, "a", "b")
-    a.answer()
-    b.model()
-    server.wait_for_sql("SELECT 1 FROM v1_updates")
-    server.process.kill()
-    server.exit_code()
-    second = start("--resume", "--time-to-wait", "0.3")
-    c, d = join(second, "a", "b")
-    for _ in range(5):
-        c.answer()
-        d.answer()
-    c.finished()
-    d.finished()
-    assert second.exit_code() == 0
-    assert second.sql("SELECT status, attempt FROM v1_rounds WHERE round = 1") == [("aborted", 1), ("committed", 2)]
-    assert decisions(second, 1)[0] == ("a", 1, "aborted")
-    assert second.sql("SELECT reason FROM v1_updates WHERE decision = 'aborted'") == [("server stopped",)]
 
 
 def test_a_peer_that_speaks_on_its_first_connection_is_let_go(start: Start, join: Join) -> None:

@@ -17,7 +17,7 @@ MIGRATIONS = sorted(path.name for path in (ROOT / "migrations" / "versions").glo
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, because a build leaves files among its sources; with the setuptools that is here."""
+    """Built from a copy, because a build leaves files among its sources; with the hatchling that is here."""
     sources, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         if (ROOT / name).is_dir():

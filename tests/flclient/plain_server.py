@@ -31,9 +31,9 @@ def frame(body):
 class PlainServer(AbstractContextManager):
     """Runs ``script(server)`` on a thread. Leaving the context waits for it and raises what it raised."""
 
-    def __init__(self, script):
+    def __init__(self, script, family=socket.AF_INET, host="127.0.0.1"):
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0), family=family)
         self._listener.settimeout(PATIENCE)
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._run, name="plain-server")
@@ -70,11 +70,11 @@ class PlainServer(AbstractContextManager):
         self._open.append(connection)
         return connection
 
-    def admit(self, reply="<SUCCESS>", msg="welcome"):
-        """Read a registration and answer it."""
+    def admit(self, reply="<SUCCESS>", msg="welcome", **more):
+        """Read a registration and answer it; ``more`` is what only newer servers say."""
         connection = self.accept()
         self.hellos.append(json.loads(read_frame(connection)))
-        connection.sendall(frame(json.dumps({"header": reply, "msg": msg}).encode()))
+        connection.sendall(frame(json.dumps({"header": reply, "msg": msg} | more).encode()))
         return connection
 
     def send_model(self, connection, model, **dumps):
@@ -88,5 +88,9 @@ class PlainServer(AbstractContextManager):
             assert upload.recv(1) == b"", "one frame, then close"
         return self.answers[-1]["model"]
 
-    def finish(self, connection):
-        connection.sendall(frame(pickle.dumps({"header": "<FINISHED>"})))
+    def finish(self, connection, **more):
+        connection.sendall(frame(pickle.dumps({"header": "<FINISHED>"} | more)))
+
+    def close_the_door(self):
+        """Nobody can connect from here on."""
+        self._listener.close()

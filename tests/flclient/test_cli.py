@@ -174,6 +174,28 @@ def test_a_variable_that_is_no_setting_is_said(flclient, monkeypatch):
     ]
 
 
+NORMED = """
+from torch import nn
+
+def normed():
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784), nn.Linear(784, 10))
+"""
+
+
+def test_what_cannot_be_trained_is_told_before_anything_is_sent(flclient, fldata, tmp_path, monkeypatch):
+    (tmp_path / "normed_net.py").write_text(NORMED)
+    monkeypatch.syspath_prepend(tmp_path)
+    with PlainServer(lambda server: None) as server:
+        nobody = server.port
+    where = ("--client-id", 3, "--server-port", nobody, "--data-dir", fldata, "--model", "normed_net:normed")
+    code, out, err = flclient(*where, "--batch-size", 1)
+    assert (code, out) == (2, "")
+    assert err.startswith("flclient: the model cannot be trained on 1 sample at a time: ValueError: Expected more than")
+    assert err.endswith("; give --batch-size 2 or more\n")
+    code, _, err = flclient(*where, "--batch-size", 2)
+    assert (code, err) == (1, f"flclient: cannot connect to localhost:{nobody}: Connection refused\n")
+
+
 def test_explicit_cuda_without_cuda_is_one_line_and_exit_code_2(flclient, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, _, err = flclient("--client-id", "1", "--dataset", "digits", "--use-cuda")

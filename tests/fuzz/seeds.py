@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flserver.wire.messages import FINISHED_BODY, Error, Success, encode_json, encode_metadata
+from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Success, encode_json, encode_metadata
 from tests.fuzz.mutations import OPCODES, opcode
 from tests.wire.pickle_opcodes import call, file, mapping, message, module, pickled, storage, tensor, text
 
@@ -73,8 +73,9 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "legacy-parameter", message(module({"w": wrapped}, {"child": child}))
     yield "lattice", message(lattice(3, 2))
     yield "finished", FINISHED_BODY
+    yield "stopped", STOPPED_BODY
     yield "nothing", pickled(mapping(header=text("<MODEL>")))
-    yield "success", encode_json(Success(msg="welcome"))
+    yield "success", encode_json(Success(msg="welcome", run="night"))
     yield "error", encode_json(Error(msg="é is not admitted"))
     yield "metadata", encode_metadata("3", 1400, {"host": "ward-7", "deep": {"list": [1, 2.5, None, True]}})
     yield "odd-metadata", json.dumps({"header": "<METADATA>", "id": "\ud800", "data_size": 1e3, "info": [[]]}).encode()

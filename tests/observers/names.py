@@ -13,6 +13,8 @@ GAUGES = (
     "round_deadline_timestamp_seconds",
     "connected_clients",
     "open_connections",
+    "answered_clients",
+    "awaited_clients",
     "inflight_bytes",
     "inflight_limit_bytes",
     "open_connections_limit",

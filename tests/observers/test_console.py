@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import logging
+import math
 import re
 import sys
 import threading
@@ -88,6 +89,24 @@ def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> Non
     ]
 
 
+def test_waiting_says_for_whom_and_how_long(log: pytest.LogCaptureFixture) -> None:
+    console = LogConsole()
+    console.observe(facts.run_started("r1", "first", 10))
+    many = tuple(f"c{number:02}" for number in range(12))
+    console.observe(facts.waited(60.02, 2, 12, many, 3540.1, round=3))
+    console.observe(facts.waited(10.0, 1, 2, ("b", "\x1b[2J"), 50.0, "participants", None))
+    console.observe(facts.waited(3600.4, 1, 1, (), None, "registrations", None))
+    console.observe(facts.waited(10.0, 1, 1, ("2 (Lund)",), None, "registrations", None))
+    assert [record.getMessage() for record in log.records[1:]] == [
+        "round 3/10 waits for 60 s: 2 of 14 answered; not yet: c00, c01, c02, c03, c04, c05, c06, c07, c08, c09 and 2"
+        " more; 3,540 s to the deadline",
+        "no round for 10 s: 1 can be sent a model, 2 more needed; not yet: b, \\x1b[2J; 50 s to the deadline",
+        "3,600 s past the join window's end: 1 there, 1 more needed; no deadline",
+        "10 s past the join window's end: 1 there, 1 more needed; not yet: 2 (Lund); no deadline",
+    ]
+    assert {record.levelname for record in log.records} == {"INFO"}
+
+
 def test_peers_of_closed_connections_are_forgotten(log: pytest.LogCaptureFixture) -> None:
     console = LogConsole()
     for event in (facts.opened(1), facts.closed(1), facts.received(1, None, "refused")):
@@ -115,6 +134,22 @@ def test_text_from_outside_is_escaped(event: e.Event, log: pytest.LogCaptureFixt
     (record,) = log.records
     assert record.getMessage().isprintable()
     assert "\\x1b[2J\\nroot" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "told"),
+    [
+        (None, None, "1 update, round-"),
+        (0.4126, 0.8871, "1 update, loss 0.413, accuracy 0.887, round-"),
+        (math.nan, 0.1, "1 update, loss NaN, accuracy 0.100, round-"),
+        (math.inf, math.nan, "1 update, loss Infinity, accuracy NaN, round-"),
+    ],
+)
+def test_a_model_that_diverged_reads_otherwise_than_one_that_was_not_measured(
+    log: pytest.LogCaptureFixture, loss: float | None, accuracy: float | None, told: str
+) -> None:
+    LogConsole().observe(committed(1, (facts.answered("1", 1, 1.0),), loss=loss, accuracy=accuracy))
+    assert told in log.records[0].getMessage()
 
 
 def json_line(record: logging.LogRecord) -> dict[str, object]:

@@ -25,6 +25,7 @@ def test_a_well_server() -> None:
         "run_id": "r1",
         "state": "running",
         "round": 3,
+        "waiting": {"for": "updates", "answered": 2, "missing": 3, "seconds_left": 3590.5},
         "audit": {"sequence": 17, "digest": "sha256:22", "queue_length": 2},
         "reasons": [],
     }

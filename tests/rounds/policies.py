@@ -15,6 +15,7 @@ def policy(**changed: object) -> RoundPolicy:
         "round_attempts": 3,
         "rejoin": True,
         "rejoin_timeout": 60.0,
+        "stop_grace": 30.0,
         "max_data_size": MAX_DATA_SIZE,
         "max_weight_share": 1.0,
     }

@@ -15,7 +15,7 @@ from flserver import events as e
 from flserver.aggregation import State
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.clock import monotonic
-from flserver.errors import StrategyError
+from flserver.errors import RegistrationRefused, StrategyError
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.models.checkpoint import CheckpointStore
@@ -23,31 +23,17 @@ from flserver.rounds import Registration, Rounds, Upload, Verdict
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
-from flserver.rounds.exchange import Exchange, Farewell, Ticket
+from flserver.rounds.endings import Farewell
+from flserver.rounds.exchange import Exchange, Ticket
 from flserver.rounds.updates import Submission
+from flserver.rounds.waiting import Waiting
 from flserver.wire.template import Template
 from tests.examples import times
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
+from tests.recorder import RecordingRecorder
 from tests.rounds.policies import policy
 
 PEER = Peer(host="10.0.0.1", port=1)
-
-
-class RecordingRecorder:
-    """Keeps what was appended, and how much of it had been asked to be durable."""
-
-    def __init__(self) -> None:
-        self.events: list[e.Event] = []
-        self.durable = 0
-
-    def emit(self, event: e.Event) -> None:
-        self.events.append(event)
-
-    def flush(self) -> None:
-        self.durable = len(self.events)
-
-    def of(self, kind: type[e.Event]) -> list[e.Event]:
-        return [event for event in self.events if type(event) is kind]
 
 
 class Trainer:
@@ -237,7 +223,6 @@ def test_an_aborted_attempt_names_its_updates_and_leaves_nothing_in_the_next(sta
         b.submit(tensors(3, 3, 3))
         assert run.finish() == "completed"
     (aborted,) = run.recorder.of(e.AttemptAborted)
-    assert isinstance(aborted, e.AttemptAborted)
     assert aborted.reason == "quorum"
     assert [(o.client_id, o.participation, o.update_id) for o in aborted.outcomes] == [
         ("a", "answered", 1),
@@ -252,7 +237,6 @@ def test_a_stop_while_nobody_is_there_ends_it(start: Callable[..., Run]) -> None
         run.exchange.stop("stopped by a test")
         assert run.finish() == "interrupted"
     (ended,) = run.recorder.of(e.RunEnded)
-    assert isinstance(ended, e.RunEnded)
     assert ended.status == "interrupted"
 
 
@@ -272,5 +256,103 @@ def test_a_failing_strategy_fails_the_run_and_still_says_goodbye(
         assert a.next() == Farewell("stopped")
     assert isinstance(run.coordinator.error, StrategyError)
     (aborted,) = run.recorder.of(e.AttemptAborted)
-    assert isinstance(aborted, e.AttemptAborted)
     assert (aborted.reason, [o.update_id for o in aborted.outcomes]) == ("failed", [1])
+
+
+def test_a_stop_waits_within_its_grace_for_those_who_still_train(start: Callable[..., Run]) -> None:
+    with start(rounds=9, min_clients=3, min_updates=2, round_timeout=1.0) as run:
+        a, b, c = (Trainer(run, client) for client in "abc")
+        run.coordinator.start()
+        for trainer in (a, b, c):
+            trainer.model()
+        a.submit(tensors(1, 1, 1))
+        b.submit(tensors(1, 1, 1))
+        while not run.recorder.of(e.RoundCommitted)[1:]:
+            assert not run.ended.wait(0.02)
+        for trainer in (a, b):
+            trainer.model()
+        run.exchange.stop("stopped by a test", grace=PATIENCE)
+        for trainer in (a, b):
+            trainer.submit(tensors(1, 1, 1))
+        assert not run.ended.wait(0.6), "c would find the door closed"
+        assert len(run.recorder.of(e.RoundCommitted)) == 3
+        assert c.submit(tensors(1, 1, 1))[1].decision == "late"
+        assert run.finish() == "interrupted"
+        assert [trainer.next() for trainer in (a, b, c)] == [Farewell("stopped")] * 3
+    assert run.recorder.of(e.AttemptAborted) == []
+
+
+def test_the_earliest_of_several_stops_counts(start: Callable[..., Run]) -> None:
+    with start(min_clients=2) as run:
+        a, b = Trainer(run, "a"), Trainer(run, "b")
+        run.coordinator.start()
+        a.model()
+        b.model()
+        run.exchange.stop("first", grace=PATIENCE)
+        run.exchange.stop("the record failed")
+        run.exchange.stop("third", grace=PATIENCE)
+        assert run.finish() == "interrupted"
+    (aborted,) = run.recorder.of(e.AttemptAborted)
+    assert isinstance(aborted, e.AttemptAborted)
+    assert aborted.reason == "the record failed"
+    assert {outcome.participation for outcome in aborted.outcomes} == {"cut_short"}
+
+
+def test_who_registers_after_the_end_is_told_whether_to_come_back(start: Callable[..., Run]) -> None:
+    with start() as run:
+        run.coordinator.start()
+        run.exchange.stop("stopped by a test")
+        assert run.finish() == "interrupted"
+        with pytest.raises(RegistrationRefused, match=r"stopping in the middle .* Register when it is there again"):
+            Trainer(run, "a")
+        run.exchange.finish(Farewell("finished"))
+        with pytest.raises(RegistrationRefused, match="The run is over"):
+            Trainer(run, "a")
+
+
+def waits(run: Run, awaited: str) -> list[tuple[object, ...]]:
+    """What was said of one kind of waiting, when something has been."""
+
+    def said() -> list[e.Waited]:
+        return [event for event in run.recorder.events if isinstance(event, e.Waited) and event.awaited == awaited]
+
+    eventually(said, lambda: run.recorder.events)
+    return [(event.round, event.answered, event.missing, event.clients) for event in said()]
+
+
+def test_whoever_is_waited_for_is_said_in_every_wait(
+    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flserver.rounds.waiting.SAID_AFTER", (0.1, 3600.0))
+    with start(rounds=9, min_clients=2, round_timeout=PATIENCE) as run:
+        a = Trainer(run, "a")
+        run.coordinator.start()
+        assert waits(run, "registrations") == [(None, 1, 1, ())]
+        b = Trainer(run, "b")
+        for trainer in (a, b):
+            trainer.model()
+        a.submit(tensors(1, 1, 1))
+        assert waits(run, "updates") in ([(1, 1, 1, ("b",))], [(1, 0, 2, ("a", "b"))])
+        run.exchange.leave(b.registration)
+        assert waits(run, "participants") == [(None, 1, 1, ("b",))]
+        run.exchange.stop("stopped by a test")
+        assert run.finish() == "interrupted"
+    left = {event.awaited: event.seconds_left for event in run.recorder.events if isinstance(event, e.Waited)}
+    assert left["registrations"] is None
+    assert 0 < left["updates"] <= PATIENCE
+    assert 0 < left["participants"] <= 60
+
+
+def test_the_time_that_is_left_is_that_of_a_stop_where_that_is_less(start: Callable[..., Run]) -> None:
+    with start(min_clients=2, round_timeout=4 * PATIENCE) as run:
+        trainers = [Trainer(run, "a"), Trainer(run, "b")]
+        run.coordinator.start()
+        for trainer in trainers:
+            trainer.model()
+        assert 3 * PATIENCE < (run.coordinator.seconds_left or 0) <= 4 * PATIENCE
+        run.exchange.stop("stopped by a test", grace=PATIENCE)
+        assert 0 < (run.coordinator.seconds_left or 0) <= PATIENCE
+        assert (run.exchange.waiting.awaited, run.exchange.waiting.names) == ("updates", ("a", "b"))
+        run.exchange.stop("the test is over")
+        assert run.finish() == "interrupted"
+    assert run.exchange.waiting == Waiting()

@@ -67,6 +67,7 @@ def whole_run() -> list[Event]:
         sent(1, "1", 1, 1),
         sent(2, "2", 1, 1),
         sent(3, "3", 1, 1),
+        facts.waited(answered=0, missing=3, clients=("1", "2", "3")),
         *uploaded(1, "1", (1, 1), metrics=[facts.client_metric(value=0.7)]),
         *uploaded(2, "2", (1, 1), "rejected", "shape: fc1.weight is (1,)"),
         aborted(1, 1, [answered("1", 1), answered("2"), silent("3")]),

@@ -61,5 +61,6 @@ DERIVATIONS: Derivations = {
     e.ServerStarted: _server_started,
     e.ServerStopped: _server_stopped,
     e.OperatorActed: _operator_acted,
-    e.StateChanged: lambda connection, origin, event: None,  # it stands in the record only
+    e.StateChanged: lambda connection, origin, event: None,  # these stand in the record only
+    e.Waited: lambda connection, origin, event: None,
 }

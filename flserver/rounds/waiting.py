@@ -1,0 +1,64 @@
+"""Whom a run waits for, and when that is worth saying. Pure: times are monotonic seconds that somebody else read."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from flserver.events.words import Awaited
+from flserver.rounds.rules import Rounds
+
+SAID_AFTER: Final = (10.0, 60.0, 300.0, 900.0, 3600.0)
+"""Seconds of waiting after which it is said; from the last on, as often as that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """What clients are waited for to do; None where nobody is.
+
+    ``answered`` have done it, so many more are ``missing``; ``names`` are who has not, where that is known, as text for
+    people.
+    """
+
+    awaited: Awaited | None = None
+    answered: int = 0
+    missing: int = 0
+    names: tuple[str, ...] = ()
+
+
+def waiting(rounds: Rounds) -> Waiting:
+    """Whom a run that is not over waits for: to register, to answer, or to come back so that a round can begin."""
+    if rounds.window.open:
+        live = sum(participant.live for participant in rounds.participants.values())
+        missing = max(0, rounds.window.needed - live)
+        return Waiting(awaited="registrations", answered=live, missing=missing, names=rounds.absent())
+    attempt = rounds.attempt
+    if attempt is not None and not attempt.over:
+        names = tuple(seat.client_id for seat in rounds.waited_for())
+        answered = sum(seat.answered for seat in attempt.seats.values())
+        return Waiting(awaited="updates", answered=answered, missing=len(names), names=names)
+    there = {participant.client_id for participant in rounds.invitable()}
+    missing = max(0, (rounds.min_updates or 1) - len(there))
+    if not missing:
+        return Waiting()
+    names = tuple(sorted(rounds.participants.keys() - there))
+    return Waiting(awaited="participants", answered=len(there), missing=missing, names=names)
+
+
+class Reminder:
+    """When to say that a wait goes on that began at ``since``."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self._said = 0
+
+    @property
+    def at(self) -> float:
+        """When it is to be said next."""
+        beyond = max(0, self._said - len(SAID_AFTER) + 1)
+        return self.since + SAID_AFTER[min(self._said, len(SAID_AFTER) - 1)] + beyond * SAID_AFTER[-1]
+
+    def due(self, now: float) -> bool:
+        """Whether it is to be said now; what was to be said meanwhile is said with it."""
+        before = self._said
+        while now >= self.at:
+            self._said += 1
+        return self._said > before
