@@ -24,6 +24,8 @@ from flserver.store.reader import Reader, Row
 from flserver.wire.messages import GlobalModel
 from flserver.wire.template import Template
 
+RECORD_BYTES = 6000  # that a client adds in a round: a connection, messages, a decision, measures
+
 logger = logging.getLogger(__name__)
 
 
@@ -157,11 +159,17 @@ def _template(module: nn.Module, spec: str) -> Template:
 
 
 def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> None:
-    """Tell what the rounds after ``model``'s will need. Raises UsageError where the disk has not as much."""
+    """Tell what all rounds after ``model``'s will take. Raises UsageError where the disk has not as much."""
     store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
-    needed = estimate(model.state, max(rounds - max(model.round, 0), 0), store.keep_checkpoints)
+    to_come = max(rounds - max(model.round, 0), 0)
+    needed = estimate(model.state, to_come, store.keep_checkpoints)
     free = free_space(store.checkpoint_dir)
-    say(f"checkpoints: about {_size(needed)} for the rounds to come, {_size(free)} free at {store.checkpoint_dir}")
+    say(
+        f"checkpoints: about {_size(needed)} for {to_come} rounds to come, {_size(free)} free at {store.checkpoint_dir}"
+    )
+    clients = plan.settings.rounds.min_clients
+    record, beside = _size(RECORD_BYTES * to_come * clients), _size(free_space(store.db.parent))
+    say(f"record: about {record} for them with {clients} client{'s' * (clients > 1)}, {beside} free beside {store.db}")
     if needed > free:
         raise UsageError(
             f"the checkpoints of {rounds} rounds need about {_size(needed)}, but {store.checkpoint_dir} has "
