@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_is_held_against_its_files_and_nothing_is_cleaned(fls
     assert "did you mean 'night'?" in line
 
 
-def test_an_old_database_is_upgraded_in_memory_only(flserver: Run, tmp_path: Path) -> None:
+def test_an_old_database_stays_as_it_is(flserver: Run, tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite"
     old_database(path)
     before = path.read_bytes()
