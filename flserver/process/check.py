@@ -1,7 +1,7 @@
 """``flserver check``: every check of a start, in its order, and nothing of it stays.
 
 What a start would do is said, and of what cannot be done as much as can be seen at once. A port is tried once, and a
-database that would be made, or upgraded, is one in memory.
+database that would be made, or upgraded, is a temporary one.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -48,15 +48,15 @@ class IdSeeds:
 
 
 class Reader:
-    """Reads the database at ``path``, or ``memory``, which stands for it.
+    """Reads the database at ``path``, or that of the engine ``stand_in``, which stands for it.
 
     Every method raises UsageError where there is no database that can be read, or the file is none of ours.
     """
 
-    def __init__(self, path: Path, memory: Engine | None = None) -> None:
+    def __init__(self, path: Path, stand_in: Engine | None = None) -> None:
         self._path = path
-        self._in_memory = memory is not None
-        self._engine = memory or reading_engine(path)
+        self._stands_in = stand_in is not None
+        self._engine = stand_in or reading_engine(path)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one statement that only reads. Returns its columns' names, and its rows.
@@ -184,7 +184,7 @@ class Reader:
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        if not (self._in_memory or self._path.is_file()):
+        if not (self._stands_in or self._path.is_file()):
             raise UsageError(f"there is no database {self._path}")
         with self._errors():
             connection = self._engine.connect()

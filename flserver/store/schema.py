@@ -19,8 +19,8 @@ from flserver.store.sqlite import (
     DATABASE_ERRORS,
     cause,
     copy_database,
-    engine_in_memory,
     revision_of,
+    temporary_engine,
     writing_engine,
 )
 
@@ -97,7 +97,7 @@ def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None
 def as_it_will_be(path: Path, *, migrations: Path | None = None) -> Iterator[Reader]:
     """A reader of the database at ``path`` as :func:`ensure_head` would leave it; nothing is written.
 
-    Where there is none, or an old one, it reads one in memory, which is gone after the block. ``migrations`` and what
+    Where there is none, or an old one, it reads a temporary one, which is gone after the block. ``migrations`` and what
     is raised are as in :func:`ensure_head`.
     """
     _require_writable(path)
@@ -106,13 +106,13 @@ def as_it_will_be(path: Path, *, migrations: Path | None = None) -> Iterator[Rea
         yield Reader(path)
         return
     with _usage_errors(path):
-        memory = engine_in_memory(path if state.current is not None else None)
+        stand_in = temporary_engine(path if state.current is not None else None)
     try:
         with _usage_errors(path):
-            _migrate(memory, migrations)
-        yield Reader(path, memory)
+            _migrate(stand_in, migrations)
+        yield Reader(path, stand_in)
     finally:
-        memory.dispose()
+        stand_in.dispose()
 
 
 def migrations_directory() -> Path:

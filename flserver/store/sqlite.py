@@ -1,7 +1,7 @@
 """All that is SQLite's alone.
 
 How the file is opened, by the one writer and by readers that cannot write; its journal, and how a clean stop leaves it;
-its copy, in a file and in memory.
+its copies, one that stays and one that does not.
 """
 
 import logging
@@ -216,20 +216,22 @@ def insert_or_update(table: Table) -> Insert:
     return statement.on_conflict_do_update(index_elements=table.primary_key, set_=changing)
 
 
-def engine_in_memory(path: Path | None) -> Engine:
-    """An engine for a database in memory, at first a copy of the one at ``path`` (None: empty). Dispose of it.
+def temporary_engine(path: Path | None) -> Engine:
+    """An engine for a database of its own, at first a copy of the one at ``path`` (None: empty). Dispose of it.
+
+    SQLite keeps what is small of it in memory, and the rest in a file without a name.
 
     Raises as :func:`open_for_reading` does.
     """
-    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    copy = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     if path is not None:
         try:
             with closing(open_for_reading(path)) as source:
-                source.backup(memory)
+                source.backup(copy)
         except BaseException:
-            memory.close()
+            copy.close()
             raise
-    engine = create_engine("sqlite://", creator=lambda: memory, poolclass=StaticPool)
+    engine = create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

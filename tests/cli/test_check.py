@@ -6,13 +6,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from alembic import command
 
 from flserver.store.lock import DatabaseLock
-from flserver.store.schema import _config
-from flserver.store.sqlite import writing_engine
 from tests.cli.conftest import Run, lines
 from tests.network.outgoing import outgoing, port_of
+from tests.old_database import old_database
 from tests.recorded_run import PLAIN
 
 ANY_PORT = ("--server-port", "0", "--metrics-port", "0")
@@ -107,11 +105,9 @@ def test_a_run_that_goes_on_is_held_against_its_files_and_nothing_is_cleaned(fls
     assert "did you mean 'night'?" in line
 
 
-def test_an_old_database_is_upgraded_in_memory_only(flserver: Run, tmp_path: Path) -> None:
-    path, config = tmp_path / "old.sqlite", _config(None)
-    with writing_engine(path, create=True).begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+def test_an_old_database_stays_as_it_is(flserver: Run, tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    old_database(path)
     before = path.read_bytes()
     said = lines(flserver("--db", path, "check", *ANY_PORT))
     assert any("will be brought from 0001 to " in line and "after a copy beside it" in line for line in said)

@@ -23,6 +23,7 @@ from flserver.process.which_run import Plan, plan_run
 from flserver.settings import server_settings
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
+from tests.old_database import old_database
 from tests.patience import PATIENCE
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) ")
@@ -250,6 +251,11 @@ def test_without_torch_the_trap_would_have_been_seen(place: Path) -> None:
     path = os.pathsep.join(filter(None, (str(place / "without"), os.environ.get("PYTHONPATH"))))
     assert "torch was imported" in flserver(place, PYTHONPATH=path).stderr
     assert not (place / "runs.sqlite").exists()
+
+
+def test_an_old_database_is_upgraded_only_by_a_start_that_succeeds(place: Path) -> None:
+    old_database(place / "old.sqlite")
+    refused(place, ("--db", "old.sqlite", "--model", "lab:raises"), "failed: RuntimeError: no such layer")
 
 
 def test_a_port_that_is_in_use(place: Path) -> None:

@@ -1,12 +1,15 @@
 """A check beside real servers: of a run that was killed, and of one that runs."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from flserver.store.sqlite import revision_of
 from tests.e2e.conftest import Start
 from tests.e2e.harness import free_port
+from tests.old_database import old_database
 from tests.patience import PATIENCE
 
 OWN_CODE = """
@@ -56,6 +59,15 @@ def test_a_killed_run_is_checked_resumed_and_cannot_be_started_twice(start: Star
     assert locked == "flserver: another flserver has runs.sqlite open"
     assert "Address already in use" in in_use
     assert resumed.process.poll() is None
+
+
+def test_a_start_upgrades_an_old_database_and_puts_that_on_record(start: Start, tmp_path: Path) -> None:
+    old_database(tmp_path / "runs.sqlite")
+    server = start("--num-rounds", "1")
+    server.wait_for_line("round 0/1 committed")
+    ((detail,),) = server.sql("SELECT detail FROM v1_operator_events WHERE kind = 'upgrade'")
+    assert json.loads(detail)["before"] == revision_of(Path(json.loads(detail)["copy"])) == "0001"
+    assert server.terminate() == 3
 
 
 def test_the_initial_model_is_measured_as_a_start_does_and_the_operators_modules_leave_nothing(tmp_path: Path) -> None:

@@ -198,6 +198,16 @@ def test_a_database_can_be_read_as_it_will_be_before_anything_is_written(recorde
     assert (sorted(recorded.parent.iterdir()), recorded.read_bytes()) == (folder, before)
 
 
+def test_what_only_the_wal_holds_is_in_what_will_be(database: Path, newer: Path) -> None:
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("CREATE TABLE only_in_wal (x)")
+    with as_it_will_be(database, migrations=newer) as reader:
+        assert reader.query("SELECT * FROM only_in_wal") == (["x"], [])
+    connection.close()
+
+
 def test_an_upgrade_that_would_fail_fails_before_anything_is_written(recorded: Path, tmp_path: Path) -> None:
     migrations, before = later_migrations(tmp_path, 'op.execute("DROP TABLE nowhere")'), recorded.read_bytes()
     with pytest.raises(UsageError, match="no such table: nowhere"), as_it_will_be(recorded, migrations=migrations):

@@ -1,0 +1,37 @@
+"""What the settings name, seen without torch: what is fine passes, whatever way it is written."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from flserver.errors import UsageError
+from flserver.process.names import BUILT_IN_MODEL, check_names
+from flserver.settings import DATASETS, STRATEGIES, server_settings
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        *({"host": host} for host in ("localhost", "127.0.0.2", "0.0.0.0", "", "::1", "[::1]", "fe80::1%lo")),
+        *({"model": model} for model in (BUILT_IN_MODEL, "torchvision:resnet18", "lab.nets:Net")),
+        *({"strategy": strategy} for strategy in (*STRATEGIES, "lab.fl:Median")),
+        *({"eval_data": name} for name in DATASETS),
+        {"evaluate": "lab:f"},
+        {"initial_weights": "night:3"},
+        {"initial_weights": "weights.safetensors"},
+    ],
+    ids=str,
+)
+def test_a_name_that_is_there_passes(given: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab.py").touch()
+    (tmp_path / "weights.safetensors").touch()
+    check_names(server_settings(given))
+
+
+def test_digits_need_a_library_that_is_not_always_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UsageError, match=r"--eval-data digits needs scikit-learn: pip install 'flserver\[demo\]'"):
+        check_names(server_settings({"eval_data": "digits"}))
