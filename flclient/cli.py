@@ -13,7 +13,7 @@ from flclient.settings import CLIENT_SETTINGS
 from flclient.tls import ClientTls, tls_of
 from flserver import __version__
 from flserver.errors import EXIT_DONE, EXIT_INTERRUPTED, ConnectionLost, FlserverError, UsageError
-from flserver.settings.options import options
+from flserver.settings.options import options, unknown_variables
 from flserver.wire.messages import UNDERSTANDS_GOODBYE, shown, wire_id
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ class AnotherRun(FlserverError):
 @click.command(name="flclient", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @options(CLIENT_SETTINGS)
-def flclient(**values: Any) -> int:
+@click.pass_context
+def flclient(ctx: click.Context, /, **values: Any) -> int:
     """Train on this client's data in a federated run.
 
     Exit codes: 0 the run is over, 1 refused or failed, 2 usage, 3 interrupted.
     """
+    for line in unknown_variables(ctx):
+        click.echo(f"flclient: {line}", err=True)
     if not values["client_id"]:
         raise UsageError("--client-id is required")
     # A service manager's stop is the same wish as Ctrl-C

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from flclient import tls
-from flserver.errors import EXIT_INTERRUPTED, Cause, ConnectionLost, FlserverError, FrameRefused, UsageError
+from flserver.errors import EXIT_INTERRUPTED, Cause, ConnectionLost, FlserverError, FrameRefused
 from flserver.models.pages import anonymous
+from flserver.settings import hosts
 from flserver.wire import protocol
 from flserver.wire.framing import FrameLimits, FrameReader, encode_length
 from flserver.wire.messages import Error, Finished, Message, Metadata, Success, encode_metadata
@@ -128,29 +129,31 @@ def backoff(deadline_seconds: float, first: float = 0.2, longest: float = 10.0) 
 
 def _connect(host: str, port: int, security: tls.ClientTls | None) -> socket.socket:
     connection = _dial(host, port)
-    return connection if security is None else security.wrap(connection, host)
+    # What a certificate is for has neither brackets nor a zone.
+    return connection if security is None else security.wrap(connection, hosts.bare(host).partition("%")[0])
 
 
 def _dial(host: str, port: int) -> socket.socket:
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # The protocol's localhost is IPv4: ::1 may be somebody else's port
-        addresses.sort(key=lambda address: address[0] != socket.AF_INET)
-        for at, (family, kind, protocol, _, address) in enumerate(addresses):
-            connection = socket.socket(family, kind, protocol)
-            try:
-                connection.settimeout(CONNECT_SECONDS)
-                connection.connect(address)
-                return connection
-            except OSError:
-                connection.close()
-                if at == len(addresses) - 1:
-                    raise
-    except OSError as error:
-        raise ConnectionLost(f"cannot connect to {host}:{port}: {error.strerror or error}") from error
-    except UnicodeError as error:  # no name that can be asked for
-        raise UsageError(f"--host {host}: {error}") from error
-    raise ConnectionLost(f"cannot connect to {host}:{port}: it has no address")
+        addresses = hosts.addresses(host, port, "--host")
+    except hosts.Unresolved as error:  # its name server may be back soon
+        raise ConnectionLost(str(error)) from error
+    failed: OSError | None = None
+    for family, address in addresses:
+        try:
+            connection = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # a kind of address that this machine has not
+            failed = error
+            continue
+        try:
+            connection.settimeout(CONNECT_SECONDS)
+            connection.connect(address)
+            return connection
+        except OSError as error:
+            connection.close()
+            failed = error
+    assert failed is not None, "a name that resolves has an address"
+    raise ConnectionLost(f"cannot connect to {hosts.with_port(host, port)}: {failed.strerror or failed}") from failed
 
 
 def _send(connection: socket.socket, pieces: Sequence[Piece]) -> None:

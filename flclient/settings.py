@@ -10,7 +10,12 @@ CLIENT_SETTINGS: tuple[Setting, ...] = (
         metavar="ID",
         help="This client's id (required). A whole number is sent as one, anything else as text.",
     ),
-    Setting(name="host", kind="str", default="localhost", help="The server's address."),
+    Setting(
+        name="host",
+        kind="str",
+        default="localhost",
+        help="The server's name or address; IPv6 also as [::1], and with a zone as fe80::1%eth0.",
+    ),
     Setting(name="server-port", kind="int", default=50052, minimum=1, maximum=65535, help="The server's port."),
     Setting(
         name="tls-ca",

@@ -4,10 +4,12 @@ FlserverError
 ├── PeerError                 the peer's doing: it costs that connection only
 │   ├── Refused               it broke the protocol, a limit or an identity rule: outcome ``refused``
 │   │   ├── FrameRefused      a length or a first byte that may not come now, or a PROXY header that is none
+│   │   │   └── FrameTooLong  a length that may not come now, of what could be a message
 │   │   ├── MessageRefused    a body that is not one of the six messages, or comes out of turn
 │   │   ├── PickleRefused     a pickle that is not read, or holds no model
 │   │   ├── HandshakeRefused  a TLS handshake that does not come about
 │   │   ├── NoRoom            an update for which its sender's share, the memory and the disk have no place
+│   │   ├── TensorsTooLarge   an update that holds more than may come, however short its message
 │   │   ├── IdentityRefused   a peer that may not speak for the client it names
 │   │   └── RegistrationRefused  an id or a time at which nobody may register
 │   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
@@ -42,7 +44,13 @@ class PeerError(FlserverError):
 
 
 class Refused(PeerError):
-    """The peer broke the protocol, a limit or an identity rule."""
+    """The peer broke the protocol, a limit or an identity rule.
+
+    ``header`` and ``client_id`` are what the message said of itself, as far as that could be read.
+    """
+
+    header: str | None = None
+    client_id: str | None = None
 
 
 class FrameRefused(Refused):
@@ -50,15 +58,12 @@ class FrameRefused(Refused):
     are no PROXY protocol header where one has to stand."""
 
 
+class FrameTooLong(FrameRefused):
+    """A frame that is longer than what may come: its body was not read."""
+
+
 class MessageRefused(Refused):
-    """A body that is not one of the six messages, or a message that comes out of turn.
-
-    ``header`` is the header it claimed, where it had one.
-    """
-
-    def __init__(self, message: str, header: str | None = None) -> None:
-        super().__init__(message)
-        self.header = header
+    """A body that is not one of the six messages, or a message that comes out of turn."""
 
 
 class PickleRefused(Refused):
@@ -72,6 +77,10 @@ class HandshakeRefused(Refused):
 class NoRoom(Refused):
     """An update for which there is no place: its sender has more than its share under way, or memory and disk are
     full."""
+
+
+class TensorsTooLarge(Refused):
+    """An update whose tensors hold more than may come, however short its body: many names can share one tensor."""
 
 
 class IdentityRefused(Refused):

@@ -1,7 +1,10 @@
-"""Values in the form that text can hold: what peers chose, safe for a terminal and a log; numbers, for JSON."""
+"""Values in the form that text can hold: what peers chose, safe for a terminal and a log; numbers, for JSON; and what a
+word was perhaps meant to be."""
 
 import json
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -17,7 +20,31 @@ def printable(text: str, limit: int = 200) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
 
 
+def three_decimals(value: float) -> str:
+    """``value`` for people; NaN and the infinities as they are on record."""
+    return f"{value:.3f}" if math.isfinite(value) else str(json_number(value))
+
+
 def json_number(value: float) -> float | str:
     """``value`` as JSON can hold it: NaN and the infinities, which have no number there, become the texts ``NaN``,
     ``Infinity`` and ``-Infinity``. ``float`` reads them back."""
     return value if math.isfinite(value) else json.dumps(value)
+
+
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """``; did you mean 'x'?`` with the one of ``known`` that is most like ``word``, in whatever case, or nothing where
+    none is like it. ``before`` stands before each of them and is not compared."""
+    written = {name.casefold(): name for name in known}
+    near = get_close_matches(word.casefold(), written, n=1)
+    return f"; did you mean {before + written[near[0]]!r}?" if near else ""
+
+
+def edit_distance(one: str, other: str) -> int:
+    """How many letters must be put in, left out or replaced to make ``one`` the ``other`` (Levenshtein's distance)."""
+    before = list(range(len(other) + 1))
+    for number, letter in enumerate(one, 1):
+        row = [number]
+        for column, expected in enumerate(other, 1):
+            row.append(min(before[column] + 1, row[-1] + 1, before[column - 1] + (letter != expected)))
+        before = row
+    return before[-1]

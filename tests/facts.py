@@ -134,6 +134,7 @@ def registered(
         "data_size": data_size,
         "info": {"epochs": 8},
         "rejoined": registration > 1,
+        "metadata": {"data_size": data_size, "id": client_id},
     }
     return e.ClientRegistered(**(defaults | more))
 

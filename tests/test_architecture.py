@@ -17,6 +17,7 @@ PURE = (
     "flserver.identity.peer",
     "flserver.identity.rules",
     "flserver.models.retention",
+    "flserver.rounds.join_window",
     "flserver.rounds.outcomes",
     "flserver.rounds.rules",
     "flserver.rounds.seats",
@@ -120,13 +121,13 @@ def test_who_may_import_it(package: str, homes: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("module", modules_in("flserver.observers"))
 def test_observers_see_and_never_decide(module: str) -> None:
-    seen = ("flserver.observers", "flserver.events", "flserver.clock", "flserver.errors", "flserver.text")
+    seen = tuple(f"flserver.{room}" for room in ("observers", "events", "clock", "errors", "settings.hosts", "text"))
     assert {imported for imported in ours(module) if not within(imported, *seen)} == set()
 
 
 @pytest.mark.parametrize("module", modules_in("flclient"))
 def test_the_trainer_shares_only_what_both_ends_need(module: str) -> None:
-    shared = ("wire", "errors", "settings", "models", "state", "data", "clock")
+    shared = ("wire", "errors", "settings", "models", "clock", "text")
     allowed = ("flclient", *(f"flserver.{room}" for room in shared))
     assert {m for m in ours(module) if m != "flserver" and not within(m, *allowed)} == set()
 
@@ -186,7 +187,7 @@ def test_help_answers_and_the_port_is_open_before_anything_slow_is_imported(code
 
 def test_what_comes_before_the_port_of_a_resumed_run_does_without_torch() -> None:
     late = sorted(ours("flserver.process.launch") - {"flserver.process.app"})
-    assert {"flserver.process.which_run", "flserver.store.reader", "flserver.store.schema"} <= set(late), (
+    assert {"flserver.process.which_run", "flserver.store.lock", "flserver.store.schema"} <= set(late), (
         "inside a function"
     )
     check = f"import sys, {', '.join(late)}; print('torch' in sys.modules, 'flserver.process.which_run' in sys.modules)"

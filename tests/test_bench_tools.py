@@ -68,7 +68,7 @@ signal.pause()
 
 
 def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.bench.rounds.RUN_SECONDS", 10.0)
+    monkeypatch.setattr("tests.bench.rounds.END_SECONDS", 0.5)
     floor = f"sys.argv = {floor_command(QUICK, tmp_path)[2:]}"
     lingering = f"import signal, sys; {floor}; from tests.bench.floor import main; main(); signal.pause()"
     assert run([sys.executable, "-c", lingering], QUICK).exit_code == -9

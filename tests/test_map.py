@@ -22,6 +22,7 @@ TEXT = {
     "/metrics",
     "flclient",
     "flserver",
+    "flserver check",
     "flserver/migrations",
     "sha256sum",
     "purpose",

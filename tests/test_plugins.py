@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.plugins import import_attribute
+from flserver.plugins import check_importable, check_name, import_attribute
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,8 @@ def test_what_is_installed_comes_before_this_folder(folder: Path) -> None:
         ("no_such_module:f", "(looked for on PYTHONPATH and in this folder)"),
         ("exits:f", "cannot import exits: ValueError: line one"),
         ("lab.fl:Mean", "lab.fl has no Mean"),
+        ("lab.fl:median", "lab.fl has no median; did you mean 'Median'?"),
+        ("lab.fl.Median", "did you mean 'lab.fl:Median'?"),
         ("lab.fl:Median.size", "lab.fl has no Median.size"),
     ],
 )
@@ -60,3 +62,29 @@ def test_what_is_not_there_is_a_usage_error_of_one_line(spec: str, reason: str) 
     assert reason in str(caught.value)
     assert "torchvision" not in str(caught.value), "only --model has its models"
     assert "\n" not in str(caught.value)
+
+
+def test_what_can_be_found_is_seen_without_importing_it(folder: Path) -> None:
+    (folder / "space").mkdir()
+    for spec in ("lab.fl:Median", "exits:f", "json:loads", "space.of.names:f"):
+        check_importable(spec, "--evaluate")
+    check_name("fedavg", "--strategy", ("fedavg",))
+    check_name("lab.fl:Median", "--strategy", ("fedavg",))
+    assert "lab" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("labs:f", "cannot import labs: there is no module labs (looked for on PYTHONPATH and in this folder)"),
+        ("labs:f", "did you mean 'lab'?"),
+        ("torchvison.models:f", "did you mean 'torchvision'?"),
+        ("fed.avg:", "is not of the form"),
+        ("fedagv", "is neither fedavg nor of the form package.module:Class; did you mean 'fedavg'?"),
+    ],
+)
+def test_what_cannot_be_found_is_said_with_what_was_meant(spec: str, reason: str) -> None:
+    look = check_importable if ":" in spec else check_name
+    with pytest.raises(UsageError) as caught:
+        look(spec, "--evaluate", ("torchvision" if ":" in spec else "fedavg",))
+    assert reason in str(caught.value)

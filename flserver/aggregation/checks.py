@@ -11,43 +11,38 @@ from flserver.events.words import RejectedKind
 from flserver.models.state import State, raw_bytes
 
 LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
-SHOWN_LENGTH = 80  # characters of a name that a peer chose
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What came of looking at an update.
+    """What came of looking at an update's values.
 
     ``rejection`` is None, or the reason for rejecting the update, which begins with its ``RejectedKind``. ``norm`` is
-    the L2 norm of update − model sent over the floating-point tensors, None where it cannot be told. ``digest``
-    (``blake3:hex``) covers names, dtypes, shapes and values, whatever the pickle around them looked like.
+    the L2 norm of update − model sent over the floating-point tensors, None where it cannot be told.
     """
 
     rejection: str | None
     norm: float | None
-    digest: str
 
 
 def inspect(update: State, global_state: State, tied: Mapping[str, str]) -> Inspection:
-    """Hold an update against ``global_state``, the model that was sent out. Neither is changed.
+    """Hold an update that fits against ``global_state``, the model that was sent out. Neither is changed.
 
-    The update may have any names, shapes and dtypes of ``TORCH_DTYPES``: what does not fit is a rejection, not an
-    error. ``tied`` maps each later name of a tensor that has several in the model to its first one: the two are equal
-    there, so they must be equal in the update.
+    ``tied`` maps each later name of a tensor that has several in the model to its first one: the two are equal there,
+    so they must be equal in the update.
     """
-    digest = state_digest(update)
-    rejection = _layout(update, global_state) or _values(update) or _tied(update, tied)
+    rejection = _values(update) or _tied(update, tied)
     if rejection is not None:
-        return Inspection(rejection, None, digest)
+        return Inspection(rejection, None)
     square = 0.0
     for name, sent in global_state.items():
         if sent.is_floating_point():
             distance = _square_distance(update[name], sent)
             if not math.isfinite(distance) and not bool(torch.isfinite(update[name]).all()):
-                return Inspection(_reason("non_finite", f"{name} holds NaN or infinity"), None, digest)
+                return Inspection(rejected("non_finite", f"{name} holds NaN or infinity"), None)
             square += distance
-    return Inspection(None, math.sqrt(square) if math.isfinite(square) else None, digest)
+    return Inspection(None, math.sqrt(square) if math.isfinite(square) else None)
 
 
 def state_digest(state: State) -> str:
@@ -64,27 +59,9 @@ def state_digest(state: State) -> str:
     return "blake3:" + digest.hexdigest()
 
 
-def _reason(kind: RejectedKind, why: str) -> str:
+def rejected(kind: RejectedKind, why: str) -> str:
     """A reason as the record has it; ``/metrics`` counts what stands before the colon."""
     return f"{kind}: {why}"
-
-
-def _layout(update: State, global_state: State) -> str | None:
-    if update.keys() != global_state.keys():
-        missing = [name for name in global_state if name not in update]
-        extra = [name for name in update if name not in global_state]
-        parts = [
-            f"{what} {ascii(names[0])[:SHOWN_LENGTH]}" for what, names in (("lacks", missing), ("adds", extra)) if names
-        ]
-        return _reason("names", f"the update {' and '.join(parts)}")
-    for name, sent in global_state.items():
-        given = update[name]
-        if given.shape != sent.shape:
-            return _reason("shape", f"{name} is {list(given.shape)} where the model has {list(sent.shape)}")
-        if given.dtype != sent.dtype:
-            kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in (given, sent)]
-            return _reason("dtype", f"{name} is {kinds[0]} where the model has {kinds[1]}")
-    return None
 
 
 def _values(update: State) -> str | None:
@@ -92,10 +69,10 @@ def _values(update: State) -> str | None:
     for name, tensor in update.items():
         # Σ nᵢ·wᵢ must stay finite for a million clients of 2²⁹ samples, or one client's update would be everybody's.
         if tensor.dtype == torch.float64 and tensor.numel() and LARGEST < float(tensor.abs().max()) < math.inf:
-            return _reason("other", f"{name} holds values too large to be averaged")
+            return rejected("other", f"{name} holds values too large to be averaged")
         # A byte that is neither 0 nor 1 is no boolean, and what torch makes of it is undefined.
         if tensor.dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
-            return _reason("other", f"{name} holds bytes that are neither true nor false")
+            return rejected("other", f"{name} holds bytes that are neither true nor false")
     return None
 
 
@@ -104,7 +81,7 @@ def _tied(update: State, tied: Mapping[str, str]) -> str | None:
         one, other = update[name], update[first]
         same_memory = one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
         if not same_memory and not torch.equal(one, other):
-            return _reason("other", f"{name} and {first} share their weights in the model, but differ in the update")
+            return rejected("other", f"{name} and {first} share their weights in the model, but differ in the update")
     return None
 
 

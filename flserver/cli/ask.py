@@ -20,7 +20,10 @@ def runs(ctx: click.Context, db: str | None, form: str) -> None:
         "SELECT run_id, name, status, rounds_committed, num_rounds, model, started_at, ended_at FROM v1_runs"
         " ORDER BY started_at DESC, run_id DESC"
     )
-    click.echo(render(columns, rows, form), nl=False)
+    if rows or form != "table":
+        click.echo(render(columns, rows, form), nl=False)
+    else:
+        click.echo("no runs yet")
 
 
 @click.command("show")

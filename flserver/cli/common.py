@@ -1,11 +1,13 @@
 """What several commands share."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from flserver.cli.tables import FORMATS
+from flserver.settings.options import sources
 
 if TYPE_CHECKING:
     from flserver.store.reader import Reader
@@ -21,7 +23,8 @@ format_option = click.option(
 )
 checkpoint_dir_option = click.option(
     "--checkpoint-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
+    callback=lambda ctx, param, value: Path(value) if value else None,  # empty counts as left out
     default=None,
     metavar="PATH",
     help="Where the checkpoints lie.",
@@ -38,3 +41,9 @@ def reader(ctx: click.Context, db: str | None) -> "Reader":
     from flserver.store.reader import Reader
 
     return Reader(database(ctx, db))
+
+
+def typed(ctx: click.Context, key: str) -> bool:
+    """Whether somebody at a terminal has typed the option with this ``key``."""
+    at_terminal = any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return at_terminal and sources(ctx).get(key) == "flag"

@@ -10,11 +10,12 @@ import click
 
 from flserver import __version__
 from flserver.cli.ask import query, runs, show
+from flserver.cli.common import typed
 from flserver.cli.models import export_model
 from flserver.cli.record import db, verify
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS
-from flserver.settings.options import options, run, sources
+from flserver.settings.options import options, run, sources, unknown_variables
 
 
 def run_cli(args: list[str] | None = None) -> int:
@@ -33,12 +34,15 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
     1 failed, 2 usage, 3 interrupted and resumable.
     """
     ctx.obj = values["db"]
+    unknown = unknown_variables(ctx)
     if ctx.invoked_subcommand is not None:
+        for line in unknown:
+            click.echo(f"flserver: {line}", err=True)
         return EXIT_DONE
     given = {key: values[key] for key, source in sources(ctx).items() if source != "default" and key in values}
     from flserver.cli.serve import serve
 
-    return serve(values, given)
+    return serve(values, given, unknown, typed=typed(ctx, "run_name"))
 
 
 for command in (runs, show, query, export_model, verify, db):

@@ -36,8 +36,8 @@ def db() -> None:
 @click.pass_context
 def db_upgrade(ctx: click.Context, db: str | None) -> None:
     """Make the database, or bring an old one to this version's schema after copying it beside itself."""
+    from flserver.store.lock import DatabaseLock
     from flserver.store.schema import check, ensure_head
-    from flserver.store.sqlite import DatabaseLock
 
     path = database(ctx, db)
     with DatabaseLock(path):

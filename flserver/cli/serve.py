@@ -2,15 +2,16 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from flserver.settings import server_settings
 
 
-def serve(values: Mapping[str, Any], given: Mapping[str, Any]) -> int:
-    """Serve a run with the settings ``values``, of which ``given`` were not left to their default. The exit code."""
+def serve(values: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequence[str], *, typed: bool) -> int:
+    """Serve a run with the settings ``values``, of which ``given`` were not left to their default; ``warnings`` go into
+    the log; ``typed`` says whether the run's name was typed at a terminal. The exit code."""
     from flserver.observers.console import JsonFormatter, LiveConsole, LogConsole
     from flserver.process.launch import launch
 
@@ -21,7 +22,7 @@ def serve(values: Mapping[str, Any], given: Mapping[str, Any]) -> int:
         if sys.stderr.isatty() and values["log_format"] == "text":
             from rich.console import Console
 
-            console = LiveConsole(Console(stderr=True))
+            console = LiveConsole(Console(stderr=True), level)
             handler = console.handler
             console.start()
             stack.callback(console.close)
@@ -32,4 +33,6 @@ def serve(values: Mapping[str, Any], given: Mapping[str, Any]) -> int:
             handler.setFormatter(JsonFormatter() if values["log_format"] == "json" else text)
         logging.basicConfig(level=level, handlers=[handler], force=True)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        return launch(settings, given, [console], logging.getLogger("flserver").info)
+        for warning in warnings:
+            logging.getLogger(__name__).warning("%s", warning)
+        return launch(settings, given, [console], logging.getLogger("flserver").info, typed=typed)

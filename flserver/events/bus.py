@@ -36,7 +36,10 @@ class Bus:
         self._observers: tuple[Observer, ...] = ()
 
     def subscribe(self, *observers: Observer) -> None:
-        """Let them see what comes from here on. The tuple is replaced as a whole: ``publish`` may be walking it."""
+        """Let them see what comes from here on, after those who do already.
+
+        The tuple is replaced as a whole: ``publish`` may be walking it.
+        """
         self._observers += observers
 
     def publish(self, events: Sequence[Event]) -> None:

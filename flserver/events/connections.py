@@ -84,7 +84,8 @@ class MessageSent(Event):
 @dataclass(frozen=True, kw_only=True)
 class ClientRegistered(Event):
     """A client takes part; ``registration`` counts its registrations in this run from 1. ``identity`` says whether a
-    certificate showed who it is; ``label`` is the roster's."""
+    certificate showed who it is; ``label`` is the roster's; ``metadata`` are the fields of its ``<METADATA>`` as they
+    were sent, but for header and info."""
 
     client_id: str
     registration: int
@@ -94,6 +95,7 @@ class ClientRegistered(Event):
     info: Mapping[str, Any]
     rejoined: bool
     label: str | None = None
+    metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class UpdateReceived(Event):
     arrived_round: int | None
     decision: Decision | None
     reason: str | None
-    update_digest: str
+    update_digest: str | None
     data_size: int
     bytes: int
     wait_seconds: float | None

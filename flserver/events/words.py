@@ -72,7 +72,7 @@ Decision = Literal["accepted", "late", "duplicate", "rejected", "aborted"]
 DECISIONS: Final[tuple[Decision, ...]] = get_args(Decision)
 """An update that counts has none until its attempt ends."""
 
-RejectedKind = Literal["names", "shape", "dtype", "non_finite", "weight_share", "other"]
+RejectedKind = Literal["names", "shape", "dtype", "non_finite", "weight_share", "unreadable", "size", "other"]
 REJECTED_KINDS: Final[tuple[RejectedKind, ...]] = get_args(RejectedKind)
 """What the reason of a rejected update begins with."""
 

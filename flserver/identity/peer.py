@@ -1,6 +1,7 @@
 """What a connection itself tells of its peer."""
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from flserver.events.words import Transport
 
@@ -27,3 +28,11 @@ class Peer:
     proxy_host: str | None = None
     transport: Transport = "tcp"
     certificate: Certificate | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine: there, an address tells nothing of who it is."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:  # no IP address: a socket pair's
+            return True

@@ -5,6 +5,7 @@ update of a client counts.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flserver.errors import IdentityRefused
@@ -113,6 +114,34 @@ class Identity:
             where = f" from {peer.host}" if self.upload_from == "same-address" else ""
             raise IdentityRefused(f"an upload, and no client has registered{where}")
         return Share(f"client {stands_for}", 1) if self._mutual_tls else Share(owner, clients)
+
+    def sender(self, client_id: str | None, peer: Peer, registered: Mapping[str, Peer]) -> str | None:
+        """Whose an upload is that cannot be used, where that is known: None where it is not.
+
+        ``client_id`` is what its message says, None where that cannot be read. Then a certificate tells, or an address
+        from where one client alone has registered: not a loopback one, which stands for whoever has a forwarder there.
+        """
+        if client_id is None:
+            client_id = self._only_one(peer, registered)
+        if client_id is None or client_id not in registered:
+            return None
+        try:
+            self.check_upload(client_id, peer, registered[client_id])
+        except IdentityRefused:
+            return None
+        return client_id
+
+    def _only_one(self, peer: Peer, registered: Mapping[str, Peer]) -> str | None:
+        if self._mutual_tls:
+            with suppress(IdentityRefused):
+                return self._stands_for(peer.certificate)
+            return None
+        there = self.could_be(peer, registered)
+        return there[0] if self.upload_from == "same-address" and len(there) == 1 and not peer.local else None
+
+    def could_be(self, peer: Peer, registered: Mapping[str, Peer]) -> tuple[str, ...]:
+        """The clients whose upload could come from a peer, by where they registered."""
+        return tuple(sorted(client_id for client_id, one in registered.items() if self._same(one, peer)))
 
     def lists(self, client_id: str) -> bool:
         """Whether a client may go on taking part: a roster that was read again may have left it out."""

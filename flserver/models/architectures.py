@@ -15,6 +15,7 @@ from torch.nn import functional
 from flserver.errors import UsageError, one_line
 from flserver.models.state import slots, tied_names, whole
 from flserver.plugins import import_attribute
+from flserver.text import did_you_mean
 from flserver.wire.dtypes import DTYPES
 
 DEFAULT_MODEL = "neural_net_helper:NeuralNet"
@@ -67,8 +68,10 @@ def _factory(spec: str, num_outputs: int | None) -> Any:
         return import_attribute(spec, "--model")
     import torchvision.models as zoo  # 2 s: only who asks for it pays
 
-    if name not in zoo.list_models(module=zoo):
-        raise UsageError(f"--model {spec!r}: torchvision has no classification model {name!r}")
+    known = zoo.list_models(module=zoo)
+    if name not in known:
+        meant = did_you_mean(name, known)
+        raise UsageError(f"--model {spec!r}: torchvision has no classification model {name!r}{meant}")
     options = {} if num_outputs is None else {"num_classes": num_outputs}
     return lambda: zoo.get_model(name, weights=None, **options)
 

@@ -41,6 +41,17 @@ class CheckpointStore:
         self._run_id = run_id
         self._folder = directory / run_id
 
+    def check_place(self) -> None:
+        """Raises UsageError where :meth:`prepare` could not make the folder or write to it. Nothing is made."""
+        try:
+            existing = next(place for place in (self._folder, *self._folder.absolute().parents) if place.exists())
+        except OSError as error:
+            raise UsageError(f"--checkpoint-dir: cannot make {self._folder}: {error.strerror}") from error
+        if not existing.is_dir():
+            raise UsageError(f"--checkpoint-dir: cannot make {self._folder}: {existing} is not a directory")
+        if not os.access(existing, os.W_OK):
+            raise UsageError(f"--checkpoint-dir: {existing} cannot be written")
+
     def prepare(self) -> None:
         """Make the folder, durably. Raises UsageError where it cannot be made or written to."""
         try:
@@ -89,11 +100,9 @@ class CheckpointStore:
             return {}
         return {p: int(m[1]) for p in sorted(self._folder.iterdir()) if (m := NAME.fullmatch(p.name))}
 
-    def clean(self, committed: int) -> None:
-        """Remove what a crash left of the round after ``committed``, the last one in the database (-1: none).
-
-        Raises CheckpointError where a file is from a later round still: then the database has lost commits.
-        """
+    def check(self, committed: int) -> None:
+        """Raises CheckpointError where a file is from a round that a crash after round ``committed``, the last one in
+        the database (-1: none), does not leave: then the database has lost commits."""
         ahead = [path for path, round in self.files().items() if round >= committed + 2]
         if ahead:
             raise CheckpointError(
@@ -101,6 +110,10 @@ class CheckpointStore:
                 f"{committed}: the database has lost commits. Restore runs of this database from a copy with its "
                 f"-wal file, or move the newer checkpoints away to go on from round {committed}"
             )
+
+    def clean(self, committed: int) -> None:
+        """Remove what a crash left of the round after ``committed``. Raises CheckpointError as :meth:`check` does."""
+        self.check(committed)
         for path, round in self.files().items():
             if round == committed + 1:
                 path.unlink()

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from flserver.errors import CheckpointError
-from flserver.models.digests import check_digest, sha256_of
+from flserver.models.digests import check_digest, sha256_of, unreadable
 from flserver.models.state import TORCH_DTYPES, State, raw_bytes
 from flserver.wire.dtypes import DTYPES
 
@@ -28,7 +28,7 @@ def read(path: Path, digest: str | None) -> tuple[State, State]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     if digest is not None:
         check_digest(path, digest, sha256_of([content]))
     try:

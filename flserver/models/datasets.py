@@ -7,7 +7,6 @@ binary version.
 """
 
 import gzip
-import json
 import math
 import zlib
 from pathlib import Path
@@ -19,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from flserver.errors import UsageError
+from flserver.models.fldata import Data, data_file, read_files
 from flserver.settings import DATASETS
 
-Data = tuple[Tensor, Tensor]
 MOST_DRAWS = 100  # of a partition that leaves somebody without samples
 
 
@@ -93,7 +92,7 @@ def load_train(
     Raises UsageError where there is no such data set, part or file.
     """
     if dataset == "fldata":
-        return _read_fldata([_fldata_file(data_dir, "train", client_id)])
+        return read_files([data_file(data_dir, "train", client_id)])
     part = int(client_id) if client_id.isdecimal() else 0
     if not 1 <= part <= num_clients:
         raise UsageError(f"{client_id!r} is none of the parts 1 to {num_clients}: see --num-clients and --part")
@@ -111,12 +110,12 @@ def load_test(dataset: str, data_dir: Path | None, client_id: str | None = None)
     if dataset != "fldata":
         return _load_whole(dataset, data_dir, "test")
     if client_id is not None:
-        return _read_fldata([_fldata_file(data_dir, "test", client_id)])
-    pattern = _fldata_file(data_dir, "test", "*")
+        return read_files([data_file(data_dir, "test", client_id)])
+    pattern = data_file(data_dir, "test", "*")
     paths = sorted(pattern.parent.glob(pattern.name))
     if not paths:
         raise UsageError(f"there is no file {pattern}")
-    return _read_fldata(paths)
+    return read_files(paths)
 
 
 def partition_indices(y: Tensor, partition: str, num_clients: int, seed: int) -> list[Tensor]:
@@ -170,43 +169,6 @@ def _load_whole(dataset: str, data_dir: Path | None, split: str) -> Data:
     if not all(_present(path) for path in paths):
         _download(dataset, published, folder, paths)
     return _read_cifar(paths) if dataset == "cifar10" else _read_idx_pair(paths[0], paths[1])
-
-
-# --- fldata ----------------------------------------------------------------------------------------------------------
-
-
-def _fldata_file(data_dir: Path | None, split: str, client_id: str) -> Path:
-    return (data_dir or Path("FLdata")) / split / f"mnist_{split}_client{client_id}.json"
-
-
-def _read_fldata(paths: list[Path]) -> Data:
-    parts = [part for path in paths for part in _read_fldata_file(path)]
-    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
-
-
-def _read_fldata_file(path: Path) -> list[Data]:
-    try:
-        content = json.loads(path.read_bytes())
-        users = [content["user_data"][user] for user in content["user_data"]]
-        # float64 first, because labels may be written as floats and must still be whole numbers
-        arrays = [(np.array(user["x"], np.float32), np.array(user["y"], np.float64)) for user in users]
-    except OSError as error:
-        elsewhere = "; --data-dir names another folder, --dataset other data"
-        raise UsageError(f"cannot read {path}: {error.strerror}{elsewhere}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not the JSON of a data file: {error}".splitlines()[0]) from error
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UsageError(f'{path} is not of the form {{"user_data": {{"0": {{"x": [[…]], "y": […]}}}}}}') from error
-    if not sum(len(x) if x.ndim else 0 for x, _ in arrays):
-        raise UsageError(f"{path} holds no samples")
-    for x, y in arrays:
-        if x.ndim != 2 or x.shape[1] != 784 or y.shape != x.shape[:1]:
-            raise UsageError(f"{path}: x of shape {x.shape} and y of shape {y.shape}, not (N, 784) and (N,)")
-        if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
-            raise UsageError(f"{path}: x is not from 0 to 1")
-        if not (np.isfinite(y).all() and (y >= 0).all() and (y == np.rint(y)).all()):
-            raise UsageError(f"{path}: y holds something else than class numbers")
-    return [(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))) for x, y in arrays]
 
 
 # --- digits ----------------------------------------------------------------------------------------------------------

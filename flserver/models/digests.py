@@ -27,8 +27,14 @@ def check_file(path: Path, digest: str) -> None:
     try:
         found = sha256_of_file(path)
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     check_digest(path, digest, found)
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """What to raise where the checkpoint at ``path`` could not be read because of ``error``."""
+    moved = "" if path.parent.is_dir() else "; if its folder was moved, --checkpoint-dir says where to"
+    return CheckpointError(f"checkpoint {path}: {error.strerror}{moved}")
 
 
 def check_digest(path: Path, digest: str, found: str) -> None:

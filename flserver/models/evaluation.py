@@ -3,8 +3,10 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +17,9 @@ from flserver.models.measuring import check_data_fits, device_for, loss_and_accu
 from flserver.models.state import State, load_state
 from flserver.plugins import import_attribute
 from flserver.settings import EvaluationPolicy
+from flserver.text import json_number
 
+ROUNDING = 1e-6  # by which a mean of float32 numbers may be over the largest of them
 logger = logging.getLogger(__name__)
 
 Measure = Callable[[nn.Module, int], object]
@@ -34,20 +38,27 @@ class Evaluator:
         self._sources = tuple(sources)
 
     def evaluate(self, state: State, round: int) -> dict[str, float]:
-        """What was measured of ``state``, the global model of ``round``: finite numbers by name.
+        """What was measured of ``state``, the global model of ``round``: numbers by name, NaN and infinities included.
 
         ``loss`` is the mean negative log-likelihood in nats, ``accuracy`` is from 0 to 1. Where ``--evaluate`` gives a
-        number of the same name, that one stands. What fails or is not finite is logged as a warning and left out: a
-        round does not fail because it could not be measured.
+        number of the same name, that one stands. What fails or is no number is logged as a warning and left out: a
+        round does not fail because it could not be measured. But nobody has trained round 0 yet: an accuracy of its
+        model that cannot be one raises UsageError, so that it is put right before it is in every round.
         """
         load_state(self._module, state)
         numbers: dict[str, float] = {}
         for source, measure in self._sources:
             try:
                 with torch.no_grad():
-                    numbers |= _finite(measure(self._module.eval(), round), f"round {round}: {source}")
+                    measured = _numbers(measure(self._module.eval(), round), f"round {round}: {source}")
             except Exception:
                 logger.warning("round %d: %s failed", round, source, exc_info=True)
+                continue
+            if (wrong := _take_accuracy(measured, source)) is not None:
+                if round == 0:
+                    raise UsageError(wrong)
+                logger.warning("round %d: %s; it is left out", round, wrong)
+            numbers |= measured
         return numbers
 
 
@@ -91,7 +102,8 @@ def _of_the_operator(spec: str) -> Measure:
     return measure
 
 
-def _finite(measured: object, source: str) -> dict[str, float]:
+def _numbers(measured: object, source: str) -> dict[str, float]:
+    """The numbers in what ``source`` gave; the rest is logged."""
     if not isinstance(measured, Mapping):
         logger.warning("%s gave a %s, not a dict", source, type(measured).__name__)
         return {}
@@ -99,8 +111,38 @@ def _finite(measured: object, source: str) -> dict[str, float]:
     for name, value in measured.items():
         if not isinstance(name, str):
             logger.warning("%s gave %.60r as a name, not a str", source, name)
-        elif not isinstance(value, Real) or not math.isfinite(value):
-            logger.warning("%s gave %s = %.60r, not a finite number", source, name, value)
+        elif (number := _number(value)) is None:
+            logger.warning("%s gave %s = %.60r, not a number", source, name, value)
         else:
-            numbers[name] = float(value)
+            numbers[name] = number
+            if not math.isfinite(number):
+                logger.warning("%s gave %s = %s: the model may have diverged", source, name, json_number(number))
     return numbers
+
+
+def _number(value: Any) -> float | None:
+    """``value`` as a float, None where it is no number. A tensor, or an array, without dimensions is the number in it,
+    and so are numpy's scalars."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, Real | Decimal):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64
+        return None
+
+
+def _take_accuracy(numbers: dict[str, float], source: str) -> str | None:
+    """Take an accuracy out of ``numbers`` that is not from 0 to 1, and say what is wrong with it."""
+    accuracy = numbers.get("accuracy")
+    if accuracy is None or not math.isfinite(accuracy):
+        return None
+    if 0 <= accuracy <= 1 + ROUNDING:
+        numbers["accuracy"] = min(accuracy, 1.0)
+        return None
+    del numbers["accuracy"]
+    return (
+        f"{source} gave accuracy = {accuracy:g}, which is from 0 to 1: divide one in percent by 100, or give another "
+        "number another name"
+    )

@@ -1,5 +1,6 @@
 """Which checkpoints stay, and which round is the best one. Pure."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ class MadeRound:
     """A committed round, as far as its checkpoint is concerned.
 
     ``checkpoint`` is the file's path below the checkpoint directory. ``loss`` (nats) and ``accuracy`` (0 to 1) are None
-    where they were not measured.
+    where they were not measured, or not as a :func:`comparable` number.
     """
 
     round: int
@@ -23,6 +24,11 @@ class MadeRound:
     def of(cls, row: Mapping[str, Any]) -> "MadeRound":
         """The round in a row of v1_rounds."""
         return cls(row["round"], row["attempt"], row["checkpoint"], row["loss"], row["accuracy"])
+
+
+def comparable(value: float | None) -> float | None:
+    """``value`` where it can be compared with others; NaN and the infinities are None, as SQL has them."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def best(rounds: Iterable[MadeRound]) -> MadeRound | None:

@@ -68,6 +68,21 @@ def empty_state(dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, torch.Si
     return state
 
 
+def state_bytes(like: State) -> int:
+    """The bytes of memory that :func:`state_over` needs; 1 or more."""
+    return sum(_aligned(tensor.nbytes) for tensor in like.values()) or 1
+
+
+def state_over(memory: memoryview, like: State) -> State:
+    """Tensors with the names, dtypes and shapes of ``like``, whose values are the bytes at the start of ``memory``."""
+    flat = torch.frombuffer(memory, dtype=torch.uint8)
+    state, offset = {}, 0
+    for name, tensor in like.items():
+        state[name] = flat[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        offset += _aligned(tensor.nbytes)
+    return state
+
+
 def _aligned(size: int) -> int:
     """``size`` rounded up, so that what follows begins where vector instructions like it."""
     return -(-size // 64) * 64

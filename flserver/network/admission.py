@@ -11,13 +11,19 @@ from flserver.identity.rules import Identity
 from flserver.network.preamble import Preamble, networks
 from flserver.network.tls import Tls
 from flserver.settings import NetworkPolicy, ServerSettings
+from flserver.settings.hosts import addresses, bare
 from flserver.wire.proxy_header import plain_host
 
 
 def check_host(network: NetworkPolicy, *, tls: bool) -> None:
-    """Raises UsageError where the port would be open to a network without TLS, and nobody said that this is meant."""
-    if tls or network.insecure or _is_loopback(network.host):
+    """Raises UsageError where the port would be open to a network without TLS, and nobody said that this is meant.
+
+    A name that does not resolve is told as such: it would be open to nobody.
+    """
+    if tls or network.insecure or _is_loopback(bare(network.host)):
         return
+    if network.host:
+        addresses(network.host, network.server_port, "--host")
     raise UsageError(
         f"--host {network.host}: without TLS this needs --insecure. Trainers in the field run what they are sent as a "
         "model, so an attacker on the way between can run code on them. Give --tls-cert, or leave --host on 127.0.0.1 "

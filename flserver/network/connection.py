@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import blake3
 
 from flserver.clock import monotonic, utc_now
-from flserver.errors import ConnectionLost
+from flserver.errors import ConnectionLost, HandshakeRefused, PeerError, one_line
 from flserver.events.words import Encoding
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.context import Context
 from flserver.network.record import ConnectionRecord, Outgoing
 from flserver.network.transport import Pace, Progress, send_frame
-from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Message, Success, encode_json
+from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Success, encode_json
 from flserver.wire.protocol import Conversation
 
 REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
@@ -22,7 +22,7 @@ REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be read
 @dataclass
 class AcceptedConnection:
     """What a session works with. ``peer`` is told more exactly once a forwarder, or TLS, has said who it is;
-    ``accepted_at`` is monotonic."""
+    ``accepted_at`` is monotonic; ``cut_because`` says why we cut it, if we did."""
 
     context: Context
     channel: Channel
@@ -30,6 +30,12 @@ class AcceptedConnection:
     record: ConnectionRecord
     peer: Peer
     accepted_at: float
+    cut_because: str | None = None
+
+    def because(self, error: PeerError) -> str:
+        """Why this happened: where we cut the connection, what its thread saw of it says nothing."""
+        seen = isinstance(error, ConnectionLost | HandshakeRefused)
+        return self.cut_because if self.cut_because is not None and seen else str(error)
 
     def reply(self, message: Success | Error | Finished) -> None:
         """Send a small message, on record. Raises ConnectionLost."""
@@ -39,11 +45,10 @@ class AcceptedConnection:
         else:
             body = encode_json(message)
         digest = "blake3:" + blake3.blake3(body).hexdigest()
-        self.send(type(message), Outgoing(message.header, encoding, body, digest), REPLY_PACE)
+        self.send(Outgoing(type(message), encoding, body, digest), REPLY_PACE)
 
     def send(
         self,
-        kind: type[Message],
         frame: Outgoing,
         pace: Pace,
         unwanted: Callable[[], str | None] = lambda: None,
@@ -56,16 +61,19 @@ class AcceptedConnection:
 
         def before_last() -> None:
             nonlocal sent_at
-            if frame.sent is not None:
-                frame.sent.handed_over_at, sent_at = monotonic(), utc_now()
+            if frame.model is not None:
+                frame.model.handed_over_at, sent_at = monotonic(), utc_now()
 
-        self.conversation.send(kind)
+        self.conversation.send(frame.kind)
         try:
             send_frame(self.channel, frame.body, pace, before_last, progress, unwanted)
-            if frame.sent is not None:
-                frame.sent.fully_sent_at = monotonic()
+            if frame.model is not None:
+                frame.model.fully_sent_at = monotonic()
         except ConnectionLost as error:
-            failure = str(error)
+            failure = self.because(error)
+            raise
+        except Exception as error:
+            failure = f"server error: {one_line(error)}"
             raise
         finally:
             self.record.sent(

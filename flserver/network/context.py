@@ -1,17 +1,21 @@
 """What all sessions share."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 
 from flserver.events.bus import Recorder
+from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
-from flserver.network.memory import ReceiveMemory
+from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.preamble import Preamble
 from flserver.network.transport import Pace
 from flserver.rounds.exchange import Exchange
 from flserver.settings import Goodbye
 from flserver.wire.pickles import PickleLimits
+
+# Of each client: one that is held for its turn, or hangs on a dead connection, and one that comes.
+UPDATES_UNDER_WAY = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,8 @@ class Context:
     """The parts of the server that a session uses.
 
     ``run_id`` is the run that trainers take part in, ``goodbye`` how they leave it where it stops in its middle.
-    ``tied`` maps the later name of shared weights to the first one. ``message_ids`` and ``update_ids`` give numbers
+    ``tied`` maps the later name of shared weights to the first one. ``accept_dtypes`` are taken where the model has
+    float32. ``message_ids`` and ``update_ids`` give numbers
     unique in the database.
     """
 
@@ -50,5 +55,14 @@ class Context:
     preamble: Preamble
     identity: Identity
     tied: Mapping[str, str]
+    accept_dtypes: Collection[str]
     message_ids: "count[int]"
     update_ids: "count[int]"
+
+    def room(self, peer: Peer, length: int) -> Room:
+        """Find room for ``length`` bytes of an upload of this peer.
+
+        Raises IdentityRefused where nobody's upload can come from there, and NoRoom.
+        """
+        share = self.exchange.expect_upload(peer)
+        return self.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * self.limits.pickle)

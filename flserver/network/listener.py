@@ -6,25 +6,25 @@ import os
 import socket
 
 from flserver.errors import UsageError
+from flserver.settings.hosts import addresses
 
 BACKLOG = 1024
 
 
 class Listener:
-    """Listens on ``host`` and ``port`` (0: any free one). Raises UsageError where it cannot."""
+    """Listens on ``host`` (empty: every IPv4 address) and ``port`` (0: any free one). Raises UsageError where it
+    cannot."""
 
     def __init__(self, host: str, port: int) -> None:
+        family, address = addresses(host or "0.0.0.0", port, "--host")[0]
+        # Every address of both kinds, where all are meant.
+        both = address[0] == "::" and socket.has_dualstack_ipv6()
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            # Every address of both kinds, where all are meant.
-            both = host == "::" and socket.has_dualstack_ipv6()
-            self.socket = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+            self.socket = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
         except OSError as error:
-            # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            # The errno's own words: create_server adds the address to strerror.
+            reason = os.strerror(error.errno) if error.errno else error.strerror
             raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
-        except UnicodeError as error:  # no name that can be asked for
-            raise UsageError(f"--host {host}: {error}") from error
 
     @property
     def address(self) -> tuple[str, int]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import count
 
 from flserver import events
-from flserver.aggregation.checks import Inspection
 from flserver.errors import StoreError
 from flserver.events.bus import Recorder
 from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose
@@ -13,18 +12,18 @@ from flserver.identity.peer import Peer
 from flserver.network.transport import Received
 from flserver.rounds import Registration, SentModel, Verdict
 from flserver.rounds.updates import Submission
-from flserver.wire.messages import Metadata, Update
+from flserver.wire.messages import Message, Metadata, Update
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A frame to be sent. ``digest`` is that of its body; ``sent`` is set for a <MODEL>."""
+    """A frame to be sent. ``digest`` is that of its body; ``model`` is set for a <MODEL>: the one on its way."""
 
-    header: str
+    kind: type[Message]
     encoding: Encoding
     body: bytes | memoryview
     digest: str
-    sent: SentModel | None = None
+    model: SentModel | None = None
 
 
 class ConnectionRecord:
@@ -147,9 +146,9 @@ class ConnectionRecord:
                 message_id=next(self._message_ids),
                 connection_id=self.connection_id,
                 client_id=self.client_id,
-                round=frame.sent.round if frame.sent else None,
-                attempt=frame.sent.attempt if frame.sent else None,
-                header=frame.header,
+                round=frame.model.round if frame.model else None,
+                attempt=frame.model.attempt if frame.model else None,
+                header=frame.kind.header,
                 encoding=frame.encoding,
                 bytes=bytes,
                 digest=frame.digest,
@@ -176,6 +175,7 @@ class ConnectionRecord:
                 data_size=metadata.data_size,
                 info=metadata.info,
                 rejoined=registration.rejoined,
+                metadata=metadata.sent,
             )
         )
 
@@ -195,15 +195,23 @@ class ConnectionRecord:
         self,
         frame: Received,
         submission: Submission,
-        inspection: Inspection,
         verdict: Verdict,
         identity: IdentityKind,
+        *,
+        norm: float | None = None,
+        header: str | None = Update.header,
+        outcome: Outcome = "ok",
+        reason: str | None = None,
     ) -> None:
-        """A complete upload came in, and this is what was decided of it."""
+        """A complete upload came in, and this is what was decided of it.
+
+        ``norm`` is that of the update, where it has one; ``header``, ``outcome`` and ``reason`` are the message's.
+        """
         upload, answers, waited = submission.upload, verdict.answers, None
         if answers is not None and answers.handed_over_at is not None and frame.started_at is not None:
             waited = max(0.0, frame.started_at - answers.handed_over_at)
-        message_id = self.received(frame, header=Update.header, round=answers.round if answers else None)
+        round = answers.round if answers else None
+        message_id = self.received(frame, header=header, round=round, outcome=outcome, reason=reason)
         self._recorder.emit(
             events.UpdateReceived(
                 at=frame.ended_at_utc,
@@ -211,18 +219,18 @@ class ConnectionRecord:
                 message_id=message_id,
                 connection_id=self.connection_id,
                 client_id=upload.client_id,
-                answers_round=answers.round if answers else None,
+                answers_round=round,
                 answers_attempt=answers.attempt if answers else None,
                 arrived_round=verdict.arrived_round,
                 decision=verdict.decision,
                 reason=verdict.reason,
-                update_digest=inspection.digest,
+                update_digest=upload.digest,
                 data_size=verdict.data_size,
                 bytes=frame.bytes,
                 wait_seconds=waited,
                 upload_seconds=frame.seconds,
                 # The model that a late or unasked-for update started from is not at hand any more.
-                update_norm=None if verdict.decision in ("late", "duplicate") else inspection.norm,
+                update_norm=None if verdict.decision in ("late", "duplicate") else norm,
                 identity=identity,
                 metrics=tuple(
                     events.ClientMetric(name=m.name, measured_on=m.measured_on, value=m.value)

@@ -45,7 +45,8 @@ class RegisteredTrainer:
                 reason = self._send_models(registration)
                 self._say_goodbye(reason, understood=metadata.info.get(UNDERSTANDS_GOODBYE) is True)
             except ConnectionLost as error:
-                reason = error.cause
+                # A trainer that has registered is cut only where the server stops.
+                reason = error.cause if self._connection.cut_because is None else "stopped"
                 raise
             except MessageRefused:
                 reason = "protocol"
@@ -137,10 +138,10 @@ class RegisteredTrainer:
         def unwanted() -> str | None:
             return "read its model too slowly: newer ones need its memory" if broadcast.revoked else None
 
-        model = Outgoing(GlobalModel.header, "pickle", broadcast.body, broadcast.digest, ticket.sent)
+        model = Outgoing(GlobalModel, "pickle", broadcast.body, broadcast.digest, ticket.sent)
         try:
             # No rate: trainers read as they can, and one that stops altogether is noticed by the system.
-            self._connection.send(GlobalModel, model, Pace(whole=self._connection.context.limits.pace.whole), unwanted)
+            self._connection.send(model, Pace(whole=self._connection.context.limits.pace.whole), unwanted)
         finally:
             broadcast.release()
 

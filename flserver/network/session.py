@@ -11,15 +11,23 @@ import socket
 from collections.abc import Callable
 
 from flserver.clock import Deadline, monotonic
-from flserver.errors import ConnectionLost, HandshakeRefused, MessageRefused, PeerError, StoreError, one_line
+from flserver.errors import (
+    HandshakeRefused,
+    IdentityRefused,
+    MessageRefused,
+    PeerError,
+    Refused,
+    StoreError,
+    one_line,
+)
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.connection import AcceptedConnection
 from flserver.network.context import Context
-from flserver.network.memory import Room
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
+from flserver.network.unusable import is_upload, refuse_upload
 from flserver.network.upload import take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
@@ -28,8 +36,6 @@ from flserver.wire.protocol import Conversation, Role
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.5  # for a peer that was told why it is refused
-# Of each client: one that is held for its turn, or hangs on a dead connection, and one that comes.
-UPDATES_UNDER_WAY = 2
 
 
 class Session:
@@ -46,7 +52,7 @@ class Session:
         context: Context,
         take_place: Callable[["Session"], None],
     ) -> None:
-        limits = context.limits
+        accepted_at, limits = monotonic(), context.limits
         self._context = context
         self._connection = AcceptedConnection(
             context=context,
@@ -56,12 +62,11 @@ class Session:
             ),
             record=ConnectionRecord(context.recorder, connection_id, context.message_ids),
             peer=peer,
-            accepted_at=monotonic(),
+            accepted_at=accepted_at,
         )
         self._channel, self._record = self._connection.channel, self._connection.record
         self._take_place = take_place
         self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
-        self._cut_because: str | None = None
         self._linger = 0.0
 
     @property
@@ -71,8 +76,8 @@ class Session:
 
     @property
     def silent(self) -> bool:
-        """Whether the first message has not come yet."""
-        return not self._record.messages_in
+        """Whether the first message has not come yet: not all of it, nor what was refused before."""
+        return not self._record.messages_in and not self._first.reader.complete
 
     @property
     def first_bytes(self) -> int:
@@ -87,7 +92,7 @@ class Session:
 
     def cut(self, reason: str) -> None:
         """End a connection that does not end by itself; its thread then sees end of file."""
-        self._cut_because = self._cut_because or reason
+        self._connection.cut_because = self._connection.cut_because or reason
         self._channel.cut()
 
     def discard(self) -> None:
@@ -104,7 +109,7 @@ class Session:
             self._identify()
             reason = self._serve()
         except PeerError as error:
-            reason = self._because(error)
+            reason = self._connection.because(error)
         except StoreError as error:
             reason = "server stopped"
             logger.debug("connection %d ends: %s", self.connection_id, error)
@@ -127,7 +132,7 @@ class Session:
             try:
                 connection.peer = preamble.read_proxy_header(self._channel, self.peer, self._record.count_bytes)
             except PeerError as error:
-                self._record.not_begun(error.outcome, self._because(error))
+                self._record.not_begun(error.outcome, connection.because(error))
                 raise
             if self.peer.proxy_host is not None:
                 self._record.identified(self.peer)
@@ -137,7 +142,7 @@ class Session:
                 connection.peer = preamble.shake_hands(self._channel, self.peer)
             except HandshakeRefused as error:
                 self._linger = LINGER_SECONDS
-                self._record.not_begun(error.outcome, self._because(error))
+                self._record.not_begun(error.outcome, connection.because(error))
                 raise
             self._record.identified(self.peer)
 
@@ -149,37 +154,44 @@ class Session:
                 case Metadata() as metadata:
                     return RegisteredTrainer(self._connection).serve(metadata, frame)
                 case Update() as update:
-                    take_update(self._connection, update, frame)
+                    self._upload(update, frame)
                     return "closed"
                 case other:
                     raise AssertionError(f"the protocol lets no {type(other).__name__} in")
         except BaseException as error:
             frame.release()
-            if not isinstance(error, PeerError | StoreError) and self.silent:
+            if not isinstance(error, PeerError | StoreError) and not self._record.messages_in:
                 # A defect of ours, met by this peer: the message has its row all the same.
                 self._record.received(frame, header=None, outcome="refused", reason=f"server error: {one_line(error)}")
             raise
         finally:
             frame.settled()
 
+    def _upload(self, update: Update, frame: Received) -> None:
+        try:
+            take_update(self._connection, update, frame)
+        except Refused as refusal:
+            refuse_upload(self._connection, frame, refusal)
+            raise
+
     def _receive(self, frame: Received) -> object:
         """Read the frame and decode the message in it.
 
-        What holds no message that may come now is put on record, and the PeerError that says why is raised. Who sent a
-        registration that was not understood is told so first.
+        What holds no message that may come now is put on record, and the PeerError that says why is raised. An upload
+        that cannot be used is decided all the same; who sent a registration that was not understood is told so.
         """
         context, connection = self._context, self._connection
         try:
-            receive_frame(
-                self._channel, frame, self._room, Deadline.after(context.limits.first_frame), context.limits.pace
-            )
+            first, pace = Deadline.after(context.limits.first_frame), context.limits.pace
+            receive_frame(self._channel, frame, lambda length: context.room(self.peer, length), first, pace)
             if frame.reader.encoding == "pickle":
                 context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
             return connection.conversation.receive(frame.hold())
         except PeerError as error:
-            if frame.bytes:
-                header = error.header if isinstance(error, MessageRefused) else None
-                self._record.received(frame, header=header, outcome=error.outcome, reason=self._because(error))
+            if isinstance(error, Refused) and is_upload(frame, error):
+                refuse_upload(connection, frame, error)
+            elif frame.bytes:
+                self._refused(frame, error)
             if isinstance(error, MessageRefused) and frame.reader.encoding == "json" and frame.reader.complete:
                 # A person reads what the trainer prints: say what is wrong with the registration.
                 self._linger = LINGER_SECONDS
@@ -187,16 +199,13 @@ class Session:
                 connection.reply(Error(msg=str(error)))
             raise
 
-    def _room(self, length: int) -> Room:
-        """Find room for a body of ``length`` bytes.
-
-        Raises IdentityRefused where nobody's upload can come from the peer, and NoRoom.
-        """
-        context = self._context
-        share = context.exchange.expect_upload(self.peer)
-        return context.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * context.limits.pickle)
-
-    def _because(self, error: PeerError) -> str:
-        """Why this happened: where we cut the connection, what the thread saw of it says nothing."""
-        seen = isinstance(error, ConnectionLost | HandshakeRefused)
-        return self._cut_because if self._cut_because is not None and seen else str(error)
+    def _refused(self, frame: Received, error: PeerError) -> None:
+        """Put a frame on record that brought no message, with what it said of itself."""
+        header = error.header if isinstance(error, Refused) else None
+        if isinstance(error, Refused) and header == Metadata.header:
+            self._record.purpose = "register"
+            with contextlib.suppress(IdentityRefused):  # it is not who it says it is
+                if error.client_id is not None:
+                    self._context.identity.check(error.client_id, self.peer)
+                    self._record.client_id = error.client_id
+        self._record.received(frame, header=header, outcome=error.outcome, reason=self._connection.because(error))

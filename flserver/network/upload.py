@@ -1,11 +1,12 @@
 """The connection that brings a trainer's update: read by the session, here inspected, offered and put on record."""
 
-from typing import NoReturn
-
-from flserver.aggregation.checks import inspect
-from flserver.errors import IdentityRefused, MessageRefused, Refused, RegistrationRefused
-from flserver.models.state import as_tensor
+from flserver.aggregation.checks import inspect, state_digest
+from flserver.aggregation.fit import Fit, converted, fit
+from flserver.errors import Refused, TensorsTooLarge
+from flserver.events.words import Outcome
+from flserver.models.state import State, as_tensor, state_bytes, state_over
 from flserver.network.connection import AcceptedConnection
+from flserver.network.memory import Room
 from flserver.network.transport import Received
 from flserver.rounds import Upload
 from flserver.rounds.updates import Submission
@@ -15,42 +16,100 @@ from flserver.wire.messages import Update
 def take_update(connection: AcceptedConnection, update: Update, frame: Received) -> None:
     """Decide what the update in ``frame`` is, put that on record, and hand it to the round it counts in.
 
-    From then on its memory is the exchange's to release. Raises Refused, on record, for what the rules do not take.
+    Where this returns, its memory is the exchange's to release. Raises Refused, with what the update said of itself,
+    for what cannot be used or is not this peer's to send, which is not on record then; and StoreError.
     """
-    context, record = connection.context, connection.record
+    record, exchange = connection.record, connection.context.exchange
     record.purpose, record.client_id = "upload", update.client_id
-    # Before the work of looking at it: many names can share one tensor, so the body does not bound that work.
     try:
-        context.exchange.check_upload(update.client_id, connection.peer)
-    except (RegistrationRefused, IdentityRefused) as error:
-        _refuse(connection, update, frame, error)
-    tensors = {name: as_tensor(view) for name, view in update.model.tensors.items()}
-    most = context.limits.tensors
-    if sum(tensor.nbytes for tensor in tensors.values()) > most:
-        _refuse(connection, update, frame, MessageRefused(f"its tensors hold more than {most} bytes together"))
-    inspection = inspect(tensors, context.exchange.model.state, context.tied)
-    upload = Upload(
-        update_id=next(context.update_ids),
-        client_id=update.client_id,
+        # Before the work of looking at it: many names can share one tensor, so the body does not bound that work.
+        exchange.check_upload(update.client_id, connection.peer)
+        submission, norm, note = _examine(connection, update, frame)
+        try:
+            settle(connection, frame, submission, norm=norm, reason=note)
+        except BaseException:
+            submission.release()
+            raise
+    except Refused as refusal:
+        refusal.header, refusal.client_id = update.header, update.client_id
+        raise
+
+
+def settle(
+    connection: AcceptedConnection,
+    frame: Received,
+    submission: Submission,
+    *,
+    norm: float | None = None,
+    header: str | None = Update.header,
+    outcome: Outcome = "ok",
+    reason: str | None = None,
+) -> None:
+    """Offer a submission to the exchange and put what was decided on record; the keywords are ``record.update``'s.
+
+    Raises RegistrationRefused or IdentityRefused where who may speak for it has changed meanwhile, and StoreError; the
+    submission's memory is then the caller's.
+    """
+    exchange, identity = connection.context.exchange, connection.context.identity.of(connection.peer)
+    verdict = exchange.offer(submission.upload)
+    try:
+        connection.record.update(
+            frame, submission, verdict, identity, norm=norm, header=header, outcome=outcome, reason=reason
+        )
+    except BaseException:
+        exchange.withdraw_update(submission.upload, verdict)
+        raise
+    exchange.confirm_update(submission, verdict)
+
+
+def upload_of(connection: AcceptedConnection, client_id: str, digest: str | None, rejection: str | None) -> Upload:
+    """What came on the connection, for the rules: whose it is, its tensors' digest, and why it cannot count."""
+    return Upload(
+        update_id=next(connection.context.update_ids),
+        client_id=client_id,
         peer=connection.peer,
         accepted_at=connection.accepted_at,
-        digest=inspection.digest,
-        rejection=inspection.rejection,
+        digest=digest,
+        rejection=rejection,
     )
-    submission = Submission(upload, tensors, update.metrics, frame.release)
-    try:
-        verdict = context.exchange.offer(upload)
-    except (RegistrationRefused, IdentityRefused) as error:  # who may speak for it has changed meanwhile
-        _refuse(connection, update, frame, error)
-    try:
-        record.update(frame, submission, inspection, verdict, context.identity.of(connection.peer))
-    finally:
-        context.exchange.confirm_update(submission, verdict)
 
 
-def _refuse(connection: AcceptedConnection, update: Update, frame: Received, refusal: Refused) -> NoReturn:
-    """Put the refused upload on record, and raise ``refusal``."""
-    if isinstance(refusal, IdentityRefused):
-        connection.record.client_id = None  # it is not who it says it is; the reason says who that was
-    connection.record.received(frame, header=update.header, outcome=refusal.outcome, reason=str(refusal))
-    raise refusal
+def _examine(
+    connection: AcceptedConnection, update: Update, frame: Received
+) -> tuple[Submission, float | None, str | None]:
+    """Hold an update against the model that was sent; also its norm, and what was done to make it fit.
+
+    Raises TensorsTooLarge, and NoRoom where it would have to be converted and there is no place for that.
+    """
+    context, most = connection.context, connection.context.limits.tensors
+    sent = {name: as_tensor(view) for name, view in update.model.tensors.items()}
+    if sum(tensor.nbytes for tensor in sent.values()) > most:
+        raise TensorsTooLarge(f"its tensors hold more than {most} bytes together")
+    digest, model = state_digest(sent), context.exchange.model.state
+    fitting = fit(sent, model, context.accept_dtypes)
+    if not isinstance(fitting, Fit):
+        upload = upload_of(connection, update.client_id, digest, fitting)
+        return Submission(upload, {}, update.metrics, frame.release), None, None
+    tensors, release = fitting.tensors, frame.release
+    if fitting.converting:
+        room = _convert(connection, fitting, model)
+        frame.release()
+        tensors, release = state_over(room.view, model), room.release
+    inspection = inspect(tensors, model, context.tied)
+    upload = upload_of(connection, update.client_id, digest, inspection.rejection)
+    return Submission(upload, tensors, update.metrics, release), inspection.norm, fitting.note
+
+
+def _convert(connection: AcceptedConnection, fitting: Fit, model: State) -> Room:
+    """The update's numbers in the model's dtypes, in room of their own. Raises NoRoom."""
+    size = state_bytes(model)
+    room = connection.context.room(connection.peer, size)
+    try:
+        room.leave_lane()
+        room.make(size, 0)
+        converted(fitting, model, room.view)
+        room.hold()
+    except BaseException:
+        room.release()
+        raise
+    return room

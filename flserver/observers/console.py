@@ -18,7 +18,7 @@ from flserver.clock import utc_text
 from flserver.events import Event
 from flserver.observers.log_lines import Lines
 from flserver.observers.tally import Tally
-from flserver.text import json_number, printable
+from flserver.text import json_number, printable, three_decimals
 
 logger = logging.getLogger("flserver.events")
 
@@ -64,13 +64,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class LiveConsole:
-    """A live view of the run on a terminal.
+    """A live view of the run on a terminal, with the log lines of ``level`` (logging's numbers) and above.
 
     ``observe`` only counts; a thread of its own draws four times a second. ``handler`` takes the log lines of the rest
     of the process into the view, where a handler that writes to the same terminal would tear it.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, level: int = logging.NOTSET) -> None:
+        self._level = level
         self._lock = threading.Lock()  # guards the three below; never held while drawing
         self._tally = Tally()
         self._lines = Lines()
@@ -117,7 +118,8 @@ class LiveConsole:
     def observe(self, event: Event) -> None:
         with self._lock:
             self._tally.observe(event)
-            if line := self._lines.of(event):
+            line = self._lines.of(event)
+            if line is not None and line[0] >= self._level:
                 self._shown.append(line)
 
     def show(self, level: int, text: str) -> None:
@@ -169,7 +171,7 @@ def _or_dash(number: int | None) -> str:
 def _quality(tally: Tally) -> list[str]:
     last = tally.last
     numbers = (("loss", last.loss), ("accuracy", last.accuracy)) if last else ()
-    return [f"{name} {value:.3f}" for name, value in numbers if value is not None]
+    return [f"{name} {three_decimals(value)}" for name, value in numbers if value is not None]
 
 
 def _summary(tally: Tally) -> str:

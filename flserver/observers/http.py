@@ -18,6 +18,7 @@ from typing import Protocol
 
 from flserver.errors import UsageError
 from flserver.observers.health import Health
+from flserver.settings.hosts import addresses
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,17 @@ class Exposes(Protocol):
     """The part of ``metrics.Metrics`` that the HTTP server needs."""
 
     def exposition(self, accept: str) -> tuple[bytes, str]: ...
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there, for who asks for metrics. Raises UsageError where the address cannot be had."""
+    family, address = addresses(host, port, "--metrics-host")[0]
+    try:
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        # The errno's own words: create_server adds the address to strerror.
+        reason = os.strerror(error.errno) if error.errno else error.strerror
+        raise UsageError(f"--metrics-host {host} --metrics-port {port}: {reason}") from error
 
 
 class MetricsServer:
@@ -61,15 +73,7 @@ class MetricsServer:
 
     def start(self) -> None:
         """Listen, then serve. Raises UsageError where the address cannot be listened on."""
-        try:
-            family, _, _, _, address = socket.getaddrinfo(
-                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            listener = socket.create_server(address[:2], family=family)
-        except OSError as error:
-            # The errno's own words: create_server adds the address to strerror, and name look-ups have no errno.
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-            raise UsageError(f"--metrics-host {self._host} --metrics-port {self._port}: {reason}") from error
+        listener = listen(self._host, self._port)
         self._address = listener.getsockname()[:2]
         loop = asyncio.new_event_loop()
         thread = Thread(target=self._run, args=(loop, listener), name="metrics", daemon=False)

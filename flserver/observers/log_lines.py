@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final
 
 from flserver import events as e
 from flserver.events.words import ORDERLY_REASONS, RunState
-from flserver.text import printable
+from flserver.text import printable, three_decimals
 
 MOST_NAMES = 10  # clients that one line names; the others are counted
 WORRYING: Final[tuple[RunState, ...]] = ("waiting", "interrupted", "failed")
@@ -146,9 +146,9 @@ class Lines:
         accepted = sum(outcome.update_id is not None for outcome in event.outcomes)
         facts = [_count(accepted, "update") if event.round else "the initial model"]
         if event.loss is not None:
-            facts.append(f"loss {event.loss:.3f}")
+            facts.append(f"loss {three_decimals(event.loss)}")
         if event.accuracy is not None:
-            facts.append(f"accuracy {event.accuracy:.3f}")
+            facts.append(f"accuracy {three_decimals(event.accuracy)}")
         facts.append(event.checkpoint.rpartition("/")[2])
         line = f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
         return logging.INFO, line + _late(event.outcomes)

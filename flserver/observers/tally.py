@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import TypeVar
 
 from flserver import events as e
@@ -29,7 +28,8 @@ class RunFacts:
 @dataclass(frozen=True, kw_only=True)
 class LastRound:
     """The last committed round. Losses are in nats, accuracies from 0 to 1, ``clients_…`` the means over its clients,
-    sizes in bytes; ``committed_at`` is a Unix timestamp. None is what is not known."""
+    sizes in bytes; ``committed_at`` is a Unix timestamp. None is what is not known; NaN and the infinities are what was
+    measured of a model that has diverged."""
 
     round: int | None = None
     loss: float | None = None
@@ -176,10 +176,10 @@ class Tally:
         clients = {metric.name: metric.value for metric in done.metrics if metric.source == "clients"}
         self.last = LastRound(
             round=done.round,
-            loss=_finite(done.loss),
-            accuracy=_finite(done.accuracy),
-            clients_loss=_finite(clients.get("loss")),
-            clients_accuracy=_finite(clients.get("accuracy")),
+            loss=done.loss,
+            accuracy=done.accuracy,
+            clients_loss=clients.get("loss"),
+            clients_accuracy=clients.get("accuracy"),
             checkpoint_bytes=done.checkpoint_bytes,
             committed_at=utc_timestamp(done.at),
         )
@@ -232,10 +232,6 @@ class Tally:
 def rejected_reason(reason: str | None) -> w.RejectedKind:
     """The kind that a rejected update's reason begins with."""
     return _one_of(w.REJECTED_KINDS, (reason or w.OTHER).partition(":")[0])
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and isfinite(value) else None  # SQL holds no other either
 
 
 def _one_of(closed: Sequence[Word], value: str | None) -> Word:

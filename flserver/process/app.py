@@ -40,6 +40,8 @@ def serve(launched: Launched) -> int:
     if launched.signals.received:
         launched.say(f"{launched.signals.wait()}: stopped before anything began")
         return EXIT_INTERRUPTED
+    launched = launched.begin()
+    prepared.clean()
     return App(launched, prepared).run()
 
 
@@ -59,7 +61,7 @@ class App:
         plan, db = launched.plan, launched.plan.settings.store.db
         self._seeds = launched.reader.id_seeds()
         self._writer = Writer(db, run_id=plan.run_id, process_id=self._seeds.process_id)
-        self._run = run = Run(launched, prepared, self._writer, self._seeds)
+        self._parts = run = Run(launched, prepared, self._writer, self._seeds)
         self._metrics = Metrics(
             {
                 "answered_clients": lambda: run.exchange.waiting.answered,
@@ -74,7 +76,8 @@ class App:
             }
         )
         self._bus = Bus()
-        self._bus.subscribe(*launched.console)
+        # Metrics first: who reads of a round in the log finds it counted.
+        self._bus.subscribe(self._metrics, *launched.console)
 
     def run(self) -> int:
         """Start everything, wait for the end of the run, stop everything. Returns the exit code."""
@@ -110,9 +113,8 @@ class App:
         """Close what a dead process left open, then put on record which run this process works on."""
         launched = self._launched
         close_left_overs(self._writer, launched.reader)
-        # From here on metrics count what commits; what SQL holds already is restored first, once.
+        # Before the first event that this process adds to the run: what SQL holds is taken over once.
         restore_metrics(self._metrics, launched.plan, launched.reader)
-        self._bus.subscribe(self._metrics)
         record_opening(self._writer, launched, self._prepared, self._seeds.process_id, self._beginning())
         if launched.plan.settings.values["log_format"] == "text":
             self._signals.last_words = f"{self._how_to_go_on()}\n"
@@ -127,17 +129,17 @@ class App:
         return {"host": host, "port": port} | {key: value for key, value in described.items() if value is not None}
 
     def _run_rounds(self) -> int:
-        self._run.start()
+        self._parts.start()
         try:
             while (stopped_by := self._signals.wait()) == "SIGHUP":
                 self._reload()
             if stopped_by is not None:
                 self._stop(stopped_by)
         except BaseException:
-            self._run.stop("failed")
+            self._parts.stop("failed")
             raise
         finally:
-            self._run.close()
+            self._parts.close()
         self._writer.flush()
         return self._exit_code()
 
@@ -147,7 +149,7 @@ class App:
         patience = f"what runs has {grace:g} s to end; once more" if grace else "once more"
         self._say(f"{signal}: stopping ({patience}: at once)")
         self._writer.emit(events.OperatorActed(kind="stop", detail={"signal": signal, "grace": grace}))
-        self._run.stop(f"stopped by {signal}", grace)
+        self._parts.stop(f"stopped by {signal}", grace)
 
     def _reload(self) -> None:
         """Read certificates and roster again; what cannot be used changes nothing."""
@@ -163,10 +165,10 @@ class App:
             what = f"certificate {detail['certificate']}{clients}" if admission.reloads else "nothing"
             logger.info("SIGHUP: read again: %s", what)
             self._writer.emit(events.OperatorActed(kind="reload", detail=detail))
-            self._run.exchange.roster_changed()
+            self._parts.exchange.roster_changed()
 
     def _exit_code(self) -> int:
-        coordinator = self._run.coordinator
+        coordinator = self._parts.coordinator
         if coordinator.error is not None:
             error = coordinator.error
             logger.error("failed: %s", one_line(error))
@@ -178,22 +180,22 @@ class App:
         logger.error("the audit record failed: %s", cause(error))
         logger.debug("where it failed", exc_info=error)
         self._metrics.write_failed()
-        self._run.exchange.stop("the audit record failed")
+        self._parts.exchange.stop("the audit record failed")
 
     def _health(self) -> Health:
-        coordinator, writer = self._run.coordinator, self._writer
-        due, waiting = coordinator.due, self._run.exchange.waiting
+        coordinator, writer = self._parts.coordinator, self._writer
+        due, waiting = coordinator.due, self._parts.exchange.waiting
         return Health(
             run_id=self._launched.plan.run_id,
             state=coordinator.state,
-            round=self._run.exchange.current_round,
+            round=self._parts.exchange.current_round,
             deadline=None if due is None else Deadline(due),
             awaited=waiting.awaited,
             answered=waiting.answered,
             missing=waiting.missing,
             seconds_left=coordinator.seconds_left if waiting.awaited is not None else None,
             writer_alive=writer.alive or coordinator.ended,
-            accepting=self._run.server.accepting or coordinator.ended,
+            accepting=self._parts.server.accepting or coordinator.ended,
             sequence=writer.sequence,
             digest=writer.last_digest,
             queue_length=writer.queue_length,

@@ -42,19 +42,21 @@ def restore_metrics(metrics: Metrics, plan: Plan, reader: Reader) -> None:
         num_rounds=rounds.num_rounds,
         min_updates=rounds.min_updates or reader.min_updates(run_id),
     )
-    metrics.restore(facts, reader.totals(run_id), _last_round(reader, run_id))
+    metrics.restore(facts, reader.totals(run_id), last_round(reader, run_id))
 
 
-def _last_round(reader: Reader, run_id: str) -> LastRound | None:
+def last_round(reader: Reader, run_id: str) -> LastRound | None:
+    """The last committed round of ``run_id`` as SQL knows it; None where there is none."""
     last = reader.last_committed(run_id)
     if last is None:
         return None
+    own = reader.measured(run_id, last["round"], "evaluate")
     # What the clients measured was measured on the model before: it came with this round's updates.
-    means = reader.client_means(run_id, last["round"] - 1)
+    means = reader.measured(run_id, last["round"] - 1, "clients")
     return LastRound(
         round=last["round"],
-        loss=last["loss"],
-        accuracy=last["accuracy"],
+        loss=own.get("loss", last["loss"]),
+        accuracy=own.get("accuracy", last["accuracy"]),
         clients_loss=means.get("loss"),
         clients_accuracy=means.get("accuracy"),
         checkpoint_bytes=last["checkpoint_bytes"],

@@ -1,8 +1,8 @@
-"""From the settings to a server that listens, without torch.
+"""From the settings to a server that listens, without torch, and without a trace on the disk.
 
-A new run's listener comes first: a port in use is said before anything is touched. A resumed run listens where it was
-started, and that stands in the database, so there the listener comes after the plan. Either way it is open before
-torch, which is slow to import, and trainers that come early wait in its backlog.
+A new run's listener comes first: a port in use is said before anything else is looked at. A resumed run listens where
+it was started, and that stands in the database, so there the listener comes after the plan. Either way it is open
+before torch, which is slow to import, and trainers that come early wait in its backlog.
 """
 
 import logging
@@ -15,6 +15,7 @@ from flserver.errors import EXIT_DONE
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission, check_host
 from flserver.network.listener import Listener
+from flserver.process.names import check_names
 from flserver.process.signals import Signals
 from flserver.settings import ServerSettings
 
@@ -26,36 +27,38 @@ def launch(
     given: Mapping[str, Any],
     console: Sequence[Observer],
     say: Callable[[str], None],
+    *,
+    typed: bool = False,
 ) -> int:
     """Run the server to the end of its run and return the exit code.
 
-    ``given`` are the settings that were not left to their default; ``console`` shows events, ``say`` tells the operator
-    a line. Raises UsageError for what cannot be done, before anything is on record.
+    ``given`` are the settings that were not left to their default; ``typed`` says whether the run's name was typed at a
+    terminal; ``console`` shows events, ``say`` tells the operator a line. Raises UsageError for what cannot be done,
+    before anything is on record.
     """
     with ExitStack() as stack:
         # First of all: what comes while torch is imported is seen before anything is on record.
         signals = stack.enter_context(closing(Signals()))
         if not sys.stderr.isatty():
             signals.take_hang_ups()  # a service is told to reload; a terminal that is closed means the end
-        listener = None if settings.store.resume else _listen(settings, stack)
+        listener = None if settings.store.resume else listen(settings, stack)
 
         from flserver.process.which_run import Complete, plan_run
-        from flserver.store.reader import Reader
-        from flserver.store.schema import check, ensure_head
-        from flserver.store.sqlite import DatabaseLock
+        from flserver.store.lock import DatabaseLock
+        from flserver.store.schema import as_it_will_be, check
 
         check(settings.store.db)  # before a lock file is made beside a file that is none of ours
-        stack.enter_context(DatabaseLock(settings.store.db))
-        upgrade = ensure_head(settings.store.db)
-        reader = Reader(settings.store.db)
-        plan = plan_run(reader, settings, given)
+        lock = stack.enter_context(DatabaseLock(settings.store.db, stays=False))
+        looking = stack.enter_context(ExitStack())
+        reader = looking.enter_context(as_it_will_be(settings.store.db))
+        plan = plan_run(reader, settings, given, typed=typed)
         if isinstance(plan, Complete):
             say(plan.notice)
             return EXIT_DONE
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
         if listener is None:
-            listener = _listen(plan.settings, stack)
+            listener = listen(plan.settings, stack)
         admission = Admission(plan.settings)
         if admission.reloads:
             signals.take_hang_ups()
@@ -68,8 +71,9 @@ def launch(
         return serve(
             Launched(
                 plan=plan,
+                lock=lock,
                 reader=reader,
-                upgrade=upgrade,
+                looking=looking,
                 listener=listener,
                 admission=admission,
                 signals=signals,
@@ -79,9 +83,18 @@ def launch(
         )
 
 
-def _listen(settings: ServerSettings, stack: ExitStack) -> Listener:
+def listen(settings: ServerSettings, stack: ExitStack) -> Listener:
+    """Listen for trainers until ``stack`` is closed, after all that can be seen to be wrong before.
+
+    Raises UsageError.
+    """
     network = settings.network
+    check_names(settings)
     check_host(network, tls=settings.identity.tls_cert is not None)
     listener = Listener(network.host, network.server_port)
     stack.callback(listener.close)
+    if network.metrics_port:
+        from flserver.observers.http import listen as listen_for_metrics
+
+        listen_for_metrics(network.metrics_host, network.metrics_port).close()  # it can be had, when it is time
     return listener

@@ -1,27 +1,43 @@
 """What a process has before its run is prepared: handed on by ``launch``, without torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission
 from flserver.network.listener import Listener
 from flserver.process.signals import Signals
 from flserver.process.which_run import Plan
+from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
-from flserver.store.schema import Upgrade
+from flserver.store.schema import Upgrade, ensure_head
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launched:
-    """The database's lock is held. ``upgrade`` is what was done to its schema, if anything; ``console`` shows events,
-    ``say`` tells the operator a line."""
+    """Nothing is on disk yet: ``lock`` is held, and ``reader`` reads the database as it will be, until ``looking`` is
+    closed. ``console`` shows events, ``say`` tells the operator a line. ``upgrade`` is what was done to the schema, if
+    anything."""
 
     plan: Plan
+    lock: DatabaseLock
+    looking: ExitStack
     reader: Reader
-    upgrade: Upgrade | None
+    upgrade: Upgrade | None = None
     listener: Listener
     admission: Admission
     signals: Signals
     console: Sequence[Observer]
     say: Callable[[str], None]
+
+    def begin(self) -> "Launched":
+        """Make the database, or bring it to the newest schema: all that a start needs has been found good.
+
+        Raises UsageError where it cannot be written after all.
+        """
+        db = self.plan.settings.store.db
+        self.lock.stays = True
+        self.looking.close()
+        upgrade = ensure_head(db)
+        return replace(self, reader=Reader(db), upgrade=upgrade)

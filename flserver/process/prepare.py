@@ -38,10 +38,11 @@ class InitialWeights:
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
-    are on disk; ``tied`` maps the later name of shared weights to the first one."""
+    are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
+    pruned: tuple[str, ...]
     parent: InitialWeights | None
     tied: dict[str, str]
     template: Template
@@ -50,9 +51,16 @@ class Prepared:
     checkpoints: CheckpointStore
     parameters: int
 
+    def clean(self) -> None:
+        """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
+        self.checkpoints.clean(self.model.round)
+        for path in self.pruned:
+            self.checkpoints.delete(path)
+
 
 def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
-    """Build the model, the strategy and the evaluation of ``plan``; on resume, read the last checkpoint.
+    """Build the model, the strategy and the evaluation of ``plan``; on resume, read the last checkpoint. Nothing is
+    written.
 
     Raises UsageError for what cannot be done, CheckpointError where the files do not fit the record.
     """
@@ -70,14 +78,13 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
             "report metrics, as flclient does; unchanged trainers report none"
         )
     checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id)
-    committed = reader.last_committed(plan.run_id) if plan.resumed is not None else None
+    checkpoints.check_place()
+    rows = reader.committed_rounds(plan.run_id) if plan.resumed is not None else []
+    checkpoints.check(rows[-1]["round"] if rows else -1)
     parent: InitialWeights | None = None
-    made: tuple[MadeRound, ...] = ()
-    if committed is not None:
-        model = _last_model(committed, state, strategy, checkpoints)
-        made = _made_rounds(reader, plan.run_id, checkpoints)
+    if rows:
+        model = _last_model(rows[-1], state, strategy, checkpoints)
     else:
-        checkpoints.clean(-1)
         if settings.model.initial_weights is not None:
             parent = initial_weights(settings.model.initial_weights, reader, settings.store)
             check_same_layout(state, parent.state, f"--initial-weights {settings.model.initial_weights}")
@@ -86,7 +93,8 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     _check_disk(plan, model, say)
     return Prepared(
         model=model,
-        made=made,
+        made=tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None),
+        pruned=tuple(row["checkpoint"] for row in rows if row["checkpoint_deleted_at"] is not None),
         parent=parent,
         tied=tied_names(module),
         template=template,
@@ -102,20 +110,10 @@ def _last_model(committed: Row, layout: State, strategy: Strategy, checkpoints: 
 
     Raises CheckpointError, and UsageError where it has not the names, shapes and dtypes of ``layout``.
     """
-    checkpoints.clean(committed["round"])
     stored, own = checkpoints.read(committed["checkpoint"], committed["model_digest"])
     check_same_layout(layout, stored, f"checkpoint {committed['checkpoint']}")
     strategy.load_state(own)
     return CurrentModel(committed["round"], {name: stored[name] for name in layout}, committed["model_digest"])
-
-
-def _made_rounds(reader: Reader, run_id: str, checkpoints: CheckpointStore) -> tuple[MadeRound, ...]:
-    """The committed rounds whose checkpoints are on disk."""
-    rows = reader.committed_rounds(run_id)
-    for row in rows:  # a crash may have come between the record of a pruning and the pruning
-        if row["checkpoint_deleted_at"] is not None:
-            checkpoints.delete(row["checkpoint"])
-    return tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None)
 
 
 def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWeights:

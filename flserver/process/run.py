@@ -44,6 +44,7 @@ class Run:
                 preamble=admission.preamble,
                 identity=admission.identity,
                 tied=prepared.tied,
+                accept_dtypes=settings.network.accept_dtypes,
                 message_ids=count(seeds.message_id),
                 update_ids=count(seeds.update_id),
             ),

@@ -10,7 +10,10 @@ from flserver.errors import UsageError
 from flserver.settings import ServerSettings, server_settings
 from flserver.settings.recorded import NOT_OF_THE_RUN, from_anywhere, settings_of
 from flserver.store.reader import Reader, Row
+from flserver.text import edit_distance
 
+SLIP = 2  # letters by which a name may differ from an existing one and still be meant as that
+SHOWN_NAMES = 5
 FIXED_ON_RESUME = ("model", "strategy", "seed", "initial_weights")
 
 
@@ -33,10 +36,14 @@ class Complete:
     notice: str
 
 
-def plan_run(reader: Reader, settings: ServerSettings, given: Mapping[str, Any]) -> Plan | Complete:
-    """Decide by ``--resume`` and ``--run-name``. ``given`` are the values that came from flag, environment or file.
+def plan_run(
+    reader: Reader, settings: ServerSettings, given: Mapping[str, Any], *, typed: bool = False
+) -> Plan | Complete:
+    """Decide by ``--resume`` and ``--run-name``. ``given`` are the values that came from flag, environment or file;
+    ``typed`` says whether the name was typed at a terminal.
 
-    Raises UsageError where a run would go on with another model, strategy, seed or initial weights.
+    Raises UsageError where a run would go on with another model, strategy, seed or initial weights, and where the name
+    of the run to go on with is a slip.
     """
     name = settings.store.run_name
     if name is not None and (":" in name or name.isdigit() or not name.isprintable() or not name.strip()):
@@ -46,6 +53,8 @@ def plan_run(reader: Reader, settings: ServerSettings, given: Mapping[str, Any])
     found = reader.newest_run(name)
     called = f" named {name}" if name is not None else ""
     if found is None:
+        if name is not None:
+            _check_meant(name, [run["name"] for run in reader.runs()], settings, typed)
         return _new(settings, f"--resume: there is no run{called} in {settings.store.db}; starting one")
     if found["status"] == "completed" and given.get("num_rounds", 0) <= found["num_rounds"]:
         done = f"run {found['name']} is complete with its {found['num_rounds']} rounds"
@@ -53,6 +62,20 @@ def plan_run(reader: Reader, settings: ServerSettings, given: Mapping[str, Any])
             return Complete(notice=f"{done}; a larger --num-rounds extends it")
         return _new(settings, f"--resume: {done}; starting a new one (a larger --num-rounds extends it)")
     return _resumed(settings, found, given)
+
+
+def _check_meant(name: str, names: list[str], settings: ServerSettings, typed: bool) -> None:
+    """Raises UsageError where a new run called ``name`` is hardly meant: ``names`` are those of the runs, newest first.
+
+    A service starts the first run of a name and goes on with it by one and the same command line, which nobody types.
+    """
+    there_is_none = f"--run-name {name}: {settings.store.db} has no run of that name to go on with"
+    distance, near = min(((edit_distance(name, other), other) for other in names), default=(SLIP + 1, ""))
+    if distance <= SLIP:
+        raise UsageError(f"{there_is_none}; did you mean {near!r}? Leave --resume out to start a new run")
+    if typed and names:
+        some = ", ".join(list(dict.fromkeys(names))[:SHOWN_NAMES])
+        raise UsageError(f"{there_is_none}; the newest are {some}. Leave --resume out to start a new run")
 
 
 def _new(settings: ServerSettings, notice: str | None) -> Plan:

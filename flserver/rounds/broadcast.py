@@ -67,11 +67,6 @@ class BroadcastBuffers:
         self._current: Broadcast | None = None
         self._rendered: State | None = None  # what the current one was made of
 
-    @property
-    def size(self) -> int:
-        """Bytes of one body."""
-        return len(self._buffers[0].body)
-
     def render(self, state: State) -> Broadcast:
         """The body for ``state``: the last one where it was made of the same, else one in a buffer that is not in use.
 

@@ -12,7 +12,7 @@ from flserver.events import RoundMetric
 from flserver.events.bus import Recorder
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.evaluation import Evaluator
-from flserver.models.retention import MadeRound, going
+from flserver.models.retention import MadeRound, comparable, going
 from flserver.models.state import check_same_layout
 from flserver.rounds.exchange import CurrentModel
 from flserver.rounds.outcomes import AttemptFacts, aborted, client_means, outcomes, phases, sent_to
@@ -71,7 +71,7 @@ class Committer:
             )
         )
         try:
-            model = self._record(started, state, AttemptFacts())
+            model = self._make_durable(started, state, AttemptFacts())
         except BaseException:
             with contextlib.suppress(StoreError):  # then it is the record that failed
                 self._recorder.emit(aborted(started, "failed", monotonic(), ()))
@@ -111,7 +111,7 @@ class Committer:
             client_means=client_means(base.round, measured),
             outcomes=outcomes(ended.results, committed=True),
         )
-        return self._record(attempt, state, facts)
+        return self._make_durable(attempt, state, facts)
 
     def _new_state(self, base: State) -> State:
         with _strategy_errors():
@@ -119,7 +119,7 @@ class Committer:
             check_same_layout(base, state, "the strategy's new model")
             return {name: state[name] for name in base}
 
-    def _record(self, attempt: Attempt, state: State, facts: AttemptFacts) -> CurrentModel:
+    def _make_durable(self, attempt: Attempt, state: State, facts: AttemptFacts) -> CurrentModel:
         """Promise 3: the checkpoint is durable, then its round is committed."""
         evaluating = monotonic()
         values = self._evaluator.evaluate(state, attempt.round) if self._evaluator is not None else {}
@@ -149,7 +149,8 @@ class Committer:
                 outcomes=facts.outcomes,
             )
         )
-        self._made.append(MadeRound(attempt.round, attempt.number, written.path, loss, accuracy))
+        known = (comparable(loss), comparable(accuracy))
+        self._made.append(MadeRound(attempt.round, attempt.number, written.path, *known))
         return CurrentModel(attempt.round, state, written.digest)
 
     def prune(self) -> None:

@@ -236,7 +236,9 @@ class Coordinator:
             self._recorder.emit(events.RunEnded(run_id=self._run_id, status=status, final_digest=digest))
             self._recorder.flush()
             self._committer.prune()
-        except FlserverError as error:
+        except BaseException as error:
+            if not isinstance(error, FlserverError):
+                logger.exception("the end of the run failed")
             self.error, self.state = self.error or error, "failed"
         self._exchange.finish(Farewell("finished" if self.state == "completed" else "stopped"))
 

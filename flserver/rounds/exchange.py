@@ -79,8 +79,7 @@ class Exchange:
     @property
     def stops_at(self) -> float | None:
         """When (monotonic) what runs is cut short, where somebody asked for the end of the run."""
-        stop = self._stop
-        return None if stop is None else stop.deadline.at
+        return None if self._stop is None else self._stop.deadline.at
 
     # --- for the owner -----------------------------------------------------------------------------------------------
 
@@ -147,6 +146,11 @@ class Exchange:
         with self._changed:
             return self._rounds.expect_upload(peer)
 
+    def sender(self, client_id: str | None, peer: Peer) -> tuple[str | None, tuple[str, ...]]:
+        """Whose an upload is that cannot be used, as ``Rounds.sender`` says."""
+        with self._changed:
+            return self._rounds.sender(client_id, peer)
+
     def registered_hosts(self) -> set[str]:
         """The addresses from which clients registered in this process."""
         with self._changed:
@@ -159,7 +163,7 @@ class Exchange:
 
     def offer(self, upload: Upload) -> Verdict:
         """Decide what an upload is; raises as ``check_upload``. Follow with ``confirm_update`` when its events are
-        out."""
+        out, or with ``withdraw_update``."""
         with self._changed:
             return self._rounds.offer(upload, monotonic())
 
@@ -172,6 +176,12 @@ class Exchange:
             self._changed.notify_all()
         if not verdict.counts:
             submission.release()
+
+    def withdraw_update(self, upload: Upload, verdict: Verdict) -> None:
+        """The upload's events could not be emitted: it answers nothing, and its memory is the caller's to release."""
+        with self._changed:
+            self._rounds.withdraw_answer(upload, verdict)
+            self._changed.notify_all()
 
     # --- for the coordinator -----------------------------------------------------------------------------------------
 
@@ -213,8 +223,7 @@ class Exchange:
                 now = monotonic()
                 if deadline.passed:
                     able, needed = len(self._rounds.invitable()), self._rounds.min_updates
-                    there = f"only {able} of the {needed} participants that a round needs were there"
-                    raise Interrupted(f"{there} within --rejoin-timeout")
+                    raise Interrupted(f"only {able} of the {needed} participants that a round needs were there in time")
                 if now >= wake_at:
                     return False
                 self._changed.wait(min(deadline.at, wake_at) - now)

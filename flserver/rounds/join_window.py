@@ -44,10 +44,12 @@ class JoinWindow:
         """How many clients it stays open for."""
         return max(self._policy.min_clients, self._policy.min_updates or 1)
 
-    def quorum(self) -> int:
-        """The least number of updates that commits a round, where nobody has said: 1 where one client alone was here.
+    def close(self) -> int:
+        """Nobody joins from here on. Returns the least number of updates that commits a round, where nobody has said
+        one: 1 where one client alone was here, else 2.
 
         One client alone makes rounds of its own model, so it must have been alone from the start: otherwise a single
         site's model would be broadcast as soon as the others dropped out.
         """
+        self.open = False
         return 1 if len(self._clients) == 1 else 2

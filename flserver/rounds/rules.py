@@ -39,7 +39,6 @@ from flserver.identity.rules import Identity, Share
 from flserver.rounds.join_window import JoinWindow
 from flserver.rounds.seats import (
     Attempt,
-    LastAnswer,
     Participant,
     Registration,
     Result,
@@ -144,8 +143,8 @@ class Rounds:
 
     def close_window(self) -> int:
         """Close the join window and settle the quorum, which is returned."""
-        self.window.open = False
-        self.min_updates = self.min_updates or self.window.quorum()
+        quorum = self.window.close()
+        self.min_updates = self.min_updates or quorum
         return self.min_updates
 
     def absent(self) -> tuple[str, ...]:
@@ -217,7 +216,9 @@ class Rounds:
             return "dropped"
         if stopped:
             return "cut_short"
-        self.participants[seat.client_id].move("misses a deadline")
+        participant = self.participants[seat.client_id]
+        if participant.standing == "present":
+            participant.move("misses a deadline")
         return "timed_out"
 
     def finish(self, refusal: str) -> None:
@@ -228,8 +229,17 @@ class Rounds:
 
     def expect_upload(self, peer: Peer) -> Share:
         """As whose an upload of this peer could count, before it is known whose it is. Raises IdentityRefused."""
-        registered = {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
-        return self._identity.expect_upload(peer, registered)
+        return self._identity.expect_upload(peer, self._registered())
+
+    def sender(self, client_id: str | None, peer: Peer) -> tuple[str | None, tuple[str, ...]]:
+        """Whose an upload is that cannot be used and may say whose; where that is not known, whose it could be."""
+        registered = self._registered()
+        sender = self._identity.sender(client_id, peer, registered)
+        return sender, () if sender is not None else self._identity.could_be(peer, registered)
+
+    def _registered(self) -> dict[str, Peer]:
+        """The peers that registered in this process, by client."""
+        return {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
 
     def check_upload(self, client_id: str, peer: Peer) -> Participant:
         """Whose upload it is. Raises RegistrationRefused where nobody of that name takes part, IdentityRefused where
@@ -244,7 +254,7 @@ class Rounds:
         """Decide what an upload is; the table is at the top of this file.
 
         Raises as :meth:`check_upload` does. An answer to the running attempt must be confirmed with
-        :meth:`confirm_answer` before that attempt can end.
+        :meth:`confirm_answer`, or withdrawn with :meth:`withdraw_answer`, before that attempt can end.
         """
         participant = self.check_upload(upload.client_id, upload.peer)
         running = self.attempt if self.attempt is not None and not self.attempt.over else None
@@ -260,25 +270,18 @@ class Rounds:
 
         sent = participant.unanswered
         if sent is None or sent.handed_over_at is None or upload.accepted_at < sent.handed_over_at:
-            reason = _answered(participant, upload.digest) if sent is None else "connected before the model was sent"
+            reason = participant.why_duplicate(upload.digest) if sent is None else "connected before the model was sent"
             return verdict("duplicate", reason, None, participant.data_size)
-        participant.unanswered, participant.last_answer = None, LastAnswer(sent.round, upload.digest)
-        participant.move("answers")
+        participant.answer(sent, upload.digest)
         seat = None if running is None else running.seats.get(upload.client_id)
         if running is None or seat is None or seat.sent is not sent:
             reason = f"attempt {sent.attempt} of round {sent.round} is over"
             return verdict("late", reason, sent, participant.data_size)
-        rejection = upload.rejection or self._too_heavy(seat, running)
+        rejection = upload.rejection or running.too_heavy(seat, self._policy.max_weight_share)
         seat.decision = None if rejection is None else "rejected"
         seat.update_id, seat.answered_at = upload.update_id, now
         running.recording += 1
         return verdict(seat.decision, rejection, sent, seat.data_size)
-
-    def _too_heavy(self, seat: Seat, attempt: Attempt) -> str | None:
-        most, invited = self._policy.max_weight_share, sum(s.data_size for s in attempt.seats.values())
-        if seat.data_size <= most * invited:
-            return None
-        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {most:g}"
 
     def confirm_answer(self, verdict: Verdict) -> None:
         """The answer that ``verdict`` decided is on record."""
@@ -288,11 +291,10 @@ class Rounds:
         if (sent.round, sent.attempt) == (attempt.round, attempt.number):
             attempt.recording -= 1
 
-
-def _answered(participant: Participant, digest: str) -> str:
-    """Why an upload is a duplicate, where no model of its client is unanswered."""
-    answer = participant.last_answer
-    if answer is None:
-        return "no model of this client is unanswered"
-    same = "the same update as" if digest == answer.digest else "another update than"
-    return f"{same} the one that answered round {answer.round}"
+    def withdraw_answer(self, upload: Upload, verdict: Verdict) -> None:
+        """What ``verdict`` decided of an upload could not be put on record: it answers nothing."""
+        if verdict.answers is not None:
+            self.participants[upload.client_id].take_back(verdict.answers, upload.digest)
+        if self.attempt is not None:
+            self.attempt.take_back(upload)
+        self.confirm_answer(verdict)

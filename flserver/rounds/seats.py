@@ -32,10 +32,10 @@ class SentModel:
 
 @dataclass(frozen=True)
 class LastAnswer:
-    """The update that settled a model: a later one for the same model is a duplicate."""
+    """The upload that settled a model: a later one for the same model is a duplicate."""
 
     round: int
-    digest: str
+    digest: str | None
 
 
 @dataclass
@@ -64,8 +64,28 @@ class Participant:
         """Whether it is there and has not answered the model that it was sent."""
         return self.live and self.unanswered is not None
 
+    def answer(self, sent: SentModel, digest: str | None) -> None:
+        """An upload with that digest answers the model."""
+        self.unanswered, self.last_answer = None, LastAnswer(sent.round, digest)
+        self.move("answers")
+
+    def take_back(self, sent: SentModel, digest: str | None) -> None:
+        """It does not after all. Where the client has registered again, that model is not its own any more."""
+        if self.last_answer == LastAnswer(sent.round, digest):
+            self.unanswered, self.last_answer = self.unanswered or sent, None
+
+    def why_duplicate(self, digest: str | None) -> str:
+        """Why an upload with that digest is a duplicate, where no model of this client is unanswered."""
+        answer = self.last_answer
+        if answer is None:
+            return "no model of this client is unanswered"
+        same = "the same update as" if digest is not None and digest == answer.digest else "another update than"
+        return f"{same} the one that answered round {answer.round}"
+
     def move(self, move: Move) -> None:
-        """Take a step of the table. Raises KeyError for one that is not in it."""
+        """Take a step of the table. Raises ValueError for one that is not in it: a defect of ours."""
+        if move not in MOVES[self.standing]:
+            raise ValueError(f"client {self.client_id}, {self.standing}: {move}")
         self.standing = MOVES[self.standing][move]
 
 
@@ -108,6 +128,19 @@ class Attempt:
     recording: int = 0
     over: bool = False
 
+    def take_back(self, upload: "Upload") -> None:
+        """An upload answers nothing after all."""
+        seat = self.seats.get(upload.client_id)
+        if seat is not None and seat.update_id == upload.update_id:
+            seat.update_id = seat.decision = seat.answered_at = None
+
+    def too_heavy(self, seat: Seat, share: float) -> str | None:
+        """Why a client's update is rejected where it has more than this share (0 to 1) of the samples invited."""
+        invited = sum(other.data_size for other in self.seats.values())
+        if seat.data_size <= share * invited:
+            return None
+        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {share:g}"
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -120,17 +153,17 @@ class Registration:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A complete, decoded upload, as far as the rules look at it.
+    """A complete upload, as far as the rules look at it.
 
-    ``accepted_at`` is when its connection was accepted; ``digest`` is that of its tensors; ``rejection`` says why its
-    content cannot count, if it cannot.
+    ``accepted_at`` is when its connection was accepted; ``digest`` is that of its tensors, None where none could be
+    read; ``rejection`` says why its content cannot count, if it cannot.
     """
 
     update_id: int
     client_id: str
     peer: Peer
     accepted_at: float
-    digest: str
+    digest: str | None
     rejection: str | None = None
 
 

@@ -14,7 +14,16 @@ from flserver.settings.policies import (
     StorePolicy,
     server_settings,
 )
-from flserver.settings.server import DATASETS, MAX_COUNT, MAX_SECONDS, SERVER_SETTINGS, Goodbye, JoinWindow, UploadFrom
+from flserver.settings.server import (
+    DATASETS,
+    MAX_COUNT,
+    MAX_SECONDS,
+    SERVER_SETTINGS,
+    STRATEGIES,
+    Goodbye,
+    JoinWindow,
+    UploadFrom,
+)
 from flserver.settings.setting import Setting, defaults, parse_tristate
 
 __all__ = [
@@ -22,6 +31,7 @@ __all__ = [
     "MAX_COUNT",
     "MAX_SECONDS",
     "SERVER_SETTINGS",
+    "STRATEGIES",
     "EvaluationPolicy",
     "Goodbye",
     "IdentityPolicy",

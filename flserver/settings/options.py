@@ -1,11 +1,11 @@
 """A table of settings as command-line options: flag > environment > ``--config`` file > default."""
 
-import difflib
 import functools
 import json
 import math
+import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from flserver.errors import EXIT_INTERRUPTED, FlserverError, UsageError
 from flserver.settings import Setting, parse_tristate
 from flserver.settings.setting import Kind
+from flserver.text import did_you_mean, printable
 
 Settings = tuple[Setting, ...]
 
@@ -136,8 +137,7 @@ def load_config(path: Path, settings: Settings) -> dict[str, Any]:
     known = {setting.name: setting for setting in settings}
     for name, value in content.items():
         if name not in known:
-            near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            meant = did_you_mean(name.replace("_", "-"), known)
             raise UsageError(f"--config {path}: there is no setting {name!r}{meant}")
         kind = known[name].kind
         if not isinstance(value, _TOML_TYPES[kind]) or (isinstance(value, bool) and kind not in ("bool", "tristate")):
@@ -163,6 +163,28 @@ def sources(ctx: click.Context) -> dict[str, str]:
     """Where each option's value came from, by key: ``flag``, ``environment``, ``file`` or ``default``."""
     found = {name: ctx.get_parameter_source(name) for name in ctx.params}
     return {name: _SOURCES.get(source, "default") if source else "default" for name, source in found.items()}
+
+
+def unknown_variables(ctx: click.Context) -> list[str]:
+    """A line for each variable in the environment that is named as this program's settings are, and is none."""
+    prefix = f"{ctx.auto_envvar_prefix}_"
+    known = set(_variables(ctx.command))
+    given = sorted(name.removeprefix(prefix) for name in os.environ if name.startswith(prefix))
+    return [
+        f"{prefix}{printable(name)} is no setting, and is ignored{did_you_mean(name, known, before=prefix)}"
+        for name in given
+        if name not in known
+    ]
+
+
+def _variables(command: click.Command, before: str = "") -> Iterator[str]:
+    """The variables that click looks at for ``command`` and for the commands in it, without the program's prefix."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield f"{before}{parameter.name}".upper()
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from _variables(child, f"{before}{name}_".replace("-", "_"))
 
 
 def run(command: click.Command, prefix: str, args: list[str] | None = None) -> int:

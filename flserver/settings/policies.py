@@ -5,8 +5,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flserver.errors import UsageError
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, UploadFrom
 from flserver.settings.setting import defaults
+
+CONVERTIBLE = ("float16", "bfloat16", "float64")  # to float32
 
 Policy = TypeVar("Policy")
 
@@ -75,6 +78,7 @@ class NetworkPolicy:
     receive_memory: int
     max_update_size: int | None
     max_json_size: int
+    accept_dtypes: frozenset[str]
     first_frame_timeout: float
     frame_timeout: float
     min_rate: float
@@ -111,9 +115,12 @@ class ServerSettings:
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """The policies of flat ``values`` (keys as in the table; missing ones take their default)."""
     merged = defaults(SERVER_SETTINGS) | dict(values)
+    if not merged["db"]:
+        raise UsageError("--db: there is no name")
     meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS}
     meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
     meant["receive_memory"] *= 2**20
+    meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     return ServerSettings(
         rounds=_pick(RoundPolicy, meant),
         model=_pick(ModelPolicy, meant),
@@ -123,6 +130,14 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         identity=_pick(IdentityPolicy, meant),
         values=merged,
     )
+
+
+def _dtypes(text: str) -> frozenset[str]:
+    """The dtypes of ``--accept-dtypes``. Raises UsageError."""
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    if wrong := names.difference(CONVERTIBLE):
+        raise UsageError(f"--accept-dtypes {text}: {', '.join(sorted(wrong))}: not one of {', '.join(CONVERTIBLE)}")
+    return names
 
 
 def checkpoints_beside(db: Path) -> Path:

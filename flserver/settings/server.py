@@ -13,9 +13,11 @@ UploadFrom = Literal["same-address", "any", "certificate"]
 Goodbye = Literal["finished", "close"]
 DATASETS = ("fldata", "digits", "mnist", "fashion-mnist", "cifar10")
 """What ``--eval-data`` and the trainer's ``--dataset`` know by name; ``models/datasets.py`` has the data."""
+STRATEGIES = ("fedavg",)
+"""What ``--strategy`` knows by name; ``aggregation/strategies/by_name.py`` has them."""
 
 SERVER_SETTINGS: tuple[Setting, ...] = (
-    Setting(name="host", kind="str", default="127.0.0.1", help="Address to listen on for trainers."),
+    Setting(name="host", kind="str", default="127.0.0.1", help="Name or address to listen on for trainers; IPv6 also as [::1], and with a zone as fe80::1%eth0."),
     Setting(name="server-port", kind="int", default=50052, minimum=0, maximum=65535, help="Port for trainers; 0 takes any free one and prints it."),
     Setting(name="num-rounds", kind="int", default=30, minimum=1, maximum=MAX_COUNT, help="Rounds of the run."),
     Setting(name="time-to-wait", kind="float", default=10.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that the join window stays open."),
@@ -40,12 +42,13 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="goodbye", kind="choice", default="finished", choices=get_args(Goodbye), help="How unchanged trainers leave a run that stops in its middle: told that it is finished, or cut off, so that what keeps them running starts them again."),
     Setting(name="eval-data", kind="str", default=None, metavar="SPEC", help=f"Evaluate every global model on: {', '.join(DATASETS[:-1])} or {DATASETS[-1]}."),
     Setting(name="data-dir", kind="path", default=None, help="Where data sets lie. Default: FLdata for fldata, data for the others."),
-    Setting(name="evaluate", kind="str", default=None, metavar="MODULE:FUNCTION", help="Evaluate every global model with function(model, round) -> dict of finite floats."),
-    Setting(name="metrics-host", kind="str", default="127.0.0.1", help="Address of /metrics and /healthz."),
+    Setting(name="evaluate", kind="str", default=None, metavar="MODULE:FUNCTION", help="Evaluate every global model with function(model, round) -> dict of numbers; an accuracy is from 0 to 1."),
+    Setting(name="metrics-host", kind="str", default="127.0.0.1", help="Name or address of /metrics and /healthz, written as --host's."),
     Setting(name="metrics-port", kind="int", default=9464, minimum=0, maximum=65535, help="Port of /metrics and /healthz; 0 turns them off."),
     Setting(name="metrics-linger", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that /metrics outlives a finished run, so that its last values are scraped."),
     Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, in MiB; beyond it they lie in unlinked files in the checkpoint directory."),
     Setting(name="max-update-size", kind="int", default=None, minimum=1, maximum=2**48, metavar="BYTES", help="Longest message with a model. Default: twice the global model's and 64 KiB more."),
+    Setting(name="accept-dtypes", kind="str", default="float16,bfloat16,float64", metavar="DTYPE[,DTYPE]", help="Convert updates in these dtypes where the model has float32; '' takes the model's own only."),
     Setting(name="max-json-size", kind="int", default=4096, minimum=64, maximum=2**20, metavar="BYTES", help="Longest registration."),
     Setting(name="max-data-size", kind="int", default=MAX_DATA_SIZE, minimum=1, maximum=MAX_DATA_SIZE, metavar="N", help="Most training samples that a client may say it has."),
     Setting(name="max-weight-share", kind="float", default=1.0, minimum=0.001, maximum=1, metavar="SHARE", help="Reject an update whose client has more than this share of the samples of all clients invited; 1 is off."),

@@ -5,7 +5,8 @@
 | chain    | PURE: digests, and the hash chain over the events                             |
 | payloads | PURE: an event as the text that is kept, canonical JSON, and back             |
 | tables   | the tables, for statements; their DDL, and the views', is in migrations       |
-| sqlite   | all that is SQLite's: how the file is opened, locked, left and copied         |
+| sqlite   | all that is SQLite's: how the file is opened, left and copied                 |
+| lock     | who has the database: one server at a time                                    |
 | schema   | the file's schema: made, upgraded or refused                                  |
 | derive   | the rows that follow from an event; its modules mirror those of events/       |
 | replay   | all derived tables, made anew from the record                                 |

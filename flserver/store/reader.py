@@ -1,7 +1,7 @@
 """Everything that is read. Each call opens a connection that cannot write, sees one state of the database, and closes.
 
-It never checkpoints the WAL, works while a server writes, and opens the database of a server that stopped cleanly also
-where it may only read the file.
+It never checkpoints the WAL, works while a server writes, and reads what a server left, one that was killed too, also
+where nothing can be written.
 """
 
 import json
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
 from flserver.events import RoundCommitted
 from flserver.events.totals import Totals
+from flserver.events.words import MetricSource
 from flserver.store import chain
 from flserver.store.sqlite import cause, is_ours, reading_engine
 from flserver.store.totals import read_totals
@@ -47,14 +48,15 @@ class IdSeeds:
 
 
 class Reader:
-    """Reads the database at ``path``.
+    """Reads the database at ``path``, or ``memory``, which stands for it.
 
     Every method raises UsageError where there is no database that can be read, or the file is none of ours.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, memory: Engine | None = None) -> None:
         self._path = path
-        self._engine = reading_engine(path)
+        self._in_memory = memory is not None
+        self._engine = memory or reading_engine(path)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one statement that only reads. Returns its columns' names, and its rows.
@@ -118,12 +120,14 @@ class Reader:
             raise UsageError(f"run {run_id} has no committed round{'' if number is None else f' {number}'}")
         return rows[-1]
 
-    def client_means(self, run_id: str, number: int) -> Mapping[str, float]:
-        """What the clients measured on the model of round ``number``, averaged over them, by the metric's name: loss in
-        nats, accuracy from 0 to 1."""
+    def measured(self, run_id: str, number: int, source: MetricSource) -> Mapping[str, float]:
+        """What was measured on the model of round ``number``, here or by the clients (averaged over them), by the
+        metric's name: loss in nats, accuracy from 0 to 1, NaN and the infinities as what they are."""
         query = """
-            SELECT name, value FROM v1_round_metrics WHERE run_id = :run AND round = :number AND source = 'clients'"""
-        return {row["name"]: row["value"] for row in self._rows(query, run=run_id, number=number)}
+            SELECT name, value, note FROM v1_round_metrics
+            WHERE run_id = :run AND round = :number AND source = :source"""
+        rows = self._rows(query, run=run_id, number=number, source=source)
+        return {row["name"]: float(row["note"] or "nan") if row["value"] is None else row["value"] for row in rows}
 
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""
@@ -153,12 +157,15 @@ class Reader:
 
     def chained_digests(self) -> Mapping[tuple[str, int], str]:
         """The model digests (``sha256:hex``) that the events state, by run_id and round; purged events state none."""
-        query = "SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq"
+        query = text("SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq")
         found = {}
-        for row in self._rows(query, type=RoundCommitted.__name__):
-            with suppress(ValueError, LookupError, TypeError):  # tampered with: the chain says so
-                committed = json.loads(row["payload"])
-                found[row["run_id"], int(committed["round"])] = str(committed["model_digest"])
+        with self._errors(), self._connect() as connection:
+            pages = connection.execution_options(yield_per=CHAIN_PAGE)
+            for run_id, payload in pages.execute(query, {"type": RoundCommitted.__name__}):
+                # Where it was tampered with, the chain says so.
+                with suppress(ValueError, LookupError, TypeError, OverflowError, RecursionError):
+                    committed = json.loads(payload)
+                    found[run_id, int(committed["round"])] = str(committed["model_digest"])
         return found
 
     def verify_chain(self) -> chain.Verification:
@@ -177,7 +184,7 @@ class Reader:
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        if not self._path.is_file():
+        if not (self._in_memory or self._path.is_file()):
             raise UsageError(f"there is no database {self._path}")
         with self._errors():
             connection = self._engine.connect()

@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING
 
 import flserver
 from flserver.errors import UsageError
-from flserver.store.sqlite import DATABASE_ERRORS, cause, copy_database, revision_of, writing_engine
+from flserver.store.reader import Reader
+from flserver.store.sqlite import (
+    DATABASE_ERRORS,
+    cause,
+    copy_database,
+    engine_in_memory,
+    revision_of,
+    writing_engine,
+)
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from sqlalchemy import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +75,7 @@ def check(path: Path, *, migrations: Path | None = None) -> SchemaState:
 def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None:
     """Bring the database at ``path`` to the newest schema; make it where there is none.
 
-    The caller holds the DatabaseLock. An old database is first copied beside itself (``runs.sqlite.before-0002``; an
+    The caller holds the DatabaseLock. An old database is first copied beside itself (``runs.sqlite.before-0003``; an
     existing copy is kept, and the new one gets a number). All steps are one transaction. Returns what was upgraded,
     None where the database was new or at head. ``migrations`` is as in :func:`check`. Raises UsageError where the file
     cannot be ours or cannot be written; it is then untouched.
@@ -77,11 +86,33 @@ def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None
         return None
     with _usage_errors(path):
         if state.current is None:
-            _migrate(path, migrations)
+            _migrate(writing_engine(path, create=True), migrations)
             return None
         copy = _copy(path, state.head)
-        _migrate(path, migrations)
+        _migrate(writing_engine(path), migrations)
         return Upgrade(before=state.current, after=state.head, copy=copy)
+
+
+@contextmanager
+def as_it_will_be(path: Path, *, migrations: Path | None = None) -> Iterator[Reader]:
+    """A reader of the database at ``path`` as :func:`ensure_head` would leave it; nothing is written.
+
+    Where there is none, or an old one, it reads one in memory, which is gone after the block. ``migrations`` and what
+    is raised are as in :func:`ensure_head`.
+    """
+    _require_writable(path)
+    state = check(path, migrations=migrations)
+    if state.at_head:
+        yield Reader(path)
+        return
+    with _usage_errors(path):
+        memory = engine_in_memory(path if state.current is not None else None)
+    try:
+        with _usage_errors(path):
+            _migrate(memory, migrations)
+        yield Reader(path, memory)
+    finally:
+        memory.dispose()
 
 
 def migrations_directory() -> Path:
@@ -102,11 +133,10 @@ def _config(migrations: Path | None) -> "Config":
     return config
 
 
-def _migrate(path: Path, migrations: Path | None) -> None:
+def _migrate(engine: "Engine", migrations: Path | None) -> None:
     from alembic import command
 
     config = _config(migrations)
-    engine = writing_engine(path, create=True)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -1,21 +1,18 @@
 """All that is SQLite's alone.
 
-How the file is opened, by the one writer and by readers that cannot write, and never by two servers; its journal, and
-how a clean stop leaves it; its copy.
+How the file is opened, by the one writer and by readers that cannot write; its journal, and how a clean stop leaves it;
+its copy, in a file and in memory.
 """
 
-import fcntl
 import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from sqlalchemy import Connection, Engine, NullPool, Table, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, StaticPool, Table, create_engine, event
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -82,10 +79,9 @@ def reading_engine(path: Path) -> Engine:
 
     ``PRAGMA query_only`` would not do: ATTACH and VACUUM INTO write files all the same.
     """
-    uri = f"{path.absolute().as_uri()}?mode=ro"
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+        connection = open_for_reading(path)
         connection.execute("PRAGMA trusted_schema = OFF")
         # The first use of a table-valued function declares it, which looks like a write to an authorizer.
         connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
@@ -99,6 +95,46 @@ def reading_engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """A connection that reads the file at ``path``, and no more, also on a medium where nothing can be written.
+
+    Raises sqlite3.Error; or UsageError, which says what to copy where, for what can be read only after something was
+    written beside it.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        return _opened(uri)
+    except sqlite3.OperationalError as error:
+        real = path.resolve()
+        wants_to_write = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        if not wants_to_write or os.access(real.parent, os.W_OK) or not os.access(real, os.R_OK):
+            raise
+        wal, index, journal = (real.with_name(real.name + end) for end in ("-wal", "-shm", "-journal"))
+        with suppress(sqlite3.OperationalError):
+            if wal.exists() and not index.exists():
+                # A server that was killed left its WAL, and whoever reads that needs an index beside it. No index means
+                # that nobody has the file open: without file locks and alone, SQLite keeps the index in memory.
+                return _opened(f"{uri}&vfs=unix-none", "PRAGMA locking_mode = EXCLUSIVE")
+            if not wal.exists() and not journal.exists():
+                return _opened(f"{uri}&immutable=1")  # whole, but marked as one that has a WAL: as .backup leaves it
+        files = ", ".join(file.name for file in (real, wal, journal) if file.exists())
+        raise UsageError(
+            f"{path} cannot be read where nothing can be written ({error}): copy {files} together into a folder of "
+            "your own, and name the copy with --db"
+        ) from error
+
+
+def _opened(uri: str, *pragmas: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+    try:
+        for statement in (*pragmas, "PRAGMA schema_version"):  # the first look at the file
+            connection.execute(statement)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _authorize(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
@@ -170,6 +206,28 @@ def insert_or_update(table: Table) -> Insert:
     return statement.on_conflict_do_update(index_elements=table.primary_key, set_=changing)
 
 
+def engine_in_memory(path: Path | None) -> Engine:
+    """An engine for a database in memory, at first a copy of the one at ``path`` (None: empty). Dispose of it.
+
+    Raises as :func:`open_for_reading` does.
+    """
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    if path is not None:
+        try:
+            with closing(open_for_reading(path)) as source:
+                source.backup(memory)
+        except BaseException:
+            memory.close()
+            raise
+    engine = create_engine("sqlite://", creator=lambda: memory, poolclass=StaticPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
 def is_ours(connection: Connection) -> bool:
     """Whether the file that ``connection`` reads is a database of flserver."""
     return bool(connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID)
@@ -178,9 +236,9 @@ def is_ours(connection: Connection) -> bool:
 def revision_of(path: Path) -> str | None:
     """The revision of the schema that the file at ``path``, which exists, states; None where it has no tables.
 
-    Writes nothing. Raises UsageError for another program's database, and sqlite3.Error.
+    Writes nothing. Raises UsageError for another program's database, and as :func:`open_for_reading` does.
     """
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(open_for_reading(path)) as connection:
         ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
         empty = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
         if empty and not ours:
@@ -195,41 +253,3 @@ def copy_database(path: Path, copy: Path) -> None:
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
         target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it
-
-
-class DatabaseLock:
-    """Keeps a second server, or an upgrade, away from a database while the block runs.
-
-    The lock is on a file of its own beside the database (``runs.sqlite.lock``), which stays there: SQLite's own locks
-    are dropped when any descriptor of the database is closed. Entering raises UsageError where somebody else has the
-    lock, or there can be none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._database = path
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> Self:
-        real = self._database.resolve()  # two names of one database are one lock
-        lock = real.with_name(real.name + ".lock")
-        try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise UsageError(f"{lock} cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise UsageError(f"another flserver has {self._database} open") from error
-        except OSError as error:
-            os.close(descriptor)
-            raise UsageError(f"{lock} cannot be locked: {error.strerror}") from error
-        self._descriptor = descriptor
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None

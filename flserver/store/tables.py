@@ -107,6 +107,7 @@ clients = _table(
     """
     run_id text key, client_id text key, registration int key, connection_id int, identity text, data_size int
     info json, rejoined int, registered_at text, left_at text?, left_reason text?, label text?
+    metadata json?
     """,
 )
 messages = _table(
@@ -120,7 +121,7 @@ updates = _table(
     "updates",
     """
     update_id int key, run_id text, message_id int, connection_id int, client_id text
-    answers_round int?, answers_attempt int?, arrived_round int?, decision text?, reason text?, update_digest text
+    answers_round int?, answers_attempt int?, arrived_round int?, decision text?, reason text?, update_digest text?
     data_size int, weight real?, received_at text, wait_seconds real?, upload_seconds real?, update_norm real?
     identity text
     """,
@@ -145,7 +146,7 @@ client_rounds = _table(
 )
 round_metrics = _table(
     "round_metrics",
-    "run_id text key, round int key, name text key, source text key, value real?",
+    "run_id text key, round int key, name text key, source text key, value real?, note text?",
 )
 client_metrics = _table(
     "client_metrics",

@@ -8,13 +8,15 @@ its eight bytes are in, the encoding when the first byte of the body is.
 from dataclasses import dataclass
 from typing import Literal
 
-from flserver.errors import FrameRefused
+from flserver.errors import FrameRefused, FrameTooLong
 
 Encoding = Literal["json", "pickle", "unknown"]
 """How a body is written; ``unknown`` before its first byte is in, and where that byte is neither's."""
 
 LENGTH_BYTES = 8
 OPENING_BYTES = 64 * 1024  # what a frame may use before anybody has asked for room for all of it
+
+IMPLAUSIBLE_LENGTH = 2**40  # bytes: from here on it is no model's length, but another protocol's first bytes
 
 JSON_FIRST_BYTE = 0x7B  # "{"
 PICKLE_FIRST_BYTE = 0x80  # the PROTO opcode: pickle protocol 2 or later
@@ -131,8 +133,10 @@ class FrameReader:
         if length == 0 and not self._limits.either:
             raise FrameRefused("a frame of length 0")
         if length > self._limits.longest:
-            other = _other_protocol(bytes(self._head))
-            raise FrameRefused(other or f"a frame of {length} bytes where at most {self._limits.longest} may come")
+            if length >= IMPLAUSIBLE_LENGTH:
+                other = _other_protocol(bytes(self._head))
+                raise FrameRefused(other or f"a frame of {length} bytes where at most {self._limits.longest} may come")
+            raise FrameTooLong(f"a frame of {length} bytes where at most {self._limits.longest} may come")
         self.length = length
         self._body = memoryview(bytearray(min(length, OPENING_BYTES)))
 
@@ -150,7 +154,7 @@ class FrameReader:
         if limit == 0:
             raise FrameRefused(f"a {self.encoding} body where none may come")
         if self.length > limit:
-            raise FrameRefused(f"a {self.encoding} body of {self.length} bytes where at most {limit} may come")
+            raise FrameTooLong(f"a {self.encoding} body of {self.length} bytes where at most {limit} may come")
 
 
 def _other_protocol(head: bytes) -> str:

@@ -25,7 +25,8 @@ class Machine:
     """Reads the pickles that lie one after another in ``data`` (unsigned bytes, contiguous).
 
     ``position`` is the byte after the last one read, ``opcodes_left`` what remains of the budget, ``last_frame`` where
-    the last FRAME opcode stands and the bytes it claims. ``persistent`` allows BINPERSID.
+    the last FRAME opcode stands and the bytes it claims. ``persistent`` allows BINPERSID. Where ``data`` is not the
+    ``whole`` of them, a frame may reach beyond it.
     """
 
     def __init__(self, data: memoryview, limits: PickleLimits, *, opcodes: int, persistent: bool = False) -> None:
@@ -35,6 +36,7 @@ class Machine:
         self._data = data
         self._limits = limits
         self._persistent = persistent
+        self.whole = True
         self._reset()
 
     def _reset(self) -> None:
@@ -69,6 +71,11 @@ class Machine:
         if self._outer or len(self._stack) != 1:
             raise PickleRefused("the pickle does not end with one value")
         return self._stack.pop()
+
+    @property
+    def frames(self) -> list[list[object]]:
+        """After ``load`` has raised: the values that were still open, from the outermost mark inwards."""
+        return [*self._outer, self._stack]
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
@@ -118,7 +125,7 @@ class Machine:
     def _frame(self) -> None:
         at = self.position - 1
         claimed = self._uint(8)
-        if claimed > len(self._data) - self.position:
+        if self.whole and claimed > len(self._data) - self.position:
             raise PickleRefused("a frame is longer than the pickle")
         self.last_frame = (at, claimed)
 

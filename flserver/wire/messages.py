@@ -16,15 +16,16 @@ text and numbers are looked into.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Final, Literal, Never, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
-from flserver.errors import MessageRefused
-from flserver.wire.framing import JSON_FIRST_BYTE
+from flserver.errors import MessageRefused, Refused
+from flserver.wire.framing import JSON_FIRST_BYTE, OPENING_BYTES
 from flserver.wire.inert import quoted
 from flserver.wire.modules import Module, read_module
-from flserver.wire.pickles import PickleLimits, read_message
+from flserver.wire.pickles import PickleLimits, read_message, read_opening
 
 MAX_DATA_SIZE = 2**29 - 1  # FedAvg's float64 products of float32 weights are exact below 2^29
 MAX_ID_LENGTH = 128
@@ -44,12 +45,17 @@ _KINDS: Final[dict[type, str]] = {tuple: "a tuple", list: "a list", dict: "a dic
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """A client asks to take part: its id as text, its number of training samples, what it says of itself."""
+    """A client asks to take part: its id as text, its number of training samples, what it says of itself.
+
+    ``sent`` are the fields as they came, but for header and info, which is part of no comparison: ``{"id": "3",
+    "data_size": 10.0}`` means what ``{"id": 3, "data_size": 10}`` means.
+    """
 
     header: ClassVar[str] = "<METADATA>"
     client_id: str
     data_size: int
     info: Mapping[str, Any] = field(default_factory=dict)
+    sent: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +123,28 @@ UNDERSTANDS_GOODBYE = "goodbye"
 def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Message:
     """The message in a whole body.
 
-    Raises MessageRefused, or PickleRefused where the pickle machine does.
+    Raises MessageRefused, or PickleRefused where the pickle machine does, with what the message said of itself.
     """
     is_json = len(body) > 0 and body[0] == JSON_FIRST_BYTE
-    fields = _read_json(body) if is_json else read_message(body, pickles)
+    fields: Mapping[str, object] | None = None
+    try:
+        fields = _read_json(body) if is_json else read_message(body, pickles)
+        return _message(fields, is_json, from_client=from_client, pickles=pickles)
+    except Refused as error:
+        said = fields if fields is not None else {} if is_json else read_opening(body[:OPENING_BYTES])
+        error.header, error.client_id = said_of_itself(said)
+        raise
+
+
+def said_of_itself(fields: Mapping[str, object]) -> tuple[str | None, str | None]:
+    """The header, fit to be printed, and the client id among a message's fields; None for what is none."""
+    header, client_id = fields.get("header"), None
+    with suppress(MessageRefused):
+        client_id = read_client_id(fields.get("id"))
+    return quoted(header, _SHOWN_LENGTH) if isinstance(header, str) else None, client_id
+
+
+def _message(fields: Mapping[str, object], is_json: bool, *, from_client: bool, pickles: PickleLimits) -> Message:
     header = fields.get("header")
     if not isinstance(header, str):
         raise MessageRefused("a message without a header")
@@ -130,6 +154,7 @@ def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Mes
                 client_id=read_client_id(fields.get("id")),
                 data_size=_data_size(fields.get("data_size")),
                 info=_info(fields.get("info")),
+                sent=_sent(fields),
             )
         case "<MODEL>", False, True:
             return Update(
@@ -146,7 +171,7 @@ def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Mes
             return GlobalModel(model=read_module(fields.get("model"), pickles))
         case "<FINISHED>", False, False:
             return Finished(complete=fields.get("complete") is not False)
-    raise MessageRefused(f"header {shown(header)} is not one that may come here", header=quoted(header, _SHOWN_LENGTH))
+    raise MessageRefused(f"header {shown(header)} is not one that may come here")
 
 
 def encode_json(message: Success | Error) -> bytes:
@@ -197,14 +222,23 @@ def _msg(value: object) -> str:
 
 
 def _data_size(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_DATA_SIZE:
-        return value
-    raise MessageRefused(f"data_size {shown(value)} is not an integer from 1 to {MAX_DATA_SIZE}")
+    """A number of samples. 10.0 is 10: what counts with floats writes it so."""
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MAX_DATA_SIZE:
+        return number
+    kind = ", a text," if isinstance(value, str) else ""
+    raise MessageRefused(f"data_size {shown(value)}{kind} is not an integer from 1 to {MAX_DATA_SIZE}")
 
 
 def _info(value: object) -> Mapping[str, Any]:
     """What a client says of itself, if it is an object that is not nested for nesting's sake: it is put on record."""
     return _mapping(value) if _depth_within(value, MAX_INFO_DEPTH) else {}
+
+
+def _sent(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A registration's fields for the record: those that have a place of their own are left out, and nested ones."""
+    kept = {name: value for name, value in fields.items() if name not in ("header", "info")}
+    return {name: value for name, value in kept.items() if _depth_within(value, MAX_INFO_DEPTH)}
 
 
 def _depth_within(value: object, levels: int) -> bool:
@@ -238,13 +272,11 @@ def _measurements(value: object) -> tuple[Measurement, ...]:
     return tuple(found[:MAX_METRICS])
 
 
-def _no_constant(text: str) -> Never:
-    raise ValueError(f"{text} is not JSON")
-
-
 def _read_json(body: memoryview) -> dict[str, Any]:
+    """An object. NaN and Infinity are read, which are no JSON: Python's json writes them, and who asked for the number
+    looks at it."""
     try:
-        fields = json.loads(bytes(body).decode(), parse_constant=_no_constant)
+        fields = json.loads(bytes(body).decode())
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise MessageRefused(f"a body that starts like JSON and is none: {shown(str(error))}") from error
     if not isinstance(fields, dict):

@@ -79,15 +79,17 @@ class _Walk:
         self._views: dict[int, TensorView] = {}
 
     def run(self, root: object) -> Module:
+        root = _inside(root)
         if type(root) is not Instance or type(root.cls) is not Name:
-            raise PickleRefused(f"{described(root)} is not a module")
+            hint = ": send the module itself, not its state_dict()" if type(root) is dict else ""
+            raise PickleRefused(f"{described(root)} is not a module{hint}")
         tensors: dict[str, TensorView] = {}
         pending: list[tuple[str, object, int]] = [("", root, 0)]
         while pending:
             prefix, module, depth = pending.pop()
             if depth > self._limits.depth:
                 raise PickleRefused(f"{quoted(prefix)}: modules nest deeper than {self._limits.depth}")
-            own, children = self._read(module, prefix)
+            own, children = self._read(_inside(module), prefix)
             for name, view in own.items():
                 tensors[self._full_name(prefix, name)] = view
             pending.extend(
@@ -182,6 +184,22 @@ class _Walk:
         if not all(type(number) is int and 0 <= number < _SIZE_LIMIT for number in value):
             raise PickleRefused(f"its {what} holds something else than sizes")
         return value
+
+
+def _inside(value: object) -> object:
+    """The module that a wrapper is made with, where ``value`` is the call that makes it, else ``value`` itself.
+
+    So ``torch.compile``'s is pickled, without the name that it puts before the others. Whose call it is does not
+    matter: nothing is called, and what is inside has to be a module by itself.
+    """
+    if type(value) is not Call:
+        return value
+    modules = [argument for argument in value.arguments if type(argument) is Instance and _has_parts(argument.state)]
+    return modules[0] if len(modules) == 1 else value
+
+
+def _has_parts(state: object) -> bool:
+    return type(state) is dict and "_modules" in state
 
 
 def _unwrapped(value: object) -> tuple[Name, tuple[object, ...]]:

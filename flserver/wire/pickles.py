@@ -10,7 +10,7 @@ from flserver.wire.inert import PickleLimits, described
 from flserver.wire.machine import Machine
 from flserver.wire.modules import Module, TensorView, read_module
 
-__all__ = ["Module", "PickleLimits", "TensorView", "read", "read_message", "read_module"]
+__all__ = ["Module", "PickleLimits", "TensorView", "read", "read_message", "read_module", "read_opening"]
 
 
 def read(body: memoryview | bytes | bytearray, limits: PickleLimits | None = None) -> object:
@@ -33,3 +33,21 @@ def read_message(body: memoryview | bytes | bytearray, limits: PickleLimits | No
     if type(value) is not dict:
         raise PickleRefused(f"{described(value)} is not a message")
     return value
+
+
+def read_opening(opening: memoryview | bytes | bytearray) -> dict[str, object]:
+    """What the first bytes of a pickled message say of it, before they end or something in them is refused.
+
+    The inert items of the dict that it is, as far as they stand there. Raises nothing, whatever the bytes are.
+    """
+    limits = PickleLimits()
+    machine = Machine(memoryview(opening).cast("B"), limits, opcodes=limits.opcodes)
+    machine.whole = False
+    try:
+        value = machine.load()
+    except PickleRefused:
+        value, *items = [*machine.frames[0], *(machine.frames[1] if len(machine.frames) > 1 else ())] or [None]
+        if type(value) is dict:
+            said = zip(items[::2], items[1::2], strict=False)
+            value = value | {key: item for key, item in said if type(key) is str}
+    return value if type(value) is dict else {}

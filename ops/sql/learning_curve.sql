@@ -1,8 +1,12 @@
 -- How did the global model of run :run_id learn? What the server measured, beside the mean of what its clients
--- measured on the same round's model when they received it.
+-- measured on the same round's model when they received it. Where it diverged, loss_note says NaN or Infinity.
 SELECT
     r.round,
     r.loss,
+    (
+        SELECT note FROM v1_round_metrics AS m
+        WHERE m.run_id = r.run_id AND m.round = r.round AND m.source = 'evaluate' AND m.name = 'loss'
+    ) AS loss_note,
     r.accuracy,
     (
         SELECT value FROM v1_round_metrics AS m

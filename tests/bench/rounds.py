@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0  # until a server listens: torch takes a while to import
 RUN_SECONDS = 240.0  # a whole run
+END_SECONDS = 240.0  # until a server has ended whose trainers have
 
 
 class BenchError(Exception):
@@ -85,7 +86,7 @@ class Child:
 
     def end(self) -> tuple[int, int]:
         """Wait until it ends, or is killed for taking too long. Returns its exit code and its peak memory (MB)."""
-        patience = threading.Timer(RUN_SECONDS, os.kill, (self._process.pid, signal.SIGKILL))
+        patience = threading.Timer(END_SECONDS, os.kill, (self._process.pid, signal.SIGKILL))
         patience.start()
         # Linux counts what the parent held at the fork as the child's: this process must stay without torch.
         _, status, usage = os.wait4(self._process.pid, 0)

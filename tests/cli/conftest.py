@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flserver.cli.main import run_cli
+from tests.nobody import public as public
 from tests.recorded_run import write_database
 
 ROOT = Path(__file__).parents[2]

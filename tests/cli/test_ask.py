@@ -32,6 +32,14 @@ def test_runs_for_programs(flserver: Run, db: Path) -> None:
     assert list(as_csv[0]) == list(as_json[0])
 
 
+def test_a_fresh_database_has_no_runs_yet_and_says_so_to_people_only(flserver: Run, tmp_path: Path) -> None:
+    lines(flserver("--db", tmp_path / "new.sqlite", "db", "upgrade"))
+    assert lines(flserver("--db", tmp_path / "new.sqlite", "runs")) == ["no runs yet"]
+    assert lines(flserver("--db", tmp_path / "new.sqlite", "runs", "--format", "json")) == ["[]"]
+    (head,) = lines(flserver("--db", tmp_path / "new.sqlite", "runs", "--format", "csv"))
+    assert head.startswith("run_id,name,status,")
+
+
 @pytest.mark.parametrize("ref", [RUN, "night"])
 def test_show_tells_of_every_round(flserver: Run, db: Path, ref: str) -> None:
     first, empty, head, _, *rows = lines(flserver("--db", db, "show", ref))

@@ -1,6 +1,7 @@
 """What goes for every command: which database, which settings, and the program itself."""
 
 import contextlib
+import os
 import re
 import sqlite3
 import subprocess
@@ -81,14 +82,31 @@ def test_what_is_printed_gives_the_same_server(flserver: Run, tmp_path: Path, mo
     assert named == [setting.name for setting in SERVER_SETTINGS], "every setting has its line"
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_variable_that_is_no_setting_is_said(
+    flserver: Run, db: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    for name in ("FLSERVER_CONFIG", "FLSERVER_SEED", "FLSERVER_QUERY_FORM", "FLSERVER_DB_CHECK_DB"):
+        monkeypatch.setenv(name, "")
+    assert lines(flserver("--db", db, *COUNT)) == ["n", "2"], "these are settings, of commands too"
+    monkeypatch.setenv("FLSERVER_NUM_ROUND", "3")
+    monkeypatch.setenv("FLSERVER_XYZZY", "3")
+    code, out, err = flserver(*(("--db", db, *COUNT) if where == "before" else (*COUNT, "--db", db)))
+    assert (code, out) == (0, "n\n2\n")
+    assert err.splitlines() == [
+        "flserver: FLSERVER_NUM_ROUND is no setting, and is ignored; did you mean 'FLSERVER_NUM_ROUNDS'?",
+        "flserver: FLSERVER_XYZZY is no setting, and is ignored",
+    ]
+
+
 def test_the_module_is_the_program(db: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLSERVER_")}
     command = [sys.executable, "-m", "flserver", "--db", str(db), "query", "-", "--format", "csv"]
-    done = subprocess.run(
-        command, cwd=ROOT, input="SELECT name FROM v1_runs ORDER BY name", capture_output=True, text=True
-    )
+    asked = "SELECT name FROM v1_runs ORDER BY name"
+    done = subprocess.run(command, cwd=ROOT, env=environment, input=asked, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "name\nnight\nplain\n", "")
     command[-3] = "DELETE FROM events"
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
 

@@ -29,12 +29,16 @@ def test_a_rounds_model_is_exported(
     }, "the strategy's own tensors are no part of the model"
 
 
-def test_checkpoints_that_were_moved(flserver: Run, db: Path, tmp_path: Path) -> None:
+def test_the_line_about_moved_checkpoints_names_the_option_that_finds_them(
+    flserver: Run, db: Path, tmp_path: Path
+) -> None:
     moved = db.with_name("runs.sqlite.checkpoints").rename(tmp_path / "moved")
     out = tmp_path / "m.pt"
-    refused(flserver("--db", db, "export-model", "night", "--out", out), "No such file", code=1)
+    hint = "if its folder was moved, --checkpoint-dir says where to"
+    refused(flserver("--db", db, "export-model", "night", "--out", out), f"No such file or directory; {hint}", code=1)
     lines(flserver("--db", db, "export-model", "night", "--out", out, "--checkpoint-dir", moved))
-    assert flserver("--db", db, "verify")[0] == 1
+    code, _, err = flserver("--db", db, "verify")
+    assert (code, err.count(hint)) == (1, 4)
     lines(flserver("--db", db, "verify", "--checkpoint-dir", moved))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flserver.store.sqlite import DatabaseLock
+from flserver.store.lock import DatabaseLock
 from tests.cli.conftest import COUNT, Run, lines, refused, spoil
 from tests.recorded_run import PLAIN, RUN
 
@@ -38,6 +38,7 @@ def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -
     assert summary == "2 of 5 do not hold"
     assert "run plain round 0" in missing
     assert "No such file" in missing
+    assert "--checkpoint-dir" not in missing, "the folder is where it was"
     assert "run night round 2" in changed
     assert "does not match its digest" in changed
 
@@ -64,7 +65,19 @@ def test_a_changed_event_is_found(flserver: Run, db: Path) -> None:
     assert "unbroken" not in out
 
 
-@pytest.mark.parametrize("payload", ["", "7", "{}", "[1", '{"round": "two", "model_digest": null}'])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "7",
+        "{}",
+        "[1",
+        '{"round": "two", "model_digest": null}',
+        '{"round": 1e999, "model_digest": ""}',
+        "[" * 10**5,
+    ],
+    ids=range(7),
+)
 def test_a_committed_round_whose_event_says_nothing_any_more_is_found(flserver: Run, db: Path, payload: str) -> None:
     with contextlib.closing(sqlite3.connect(db)) as connection, connection:
         connection.execute("UPDATE events SET payload = ? WHERE type = 'RoundCommitted'", (payload,))
@@ -100,3 +113,11 @@ def test_a_database_that_a_server_has_open_is_not_upgraded(flserver: Run, db: Pa
 
 def test_upgrade_where_nothing_can_be_made(flserver: Run, tmp_path: Path) -> None:
     refused(flserver("db", "upgrade", "--db", tmp_path / "no" / "such" / "x.sqlite"), "cannot be")
+
+
+@pytest.mark.parametrize("command", [("verify",), ("export-model", "night", "--out", "model.pt")])
+def test_an_empty_checkpoint_dir_counts_as_left_out(
+    flserver: Run, db: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(db.parent)
+    assert flserver("--db", db, *command, "--checkpoint-dir", "")[0] == 0

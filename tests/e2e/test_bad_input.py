@@ -1,4 +1,4 @@
-"""What the operator got wrong is one clear line and exit code 2, and leaves no trace but perhaps an empty database."""
+"""What the operator got wrong is one clear line and exit code 2, and leaves no trace."""
 
 import json
 import os
@@ -19,11 +19,9 @@ from flserver.process.which_run import Plan, plan_run
 from flserver.settings import server_settings
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
-from tests.e2e.harness import sql
 from tests.patience import PATIENCE
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) ")
-DATABASE = {"runs.sqlite", "runs.sqlite.lock"}  # made, or brought up to date, before the rest is looked at
 
 OWN_CODE = """
 from torch import nn
@@ -71,6 +69,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "unknown.toml").write_text("no-such-setting = 3\n")
     (tmp_path / "wrong.toml").write_text('num-rounds = "three"\n')
     (tmp_path / "folder").mkdir()
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     save_file({"fc1.weight": torch.zeros(10, 784)}, tmp_path / "half.safetensors")
     save_file({"fc1.weight": torch.zeros(10, 5), "fc1.bias": torch.zeros(10)}, tmp_path / "other.safetensors")
     for name, samples in (("short", [[0.5] * 5]), ("words", [["a"] * 784])):
@@ -80,8 +80,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def flserver(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "CUDA_"))}
+def flserver(place: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What the program says; ``more`` is in its environment."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "CUDA_"))} | more
     environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "flserver", "--server-port", "0", "--metrics-port", "0", *arguments]
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE)
@@ -91,24 +92,16 @@ def files(place: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(place)): p.read_bytes() if p.is_file() else None for p in place.rglob("*")}
 
 
-def refused(place: Path, arguments: tuple[str, ...], reason: str) -> set[str]:
-    """Runs it: exit code 2, beside log lines one line with the reason, nothing changed and no run on record.
-
-    Returns the names of the files and folders that it made.
-    """
+def refused(place: Path, arguments: tuple[str, ...], reason: str, **more: str) -> None:
+    """Runs it: exit code 2, beside log lines one line with the reason, and the folder as it was."""
     before = files(place)
-    done = flserver(place, *arguments)
+    done = flserver(place, *arguments, **more)
     told = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert len(told) == 1, done.stderr
     assert told[0].startswith("flserver: ")
     assert reason in told[0]
-    after = files(place)
-    assert {name: after[name] for name in before} == before
-    if "runs.sqlite" in after:
-        assert sql(place / "runs.sqlite", "SELECT COUNT(*) FROM v1_runs") == [(0,)]
-        assert sql(place / "runs.sqlite", "SELECT COUNT(*) FROM v1_events") == [(0,)]
-    return set(after) - set(before)
+    assert files(place) == before
 
 
 @pytest.mark.parametrize(
@@ -130,12 +123,14 @@ def refused(place: Path, arguments: tuple[str, ...], reason: str) -> set[str]:
         ("--config notes.txt", "is not TOML"),
         ("--no-such-option", "--no-such-option"),
         ("start", "start"),
-        ("--host no-such-host.invalid", "--host no-such-host.invalid"),
+        ("--host no-such-host.invalid", "--host no-such-host.invalid does not resolve: "),
+        ("--host no-such-host.invalid --insecure", "--host no-such-host.invalid does not resolve: "),
+        ("--host [::1]:50052", "--host [::1]:50052 does not resolve: "),
         ("--host 203.0.113.7", "--host 203.0.113.7"),
     ],
 )
 def test_a_setting_that_cannot_be(place: Path, arguments: str, reason: str) -> None:
-    assert refused(place, tuple(arguments.split()), reason) == set()
+    refused(place, tuple(arguments.split()), reason)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +144,7 @@ def test_a_setting_that_cannot_be(place: Path, arguments: str, reason: str) -> N
     ],
 )
 def test_a_place_where_nothing_can_be_kept(place: Path, arguments: str, reason: str) -> None:
-    made = refused(place, tuple(arguments.split()), reason)
-    assert made <= DATABASE
+    refused(place, tuple(arguments.split()), reason)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +163,8 @@ def test_a_place_where_nothing_can_be_kept(place: Path, arguments: str, reason: 
         ("--model lab:holds_a_function", "--model lab:holds_a_function cannot be pickled"),
         ("--model lab:refuses_to_be_pickled", "the model cannot be copied: RuntimeError: keep me here"),
         ("--model torchvision:resnet0", "no classification model 'resnet0'"),
+        ("--model torchvision:resnet81", "did you mean 'resnet18'?"),
+        ("--model lab:gives_number", "lab has no gives_number; did you mean 'gives_a_number'?"),
         ("--strategy nope", "--strategy"),
         ("--strategy nope:Median", "cannot import nope"),
         ("--strategy lab:NotAStrategy", "is not a flserver.aggregation.Strategy"),
@@ -192,21 +188,67 @@ def test_a_place_where_nothing_can_be_kept(place: Path, arguments: str, reason: 
     ],
 )
 def test_what_a_run_cannot_be_made_of(place: Path, arguments: str, reason: str) -> None:
-    assert refused(place, tuple(arguments.split()), reason) <= DATABASE
+    refused(place, tuple(arguments.split()), reason)
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume", "--run-name", "night")], ids=["new", "resume"])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--eval-data fasion-mnist", "there is no such data set; choose from fldata, digits, mnist"),
+        ("--eval-data fasion-mnist", "did you mean 'fashion-mnist'?"),
+        ("--eval-data MNIST", "did you mean 'mnist'?"),
+        ("--strategy FedAvg", "did you mean 'fedavg'?"),
+        ("--strategy labb:Median", "there is no module labb"),
+        ("--strategy labb:Median", "did you mean 'lab'?"),
+        ("--model torchvison:resnet18", "did you mean 'torchvision'?"),
+        ("--model lba.models:Net", "did you mean 'lab'?"),
+        ("--model lab.raises", "did you mean 'lab:raises'?"),
+        ("--model neural_net_helpr:NeuralNet", "did you mean 'neural_net_helper'?"),
+        ("--model neural_net_helper:NeuralNetwork", "built in is 'neural_net_helper:NeuralNet'"),
+        ("--evaluate lba:f", "did you mean 'lab'?"),
+        ("--initial-weights missing.safetensors", "--initial-weights missing.safetensors: there is no such file"),
+        ("--host localhost.invalid", "--host localhost.invalid does not resolve: "),
+        ("--host localhost.invalid", "did you mean 'localhost'?"),
+        ("--metrics-port 1 --metrics-host 203.0.113.7", "--metrics-host 203.0.113.7 --metrics-port 1"),
+    ],
+)
+def test_a_slip_of_the_pen_is_said_at_once_without_torch(
+    place: Path, arguments: str, reason: str, resume: tuple[str, ...]
+) -> None:
+    path = os.pathsep.join(filter(None, (str(place / "without"), os.environ.get("PYTHONPATH"))))
+    refused(place, (*arguments.split(), *resume), reason, PYTHONPATH=path)
+
+
+def test_without_torch_the_trap_would_have_been_seen(place: Path) -> None:
+    path = os.pathsep.join(filter(None, (str(place / "without"), os.environ.get("PYTHONPATH"))))
+    assert "torch was imported" in flserver(place, PYTHONPATH=path).stderr
+    assert not (place / "runs.sqlite").exists()
 
 
 def test_a_port_that_is_in_use(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         reason = f"--host 127.0.0.1 --server-port {port}: Address already in use"
-        assert refused(place, ("--server-port", port), reason) == set(), "noticed before anything else is touched"
+        refused(place, ("--server-port", port), reason)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_variable_that_is_no_setting_has_its_line_in_the_log(place: Path, form: str) -> None:
+    done = flserver(place, "--host", "203.0.113.7", "--log-format", form, FLSERVER_NUM_ROUND="3")
+    assert done.returncode == 2
+    said, _ = done.stderr.splitlines()
+    line = "FLSERVER_NUM_ROUND is no setting, and is ignored; did you mean 'FLSERVER_NUM_ROUNDS'?"
+    if form == "json":
+        assert (json.loads(said)["level"], json.loads(said)["message"]) == ("warning", line)
+    else:
+        assert said.endswith(f"WARNING {line}")
 
 
 def test_a_metrics_port_that_is_in_use(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        made = refused(place, ("--metrics-port", port), port)
-    assert made <= DATABASE, "no folder for checkpoints"
+        refused(place, ("--metrics-port", port), port)
 
 
 @pytest.mark.parametrize("keep", [0, 2])

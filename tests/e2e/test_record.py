@@ -245,7 +245,10 @@ def test_a_pickle_that_runs_code_does_not(start: Start, join: Join, tmp_path: Pa
     assert len(rows) == len(bodies)
     assert {outcome for outcome, _ in rows} == {"refused"}
     assert all(reason for _, reason in rows)
-    assert server.sql("SELECT COUNT(*) FROM v1_updates") == [(4,)]
+    assert server.sql("SELECT decision, COUNT(*), COUNT(update_digest) FROM v1_updates GROUP BY 1 ORDER BY 1") == [
+        ("accepted", 4, 4),
+        ("duplicate", 4, 0),  # those that name a, which had answered
+    ]
 
 
 def test_what_a_client_says_of_itself_cannot_hurt_the_record(start: Start) -> None:

@@ -199,6 +199,16 @@ def test_files_that_do_not_fit_the_record_are_refused_loudly(start: Start, join:
     assert "Traceback" not in resumed.log
 
 
+def test_a_run_whose_checkpoints_were_moved_goes_on_where_it_is_told_they_are(start: Start, join: Join) -> None:
+    server = committed_to(start, join, 1)
+    checkpoint(server, 1).parents[1].rename(server.db.with_name("moved"))
+    lost = start("--resume")
+    assert lost.exit_code() == 1
+    lost.wait_for_line("No such file or directory; if its folder was moved, --checkpoint-dir says where to$")
+    found = start("--resume", "--checkpoint-dir", str(server.db.with_name("moved")))
+    found.wait_for_line("state: joining")
+
+
 def test_what_may_not_change_on_resume_is_refused(start: Start, join: Join) -> None:
     committed_to(start, join, 1)
     for flag, value in (("--seed", "7"), ("--model", "torchvision:resnet18"), ("--initial-weights", "x.safetensors")):
@@ -292,9 +302,9 @@ def test_a_run_whose_rounds_are_all_there_ends_without_waiting_for_anyone(start:
     assert resumed.sql("SELECT status, rounds_committed, num_rounds FROM v1_runs") == [("completed", 2, 2)]
 
 
-def test_a_stop_while_it_starts_leaves_nothing_on_record(start: Start) -> None:
+def test_a_stop_while_it_starts_leaves_nothing(start: Start) -> None:
     server = start("--num-rounds", "1")
     server.wait_for_line("listening for trainers")  # torch comes after it
     assert server.terminate() == 3
     assert server.lines[-1].endswith("SIGTERM: stopped before anything began")
-    assert server.sql("SELECT COUNT(*) FROM v1_runs") == [(0,)]
+    assert list(server.db.parent.iterdir()) == []

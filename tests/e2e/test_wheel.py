@@ -17,7 +17,7 @@ MIGRATIONS = sorted(path.name for path in (ROOT / "migrations" / "versions").glo
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, because a build leaves files among its sources; with the setuptools that is here."""
+    """Built from a copy, because a build leaves files among its sources; with the hatchling that is here."""
     sources, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         if (ROOT / name).is_dir():
@@ -87,7 +87,7 @@ def test_its_own_migrations_make_a_database(installed: Path, tmp_path: Path) -> 
     state = json.loads(python(installed, tmp_path, "-m", "flserver", "db", "check", "--db", "x.sqlite"))
     assert state["at_head"] is True
     assert MIGRATIONS[-1].startswith(state["schema"])
-    assert "run_id" in python(installed, tmp_path, "-m", "flserver", "runs", "--db", "x.sqlite")
+    assert python(installed, tmp_path, "-m", "flserver", "runs", "--db", "x.sqlite") == "no runs yet\n"
 
 
 OLDER = """

@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.forwarder import Forwarder, Header, host_of, version_1, version_2
 from tests.e2e.harness import FAST, Peer, PeerAt, closed, connect, send
+from tests.hosts import needs_ipv6
 from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]
@@ -272,3 +273,22 @@ def test_insecure_listens_everywhere_and_warns(start: Start, host: str) -> None:
         peer.join()
     assert server.terminate() == 3
     assert server.sql("SELECT peer_host FROM v1_connections") == [("127.0.0.1",)], "IPv4 as such, also on ::"
+
+
+class PeerOverIpv6(Peer):
+    """A trainer that connects to ::1."""
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("::1", self.port), timeout=PATIENCE)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["[::1]", "::1"])
+def test_a_round_over_ipv6(start: Start, host: str) -> None:
+    server = start("--num-rounds", "1", "--host", host, *FAST)
+    with PeerOverIpv6(server, 1) as peer:
+        peer.join().answer()
+        peer.finished()
+    assert server.exit_code() == 0
+    assert server.sql("SELECT DISTINCT peer_host FROM v1_connections") == [("::1",)]
+    assert server.sql("SELECT client_id, decision FROM v1_updates") == [("1", "accepted")]

@@ -34,3 +34,32 @@ def trainers(
             output, _ = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, output
             assert output.endswith("finished\n"), output
+
+
+@contextmanager
+def our_trainers(
+    server: ServerProcess, *ids: object, env: dict[str, str] | None = None, **options: object
+) -> Iterator[dict[object, str]]:
+    """``flclient`` for each id, as a process; on leaving, each has exit code 0, and what it said stands by its id."""
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLCLIENT_")} | {"OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(TESTS.parent), environment.get("PYTHONPATH"))))
+    said: dict[object, str] = {}
+    with ExitStack() as stack:
+        started = {}
+        for client in ids:
+            command = [sys.executable, "-m", "flclient", "--client-id", str(client), "--use-cuda", "False", *flags]
+            process = subprocess.Popen(
+                [*command, "--server-port", str(server.port)],
+                env=environment | {"PYTHONPATH": path} | (env or {}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            started[client] = process
+        yield said
+        for client, process in started.items():
+            said[client], _ = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, said[client]

@@ -31,9 +31,9 @@ def frame(body):
 class PlainServer(AbstractContextManager):
     """Runs ``script(server)`` on a thread. Leaving the context waits for it and raises what it raised."""
 
-    def __init__(self, script):
+    def __init__(self, script, family=socket.AF_INET, host="127.0.0.1"):
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0), family=family)
         self._listener.settimeout(PATIENCE)
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._run, name="plain-server")

@@ -164,6 +164,16 @@ def test_bad_input_is_one_line_and_exit_code_2(flclient, arguments, reason):
     assert err.count("\n") == 1
 
 
+def test_a_variable_that_is_no_setting_is_said(flclient, monkeypatch):
+    monkeypatch.setenv("FLCLIENT_EPOCH", "3")
+    code, _, err = flclient("--client-id", "")
+    assert code == 2
+    assert err.splitlines() == [
+        "flclient: FLCLIENT_EPOCH is no setting, and is ignored; did you mean 'FLCLIENT_EPOCHS'?",
+        "flclient: --client-id is required",
+    ]
+
+
 def test_explicit_cuda_without_cuda_is_one_line_and_exit_code_2(flclient, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, _, err = flclient("--client-id", "1", "--dataset", "digits", "--use-cuda")

@@ -10,9 +10,10 @@ from torch import nn
 
 from flclient import connection as connections
 from flclient.connection import Connection, NotAdmitted, backoff
-from flserver.errors import ConnectionLost, FrameRefused, MessageRefused, PickleRefused
+from flserver.errors import ConnectionLost, FrameRefused, MessageRefused, PickleRefused, UsageError
 from flserver.wire.framing import OPENING_BYTES
 from tests.flclient.plain_server import PlainServer, frame, read_frame
+from tests.hosts import LINK_LOCAL, needs_ipv6, needs_link_local
 from tests.patience import PATIENCE
 
 
@@ -47,6 +48,33 @@ def test_localhost_is_tried_as_ipv4_first(monkeypatch):
     with pytest.raises(ConnectionLost, match="cannot connect to localhost:1: Connection refused"):
         Connection("localhost", 1, 10)
     assert tried == ["127.0.0.1", "::1"]
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_server_with_and_without_brackets(host):
+    with PlainServer(lambda server: server.admit(), family=socket.AF_INET6, host="::1") as server:
+        with Connection(host, server.port, 1000) as connection:
+            connection.register("1", 2, {})
+    with pytest.raises(ConnectionLost, match=r"^cannot connect to \[::1\]:1: Connection refused$"):
+        Connection(host, 1, 10)
+
+
+@needs_link_local
+def test_a_server_on_one_link():
+    def script(server):
+        server.admit()
+
+    with PlainServer(script, family=socket.AF_INET6, host="::") as server:
+        with Connection(f"[{LINK_LOCAL}]", server.port, 1000) as connection:
+            connection.register("1", 2, {})
+
+
+def test_a_name_that_does_not_resolve_may_be_known_later_and_what_is_none_may_not():
+    with pytest.raises(ConnectionLost, match=r"^--host no-such-host\.invalid does not resolve: "):
+        Connection("no-such-host.invalid", 1, 10)
+    with pytest.raises(UsageError, match=r"^--host \.\.: "):
+        Connection("..", 1, 10)
 
 
 def test_registration_carries_id_size_and_info():

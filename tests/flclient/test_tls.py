@@ -1,9 +1,12 @@
 """The trainer over TLS: whole runs, and who does not trust whom."""
 
+import socket
+
 import pytest
 
 from tests.flclient.plain_server import PlainServer
 from tests.flclient.tls_server import VERSIONS, TlsServer, one_round, refused_handshake, server_context
+from tests.hosts import needs_ipv6
 
 
 def own(pair):
@@ -18,6 +21,14 @@ def test_a_run_over_tls(trainer, ca, version, host):
     assert (code, err) == (0, "")
     assert out.endswith("the run is over; models trained: 1\n")
     assert server.peer_certs == [None, None], "the first connection and the upload; no certificate was asked for"
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::1%1"])
+def test_a_certificate_for_an_ipv6_address_has_no_brackets_and_no_zone(trainer, ca, host):
+    with TlsServer(one_round, server_context(ca.server("::1")), family=socket.AF_INET6, host="::1") as server:
+        code, _, err = trainer(server.port, "--host", host)
+    assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

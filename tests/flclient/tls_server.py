@@ -25,8 +25,8 @@ def server_context(pair, client_ca=None, version=None):
 class TlsServer(PlainServer):
     """A PlainServer whose connections are TLS. ``context`` may be exchanged between two of them."""
 
-    def __init__(self, script, context):
-        super().__init__(script)
+    def __init__(self, script, context, **where):
+        super().__init__(script, **where)
         self.context = context
         self.peer_certs = []
 

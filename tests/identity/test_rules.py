@@ -144,3 +144,51 @@ class TestTheRoster:
 
     def test_members_are_named_for_people(self) -> None:
         assert [str(member) for member in self.ROSTER] == ["1 (Lund)", "2 (Malmö)", "site-3"]
+
+
+# --- whose an upload is that cannot be used --------------------------------------------------------------------------
+
+
+def at(host: str, certificate: Certificate | None = None) -> Peer:
+    return Peer(host=host, port=1, certificate=certificate)
+
+
+SITES = {"1": at("192.0.2.1"), "2": at("192.0.2.2"), "3": at("192.0.2.2"), "4": at("127.0.0.1")}
+
+
+@pytest.mark.parametrize(
+    ("says", "host", "sender"),
+    [
+        ("1", "192.0.2.1", "1"),
+        ("2", "192.0.2.2", "2"),
+        ("1", "192.0.2.2", None),  # another's
+        ("9", "192.0.2.1", None),  # nobody's
+        (None, "192.0.2.1", "1"),  # one client alone is there
+        (None, "192.0.2.2", None),  # two are
+        (None, "192.0.2.9", None),
+        ("4", "127.0.0.1", "4"),
+        (None, "127.0.0.1", None),  # a loopback address stands for whoever has a forwarder there
+    ],
+)
+def test_whose_an_unusable_upload_is(says: str | None, host: str, sender: str | None) -> None:
+    assert Identity("same-address").sender(says, at(host), SITES) == sender
+
+
+def test_a_certificate_says_whose_an_unreadable_upload_is() -> None:
+    mine = Certificate(subject="commonName=1", common_name="1", fingerprint="sha256:11")
+    other = Certificate(subject="commonName=9", common_name="9", fingerprint="sha256:99")
+    identity, registered = Identity(mutual_tls=True), {"1": at("127.0.0.1", mine)}
+    assert identity.sender(None, at("127.0.0.1", mine), registered) == "1"
+    assert identity.sender("1", at("127.0.0.1", mine), registered) == "1"
+    assert identity.sender("1", at("127.0.0.1", other), registered) is None
+    assert identity.sender(None, at("127.0.0.1", other), registered) is None
+    assert identity.sender(None, at("127.0.0.1"), registered) is None
+
+
+def test_where_anybody_may_upload_an_address_tells_nothing() -> None:
+    assert Identity("any").sender(None, at("192.0.2.1"), {"1": SITES["1"]}) is None
+    assert Identity("any").sender("1", at("192.0.2.9"), {"1": SITES["1"]}) == "1"
+
+
+def test_whose_it_could_be() -> None:
+    assert Identity("same-address").could_be(at("192.0.2.2"), SITES) == ("2", "3")

@@ -119,16 +119,25 @@ def test_what_the_disk_refuses_is_raised_and_not_tried_again(
         assert store.files() == {}, "no round's name stands for a file that may not be whole"
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("look", [CheckpointStore.check_place, CheckpointStore.prepare])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, look: Callable[[CheckpointStore], None]) -> None:
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(UsageError, match="--checkpoint-dir: cannot make"):
-        CheckpointStore(tmp_path / "checkpoints", "run-1").prepare()
+        look(CheckpointStore(tmp_path / "checkpoints", "run-1"))
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("look", [CheckpointStore.check_place, CheckpointStore.prepare])
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[CheckpointStore], None]
+) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
     with pytest.raises(UsageError, match="cannot be written"):
-        CheckpointStore(tmp_path, "run-1").prepare()
+        look(CheckpointStore(tmp_path, "run-1"))
+
+
+def test_looking_whether_a_folder_can_be_made_makes_none(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path / "a" / "b", "run-1").check_place()
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -173,9 +182,11 @@ def test_a_file_two_rounds_ahead_means_lost_commits_and_nothing_is_touched(
 ) -> None:
     left_by_a_crash(folder, 1, 2, 3)
     before = sorted(folder.iterdir())
-    with pytest.raises(CheckpointError, match=r"round-000003.*the database has lost commits") as caught:
-        store.clean(1)
-    assert "last committed round is 1" in str(caught.value)
+    for look in (store.check, store.clean):
+        with pytest.raises(CheckpointError, match=r"round-000003.*the database has lost commits") as caught:
+            look(1)
+        assert "last committed round is 1" in str(caught.value)
+    store.check(2)
     assert sorted(folder.iterdir()) == before
 
 

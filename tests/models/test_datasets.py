@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import sys
 
 import numpy as np
@@ -16,83 +15,11 @@ from flserver.errors import UsageError
 from flserver.models.datasets import PUBLISHED, load_test, load_train, partition_indices
 from flserver.settings import DATASETS
 from tests.examples import times
-from tests.fldata import write_fldata
 
 
 def one_line(caught):
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-# --- fldata ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("float_labels", [False, True])
-def test_fldata_has_files_for_every_client(tmp_path, float_labels):
-    write_fldata(tmp_path, [1, "host-a"], samples=50, float_labels=float_labels)
-    for client in ("1", "host-a"):
-        x, y = load_train("fldata", tmp_path, client, 1, "iid", 0)
-        assert (x.shape, x.dtype, y.shape, y.dtype) == ((50, 784), torch.float32, (50,), torch.int64)
-        written = json.loads((tmp_path / f"train/mnist_train_client{client}.json").read_text())["user_data"]["0"]
-        assert torch.equal(x, torch.tensor(written["x"]))
-        assert y.tolist() == written["y"]
-    tests = [load_test("fldata", tmp_path, client) for client in ("1", "host-a")]
-    x, y = load_test("fldata", tmp_path)
-    assert torch.equal(x, torch.cat([x for x, _ in tests]))
-    assert torch.equal(y, torch.cat([y for _, y in tests]))
-
-
-def test_the_users_in_one_file_are_joined(tmp_path):
-    row = [0.5] * 784
-    users = {"0": {"x": [row], "y": [3]}, "1": {"x": [row, row], "y": [4, 5]}}
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train/mnist_train_client7.json").write_text(json.dumps({"user_data": users}))
-    assert load_train("fldata", tmp_path, "7", 1, "iid", 0)[1].tolist() == [3, 4, 5]
-
-
-ROW = [0.0] * 784
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("", "is not the JSON of a data file"),
-        ("{", "is not the JSON of a data file"),
-        ("[" * 100_000, "is not the JSON of a data file"),
-        ("[]", "is not of the form"),
-        ({"users": {}}, "is not of the form"),
-        ({"user_data": {"0": {"x": [ROW]}}}, "is not of the form"),
-        ({"user_data": []}, "holds no samples"),
-        ({"user_data": {}}, "holds no samples"),
-        ({"user_data": {"0": {"x": [], "y": []}}}, "holds no samples"),
-        ({"user_data": {"0": {"x": [ROW[1:]], "y": [1]}}}, "x of shape (1, 783) and y of shape (1,), not (N, 784)"),
-        ({"user_data": {"0": {"x": [ROW], "y": [1, 2]}}}, "x of shape (1, 784) and y of shape (2,)"),
-        ({"user_data": {"0": {"x": ROW, "y": [1]}}}, "x of shape (784,)"),
-        ({"user_data": {"0": {"x": [ROW, ROW[1:]], "y": [1, 1]}}}, "is not the JSON of a data file"),
-        ({"user_data": {"0": {"x": [["a"] * 784], "y": [1]}}}, "is not the JSON of a data file"),
-        ({"user_data": {"0": {"x": [[None] * 784], "y": [1]}}}, "x is not from 0 to 1"),
-        ({"user_data": {"0": {"x": [[255.0] * 784], "y": [1]}}}, "x is not from 0 to 1"),
-        ({"user_data": {"0": {"x": [[-0.1] * 784], "y": [1]}}}, "x is not from 0 to 1"),
-        ({"user_data": {"0": {"x": [ROW], "y": [1.5]}}}, "something else than class numbers"),
-        ({"user_data": {"0": {"x": [ROW], "y": [-1]}}}, "something else than class numbers"),
-        ({"user_data": {"0": {"x": [ROW], "y": [None]}}}, "something else than class numbers"),
-    ],
-)
-def test_a_damaged_data_file_is_a_usage_error_of_one_line(tmp_path, content, reason):
-    path = tmp_path / "train/mnist_train_client1.json"
-    path.parent.mkdir()
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(UsageError) as caught:
-        load_train("fldata", tmp_path, "1", 1, "iid", 0)
-    assert reason in one_line(caught)
-    assert str(path) in str(caught.value)
-
-
-def test_a_missing_data_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"mnist_train_client9\.json: No such file"):
-        load_train("fldata", tmp_path, "9", 1, "iid", 0)
-    with pytest.raises(UsageError, match=r"there is no file .*mnist_test_client\*\.json"):
-        load_test("fldata", tmp_path)
 
 
 # --- partitions ------------------------------------------------------------------------------------------------------

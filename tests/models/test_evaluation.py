@@ -1,6 +1,7 @@
 """Loss and accuracy of a global model, and the operator's own function."""
 
 import logging
+import math
 import sys
 
 import pytest
@@ -15,6 +16,9 @@ from flserver.settings import EvaluationPolicy
 from tests.fldata import write_fldata
 
 MINE = """
+import decimal
+import fractions
+import numpy
 import torch
 calls = []
 
@@ -30,7 +34,32 @@ def nothing(module, round):
     return None
 
 def mixed(module, round):
-    return {"good": 1, "bad": float("nan"), "worse": "0.5", 3: 0.1}
+    return {"good": 1, "bad": None, "worse": "0.5", 3: 0.1, "huge": 10**400, "many": torch.zeros(2), "i": 1j,
+            "one": torch.zeros(1), "name": numpy.str_("0.5")}
+
+def scalars(module, round):
+    outputs, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
+    return {
+        "accuracy": (outputs.argmax(1) == labels).float().mean(),
+        "loss": torch.nn.functional.cross_entropy(outputs, labels).requires_grad_(),
+        "half": torch.tensor(0.5, dtype=torch.bfloat16),
+        "count": torch.tensor(7),
+        "all": torch.tensor(True),
+        "float32": numpy.float32(0.25),
+        "float16": numpy.float16(0.5),
+        "int64": numpy.int64(3),
+        "bool": numpy.bool_(True),
+        "array": numpy.array(0.125),
+        "mean": numpy.mean(numpy.array([1, 2])),
+        "decimal": decimal.Decimal("0.5"),
+        "fraction": fractions.Fraction(1, 4),
+    }
+
+def diverged(module, round):
+    return {"loss": torch.tensor(float("nan")), "accuracy": 0.1, "up": float("inf"), "down": -numpy.float32("inf")}
+
+def percent(module, round):
+    return {"accuracy": given, "loss": 0.5}
 
 not_a_function = 3
 """
@@ -87,7 +116,16 @@ def test_the_operators_function_sees_the_model_and_the_round_and_has_the_last_wo
         (
             "mixed",
             {"good": 1.0},
-            ["gave bad = nan, not a finite", "gave worse = '0.5', not a finite", "gave 3 as a name, not a str"],
+            [
+                "gave bad = None, not a number",
+                "gave worse = '0.5', not a number",
+                "gave 3 as a name, not a str",
+                "gave huge = 1000",
+                "gave many = tensor([0., 0.]), not a number",
+                "gave i = 1j, not a number",
+                "gave one = tensor([0.]), not a number",
+                "gave name = ",
+            ],
         ),
     ],
 )
@@ -101,11 +139,58 @@ def test_what_cannot_be_measured_is_a_warning(caplog, function, kept, reasons):
         assert "out of memory" in caplog.text
 
 
-def test_a_model_that_diverged_has_no_loss(caplog):
+def test_a_tensor_without_dimensions_and_a_scalar_of_numpys_are_numbers(caplog):
+    measured = evaluator_for(policy(evaluate="mine:scalars"), default_model).evaluate(state_of(default_model()), 0)
+    assert {type(number) for number in measured.values()} == {float}
+    assert measured.pop("loss") == pytest.approx(0.9937, abs=1e-4)
+    assert measured == {
+        **{"accuracy": 0.75, "half": 0.5, "count": 7, "all": 1, "float32": 0.25, "float16": 0.5, "int64": 3},
+        **{"bool": 1, "array": 0.125, "mean": 1.5, "decimal": 0.5, "fraction": 0.25},
+    }
+    assert caplog.records == []
+
+
+def test_a_model_that_diverged_has_the_loss_that_it_has(caplog):
     evaluator = evaluator_for(policy(eval_data="digits"), default_model)
     state = {name: torch.full_like(tensor, torch.inf) for name, tensor in state_of(default_model()).items()}
-    assert list(evaluator.evaluate(state, 1)) == ["accuracy"]
-    assert "gave loss = nan" in caplog.text
+    measured = evaluator.evaluate(state, 1)
+    assert list(measured) == ["loss", "accuracy"]
+    assert math.isnan(measured["loss"])
+    assert "round 1: --eval-data digits gave loss = NaN: the model may have diverged" in caplog.text
+
+
+def test_nan_and_infinity_of_the_operators_function_stay_what_they_are(caplog):
+    measured = evaluator_for(policy(evaluate="mine:diverged"), default_model).evaluate(state_of(default_model()), 0)
+    assert repr(measured) == "{'loss': nan, 'accuracy': 0.1, 'up': inf, 'down': -inf}"
+    told = [record.getMessage().removeprefix("round 0: --evaluate mine:diverged gave ") for record in caplog.records]
+    assert told == [
+        f"{what}: the model may have diverged" for what in ("loss = NaN", "up = Infinity", "down = -Infinity")
+    ]
+
+
+@pytest.mark.parametrize("given", [93.0, 1.01, -0.5, 100])
+def test_an_accuracy_that_cannot_be_one_is_refused_at_round_0_and_left_out_later(caplog, given):
+    evaluator = evaluator_for(policy(evaluate="mine:percent"), default_model)
+    sys.modules["mine"].given = given
+    wrong = (
+        f"--evaluate mine:percent gave accuracy = {given:g}, which is from 0 to 1: divide one in percent by 100, or "
+        "give another number another name"
+    )
+    with pytest.raises(UsageError) as refused:
+        evaluator.evaluate(state_of(default_model()), 0)
+    assert str(refused.value) == wrong
+    assert evaluator.evaluate(state_of(default_model()), 1) == {"loss": 0.5}
+    assert [record.getMessage() for record in caplog.records] == [f"round 1: {wrong}; it is left out"]
+
+
+@pytest.mark.parametrize(
+    ("given", "accuracy"),
+    [(0, 0.0), (1, 1.0), (1 + 1e-7, 1.0), (float("nan"), float("nan")), (torch.tensor(0.93), 0.93)],
+)
+def test_an_accuracy_that_can_be_one_is_taken(given, accuracy):
+    evaluator = evaluator_for(policy(evaluate="mine:percent"), default_model)
+    sys.modules["mine"].given = given
+    assert evaluator.evaluate(state_of(default_model()), 0)["accuracy"] == pytest.approx(accuracy, nan_ok=True)
 
 
 def test_without_data_and_function_there_is_no_evaluator_and_no_second_model():

@@ -1,16 +1,25 @@
 """Which round is the best, and which checkpoints go."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserver.models.retention import MadeRound, best, going
+from flserver.models.retention import MadeRound, best, comparable, going
 
 Measured = list[tuple[float | None, float | None]]
 
 
 def made(measured: Measured) -> list[MadeRound]:
     return [MadeRound(number, 1, f"round-{number}", *of) for number, of in enumerate(measured)]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(None, None), (0.5, 0.5), (0, 0), (math.nan, None), (math.inf, None), (-math.inf, None)]
+)
+def test_what_cannot_be_compared_counts_as_not_measured(value: float | None, kept: float | None) -> None:
+    assert comparable(value) == kept
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
-"""A budget of memory, and a TCP connection to ourselves."""
+"""A budget of memory, a TCP connection to ourselves, and the rooms of the network at work."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from flserver.network.memory import ReceiveMemory
 from tests.network.frames import LIMIT, LONG
+from tests.network.served import Network
 
 
 @pytest.fixture
@@ -23,3 +25,15 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
             ours, _ = listener.accept()
             with ours:
                 yield ours, trainer
+
+
+@pytest.fixture
+def network_of(tmp_path: Path) -> Iterator[Callable[..., Network]]:
+    """Makes networks, and closes them."""
+    with ExitStack() as stack:
+        yield lambda **given: stack.enter_context(closing(Network(tmp_path, **given)))
+
+
+@pytest.fixture
+def network(network_of: Callable[..., Network]) -> Network:
+    return network_of()

@@ -1,5 +1,6 @@
 """Who is let in: what does not fit together is said in one line, before anything begins."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -95,16 +96,22 @@ def test_trusted_forwarders(files: Path) -> None:
         ("127.0.0.1", False),
         ("127.9.9.9", False),
         ("::1", False),
+        ("[::1]", False),
+        ("::1%1", False),
         ("::ffff:127.0.0.1", False),
         ("localhost", False),
         ("0.0.0.0", True),
         ("::", True),
         ("", True),
+        ("[::]", True),
         ("10.0.0.1", True),
+        ("fe80::1%1", True),
         ("flserver.example", True),
     ],
 )
-def test_only_loopback_is_open_without_tls(host: str, open_to_all: bool) -> None:
+def test_only_loopback_is_open_without_tls(host: str, open_to_all: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]  # as it resolves today
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: known)
     network = server_settings({"host": host}).network
     check_host(network, tls=True)
     check_host(server_settings({"host": host, "insecure": True}).network, tls=False)
@@ -113,6 +120,11 @@ def test_only_loopback_is_open_without_tls(host: str, open_to_all: bool) -> None
             check_host(network, tls=False)
     else:
         check_host(network, tls=False)
+
+
+def test_a_name_that_does_not_resolve_is_told_before_the_lack_of_tls() -> None:
+    with pytest.raises(UsageError, match=r"^--host no-such-host\.invalid does not resolve"):
+        check_host(server_settings({"host": "no-such-host.invalid"}).network, tls=False)
 
 
 def test_a_reload_that_fails_changes_nothing(files: Path, tmp_path: Path) -> None:

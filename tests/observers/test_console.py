@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import logging
+import math
 import re
 import sys
 import threading
@@ -135,6 +136,22 @@ def test_text_from_outside_is_escaped(event: e.Event, log: pytest.LogCaptureFixt
     assert "\\x1b[2J\\nroot" in record.getMessage()
 
 
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "told"),
+    [
+        (None, None, "1 update, round-"),
+        (0.4126, 0.8871, "1 update, loss 0.413, accuracy 0.887, round-"),
+        (math.nan, 0.1, "1 update, loss NaN, accuracy 0.100, round-"),
+        (math.inf, math.nan, "1 update, loss Infinity, accuracy NaN, round-"),
+    ],
+)
+def test_a_model_that_diverged_reads_otherwise_than_one_that_was_not_measured(
+    log: pytest.LogCaptureFixture, loss: float | None, accuracy: float | None, told: str
+) -> None:
+    LogConsole().observe(committed(1, (facts.answered("1", 1, 1.0),), loss=loss, accuracy=accuracy))
+    assert told in log.records[0].getMessage()
+
+
 def json_line(record: logging.LogRecord) -> dict[str, object]:
     line = JsonFormatter().format(record)
     assert "\n" not in line
@@ -165,10 +182,10 @@ def test_json_lines_without_event_and_with_exception() -> None:
     assert str(line["exception"]).endswith("RuntimeError: line one\nline two")
 
 
-def screen_after(events: list[e.Event]) -> str:
+def screen_after(events: list[e.Event], level: int = logging.INFO) -> str:
     """What a terminal of 140 columns was sent, without the control sequences."""
     file = io.StringIO()
-    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None))
+    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None), level)
     live.start()
     try:
         for event in events:
@@ -188,6 +205,16 @@ def test_live_console_shows_the_run_and_sums_it_up(run_events: list[e.Event]) ->
     progress = re.sub(r"[━╸╺ ]{2,}", " | ", last_picture[-2])
     assert progress == "interrupted | round 2/10 | 1/2 updates | 1 clients | loss 0.412 | accuracy 0.887"
     assert last_picture[-1] == "run interrupted, round 1/10 committed, loss 0.412, accuracy 0.887"
+
+
+def test_live_console_has_no_lines_below_the_log_level_and_counts_all(run_events: list[e.Event]) -> None:
+    info = "round 2/10 started with 2 clients"
+    assert info in screen_after(run_events)
+    screen = screen_after([*run_events, e.StateChanged(state="interrupted")], logging.WARNING)
+    assert "update of client 5 late" in screen
+    assert "state: interrupted" in screen
+    assert info not in screen
+    assert "run interrupted, round 1/10 committed, loss 0.412, accuracy 0.887" in screen
 
 
 def test_live_console_of_nothing() -> None:

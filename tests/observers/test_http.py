@@ -7,7 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from email.message import Message
 from functools import partial
@@ -19,6 +19,8 @@ from flserver.errors import UsageError
 from flserver.observers.health import Health
 from flserver.observers.http import CONNECTION_LIMIT, REQUEST_LIMIT, MetricsServer
 from flserver.observers.metrics import Metrics
+from flserver.settings.hosts import bare
+from tests.hosts import LINK_LOCAL, needs_ipv6, needs_link_local
 from tests.observers.observed_run import WELL
 from tests.patience import PATIENCE, eventually
 
@@ -217,6 +219,34 @@ def test_a_port_in_use_is_one_line() -> None:
 def test_a_host_that_is_not_ours_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"^--metrics-host 192\.0\.2\.1 --metrics-port 9464: Cannot assign [^\n]*$"):
         MetricsServer("192.0.2.1", 9464, Metrics({}), lambda: WELL).start()
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("no-such-host.invalid", r"^--metrics-host no-such-host\.invalid does not resolve: [^\n]*$"),
+        ("..", r"^--metrics-host \.\.: [^\n]*$"),
+    ],
+)
+def test_a_host_that_is_none_is_one_line(host: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        MetricsServer(host, 9464, Metrics({}), lambda: WELL).start()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param("[::1]", marks=needs_ipv6),
+        pytest.param("::1", marks=needs_ipv6),
+        pytest.param(f"[{LINK_LOCAL}]", marks=needs_link_local),
+    ],
+)
+def test_ipv6_with_brackets_and_zone(host: str) -> None:
+    server = MetricsServer(host, 0, Metrics({}), lambda: WELL)
+    server.start()
+    with closing(server), socket.create_connection((bare(host), server.address[1]), timeout=PATIENCE) as peer:
+        peer.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert read_to_end(peer).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_close_without_start_and_twice(serve: Callable[..., MetricsServer]) -> None:

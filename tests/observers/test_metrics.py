@@ -80,7 +80,8 @@ def test_closed_sets_are_complete_from_the_start() -> None:
         "message_bytes_total": [{"direction": d, "header": h} for d in ("in", "out") for h in headers],
         "updates_total": [{"decision": d} for d in ("accepted", "late", "duplicate", "rejected", "aborted")],
         "rejected_updates_total": [
-            {"reason": r} for r in ("names", "shape", "dtype", "non_finite", "weight_share", "other")
+            {"reason": r}
+            for r in ("names", "shape", "dtype", "non_finite", "weight_share", "unreadable", "size", "other")
         ],
         "dropouts_total": [{"reason": r} for r in ("closed", "reset", "timeout", "protocol", "other")],
         "round_phase_duration_seconds_count": [
@@ -151,11 +152,17 @@ def test_gauges_of_a_run(run_events: list[e.Event]) -> None:
     assert [value(metrics, "run_state", state=state) for state in words.RUN_STATES] == [0, 0, 0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
-def test_an_unknown_loss_has_no_sample(unknown: float | None) -> None:
-    metrics = observed([committed(0, loss=unknown, accuracy=unknown)])
+def test_an_unknown_loss_has_no_sample() -> None:
+    metrics = observed([committed(0, loss=None, accuracy=None)])
     for name in ("model_loss", "model_accuracy_ratio", "clients_loss", "clients_accuracy_ratio"):
         assert value(metrics, name) is None
+
+
+@pytest.mark.parametrize("measured", [math.nan, math.inf, -math.inf])
+def test_the_loss_of_a_model_that_diverged_is_what_it_is(measured: float) -> None:
+    metrics = observed([committed(0, loss=measured, accuracy=0.1)])
+    assert repr(value(metrics, "model_loss")) == repr(measured)
+    assert value(metrics, "model_accuracy_ratio") == 0.1
 
 
 @pytest.mark.parametrize("seen_before", [False, True])

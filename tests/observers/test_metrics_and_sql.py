@@ -1,21 +1,24 @@
 """Promise 7: /metrics says what SQL says, while a run is recorded and when another process goes on with it."""
 
+import math
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from flserver import events as e
-from flserver.clock import utc_timestamp
 from flserver.events.bus import Bus
 from flserver.observers.metrics import Metrics
-from flserver.observers.tally import LastRound, RunFacts
+from flserver.observers.tally import RunFacts
+from flserver.process.first_entries import last_round
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
-from tests.observers.observed_run import SERVER_STARTED
-from tests.observers.samples import lasting_samples, samples
+from tests import facts
+from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, committed
+from tests.observers.samples import lasting_samples, samples, value
 
 SQL = Path(__file__).parents[2] / "ops" / "sql"
 
@@ -23,6 +26,11 @@ SQL = Path(__file__).parents[2] / "ops" / "sql"
 @pytest.fixture
 def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics]:
     """The run in a database, and what observed it there."""
+    first, *others = run_events
+    return record(tmp_path, [first, SERVER_STARTED, *others])
+
+
+def record(tmp_path: Path, recorded: Sequence[e.Event]) -> tuple[Reader, Metrics]:
     path = tmp_path / "runs.sqlite"
     ensure_head(path)
     metrics = Metrics({})
@@ -31,8 +39,7 @@ def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics
     bus.subscribe(metrics)
     writer = Writer(path, run_id="r1", process_id=1)
     writer.start(on_committed=bus.publish, on_commit_seconds=lambda seconds: None, on_failure=failures.append)
-    first, *others = run_events
-    for event in [first, SERVER_STARTED, *others]:
+    for event in recorded:
         writer.emit(event)
     writer.flush()
     writer.close()
@@ -40,26 +47,27 @@ def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics
     return Reader(path), metrics
 
 
-def last_round(reader: Reader) -> LastRound:
-    row = reader.last_committed("r1")
-    assert row is not None
-    means = reader.client_means("r1", row["round"] - 1)
-    return LastRound(
-        round=row["round"],
-        loss=row["loss"],
-        accuracy=row["accuracy"],
-        clients_loss=means.get("loss"),
-        clients_accuracy=means.get("accuracy"),
-        checkpoint_bytes=row["checkpoint_bytes"],
-        committed_at=utc_timestamp(row["ended_at"]),
-    )
-
-
 def test_what_was_observed_is_what_sql_restores(recorded: tuple[Reader, Metrics], run_facts: RunFacts) -> None:
     reader, observing = recorded
     resumed = Metrics({})
-    resumed.restore(run_facts, reader.totals("r1"), last_round(reader))
+    resumed.restore(run_facts, reader.totals("r1"), last_round(reader, "r1"))
     assert lasting_samples(resumed) == lasting_samples(observing)
+
+
+@pytest.mark.parametrize("measured", [math.nan, math.inf, -math.inf, None])
+def test_a_model_that_diverged_is_told_from_one_that_was_not_measured(
+    tmp_path: Path, run_facts: RunFacts, measured: float | None
+) -> None:
+    own = () if measured is None else (facts.round_metric(1, "loss", measured, "evaluate"),)
+    others = facts.round_metric(0, "loss", math.inf, "clients")
+    ended = committed(1, loss=measured, accuracy=None, metrics=(*own, others))
+    reader, observing = record(tmp_path, [RUN_STARTED, SERVER_STARTED, facts.attempt(1), ended])
+    resumed = Metrics({})
+    resumed.restore(run_facts, reader.totals("r1"), last_round(reader, "r1"))
+    for metrics in (resumed, observing):
+        assert repr(value(metrics, "model_loss")) == repr(measured)
+        assert value(metrics, "model_accuracy_ratio") is None
+        assert value(metrics, "clients_loss") == math.inf
 
 
 @pytest.mark.parametrize(

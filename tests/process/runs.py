@@ -16,6 +16,9 @@ class FakeReader:
         self._runs = runs
         self._rounds = rounds or {}
 
+    def runs(self) -> list[Mapping[str, Any]]:
+        return [*reversed(self._runs)]
+
     def newest_run(self, name: str | None = None) -> Mapping[str, Any] | None:
         return next((run for run in reversed(self._runs) if name in (None, run["name"])), None)
 

@@ -16,10 +16,10 @@ from flserver.store.reader import Reader
 from tests.process.runs import FakeReader, found
 
 
-def decide(*runs: Mapping[str, Any], **given: Any) -> Plan | Complete:
-    """The plan of a process that was started with the options ``given``."""
+def decide(*runs: Mapping[str, Any], typed: bool = False, **given: Any) -> Plan | Complete:
+    """The plan of a process that was started with the options ``given``, ``typed`` at a terminal or not."""
     reader = cast(Reader, FakeReader(*runs))
-    return plan_run(reader, server_settings(given), given)
+    return plan_run(reader, server_settings(given), given, typed=typed)
 
 
 def planned(*runs: Mapping[str, Any], **given: Any) -> Plan:
@@ -52,11 +52,34 @@ def test_resume_without_a_run_starts_one_and_says_so() -> None:
     assert is_new(plan)
     assert plan.notice is not None
     assert "there is no run in runs.sqlite" in plan.notice
-    other = planned(found("interrupted"), resume=True, run_name="day")
+    other = planned(found("interrupted"), resume=True, run_name="monday")
     assert is_new(other)
-    assert other.name == "day"
+    assert other.name == "monday"
     assert other.notice is not None
-    assert "no run named day" in other.notice
+    assert "no run named monday" in other.notice
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize("name", ["nigt", "inght", "Night", "nights", "nights2"])
+def test_a_name_within_two_letters_of_an_existing_one_is_a_slip(name: str, typed: bool) -> None:
+    with pytest.raises(UsageError, match="did you mean 'night'") as caught:
+        decide(found("completed", "night"), found("failed", "day"), typed=typed, resume=True, run_name=name)
+    assert str(caught.value).startswith(f"--run-name {name}: runs.sqlite has no run of that name")
+    assert "Leave --resume out" in str(caught.value)
+    assert is_new(planned(found("completed", "night"), typed=typed, run_name=name)), "without --resume it is meant"
+
+
+def test_a_name_that_is_like_none_is_refused_where_it_is_typed_and_starts_a_run_in_a_unit() -> None:
+    runs = [found("completed", name) for name in ("first", "first", "second")]
+    with pytest.raises(UsageError, match=r"the newest are second, first\. Leave --resume out"):
+        decide(*runs, typed=True, resume=True, run_name="third-run")
+    assert is_new(planned(*runs, resume=True, run_name="third-run"))
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_where_there_is_no_run_at_all_every_name_starts_one(typed: bool) -> None:
+    assert planned(typed=typed, resume=True, run_name="night").name == "night"
+    assert is_new(planned(typed=typed, resume=True))
 
 
 @pytest.mark.parametrize("name", ["a:b", "123", "٣", "", "  ", "a\x1b[2J", "a\nb"])

@@ -84,10 +84,14 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "unchanged trainers tell nothing.",
             "registered_at": "When it was admitted.",
             "left_at": "When its connection ended.",
-            "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has stopped, "
-            "or it was cut off then, with `--goodbye close`), `closed`, `reset`, `timeout`, `protocol` (it spoke out "
-            "of turn), `other` (taken off the roster, for one), or `server stopped` where the server was killed.",
+            "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has stopped; or "
+            "it was cut off then, with `--goodbye close` or because it read too slowly to be told), `closed`, `reset`, "
+            "`timeout`, `protocol` (it spoke out of turn), `other` (taken off the roster, for one), or `server "
+            "stopped` where the server was killed.",
             "label": "The client's name in the roster.",
+            "metadata": "JSON: the fields of its registration as they were sent, but for header and info: the id as a "
+            'number or a text, a `data_size` of 10.0, keys that nobody asks for; NaN is `"NaN"`. NULL in what older '
+            "versions wrote.",
         },
     ),
     "v1_connections": (
@@ -144,7 +148,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "arrived_round": "The round that was being made when it arrived; NULL between attempts.",
             "decision": "Its [decision](#decisions); NULL while it counts and its attempt runs.",
             "reason": "Why, where it is not accepted.",
-            "update_digest": "BLAKE3 of its tensors: names, dtypes, shapes, values; whatever the pickle around them.",
+            "update_digest": "BLAKE3 of its tensors as sent: names, dtypes, shapes, values. NULL where none were read.",
             "data_size": SAMPLES,
             "weight": SHARE,
             "received_at": "When its last byte had come.",
@@ -209,10 +213,12 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "run_id": RUN,
             "round": "The round whose model was measured.",
             "name": "`loss`, `accuracy`, or whatever name `--evaluate` gives it.",
-            "value": "The number.",
+            "value": "The number; NULL where it is none that can be added up: `note`.",
             "source": "`evaluate`: measured here, with `--eval-data` or `--evaluate`. `clients`: the mean of what the "
             "clients measured on that model when they received it, weighted by `data_size`. `server` is kept for what "
             "needs no measuring; nothing is yet.",
+            "note": "`NaN`, `Infinity` or `-Infinity`: what was measured, of a model that has diverged. A round that "
+            "was not measured has no row.",
         },
     ),
     "v1_client_metrics": (

@@ -14,7 +14,8 @@ INTRODUCTION = """
 Every setting can be given in four ways, and what comes first in this list counts:
 
 1. a **flag**: `--num-rounds 10`;
-2. the **environment**: `FLSERVER_NUM_ROUNDS=10`, for the trainer `FLCLIENT_…`. An empty variable counts as unset;
+2. the **environment**: `FLSERVER_NUM_ROUNDS=10`, for the trainer `FLCLIENT_…`. An empty variable counts as
+   unset, and one that is no setting is warned about;
 3. a **file**: `--config FILE`, TOML with the options' names as keys: `num-rounds = 10`. `--print-config` prints the
    settings that would be in force, in this form, and ends;
 4. the **default**.

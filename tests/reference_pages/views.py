@@ -34,8 +34,8 @@ DECISIONS = {
         "whether it is the same update as the one before",
     ),
     "rejected": (
-        "it answers and cannot be used: names, shapes, dtypes or values do not fit, or it weighs too much",
-        "begins with `names`, `shape`, `dtype`, `non_finite`, `weight_share` or `other`",
+        "it answers and cannot be used: it is no model, over a limit, does not fit, or weighs too much",
+        "begins with `names`, `shape`, `dtype`, `non_finite`, `weight_share`, `unreadable`, `size` or `other`",
     ),
     "aborted": (
         "it counted, and its attempt ended without a round",

@@ -44,10 +44,18 @@ def offer(
     peer: Peer = PEER,
 ) -> Verdict:
     """An upload on a connection that was accepted at ``at``, decided then, not yet on record."""
-    upload = Upload(
-        update_id=update_id, client_id=client, peer=peer, accepted_at=at, digest=digest, rejection=rejection
-    )
-    return rounds.offer(upload, at)
+    return rounds.offer(uploaded(client, at, rejection, update_id, digest, peer), at)
+
+
+def uploaded(
+    client: str,
+    at: float = 2.0,
+    rejection: str | None = None,
+    update_id: int = 1,
+    digest: str = "blake3:00",
+    peer: Peer = PEER,
+) -> Upload:
+    return Upload(update_id=update_id, client_id=client, peer=peer, accepted_at=at, digest=digest, rejection=rejection)
 
 
 def answer(
@@ -225,6 +233,39 @@ class TestWhoseAnswer:
     def test_a_rejected_update_answers_its_model(self) -> None:
         rounds, _ = started()
         assert answer(rounds, "a", rejection="shape: w").decision == "rejected"
+        assert answer(rounds, "a").decision == "duplicate"
+
+    @pytest.mark.parametrize("rejection", [None, "shape: w"])
+    def test_one_that_could_not_be_put_on_record_answers_nothing(self, rejection: str | None) -> None:
+        rounds, _ = started("ab")
+        answer(rounds, "b", update_id=7)
+        verdict = offer(rounds, "a", rejection=rejection, update_id=8)
+        rounds.withdraw_answer(uploaded("a", update_id=8), verdict)
+        assert not rounds.attempt_over(2.0)
+        assert answer(rounds, "a", update_id=9).decision is None
+        assert rounds.attempt_over(2.0)
+        assert [result.seat.update_id for result in rounds.end_attempt()] == [9, 7]
+
+    def test_a_late_one_or_a_duplicate_that_could_not_be_put_on_record_does_not_touch_what_runs(self) -> None:
+        rounds, _ = started("ab")
+        first = answer(rounds, "a", update_id=7)
+        again = offer(rounds, "a", update_id=8, digest="blake3:01")
+        rounds.withdraw_answer(uploaded("a", update_id=8, digest="blake3:01"), again)
+        rounds.end_attempt()
+        rounds.start(1, 2, 102.0)
+        late = offer(rounds, "b", at=103.0, update_id=9)
+        rounds.withdraw_answer(uploaded("b", update_id=9), late)
+        assert (first.decision, again.decision, late.decision) == (None, "duplicate", "late")
+        assert rounds.attempt is not None
+        assert rounds.attempt.recording == 0
+        assert answer(rounds, "b", at=104.0).decision == "late", "its model is unanswered again"
+
+    def test_what_could_not_be_put_on_record_is_not_given_to_who_registered_again_meanwhile(self) -> None:
+        rounds, registrations = started()
+        verdict = offer(rounds, "a")
+        rounds.leave(registrations["a"])
+        join(rounds, "a")
+        rounds.withdraw_answer(uploaded("a"), verdict)
         assert answer(rounds, "a").decision == "duplicate"
 
     def test_an_unknown_client_is_refused(self) -> None:

@@ -1,5 +1,6 @@
 """The tables follow from the events, and from nothing else; a contradiction stops the record."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,33 @@ def test_the_tables_equal_a_replay_of_the_events(recorded: Path, ask: Ask) -> No
     with writing_engine(recorded).begin() as connection:
         rederive(connection)
     assert {name: ask(f"SELECT * FROM {name} ORDER BY 1, 2, 3") for name in names} == before
+
+
+def test_a_registration_is_on_record_as_it_was_sent(database: Path, ask: Ask) -> None:
+    as_sent = {"id": "1", "data_size": 10.0, "last_loss": math.nan, "name": "\ud800"}
+    sent = [facts.opened(1), facts.registered("1", 1, metadata=as_sent)]
+    older = [facts.opened(2), facts.registered("2", 2, metadata=None)]
+    story.write(database, [*story.started(), *sent, *older])
+    written = '{"data_size":10.0,"id":"1","last_loss":"NaN","name":"\\ud800"}'
+    expected = [("1", written), ("2", None)]
+    assert ask("SELECT client_id, metadata FROM v1_clients ORDER BY client_id") == expected
+    with writing_engine(database).begin() as connection:
+        rederive(connection)
+    assert ask("SELECT client_id, metadata FROM v1_clients ORDER BY client_id") == expected
+
+
+def test_a_metric_that_is_no_finite_number_is_what_it_is(database: Path, ask: Ask) -> None:
+    measured = {"loss": math.nan, "accuracy": 0.1, "up": math.inf, "down": -math.inf}
+    metrics = tuple(facts.round_metric(0, name, value, "evaluate") for name, value in measured.items())
+    ended = committed(0, loss=math.nan, accuracy=0.1, metrics=metrics)
+    story.write(database, [*story.started(), attempt(0, 1, ()), ended])
+    query = "SELECT name, value, note FROM v1_round_metrics ORDER BY name"
+    expected = [("accuracy", 0.1, None), ("down", None, "-Infinity"), ("loss", None, "NaN"), ("up", None, "Infinity")]
+    assert ask(query) == expected
+    assert ask("SELECT loss, accuracy FROM v1_rounds") == [(None, 0.1)]
+    with writing_engine(database).begin() as connection:
+        rederive(connection)
+    assert ask(query) == expected
 
 
 def test_a_purged_record_is_not_replayed(recorded: Path, ask: Ask) -> None:

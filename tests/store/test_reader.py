@@ -12,8 +12,8 @@ from flserver.store.reader import IdSeeds, KnownClient, Reader
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from tests import facts
+from tests.nobody import as_nobody
 from tests.store import story
-from tests.store.conftest import as_nobody
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from sqlalchemy import Connection, create_engine
 from flserver.errors import UsageError
 from flserver.store import tables
 from flserver.store.reader import Reader
-from flserver.store.schema import SchemaState, Upgrade, check, ensure_head, migrations_directory
+from flserver.store.schema import SchemaState, Upgrade, as_it_will_be, check, ensure_head, migrations_directory
+from tests.nobody import as_nobody
 from tests.patience import PATIENCE
 from tests.store import story
-from tests.store.conftest import Ask, as_nobody
+from tests.store.conftest import Ask
 
 CONTRACT = {
     "v1_runs": "run_id, name, status, started_at, ended_at, num_rounds, rounds_committed, model, strategy, seed, "
@@ -27,7 +28,7 @@ CONTRACT = {
     "started_at, ended_at, exit_code, resumed_from_round",
     "v1_operator_events": "run_id, process_id, at, kind, detail",
     "v1_clients": "run_id, client_id, registration, connection_id, identity, data_size, info, registered_at, left_at, "
-    "left_reason, label",
+    "left_reason, label, metadata",
     "v1_connections": "run_id, connection_id, peer_host, peer_port, client_id, purpose, transport, "
     "certificate_subject, certificate_fingerprint, opened_at, closed_at, close_reason, bytes_in, bytes_out, "
     "proxy_host",
@@ -42,15 +43,18 @@ CONTRACT = {
     "loss, accuracy, event_seq",
     "v1_client_rounds": "run_id, round, attempt, client_id, participation, decision, reason, data_size, weight, "
     "sent_at, seconds, bytes_in, bytes_out, update_norm",
-    "v1_round_metrics": "run_id, round, name, value, source",
+    "v1_round_metrics": "run_id, round, name, value, source, note",
     "v1_client_metrics": "run_id, round, client_id, name, value, measured_on, source",
     "v1_events": "seq, run_id, type, at, payload, previous_digest, digest",
 }
 
+HEAD = sorted((migrations_directory() / "versions").glob("[0-9]*.py"))[-1].name.partition("_")[0]
+NEXT = f"{int(HEAD) + 1:04}"
+
 LATER = """
 from alembic import op
-revision = "0003"
-down_revision = "0002"
+revision = "{later}"
+down_revision = "{head}"
 def upgrade():
     op.execute("ALTER TABLE runs ADD COLUMN note TEXT")
     {more}
@@ -66,7 +70,7 @@ def newer(tmp_path: Path) -> Path:
 def later_migrations(place: Path, more: str = "") -> Path:
     directory = place / "migrations"
     shutil.copytree(migrations_directory(), directory)
-    (directory / "versions" / "0003_later.py").write_text(LATER.format(more=more))
+    (directory / "versions" / f"{NEXT}_later.py").write_text(LATER.format(more=more, later=NEXT, head=HEAD))
     return directory
 
 
@@ -109,10 +113,10 @@ def test_every_table_of_ours_is_strict(ask: Ask) -> None:
 
 def test_a_new_database_is_made_at_head(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
-    assert check(path) == SchemaState(current=None, head="0002")
+    assert check(path) == SchemaState(current=None, head=HEAD)
     assert not path.exists()
     assert ensure_head(path) is None
-    assert check(path) == SchemaState(current="0002", head="0002")
+    assert check(path) == SchemaState(current=HEAD, head=HEAD)
     assert [entry.name for entry in tmp_path.iterdir()] == ["runs.sqlite"]
 
 
@@ -139,19 +143,20 @@ def test_a_file_name_is_not_a_uri(tmp_path: Path) -> None:
 
 def test_an_old_database_is_upgraded_after_a_copy(recorded: Path, newer: Path) -> None:
     before = recorded.read_bytes()
-    copy = recorded.with_name("runs.sqlite.before-0003")
-    assert ensure_head(recorded, migrations=newer) == Upgrade(before="0002", after="0003", copy=copy)
-    assert check(recorded, migrations=newer) == SchemaState(current="0003", head="0003")
+    copy = recorded.with_name(f"runs.sqlite.before-{NEXT}")
+    assert ensure_head(recorded, migrations=newer) == Upgrade(before=HEAD, after=NEXT, copy=copy)
+    assert check(recorded, migrations=newer) == SchemaState(current=NEXT, head=NEXT)
     assert "note" in Reader(recorded).query("SELECT * FROM runs")[0]
     assert recorded.read_bytes() != before
-    assert check(copy) == SchemaState(current="0002", head="0002")
+    assert check(copy) == SchemaState(current=HEAD, head=HEAD)
     assert Reader(copy).verify_chain() == Reader(recorded).verify_chain()
 
 
 def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_path: Path) -> None:
     first = tmp_path / "first"
     shutil.copytree(migrations_directory(), first)
-    (first / "versions" / "0002_identity.py").unlink()
+    for later in sorted((first / "versions").glob("[0-9]*.py"))[1:]:
+        later.unlink()
     path = tmp_path / "runs.sqlite"
     ensure_head(path, migrations=first)
     values = {
@@ -167,23 +172,45 @@ def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_pat
     connection.close()
     upgrade = ensure_head(path)
     assert upgrade is not None
-    assert (upgrade.before, upgrade.after) == ("0001", "0002")
+    assert (upgrade.before, upgrade.after) == ("0001", HEAD)
     reader = Reader(path)
-    for view, added in (("v1_connections", None), ("v1_clients", None), ("v1_updates", "claimed")):
+    for view, added in (("v1_connections", (None,)), ("v1_clients", (None, None)), ("v1_updates", ("claimed",))):
         columns, rows = reader.query(f"SELECT * FROM {view}")
         assert columns == CONTRACT[view].split(", ")
         old, _ = Reader(upgrade.copy).query(f"SELECT * FROM {view}")
-        assert columns[:-1] == old, "columns are only added, and at the end"
-        assert rows[0][-1] == added
-        assert rows[0][:-1] == Reader(upgrade.copy).query(f"SELECT * FROM {view}")[1][0]
+        assert columns[: len(old)] == old, "columns are only added, and at the end"
+        assert rows[0][len(old) :] == added
+        assert rows[0][: len(old)] == Reader(upgrade.copy).query(f"SELECT * FROM {view}")[1][0]
+
+
+def test_a_database_can_be_read_as_it_will_be_before_anything_is_written(recorded: Path, newer: Path) -> None:
+    new, before = recorded.with_name("new.sqlite"), recorded.read_bytes()
+    folder = sorted(recorded.parent.iterdir())
+    with as_it_will_be(new) as reader:
+        assert reader.runs() == []
+        with pytest.raises(UsageError, match=r"new\.sqlite has no run 'night'"):
+            reader.run("night")
+    with as_it_will_be(recorded, migrations=newer) as reader:
+        assert "note" in reader.query("SELECT * FROM runs")[0]
+        assert len(reader.runs()) == 2
+    with as_it_will_be(recorded) as reader:
+        assert len(reader.runs()) == 2
+    assert (sorted(recorded.parent.iterdir()), recorded.read_bytes()) == (folder, before)
+
+
+def test_an_upgrade_that_would_fail_fails_before_anything_is_written(recorded: Path, tmp_path: Path) -> None:
+    migrations, before = later_migrations(tmp_path, 'op.execute("DROP TABLE nowhere")'), recorded.read_bytes()
+    with pytest.raises(UsageError, match="no such table: nowhere"), as_it_will_be(recorded, migrations=migrations):
+        pass
+    assert recorded.read_bytes() == before
 
 
 def test_a_copy_is_never_overwritten(recorded: Path, newer: Path) -> None:
-    precious = recorded.with_name("runs.sqlite.before-0003")
+    precious = recorded.with_name(f"runs.sqlite.before-{NEXT}")
     precious.write_text("precious")
     upgrade = ensure_head(recorded, migrations=newer)
     assert upgrade is not None
-    assert upgrade.copy.name == "runs.sqlite.before-0003-2"
+    assert upgrade.copy.name == f"runs.sqlite.before-{NEXT}-2"
     assert precious.read_text() == "precious"
 
 
@@ -210,7 +237,7 @@ def test_a_failed_upgrade_changes_nothing(recorded: Path, tmp_path: Path) -> Non
 def test_a_newer_database_is_refused(recorded: Path, newer: Path) -> None:
     ensure_head(recorded, migrations=newer)
     before = recorded.read_bytes()
-    with pytest.raises(UsageError, match=r"newer flserver: its schema is 0003, this one knows up to 0002"):
+    with pytest.raises(UsageError, match=f"newer flserver: its schema is {NEXT}, this one knows up to {HEAD}"):
         ensure_head(recorded)
     assert recorded.read_bytes() == before
 

@@ -1,24 +1,9 @@
-"""What is SQLite's alone: whose file it is, who has it, what a reader may do."""
+"""What is SQLite's alone: whose file it is, what a reader may do."""
 
 import sqlite3
-from pathlib import Path
 
-import pytest
-
-from flserver.errors import UsageError
-from flserver.store.sqlite import APPLICATION_ID, DatabaseLock, _authorize
+from flserver.store.sqlite import APPLICATION_ID, _authorize
 from tests.store.conftest import Ask
-
-
-def test_one_server_at_a_time(database: Path, tmp_path: Path) -> None:
-    alias = tmp_path / "alias.sqlite"
-    alias.symlink_to(database)
-    with DatabaseLock(database):
-        for name in (database, alias):
-            with pytest.raises(UsageError, match="another flserver has"), DatabaseLock(name):
-                pass
-    with DatabaseLock(database):
-        pass
 
 
 def test_extensions_are_refused_by_the_authorizer_too() -> None:

@@ -336,3 +336,12 @@ def test_any_buffer_is_read():
         tree = read(form(body))
         assert tree[:6] == [1, "two", 3.0, None, -5, 2**40]
         assert bytes(tree[6]) == b"six"
+
+
+def test_a_compiled_module_is_read_as_the_module_inside() -> None:
+    inner = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    outer = nn.Sequential(torch.compile(nn.Linear(2, 2)), inner)
+    names = read_module(read(pickle.dumps(inner))).tensors.keys()
+    assert read_module(read(pickle.dumps(torch.compile(inner)))).tensors.keys() == names
+    found = read_module(read(pickle.dumps(outer))).tensors.keys()
+    assert found == {"0.weight", "0.bias", *(f"1.{name}" for name in names)}

@@ -1,6 +1,7 @@
 """The six messages and the order in which they may come."""
 
 import json
+import math
 import pickle
 from contextlib import suppress
 
@@ -158,10 +159,56 @@ def test_what_is_no_id_is_refused(value: object) -> None:
         server().receive(metadata(id=value))
 
 
-@pytest.mark.parametrize("value", [0, -1, True, 1.0, "5", None, MAX_DATA_SIZE + 1, 10**30])
-def test_data_size_is_an_integer_in_its_range(value: object) -> None:
-    with pytest.raises(MessageRefused, match="data_size"):
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0, "0"),
+        (-1, "-1"),
+        (-1.0, "-1.0"),
+        (1.5, "1.5"),
+        (True, "True"),
+        ("100", "'100', a text,"),
+        (None, "None"),
+        ([10], "a list"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (MAX_DATA_SIZE + 1, "536870912"),
+        (1e300, "1e+300"),
+        (10**30, "1000000000000000000000000000000"),
+    ],
+)
+def test_data_size_is_an_integer_in_its_range(value: object, told: str) -> None:
+    with pytest.raises(MessageRefused) as refused:
         server().receive(metadata(data_size=value))
+    assert str(refused.value) == f"data_size {told} is not an integer from 1 to 536870911"
+
+
+@pytest.mark.parametrize("written", ["10", "10.0", "1e1", "100e-1", "10.000"])
+def test_a_data_size_is_taken_as_meant(written: str) -> None:
+    body = f'{{"header": "<METADATA>", "id": 3, "data_size": {written}}}'
+    message = server().receive(memoryview(body.encode()))
+    assert message == Metadata(client_id="3", data_size=10)
+    assert isinstance(message, Metadata)
+    assert type(message.data_size) is int
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("place", ["{}", "[0, {}]", '{{"a": [{}]}}'])
+@pytest.mark.parametrize("key", ["last_loss", "info", "msg", "model"])
+def test_a_number_that_json_has_not_is_no_matter_where_nobody_asks_for_it(number: str, place: str, key: str) -> None:
+    body = f'{{"header": "<METADATA>", "id": 3, "data_size": 10, "{key}": {place.format(number)}}}'
+    message = server().receive(memoryview(body.encode()))
+    assert isinstance(message, Metadata)
+    assert (message.client_id, message.data_size) == ("3", 10)
+
+
+def test_a_registrations_fields_are_kept_as_they_were_sent() -> None:
+    fields = {"id": "3", "data_size": 10.0, "last_loss": -math.inf, "hobby": ["chess"]}
+    message = server().receive(metadata(**fields, info={"epochs": 8}, deep=nested(9), deepest=nested(300)))
+    assert message == Metadata(client_id="3", data_size=10, info={"epochs": 8})
+    assert isinstance(message, Metadata)
+    assert message.sent == fields
+    assert (type(message.sent["id"]), type(message.sent["data_size"])) == (str, float)
 
 
 def test_data_size_may_be_as_large_as_fedavg_is_exact() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import MessageRefused, PickleRefused
+from flserver.store.payloads import canonical_json
 from flserver.wire.messages import (
     MAX_DATA_SIZE,
     MAX_ID_LENGTH,
@@ -110,6 +111,8 @@ def check(body: bytes) -> None:
         assert type(message.data_size) is int
         assert 1 <= message.data_size <= MAX_DATA_SIZE
         assert depth(message.info) <= MAX_INFO_DEPTH
+        assert depth(message.sent) <= MAX_INFO_DEPTH + 1
+        assert json.loads(canonical_json(message.sent)).keys() == message.sent.keys(), "it has a place on record"
         assert read(encode_metadata(message.client_id, message.data_size, {}), from_client=True) is not None
     answer = read(body, from_client=False)
     if answer is not None:
@@ -164,11 +167,13 @@ def test_an_id_is_an_integer_or_short_printable_text_and_nothing_else_is(value: 
 
 
 @times(4)
-@given(st.integers(0, 2**30) | st.floats() | st.booleans() | st.integers().map(str))
+@given(st.integers(0, 2**30) | st.integers(0, 2**30).map(float) | st.floats() | st.booleans() | st.integers().map(str))
 def test_a_data_size_is_an_integer_in_its_range_and_nothing_else_is(value: object) -> None:
     body = json.dumps({"header": "<METADATA>", "id": 3, "data_size": value}).encode()
-    allowed = type(value) is int and 1 <= value <= MAX_DATA_SIZE
-    assert (read(body, from_client=True) is not None) == allowed
+    number = int(value) if type(value) is float and value.is_integer() else value
+    allowed = type(number) is int and 1 <= number <= MAX_DATA_SIZE
+    message = read(body, from_client=True)
+    assert message == (Metadata(client_id="3", data_size=number) if type(number) is int and allowed else None)
 
 
 def test_json_is_read_with_as_many_digits_as_python_reads_and_as_deep_as_its_stack() -> None:

@@ -3,7 +3,7 @@
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.aggregation.strategy import Strategy
 from flserver.errors import UsageError
-from flserver.plugins import import_attribute
+from flserver.plugins import check_name, import_attribute
 
 STRATEGIES: dict[str, type[Strategy]] = {"fedavg": FedAvg}
 
@@ -13,10 +13,7 @@ def load_strategy(spec: str) -> Strategy:
 
     Raises UsageError, one line, where there is none, it cannot be made, or it is no Strategy.
     """
-    if spec not in STRATEGIES and ":" not in spec:
-        raise UsageError(
-            f"--strategy {spec!r} is neither {' nor '.join(STRATEGIES)} nor of the form package.module:Class"
-        )
+    check_name(spec, "--strategy", STRATEGIES)
     made = STRATEGIES.get(spec) or import_attribute(spec, "--strategy")
     try:
         strategy = made()

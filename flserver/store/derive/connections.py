@@ -4,7 +4,7 @@ from sqlalchemy import Connection
 
 from flserver import events as e
 from flserver.store import tables as t
-from flserver.store.derive.statements import Derivations, Origin, change, insert_row
+from flserver.store.derive.statements import Derivations, Origin, change, insert_row, shared
 
 
 def _connection_opened(connection: Connection, origin: Origin, event: e.ConnectionOpened) -> None:
@@ -12,8 +12,8 @@ def _connection_opened(connection: Connection, origin: Origin, event: e.Connecti
 
 
 def _peer_identified(connection: Connection, origin: Origin, event: e.PeerIdentified) -> None:
-    told = {name: value for name, value in vars(event).items() if name not in ("at", "connection_id")}
-    change(connection, t.connections, {"connection_id": event.connection_id}, told)
+    told = shared(event, t.connections)
+    change(connection, t.connections, {"connection_id": told.pop("connection_id")}, told)
 
 
 def _connection_closed(connection: Connection, origin: Origin, event: e.ConnectionClosed) -> None:

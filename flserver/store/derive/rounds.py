@@ -14,6 +14,7 @@ from flserver.errors import StoreError
 from flserver.events.words import MeasuredOn, RoundStatus
 from flserver.store import tables as t
 from flserver.store.derive.statements import Derivations, Origin, change, change_all, insert_row, matches, put, shared
+from flserver.text import json_number
 
 
 def _attempt(origin: Origin, number: int | None, attempt: int | None) -> dict[str, Any]:
@@ -59,7 +60,14 @@ def _round_committed(connection: Connection, origin: Origin, event: e.RoundCommi
     accepted = [{"client_id": o.client_id, "decision": "accepted", "weight": o.weight} for o in named]
     change_all(connection, t.client_rounds, attempt, accepted, by="client_id")
     _end_attempt(connection, origin, event, "committed", updates_accepted=len(named))
-    put(connection, t.round_metrics, [vars(metric) | {"run_id": origin.run_id} for metric in event.metrics])
+    metrics = [vars(metric) | {"run_id": origin.run_id, "note": _note(metric.value)} for metric in event.metrics]
+    put(connection, t.round_metrics, metrics)
+
+
+def _note(value: float) -> str | None:
+    """What a number is that a REAL column cannot hold, and is NULL there: a model that diverged was measured."""
+    written = json_number(value)
+    return written if isinstance(written, str) else None
 
 
 def _attempt_aborted(connection: Connection, origin: Origin, event: e.AttemptAborted) -> None:

@@ -21,7 +21,16 @@ SIZES = (100, 250, 37)  # the honest trainers' numbers of samples
 STEPS = (0.25, -0.5, 0.125)  # what they add to every parameter in round 1; in round r, r times as much
 TRAPS = Path(__file__).with_name("traps")
 OPTIONS = ("--model", SPEC, "--seed", "11", "--num-rounds", str(ROUNDS), "--round-timeout", "3600")
-OPTIONS += ("--time-to-wait", "0.2", "--receive-memory", str(RECEIVE_MEMORY), "--metrics-linger", str(PATIENCE))
+OPTIONS += (
+    "--time-to-wait",
+    "0.2",
+    "--accept-dtypes",
+    "",
+    "--receive-memory",
+    str(RECEIVE_MEMORY),
+    "--metrics-linger",
+    str(PATIENCE),
+)
 
 
 @dataclass(frozen=True)

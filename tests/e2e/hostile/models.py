@@ -141,7 +141,7 @@ REJECTED: dict[str, tuple[Spoil, str]] = {
     "a renamed parameter": (
         after(lambda n: n.trunk._parameters.update({"Bias": n.trunk._parameters.pop("bias")})), "lacks .* and adds"),
     "a renamed module": (after(lambda n: n._modules.update(stem=n._modules.pop("trunk"))), "lacks .* and adds"),
-    "a model inside a module": (lambda net: nn.Sequential(net), "lacks .* and adds '0[.]"),
+    "a model inside a module": (lambda net: nn.Sequential(net, nn.Linear(1, 1)), "lacks .* and adds '0[.]"),
     "float16 for float32": (parameter("trunk.weight", Tensor.half), "dtype: trunk.weight is float16"),
     "bfloat16 for float32": (parameter("trunk.weight", Tensor.bfloat16), "dtype: trunk.weight is bfloat16"),
     "float64 for float32": (parameter("trunk.weight", Tensor.double), "dtype: trunk.weight is float64"),

@@ -22,7 +22,7 @@ from tests.e2e.hostile.attack import Attack
 from tests.e2e.hostile.campaign import RECEIVE_MEMORY, ROUNDS, TRAPS, Campaign, run
 from tests.e2e.hostile.claims import HONEST
 from tests.e2e.hostile.corpus import EVERYTHING, INPUTS, SPEECHES, UPLOADS
-from tests.e2e.hostile.inputs import CLASSES, Input, Speech, Then, Upload
+from tests.e2e.hostile.inputs import CLASSES, Input, Speech, Then, Turn, Upload
 from tests.patience import PATIENCE
 
 LEAST = 150
@@ -122,12 +122,15 @@ def test_a_participants_upload_is_on_record_with_what_was_decided(
     trace = record[sent.host, sent.port]
     (message,) = trace.messages
     assert sent.answer == b""
-    if hostile.decision is None:
-        assert trace.updates == []
-        assert (message["outcome"], message["round"]) == ("refused", None)
-        assert re.search(hostile.reason, message["reason"]), message["reason"]
-        return
     (update,) = trace.updates
+    if hostile.decision is None:  # it cannot be used, and answers its model all the same
+        assert (message["outcome"], message["round"]) == ("refused", update["answers_round"])
+        assert re.search(hostile.reason, message["reason"]), message["reason"]
+        assert update["update_digest"] is None
+        decided = {Turn.ANSWERED: "duplicate", Turn.LATE: "late"}.get(hostile.turn, "rejected")
+        assert update["decision"] == decided
+        assert decided != "rejected" or re.match("(unreadable|size): ", update["reason"])
+        return
     assert (message["outcome"], message["reason"]) == ("ok", None)
     assert (update["message_id"], update["weight"]) == (message["message_id"], None)
     assert update["decision"] == hostile.decision, update["reason"]

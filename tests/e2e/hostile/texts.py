@@ -48,7 +48,7 @@ SIZES: dict[str, object] = {
     "2**63": 2**63,
     "2**1000": 2**1000,
     "1.5": 1.5,
-    "1.0": 1.0,
+    "-1.0": -1.0,
     "a text": "5",
     "true": True,
     "null": None,
@@ -56,10 +56,11 @@ SIZES: dict[str, object] = {
     "an object": {"n": 5},
 }
 BODIES: dict[str, tuple[str | bytes, str]] = {
-    "NaN": ('{"header": "<METADATA>", "id": 1, "data_size": NaN}', NO_JSON),
-    "Infinity": ('{"header": "<METADATA>", "id": 1, "data_size": Infinity}', NO_JSON),
-    "-Infinity in info": ('{"header": "<METADATA>", "id": 1, "data_size": 5, "info": {"x": -Infinity}}', NO_JSON),
-    "a size of 1e3": ('{"header": "<METADATA>", "id": 1, "data_size": 1e3}', NO_SIZE),
+    "NaN": ('{"header": "<METADATA>", "id": 1, "data_size": NaN}', NO_SIZE),
+    "Infinity": ('{"header": "<METADATA>", "id": 1, "data_size": Infinity}', NO_SIZE),
+    "NaN as an id": ('{"header": "<METADATA>", "id": NaN, "data_size": 5}', NO_ID),
+    "NaN as a header": ('{"header": NaN, "id": 1, "data_size": 5}', NO_HEADER),
+    "a size of 1e9": ('{"header": "<METADATA>", "id": 1, "data_size": 1e9}', NO_SIZE),
     "a size of 1e999": ('{"header": "<METADATA>", "id": 1, "data_size": 1e999}', NO_SIZE),
     "a size of 3,000 digits": ('{"header": "<METADATA>", "id": 1, "data_size": ' + "9" * 3000 + "}", NO_SIZE),
     "a size with a zero before it": ('{"header": "<METADATA>", "id": 1, "data_size": 05}', NO_JSON),
@@ -109,6 +110,10 @@ BODIES: dict[str, tuple[str | bytes, str]] = {
         '{"header": "<METADATA>", "id": 1, "data_size": 5, "info": ' + "[" * 400 + "]" * 400 + "}", STARTED),
     "info with terminal escapes": (
         r'{"header": "<METADATA>", "id": 1, "data_size": 5, "info": {"\u001b[2J": "\u0000\ud800"}}', STARTED),
+    "a size of 1.0": ('{"header": "<METADATA>", "id": 1, "data_size": 1.0}', STARTED),
+    "a size of 1e3": ('{"header": "<METADATA>", "id": 1, "data_size": 1e3}', STARTED),
+    "-Infinity in info": ('{"header": "<METADATA>", "id": 1, "data_size": 5, "info": {"x": -Infinity}}', STARTED),
+    "NaN in a key of its own": ('{"header": "<METADATA>", "id": 1, "data_size": 5, "NaN": NaN}', STARTED),
     "an id in SQL": (
         json.dumps({"header": "<METADATA>", "id": "'; DROP TABLE events; --", "data_size": 5}), STARTED),
     "an id that is a path": (json.dumps({"header": "<METADATA>", "id": "../../etc/passwd", "data_size": 5}), STARTED),

@@ -1,0 +1,75 @@
+"""Uploads that cannot be used. Each still has a sender, and where that is known, nobody waits for it any longer."""
+
+from flserver.aggregation.checks import rejected
+from flserver.errors import (
+    FrameTooLong,
+    IdentityRefused,
+    MessageRefused,
+    NoRoom,
+    PickleRefused,
+    Refused,
+    RegistrationRefused,
+    TensorsTooLarge,
+)
+from flserver.events.words import RejectedKind
+from flserver.network.connection import AcceptedConnection
+from flserver.network.transport import Received
+from flserver.network.upload import settle, upload_of
+from flserver.rounds.updates import Submission
+from flserver.wire.messages import Update, said_of_itself
+from flserver.wire.pickles import read_opening
+
+MOST_NAMES = 10  # of clients, in a reason
+
+
+def is_upload(frame: Received, refusal: Refused) -> bool:
+    """Whether what was refused is an upload, as far as can be told."""
+    if isinstance(refusal, FrameTooLong):
+        return frame.reader.encoding != "json"
+    if isinstance(refusal, IdentityRefused):
+        return False
+    return frame.reader.encoding == "pickle" and frame.reader.complete and refusal.header in (None, Update.header)
+
+
+def refuse_upload(connection: AcceptedConnection, frame: Received, refusal: Refused) -> None:
+    """Put an upload on record that cannot be used, or that is not this peer's to send.
+
+    One that cannot be used answers its model all the same, where its sender is known: it is ``rejected``. Where the
+    sender is not known, the reason on record names whose it could be. Raises StoreError.
+    """
+    record, reason = connection.record, str(refusal)
+    if isinstance(refusal, NoRoom) and refusal.client_id is None:  # its body was not kept, but the first bytes were
+        refusal.header, refusal.client_id = said_of_itself(read_opening(frame.reader.body))
+    if (kind := _unusable(refusal)) is not None:
+        if frame.reader.encoding == "pickle":
+            record.purpose = "upload"
+        sender, could_be = connection.context.exchange.sender(refusal.client_id, connection.peer)
+        if sender is not None and _reject(connection, frame, refusal, kind, sender):
+            return
+        if could_be:
+            more = f" and {len(could_be) - MOST_NAMES} more" if len(could_be) > MOST_NAMES else ""
+            reason += f"; it could be of client {', '.join(could_be[:MOST_NAMES])}{more}"
+            refusal.args = (reason,)  # it is why the connection ends, too
+    if isinstance(refusal, IdentityRefused):
+        record.client_id = None  # it is not who it says it is; the reason says who that was
+    record.received(frame, header=refusal.header, outcome=refusal.outcome, reason=reason)
+
+
+def _reject(connection: AcceptedConnection, frame: Received, refusal: Refused, kind: RejectedKind, sender: str) -> bool:
+    """Let the upload answer its sender's model; False where who may speak for that client has changed meanwhile."""
+    connection.record.purpose, connection.record.client_id = "upload", sender
+    upload = upload_of(connection, sender, None, rejected(kind, str(refusal)))
+    submission = Submission(upload, {}, (), frame.release)
+    try:
+        settle(connection, frame, submission, header=refusal.header, outcome=refusal.outcome, reason=str(refusal))
+    except (RegistrationRefused, IdentityRefused):
+        connection.record.client_id = None
+        return False
+    return True
+
+
+def _unusable(refusal: Refused) -> RejectedKind | None:
+    """Why an upload cannot be used: it is over a limit, or not to be read. None where that is not what is wrong."""
+    if isinstance(refusal, FrameTooLong | NoRoom | TensorsTooLarge):
+        return "size"
+    return "unreadable" if isinstance(refusal, PickleRefused | MessageRefused) else None

@@ -1,0 +1,74 @@
+"""What the settings name, looked at without torch: a slip of the pen is said at once, with what was perhaps meant."""
+
+import ipaddress
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+
+from flserver.errors import UsageError
+from flserver.plugins import check_importable, check_name
+from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, defaults
+from flserver.text import did_you_mean
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")
+BUILT_IN_MODEL: str = defaults(SERVER_SETTINGS)["model"]
+
+
+def check_names(settings: ServerSettings) -> None:
+    """Raises UsageError where an option names what is not there, as far as that can be told without torch."""
+    for check in NAMES:
+        check(settings)
+
+
+def _host(settings: ServerSettings) -> None:
+    host = settings.network.host
+    if not host or ":" in host or host in LOCAL_HOSTS:
+        return  # no name: whether it can be listened on is seen then
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            socket.getaddrinfo(host, None)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"--host {host} does not resolve: {reason}{did_you_mean(host, LOCAL_HOSTS)}") from error
+
+
+def _model(settings: ServerSettings) -> None:
+    spec = settings.model.model
+    source, built_in = spec.partition(":")[0], BUILT_IN_MODEL.partition(":")[0]
+    if spec == BUILT_IN_MODEL or source == "torchvision":
+        return
+    try:
+        check_importable(spec, "--model", known=("torchvision", built_in))
+    except UsageError as error:
+        if source != built_in:
+            raise
+        raise UsageError(f"{error}; built in is {BUILT_IN_MODEL!r}") from error
+
+
+def _strategy(settings: ServerSettings) -> None:
+    check_name(settings.model.strategy, "--strategy", STRATEGIES)
+
+
+def _eval_data(settings: ServerSettings) -> None:
+    spec = settings.evaluation.eval_data
+    if spec is not None and spec not in DATASETS:
+        known = f"choose from {', '.join(DATASETS)}"
+        raise UsageError(f"--eval-data {spec!r}: there is no such data set; {known}{did_you_mean(spec, DATASETS)}")
+    if spec == "digits" and find_spec("sklearn") is None:
+        raise UsageError("--eval-data digits needs scikit-learn: pip install 'flserver[demo]'")
+
+
+def _evaluate(settings: ServerSettings) -> None:
+    if settings.evaluation.evaluate is not None:
+        check_importable(settings.evaluation.evaluate, "--evaluate")
+
+
+def _initial_weights(settings: ServerSettings) -> None:
+    spec = settings.model.initial_weights
+    if spec is not None and spec.endswith(".safetensors") and not Path(spec).exists():
+        raise UsageError(f"--initial-weights {spec}: there is no such file")
+
+
+NAMES = (_host, _model, _strategy, _eval_data, _evaluate, _initial_weights)

@@ -1,0 +1,111 @@
+"""The listening socket: where it listens, what is said when it cannot, and that closing it wakes who waits on it."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from flserver.errors import UsageError
+from flserver.network.listener import BACKLOG, Listener
+from tests.patience import PATIENCE
+
+HAS_IPV6 = socket.has_ipv6 and socket.has_dualstack_ipv6()
+
+
+def reached(host: str, port: int) -> str:
+    """The address of ours that a connection there comes to."""
+    with socket.create_connection((host, port), timeout=PATIENCE) as connection:
+        return str(connection.getsockname()[0])
+
+
+@pytest.fixture
+def open_listener(request: pytest.FixtureRequest) -> Iterator[Listener]:
+    with closing(Listener(getattr(request, "param", "127.0.0.1"), 0)) as listener:
+        yield listener
+
+
+def test_port_0_is_any_free_one_and_the_address_says_which(open_listener: Listener) -> None:
+    host, port = open_listener.address
+    assert (host, port > 0) == ("127.0.0.1", True)
+    assert reached(host, port) == "127.0.0.1"
+
+
+def test_a_port_in_use_is_said_in_one_line(open_listener: Listener) -> None:
+    _, port = open_listener.address
+    with pytest.raises(UsageError) as caught:
+        Listener("127.0.0.1", port)
+    assert str(caught.value) == f"--host 127.0.0.1 --server-port {port}: Address already in use"
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("192.0.2.1", "--host 192.0.2.1 --server-port 0: Cannot assign requested address"),
+    ],
+    ids=["of another machine"],
+)
+def test_a_host_that_is_not_ours_is_said_in_one_line(host: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Listener(host, 0)
+    assert str(caught.value) == reason
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="needs IPv6")
+@pytest.mark.parametrize(("open_listener", "family"), [("::1", "6"), ("::", "both")], indirect=["open_listener"])
+def test_ipv6_alone_and_both_where_all_addresses_are_meant(open_listener: Listener, family: str) -> None:
+    _, port = open_listener.address
+    assert reached("::1", port) == "::1"
+    if family == "both":
+        assert reached("127.0.0.1", port) == "127.0.0.1"
+    else:
+        with pytest.raises(ConnectionRefusedError):
+            reached("127.0.0.1", port)
+
+
+def test_who_comes_before_anybody_accepts_waits_in_the_backlog(open_listener: Listener) -> None:
+    """As trainers do while torch is being imported."""
+    waiting = [socket.create_connection(open_listener.address, timeout=PATIENCE) for _ in range(200)]
+    try:
+        for connection in waiting:
+            connection.sendall(b"hello")
+        accepted, _ = open_listener.socket.accept()
+        with accepted:
+            accepted.settimeout(PATIENCE)
+            assert accepted.recv(5) == b"hello"
+    finally:
+        for connection in waiting:
+            connection.close()
+    assert len(waiting) < BACKLOG
+
+
+class TellsBefore(socket.socket):
+    """A listening socket that tells when it is about to block in ``accept``."""
+
+    about_to: threading.Event
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.about_to.set()
+        return super().accept()
+
+
+def test_closing_wakes_who_is_blocked_in_accept(open_listener: Listener) -> None:
+    woke: list[BaseException] = []
+    plain = open_listener.socket
+    telling = open_listener.socket = TellsBefore(fileno=plain.detach())
+    telling.about_to = threading.Event()
+
+    def accept() -> None:
+        try:
+            telling.accept()
+        except OSError as error:
+            woke.append(error)
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    assert telling.about_to.wait(PATIENCE)
+    open_listener.close()
+    thread.join(PATIENCE)
+    assert (thread.is_alive(), len(woke)) == (False, 1)
+    open_listener.close()  # a second call does nothing

@@ -1,0 +1,359 @@
+"""The accept loop and the registry of sessions: who is served, who makes room, and that all of it ends."""
+
+import logging
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from math import inf
+
+import pytest
+
+from flserver import events as e
+from flserver.errors import ConnectionLost, StoreError
+from flserver.network.listener import Listener
+from flserver.network.preamble import Preamble, networks
+from flserver.network.server import MADE_ROOM, Capacity, Server
+from flserver.rounds.endings import Farewell
+from flserver.wire.messages import FINISHED_BODY
+from tests.e2e.forwarder import host_of, version_1
+from tests.network.frames import framed
+from tests.network.served import Network, metadata
+from tests.patience import PATIENCE, eventually
+from tests.recorder import raising
+
+HOME, AWAY, FAR = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+
+
+class Port:
+    """A server on a port of its own, and peers of it from any loopback address."""
+
+    def __init__(self, network: Network, in_all: int = 100, an_address: int = 100) -> None:
+        self.network, self.recorder = network, network.recorder
+        self.listener = Listener("127.0.0.1", 0)
+        self.server = Server(self.listener, network.context, count(1), Capacity(in_all, an_address))
+        self._peers = ExitStack()
+
+    def __enter__(self) -> "Port":
+        self.server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop_accepting()
+        self.recorder.before.clear()
+        self.server.close(0.0)
+        self._peers.close()
+
+    def connect(self, host: str = HOME, said: bytes = b"\0", header: bytes = b"") -> socket.socket:
+        """A connection from ``host``, when it has its place and was heard to say that; or when it has ended."""
+        number = len(self.recorder.of(e.ConnectionOpened)) + 1
+        peer = socket.create_connection(self.listener.address, PATIENCE, (host, 0))
+        self._peers.enter_context(peer).sendall(header + said)
+        self.recorder.wait_for(e.ConnectionOpened, number)
+        eventually(lambda: self._heard(number) >= len(said))
+        return peer
+
+    def _heard(self, number: int) -> float:
+        """How much has come of a connection's first message."""
+        alive = {session.connection_id: session for session in list(self.server._threads)}
+        return alive[number].first_bytes if number in alive else inf
+
+    def registered(self, client_id: str, host: str = HOME) -> socket.socket:
+        """A trainer that takes part."""
+        peer = self.connect(host, framed(metadata(client_id)))
+        assert b"<SUCCESS>" in peer.recv(1024)
+        eventually(lambda: self.network.rounds.participants[client_id].live)
+        return peer
+
+    def closed(self, number: int = 1) -> list[tuple[int, str]]:
+        """Which connections ended and why, once there are as many."""
+        return [(event.connection_id, event.reason) for event in self.recorder.wait_for(e.ConnectionClosed, number)]
+
+
+@pytest.fixture
+def port(network: Network) -> Iterator[Port]:
+    with Port(network) as port:
+        yield port
+
+
+def ended(peer: socket.socket) -> bool:
+    """Whether nothing more comes."""
+    try:
+        return peer.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+# --- accepting ------------------------------------------------------------------------------------------------------
+
+
+def test_each_connection_has_a_number_and_a_session_of_its_own(port: Port) -> None:
+    for host in (HOME, AWAY):
+        port.connect(host)
+    one, two = port.recorder.of(e.ConnectionOpened)
+    assert [(o.connection_id, o.peer_host) for o in (one, two)] == [(1, HOME), (2, AWAY)]
+    assert {t.name for t in threading.enumerate()} >= {"accept", "session-1", "session-2"}
+    assert port.server.accepting
+
+
+class Failing(socket.socket):
+    """A listening socket whose first ``accept`` fails."""
+
+    failed = False
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if not self.failed:
+            self.failed = True
+            raise OSError(24, "Too many open files")
+        return super().accept()
+
+
+def test_accepting_goes_on_after_an_error(network: Network, caplog: pytest.LogCaptureFixture) -> None:
+    port = Port(network)
+    port.listener.socket = Failing(fileno=port.listener.socket.detach())
+    with port:
+        port.connect()
+        assert port.server.accepting
+    assert [record.message for record in caplog.records] == ["accept failed: [Errno 24] Too many open files"]
+
+
+def test_accepting_is_over_once_it_was_stopped(port: Port) -> None:
+    address = port.listener.address
+    port.server.stop_accepting()
+    assert not port.server.accepting
+    assert "accept" not in {thread.name for thread in threading.enumerate()}
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, PATIENCE)
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+
+def noted_threads(server: Server, noted: list[bool]) -> type[threading.Thread]:
+    class Noted(threading.Thread):
+        """A thread that notes at its start whether the server knows it."""
+
+        def start(self) -> None:
+            noted.append(self in server._threads.values())
+            super().start()
+
+    return Noted
+
+
+def test_a_thread_is_known_before_it_starts_and_no_longer_when_it_has_ended(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[bool] = []
+    monkeypatch.setattr("flserver.network.server.threading.Thread", noted_threads(port.server, noted))
+    peer = port.connect()
+    assert noted == [True]
+    peer.close()
+    assert port.closed() == [(1, "end of file in the middle of a frame")]
+    eventually(lambda: not port.server._threads)
+    port.connect()
+    eventually(lambda: not port.server._ended)  # joined by the thread that accepts
+
+
+def test_where_no_thread_can_be_started_that_peer_is_not_served_and_has_a_row(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
+        peer = port.connect()
+        assert port.closed() == [(1, "not served: can't start new thread")]
+    assert ended(peer)
+    assert port.server._threads == {}
+    assert port.registered("a")
+
+
+def test_a_record_that_has_failed_does_not_end_accepting(port: Port) -> None:
+    port.recorder.before[e.ConnectionOpened] = raising(StoreError("the disk is full"))
+    peers = [socket.create_connection(port.listener.address, PATIENCE) for _ in range(2)]
+    for peer in peers:
+        with peer:
+            assert ended(peer)
+    assert port.server.accepting
+
+
+def test_a_defect_in_one_session_is_logged_and_costs_the_others_nothing(
+    port: Port, caplog: pytest.LogCaptureFixture
+) -> None:
+    port.recorder.before[e.ClientRegistered] = raising(ZeroDivisionError("ours"))
+    peer = port.connect(said=framed(metadata("a")))
+    assert port.closed() == [(1, "server error: ZeroDivisionError: ours")]
+    assert ended(peer)
+    eventually(lambda: not port.server._threads)
+    (record,) = caplog.records
+    assert (record.levelno, record.message) == (logging.ERROR, "session 1 failed")
+    assert record.exc_info is not None
+    port.recorder.before.clear()
+    port.registered("a")
+
+
+# --- who makes room -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(network: Network) -> Iterator[Port]:
+    """Room for four, of any address."""
+    with Port(network, in_all=4) as port:
+        yield port
+
+
+def made_room(port: Port, number: int) -> list[int]:
+    """Who did, in that order, once there are as many."""
+    return [connection_id for connection_id, reason in port.closed(number) if reason == MADE_ROOM]
+
+
+def test_in_a_full_server_strangers_make_room_before_who_comes_from_where_a_trainer_did(small: Port) -> None:
+    small.registered("a", HOME)  # 1
+    small.connect(HOME)  # 2
+    small.connect(AWAY)  # 3
+    small.connect(HOME)  # 4
+    small.connect(HOME)  # 5, for which 3 makes room
+    assert made_room(small, 1) == [3]
+    small.connect(HOME)
+    assert made_room(small, 2) == [3, 2], "then the oldest of that address"
+
+
+def test_among_strangers_it_is_one_of_the_address_that_has_most(small: Port) -> None:
+    small.connect(AWAY)
+    small.connect(FAR)
+    small.connect(FAR)
+    small.connect(HOME)
+    small.connect(HOME)  # 5: two each are from FAR and HOME
+    assert made_room(small, 1) == [2], "the oldest of those"
+    small.connect(HOME)
+    assert made_room(small, 2) == [2, 4]
+
+
+def test_of_one_address_it_is_who_has_sent_least(small: Port) -> None:
+    for said in (b"\0\0\0", b"\0", b"\0\0", b"\0\0\0\0"):
+        small.connect(AWAY, said)
+    for number, expected in enumerate((2, 3, 1), 1):
+        small.connect(AWAY, b"\0" * 5)
+        assert made_room(small, number)[-1] == expected
+
+
+def test_a_registered_trainer_never_makes_room_and_the_newcomer_is_told_nothing(
+    small: Port, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainers = [small.registered(client_id) for client_id in "abcd"]
+    newcomer = small.connect(AWAY)
+    assert small.closed() == [(5, "not served: 4 connections are open")]
+    assert ended(newcomer)
+    assert [record.message for record in caplog.records] == [f"no session for {AWAY}: 4 connections are open"]
+    trainers[0].close()
+    small.closed(2)
+    eventually(lambda: len(small.server._threads) == 3)
+    assert small.registered("e")
+
+
+def test_many_make_room_at_once_where_many_are_served(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flserver.network.server.CUT_IN_TURN", 2)
+    with Port(network, in_all=4) as port:
+        for _ in range(5):
+            port.connect(AWAY)
+        assert sorted(made_room(port, 2)) == [1, 2]
+
+
+def test_an_address_has_no_more_than_its_connections(network: Network) -> None:
+    with Port(network, an_address=2) as port:
+        port.connect(AWAY)
+        port.connect(HOME)
+        port.connect(HOME)
+        port.connect(HOME)
+        assert made_room(port, 1) == [2], "one of its own"
+        assert port.registered("a", FAR)
+
+
+def test_an_address_whose_connections_have_all_spoken_gets_no_more(network: Network) -> None:
+    with Port(network, an_address=2) as port:
+        for client_id in "ab":
+            port.registered(client_id, HOME)
+        newcomer = port.connect(HOME)
+        assert port.closed() == [(3, f"not served: 2 connections are open from {HOME}")]
+        assert ended(newcomer)
+        assert port.registered("c", AWAY)
+
+
+def test_behind_a_forwarder_the_address_is_its_clients(network_of: Callable[..., Network]) -> None:
+    network = network_of(preamble=Preamble(tls=None, proxies=networks("127.0.0.1"), seconds=PATIENCE))
+    with Port(network, an_address=2) as port:
+        for number in (1, 2, 1, 3, 1):
+            port.connect(header=version_1(number))
+        assert made_room(port, 1) == [1]
+        hosts = [event.peer_host for event in port.recorder.of(e.PeerIdentified)]
+        assert hosts == [host_of(number) for number in (1, 2, 1, 3, 1)]
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+class Closing(threading.Thread):
+    """Closes a server."""
+
+    def __init__(self, server: Server, grace: float) -> None:
+        super().__init__(name="closing")
+        self._server, self._grace, self.over = server, grace, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        self._server.close(self._grace)
+        self.over.set()
+
+    def join(self, timeout: float | None = PATIENCE) -> None:
+        super().join(timeout)
+
+
+def test_sessions_have_a_grace_in_which_to_say_goodbye(port: Port) -> None:
+    peer = port.registered("a")
+    port.server.stop_accepting()
+    closing = Closing(port.server, PATIENCE)
+    assert not closing.over.wait(0.1)
+    port.network.exchange.finish(Farewell("finished"))
+    assert peer.recv(1024) == framed(FINISHED_BODY)
+    closing.join()
+    assert closing.over.is_set()
+    assert port.closed() == [(1, "finished")]
+
+
+def test_who_is_left_after_the_grace_is_cut(port: Port) -> None:
+    port.registered("a")
+    port.connect(said=b"\0\0")
+    port.connect(AWAY)
+    port.server.stop_accepting()
+    port.server.close(0.0)
+    assert sorted(port.closed(3)) == [(number, "the server stopped") for number in (1, 2, 3)]
+    assert port.recorder.of(e.ClientLeft)[0].reason == "stopped"
+    assert not [t.name for t in threading.enumerate() if re.match("session|accept", t.name)]
+
+
+def test_closing_waits_for_a_session_that_does_not_end_by_being_cut(port: Port) -> None:
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        assert go_on.wait(PATIENCE)
+
+    port.recorder.before[e.ConnectionClosed] = hold
+    port.connect()
+    port.server.stop_accepting()
+    closing = Closing(port.server, 0.0)
+    try:
+        assert held.wait(PATIENCE)
+        assert not closing.over.wait(0.1), "its thread is still at work"
+    finally:
+        go_on.set()
+        closing.join()
+    assert closing.over.is_set()
+    assert port.closed() == [(1, "the server stopped")]
+
+
+def test_nobody_gets_room_for_an_update_any_more(port: Port) -> None:
+    port.server.stop_accepting()
+    port.server.close(0.0)
+    with pytest.raises(ConnectionLost, match="the server is stopping"):
+        port.network.memory.take(1, "a client", 1)
