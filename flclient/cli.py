@@ -3,6 +3,7 @@
 import platform
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,13 @@ from flserver import __version__
 from flserver.errors import EXIT_DONE, EXIT_INTERRUPTED, ConnectionLost, FlserverError, UsageError
 from flserver.settings.options import options, unknown_variables
 from flserver.wire.messages import UNDERSTANDS_GOODBYE, shown, wire_id
+from flserver.wire.pickles import PickleLimits
 
 if TYPE_CHECKING:
     from flclient.trainer import Measured, Trainer
+
+MOST_MODELS = 64  # whole models that one message may hold
+OPCODES_A_PART = 200  # of a pickle, for a module or a tensor
 
 
 class AnotherRun(FlserverError):
@@ -67,6 +72,7 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     test = load_test(dataset, data_dir, part)
     policy = TrainingPolicy(**{key: values[key] for key in ("epochs", "learning_rate", "batch_size", "seed")})
     trainer = Trainer(build(values["model"], values["seed"]), train, test, policy, client_id, device)
+    trainer.rehearse()  # in training mode a model may fail that does well in evaluation
     told = ("learning_rate", "epochs", "batch_size", "dataset", "partition", "num_clients", "seed", "model")
     versions = {
         "flclient": __version__,
@@ -86,7 +92,9 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
     joined: str | None = None  # the run, as far as a server has said which
     while True:
         try:
-            with Connection(values["host"], values["server_port"], _largest_body(trainer), security) as connection:
+            with Connection(
+                values["host"], values["server_port"], _largest_body(trainer), security, _pickles(trainer)
+            ) as connection:
                 said = connection.register(values["client_id"], trainer.data_size, info)
                 if not values["any_run"] and None not in (joined, connection.run) and connection.run != joined:
                     raise AnotherRun(
@@ -129,5 +137,13 @@ def _text(measured: "Measured") -> str:
 
 
 def _largest_body(trainer: "Trainer") -> int:
-    """Bytes. A module may drag along more than its state: whole storages behind slices, tensors in plain attributes."""
-    return 4 * trainer.model_bytes + 2**24
+    """Bytes. A module may drag along more than its state: whole storages behind slices, tensors in plain attributes.
+    Where its weights are views of one buffer, that buffer comes with each of them."""
+    return max(4, min(trainer.parameter_tensors, MOST_MODELS)) * trainer.model_bytes + 2**24
+
+
+def _pickles(trainer: "Trainer") -> PickleLimits:
+    """What reading a model may take: twice what a part of a model takes at most, where that was measured, and as much
+    as a small one may."""
+    usual = PickleLimits()
+    return replace(usual, opcodes=usual.opcodes + OPCODES_A_PART * trainer.parts)

@@ -16,6 +16,7 @@ from flserver.settings import hosts
 from flserver.wire import protocol
 from flserver.wire.framing import FrameLimits, FrameReader, encode_length
 from flserver.wire.messages import Error, Finished, Message, Metadata, Success, encode_metadata
+from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
 
 CONNECT_SECONDS = 30.0
@@ -51,13 +52,24 @@ class Connection(AbstractContextManager["Connection"]):
     does not speak the protocol, and tls.NotTrusted where TLS does not come about.
     """
 
-    def __init__(self, host: str, port: int, max_body: int, security: tls.ClientTls | None = None) -> None:
-        """Connect, in plain text unless ``security`` says how. A frame of more than ``max_body`` bytes is refused."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        max_body: int,
+        security: tls.ClientTls | None = None,
+        pickles: PickleLimits | None = None,
+    ) -> None:
+        """Connect, in plain text unless ``security`` says how. A frame of more than ``max_body`` bytes is refused, and
+        a model that takes more than ``pickles`` to read."""
         self._host = host
         self._port = port
         self._security = security
         self.run: str | None = None
-        self._protocol = protocol.Conversation(protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body)
+        self._pickles = pickles or PickleLimits()
+        self._protocol = protocol.Conversation(
+            protocol.Role.CLIENT, json_limit=MAX_REPLY, pickle_limit=max_body, pickles=self._pickles
+        )
         self._socket = _connect(host, port, security)
         # Nothing is sent on this connection while waiting: without probes a server that lost power is waited for always
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -90,7 +102,7 @@ class Connection(AbstractContextManager["Connection"]):
         """
         message, body = self._receive()
         if not isinstance(message, Finished):
-            return Template(body)
+            return Template(body, self._pickles)
         if not message.complete:
             raise Stopped("the server stopped in the middle of the run")
         return None

@@ -89,7 +89,7 @@ CLIENT_SETTINGS: tuple[Setting, ...] = (
         default=None,
         minimum=1,
         metavar="N",
-        help="Samples a step. Default: all of them.",
+        help="Samples a step; in pairs, an odd number has a step of three. Default: all of them.",
     ),
     Setting(
         name="seed",

@@ -3,12 +3,14 @@
 import hashlib
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from flserver.models.measuring import check_data_fits, loss_and_accuracy, loss_of
+from flserver.errors import UsageError, one_line
+from flserver.models.measuring import batch_count, check_data_fits, loss_and_accuracy, loss_of
 from flserver.models.state import State, check_same_layout, read_state, state_of
 from flserver.wire.pickles import Module
 
@@ -70,6 +72,7 @@ class Trainer:
         self._test = test
         self._policy = policy
         self._client_id = client_id
+        self._batches = batch_count(len(train[1]), policy.batch_size or len(train[1]))
 
     @property
     def data_size(self) -> int:
@@ -80,6 +83,49 @@ class Trainer:
     def model_bytes(self) -> int:
         """The size of the model's tensors, in bytes."""
         return sum(tensor.nbytes for tensor in self._module.state_dict().values())
+
+    @property
+    def parameter_tensors(self) -> int:
+        """How many tensors the model's parameters are."""
+        return sum(1 for _ in self._module.parameters())
+
+    @property
+    def parts(self) -> int:
+        """The modules and tensors that the model is made of."""
+        return sum(1 for _ in self._module.modules()) + len(self._module.state_dict())
+
+    def rehearse(self) -> None:
+        """Try a step on as few samples as a step may have, which is where training fails if it does; nothing stays of
+        it.
+
+        Raises UsageError, one line, with a way out where there is one.
+        """
+        x, y = self._train
+        few = min(len(y) // self._batches, 2)
+        wrong = self._try_step(x[:few], y[:few])
+        if wrong is None:
+            return
+        line = f"the model cannot be trained on {few} sample{'s' * (few > 1)} at a time: {wrong}"
+        if few == 1 and self._try_step(torch.cat([x[:1]] * 2), torch.cat([y[:1]] * 2)) is None:
+            line += "; give --batch-size 2 or more" if len(y) > 1 else "; it needs two training samples or more"
+        raise UsageError(line)
+
+    def _try_step(self, x: Tensor, y: Tensor) -> str | None:
+        """What goes wrong in a step of training on ``x`` and ``y``; the model stays as it is."""
+        holders = [module._buffers for module in self._module.modules()]
+        kept = [{name: buffer if buffer is None else buffer.clone() for name, buffer in of.items()} for of in holders]
+        try:
+            with self._own_random_state():
+                self._module.train()
+                self._optimizer()
+                self._backward(x, y)
+        except Exception as error:
+            return one_line(error)
+        finally:
+            self._module.zero_grad(set_to_none=True)
+            for holder, before in zip(holders, kept, strict=True):  # BatchNorm's statistics
+                holder.update(before)
+        return None
 
     def train(self, model: Module, count: int) -> Trained:
         """Train the received ``model``, whose memory is not changed. It is the ``count``-th one of this process.
@@ -92,8 +138,7 @@ class Trainer:
         self._module.load_state_dict(state)
         received = self._measure()
         started = time.monotonic()
-        cuda = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
+        with self._own_random_state():
             torch.manual_seed(_round_seed(self._policy.seed, self._client_id, count))
             self._run_epochs()
         seconds = time.monotonic() - started
@@ -101,16 +146,24 @@ class Trainer:
 
     def _run_epochs(self) -> None:
         x, y = self._train
-        size = self._policy.batch_size or len(y)
-        optimizer = torch.optim.SGD(self._module.parameters(), lr=self._policy.learning_rate)
+        optimizer = self._optimizer()
         self._module.train()
         for _ in range(self._policy.epochs):
-            # Batches of nearly equal size: BatchNorm cannot train on one left-over sample
-            order = torch.arange(len(y)) if size >= len(y) else torch.randperm(len(y))
-            for batch in order.tensor_split(math.ceil(len(y) / size)):
+            order = torch.arange(len(y)) if self._batches == 1 else torch.randperm(len(y))
+            for batch in order.tensor_split(self._batches):
                 optimizer.zero_grad()
-                torch.autograd.backward(loss_of(self._module(x[batch]), y[batch]))
+                self._backward(x[batch], y[batch])
                 optimizer.step()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self._module.parameters(), lr=self._policy.learning_rate)
+
+    def _backward(self, x: Tensor, y: Tensor) -> None:
+        torch.autograd.backward(loss_of(self._module(x), y))
+
+    def _own_random_state(self) -> AbstractContextManager[None]:
+        """What is drawn meanwhile moves nobody else's random state."""
+        return torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else [])
 
     def _measure(self) -> Measured:
         loss, _ = loss_and_accuracy(self._module, *self._train, self._device)

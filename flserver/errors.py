@@ -14,6 +14,7 @@ FlserverError
 │   │   └── RegistrationRefused  an id or a time at which nobody may register
 │   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
 ├── UsageError                what the operator asked for cannot be done: one line, exit code 2
+│   └── PortBusy              not now: somebody's connection has the port that is to be listened on
 ├── StoreError                the database failed: the server stops, exit code 1
 ├── StrategyError             the aggregation failed: exit code 1
 └── CheckpointError           a checkpoint failed or does not verify: exit code 1
@@ -105,6 +106,10 @@ class UsageError(FlserverError):
     """What the operator asked for cannot be done. Printed as one line; exit code 2."""
 
     exit_code = EXIT_USAGE
+
+
+class PortBusy(UsageError):
+    """Nobody listens on the port, but somebody's connection has it until it ends."""
 
 
 class StoreError(FlserverError):

@@ -12,7 +12,7 @@ prepare_environment() { # the extra to install
   if ! cmp -s pyproject.toml "$stamp"; then
     echo "installing flserver[$extra] and what it needs; torch is large" >&2
     # A caller that handles the failure switches errexit off, and what is not installed must not be stamped.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]" || return 1
+    .venv/bin/python -m pip install --disable-pip-version-check --editable ".[$extra]" >&2 || return 1
     cp pyproject.toml "$stamp"
   fi
 }

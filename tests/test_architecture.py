@@ -90,14 +90,27 @@ def test_what_is_pure_has_no_clock_thread_socket_or_database(module: str) -> Non
         assert not any(within(imported, banned) for imported in imports_of(module)), banned
 
 
-def test_only_the_template_touches_pickle_and_nothing_reads_one() -> None:
+READS_BACK = "flserver.models.read_back"  # our own model, in a process of its own: decisions/hooks-read-back.md
+
+
+def test_only_the_template_touches_pickle_and_nothing_in_a_server_reads_one() -> None:
     for reader in ("pickle", "_pickle", "pickletools", "shelve", "marshal", "dill", "cloudpickle", "joblib"):
-        assert importers_of(reader) == ({"flserver.wire.template"} if reader == "pickle" else set()), reader
+        homes = {"flserver.wire.template", READS_BACK} if reader == "pickle" else set()
+        assert importers_of(reader) == homes, reader
+    found = set()
     for module in SOURCES:
         for node in ast.walk(tree_of(module)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 called = f"{node.value.id}.{node.attr}"
-                assert called not in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"), module
+                if called in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
+                    found.add((module, called))
+    assert found == {(READS_BACK, "pickle.load")}
+
+
+def test_what_reads_our_own_model_back_is_a_process_and_nobodys_library() -> None:
+    assert importers_of(READS_BACK) == set()
+    named = [m for m in SOURCES if READS_BACK in (SOURCES[m].read_text(encoding="utf-8")) and m != READS_BACK]
+    assert named == ["flserver.models.carried"]
 
 
 @pytest.mark.parametrize(

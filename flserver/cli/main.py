@@ -1,7 +1,7 @@
 """The command line's root: its options are the server's settings, its commands stand in the files beside it.
 
-A bare ``flserver`` serves. The other commands read a database, also while a server writes it. What is slow to import
-(torch, SQLAlchemy, alembic) is imported by the command that uses it.
+A bare ``flserver`` serves, and ``check`` sees whether it could. The other commands read a database, also while a server
+writes it. What is slow to import (torch, SQLAlchemy, alembic) is imported by the command that uses it.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ import click
 
 from flserver import __version__
 from flserver.cli.ask import query, runs, show
+from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.models import export_model
 from flserver.cli.record import db, verify
@@ -45,5 +46,5 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
     return serve(values, given, unknown, typed=typed(ctx, "run_name"))
 
 
-for command in (runs, show, query, export_model, verify, db):
+for command in (check, runs, show, query, export_model, verify, db):
     cli.add_command(command)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from flserver.errors import UsageError, one_line
 from flserver.models.state import slots, tied_names, whole
@@ -62,7 +63,7 @@ def build(spec: str, seed: int, num_outputs: int | None = None) -> nn.Module:
 
 def _factory(spec: str, num_outputs: int | None) -> Any:
     source, _, name = spec.partition(":")
-    if spec == DEFAULT_MODEL and _stand_in():
+    if spec == DEFAULT_MODEL and stand_in():
         return NeuralNet
     if source != "torchvision":
         return import_attribute(spec, "--model")
@@ -72,11 +73,13 @@ def _factory(spec: str, num_outputs: int | None) -> Any:
     if name not in known:
         meant = did_you_mean(name, known)
         raise UsageError(f"--model {spec!r}: torchvision has no classification model {name!r}{meant}")
-    options = {} if num_outputs is None else {"num_classes": num_outputs}
+    options: dict[str, Any] = {} if num_outputs is None else {"num_classes": num_outputs}
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = True  # what they do unasked, with a warning that this will change
     return lambda: zoo.get_model(name, weights=None, **options)
 
 
-def _stand_in() -> bool:
+def stand_in() -> bool:
     """Whether ``neural_net_helper`` is ours: registered so that pickle, which looks a class's module up, finds it."""
     name = NeuralNet.__module__
     known = sys.modules.get(name)
@@ -93,29 +96,42 @@ def _check_fit_to_travel(module: nn.Module, what: str) -> None:
     for name, holder, key in slots(module):
         tensor = holder[key]
         if nn.parameter.is_lazy(tensor):
-            raise UsageError(f"{what}: {name} has no shape yet (a lazy module)")
+            raise UsageError(f"{what}: {name} has no shape yet: a lazy module needs a dry run in the factory")
         dtype, layout = (str(of).removeprefix("torch.") for of in (tensor.dtype, tensor.layout))
         kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else dtype
         if kind not in DTYPES or tensor.layout != torch.strided:
             raise UsageError(f"{what}: {name} is a {kind} tensor of layout {layout}: not supported")
-    for place, part in module.named_modules():
-        for attribute, value in vars(part).items():
-            if "_hooks" in attribute and value:
-                raise UsageError(f"{what}: {place or 'the model'} has {attribute.strip('_')}; hooks do not travel")
     if list(module.state_dict()) != [name for name, _, _ in slots(module)]:
         raise UsageError(f"{what}: its state_dict() is not its parameters and buffers")
+
+
+class _CopiesOfResults(TorchFunctionMode):
+    """Lets a deep copy take along what was computed of parameters and kept in an attribute (``weight_norm`` does so),
+    which torch refuses to copy: as pickle does, as a tensor by itself."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = whole(tensor).requires_grad_(tensor.requires_grad)
+            return memo[id(tensor)]
+        return function(*args, **(kwargs or {}))
 
 
 def wire_module(module: nn.Module) -> nn.Module:
     """A deep copy of ``module`` that can be pickled: in training mode, on the CPU, each tensor alone in its storage.
 
     Entries of the state that share their memory become one object: pickle keeps ties between identical objects only.
-    Raises UsageError where the module cannot be copied, carries hooks, or holds a tensor that has no place on the wire.
+    Hooks are copied as they are. Raises UsageError where the module cannot be copied, or holds a tensor that has no
+    place on the wire.
     """
     _check_fit_to_travel(module, "the model")
     first = tied_names(module)
     try:
-        twin = copy.deepcopy(module).train()
+        with _CopiesOfResults():
+            twin = copy.deepcopy(module).train()
     except Exception as error:
         raise UsageError(f"the model cannot be copied: {one_line(error)}") from error
     made: dict[str, Tensor] = {}

@@ -22,13 +22,16 @@ UPDATES_UNDER_WAY = 2
 class Limits:
     """What one connection may use.
 
-    ``json`` and ``pickle`` are the longest bodies (bytes), ``tensors`` what a model's may hold together (bytes),
-    ``pickles`` what reading one may take; ``first_frame`` (seconds) is for its first bytes, ``pace`` for the rest;
-    ``peer_timeout`` (seconds) is for a machine that does not answer any more.
+    ``json`` and ``pickle`` are the longest bodies (bytes). Memory is measured out for updates of ``usual`` bytes; up to
+    ``kept`` may stay of a longer one, once what repeats is taken out of it. ``tensors`` is what a model's may hold
+    together (bytes), ``pickles`` what reading one may take; ``first_frame`` (seconds) is for its first bytes, ``pace``
+    for the rest; ``peer_timeout`` (seconds) is for a machine that does not answer any more.
     """
 
     json: int
     pickle: int
+    usual: int
+    kept: int
     tensors: int
     pickles: PickleLimits
     first_frame: float
@@ -42,8 +45,7 @@ class Context:
 
     ``run_id`` is the run that trainers take part in, ``goodbye`` how they leave it where it stops in its middle.
     ``tied`` maps the later name of shared weights to the first one. ``accept_dtypes`` are taken where the model has
-    float32. ``message_ids`` and ``update_ids`` give numbers
-    unique in the database.
+    float32. ``message_ids`` and ``update_ids`` give numbers unique in the database.
     """
 
     run_id: str
@@ -65,4 +67,4 @@ class Context:
         Raises IdentityRefused where nobody's upload can come from there, and NoRoom.
         """
         share = self.exchange.expect_upload(peer)
-        return self.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * self.limits.pickle)
+        return self.memory.take(length, share.owner, UPDATES_UNDER_WAY * share.clients * self.limits.kept)

@@ -2,18 +2,22 @@
 that connect while torch is still being imported wait in its backlog."""
 
 import contextlib
+import errno
 import os
 import socket
 
-from flserver.errors import UsageError
-from flserver.settings.hosts import addresses
+from flserver.errors import PortBusy, UsageError
+from flserver.network.busy_port import connection_on
+from flserver.settings.hosts import addresses, own_address
 
 BACKLOG = 1024
 
 
 class Listener:
-    """Listens on ``host`` (empty: every IPv4 address) and ``port`` (0: any free one). Raises UsageError where it
-    cannot."""
+    """Listens on ``host`` (empty: every IPv4 address) and ``port`` (0: any free one).
+
+    Raises UsageError where it cannot, PortBusy where it could if a connection that has the port were over.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         family, address = addresses(host or "0.0.0.0", port, "--host")[0]
@@ -24,13 +28,17 @@ class Listener:
         except OSError as error:
             # The errno's own words: create_server adds the address to strerror.
             reason = os.strerror(error.errno) if error.errno else error.strerror
+            if error.errno == errno.EADDRINUSE and (leads_to := connection_on(port)) is not None:
+                raise PortBusy(
+                    f"--host {host} --server-port {port}: {reason} by a connection of another program, to {leads_to}; "
+                    f"net.ipv4.ip_local_reserved_ports={port} keeps the port free of them"
+                ) from error
             raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
 
     @property
     def address(self) -> tuple[str, int]:
         """The host and port that are listened on."""
-        host, port = self.socket.getsockname()[:2]
-        return host, port
+        return own_address(self.socket)
 
     def close(self) -> None:
         """Stop listening. May be called again."""

@@ -4,7 +4,8 @@ What a peer claims costs nothing: a session asks for room only after the first 6
 address space, and it is counted and backed with memory in steps, as bytes arrive. Nobody waits for memory
 that somebody else holds: what the budget has no place for goes on in an unlinked file beside the checkpoints, as long
 as the disk has more than its reserve. So memory does not grow with the number of clients, and a peer that holds what it
-sent holds nobody up. What all rooms of one owner may hold is its session's to say.
+sent holds nobody up. What all rooms of one owner may hold is its session's to say. Of a body that is longer than the
+model's updates usually are, no more than such a one lies in memory; the rest goes to a file whatever the budget has.
 
 More bodies at full speed than there are processors take memory and gain nothing, so a session waits, briefly, for one
 of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
@@ -33,7 +34,8 @@ DISK_RESERVE = 64 * 2**20  # bytes left free on the disk, and eight bodies more:
 
 
 class Room:
-    """Room for one body. ``view`` is writable while it is being received; ``make`` and ``hold`` may change it."""
+    """Room for one body. ``view`` is writable while it is being received; ``make`` and ``hold`` may change it. It may
+    be shorter than the body: ``make`` sees that it is long enough."""
 
     def __init__(
         self,
@@ -48,9 +50,9 @@ class Room:
         self.owner, self.share, self.owned = owner, share, 0  # of the memory's own books
         self._buffer: mmap.mmap | None = buffer
         self._file: IO[bytes] | None = None
-        self._size = size
-        self._made = self._charged = charged
-        self.view = memoryview(buffer)[:size]
+        self.size = size
+        self.view = memoryview(buffer)[: min(size, memory.most)]
+        self._charged, self._made = charged, min(charged, len(self.view))
 
     def make(self, upto: int, arrived: int) -> bool:
         """Make sure of the first ``upto`` bytes, of which the first ``arrived`` are in use. Whether they moved: then
@@ -62,17 +64,18 @@ class Room:
         if upto <= self._made:
             return False
         step, moved = min(STEP, max(FIRST_STEP, upto)), False
-        wanted = min(self._size, -(-upto // step) * step)
+        wanted = min(self.size, -(-upto // step) * step)
         try:
             if self._file is None:
-                if self._memory.charge(wanted - self._made):
-                    self._charged += wanted - self._made
-                    self._made = wanted
+                in_memory = min(wanted, len(self.view))
+                if upto <= in_memory and self._memory.charge(in_memory - self._made):
+                    self._charged += in_memory - self._made
+                    self._made = in_memory
                     return False
                 self._file = self._memory.file()
-                os.ftruncate(self._file.fileno(), self._size)
+                os.ftruncate(self._file.fileno(), self.size)
                 self._memory.allocate(self._file.fileno(), 0, wanted)
-                self._move_to(memoryview(mmap.mmap(self._file.fileno(), self._size)), arrived)
+                self._move_to(memoryview(mmap.mmap(self._file.fileno(), self.size)), arrived)
                 moved = True
             else:
                 self._memory.allocate(self._file.fileno(), self._made, wanted - self._made)
@@ -86,13 +89,13 @@ class Room:
         self.view = view
         self._give_back()
 
-    def hold(self) -> None:
-        """The body is complete and waits for its turn: leave memory where it is tight."""
+    def hold(self, size: int) -> None:
+        """The body is complete, in the first ``size`` bytes, and waits for its turn: leave memory where it is tight."""
         self._close_file()
         if self._buffer is None or not self._memory.tight():
             return
         try:
-            self.view = self._memory.move_to_file(self.view)
+            self.view = self._memory.move_to_file(self.view[:size])
         except OSError as error:  # a full disk: the update is whole, and stays where it is
             logger.warning("an update stays in memory: %s", error.strerror)
         else:
@@ -121,11 +124,12 @@ class Room:
 
 
 class ReceiveMemory:
-    """Hands out rooms within ``budget`` bytes, or four bodies of ``largest`` bytes where that is more."""
+    """Hands out rooms within ``budget`` bytes, or four bodies of ``usual`` bytes where that is more."""
 
-    def __init__(self, budget: int, largest: int, directory: Path) -> None:
-        self.budget = max(budget, 4 * largest)
-        self._disk_reserve = DISK_RESERVE + 8 * largest
+    def __init__(self, budget: int, usual: int, directory: Path) -> None:
+        self.budget = max(budget, 4 * usual)
+        self.most = usual + STEP  # bytes of one body in memory
+        self._disk_reserve = DISK_RESERVE + 8 * usual
         self._directory = directory
         self._lane_count = max(2, os.cpu_count() or 1)
         self._changed = threading.Condition()  # guards everything below
@@ -151,9 +155,10 @@ class ReceiveMemory:
             if self._closed:
                 raise ConnectionLost("the server is stopping", "other")
             # All of a spare buffer is backed by memory, and so is charged: not a large one for a small body.
-            fitting = [buffer for buffer in self._spare if size <= len(buffer) <= max(2 * size, STEP)]
+            needed = min(size, self.most)
+            fitting = [buffer for buffer in self._spare if needed <= len(buffer) <= max(2 * needed, STEP)]
             try:
-                buffer = min(fitting, key=len) if fitting else anonymous(size)
+                buffer = min(fitting, key=len) if fitting else anonymous(needed)
             except OSError as error:
                 raise NoRoom(f"the system has no memory for it: {error.strerror}") from error
             charged = 0
@@ -198,6 +203,8 @@ class ReceiveMemory:
         """
         with self._changed:
             owned = self._owned.get(room.owner, 0) - room.owned + size
+            if size > room.share:
+                raise NoRoom(f"it holds more than {room.share} bytes: --max-update-size {room.size} takes it")
             if size and owned > room.share:
                 raise NoRoom(f"more than {room.share} bytes of updates are under way from where it comes")
             room.owned = size

@@ -24,6 +24,7 @@ from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.connection import AcceptedConnection
 from flserver.network.context import Context
+from flserver.network.memory import Room
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
@@ -32,6 +33,7 @@ from flserver.network.upload import take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Conversation, Role
+from flserver.wire.repeats import Repeats
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +185,7 @@ class Session:
         context, connection = self._context, self._connection
         try:
             first, pace = Deadline.after(context.limits.first_frame), context.limits.pace
-            receive_frame(self._channel, frame, lambda length: context.room(self.peer, length), first, pace)
+            receive_frame(self._channel, frame, self._room, first, pace)
             if frame.reader.encoding == "pickle":
                 context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
             return connection.conversation.receive(frame.hold())
@@ -198,6 +200,13 @@ class Session:
                 context.recorder.flush()
                 connection.reply(Error(msg=str(error)))
             raise
+
+    def _room(self, length: int) -> Room:
+        """Find room for a body of ``length`` bytes; raises as ``Context.room``."""
+        limits = self._context.limits
+        if length > limits.usual:
+            self._first.repeats = Repeats(limits.pickles.opcodes)
+        return self._context.room(self.peer, length)
 
     def _refused(self, frame: Received, error: PeerError) -> None:
         """Put a frame on record that brought no message, with what it said of itself."""

@@ -16,6 +16,7 @@ from flserver.errors import ConnectionLost, Refused
 from flserver.network.channel import Channel, Piece, cause_of
 from flserver.network.memory import Room
 from flserver.wire.framing import OPENING_BYTES, FrameReader, encode_length
+from flserver.wire.repeats import Repeats
 
 PIECE = 1 << 20  # bytes a system call moves: large enough that the calls do not show, small enough to note progress
 LAST_PIECE = 4096  # sent on its own, so that the moment before a trainer can have the whole model is known
@@ -83,10 +84,14 @@ class Watch:
 
 @dataclass
 class Received:
-    """A frame as far as it came (monotonic seconds; ``bytes`` with the 8 of the length)."""
+    """A frame as far as it came (monotonic seconds; ``bytes`` with the 8 of the length).
+
+    Where ``repeats`` is set, what repeats in the body is taken out of it while it arrives.
+    """
 
     reader: FrameReader
     room: Room | None = None
+    repeats: Repeats | None = None
     started_at: float | None = None
     ended_at: float = 0.0
     ended_at_utc: str = ""
@@ -111,8 +116,9 @@ class Received:
         """The whole body, out of scarce memory where need be."""
         if self.room is None:
             return self.reader.body
-        self.room.hold()
-        return self.room.view
+        size = self.reader.kept_bytes
+        self.room.hold(size)
+        return self.room.view[:size]
 
     def settled(self) -> None:
         """The body was received and looked at, or will not be: the next one's turn."""
@@ -149,6 +155,8 @@ def receive_frame(
             digested = space[:count] if reader.length is not None else b""
             reader.received(count)
             received.hasher.update(digested)
+            if received.repeats is not None and refusal is None:
+                reader.shorten(received.repeats.drop(reader.body))
     finally:
         received.ended_at, received.ended_at_utc = monotonic(), utc_now()
     if refusal is not None:
@@ -163,12 +171,10 @@ def _space(received: Received, room_for: Callable[[int], Room]) -> memoryview:
         received.room = room_for(reader.length)
         reader.give_room(received.room.view)
     # No more at once than has come: a peer that stops costs in proportion to what it sent.
-    piece = min(PIECE, max(OPENING_BYTES, reader.kept_bytes))
-    room, space = received.room, reader.space()[:piece]
-    if room is not None and room.make(reader.kept_bytes + len(space), reader.kept_bytes):
+    piece, kept, room = min(PIECE, max(OPENING_BYTES, reader.kept_bytes)), reader.kept_bytes, received.room
+    if room is not None and room.make(kept + min(piece, reader.left), kept):
         reader.go_on_in(room.view)
-        space = reader.space()[:piece]
-    return space
+    return reader.space()[:piece]
 
 
 def _receive_some(channel: Channel, space: memoryview, received: Received, first: Deadline, watch: Watch) -> int:

@@ -108,7 +108,7 @@ def _convert(connection: AcceptedConnection, fitting: Fit, model: State) -> Room
         room.leave_lane()
         room.make(size, 0)
         converted(fitting, model, room.view)
-        room.hold()
+        room.hold(size)
     except BaseException:
         room.release()
         raise

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from flserver.errors import UsageError
 from flserver.observers.health import Health
-from flserver.settings.hosts import addresses
+from flserver.settings.hosts import addresses, own_address
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class MetricsServer:
     def start(self) -> None:
         """Listen, then serve. Raises UsageError where the address cannot be listened on."""
         listener = listen(self._host, self._port)
-        self._address = listener.getsockname()[:2]
+        self._address = own_address(listener)
         loop = asyncio.new_event_loop()
         thread = Thread(target=self._run, args=(loop, listener), name="metrics", daemon=False)
         self._running = loop, thread

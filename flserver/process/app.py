@@ -22,6 +22,7 @@ from flserver.process.resources import allow_descriptors, limit_arenas
 from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
 from flserver.settings import ServerSettings
+from flserver.settings.hosts import with_port
 from flserver.store.sqlite import cause
 from flserver.store.writer import Writer
 
@@ -87,7 +88,7 @@ class App:
                 endpoint = MetricsServer(network.metrics_host, network.metrics_port, self._metrics, self._health)
                 endpoint.start()
                 stack.callback(endpoint.close)
-                self._say(f"metrics on http://{_address(endpoint.address)}/metrics")
+                self._say(f"metrics on http://{with_port(*endpoint.address)}/metrics")
             self._prepared.checkpoints.prepare()
             self._writer.start(
                 on_committed=self._bus.publish,
@@ -207,8 +208,3 @@ class App:
         deadline = Deadline.after(seconds)
         while self._signals.wait(deadline.remaining()) == "SIGHUP":
             pass  # there is nobody left to let in
-
-
-def _address(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

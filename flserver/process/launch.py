@@ -11,13 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
-from flserver.errors import EXIT_DONE
+from flserver.clock import Deadline
+from flserver.errors import EXIT_DONE, PortBusy
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission, check_host
 from flserver.network.listener import Listener
 from flserver.process.names import check_names
 from flserver.process.signals import Signals
-from flserver.settings import ServerSettings
+from flserver.settings import NetworkPolicy, ServerSettings
+from flserver.settings.hosts import with_port
+
+PORT_PATIENCE = 60.0  # seconds that a connection has to set the trainers' port free
+PORT_PAUSE = 0.5  # seconds between two tries of that
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +46,7 @@ def launch(
         signals = stack.enter_context(closing(Signals()))
         if not sys.stderr.isatty():
             signals.take_hang_ups()  # a service is told to reload; a terminal that is closed means the end
-        listener = None if settings.store.resume else listen(settings, stack)
+        listener = None if settings.store.resume else _listen(settings, signals, stack)
 
         from flserver.process.which_run import Complete, plan_run
         from flserver.store.lock import DatabaseLock
@@ -58,12 +63,12 @@ def launch(
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
         if listener is None:
-            listener = listen(plan.settings, stack)
+            listener = _listen(plan.settings, signals, stack)
         admission = Admission(plan.settings)
         if admission.reloads:
             signals.take_hang_ups()
         host, port = listener.address
-        say(f"listening for trainers on {host}:{port}")
+        say(f"listening for trainers on {with_port(host, port)}")
 
         from flserver.process.app import serve
         from flserver.process.launched import Launched
@@ -83,18 +88,35 @@ def launch(
         )
 
 
-def listen(settings: ServerSettings, stack: ExitStack) -> Listener:
-    """Listen for trainers until ``stack`` is closed, after all that can be seen to be wrong before.
-
-    Raises UsageError.
-    """
+def _listen(settings: ServerSettings, signals: Signals, stack: ExitStack) -> Listener:
+    """Listen for trainers until ``stack`` is closed. Raises UsageError, for whatever can be seen to be wrong so far."""
     network = settings.network
     check_names(settings)
     check_host(network, tls=settings.identity.tls_cert is not None)
-    listener = Listener(network.host, network.server_port)
+    listener = listen_when_free(network, signals)
     stack.callback(listener.close)
     if network.metrics_port:
-        from flserver.observers.http import listen as listen_for_metrics
+        from flserver.observers.http import listen
 
-        listen_for_metrics(network.metrics_host, network.metrics_port).close()  # it can be had, when it is time
+        listen(network.metrics_host, network.metrics_port).close()  # it can be had, when it is time
     return listener
+
+
+def listen_when_free(network: NetworkPolicy, signals: Signals, patience: float = PORT_PATIENCE) -> Listener:
+    """Listen for trainers. A port that only a connection has is tried again for ``patience`` seconds.
+
+    Raises UsageError, and KeyboardInterrupt where the process is told to stop meanwhile.
+    """
+    deadline, told = Deadline.after(patience), False
+    while True:
+        try:
+            return Listener(network.host, network.server_port)
+        except PortBusy as error:
+            if deadline.passed:
+                raise
+            if not told:
+                logger.warning("%s; trying again for up to %.0f s", error, patience)
+                told = True
+        signals.wait(PORT_PAUSE)
+        if signals.received:
+            raise KeyboardInterrupt

@@ -1,13 +1,12 @@
 """What the settings name, looked at without torch: a slip of the pen is said at once, with what was perhaps meant."""
 
-import ipaddress
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 
 from flserver.errors import UsageError
 from flserver.plugins import check_importable, check_name
 from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, defaults
+from flserver.settings.hosts import Unresolved, addresses
 from flserver.text import did_you_mean
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")
@@ -22,16 +21,10 @@ def check_names(settings: ServerSettings) -> None:
 
 def _host(settings: ServerSettings) -> None:
     host = settings.network.host
-    if not host or ":" in host or host in LOCAL_HOSTS:
-        return  # no name: whether it can be listened on is seen then
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        try:
-            socket.getaddrinfo(host, None)
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"--host {host} does not resolve: {reason}{did_you_mean(host, LOCAL_HOSTS)}") from error
+        addresses(host or LOCAL_HOSTS[-1], settings.network.server_port, "--host")
+    except Unresolved as error:
+        raise Unresolved(f"{error}{did_you_mean(host, LOCAL_HOSTS)}") from error
 
 
 def _model(settings: ServerSettings) -> None:

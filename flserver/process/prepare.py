@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
-from flserver.errors import PickleRefused, UsageError
+from flserver.errors import PickleRefused, UsageError, one_line
 from flserver.models.architectures import build, wire_module
+from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
 from flserver.models.evaluation import Evaluator, evaluator_for
@@ -22,6 +23,8 @@ from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
 from flserver.wire.messages import GlobalModel
 from flserver.wire.template import Template
+
+RECORD_BYTES = 6000  # that a client adds in a round: a connection, messages, a decision, measures
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ class InitialWeights:
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
-    are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one."""
+    are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one.
+    The model has ``parameters`` numbers in ``parameter_tensors`` tensors."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
@@ -50,6 +54,7 @@ class Prepared:
     evaluator: Evaluator | None
     checkpoints: CheckpointStore
     parameters: int
+    parameter_tensors: int
 
     def clean(self) -> None:
         """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
@@ -102,6 +107,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         evaluator=evaluator,
         checkpoints=checkpoints,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameter_tensors=sum(1 for _ in module.parameters()),
     )
 
 
@@ -139,23 +145,31 @@ def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWei
 
 
 def _template(module: nn.Module, spec: str) -> Template:
-    """The model as it goes on the wire. Raises UsageError where it cannot."""
+    """The model as it goes on the wire. Raises UsageError where it cannot, or would lose its hooks on the way."""
+    twin = wire_module(module)
     try:
-        return Template.of({"header": GlobalModel.header, "model": wire_module(module)})
-    except UsageError:
-        raise
+        template = Template.of({"header": GlobalModel.header, "model": twin})
     except PickleRefused as error:
         raise UsageError(f"--model {spec}: trainers' answers could not be read: {error}") from error
     except Exception as error:  # pickle's own, and whatever the model's __reduce__ or __getstate__ raises
-        raise UsageError(f"--model {spec} cannot be pickled: {error}") from error
+        raise UsageError(f"--model {spec} cannot be pickled: {what_is_not_pickled(twin) or one_line(error)}") from error
+    if hooks_of(module):
+        check_survival(module, template.buffer, f"--model {spec}")
+    return template
 
 
 def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> None:
-    """Tell what the rounds after ``model``'s will need. Raises UsageError where the disk has not as much."""
+    """Tell what all rounds after ``model``'s will take. Raises UsageError where the disk has not as much."""
     store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
-    needed = estimate(model.state, max(rounds - max(model.round, 0), 0), store.keep_checkpoints)
+    to_come = max(rounds - max(model.round, 0), 0)
+    needed = estimate(model.state, to_come, store.keep_checkpoints)
     free = free_space(store.checkpoint_dir)
-    say(f"checkpoints: about {_size(needed)} for the rounds to come, {_size(free)} free at {store.checkpoint_dir}")
+    say(
+        f"checkpoints: about {_size(needed)} for {to_come} rounds to come, {_size(free)} free at {store.checkpoint_dir}"
+    )
+    clients = plan.settings.rounds.min_clients
+    record, beside = _size(RECORD_BYTES * to_come * clients), _size(free_space(store.db.parent))
+    say(f"record: about {record} for them with {clients} client{'s' * (clients > 1)}, {beside} free beside {store.db}")
     if needed > free:
         raise UsageError(
             f"the checkpoints of {rounds} rounds need about {_size(needed)}, but {store.checkpoint_dir} has "

@@ -4,15 +4,18 @@ import ctypes
 import resource
 from contextlib import suppress
 
+from flserver.models.state import State
 from flserver.network.context import Limits
 from flserver.network.server import Capacity
 from flserver.network.transport import Pace
-from flserver.process.prepare import Prepared
 from flserver.settings import NetworkPolicy
 from flserver.wire.pickles import PickleLimits
+from flserver.wire.template import Template
 
 PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
+MOST_MODELS = 64  # in one message: weights that are views of one buffer are pickled with all of it, each
 SPARE_STEPS = 1000  # modules, and items in them, that a trainer's model may have beside twice ours
+SPARE_OPCODES = 250_000  # the same of opcodes: what a trainer keeps in its model's attributes counts too
 RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
 DESCRIPTORS_A_PARTICIPANT = 4  # a socket, a bell of two, and perhaps an update in a file
 RESERVED_DESCRIPTORS = 160  # the database, checkpoints, signals, and 64 scrapers with what asyncio needs for them
@@ -21,14 +24,21 @@ M_ARENA_MAX = -8  # mallopt(3)
 ARENAS = 2
 
 
-def limits_of(network: NetworkPolicy, prepared: Prepared) -> Limits:
-    """What one connection may use, given the model that trainers are sent."""
+def limits_of(network: NetworkPolicy, template: Template, state: State, parameter_tensors: int) -> Limits:
+    """What one connection may use, given the model that trainers are sent: as it travels, its tensors, and how many of
+    them are parameters."""
+    model, usual = len(template.buffer), 2 * len(template.buffer) + PICKLE_SLACK
+    dragged = min(parameter_tensors, MOST_MODELS) * model + PICKLE_SLACK
     return Limits(
         json=network.max_json_size,
-        pickle=network.max_update_size or 2 * len(prepared.template.buffer) + PICKLE_SLACK,
-        tensors=2 * sum(tensor.nbytes for tensor in prepared.model.state.values()) + PICKLE_SLACK,
+        pickle=network.max_update_size or max(usual, dragged),
+        usual=usual,
+        kept=network.max_update_size or usual,
+        tensors=2 * sum(tensor.nbytes for tensor in state.values()) + PICKLE_SLACK,
         # A few kilobytes can name one tensor a hundred thousand times; a trainer's model has the parts of ours.
-        pickles=PickleLimits(steps=2 * prepared.template.module.steps + SPARE_STEPS),
+        pickles=PickleLimits(
+            opcodes=2 * template.opcodes + SPARE_OPCODES, steps=2 * template.module.steps + SPARE_STEPS
+        ),
         first_frame=network.first_frame_timeout,
         pace=Pace(
             whole=network.frame_timeout,

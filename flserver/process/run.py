@@ -27,9 +27,11 @@ class Run:
 
     def __init__(self, launched: Launched, prepared: Prepared, recorder: Recorder, seeds: IdSeeds) -> None:
         settings, admission = launched.plan.settings, launched.admission
-        limits = limits_of(settings.network, prepared)
+        limits = limits_of(
+            settings.network, prepared.template, prepared.model.state, parameter_tensors=prepared.parameter_tensors
+        )
         self.capacity = capacity_of(settings.network)
-        self.memory = ReceiveMemory(settings.network.receive_memory, limits.pickle, settings.store.checkpoint_dir)
+        self.memory = ReceiveMemory(settings.network.receive_memory, limits.usual, settings.store.checkpoint_dir)
         self.exchange = Exchange(_rounds(launched), prepared.model)
         self.coordinator = self._make_coordinator(launched, prepared, recorder, seeds.process_id)
         self.server = Server(

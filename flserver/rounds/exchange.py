@@ -79,7 +79,8 @@ class Exchange:
     @property
     def stops_at(self) -> float | None:
         """When (monotonic) what runs is cut short, where somebody asked for the end of the run."""
-        return None if self._stop is None else self._stop.deadline.at
+        stop = self._stop
+        return None if stop is None else stop.deadline.at
 
     # --- for the owner -----------------------------------------------------------------------------------------------
 
@@ -162,8 +163,7 @@ class Exchange:
             self._rounds.check_upload(client_id, peer)
 
     def offer(self, upload: Upload) -> Verdict:
-        """Decide what an upload is; raises as ``check_upload``. Follow with ``confirm_update`` when its events are
-        out, or with ``withdraw_update``."""
+        """Decide what it is; raises as ``check_upload``. ``confirm_update`` or ``withdraw_update`` has to follow."""
         with self._changed:
             return self._rounds.offer(upload, monotonic())
 
@@ -223,7 +223,8 @@ class Exchange:
                 now = monotonic()
                 if deadline.passed:
                     able, needed = len(self._rounds.invitable()), self._rounds.min_updates
-                    raise Interrupted(f"only {able} of the {needed} participants that a round needs were there in time")
+                    there = f"only {able} of the {needed} participants that a round needs were there"
+                    raise Interrupted(f"{there} within --rejoin-timeout")
                 if now >= wake_at:
                     return False
                 self._changed.wait(min(deadline.at, wake_at) - now)

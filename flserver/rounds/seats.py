@@ -59,11 +59,6 @@ class Participant:
         """Whether its first connection lives, and its registration is on record."""
         return self.standing in ("present", "owing")
 
-    @property
-    def training(self) -> bool:
-        """Whether it is there and has not answered the model that it was sent."""
-        return self.live and self.unanswered is not None
-
     def answer(self, sent: SentModel, digest: str | None) -> None:
         """An upload with that digest answers the model."""
         self.unanswered, self.last_answer = None, LastAnswer(sent.round, digest)
@@ -81,6 +76,11 @@ class Participant:
             return "no model of this client is unanswered"
         same = "the same update as" if digest is not None and digest == answer.digest else "another update than"
         return f"{same} the one that answered round {answer.round}"
+
+    @property
+    def training(self) -> bool:
+        """Whether it is there and has not answered the model that it was sent."""
+        return self.live and self.unanswered is not None
 
     def move(self, move: Move) -> None:
         """Take a step of the table. Raises ValueError for one that is not in it: a defect of ours."""

@@ -26,6 +26,13 @@ def with_port(host: str, port: int) -> str:
     return f"[{plain}]:{port}" if ":" in plain else f"{plain}:{port}"
 
 
+def own_address(listener: socket.socket) -> tuple[str, int]:
+    """The host, with its zone where it has one, and the port that ``listener`` is bound to."""
+    host, port, *more = listener.getsockname()
+    zone = f"%{socket.if_indextoname(more[1])}" if more and more[1] else ""
+    return host + zone, port
+
+
 def addresses(host: str, port: int, option: str) -> list[Address]:
     """What ``host``, the value of ``option``, means: one address or more, IPv4 first.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import Connection, Engine, NullPool, StaticPool, Table, create_engine, event
 from sqlalchemy.dialects.sqlite import Insert, insert
@@ -170,6 +171,15 @@ def set_wal(connection: Connection, path: Path) -> None:
     mode = _driver(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise StoreError(f"{path} cannot use SQLite's WAL (journal_mode stays {mode}): is it on a network disk?")
+
+
+def check_wal(path: Path) -> None:
+    """Raises StoreError where the database at ``path`` could not have a write-ahead log. What is made beside it to find
+    that out is gone afterwards."""
+    with store_errors(f"{path} cannot be written"), TemporaryDirectory(prefix=".flserver-", dir=path.parent) as folder:
+        beside = Path(folder) / path.name
+        with writing_engine(beside, create=True).connect() as connection:
+            set_wal(connection, path)
 
 
 def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], None]) -> None:

@@ -6,7 +6,7 @@ its eight bytes are in, the encoding when the first byte of the body is.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from flserver.errors import FrameRefused, FrameTooLong
 
@@ -20,6 +20,9 @@ IMPLAUSIBLE_LENGTH = 2**40  # bytes: from here on it is no model's length, but a
 
 JSON_FIRST_BYTE = 0x7B  # "{"
 PICKLE_FIRST_BYTE = 0x80  # the PROTO opcode: pickle protocol 2 or later
+
+RAISED_BY: Final = {"json": ("--max-json-size", 2**20), "pickle": ("--max-update-size", 2**48)}
+"""The server's option for the longest body of an encoding, and how far it goes (bytes)."""
 
 
 def encode_length(length: int) -> bytes:
@@ -49,7 +52,8 @@ class FrameReader:
     """Reads one frame, without IO and without a copy of a large body.
 
     Up to ``OPENING_BYTES`` go into a buffer of its own. A longer body needs room first: ``needs_room`` turns true once
-    the opening has arrived, and ``give_room`` takes a buffer of at least ``length`` bytes, in which the body then ends.
+    the opening has arrived, and ``give_room`` takes a buffer in which the body goes on. Where that ends before the body
+    does, ``go_on_in`` takes the next one before ``space`` is empty.
     """
 
     def __init__(self, limits: FrameLimits) -> None:
@@ -58,6 +62,8 @@ class FrameReader:
         self._head_got = 0
         self._body = memoryview(b"")
         self._got = 0
+        self._filled = 0  # bytes of _body that what arrived takes
+        self._roomy = False
         self._kept = True
         self.length: int | None = None
         self.encoding: Encoding = "unknown"
@@ -75,30 +81,36 @@ class FrameReader:
     @property
     def needs_room(self) -> bool:
         """Whether the body goes on beyond what there is room for: call ``give_room`` before ``space``."""
-        return self.length is not None and self._kept and self._got == len(self._body) < self.length
+        return not self._roomy and self.left > 0 and self._kept and self._filled == len(self._body)
+
+    @property
+    def left(self) -> int:
+        """Bytes of the body that have not arrived; 0 before its length is known."""
+        return 0 if self.length is None else self.length - self._got
 
     @property
     def body(self) -> memoryview:
-        """What has arrived of the body; after ``discard`` only its opening."""
-        return self._body[: self._got]
+        """What is kept of what has arrived of the body; after ``discard`` only its opening."""
+        return self._body[: self.kept_bytes]
 
     @property
     def kept_bytes(self) -> int:
         """Bytes of the body that have arrived and are kept."""
-        return self._got if self._kept else len(self._body)
+        return self._filled if self._kept else min(self._got, len(self._body))
 
     def give_room(self, room: memoryview) -> None:
-        """Move the opening into ``room`` (writable, at least ``length`` bytes) and go on there."""
-        assert self.length is not None
-        assert len(room) >= self.length
-        room[: self._got] = self._body[: self._got]
-        self._body = room[: self.length]
+        """Move the opening into ``room`` (writable, longer than that) and go on there."""
+        room[: self._filled] = self.body
+        self._body, self._roomy = room, True
 
     def go_on_in(self, room: memoryview) -> None:
-        """Go on in another room, where what has arrived lies already: the old one is not looked at any more."""
-        assert self.length is not None
-        assert len(room) >= self.length
-        self._body = room[: self.length]
+        """Go on in another room, where what is kept lies already: the old one is not looked at any more."""
+        self._body = room
+
+    def shorten(self, count: int) -> None:
+        """Keep the first ``count`` bytes of ``body`` alone, and go on behind them."""
+        assert count <= self._filled
+        self._filled = count
 
     def discard(self) -> None:
         """Keep no more of the body: what is still to come of it goes to the same place again and again."""
@@ -110,9 +122,8 @@ class FrameReader:
         """Where the next bytes go; never empty before the frame is complete or needs room."""
         if self.length is None:
             return memoryview(self._head)[self._head_got :]
-        if not self._kept:
-            return self._body[: self.length - self._got]
-        return self._body[self._got :]
+        start = self._filled if self._kept else 0
+        return self._body[start : start + self.left]
 
     def received(self, count: int) -> None:
         """``count`` bytes were written at the start of ``space()``.
@@ -122,6 +133,7 @@ class FrameReader:
         if self.length is not None:
             first = self._got == 0 and count > 0
             self._got += count
+            self._filled += count if self._kept else 0
             if first:
                 self._check_encoding()
             return
@@ -133,10 +145,10 @@ class FrameReader:
         if length == 0 and not self._limits.either:
             raise FrameRefused("a frame of length 0")
         if length > self._limits.longest:
-            if length >= IMPLAUSIBLE_LENGTH:
-                other = _other_protocol(bytes(self._head))
-                raise FrameRefused(other or f"a frame of {length} bytes where at most {self._limits.longest} may come")
-            raise FrameTooLong(f"a frame of {length} bytes where at most {self._limits.longest} may come")
+            if length >= IMPLAUSIBLE_LENGTH and (other := _other_protocol(bytes(self._head))):
+                raise FrameRefused(other)
+            refusal = FrameRefused if length >= IMPLAUSIBLE_LENGTH else FrameTooLong
+            raise refusal(self._too_long("frame", length, self._limits.longest))
         self.length = length
         self._body = memoryview(bytearray(min(length, OPENING_BYTES)))
 
@@ -154,7 +166,12 @@ class FrameReader:
         if limit == 0:
             raise FrameRefused(f"a {self.encoding} body where none may come")
         if self.length > limit:
-            raise FrameTooLong(f"a {self.encoding} body of {self.length} bytes where at most {limit} may come")
+            raise FrameTooLong(self._too_long(f"{self.encoding} body", self.length, limit))
+
+    def _too_long(self, what: str, length: int, limit: int) -> str:
+        option, most = RAISED_BY["pickle" if limit == self._limits.pickle else "json"]
+        cure = f": {option} {length} takes it" if limit and not self._limits.either and length <= most else ""
+        return f"a {what} of {length} bytes where at most {limit} may come{cure}"
 
 
 def _other_protocol(head: bytes) -> str:

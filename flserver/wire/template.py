@@ -16,32 +16,36 @@ from flserver.wire.modules import Module, read_module
 
 _FRAME_HEAD = 9  # bytes: the opcode FRAME and the length that it claims
 _PROTOCOL = 4  # what every Python since 3.8 reads and writes by default, until 3.14
+_OURS = PickleLimits(opcodes=2**62, names_length=2**62, steps=2**62)  # our own message is as large as it is
 
 
 class Template:
     """A pickled message ``{"header": ..., "model": ...}`` whose tensors can be overwritten in place.
 
     ``buffer`` is the message's body; its length never changes. ``module`` describes the model inside, and the
-    ``storage`` of each of its tensors is a writable view of ``buffer``.
+    ``storage`` of each of its tensors is a writable view of ``buffer``. ``opcodes`` is how many the message takes,
+    those of its storages' files left out.
     """
 
     buffer: bytearray | memoryview
     module: Module
+    opcodes: int
 
-    def __init__(self, buffer: bytearray | memoryview) -> None:
+    def __init__(self, buffer: bytearray | memoryview, limits: PickleLimits | None = None) -> None:
         """The template of the pickled message that fills ``buffer``, which is writable and becomes the template's own.
 
-        A received ``<MODEL>`` may be of protocol 3 to 5, and its class need not exist here. Raises PickleRefused.
+        A received ``<MODEL>`` may be of protocol 3 to 5, and its class need not exist here. Raises PickleRefused, also
+        where reading it takes more than ``limits``.
         """
-        limits = PickleLimits()
+        limits = limits or PickleLimits()
         machine = Machine(memoryview(buffer), limits, opcodes=limits.opcodes)
         message = machine.load()
         if machine.position != len(buffer):
             raise PickleRefused(f"{len(buffer) - machine.position} bytes follow the pickle")
         if type(message) is not dict:
             raise PickleRefused(f"{described(message)} is not a message")
-        self.buffer = buffer
-        self.module = read_module(message.get("model"))
+        self.buffer, self.opcodes = buffer, limits.opcodes - machine.opcodes_left
+        self.module = read_module(message.get("model"), limits)
         if any(view.storage.readonly for view in self.module.tensors.values()):
             raise PickleRefused("a pickle of protocol 2 holds its tensors as text, which cannot be overwritten")
         self._frame = machine.last_frame
@@ -53,11 +57,11 @@ class Template:
         The module should be on the CPU: its device is written too, and a reader without one like it fails. Raises
         PickleRefused for a module that cannot be read back.
         """
-        return cls(bytearray(pickle.dumps(message, protocol=_PROTOCOL)))
+        return cls(bytearray(pickle.dumps(message, protocol=_PROTOCOL)), _OURS)
 
     def copy(self) -> Self:
         """The same message in a buffer of its own."""
-        return type(self)(bytearray(self.buffer))
+        return type(self)(bytearray(self.buffer), _OURS)
 
     def answer(self, **items: object) -> list[bytes | memoryview]:
         """The message with ``items`` added or replaced, as pieces of one body to send in this order.
@@ -73,6 +77,22 @@ class Template:
             return [view[:end], tail]  # STOP stands outside all frames, where opcodes may stand too
         at, length = self._frame
         return [view[: at + 1], struct.pack("<Q", length + len(added)), view[at + _FRAME_HEAD : end], tail]
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, piece: bytes) -> int:
+        return len(piece)
+
+
+def why_not_pickled(value: object) -> Exception | None:
+    """What pickling ``value``, our own, raises, if anything."""
+    try:
+        pickle.Pickler(_Nowhere(), _PROTOCOL).dump(value)
+    except Exception as error:  # pickle's own, and whatever a __reduce__ or __getstate__ raises
+        return error
+    return None
 
 
 def _encoded(value: object) -> bytes:

@@ -1,5 +1,7 @@
-"""What the operator got wrong is one clear line and exit code 2, and leaves no trace."""
+"""What the operator got wrong is one clear line and exit code 2, and leaves no trace; a check of it says the same."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -8,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from flserver.cli.main import run_cli
 from flserver.errors import UsageError
 from flserver.process.prepare import prepare
 from flserver.process.which_run import Plan, plan_run
@@ -88,12 +92,30 @@ def flserver(place: Path, *arguments: str, **more: str) -> subprocess.CompletedP
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
+def checked(place: Path, *arguments: str) -> tuple[int, list[str]]:
+    """The exit code of ``flserver check`` with these options, and what cannot be done; in this process, to be quick."""
+    sys.modules.pop("neural_net_helper", None)  # the one that an earlier model has left
+    said, path, environment = io.StringIO(), [*sys.path], dict(os.environ)
+    with (
+        contextlib.chdir(place),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(said),
+        mock.patch.object(sys, "path", path),
+        mock.patch.dict(
+            os.environ, {k: v for k, v in environment.items() if not k.startswith("FLSERVER_")}, clear=True
+        ),
+        mock.patch("torch.cuda.is_available", return_value=False),
+    ):
+        code = run_cli(["--server-port", "0", "--metrics-port", "0", "check", *arguments])
+    return code, said.getvalue().splitlines()
+
+
 def files(place: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(place)): p.read_bytes() if p.is_file() else None for p in place.rglob("*")}
 
 
 def refused(place: Path, arguments: tuple[str, ...], reason: str, **more: str) -> None:
-    """Runs it: exit code 2, beside log lines one line with the reason, and the folder as it was."""
+    """Runs it: exit code 2, beside log lines one line with the reason, and the folder as it was. So does a check."""
     before = files(place)
     done = flserver(place, *arguments, **more)
     told = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
@@ -101,6 +123,10 @@ def refused(place: Path, arguments: tuple[str, ...], reason: str, **more: str) -
     assert len(told) == 1, done.stderr
     assert told[0].startswith("flserver: ")
     assert reason in told[0]
+    assert files(place) == before
+    code, problems = checked(place, *arguments)
+    assert code == 2
+    assert [line for line in problems if line.startswith("flserver: ") and reason in line], problems
     assert files(place) == before
 
 

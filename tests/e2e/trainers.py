@@ -38,12 +38,14 @@ def trainers(
 
 @contextmanager
 def our_trainers(
-    server: ServerProcess, *ids: object, env: dict[str, str] | None = None, **options: object
+    server: ServerProcess, *ids: object, code: Path | None = None, **options: object
 ) -> Iterator[dict[object, str]]:
-    """``flclient`` for each id, as a process; on leaving, each has exit code 0, and what it said stands by its id."""
+    """``flclient`` for each id, as a process, which also imports from ``code``; on leaving, each has exit code 0, and
+    what it said stands by its id."""
     flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLCLIENT_")} | {"OMP_NUM_THREADS": "1"}
-    path = os.pathsep.join(filter(None, (str(TESTS.parent), environment.get("PYTHONPATH"))))
+    paths = (str(TESTS.parent), environment.get("PYTHONPATH"), str(code or ""))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     said: dict[object, str] = {}
     with ExitStack() as stack:
         started = {}
@@ -51,7 +53,7 @@ def our_trainers(
             command = [sys.executable, "-m", "flclient", "--client-id", str(client), "--use-cuda", "False", *flags]
             process = subprocess.Popen(
                 [*command, "--server-port", str(server.port)],
-                env=environment | {"PYTHONPATH": path} | (env or {}),
+                env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -16,6 +16,7 @@ from flserver.models.architectures import DEFAULT_MODEL, build
 from flserver.settings import DATASETS, defaults
 from flserver.wire.messages import wire_id
 from tests.flclient.plain_server import PlainServer
+from tests.models.zoo import Recurrent, adapters, one_buffer, recurrent
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,25 @@ def test_a_run_with_a_server_of_the_field(flclient, fldata, client_id, sent):
     assert third["accuracy"]["received"] == pytest.approx(second["accuracy"]["trained"])
     assert out.startswith("registered with 60 training samples: welcome\nmodel 1: received loss ")
     assert out.endswith("the run is over; models trained: 3\n")
+
+
+@pytest.mark.parametrize(
+    "sent", [adapters(), one_buffer(recurrent())], ids=["thousands of parts", "one buffer for all weights"]
+)
+def test_a_servers_model_of_many_parts_or_in_one_buffer_is_taken(flclient, fldata, sent):
+    def script(server):
+        connection = server.admit()
+        server.round(connection, sent)
+        server.finish(connection)
+
+    spec = "tests.models.zoo:recurrent" if isinstance(sent, Recurrent) else "tests.models.zoo:adapters"
+    model = ("--model", spec, "--epochs", 1)
+    with PlainServer(script) as server:
+        code, _, err = flclient(
+            "--client-id", 3, "--server-port", server.port, "--data-dir", fldata, *model, "--learning-rate", "0.1"
+        )
+    assert (code, err) == (0, "")
+    assert list(server.answers[0]["model"].state_dict()) == list(sent.state_dict())
 
 
 def test_refused_is_the_servers_message_and_exit_code_1(flclient, fldata):
@@ -172,6 +192,28 @@ def test_a_variable_that_is_no_setting_is_said(flclient, monkeypatch):
         "flclient: FLCLIENT_EPOCH is no setting, and is ignored; did you mean 'FLCLIENT_EPOCHS'?",
         "flclient: --client-id is required",
     ]
+
+
+NORMED = """
+from torch import nn
+
+def normed():
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784), nn.Linear(784, 10))
+"""
+
+
+def test_what_cannot_be_trained_is_told_before_anything_is_sent(flclient, fldata, tmp_path, monkeypatch):
+    (tmp_path / "normed_net.py").write_text(NORMED)
+    monkeypatch.syspath_prepend(tmp_path)
+    with PlainServer(lambda server: None) as server:
+        nobody = server.port
+    where = ("--client-id", 3, "--server-port", nobody, "--data-dir", fldata, "--model", "normed_net:normed")
+    code, out, err = flclient(*where, "--batch-size", 1)
+    assert (code, out) == (2, "")
+    assert err.startswith("flclient: the model cannot be trained on 1 sample at a time: ValueError: Expected more than")
+    assert err.endswith("; give --batch-size 2 or more\n")
+    code, _, err = flclient(*where, "--batch-size", 2)
+    assert (code, err) == (1, f"flclient: cannot connect to localhost:{nobody}: Connection refused\n")
 
 
 def test_explicit_cuda_without_cuda_is_one_line_and_exit_code_2(flclient, monkeypatch):

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional
 
@@ -13,6 +14,7 @@ from flserver.errors import UsageError
 from flserver.models.architectures import DEFAULT_MODEL, build, wire_module
 from flserver.models.state import read_state, state_of, write_state
 from flserver.wire.template import Template
+from tests.models.modules import FORMS
 
 CPU = torch.device("cpu")
 
@@ -131,6 +133,168 @@ def test_buffers_travel_as_parameters_do(data):
     write_state(template.module, trained.state)
     assert read_state(template.module)["0.num_batches_tracked"].item() == 8
     assert same(read_state(template.module), trained.state)
+
+
+class Net(nn.Module):
+    """What ``form`` makes of ten scores, with what ``before`` does to the pixels."""
+
+    def __init__(self, before, form=None):
+        super().__init__()
+        self.before, self.form = before, form
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, x):
+        scores = self.head(self.before(x))
+        return scores if self.form is None else self.form(scores)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_trains_to_the_same_weights_whatever_form_its_outputs_have(data, form):
+    plain, shaped = Net(nn.Identity()), Net(nn.Identity(), FORMS[form])
+    template = sent(plain)
+    expected = trainer(data, plain, batch_size=10).train(template.module, 1)
+    client = trainer(data, shaped, batch_size=10)
+    client.rehearse()
+    result = client.train(template.module, 1)
+    assert same(result.state, expected.state)
+    assert (result.received, result.trained) == (expected.received, expected.trained)
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "batches"),
+    [(2, None, 1), (3, 2, 1), (5, 2, 2), (41, 2, 20), (41, 40, 2), (5, 4, 2), (7, 3, 3), (3, 9, 1)],
+)
+def test_batchnorm_trains_on_any_number_of_samples_but_one(data, samples, batch_size, batches):
+    def module():
+        return Net(nn.BatchNorm1d(784))
+
+    some = (data[0][:samples], data[1][:samples])
+    client = trainer(some, module(), batch_size=batch_size, epochs=1)
+    client.rehearse()
+    trained = client.train(sent(module()).module, 1)
+    assert trained.state["before.num_batches_tracked"].item() == batches
+    assert math.isfinite(trained.trained.loss)
+
+
+@pytest.mark.parametrize("normalized", [nn.BatchNorm1d(784), nn.Sequential(nn.BatchNorm1d(784), nn.BatchNorm1d(784))])
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "way_out"),
+    [
+        (41, 1, "; give --batch-size 2 or more"),
+        (2, 1, "; give --batch-size 2 or more"),
+        (1, None, "; it needs two training samples or more"),
+        (1, 5, "; it needs two training samples or more"),
+    ],
+)
+def test_batchnorm_on_one_sample_is_one_clear_line_before_anything(data, normalized, samples, batch_size, way_out):
+    some = (data[0][:samples], data[1][:samples])
+    with pytest.raises(UsageError) as told:
+        trainer(some, Net(normalized), batch_size=batch_size).rehearse()
+    assert str(told.value).startswith(
+        "the model cannot be trained on 1 sample at a time: ValueError: Expected more than 1"
+    )
+    assert str(told.value).endswith(way_out)
+    assert "\n" not in str(told.value)
+
+
+class FailsInTraining(nn.Module):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("a size that\nthe auxiliary head does not take")
+        return x
+
+
+class OtherInTraining(nn.Module):
+    """Classifies in evaluation; in training it gives what a detector gives."""
+
+    def forward(self, x):
+        return {"loss_box": x.mean()} if self.training else x[:, :10]
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (Net(FailsInTraining()), "on 2 samples at a time: RuntimeError: a size that the auxiliary head does not take"),
+        (OtherInTraining(), "on 2 samples at a time: ValueError: optimizer got an empty parameter list"),
+        (
+            nn.Sequential(nn.Linear(784, 784), OtherInTraining()),
+            "the model does not turn its inputs into one row of classes a sample, but into dict",
+        ),
+        (Net(nn.Identity()).requires_grad_(False), "does not require grad"),
+        (nn.Sequential(nn.Flatten(), nn.Softmax(1)), "optimizer got an empty parameter list"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_clear_line(data, module, reason):
+    with pytest.raises(UsageError, match=r"^the model cannot be trained on 2 samples at a time: ") as told:
+        trainer(data, module).rehearse()
+    assert reason in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+class Counting(nn.Module):
+    """Puts a new tensor in its buffer's place at each step, and draws numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.tensor(0.0), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.steps = self.steps + 1
+        return x * torch.rand(1)
+
+
+def test_nothing_stays_of_a_rehearsal(data):
+    module = nn.Sequential(Counting(), nn.BatchNorm1d(784), build(DEFAULT_MODEL, 5))
+    before = {name: tensor.clone() for name, tensor in [*module.named_buffers(), *module.named_parameters()]}
+    client = trainer(data, module)
+    torch.manual_seed(99)
+    expected = torch.rand(1)
+    torch.manual_seed(99)
+    client.rehearse()
+    assert torch.equal(torch.rand(1), expected), "the caller's random state moved"
+    assert same(before, dict([*module.named_buffers(), *module.named_parameters()]))
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def googlenet():
+    return torchvision.models.googlenet(weights=None, init_weights=False, num_classes=10)
+
+
+def inception():
+    """With an auxiliary head that takes images as small as evaluation does: 299×299 pixels take a while."""
+    module = torchvision.models.inception_v3(weights=None, init_weights=False, num_classes=10)
+    module.AuxLogits = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(768, 10))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "size", "heads"),
+    [(googlenet, 32, ("aux1.fc2.weight", "aux2.fc2.weight")), (inception, 80, ("AuxLogits.2.weight",))],
+)
+def test_torchvisions_models_train_with_their_auxiliary_heads(module, size, heads):
+    x, y = torch.rand(2, 3, size, size), torch.tensor([0, 1])
+    client = Trainer(module(), (x, y), (x, y), policy(epochs=1, learning_rate=0.01), "1", CPU)
+    client.rehearse()
+    template = sent(module())
+    received = read_state(template.module)
+    trained = client.train(template.module, 1)
+    for part in ("fc.weight", *heads):
+        assert not torch.equal(trained.state[part], received[part]), f"{part} takes part"
+
+
+def test_a_network_of_torchvisions_on_one_sample_is_told_at_once():
+    x, y = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    with pytest.raises(UsageError, match=r"on 1 sample at a time: ValueError: Expected more than 1 value per channel"):
+        Trainer(googlenet(), (x[:1], y[:1]), (x, y), policy(), "1", CPU).rehearse()
+
+
+def test_inception_on_images_that_are_too_small_for_its_auxiliary_head_is_told_at_once():
+    module = torchvision.models.inception_v3(weights=None, init_weights=False, num_classes=10)
+    x, y = torch.rand(2, 3, 80, 80), torch.tensor([0, 1])
+    client = Trainer(module, (x, y), (x, y), policy(), "1", CPU)  # evaluation takes them
+    with pytest.raises(UsageError, match=r"on 2 samples at a time: RuntimeError: .*[Oo]utput size is too small"):
+        client.rehearse()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from flserver.wire.dtypes import DTYPES
 from flserver.wire.messages import GlobalModel, Message, Update, decode
 from flserver.wire.modules import Module, TensorView
 from flserver.wire.pickles import PickleLimits
+from flserver.wire.repeats import Repeats
 from flserver.wire.template import Template
 from tests.fuzz.watch import Watched, one_short_line, watched
 
@@ -55,6 +56,8 @@ def read_in_every_way(body: bytes) -> int:
     update = _decoded(body, from_client=True, limits=USUAL)
     told = _decoded(body, from_client=False, limits=USUAL)
     _decoded(body, from_client=True, limits=TIGHT[len(body) % len(TIGHT)])
+    if update is not None:
+        _unchanged(update, _decoded(shortened(body), from_client=True, limits=USUAL))
     template = _template(body)
     if isinstance(told, GlobalModel) and template is not None:
         _same(told.model, template.module)
@@ -71,6 +74,27 @@ def _decoded(body: bytes, *, from_client: bool, limits: PickleLimits) -> Message
     if isinstance(message, Update | GlobalModel):
         _walk(message.model, body)
     return message
+
+
+def shortened(body: bytes) -> bytes:
+    """What is kept of a body that arrives in pieces, their sizes made of its own, with whatever repeats taken out."""
+    kept, repeats, arrived = bytearray(), Repeats(USUAL.opcodes, least=1), 0
+    while arrived < len(body):
+        piece = body[arrived : arrived + 1 + (len(body) + arrived) % 97]
+        arrived += len(piece)
+        kept += piece
+        with memoryview(kept) as view:
+            left = repeats.drop(view)
+        del kept[left:]
+    return bytes(kept)
+
+
+def _unchanged(update: Message, shorter: Message | None) -> None:
+    if not isinstance(update, Update):
+        return  # JSON: nothing is taken out of it
+    if not isinstance(shorter, Update) or (update.client_id, update.metrics) != (shorter.client_id, shorter.metrics):
+        raise Defect("another message once what repeats is taken out")
+    _same(update.model, shorter.model)
 
 
 def _template(body: bytes) -> Template | None:

@@ -119,11 +119,10 @@ def test_torchvision_models_take_the_number_of_classes():
         ("zoo:Absent", "zoo has no Absent"),
         ("zoo:raises", "failed: ValueError: no weights"),
         ("zoo:number", "gave a int, not a torch.nn.Module"),
-        ("zoo:lazy", "weight has no shape yet"),
+        ("zoo:lazy", "weight has no shape yet: a lazy module needs a dry run in the factory"),
         ("zoo:meta", "weight is a meta tensor"),
         ("zoo:complex_", "weight is a complex64 tensor"),
         ("zoo:sparse", "mask is a float32 tensor of layout sparse_coo"),
-        ("zoo:hooked", "0 has forward_hooks; hooks do not travel"),
         ("zoo:renamed", "state_dict() is not its parameters and buffers"),
         ("torchvision:no_such_net", "no classification model 'no_such_net'"),
         ("torchvision:fcn_resnet50", "no classification model"),
@@ -155,8 +154,16 @@ def test_wire_module_fills_its_storages_and_keeps_ties():
     assert twin.sliced.requires_grad
 
 
-def test_wire_module_refuses_hooks():
-    module = nn.Linear(2, 2)
-    module.register_forward_pre_hook(print)
-    with pytest.raises(UsageError, match="hooks do not travel"):
-        wire_module(module)
+def test_hooks_are_no_reason_to_refuse_a_model_and_are_copied():
+    module = build("zoo:hooked", 0)
+    assert list(wire_module(module)[0]._forward_hooks.values()) == [print]
+
+
+def test_what_was_computed_of_parameters_is_copied_wherever_it_is_kept():
+    module = nn.Sequential(nn.Linear(2, 2))
+    module[0].last = [module[0].weight * 2]
+    module.also = module[0].last[0]
+    twin = wire_module(module)
+    assert twin.also is twin[0].last[0]
+    assert (twin.also.is_leaf, twin.also.requires_grad) == (True, True), "as pickle would have it"
+    assert torch.equal(twin.also, module.also)

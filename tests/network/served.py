@@ -199,6 +199,8 @@ class Network:
         default = Limits(
             json=4096,
             pickle=LIMIT,
+            usual=LIMIT,
+            kept=LIMIT,
             tensors=2 * sum(tensor.nbytes for tensor in state.values()),
             pickles=PickleLimits(),
             first_frame=PATIENCE,

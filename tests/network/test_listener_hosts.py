@@ -40,6 +40,7 @@ def test_it_listens_where_it_is_told(host: str, at: str) -> None:
 def test_it_listens_on_a_link_local_address_of_one_network(form: str) -> None:
     assert LINK_LOCAL is not None
     with closing(Listener(form.format(LINK_LOCAL), 0)) as listener:
+        assert listener.address[0] == LINK_LOCAL
         assert reached(LINK_LOCAL, listener.address[1])
         assert not reached("::1", listener.address[1])
 

@@ -25,7 +25,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReceiveMemory:
     """Room for four bodies, a quarter of one at a time."""
     for step in ("STEP", "FIRST_STEP"):
         monkeypatch.setattr(f"flserver.network.memory.{step}", BODY // 4)
-    return ReceiveMemory(budget=4 * BODY, largest=BODY, directory=tmp_path / "checkpoints")
+    return ReceiveMemory(budget=4 * BODY, usual=BODY, directory=tmp_path / "checkpoints")
 
 
 def take(memory: ReceiveMemory, size: int = BODY) -> Room:
@@ -97,7 +97,7 @@ def test_over_the_budget_nobody_waits_and_the_body_goes_on_in_an_unlinked_file(
     assert bytes(room.view[: len(opening)]) == opening
     assert not any(room.make(upto, len(opening)) for upto in (len(opening) + 1, BODY // 2 + 2, BODY)), "once"
     room.view[len(opening) :] = bytes(BODY - len(opening))
-    room.hold()
+    room.hold(BODY)
     assert bytes(room.view) == opening + bytes(BODY - len(opening))
     assert any(f"{tmp_path}/checkpoints/" in line and "(deleted)" in line for line in maps())
     assert list((tmp_path / "checkpoints").iterdir()) == []
@@ -105,6 +105,52 @@ def test_over_the_budget_nobody_waits_and_the_body_goes_on_in_an_unlinked_file(
     for other in others:
         other.release()
     assert memory.in_use == 0
+
+
+def test_of_a_body_longer_than_usual_no_more_than_such_a_one_lies_in_memory(memory: ReceiveMemory) -> None:
+    long = 3 * BODY
+    room, body = memory.take(long, "a client", UNBOUNDED), random.Random(4).randbytes(long)
+    room.leave_lane()
+    assert len(room.view) == memory.most < long
+    for at in range(0, long, BODY // 8):
+        assert room.make(at + BODY // 8, at) == (at == memory.most), "it moved once"
+        assert memory.in_use == (min(at + BODY // 8, memory.most) + 16383) // 16384 * 16384 * (at < memory.most)
+        room.view[at : at + BODY // 8] = body[at : at + BODY // 8]
+    room.hold(long)
+    assert bytes(room.view) == body
+    room.release()
+
+
+def test_a_spare_buffer_serves_a_longer_body_as_far_as_it_goes(memory: ReceiveMemory) -> None:
+    spare = take(memory, BODY)
+    spare.release()
+    room = memory.take(5 * BODY, "a client", UNBOUNDED)
+    room.leave_lane()
+    for at in range(0, 5 * BODY, BODY // 8):
+        room.make(at + BODY // 8, at)
+        assert len(room.view) >= at + BODY // 8
+    room.release()
+    assert memory.in_use == 0
+
+
+def test_what_is_held_is_what_was_kept(memory: ReceiveMemory) -> None:
+    others = [take(memory), take(memory)]
+    room = memory.take(3 * BODY, "a client", UNBOUNDED)
+    room.leave_lane()
+    room.make(BODY, 0)
+    room.view[:100] = b"k" * 100
+    room.hold(100)
+    assert bytes(room.view) == b"k" * 100
+    del others
+
+
+def test_one_body_of_more_than_a_share_is_told_which_option_takes_it(memory: ReceiveMemory) -> None:
+    room = memory.take(5 * BODY, "me", 2 * BODY)
+    room.leave_lane()
+    room.make(3 * BODY, BODY)
+    with pytest.raises(NoRoom, match=f"holds more than {2 * BODY} bytes: --max-update-size {5 * BODY} takes it"):
+        room.make(3 * BODY, 2 * BODY + 1)
+    room.release()
 
 
 def test_a_file_has_its_place_on_the_disk_before_it_is_written_to(memory: ReceiveMemory) -> None:
@@ -193,7 +239,7 @@ def test_what_is_kept_for_the_next_update_is_no_more_than_half_of_the_budget(mem
 def test_where_memory_is_not_tight_a_held_body_stays_where_it_is(memory: ReceiveMemory) -> None:
     room = take(memory)
     view = room.view
-    room.hold()
+    room.hold(BODY)
     assert room.view is view
     assert memory.in_use == BODY
 
@@ -205,14 +251,14 @@ def test_where_it_is_tight_a_held_body_moves_to_a_file_and_its_memory_comes_back
     others = [take(memory), take(memory)]
     room = take(memory)
     room.view[:] = body
-    room.hold()
+    room.hold(BODY)
     assert memory.in_use == 2 * BODY
     assert (bytes(room.view), room.view.readonly) == (body, True)
     assert any(f"{tmp_path}/checkpoints/" in line and "(deleted)" in line for line in maps()), "in an unlinked file"
     assert list((tmp_path / "checkpoints").iterdir()) == []
     take(memory).view[:] = bytes(BODY)  # what uses the memory next does not show in the file
     assert bytes(room.view) == body
-    room.hold()
+    room.hold(BODY)
     room.release()
     assert memory.in_use == 3 * BODY, "given back once"
     del others
@@ -223,7 +269,7 @@ def test_no_descriptor_and_no_mapping_is_left(memory: ReceiveMemory, tmp_path: P
     before = descriptors()
     for _ in range(50):
         room = take(memory)
-        room.hold()
+        room.hold(BODY)
         room.release()
         del room
     assert descriptors() == before
@@ -242,7 +288,7 @@ def test_where_the_disk_is_full_a_held_body_stays_in_memory(
     room.view[:] = b"y" * BODY
     before = descriptors()
     monkeypatch.setattr(os, "write", full)
-    room.hold()
+    room.hold(BODY)
     assert bytes(room.view) == b"y" * BODY
     assert (memory.in_use, descriptors()) == (3 * BODY, before)
     assert "No space left on device" in caplog.text
@@ -258,7 +304,7 @@ def test_short_writes_to_the_file_are_gone_on_with(memory: ReceiveMemory, monkey
     room = take(memory)
     room.view[:] = body
     monkeypatch.setattr(os, "write", lambda descriptor, piece: write(descriptor, piece[:1000]))
-    room.hold()
+    room.hold(BODY)
     assert bytes(room.view) == body
     del others
 
@@ -325,7 +371,7 @@ def test_many_threads_share_the_budget_and_never_a_buffer(memory: ReceiveMemory)
                 assert memory.in_use <= memory.budget
                 room.view[at : at + BODY // 5] = body[at : at + BODY // 5]
             if i % 2:
-                room.hold()
+                room.hold(len(body))
             assert bytes(room.view) == body
             room.release()
 

@@ -1,6 +1,7 @@
 """A trainer's first connection: asked, on record, told so; then every model as it comes, then goodbye."""
 
 import socket
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -146,6 +147,17 @@ def test_the_bell_wakes_a_trainer_that_waits_and_each_model_goes_out_once(networ
     for line in lines:
         assert line.receive() == FINISHED_BODY
         assert [told for told in line.ended().story() if "<MODEL>" in told] == ["out <MODEL> ok"] * 2
+
+
+def test_a_bell_that_was_heard_is_quiet_again(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    next_ticket, asked = network.exchange.next_ticket, []
+    monkeypatch.setattr(network.exchange, "next_ticket", lambda whose: asked.append(whose) or next_ticket(whose))
+    network.registered("a")
+    eventually(lambda: asked)
+    network.exchange.roster_changed()
+    eventually(lambda: asked[1:])
+    threading.Event().wait(0.1)
+    assert len(asked) == 2, "it waits again"
 
 
 def test_a_bell_never_keeps_who_rings_it(network_of: Callable[..., Network]) -> None:

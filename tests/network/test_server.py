@@ -41,10 +41,10 @@ class Port:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.stop_accepting()
         self.recorder.before.clear()
+        self._peers.close()  # so that what is not cut ends all the same
+        self.server.stop_accepting()
         self.server.close(0.0)
-        self._peers.close()
 
     def connect(self, host: str = HOME, said: bytes = b"\0", header: bytes = b"") -> socket.socket:
         """A connection from ``host``, when it has its place and was heard to say that; or when it has ended."""
@@ -168,12 +168,18 @@ def test_where_no_thread_can_be_started_that_peer_is_not_served_and_has_a_row(
     assert port.registered("a")
 
 
-def test_a_record_that_has_failed_does_not_end_accepting(port: Port) -> None:
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_record_that_has_failed_does_not_end_accepting(
+    port: Port, monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
     port.recorder.before[e.ConnectionOpened] = raising(StoreError("the disk is full"))
+    if not threads:  # then it is the thread that accepts that meets it
+        monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
     peers = [socket.create_connection(port.listener.address, PATIENCE) for _ in range(2)]
     for peer in peers:
         with peer:
             assert ended(peer)
+    eventually(lambda: len(port.recorder.lost) >= 2)
     assert port.server.accepting
 
 
@@ -227,6 +233,21 @@ def test_among_strangers_it_is_one_of_the_address_that_has_most(small: Port) -> 
     assert made_room(small, 1) == [2], "the oldest of those"
     small.connect(HOME)
     assert made_room(small, 2) == [2, 4]
+
+
+def test_who_has_made_room_and_has_not_gone_yet_is_not_asked_again(network: Network) -> None:
+    go_on = threading.Event()
+    with Port(network, in_all=2) as port:
+        one, two = (port.connect(said=b"") for _ in range(2))  # nothing of theirs goes on record in between
+        port.recorder.before[e.ConnectionClosed] = lambda: go_on.wait(PATIENCE)
+        try:
+            port.connect()
+            assert ended(one)
+            port.connect()
+            assert ended(two)
+        finally:
+            go_on.set()
+        assert sorted(made_room(port, 2)) == [1, 2]
 
 
 def test_of_one_address_it_is_who_has_sent_least(small: Port) -> None:
@@ -325,7 +346,9 @@ def test_who_is_left_after_the_grace_is_cut(port: Port) -> None:
     port.connect(said=b"\0\0")
     port.connect(AWAY)
     port.server.stop_accepting()
-    port.server.close(0.0)
+    closing = Closing(port.server, 0.0)
+    closing.join()
+    assert closing.over.is_set()
     assert sorted(port.closed(3)) == [(number, "the server stopped") for number in (1, 2, 3)]
     assert port.recorder.of(e.ClientLeft)[0].reason == "stopped"
     assert not [t.name for t in threading.enumerate() if re.match("session|accept", t.name)]

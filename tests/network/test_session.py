@@ -1,5 +1,6 @@
 """One connection from hello to goodbye: what is on record of each kind of beginning and end."""
 
+import pickle
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from flserver.rounds import Registration
 from flserver.rounds.exchange import Exchange
 from tests.network.frames import SHORT, framed
 from tests.network.served import PEER, STRANGER, Line, Network, linear, metadata, update
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 from tests.recorder import raising
 
 CLIENT_HELLO = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"
@@ -100,8 +101,14 @@ def test_who_has_sent_a_whole_message_is_not_silent_while_it_is_looked_at(
         (b"PROXY TCP4 1.2.3.4 ", "a PROXY protocol header, from an address that is not --trusted-proxy"),
         (bytes(8), "a frame of length 0"),
         (b"\xff" * 8, "a frame of 18446744073709551615 bytes where at most 1048576 may come"),
-        ((2**20 + 1).to_bytes(8, "big"), "a frame of 1048577 bytes where at most 1048576 may come"),
-        ((4097).to_bytes(8, "big") + b"{", "a json body of 4097 bytes where at most 4096 may come"),
+        (
+            (2**20 + 1).to_bytes(8, "big"),
+            "a frame of 1048577 bytes where at most 1048576 may come: --max-update-size 1048577 takes it",
+        ),
+        (
+            (4097).to_bytes(8, "big") + b"{",
+            "a json body of 4097 bytes where at most 4096 may come: --max-json-size 4097 takes it",
+        ),
         (framed(b"hello"), "a body that starts with byte 0x68: neither JSON nor a pickle"),
     ],
 )
@@ -142,9 +149,10 @@ def test_who_sends_a_registration_that_is_none_is_told_why_once_that_is_durable(
     assert line.story()[2:] == ["out <ERROR> ok", f"closed, {whose}: {message.reason}"]
 
 
-def test_who_sends_no_json_is_not_answered(network: Network) -> None:
+@pytest.mark.parametrize("body", [b"\x80\x04N.", pickle.dumps({"header": "<METADATA>", "id": "a"})])
+def test_who_sends_a_pickle_that_is_no_update_is_not_answered(network: Network, body: bytes) -> None:
     network.registered("a")
-    line = network.connect().send(b"\x80\x04N.").ended()
+    line = network.connect().send(body).ended()
     assert one_message(line).outcome == "refused"
     assert line.ours.sends == []
 
@@ -180,6 +188,7 @@ def test_a_connection_that_we_cut_says_why_and_not_what_its_thread_saw(network: 
 
 def test_a_session_that_never_ran_closes_its_socket_and_has_no_row(network: Network) -> None:
     ours, trainer = socket.socketpair()
+    trainer.settimeout(PATIENCE)
     with trainer:
         Session(ours, PEER, 77, network.context, lambda session: None).discard()
         assert trainer.recv(1) == b""

@@ -3,6 +3,8 @@
 import errno
 import itertools
 import mmap
+import pickle
+import random
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +18,9 @@ from flserver.clock import Deadline
 from flserver.errors import ConnectionLost, FrameRefused, IdentityRefused, NoRoom
 from flserver.network.channel import Channel
 from flserver.network.memory import ReceiveMemory, Room
-from flserver.network.transport import PIECE, Pace, receive_frame
-from flserver.wire.framing import OPENING_BYTES
+from flserver.network.transport import PIECE, Pace, Received, receive_frame
+from flserver.wire.framing import OPENING_BYTES, FrameLimits, FrameReader
+from flserver.wire.repeats import Repeats
 from tests.network.frames import LIMIT, LONG, framed, new_frame, pickle_body, receive, reset, room_of
 
 
@@ -144,6 +147,38 @@ def test_over_the_budget_a_frame_goes_on_in_a_file(memory: ReceiveMemory, tmp_pa
     for room in rooms:
         room.release()
     assert memory.in_use == 0
+
+
+@pytest.mark.parametrize("places", [[], [PIECE, PIECE + 1, 5 * PIECE], [OPENING_BYTES // 2, 3 * PIECE]])
+def test_what_repeats_in_a_long_body_is_not_kept(memory: ReceiveMemory, tmp_path: Path, places: list[int]) -> None:
+    payload = random.Random(5).randbytes(LIMIT // 3)
+    value = [bytes(bytearray(payload)) for _ in range(9)]
+    body = pickle.dumps(value)
+    frame = Received(FrameReader(FrameLimits(pickle=4 * LIMIT)), repeats=Repeats(1000))
+    receive_frame(
+        Channel(CutSocket(cut(framed(body), places))),  # type: ignore[arg-type]
+        frame,
+        room_of(memory),
+        Deadline.after(LONG),
+        Pace(whole=LONG),
+    )
+    assert pickle.loads(frame.hold()) == value
+    assert len(frame.hold()) < 1.1 * len(payload)
+    assert memory.in_use < LIMIT, "and not a file"
+    assert not any(f"{tmp_path}/" in line for line in Path("/proc/self/maps").read_text().splitlines())
+    assert (frame.bytes, frame.digest) == (8 + len(body), "blake3:" + blake3.blake3(body).hexdigest())
+    frame.release()
+
+
+def test_a_long_body_in_which_nothing_repeats_goes_on_in_a_file(memory: ReceiveMemory, tmp_path: Path) -> None:
+    body = pickle.dumps([random.Random(seed).randbytes(LIMIT // 3) for seed in range(9)])
+    frame = Received(FrameReader(FrameLimits(pickle=4 * LIMIT)), repeats=Repeats(1000))
+    sock = CutSocket(cut(framed(body), [PIECE + 1]))
+    receive_frame(Channel(sock), frame, room_of(memory), Deadline.after(LONG), Pace(whole=LONG))  # type: ignore[arg-type]
+    assert pickle.loads(frame.hold()) == pickle.loads(body)
+    assert memory.in_use == 0
+    assert any(f"{tmp_path}/" in line for line in Path("/proc/self/maps").read_text().splitlines())
+    frame.release()
 
 
 def test_memory_that_was_given_back_is_not_looked_at_again(

@@ -1,7 +1,7 @@
 """The connection that brings an update: whose it is, what is decided of it, and whose its memory is then."""
 
-import math
 from collections.abc import Callable
+from math import inf
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_an_update_is_folded_only_once_it_is_on_record(network: Network) -> None
     line = network.uploaded("a", linear(SIZE, value=1.0))
     assert at_the_time == [(1, {})], "decided, and waited for, but not to be had"
     assert attempt.recording == 0
-    ready = network.exchange.take_ready(attempt, math.inf)
+    ready = network.exchange.take_ready(attempt, inf)
     assert not isinstance(ready, EndedAttempt)
     ((seat, submission),) = ready
     assert (seat.client_id, seat.update_id) == ("a", one_update(line).update_id)

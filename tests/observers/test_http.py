@@ -244,7 +244,8 @@ def test_a_host_that_is_none_is_one_line(host: str, reason: str) -> None:
 def test_ipv6_with_brackets_and_zone(host: str) -> None:
     server = MetricsServer(host, 0, Metrics({}), lambda: WELL)
     server.start()
-    with closing(server), socket.create_connection((bare(host), server.address[1]), timeout=PATIENCE) as peer:
+    assert server.address[0] == bare(host)
+    with closing(server), socket.create_connection(server.address, timeout=PATIENCE) as peer:
         peer.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert read_to_end(peer).startswith(b"HTTP/1.1 200 OK")
 

@@ -13,9 +13,10 @@ from tests.reference_pages.markdown import Undescribed, check_described, code, p
 from tests.reference_pages.meanings import PARAMETERS
 
 INTRODUCTION = """
-A bare `flserver` serves. Its other commands read a database, also while a server writes it. `--db` stands before or
-after a command's name. RUN is a run's id or its name; of several runs with one name it means the newest. `--help` or
-`-h` prints what a command takes; `python -m flserver` and `python -m flclient` do the same as the two scripts.
+A bare `flserver` serves, and `flserver check` sees whether it could. The other commands read a database, also while a
+server writes it. `--db` stands before or after a command's name. RUN is a run's id or its name; of several runs with
+one name it means the newest. `--help` or `-h` prints what a command takes; `python -m flserver` and
+`python -m flclient` do the same as the two scripts.
 
 Exit codes are 0 for done, 2 for what cannot be done as it was asked for (one line on standard error says why), and
 those that a command's text names. [What to do then](../README.md#stop) is in the handbook.
@@ -38,7 +39,9 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
     if isinstance(command, click.Group):
         for name, child in command.commands.items():
             if not isinstance(child, click.Group):
-                yield f"{path} {name}", child, ()
+                keys = {parameter.name for parameter in child.params}
+                all_of_them = keys >= {setting.key for setting in SERVER_SETTINGS}
+                yield f"{path} {name}", child, SERVER_SETTINGS if all_of_them else ()
             yield from _below(f"{path} {name}", child)
 
 
@@ -51,7 +54,7 @@ def _section(name: str, command: click.Command, settings: Sequence[Setting]) -> 
     usage = " ".join([name, *(_metavar(argument) for argument in arguments), "[OPTIONS]"])
     text = "\n\n".join(textwrap.fill(paragraph, 120, break_on_hyphens=False) for paragraph in _text(command))
     if settings:
-        text += f"\n\nIts settings are in [options.md](options.md#{name}); beside them it takes:"
+        text += f"\n\nIts settings are in [options.md](options.md#{name.split()[0]}); beside them it takes:"
     return f"## {name}\n\n```\n{usage}\n```\n\n{text}\n\n" + table(("takes", "default", "meaning"), rows)
 
 

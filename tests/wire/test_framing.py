@@ -90,6 +90,29 @@ def test_what_cannot_be_a_frame_is_refused_as_soon_as_it_shows(data: bytes, reas
         feed(FrameReader(LIMITS), data)
 
 
+@pytest.mark.parametrize(
+    ("data", "cure"),
+    [
+        (encode_length(655_361), ": --max-update-size 655361 takes it"),
+        (encode_length(2**48), f": --max-update-size {2**48} takes it"),
+        (encode_length(2**48 + 1), ""),
+        (encode_length(4097) + b"{", ": --max-json-size 4097 takes it"),
+    ],
+)
+def test_a_refusal_for_length_names_the_option_and_the_number_that_takes_it(data: bytes, cure: str) -> None:
+    with pytest.raises(FrameRefused) as caught:
+        feed(FrameReader(LIMITS), data)
+    assert str(caught.value).partition(" may come")[2] == cure
+
+
+def test_where_no_option_would_take_it_none_is_named() -> None:
+    for limits in (FrameLimits(), FrameLimits(either=10)):
+        with pytest.raises(FrameRefused, match=r"may come$"):
+            feed(FrameReader(limits), encode_length(11))
+    with pytest.raises(FrameRefused, match=r"may come$"):
+        feed(FrameReader(FrameLimits(json=2**21)), encode_length(2**21 + 1))
+
+
 def test_an_encoding_that_is_not_expected_is_refused() -> None:
     with pytest.raises(FrameRefused, match="a pickle body where none may come"):
         feed(FrameReader(FrameLimits(json=100)), frame(b"\x80\x04."))

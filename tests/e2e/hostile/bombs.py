@@ -68,6 +68,12 @@ VALUES = {
     "300,000 dicts": (b"}" * 300_000, TOO_MANY),
     "300,000 nones": (b"N" * 300_000, TOO_MANY),
     "300,000 memo entries": (b"N" + b"\x94" * 300_000, TOO_MANY),
+    "900,000 nones in a long body": (b"](" + b"N" * 900_000 + b"e", TOO_MANY),
+    "400 times the same payload in a long body": (b"](" + (raw(b"p" * 2000) + b"\x94") * 400 + b"e", UNREGISTERED),
+    "400 payloads in a long body": (
+        b"](" + b"".join(raw(b"%d" % i * 700) + b"\x94" for i in range(400)) + b"e", UNREGISTERED),
+    "payloads of a long body that refer to each other": (
+        b"](" + b"".join(raw(b"p" * 3000) + b"\x94h%c" % i for i in range(250)) + b"e", UNREGISTERED),
     "120,000 gets": (b"](Nq\x00" + b"h\x00" * 120_000 + b"e", UNREGISTERED),
     "BINUNICODE of 4 GiB": (b"X\xff\xff\xff\xff", CLAIMED),
     "BINUNICODE8 of 2**60": (b"\x8d" + struct.pack("<Q", 2**60), CLAIMED),

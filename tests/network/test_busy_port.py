@@ -1,0 +1,49 @@
+"""Who has a port that cannot be listened on."""
+
+import socket
+
+import pytest
+
+from flserver.errors import PortBusy, UsageError
+from flserver.network.busy_port import connection_on
+from flserver.network.listener import Listener
+from tests.network.outgoing import outgoing, port_of
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_connection_that_goes_out_from_the_port_is_found_with_where_it_leads_to(host: str) -> None:
+    with outgoing(host) as connection:
+        there, service = connection.getpeername()[:2]
+        leads_to = f"[{there}]:{service}" if ":" in host else f"{there}:{service}"
+        assert connection_on(port_of(connection)) == leads_to
+        with pytest.raises(PortBusy, match="Address already in use by a connection of another program, to ") as caught:
+            Listener(host, port_of(connection))
+        assert leads_to in str(caught.value)
+        assert f"net.ipv4.ip_local_reserved_ports={port_of(connection)}" in str(caught.value)
+        assert connection_on(service) is None, "there somebody listens, whatever connections have come in"
+
+
+def test_a_connection_that_has_just_ended_has_its_port_for_a_while() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        with socket.create_connection(service.getsockname()) as connection:
+            port = port_of(connection)
+        service.accept()[0].close()
+        assert connection_on(port) == f"127.0.0.1:{service.getsockname()[1]}"
+
+
+def test_a_port_that_somebody_listens_on_or_keeps_is_no_connections() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service, socket.create_connection(service.getsockname()):
+        with pytest.raises(UsageError, match=r"Address already in use$") as listened:
+            Listener("127.0.0.1", service.getsockname()[1])
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        with pytest.raises(UsageError, match=r"Address already in use$") as bound:
+            Listener("127.0.0.1", port_of(kept))
+    assert type(listened.value) is type(bound.value) is UsageError
+
+
+def test_a_port_that_nobody_has() -> None:
+    with outgoing() as connection:
+        port = port_of(connection)
+    assert connection_on(port) is None
+    Listener("127.0.0.1", port).close()

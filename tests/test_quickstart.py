@@ -1,0 +1,100 @@
+"""The quickstart takes nothing away without asking, and shows what takes minutes."""
+
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE
+
+ROOT = Path(__file__).parents[1]
+# Stands for the programs: what is of interest here is where they would be told to write.
+PROGRAM = """#!/bin/sh
+echo "$(basename "$0") $*" >> calls
+"""
+PYTHON = """#!/bin/sh
+case "$*" in
+  "-m pip "*) echo "$*" >> calls; echo "Downloading torch (900 MB)" ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The repository as the quickstart sees it, with an environment in which nothing is installed."""
+    shutil.copytree(ROOT / "ops", tmp_path / "ops")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("flserver", "flclient", "python"):
+        (programs / name).write_text(PYTHON.format(python=sys.executable) if name == "python" else PROGRAM)
+        (programs / name).chmod(0o755)
+    return tmp_path
+
+
+def record(checkout: Path) -> Path:
+    """What an earlier run left."""
+    earlier = checkout / "quickstart-run" / "runs.sqlite"
+    earlier.parent.mkdir()
+    earlier.write_text("precious")
+    return earlier
+
+
+def quickstart(checkout: Path, answer: str | None = None) -> str:
+    """What it shows; with an ``answer`` its input is a terminal, on which that is typed."""
+    controller, terminal = pty.openpty()
+    try:
+        if answer is not None:
+            os.write(controller, f"{answer}\n".encode())
+        done = subprocess.run(
+            [checkout / "ops" / "quickstart"],
+            stdin=terminal if answer is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+        )
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def databases(checkout: Path) -> set[str]:
+    """Where servers were told to write."""
+    calls = (checkout / "calls").read_text().splitlines()
+    return {call.split()[2] for call in calls if call.startswith("flserver --db")}
+
+
+def test_the_first_run_has_its_folder_and_pip_shows_what_it_does(checkout: Path) -> None:
+    shown = quickstart(checkout)
+    assert databases(checkout) == {"quickstart-run/runs.sqlite"}
+    assert "Downloading torch (900 MB)" in shown
+    assert "--quiet" not in (checkout / "calls").read_text()
+    assert "Downloading" not in quickstart(checkout), "once"
+
+
+@pytest.mark.parametrize("answer", [None, "n", "", "what?"])
+def test_without_a_yes_an_earlier_record_stays(checkout: Path, answer: str | None) -> None:
+    earlier = record(checkout)
+    shown = quickstart(checkout, answer)
+    assert earlier.read_text() == "precious"
+    assert databases(checkout) == {"quickstart-run-2/runs.sqlite"}
+    assert "quickstart-run/ stays as it is; this run goes to quickstart-run-2/" in shown
+    quickstart(checkout, answer)
+    assert databases(checkout) == {"quickstart-run-2/runs.sqlite", "quickstart-run-3/runs.sqlite"}
+
+
+@pytest.mark.parametrize("answer", ["y", "Yes"])
+def test_with_a_yes_it_makes_room(checkout: Path, answer: str) -> None:
+    earlier = record(checkout)
+    shown = quickstart(checkout, answer)
+    assert "quickstart-run/ has the record of an earlier run. Delete it? [y/N]" in shown
+    assert not earlier.exists()
+    assert databases(checkout) == {"quickstart-run/runs.sqlite"}
