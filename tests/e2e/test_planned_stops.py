@@ -145,6 +145,7 @@ def test_unchanged_trainers_that_train_while_the_server_stops_find_that_it_is_fi
 ) -> None:
     data = write_fldata(tmp_path / "FLdata", (1, 2, 3), samples=50)
     server = start("--num-rounds", "50", "--min-clients", "3", *GRACE, *FAST)
+    server.wait_for_line("state: joining")
     with trainers(server, data, 1), trainers(server, data, 2, 3, upload_delay=1):
         server.wait_for_sql("SELECT 1 FROM v1_updates WHERE client_id = '1'")
         server.process.terminate()

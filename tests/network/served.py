@@ -24,6 +24,7 @@ from flserver.network.transport import Pace
 from flserver.rounds import Attempt, Rounds
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.exchange import CurrentModel, Exchange
+from flserver.settings import Goodbye
 from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
 from tests.network.frames import framed
@@ -185,6 +186,7 @@ class Network:
         identity: Identity | None = None,
         preamble: Preamble | None = None,
         rules: dict[str, object] | None = None,
+        goodbye: Goodbye = "finished",
         **limits: Any,
     ) -> None:
         self.recorder = RecordingRecorder()
@@ -207,8 +209,8 @@ class Network:
         )
         self.memory = ReceiveMemory(4 * LIMIT, LIMIT, folder)
         self.context = Context(
-            run_id="run",
-            goodbye="finished",
+            run_id="night",
+            goodbye=goodbye,
             exchange=self.exchange,
             recorder=self.recorder,
             memory=self.memory,

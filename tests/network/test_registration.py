@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from flserver import events as e
+from flserver.events.words import LeftReason
 from flserver.identity.roster import Member, Roster
 from flserver.identity.rules import Identity
 from flserver.network.transport import LAST_PIECE, Pace
-from flserver.rounds.exchange import Farewell
+from flserver.rounds.endings import Farewell
 from flserver.rounds.seats import SentModel
-from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY
+from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, UNDERSTANDS_GOODBYE
 from tests.network.frames import SHORT, framed
 from tests.network.served import PEER, STRANGER, Line, Network, linear, metadata, update
 from tests.patience import eventually
@@ -30,7 +31,7 @@ def sent_model(network: Network, client_id: str = "a") -> SentModel:
 
 def test_a_registration_is_durable_before_the_trainer_is_told_so(network: Network) -> None:
     line = network.connect().send(metadata(3, 1400, info={"epochs": 8}))
-    assert line.answer() == {"header": "<SUCCESS>", "msg": "Registered as client 3", "run": "run"}
+    assert line.answer() == {"header": "<SUCCESS>", "msg": "Registered as client 3", "run": "night"}
     opened, message, registered = line.ours.seen_at(b"<SUCCESS>")
     assert isinstance(opened, e.ConnectionOpened)
     assert (message.header, message.outcome, message.client_id) == ("<METADATA>", "ok", "3")
@@ -221,20 +222,32 @@ def test_a_trainer_has_the_time_of_a_whole_frame_for_its_model(network_of: Calla
 # --- the end --------------------------------------------------------------------------------------------------------
 
 
-def test_the_farewell_is_finished_and_then_the_end(network: Network) -> None:
+@pytest.mark.parametrize(("reason", "goodbye"), [("finished", FINISHED_BODY), ("stopped", STOPPED_BODY)])
+def test_the_farewell_is_finished_and_then_the_end(network: Network, reason: LeftReason, goodbye: bytes) -> None:
     waits = network.registered("a")
-    network.exchange.finish(Farewell("finished"))
-    assert waits.receive() == FINISHED_BODY
+    network.exchange.finish(Farewell(reason))
+    assert waits.receive() == goodbye
     assert waits.trainer.recv(1) == b""
-    assert waits.ended().story()[4:] == ["out <FINISHED> ok", "left: finished", "closed, register of a: finished"]
+    assert waits.ended().story()[4:] == ["out <FINISHED> ok", f"left: {reason}", f"closed, register of a: {reason}"]
 
 
-def test_the_farewell_of_a_run_that_stops_says_that_it_is_not_complete(network: Network) -> None:
-    waits = network.registered("a")
+def test_who_would_take_a_stop_for_the_end_is_cut_off_instead_where_that_is_wanted(
+    network_of: Callable[..., Network],
+) -> None:
+    network = network_of(goodbye="close")
+    unchanged = network.registered("a")
+    ours = network.admitted("b", network.connect().send(metadata("b", info={UNDERSTANDS_GOODBYE: True})))
     network.exchange.finish(Farewell("stopped"))
-    assert waits.receive() == STOPPED_BODY
-    assert waits.trainer.recv(1) == b""
-    assert waits.ended().story()[4:] == ["out <FINISHED> ok", "left: stopped", "closed, register of a: stopped"]
+    assert ours.receive() == STOPPED_BODY
+    assert unchanged.trainer.recv(1) == b""
+    assert unchanged.ended().story()[4:] == ["left: stopped", "closed, register of a: stopped"]
+
+
+def test_at_the_runs_end_nobody_is_cut_off(network_of: Callable[..., Network]) -> None:
+    network = network_of(goodbye="close")
+    unchanged = network.registered("a")
+    network.exchange.finish(Farewell("finished"))
+    assert unchanged.receive() == FINISHED_BODY
 
 
 def test_a_trainer_that_is_off_the_roster_is_let_go(network_of: Callable[..., Network]) -> None:

@@ -16,7 +16,7 @@ from flserver.errors import ConnectionLost, StoreError
 from flserver.network.listener import Listener
 from flserver.network.preamble import Preamble, networks
 from flserver.network.server import MADE_ROOM, Capacity, Server
-from flserver.rounds.exchange import Farewell
+from flserver.rounds.endings import Farewell
 from flserver.wire.messages import FINISHED_BODY
 from tests.e2e.forwarder import host_of, version_1
 from tests.network.frames import framed

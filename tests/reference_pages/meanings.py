@@ -84,9 +84,10 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "unchanged trainers tell nothing.",
             "registered_at": "When it was admitted.",
             "left_at": "When its connection ended.",
-            "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has stopped, "
-            "or it was cut off then), `closed`, `reset`, `timeout`, `protocol` (it spoke out "
-            "of turn), `other` (taken off the roster, for one), or `server stopped` where the server was killed.",
+            "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has stopped; or "
+            "it was cut off then, with `--goodbye close` or because it read too slowly to be told), `closed`, `reset`, "
+            "`timeout`, `protocol` (it spoke out of turn), `other` (taken off the roster, for one), or `server "
+            "stopped` where the server was killed.",
             "label": "The client's name in the roster.",
             "metadata": "JSON: the fields of its registration as they were sent, but for header and info: the id as a "
             'number or a text, a `data_size` of 10.0, keys that nobody asks for; NaN is `"NaN"`. NULL in what older '
