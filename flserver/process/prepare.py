@@ -164,9 +164,8 @@ def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> 
     to_come = max(rounds - max(model.round, 0), 0)
     needed = estimate(model.state, to_come, store.keep_checkpoints)
     free = free_space(store.checkpoint_dir)
-    say(
-        f"checkpoints: about {_size(needed)} for {to_come} rounds to come, {_size(free)} free at {store.checkpoint_dir}"
-    )
+    for_them = f"{to_come} round{'s' * (to_come != 1)} to come"
+    say(f"checkpoints: about {_size(needed)} for {for_them}, {_size(free)} free at {store.checkpoint_dir}")
     clients = plan.settings.rounds.min_clients
     record, beside = _size(RECORD_BYTES * to_come * clients), _size(free_space(store.db.parent))
     say(f"record: about {record} for them with {clients} client{'s' * (clients > 1)}, {beside} free beside {store.db}")
