@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,14 @@ def unit(path: Path) -> configparser.ConfigParser:
     return parser
 
 
-def keep_running(folder: Path, *ends: int, seconds: str = "0") -> subprocess.Popen[str]:
+def signals_as_at_login() -> None:
+    """Whoever runs the tests may ignore some (nohup, a background job), and then bash cannot take them."""
+    for number in CLEAN:
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def keep_running(folder: Path, *ends: int, seconds: str = "0") -> Iterator[subprocess.Popen[str]]:
     """The loop over a program that ends in these ways, one after the other: exit statuses, and signals below 0."""
     program = folder / "program.py"
     program.write_text(
@@ -45,7 +54,20 @@ def keep_running(folder: Path, *ends: int, seconds: str = "0") -> subprocess.Pop
     )
     environment = os.environ | {"RESTART_SECONDS": seconds}
     command = [str(LOOP), sys.executable, "-S", "program.py"]
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=signals_as_at_login,
+        start_new_session=True,
+    ) as loop:
+        try:
+            yield loop
+        finally:
+            with suppress(ProcessLookupError):  # what a failed test leaves would be waited for
+                os.killpg(loop.pid, signal.SIGKILL)
 
 
 def started(folder: Path) -> list[int]:
@@ -81,8 +103,8 @@ def test_who_ends_the_loop_ends_the_trainer_too(tmp_path: Path, end: signal.Sign
         (pid,) = eventually(lambda: started(tmp_path))
         loop.send_signal(end)
         assert loop.wait(PATIENCE) == 128 + end
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_a_command_that_there_is_not_is_said_at_once() -> None:
