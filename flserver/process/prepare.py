@@ -62,7 +62,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     settings = plan.settings
     module = build(settings.model.model, settings.model.seed)
     state = state_of(module, shared=True)
-    template = _template(module, settings.model.model)
+    template = template_of(module, settings.model.model)
     if list(template.module.tensors) != list(state):
         raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
     tied, sizes = tied_names(module), [parameter.numel() for parameter in module.parameters()]
@@ -149,7 +149,7 @@ def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWei
     return InitialWeights(model, run["run_id"], committed["round"])
 
 
-def _template(module: nn.Module, spec: str) -> Template:
+def template_of(module: nn.Module, spec: str) -> Template:
     """The model as it goes on the wire. Raises UsageError where it cannot, or would lose its hooks on the way."""
     twin = wire_module(module)
     try:

@@ -138,16 +138,15 @@ def template(size: int, folder: Path) -> Figures:
     """A module becomes a message, which is overwritten, sent, and answered with."""
     import torch
 
-    from flserver.models.architectures import payload_of, wire_module
     from flserver.models.state import state_of, write_state
     from flserver.network.channel import Channel
     from flserver.network.transport import Pace, send_frame
-    from flserver.wire.template import Template
+    from flserver.process.prepare import template_of
 
     module = large_module(size)
     state = state_of(module, shared=True)
     before = peak()
-    made = Template.of({"header": "<MODEL>", "model": wire_module(module)}, payload_of)
+    made = template_of(module, "large")
     assert len(made.buffer) > size - 100
     state["last"] = torch.arange(10.0)
     write_state(made.module, state)
