@@ -38,6 +38,28 @@ def test_the_parts_are_measured(tmp_path: Path) -> None:
     assert result["events_per_commit"] >= 1
 
 
+def test_large_bodies_go_through_every_part(tmp_path: Path) -> None:
+    """Here with small ones: what over 4 GiB takes is ``ops/bench --large``'s to show."""
+    done = bench("--large", "--gb", "0.02", "--dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = {result["part"]: result for result in map(json.loads, done.stdout.splitlines())}
+    assert list(results) == ["framing", "machine", "template", "checkpoint", "round"]
+    assert all(result["peak_in_models"] > 0 for result in results.values())
+    assert results["round"]["start_peak_in_models"] > 0
+    assert results["round"]["resume_peak_in_models"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["template", "checkpoint"])
+def test_a_model_is_in_memory_once_more_while_it_is_made_ready_to_send_or_read_from_its_file(
+    tmp_path: Path, part: str
+) -> None:
+    command = [sys.executable, "-m", "tests.bench.large", "--part", part, "--gb", "0.25", "--dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["peak_of_the_model_in_models"] < 1.3
+
+
 def test_a_server_that_does_not_come_up_is_reported_with_its_log() -> None:
     with pytest.raises(BenchError, match="no room at the inn"):
         run([sys.executable, "-c", "raise SystemExit('no room at the inn')"], QUICK)

@@ -14,10 +14,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from flserver.errors import UsageError, one_line
-from flserver.models.state import slots, tied_names, whole
+from flserver.models.state import is_whole, slots, tied_names, whole
 from flserver.plugins import import_attribute
 from flserver.text import did_you_mean
 from flserver.wire.dtypes import DTYPES
+from flserver.wire.template import Payload, Space
 
 DEFAULT_MODEL = "neural_net_helper:NeuralNet"
 
@@ -121,17 +122,18 @@ class _CopiesOfResults(TorchFunctionMode):
 
 
 def wire_module(module: nn.Module) -> nn.Module:
-    """A deep copy of ``module`` that can be pickled: in training mode, on the CPU, each tensor alone in its storage.
+    """A copy of ``module`` that can be pickled: in training mode, on the CPU, each tensor alone in its storage.
 
-    Entries of the state that share their memory become one object: pickle keeps ties between identical objects only.
-    Hooks are copied as they are. Raises UsageError where the module cannot be copied, or holds a tensor that has no
-    place on the wire.
+    Parameters and buffers that are so already are the module's own. Entries of the state that share their memory become
+    one object: pickle keeps ties between identical objects only. Hooks are copied as they are. Raises UsageError where
+    the module cannot be copied, or holds a tensor that has no place on the wire.
     """
     _check_fit_to_travel(module, "the model")
     first = tied_names(module)
+    own = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers()) if is_whole(tensor)}
     try:
         with _CopiesOfResults():
-            twin = copy.deepcopy(module).train()
+            twin = copy.deepcopy(module, own).train()
     except Exception as error:
         raise UsageError(f"the model cannot be copied: {one_line(error)}") from error
     made: dict[str, Tensor] = {}
@@ -140,9 +142,27 @@ def wire_module(module: nn.Module) -> nn.Module:
         tied = made.get(first.get(name, name))
         if tied is not None and type(tied) is type(tensor):
             holder[key] = tied
-        else:  # in place: other attributes may hold the same object (an LSTM's list of its weights)
-            tensor.data = whole(tensor)
+        else:
+            _make_whole(tensor)
             made[name] = tensor
     for buffer in twin.buffers():  # those that are not persistent travel too
-        buffer.data = whole(buffer)
+        _make_whole(buffer)
     return twin
+
+
+def _make_whole(tensor: Tensor) -> None:
+    """In place: other attributes may hold the same object (an LSTM's list of its weights)."""
+    if not is_whole(tensor):
+        tensor.data = whole(tensor)
+
+
+def payload_of(value: object) -> Payload | None:
+    """A storage as torch pickles it, for ``Template.of``: written straight to its place."""
+    if not isinstance(value, torch.storage.TypedStorage | torch.UntypedStorage):
+        return None
+    size = value._untyped_storage.nbytes() if isinstance(value, torch.storage.TypedStorage) else value.nbytes()
+
+    def write(file: Space) -> None:
+        torch.save(value, file, _use_new_zipfile_serialization=False)  # type: ignore[arg-type]  # it needs no more
+
+    return Payload(torch.storage._load_from_bytes, size, write)

@@ -1,14 +1,16 @@
-"""The bytes of a checkpoint file: written by us, read by the safetensors library."""
+"""The bytes of a checkpoint file: a safetensors file that is in memory once, however large, also while it is read."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+import torch
+from torch import Tensor
 
 from flserver.errors import CheckpointError
 from flserver.models.digests import check_digest, sha256_of, unreadable
+from flserver.models.pages import anonymous
 from flserver.models.state import TORCH_DTYPES, State, raw_bytes
 from flserver.wire.dtypes import DTYPES
 
@@ -17,28 +19,68 @@ FORMAT = "flserver checkpoint 1"
 HEADER_BYTES = 4096  # generous for what a file holds besides its tensors and their entries
 ENTRY_BYTES = 160  # a tensor's name, dtype, shape and place in the header: some 90 with torchvision's names
 CODES = {TORCH_DTYPES[dtype.name]: dtype.code for dtype in DTYPES.values()}
+BY_CODE = {code: dtype for dtype, code in CODES.items()}
 
 
 def read(path: Path, digest: str | None) -> tuple[State, State]:
-    """Read the model's and the strategy's tensors from the checkpoint file at ``path``.
+    """Read the model's and the strategy's tensors from the checkpoint file at ``path``. The model's lie in one piece of
+    memory, which holds the file.
 
     Raises CheckpointError where the file is missing, has another digest than ``digest`` (``sha256:hex``; None: any) or
     is no checkpoint.
     """
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except OSError as error:
         raise unreadable(path, error) from error
     if digest is not None:
         check_digest(path, digest, sha256_of([content]))
     try:
-        tensors = load_safetensors(content)
-    except (SafetensorError, ValueError, KeyError) as error:
+        tensors = dict(_tensors(content))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {path} is not a safetensors file: {error}") from error
-    # The library sorts by offset; the record's order is the order of the names in the file.
     model = {name: t for name, t in tensors.items() if not name.startswith(STRATEGY_PREFIX)}
-    strategy = {n.removeprefix(STRATEGY_PREFIX): t for n, t in tensors.items() if n.startswith(STRATEGY_PREFIX)}
-    return model, strategy
+    # Copied, because a strategy may keep them for longer than the model.
+    own = {n.removeprefix(STRATEGY_PREFIX): t.clone() for n, t in tensors.items() if n.startswith(STRATEGY_PREFIX)}
+    return model, own
+
+
+def _content(path: Path) -> memoryview:
+    """All of a file. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        size = path.stat().st_size
+        content, at = memoryview(anonymous(max(size, 1)))[:size], 0
+        while at < size and (count := file.readinto(content[at:])):
+            at += count
+    return content[:at]
+
+
+def _tensors(content: memoryview) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, in the order in which they lie there, as views of its ``content``.
+
+    Raises ValueError, TypeError, KeyError or RecursionError where it is none: as strict as the format's own library on
+    where the tensors lie.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    if not 8 < start <= len(content):
+        raise ValueError("its header is not whole")
+    header = json.loads(bytes(content[8:start]))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not an object")
+    header.pop("__metadata__", None)
+    data, covered = content[start:], 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (begin, end) = BY_CODE[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+            raise ValueError(f"{name} has a shape or a place that is none")
+        size = math.prod(shape) * dtype.itemsize
+        if end - begin != size or begin != covered or end > len(data):
+            raise ValueError(f"{name} does not lie where it has to")
+        covered = end
+        flat = torch.frombuffer(data, dtype=dtype, count=size // dtype.itemsize, offset=begin) if size else None
+        yield name, torch.empty(shape, dtype=dtype) if flat is None else flat.view(shape)
+    if covered != len(data):
+        raise ValueError("something follows its tensors")
 
 
 def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:

@@ -47,13 +47,20 @@ def whole(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 
-def state_of(module: nn.Module) -> State:
+def is_whole(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is on the CPU, contiguous, and fills its storage."""
+    return tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def state_of(module: nn.Module, *, shared: bool = False) -> State:
     """A copy of the module's state, which later training does not touch. Entries that share their memory in the module
-    are one tensor in the copy too."""
+    are one tensor in the copy too. Where it is ``shared``, tensors that are whole are not copied: for whoever lets the
+    module go."""
     first = tied_names(module)
     state: State = {}
     for name, tensor in module.state_dict().items():
-        state[name] = state[first[name]] if name in first else whole(tensor)
+        lent = shared and is_whole(tensor)
+        state[name] = state[first[name]] if name in first else tensor.detach() if lent else whole(tensor)
     return state
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
 from flserver.errors import PickleRefused, UsageError, one_line
-from flserver.models.architectures import build, wire_module
+from flserver.models.architectures import build, payload_of, wire_module
 from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
@@ -71,10 +71,13 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     """
     settings = plan.settings
     module = build(settings.model.model, settings.model.seed)
-    state = state_of(module)
-    template = _template(module, settings.model.model)
+    state = state_of(module, shared=True)
+    template = template_of(module, settings.model.model)
     if list(template.module.tensors) != list(state):
         raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
+    tied, sizes = tied_names(module), [parameter.numel() for parameter in module.parameters()]
+    layout = {name: tensor.to("meta") for name, tensor in state.items()}
+    del module  # two models are in memory now, in the state and in the template; a third one has to do for all the rest
     strategy = load_strategy(settings.model.strategy)
     evaluator = evaluator_for(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
     if evaluator is None:
@@ -88,12 +91,14 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     checkpoints.check(rows[-1]["round"] if rows else -1)
     parent: InitialWeights | None = None
     if rows:
-        model = _last_model(rows[-1], state, strategy, checkpoints)
+        state.clear()
+        model = _last_model(rows[-1], layout, strategy, checkpoints)
     else:
         if settings.model.initial_weights is not None:
+            state.clear()
             parent = initial_weights(settings.model.initial_weights, reader, settings.store)
-            check_same_layout(state, parent.state, f"--initial-weights {settings.model.initial_weights}")
-            state = {name: parent.state[name].contiguous() for name in state}
+            check_same_layout(layout, parent.state, f"--initial-weights {settings.model.initial_weights}")
+            state = {name: parent.state[name].contiguous() for name in layout}
         model = CurrentModel(-1, state, None)
     _check_disk(plan, model, say)
     return Prepared(
@@ -101,13 +106,13 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         made=tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None),
         pruned=tuple(row["checkpoint"] for row in rows if row["checkpoint_deleted_at"] is not None),
         parent=parent,
-        tied=tied_names(module),
+        tied=tied,
         template=template,
         strategy=strategy,
         evaluator=evaluator,
         checkpoints=checkpoints,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        parameter_tensors=sum(1 for _ in module.parameters()),
+        parameters=sum(sizes),
+        parameter_tensors=len(sizes),
     )
 
 
@@ -144,11 +149,11 @@ def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWei
     return InitialWeights(model, run["run_id"], committed["round"])
 
 
-def _template(module: nn.Module, spec: str) -> Template:
+def template_of(module: nn.Module, spec: str) -> Template:
     """The model as it goes on the wire. Raises UsageError where it cannot, or would lose its hooks on the way."""
     twin = wire_module(module)
     try:
-        template = Template.of({"header": GlobalModel.header, "model": twin})
+        template = Template.of({"header": GlobalModel.header, "model": twin}, payload_of)
     except PickleRefused as error:
         raise UsageError(f"--model {spec}: trainers' answers could not be read: {error}") from error
     except Exception as error:  # pickle's own, and whatever the model's __reduce__ or __getstate__ raises

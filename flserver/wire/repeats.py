@@ -27,6 +27,12 @@ _COUNTED: Final = _TEXTS | _BYTES | {0x8A: 1, 0x8B: 4}
 _Key = tuple[bool, int, bytes]  # whether it is text, its length, its digest
 
 
+def without_frames(body: bytes) -> bytes:
+    """The pickle ``body`` as it is without frames, which no reader needs: then its parts can be made longer."""
+    kept = bytearray(body)
+    return bytes(kept[: Repeats(2**62, least=2**62).drop(memoryview(kept))])
+
+
 class Repeats:
     """Looks for payloads of ``least`` bytes and more that repeat in the one body that is arriving; reads ``opcodes`` of
     it at most."""

@@ -4,19 +4,98 @@ Pickling a model of 46 MB takes ten times as long as copying its numbers into a 
 own objects are pickled here, and nothing is unpickled.
 """
 
+import io
+import mmap
 import pickle  # noqa: TID251 - the one place: it writes our own objects
+import secrets
 import struct
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, Self
 
 from flserver.errors import PickleRefused
 from flserver.wire.inert import PickleLimits, described
 from flserver.wire.machine import Machine
 from flserver.wire.modules import Module, read_module
+from flserver.wire.repeats import without_frames
 
 _FRAME_HEAD = 9  # bytes: the opcode FRAME and the length that it claims
 _PROTOCOL = 4  # what every Python since 3.8 reads and writes by default, until 3.14
 _OURS = PickleLimits(opcodes=2**62, names_length=2**62, steps=2**62)  # our own message is as large as it is
+
+
+_TOKEN: Final = 32  # bytes that stand for a payload, chosen at random
+_PAYLOAD_SLACK: Final = 4096  # bytes of a payload beside its numbers: torch writes some 500
+
+
+class Payload(NamedTuple):
+    """A call of ``function`` with bytes: what ``write`` writes to a file, about ``size`` of them."""
+
+    function: Callable[[bytes], object]
+    size: int
+    write: Callable[["Space"], object]
+
+
+class Space:
+    """A file in memory that is touched as it is written, and no sooner."""
+
+    def __init__(self, size: int) -> None:
+        """``size`` bytes are the most that will be written."""
+        self._memory = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        self.written = 0
+
+    def write(self, piece: bytes | memoryview) -> int:
+        """Returns how many bytes those were. Raises ValueError where there is no place for them."""
+        raw = memoryview(piece).cast("B")
+        self._memory[self.written : self.written + len(raw)] = raw
+        self.written += len(raw)
+        return len(raw)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def put(self, at: int, piece: bytes) -> None:
+        """Write over what is there."""
+        self._memory[at : at + len(piece)] = piece
+
+    def view(self) -> memoryview:
+        """What was written, to be changed in place."""
+        return self._memory[: self.written]
+
+
+class _Skeleton(pickle.Pickler):
+    """Pickles everything but payloads: where one has to stand it writes a token, and keeps both."""
+
+    def __init__(self, file: io.BytesIO, payload_of: Callable[[object], Payload | None]) -> None:
+        super().__init__(file, _PROTOCOL)
+        self._payload_of = payload_of
+        self.payloads: list[tuple[bytes, Payload]] = []
+
+    def reducer_override(self, value: object) -> Any:
+        payload = self._payload_of(value)
+        if payload is None:
+            return NotImplemented
+        token = secrets.token_bytes(_TOKEN)
+        self.payloads.append((token, payload))
+        return payload.function, (token,)
+
+
+def _pickled(message: object, payload_of: Callable[[object], Payload | None]) -> memoryview:
+    """The pickle of ``message``, in memory of its own; no payload is anywhere else meanwhile, not even for a moment."""
+    file = io.BytesIO()
+    pickler = _Skeleton(file, payload_of)
+    pickler.dump(message)
+    skeleton, at = without_frames(file.getvalue()), 0
+    space = Space(len(skeleton) + sum(payload.size + _PAYLOAD_SLACK for _, payload in pickler.payloads))
+    for token, payload in pickler.payloads:
+        stands = pickle.SHORT_BINBYTES + bytes([_TOKEN]) + token
+        found = skeleton.index(stands, at)
+        space.write(skeleton[at:found] + pickle.BINBYTES8 + bytes(8))
+        start = space.written
+        payload.write(space)
+        space.put(start - 8, struct.pack("<Q", space.written - start))
+        at = found + len(stands)
+    space.write(skeleton[at:])
+    return space.view()
 
 
 class Template:
@@ -51,13 +130,14 @@ class Template:
         self._frame = machine.last_frame
 
     @classmethod
-    def of(cls, message: object) -> Self:
+    def of(cls, message: object, payload_of: Callable[[object], Payload | None] = lambda value: None) -> Self:
         """The template of our own ``message``, a dict with a torch module under ``model``.
 
-        The module should be on the CPU: its device is written too, and a reader without one like it fails. Raises
-        PickleRefused for a module that cannot be read back.
+        ``payload_of`` says which objects are large, and writes them where they belong; without it all of them are in
+        memory once more while this works. The module should be on the CPU: its device is written too, and a reader
+        without one like it fails. Raises PickleRefused for a module that cannot be read back.
         """
-        return cls(bytearray(pickle.dumps(message, protocol=_PROTOCOL)), _OURS)
+        return cls(_pickled(message, payload_of), _OURS)
 
     def copy(self) -> Self:
         """The same message in a buffer of its own."""

@@ -1,5 +1,7 @@
 """Models of a wanted size, split over layers as real networks' are, for ``--model tests.bench.models:NAME``."""
 
+import os
+
 from torch import nn
 
 BYTES_A_NUMBER = 4
@@ -25,6 +27,11 @@ def mb_4_5() -> nn.Module:
 
 def mb_45() -> nn.Module:
     return sequential(45)
+
+
+def of_megabytes() -> nn.Module:
+    """As large as the environment says."""
+    return sequential(float(os.environ["BENCH_MEGABYTES"]))
 
 
 FACTORIES = {"0.03": mb_0_03, "4.5": mb_4_5, "45": mb_45}

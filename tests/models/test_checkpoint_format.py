@@ -1,13 +1,14 @@
 """The bytes of a checkpoint: every tensor in them, and the same bytes for the same state."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import load, load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, load_file, save_file
 
 from flserver.errors import CheckpointError
 from flserver.models.checkpoint import CheckpointStore
@@ -71,6 +72,61 @@ def test_what_is_no_checkpoint_is_an_error_of_ours(tmp_path: Path, data: bytes) 
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
         read(path, None)
+
+
+def file_of(header: object, data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(shape: object = (2,), offsets: object = (0, 8), dtype: object = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        file_of([]),
+        file_of({"a": 3}),
+        file_of({"a": {}}),
+        file_of({"a": entry(dtype="C64")}, bytes(8)),
+        file_of({"a": entry(shape=[2.0])}, bytes(8)),
+        file_of({"a": entry(shape=[True, 2])}, bytes(8)),
+        file_of({"a": entry(shape=[-1, -2])}, bytes(8)),
+        file_of({"a": entry(shape=[2**62, 2**62])}, bytes(8)),
+        file_of({"a": entry(offsets=[0])}, bytes(8)),
+        file_of({"a": entry(offsets=[0, 4])}, bytes(8)),
+        file_of({"a": entry(offsets=[8, 16])}, bytes(16)),
+        file_of({"a": entry(offsets=[0, 8])}, bytes(9)),
+        file_of({"a": entry(), "b": entry()}, bytes(8)),
+        file_of({"a": entry(), "b": entry(offsets=[9, 17])}, bytes(17)),
+        (2**63).to_bytes(8, "little") + b"{}",
+        (5).to_bytes(8, "little") + b"\xff" * 5,
+        file_of("[" * 100_000),
+        (100_000).to_bytes(8, "little") + b"[" * 100_000,
+    ],
+)
+def test_a_file_that_lies_is_an_error_of_ours_as_it_is_one_of_the_library(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises((SafetensorError, KeyError)):
+        load(data)
+    path = tmp_path / "round-000001-0123456789abcdef.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        read(path, None)
+
+
+def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in every_kind().items()}, path, metadata={"a": "b"})
+    same(read(path, None)[0], every_kind())
+
+
+def test_what_is_read_may_be_changed_and_a_strategys_outlives_the_model(store: CheckpointStore) -> None:
+    written = store.write(1, state(), {"own": torch.ones(3)})
+    model, own = store.read(written.path, written.digest)
+    model["fc1.bias"].add_(1)
+    assert own["own"].untyped_storage().nbytes() == own["own"].nbytes
+    same(store.read(written.path, written.digest)[0], state())
 
 
 def test_a_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:

@@ -101,3 +101,15 @@ def test_layouts_are_compared_by_name_shape_and_dtype():
     ]:
         with pytest.raises(UsageError, match=reason):
             check_same_layout(expected, given, "the file")
+
+
+def test_a_shared_state_is_the_modules_own_memory_where_that_is_whole():
+    module = Awkward()
+    copied, shared = state_of(module), state_of(module, shared=True)
+    assert list(shared) == list(copied)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(shared[name], tensor), name
+        assert shared[name].is_contiguous(), name
+        assert not shared[name].requires_grad, name
+        assert copied[name].data_ptr() != tensor.data_ptr() or not tensor.numel(), name
+        assert (shared[name].data_ptr() == tensor.data_ptr()) == (name not in ("transposed", "sliced")), name

@@ -14,7 +14,7 @@ from flserver.errors import UsageError
 from flserver.models.architectures import build
 from flserver.models.checkpoint_format import read, serialize
 from flserver.models.state import State, as_tensor, state_of, tied_names, write_state
-from flserver.process.prepare import _template
+from flserver.process.prepare import template_of
 from flserver.wire.messages import Update, decode
 from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
@@ -29,7 +29,7 @@ def spec(name: str) -> str:
 @functools.cache
 def served(name: str) -> Template:
     """A model with hooks is read back in a process of its own, which takes seconds: once."""
-    return _template(build(spec(name), 1), spec(name))
+    return template_of(build(spec(name), 1), spec(name))
 
 
 def sent(name: str) -> tuple[nn.Module, Template, State]:
@@ -123,7 +123,7 @@ def test_a_parametrized_model_cannot_be_sent_and_flclient_trains_one_all_the_sam
     name = spec("parametrized")
     module = build(name, 1)
     with pytest.raises(UsageError) as caught:
-        _template(module, name)
+        template_of(module, name)
     assert "cannot be pickled: body" in str(caught.value)
     assert "parametriz" in str(caught.value)
     plain = nn.Module()
@@ -158,8 +158,8 @@ def test_a_hook_that_pickle_does_not_carry_is_refused_before_anything_is_on_reco
     module = build(spec("weight_norm"), 1)
     module.out.weight.register_hook(torch.neg)  # type: ignore[union-attr, operator]
     with pytest.raises(UsageError, match=r"--model x: out\.weight\.backward_hooks .*neg does not survive plain pickle"):
-        _template(module, "x")
+        template_of(module, "x")
     module = build(spec("weight_norm"), 1)
     module.out.register_forward_hook(lambda *given: None)  # type: ignore[union-attr, operator]
     with pytest.raises(UsageError, match=r"--model x cannot be pickled: out\.forward_hooks .*lambda"):
-        _template(module, "x")
+        template_of(module, "x")

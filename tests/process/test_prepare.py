@@ -1,5 +1,8 @@
 """What a run begins with: the first weights."""
 
+import gc
+import importlib
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,10 +12,59 @@ from safetensors.torch import save_file
 
 from flserver.errors import CheckpointError, UsageError
 from flserver.models.checkpoint import CheckpointStore
-from flserver.process.prepare import initial_weights
+from flserver.process.prepare import Prepared, initial_weights, prepare
+from flserver.process.which_run import Plan
 from flserver.settings import StorePolicy, server_settings
 from flserver.store.reader import Reader
 from tests.process.runs import FakeReader, found
+
+FACTORY = """
+import weakref
+from torch import nn
+
+made = []
+
+def factory():
+    module = nn.Linear(30, 20)
+    made.append((weakref.ref(module), module.weight.data_ptr()))
+    return module
+"""
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a factory of the operator's made: the modules, as long as somebody has them, and where their weights lie."""
+    (tmp_path / "linear.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "linear", None)  # forgotten after the test
+    del sys.modules["linear"]
+    return cast(list[Any], importlib.import_module("linear").made)
+
+
+def start(tmp_path: Path, **given: str) -> Prepared:
+    settings = server_settings({"model": "linear:factory", "db": str(tmp_path / "runs.sqlite")} | given)
+    plan = Plan(run_id="r2", name="night", settings=settings, resumed=None, overrides={}, notice=None)
+    return prepare(plan, cast(Reader, FakeReader()), lambda line: None)
+
+
+def test_a_start_lets_the_module_go_and_its_state_is_the_modules_memory(tmp_path: Path, made: list[Any]) -> None:
+    prepared = start(tmp_path)
+    ((module, weights),) = made
+    gc.collect()
+    assert module() is None
+    assert prepared.model.state["weight"].data_ptr() == weights
+    assert (prepared.parameters, prepared.parameter_tensors) == (620, 2)
+
+
+def test_a_start_with_other_weights_keeps_no_others(tmp_path: Path, made: list[Any]) -> None:
+    given = {"weight": torch.ones(20, 30), "bias": torch.zeros(20)}
+    save_file(given, tmp_path / "first.safetensors")
+    prepared = start(tmp_path, initial_weights=str(tmp_path / "first.safetensors"))
+    assert list(prepared.model.state) == ["weight", "bias"]
+    assert torch.equal(prepared.model.state["weight"], given["weight"])
+    save_file({"weight": torch.ones(20, 3), "bias": torch.zeros(20)}, tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match="weight has shape"):
+        start(tmp_path, initial_weights=str(tmp_path / "other.safetensors"))
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flserver.errors import PickleRefused
+from flserver.models.architectures import payload_of
 from flserver.wire.pickles import read_message, read_module
-from flserver.wire.template import Template
+from flserver.wire.template import Payload, Template
 
 LOADERS = [pickle.loads, pickle._loads]  # the C one and the pure-Python one, which checks frames
 
@@ -91,6 +92,59 @@ def test_what_is_written_into_a_template_is_what_pickle_loads(build, loads):
     message = loads(bytes(template.buffer))
     assert message["header"] == "<MODEL>"
     assert_same(message["model"], other)
+
+
+class Large:
+    """What takes its bytes from a file in a pickle, as torch's storages do."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce__(self):
+        return bytes, (self.data,)
+
+
+def large_payload(value):
+    if not isinstance(value, Large):
+        return None
+
+    def write(file):
+        for at in range(0, len(value.data), 1000):
+            assert file.write(memoryview(value.data)[at : at + 1000]) == len(value.data[at : at + 1000])
+
+    return Payload(bytes, len(value.data), write)
+
+
+@pytest.mark.parametrize("loads", LOADERS)
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 70_000, 3_000_000])
+def test_payloads_are_written_where_they_belong_and_the_pickle_is_what_it_would_be(loads, size):
+    large = [Large(os.urandom(size)) for _ in range(3)]
+    message = {"header": "<MODEL>", "model": small(), "extra": [large[0], large[1], large[0]], "last": large[2]}
+    template = Template.of(message, large_payload)
+    found = loads(bytes(template.buffer))
+    assert found["extra"] == [large[0].data, large[1].data, large[0].data]
+    assert found["last"] == large[2].data
+    assert_same(found["model"], message["model"])
+
+
+@pytest.mark.parametrize("build", [small, large])
+@pytest.mark.parametrize("loads", LOADERS)
+def test_torchs_storages_are_payloads(build, loads):
+    net = build()
+    plain = Template.of({"header": "<MODEL>", "model": net})
+    template = Template.of({"header": "<MODEL>", "model": net}, payload_of)
+    assert_same(loads(bytes(template.buffer))["model"], net)
+    assert list(template.module.tensors) == list(plain.module.tensors)
+    assert len(template.buffer) < len(plain.buffer) + 9 * len(template.module.tensors)
+    assert template.buffer[:2] == b"\x80\x04"
+
+
+def test_a_payload_that_is_longer_than_it_said_is_an_error():
+    with pytest.raises(ValueError, match="different structures"):
+        Template.of({"model": small(), "x": Large(b"")}, lambda value: large_payload(value) and TOO_LONG)
+
+
+TOO_LONG = Payload(bytes, 10, lambda file: file.write(bytes(1_000_000)))
 
 
 def test_a_copy_has_a_buffer_of_its_own():
@@ -193,7 +247,7 @@ print(torch.__version__, type(net).__name__, message["id"], net(torch.ones(1, 3)
 @pytest.mark.old_torch
 def test_torch_1_13_loads_what_is_written():
     net = small().eval()
-    body = b"".join(Template.of({"header": "<MODEL>", "model": net}).answer(id=3))
+    body = b"".join(Template.of({"header": "<MODEL>", "model": net}, payload_of).answer(id=3))
     python = os.environ.get("FLSERVER_OLD_TORCH", "/usr/bin/python3")
     assert python != sys.executable
     ran = subprocess.run([python, "-W", "ignore", "-c", READER], input=body, capture_output=True, check=False)
