@@ -147,9 +147,9 @@ def receive_frame(
                 space = _space(received, room_for)
             except Refused as error:
                 refusal = error
+                reader.discard()
                 received.release()
                 received.room = None
-                reader.discard()
                 continue
             count = _receive_some(channel, space, received, first, watch)
             digested = space[:count] if reader.length is not None else b""

@@ -65,6 +65,7 @@ class FrameReader:
         self._filled = 0  # bytes of _body that what arrived takes
         self._roomy = False
         self._kept = True
+        self._waste = memoryview(b"")  # where what is not kept goes
         self.length: int | None = None
         self.encoding: Encoding = "unknown"
 
@@ -96,7 +97,7 @@ class FrameReader:
     @property
     def kept_bytes(self) -> int:
         """Bytes of the body that have arrived and are kept."""
-        return self._filled if self._kept else min(self._got, len(self._body))
+        return self._filled
 
     def give_room(self, room: memoryview) -> None:
         """Move the opening into ``room`` (writable, longer than that) and go on there."""
@@ -113,17 +114,17 @@ class FrameReader:
         self._filled = count
 
     def discard(self) -> None:
-        """Keep no more of the body: what is still to come of it goes to the same place again and again."""
-        self._kept = False
-        if len(self._body) > OPENING_BYTES:
-            self._body = memoryview(bytearray(OPENING_BYTES))
+        """Keep no more of the body than its opening: what is still to come goes to one place again and again. Room that
+        was given is not looked at any more."""
+        self._body = memoryview(bytes(self.body[:OPENING_BYTES]))
+        self._kept, self._filled = False, len(self._body)
+        self._waste = memoryview(bytearray(min(self.left, OPENING_BYTES)))
 
     def space(self) -> memoryview:
         """Where the next bytes go; never empty before the frame is complete or needs room."""
         if self.length is None:
             return memoryview(self._head)[self._head_got :]
-        start = self._filled if self._kept else 0
-        return self._body[start : start + self.left]
+        return self._body[self._filled :][: self.left] if self._kept else self._waste[: self.left]
 
     def received(self, count: int) -> None:
         """``count`` bytes were written at the start of ``space()``.

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flserver.errors import FrameRefused
-from flserver.wire.framing import OPENING_BYTES, FrameLimits, FrameReader, encode_length
+from flserver.wire.framing import LENGTH_BYTES, OPENING_BYTES, FrameLimits, FrameReader, encode_length
 
 LIMITS = FrameLimits(json=4096, pickle=10 * OPENING_BYTES)
 
@@ -57,6 +57,27 @@ def test_room_is_asked_for_only_beyond_the_opening(size: int) -> None:
     assert reader.needs_room == (size > OPENING_BYTES)
     feed(reader, frame(body)[reader.bytes_received :])
     assert bytes(reader.body) == body
+
+
+@pytest.mark.parametrize("at", [1, OPENING_BYTES, 2 * OPENING_BYTES], ids=["early", "before room", "in its room"])
+def test_of_a_body_that_is_not_kept_the_opening_is(at: int) -> None:
+    """It says whose it is."""
+    body = b"\x80" + b"its opening" + bytes(3 * OPENING_BYTES) + b"its end"
+    reader, room = FrameReader(LIMITS), memoryview(bytearray(LIMITS.pickle))
+    data, taken = frame(body), 0
+    while not reader.complete:
+        if taken == LENGTH_BYTES + at:
+            reader.discard()
+            room[:] = bytes(len(room))  # it may be somebody else's by then
+        elif reader.needs_room:
+            reader.give_room(room)
+        space = reader.space()
+        count = min(len(space), OPENING_BYTES, max(0, LENGTH_BYTES + at - taken) or OPENING_BYTES)
+        space[:count] = data[taken : taken + count]
+        reader.received(count)
+        taken += count
+    assert taken == len(data)
+    assert reader.body == body[: min(at, OPENING_BYTES)]
 
 
 def test_it_takes_no_byte_of_the_next_frame() -> None:
