@@ -5,7 +5,7 @@ import json
 import pickle
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,7 @@ class Network:
         preamble: Preamble | None = None,
         rules: dict[str, object] | None = None,
         goodbye: Goodbye = "finished",
+        accept_dtypes: Collection[str] = (),
         **limits: Any,
     ) -> None:
         self.recorder = RecordingRecorder()
@@ -218,7 +219,7 @@ class Network:
             preamble=preamble or Preamble(tls=None, proxies=(), seconds=PATIENCE),
             identity=identity,
             tied={},
-            accept_dtypes=frozenset(),
+            accept_dtypes=accept_dtypes,
             message_ids=count(1),
             update_ids=count(1),
         )

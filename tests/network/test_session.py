@@ -9,6 +9,8 @@ import pytest
 
 from flserver import events as e
 from flserver.errors import Refused, StoreError
+from flserver.identity.roster import Member, Roster
+from flserver.identity.rules import Identity
 from flserver.network.session import Session
 from flserver.network.transport import Pace
 from flserver.rounds import Registration
@@ -147,6 +149,17 @@ def test_who_sends_a_registration_that_is_none_is_told_why_once_that_is_durable(
     assert message.header == next((h for h in ("<MODEL>", "<METADATA>") if h.encode() in body), None)
     assert message in line.ours.seen_at(b"<ERROR>")
     assert line.story()[2:] == ["out <ERROR> ok", f"closed, {whose}: {message.reason}"]
+
+
+def test_a_registration_that_is_none_is_put_down_as_its_clients_only_where_it_may_speak_for_it(
+    network_of: Callable[..., Network],
+) -> None:
+    network = network_of(identity=Identity(roster=Roster([Member(client_id="a")])))
+    for client_id, whose in (("a", "a"), ("b", None)):
+        line = network.connect().send(metadata(client_id, data_size=0))
+        line.answer()
+        line.hang_up().ended()
+        assert (one_message(line).client_id, line.of(e.ConnectionClosed)[0].client_id) == (whose, whose)
 
 
 @pytest.mark.parametrize("body", [b"\x80\x04N.", pickle.dumps({"header": "<METADATA>", "id": "a"})])

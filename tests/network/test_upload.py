@@ -101,6 +101,22 @@ def test_updates_do_not_disturb_each_other_in_memory_that_is_used_again(network:
     updates.release()
 
 
+def test_an_update_that_is_converted_has_memory_of_its_own_and_gives_the_other_back(
+    network_of: Callable[..., Network],
+) -> None:
+    network = network_of(module=linear(SIZE), accept_dtypes={"float16"})
+    attempt = begun(network, "a")
+    line = network.uploaded("a", linear(SIZE, value=1.5).half())
+    assert line.story()[2] == "update counts"
+    assert "float16" in str(line.of(e.MessageReceived)[0].reason)
+    updates = network.exchange.close_attempt(attempt).updates
+    (submission,) = updates.waiting.values()
+    assert submission.tensors["weight"].dtype == torch.float32
+    assert float(submission.tensors["weight"].mean()) == 1.5
+    updates.release()
+    assert network.memory.in_use == 0
+
+
 # --- one that does not ----------------------------------------------------------------------------------------------
 
 
