@@ -1,5 +1,6 @@
 """Uploads that cannot be used: decided where their sender is known, and else on record with whose they could be."""
 
+import mmap
 import pickle
 from collections.abc import Callable
 
@@ -153,6 +154,13 @@ def test_what_there_was_no_room_for_is_known_by_its_first_bytes(
     monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", 0.0)  # who stalls keeps nobody waiting
     network = network_of(module=linear(300), kept=200_000)  # two clients, two updates of each under way
     attempt = begun(network, "a", "b")
+    give_back = network.memory.give_back
+
+    def used_again_at_once(buffer: mmap.mmap, charged: int) -> None:
+        buffer[:] = bytes(len(buffer))
+        give_back(buffer, charged)
+
+    monkeypatch.setattr(network.memory, "give_back", used_again_at_once)
     body = update("b", linear(300))
     stalled = [network.connect() for _ in range(2)]
     for line in stalled:
