@@ -180,6 +180,7 @@ def test_a_missed_quorum_aborts_the_attempt_and_the_round_is_tried_again(start: 
     a.answer()
     b.model()
     b.connection.close()
+    server.wait_for_sql("SELECT 1 FROM v1_clients WHERE client_id = 'b' AND left_at IS NOT NULL")
     (again,) = join(server, "b")
     last_round(a, again)
     assert server.exit_code() == 0

@@ -272,5 +272,6 @@ def test_haproxy_lets_nobody_in_without_a_certificate(start: Start, certs: Path,
         with pytest.raises((ConnectionError, EOFError)), Peer(tunnel.port, 1) as peer:
             peer.register()
         proxy.wait_for_line("refused: .*certificate verify failed")
+    server.wait_for_line("state: joining")  # the record is there
     assert server.sql("SELECT COUNT(*) FROM v1_connections") == [(0,)]
     assert server.terminate() == 3
