@@ -28,6 +28,7 @@ def parse_arguments():
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=0.7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--freeze-at-round", type=int, help="stop for ever when this model has come")
     parser.add_argument("--die-at-round", type=int, help="die in the middle of training this model")
     parser.add_argument("--upload-twice", action="store_true")
@@ -35,10 +36,10 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def read_data(path):
+def read_data(path, device):
     with open(path) as file:
         user = json.load(file)["user_data"]["0"]
-    return torch.tensor(user["x"], dtype=torch.float32), torch.tensor(user["y"]).long()
+    return torch.tensor(user["x"], dtype=torch.float32).to(device), torch.tensor(user["y"]).long().to(device)
 
 
 def receive(connection):
@@ -87,8 +88,9 @@ def main():
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     client_id = int(arguments.client_id) if arguments.client_id.isdigit() else arguments.client_id
-    train = read_data(os.path.join(arguments.data, "train", f"mnist_train_client{client_id}.json"))
-    test = read_data(os.path.join(arguments.data, "test", f"mnist_test_client{client_id}.json"))
+    device = arguments.device
+    train = read_data(os.path.join(arguments.data, "train", f"mnist_train_client{client_id}.json"), device)
+    test = read_data(os.path.join(arguments.data, "test", f"mnist_test_client{client_id}.json"), device)
 
     connection = socket.create_connection(("127.0.0.1", arguments.server_port))
     metadata = {"header": "<METADATA>", "id": client_id, "data_size": len(train[1])}
@@ -108,10 +110,11 @@ def main():
         if count == arguments.freeze_at_round:
             print(f"model {count}: frozen", flush=True)
             threading.Event().wait()
-        loss, accuracy = measure(message["model"], train, test)
+        received = message["model"].to(device)
+        loss, accuracy = measure(received, train, test)
         print(f"model {count}: training loss {loss:.4f}, test accuracy {accuracy:.2f} %", flush=True)
         die = count == arguments.die_at_round
-        model = train_copy(message["model"], train, arguments.epochs, arguments.learning_rate, die)
+        model = train_copy(received, train, arguments.epochs, arguments.learning_rate, die)
         threading.Event().wait(arguments.upload_delay)
         for _ in range(2 if arguments.upload_twice else 1):
             upload(arguments.server_port, {"header": "<MODEL>", "id": client_id, "model": model})
