@@ -1,5 +1,6 @@
 """``python -m flserver``, and the console script's entry."""
 
+import signal
 import sys
 
 
@@ -7,7 +8,11 @@ def main() -> None:
     """Run the command line and exit with its code."""
     from flserver.cli.main import run_cli
 
-    sys.exit(run_cli())
+    code = run_cli()
+    # It is done: a signal that comes while Python ends, which takes a moment with torch in it, changes nothing of that.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

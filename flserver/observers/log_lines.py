@@ -41,7 +41,10 @@ class Lines:
         return logging.INFO, f"run {printable(event.run_id)} resumed from {start} of {event.num_rounds}"
 
     def _run_left_over(self, event: e.RunLeftOver) -> Line:
-        return logging.WARNING, f"run {printable(event.run_id)} was left over: {printable(event.reason)}"
+        return (
+            logging.WARNING,
+            f"run {printable(event.run_id)} had no end on record, as after a kill or a crash: interrupted",
+        )
 
     def _run_ended(self, event: e.RunEnded) -> Line:
         level = logging.INFO if event.status == "completed" else logging.WARNING

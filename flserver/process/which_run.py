@@ -49,7 +49,9 @@ def plan_run(
     if name is not None and (":" in name or name.isdigit() or not name.isprintable() or not name.strip()):
         raise UsageError(f"--run-name {name!r}: a name holds no ':', is not all digits, and is printable")
     if not settings.store.resume:
-        return _new(settings, None)
+        there_is_one = name is not None and reader.newest_run(name) is not None
+        again = f"--run-name {name}: there is a run of that name; this is another (--resume goes on with the newest)"
+        return _new(settings, again if there_is_one else None)
     found = reader.newest_run(name)
     called = f" named {name}" if name is not None else ""
     if found is None:

@@ -115,3 +115,10 @@ def test_the_version_is_said(flserver: Run) -> None:
     from importlib.metadata import version
 
     assert lines(flserver("--version")) == [f"flserver, version {version('flserver')}"]
+
+
+def test_a_signal_that_comes_while_python_ends_changes_no_exit_code() -> None:
+    ends = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
+    code = f"{ends}; import flserver.__main__ as program; program.main()"
+    done = subprocess.run([sys.executable, "-c", code, "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

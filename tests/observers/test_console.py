@@ -77,7 +77,7 @@ def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> Non
     console.observe(facts.run_ended("completed", "sha256:11", "r1"))
     console.observe(facts.run_ended("failed", None, "r1"))
     assert [(record.levelname, record.getMessage()) for record in log.records] == [
-        ("WARNING", "run r1 was left over: server stopped"),
+        ("WARNING", "run r1 had no end on record, as after a kill or a crash: interrupted"),
         ("INFO", "run r1 resumed from round 4 of 9"),
         ("INFO", "run r1 resumed from no committed round of 9"),
         ("INFO", "round 5/9 committed in 2.31 s: 0 updates, round-000005-11.safetensors"),

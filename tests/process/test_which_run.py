@@ -47,6 +47,13 @@ def test_without_resume_a_new_run_is_started_whatever_there_is(status: str) -> N
     assert planned().run_id != planned().run_id
 
 
+def test_a_name_that_a_run_has_already_is_said_to_be_anothers_too() -> None:
+    plan = planned(found("interrupted", name="day"), run_name="day")
+    assert is_new(plan)
+    assert plan.notice is not None
+    assert "there is a run of that name" in plan.notice
+
+
 def test_resume_without_a_run_starts_one_and_says_so() -> None:
     plan = planned(resume=True)
     assert is_new(plan)
