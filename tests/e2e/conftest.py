@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.e2e.harness import Peer, ServerProcess
 
 Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forker() -> Iterator[None]:
+    with warm.forking():
+        yield
 
 
 @pytest.fixture

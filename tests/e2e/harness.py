@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from flserver.clock import Deadline
+from tests import warm
 from tests.patience import PATIENCE, eventually
 
 FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "3600")
@@ -68,15 +69,13 @@ class ServerProcess:
         self.metrics_port = free_port()
         self.lines: list[str] = []
         self._more = threading.Condition()
-        command = [sys.executable, "-m", "flserver", "--db", str(self.db), "--server-port", "0"]
+        command = ["-m", "flserver", "--db", str(self.db), "--server-port", "0"]
         command += ["--metrics-port", str(self.metrics_port), *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "FLCLIENT_"))}
         # The checkout under test, whatever is installed.
         path = os.pathsep.join(filter(None, (str(TESTS.parent), environment.get("PYTHONPATH"))))
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": path} | (env or {})
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=stderr, text=True
-        )
+        self.process = warm.start(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=stderr)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self._port: int | None = None

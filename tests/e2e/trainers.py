@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from tests import warm
 from tests.e2e.harness import TESTS, ServerProcess
 from tests.patience import PATIENCE
 
@@ -16,16 +18,20 @@ def trainers(
     server: ServerProcess, data: Path, *ids: object, python: str = sys.executable, **options: object
 ) -> Iterator[None]:
     """Field trainers as processes; on leaving, each must have read <FINISHED>."""
+
+    def run(command: list[str], **streams: Any) -> Any:
+        if python == sys.executable:
+            return warm.start(command, cwd=Path.cwd(), **streams)
+        return subprocess.Popen([python, *command], text=True, **streams)
+
     flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     with ExitStack() as stack:
         started = []
         for client in ids:
-            command = [python, str(TESTS / "field_trainer.py"), "--client-id", str(client), "--data", str(data), *flags]
+            command = [str(TESTS / "field_trainer.py"), "--client-id", str(client), "--data", str(data), *flags]
             command += ["--server-port", str(server.port)]
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+            process = run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             stack.callback(process.wait)
             stack.callback(process.kill)
             started.append(process)
@@ -50,13 +56,13 @@ def our_trainers(
     with ExitStack() as stack:
         started = {}
         for client in ids:
-            command = [sys.executable, "-m", "flclient", "--client-id", str(client), "--use-cuda", "False", *flags]
-            process = subprocess.Popen(
+            command = ["-m", "flclient", "--client-id", str(client), "--use-cuda", "False", *flags]
+            process = warm.start(
                 [*command, "--server-port", str(server.port)],
+                cwd=Path.cwd(),
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
             )
             stack.callback(process.wait)
             stack.callback(process.kill)

@@ -1,0 +1,95 @@
+"""``python forker.py FD``: imports torch and its like once, then forks a process for every program it is sent.
+
+On the socket FD a message is a program to start, with its three streams; an answer ``["started", pid]`` or ``["ended",
+pid, exit code]``. Nothing of this project is imported here: each program does that by itself.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "torchvision", "sklearn.datasets", "sqlalchemy", "alembic.command", "prometheus_client", "rich")
+LARGEST = 1 << 17  # bytes of a message: a command line and an environment
+
+
+def serve(control: socket.socket) -> dict[str, Any] | None:
+    """Fork for every message, and tell how children end. Returns the program in a child, None at the end of file."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    while True:
+        ready, _, _ = select.select([control, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            while (ended := _reap()) is not None:
+                with contextlib.suppress(OSError):
+                    control.send(json.dumps(["ended", *ended]).encode())
+        if control in ready:
+            message, streams, _, _ = socket.recv_fds(control, LARGEST, 3)
+            if not message:
+                return None
+            if (pid := os.fork()) == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for number, stream in enumerate(streams):
+                    os.dup2(stream, number)
+                for descriptor in (*streams, woken, wake):
+                    os.close(descriptor)
+                control.close()
+                program: dict[str, Any] = json.loads(message)
+                return program
+            for stream in streams:
+                os.close(stream)
+            control.send(json.dumps(["started", pid]).encode())
+
+
+def _reap() -> tuple[int, int] | None:
+    try:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return (pid, os.waitstatus_to_exitcode(status)) if pid else None
+
+
+def run(program: dict[str, Any], of_libraries: list[Any]) -> None:
+    """Be that program: what ``python -m NAME ...`` or ``python FILE ...`` is in its folder and environment.
+
+    ``of_libraries`` are the filters of warnings that stay in force where warnings are errors.
+    """
+    os.chdir(program["cwd"])
+    os.environ.clear()
+    os.environ.update(program["env"])
+    if os.environ.get("PYTHONWARNINGS") == "error":
+        warnings.simplefilter("error")
+        warnings.filters[:0] = of_libraries
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    own = sys.path[1:]  # without the forker's folder
+    match program["program"]:
+        case ["-m", name, *arguments]:
+            sys.path[:] = [os.getcwd(), *given, *own]
+            sys.argv[:] = [name, *arguments]
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        case [file, *arguments]:
+            sys.path[:] = [str(Path(file).parent), *given, *own]
+            sys.argv[:] = [file, *arguments]
+            runpy.run_path(file, run_name="__main__")
+
+
+if __name__ == "__main__":
+    before = list(warnings.filters)
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    added = [entry for entry in warnings.filters if entry not in before]
+    asked = serve(socket.socket(fileno=int(sys.argv[1])))
+    if asked is not None:
+        run(asked, added)
