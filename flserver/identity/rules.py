@@ -132,15 +132,17 @@ class Identity:
         return client_id
 
     def _only_one(self, peer: Peer, registered: Mapping[str, Peer]) -> str | None:
-        if self._mutual_tls:
-            with suppress(IdentityRefused):
-                return self._stands_for(peer.certificate)
-            return None
         there = self.could_be(peer, registered)
-        return there[0] if self.upload_from == "same-address" and len(there) == 1 and not peer.local else None
+        sure = self._mutual_tls or (self.upload_from == "same-address" and not peer.local)
+        return there[0] if sure and len(there) == 1 else None
 
     def could_be(self, peer: Peer, registered: Mapping[str, Peer]) -> tuple[str, ...]:
-        """The clients whose upload could come from a peer, by where they registered."""
+        """The clients whose upload could come from a peer: by its certificate, else by where they registered."""
+        if self._mutual_tls:
+            with suppress(IdentityRefused):
+                stands_for = self._stands_for(peer.certificate)
+                return (stands_for,) if stands_for in registered else ()
+            return ()
         return tuple(sorted(client_id for client_id, one in registered.items() if self._same(one, peer)))
 
     def lists(self, client_id: str) -> bool:

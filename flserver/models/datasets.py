@@ -171,6 +171,15 @@ def _load_whole(dataset: str, data_dir: Path | None, split: str) -> Data:
     return _read_cifar(paths) if dataset == "cifar10" else _read_idx_pair(paths[0], paths[1])
 
 
+def to_be_fetched(dataset: str, data_dir: Path | None) -> Path | None:
+    """Where the test files of a published data set will be fetched to; None where there is nothing to fetch."""
+    published = PUBLISHED.get(dataset)
+    if published is None:
+        return None
+    folder = (data_dir or Path("data")) / published.folder
+    return None if all(_present(folder / name) for name in published.test) else folder
+
+
 # --- digits ----------------------------------------------------------------------------------------------------------
 
 

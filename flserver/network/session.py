@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import (
+    ConnectionLost,
     HandshakeRefused,
     IdentityRefused,
     MessageRefused,
@@ -175,6 +176,9 @@ class Session:
         except Refused as refusal:
             refuse_upload(self._connection, frame, refusal)
             raise
+        except ConnectionLost as error:  # the server stops, and there is no room any more
+            self._record.received(frame, header=update.header, outcome=error.outcome, reason=str(error))
+            raise
 
     def _receive(self, frame: Received) -> object:
         """Read the frame and decode the message in it.
@@ -211,10 +215,18 @@ class Session:
     def _refused(self, frame: Received, error: PeerError) -> None:
         """Put a frame on record that brought no message, with what it said of itself."""
         header = error.header if isinstance(error, Refused) else None
-        if isinstance(error, Refused) and header == Metadata.header:
-            self._record.purpose = "register"
-            with contextlib.suppress(IdentityRefused):  # it is not who it says it is
-                if error.client_id is not None:
-                    self._context.identity.check(error.client_id, self.peer)
-                    self._record.client_id = error.client_id
+        if isinstance(error, Refused):
+            if header == Metadata.header:
+                self._record.purpose = "register"
+            if error.client_id is not None and not self._may_be(error.client_id, header):
+                error.args = (f"{error}; it says that it is of client {error.client_id}",)
         self._record.received(frame, header=header, outcome=error.outcome, reason=self._connection.because(error))
+
+    def _may_be(self, client_id: str, header: str | None) -> bool:
+        """Whether a refused message is put down to the client that it names: a registration of who may speak for it."""
+        with contextlib.suppress(IdentityRefused):
+            if header == Metadata.header:
+                self._context.identity.check(client_id, self.peer)
+                self._record.client_id = client_id
+                return True
+        return False

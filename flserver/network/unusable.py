@@ -46,10 +46,12 @@ def refuse_upload(connection: AcceptedConnection, frame: Received, refusal: Refu
         sender, could_be = connection.context.exchange.sender(refusal.client_id, connection.peer)
         if sender is not None and _reject(connection, frame, refusal, kind, sender):
             return
-        if could_be:
+        if refusal.client_id is not None:
+            reason += f"; it says that it is of client {refusal.client_id}"
+        elif could_be:
             more = f" and {len(could_be) - MOST_NAMES} more" if len(could_be) > MOST_NAMES else ""
             reason += f"; it could be of client {', '.join(could_be[:MOST_NAMES])}{more}"
-            refusal.args = (reason,)  # it is why the connection ends, too
+        refusal.args = (reason,)  # it is why the connection ends, too
     if isinstance(refusal, IdentityRefused):
         record.client_id = None  # it is not who it says it is; the reason says who that was
     record.received(frame, header=refusal.header, outcome=refusal.outcome, reason=reason)

@@ -92,6 +92,7 @@ def _examine(
         return Submission(upload, {}, update.metrics, frame.release), None, None
     tensors, release = fitting.tensors, frame.release
     if fitting.converting:
+        frame.settled()  # its lane is the next one's: the room for the converted needs one too
         room = _convert(connection, fitting, model)
         frame.release()
         tensors, release = state_over(room.view, model), room.release

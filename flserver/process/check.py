@@ -137,7 +137,7 @@ def _contents(plan: Plan, reader: Reader, say: Say) -> None:
     """What needs torch."""
     from flserver.process.prepare import prepare
 
-    prepared = prepare(plan, reader, say)
+    prepared = prepare(plan, reader, say, fetch=False)
     model, evaluation = plan.settings.model, plan.settings.evaluation
     sent = f"{len(prepared.template.buffer):,} bytes to each client"
     say(f"model: {model.model}, {prepared.parameters:,} parameters, {sent}")

@@ -13,6 +13,7 @@ from flserver.models.architectures import build, payload_of, wire_module
 from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
+from flserver.models.datasets import to_be_fetched
 from flserver.models.evaluation import Evaluator, evaluator_for
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
@@ -63,9 +64,9 @@ class Prepared:
             self.checkpoints.delete(path)
 
 
-def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
+def prepare(plan: Plan, reader: Reader, say: Callable[[str], None], *, fetch: bool = True) -> Prepared:
     """Build the model, the strategy and the evaluation of ``plan``; on resume, read the last checkpoint. Nothing is
-    written.
+    written but data that has to be fetched; without ``fetch`` it is said that it has to, and there is no evaluation.
 
     Raises UsageError for what cannot be done, CheckpointError where the files do not fit the record.
     """
@@ -79,8 +80,13 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
     layout = {name: tensor.to("meta") for name, tensor in state.items()}
     del module  # two models are in memory now, in the state and in the template; a third one has to do for all the rest
     strategy = load_strategy(settings.model.strategy)
-    evaluator = evaluator_for(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
-    if evaluator is None:
+    dataset, evaluator = settings.evaluation.eval_data, None
+    missing = to_be_fetched(dataset, settings.evaluation.data_dir) if dataset is not None and not fetch else None
+    if missing is not None:
+        say(f"--eval-data {dataset}: nothing of it is in {missing}; a start fetches it")
+    else:
+        evaluator = evaluator_for(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
+    if evaluator is None and missing is None:
         say(
             "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
             "report metrics, as flclient does; unchanged trainers report none"

@@ -59,6 +59,8 @@ def plan_run(
             _check_meant(name, [run["name"] for run in reader.runs()], settings, typed)
         return _new(settings, f"--resume: there is no run{called} in {settings.store.db}; starting one")
     if found["status"] == "completed" and given.get("num_rounds", 0) <= found["num_rounds"]:
+        if name is not None:
+            _resumed(settings, found, given)  # raises where what is asked for would be refused of any run
         done = f"run {found['name']} is complete with its {found['num_rounds']} rounds"
         if name is not None:
             return Complete(notice=f"{done}; a larger --num-rounds extends it")

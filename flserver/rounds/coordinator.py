@@ -96,7 +96,7 @@ class Coordinator:
             for round in range(self._exchange.model.round + 1, self._policy.num_rounds + 1):
                 self._run_round(round)
         except Interrupted as interruption:
-            self._exchange.await_trainers()
+            self._await_trainers()
             self._end("interrupted", str(interruption))
         except BaseException as error:
             if not isinstance(error, FlserverError):
@@ -164,6 +164,12 @@ class Coordinator:
         reminder, deadline = Reminder(monotonic()), Deadline.after(self._policy.rejoin_timeout)
         self.due = deadline.at
         while not self._exchange.await_quorum(deadline, reminder.at):
+            self._remind(reminder)
+
+    def _await_trainers(self) -> None:
+        """Wait, within the grace of a stop, for those who still train."""
+        self.due, reminder = self._exchange.stops_at, Reminder(monotonic())
+        while not self._exchange.await_trainers(reminder.at):
             self._remind(reminder)
 
     def _next_attempt(self, round: int) -> int:

@@ -1,9 +1,8 @@
 """Where sessions and the coordinator meet: one lock, one condition, and the state that both sides change.
 
 Sessions call in from their own threads: ``register``, ``confirm_registration`` and ``leave`` for a registration,
-``next_ticket`` for the next model to send, ``offer`` and ``confirm_update`` for an update. The coordinator starts and
-ends attempts here, and waits here for what sessions do. The rules are those of ``rules.Rounds``; nothing here emits or
-computes, and nothing but the condition itself waits, while the lock is held.
+``next_ticket`` for the next model to send, ``offer`` and ``confirm_update`` for an update. The coordinator starts, ends
+and awaits attempts here. The rules are those of ``rules.Rounds``; while the lock is held nothing emits or computes.
 """
 
 import math
@@ -20,7 +19,7 @@ from flserver.rounds.endings import Farewell, Interrupted, Stop
 from flserver.rounds.rules import Rounds
 from flserver.rounds.seats import Attempt, Registration, SentModel, Upload, Verdict
 from flserver.rounds.updates import EndedAttempt, Ready, Submission, Updates
-from flserver.rounds.waiting import Waiting, waiting
+from flserver.rounds.waiting import Waiting, training, waiting
 
 RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
 
@@ -74,7 +73,7 @@ class Exchange:
     def waiting(self) -> Waiting:
         """Whom the run waits for now."""
         with self._changed:
-            return Waiting() if self._farewell is not None else waiting(self._rounds)
+            return Waiting() if self._farewell else waiting(self._rounds, stopping=self._stop is not None)
 
     @property
     def stops_at(self) -> float | None:
@@ -86,7 +85,7 @@ class Exchange:
 
     def stop(self, reason: str, grace: float = 0.0) -> None:
         """Ask the coordinator to end the run: no attempt starts any more, and the running one is aborted unless it ends
-        by itself within ``grace`` seconds. Of several the earliest counts. Does nothing when the run has ended."""
+        within ``grace`` seconds. Of several the earliest counts. Does nothing when the run has ended."""
         stop = Stop(reason, Deadline.after(grace))
         with self._changed:
             if self._stop is None or stop.deadline.at < self._stop.deadline.at:
@@ -231,8 +230,9 @@ class Exchange:
             return True
 
     def begin(self, round: int, number: int) -> Attempt:
-        """Start attempt ``number`` at ``round``. Its model is not to be had before ``publish``."""
+        """Start attempt ``number`` at ``round``. Its model is not to be had before ``publish``. Raises Interrupted."""
         with self._changed:
+            self.check_stop()
             self._broadcast = None
             return self._rounds.start(round, number, monotonic())
 
@@ -276,14 +276,14 @@ class Exchange:
         with self._changed:
             self._model = model
 
-    def await_trainers(self) -> None:
-        """Where the run is asked to stop: wait, within the grace, until nobody trains any more who would find the door
-        closed with what it made."""
+    def await_trainers(self, wake_at: float) -> bool:
+        """Wait, within a stop's grace, until nobody trains who would find the door closed; False at ``wake_at``."""
         with self._changed:
-            while (stop := self._stop) is not None and not stop.deadline.passed:
-                if not any(participant.training for participant in self._rounds.participants.values()):
-                    return
-                self._changed.wait(stop.deadline.remaining())
+            while (stop := self._stop) is not None and not stop.deadline.passed and training(self._rounds):
+                if (now := monotonic()) >= wake_at:
+                    return False
+                self._changed.wait(min(stop.deadline.at, wake_at) - now)
+            return True
 
     def finish(self, farewell: Farewell) -> None:
         """Let the sessions say goodbye."""

@@ -24,8 +24,9 @@ class Waiting:
     names: tuple[str, ...] = ()
 
 
-def waiting(rounds: Rounds) -> Waiting:
-    """Whom a run that is not over waits for: to register, to answer, or to come back so that a round can begin."""
+def waiting(rounds: Rounds, *, stopping: bool = False) -> Waiting:
+    """Whom a run that is not over waits for: to register, to answer, or to come back so that a round can begin; where
+    it is ``stopping``, to hand in what they train."""
     if rounds.window.open:
         live = sum(participant.live for participant in rounds.participants.values())
         missing = max(0, rounds.window.needed - live)
@@ -35,12 +36,20 @@ def waiting(rounds: Rounds) -> Waiting:
         names = tuple(seat.client_id for seat in rounds.waited_for())
         answered = sum(seat.answered for seat in attempt.seats.values())
         return Waiting(awaited="updates", answered=answered, missing=len(names), names=names)
+    if stopping:
+        names = training(rounds)
+        return Waiting(awaited="updates", missing=len(names), names=names) if names else Waiting()
     there = {participant.client_id for participant in rounds.invitable()}
     missing = max(0, (rounds.min_updates or 1) - len(there))
     if not missing:
         return Waiting()
     names = tuple(sorted(rounds.participants.keys() - there))
     return Waiting(awaited="participants", answered=len(there), missing=missing, names=names)
+
+
+def training(rounds: Rounds) -> tuple[str, ...]:
+    """Who is there and has not answered the model that it was sent, in ascending order of the ids."""
+    return tuple(sorted(p.client_id for p in rounds.participants.values() if p.training))
 
 
 class Reminder:

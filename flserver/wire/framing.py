@@ -16,7 +16,7 @@ Encoding = Literal["json", "pickle", "unknown"]
 LENGTH_BYTES = 8
 OPENING_BYTES = 64 * 1024  # what a frame may use before anybody has asked for room for all of it
 
-IMPLAUSIBLE_LENGTH = 2**40  # bytes: from here on it is no model's length, but another protocol's first bytes
+IMPLAUSIBLE_LENGTH = 2**35  # bytes: from here on it is no model's length, but another protocol's first bytes
 
 JSON_FIRST_BYTE = 0x7B  # "{"
 PICKLE_FIRST_BYTE = 0x80  # the PROTO opcode: pickle protocol 2 or later
@@ -179,6 +179,10 @@ def _other_protocol(head: bytes) -> str:
     """What first bytes are that read as a length of many exabytes: a port scanner's, a browser's, a forwarder's."""
     if head[:2] == b"\x16\x03":
         return "a TLS handshake, on a port without --tls-cert"
+    if head[:3] == b"\0\0\0" and head[5:] == b"SMB":
+        return "an SMB request"
+    if head == b"\0\0\0\x08\x04\xd2\x16\x2f":
+        return "a PostgreSQL client's request"
     if head == b"\r\n\r\n\0\r\nQ" or head.startswith(b"PROXY "):
         return "a PROXY protocol header, from an address that is not --trusted-proxy"
     return f"something else than a frame (the bytes are {head!r})" if all(32 <= byte < 127 for byte in head) else ""

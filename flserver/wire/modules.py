@@ -79,7 +79,7 @@ class _Walk:
         self._views: dict[int, TensorView] = {}
 
     def run(self, root: object) -> Module:
-        root = _inside(root)
+        root = self._inside(root)
         if type(root) is not Instance or type(root.cls) is not Name:
             hint = ": send the module itself, not its state_dict()" if type(root) is dict else ""
             raise PickleRefused(f"{described(root)} is not a module{hint}")
@@ -89,13 +89,25 @@ class _Walk:
             prefix, module, depth = pending.pop()
             if depth > self._limits.depth:
                 raise PickleRefused(f"{quoted(prefix)}: modules nest deeper than {self._limits.depth}")
-            own, children = self._read(_inside(module), prefix)
+            own, children = self._read(self._inside(module), prefix)
             for name, view in own.items():
                 tensors[self._full_name(prefix, name)] = view
             pending.extend(
                 (self._full_name(prefix, name) + ".", child, depth + 1) for name, child in reversed(children.items())
             )
         return Module(tensors=tensors, steps=self._steps)
+
+    def _inside(self, value: object) -> object:
+        """The module that a wrapper is made with, where ``value`` is the call that makes it, else ``value`` itself.
+
+        So ``torch.compile``'s is pickled, without the name that it puts before the others. Whose call it is does not
+        matter: nothing is called, and what is inside has to be a module by itself.
+        """
+        if type(value) is not Call:
+            return value
+        self._step(len(value.arguments))  # a small pickle may name one call with many arguments many times
+        modules = [part for part in value.arguments if type(part) is Instance and _has_parts(part.state)]
+        return modules[0] if len(modules) == 1 else value
 
     def _step(self, count: int) -> None:
         self._steps += count
@@ -184,18 +196,6 @@ class _Walk:
         if not all(type(number) is int and 0 <= number < _SIZE_LIMIT for number in value):
             raise PickleRefused(f"its {what} holds something else than sizes")
         return value
-
-
-def _inside(value: object) -> object:
-    """The module that a wrapper is made with, where ``value`` is the call that makes it, else ``value`` itself.
-
-    So ``torch.compile``'s is pickled, without the name that it puts before the others. Whose call it is does not
-    matter: nothing is called, and what is inside has to be a module by itself.
-    """
-    if type(value) is not Call:
-        return value
-    modules = [argument for argument in value.arguments if type(argument) is Instance and _has_parts(argument.state)]
-    return modules[0] if len(modules) == 1 else value
 
 
 def _has_parts(state: object) -> bool:

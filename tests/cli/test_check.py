@@ -105,6 +105,15 @@ def test_a_run_that_goes_on_is_held_against_its_files_and_nothing_is_cleaned(fls
     assert "did you mean 'night'?" in line
 
 
+def test_data_that_a_start_fetches_is_not_fetched(flserver: Run, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    said = lines(
+        flserver("--db", tmp_path / "x.sqlite", "check", "--eval-data", "mnist", "--data-dir", data, *ANY_PORT)
+    )
+    assert f"--eval-data mnist: nothing of it is in {data / 'MNIST/raw'}; a start fetches it" in said
+    assert names(tmp_path) == []
+
+
 def test_an_old_database_stays_as_it_is(flserver: Run, tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite"
     old_database(path)

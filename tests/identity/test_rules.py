@@ -190,5 +190,12 @@ def test_where_anybody_may_upload_an_address_tells_nothing() -> None:
     assert Identity("any").sender("1", at("192.0.2.9"), {"1": SITES["1"]}) == "1"
 
 
+def test_a_certificate_says_whose_it_could_be_whoever_else_has_registered() -> None:
+    identity, registered = Identity(mutual_tls=True), {"1": certified("1"), "2": certified("2")}
+    assert identity.could_be(certified("2"), registered) == ("2",)
+    assert identity.could_be(certified("9"), registered) == ()
+    assert identity.sender(None, certified("9"), registered) is None
+
+
 def test_whose_it_could_be() -> None:
     assert Identity("same-address").could_be(at("192.0.2.2"), SITES) == ("2", "3")

@@ -100,6 +100,8 @@ def test_who_has_sent_a_whole_message_is_not_silent_while_it_is_looked_at(
         (b"GET / HTTP/1.1\r\n\r\n", "something else than a frame (the bytes are b'GET / HT')"),
         (b"SSH-2.0-scan\r\n", "something else than a frame (the bytes are b'SSH-2.0-')"),
         (CLIENT_HELLO, "a TLS handshake, on a port without --tls-cert"),
+        (bytes.fromhex("00000085ff534d4272000000"), "an SMB request"),
+        (bytes.fromhex("0000000804d2162f"), "a PostgreSQL client's request"),
         (b"PROXY TCP4 1.2.3.4 ", "a PROXY protocol header, from an address that is not --trusted-proxy"),
         (bytes(8), "a frame of length 0"),
         (b"\xff" * 8, "a frame of 18446744073709551615 bytes where at most 1048576 may come"),

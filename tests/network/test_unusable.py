@@ -100,7 +100,7 @@ def test_who_names_a_client_of_elsewhere_answers_nothing(network: Network) -> No
     begun(network, "a")
     network.registered("b", STRANGER)
     line = network.connect(STRANGER).send(without_a_model("a")).ended()
-    assert reason_of(line).endswith("; it could be of client b")
+    assert reason_of(line).endswith("; it says that it is of client a")
     assert line.of(e.UpdateReceived) == []
     assert network.uploaded("a", linear()).story()[2] == "update counts"
 

@@ -227,3 +227,8 @@ def test_a_complete_run_that_was_asked_for_by_name_is_said_to_be_complete(given:
     decision = decide(found("completed", num_rounds=5), resume=True, run_name="night", **given)
     assert isinstance(decision, Complete)
     assert "run night is complete with its 5 rounds" in decision.notice
+
+
+def test_what_makes_another_run_of_a_complete_one_is_refused_too() -> None:
+    with pytest.raises(UsageError, match="--model"):
+        decide(found("completed", num_rounds=5), resume=True, run_name="night", model="torchvision:resnet18")

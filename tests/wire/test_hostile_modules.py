@@ -51,6 +51,16 @@ def test_shared_dicts_do_not_multiply():
     refused(body, "too many parts", lambda data: read_module(read(data)))
 
 
+def test_one_call_of_many_arguments_that_many_modules_name_does_not_multiply():
+    """A wrapper's call is looked through for the module inside: 100 kB once took seconds, more took minutes."""
+    state = text("_parameters") + b"}" + text("_buffers") + b"}" + text("_modules")
+    inner = name("m", "M") + b")\x81}(" + state + b"}ub"
+    wrapper = name("m", "f") + b"(" + b"N" * 3000 + inner + b"tRq\x01"
+    children = mapping(**{f"c{i}": b"h\x01" if i else wrapper for i in range(100)})
+    body = pickled(name("m", "M") + b")\x81}(" + state + children + b"ub")
+    refused(body, "too many parts", lambda data: read_module(read(data)))
+
+
 def test_long_names_do_not_add_up():
     net = module({"w": tensor()})
     for _ in range(20):
