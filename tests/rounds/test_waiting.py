@@ -54,6 +54,21 @@ def test_in_a_round_it_waits_for_those_who_neither_answered_nor_left() -> None:
     assert waiting(rounds) == Waiting(awaited="updates", answered=1, missing=2, names=("a", "d"))
 
 
+def test_where_it_stops_it_waits_for_those_who_still_train() -> None:
+    rounds, registrations = running("abc")
+    for registration in registrations.values():
+        sent = rounds.send_to(registration)
+        assert sent is not None
+        sent.handed_over_at = 1.0
+    assert waiting(rounds, stopping=True).awaited == "updates", "the attempt may still end"
+    rounds.leave(registrations["c"])
+    rounds.end_attempt(stopped=True)
+    assert waiting(rounds, stopping=True) == Waiting(awaited="updates", missing=2, names=("a", "b"))
+    for client in "ab":
+        rounds.leave(registrations[client])
+    assert waiting(rounds, stopping=True) == Waiting()
+
+
 def test_between_rounds_it_waits_for_a_quorum_to_come_back() -> None:
     rounds, registrations = running("abc")
     rounds.leave(registrations["a"])
