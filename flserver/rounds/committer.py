@@ -43,15 +43,16 @@ class Committer:
         self._process_id = process_id
         self._recorder = recorder
         self._strategy = strategy
+        strategy.may_hold = True
         self._evaluator = evaluator
         self._checkpoints = checkpoints
         self._keep = keep
         self._made = list(made)
 
     @property
-    def streams(self) -> bool:
-        """Whether an update may be forgotten once it was added."""
-        return self._strategy.needs == "stream"
+    def holds(self) -> bool:
+        """Whether the update that was added last must stay where it is until the commit."""
+        return self._strategy.holds
 
     def commit_initial(self, state: State, attempt: int) -> CurrentModel:
         """Round 0: the initial model, checkpointed, evaluated and committed like any other.

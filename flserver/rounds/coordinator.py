@@ -208,7 +208,7 @@ class Coordinator:
     def _fold(self, ready: Ready) -> None:
         for seat, submission in ready:
             self._committer.add(submission.tensors, seat.data_size)
-            if self._committer.streams:
+            if not self._committer.holds:
                 submission.tensors = {}
                 submission.release()
 
