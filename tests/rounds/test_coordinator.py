@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from flserver import events as e
-from flserver.aggregation import State
+from flserver.aggregation import State, Strategy
+from flserver.aggregation.checks import Norms
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.clock import monotonic
 from flserver.errors import RegistrationRefused, StrategyError
@@ -20,11 +21,11 @@ from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.models.checkpoint import CheckpointStore
 from flserver.rounds import Registration, Rounds, Upload, Verdict
-from flserver.rounds.broadcast import BroadcastBuffers
+from flserver.rounds.broadcast import BroadcastBuffers, Ticket
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.endings import Farewell
-from flserver.rounds.exchange import Exchange, Ticket
+from flserver.rounds.exchange import Exchange
 from flserver.rounds.updates import Submission
 from flserver.rounds.waiting import Waiting
 from flserver.wire.template import Template
@@ -57,7 +58,9 @@ class Trainer:
         ticket.sent.handed_over_at = ticket.sent.fully_sent_at = monotonic()
         return ticket
 
-    def submit(self, tensors: State, rejection: str | None = None, confirm: bool = True) -> tuple[Submission, Verdict]:
+    def submit(
+        self, tensors: State, rejection: str | None = None, confirm: bool = True, norms: Norms | None = None
+    ) -> tuple[Submission, Verdict]:
         released = threading.Event()
         update_id = next(self.run.update_ids)
         upload = Upload(
@@ -67,6 +70,7 @@ class Trainer:
             accepted_at=monotonic(),
             digest="blake3:00",
             rejection=rejection,
+            norms=norms,
         )
         submission = Submission(upload, tensors, (), released.set)
         verdict = self.run.exchange.offer(upload)
@@ -76,7 +80,7 @@ class Trainer:
 
 
 class Run:
-    def __init__(self, folder: Path, rounds: int = 1, **changed: object) -> None:
+    def __init__(self, folder: Path, rounds: int = 1, strategy: Strategy | None = None, **changed: object) -> None:
         self.recorder = RecordingRecorder()
         self.update_ids = itertools.count(1)
         module = torch.nn.Module()
@@ -85,7 +89,7 @@ class Run:
         committer = Committer(
             process_id=1,
             recorder=self.recorder,
-            strategy=FedAvg(),
+            strategy=strategy or FedAvg(),
             evaluator=None,
             checkpoints=CheckpointStore(folder, "run"),
             keep=0,
@@ -104,6 +108,7 @@ class Run:
             recorder=self.recorder,
             process_id=1,
             attempts_before={},
+            go_back=lambda round: f"go back to {round}",
             on_end=self.ended.set,
         )
 

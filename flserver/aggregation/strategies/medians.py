@@ -1,8 +1,8 @@
 """Medians of the tensors that have no mean: integers, such as BatchNorm's counters, and booleans.
 
 Each element of the new model is the lower median over the clients, each counted once, for the weight is what a client
-says of itself. So no value of a minority's choosing gets through, and the result does not depend on the order. A boolean
-takes the majority's value; a tie leaves it as it was.
+says of itself. So no value of a minority's choosing gets through, and the result does not depend on the order. A
+boolean takes the majority's value; a tie leaves it as it was.
 
 An element that more than half of the clients left as it was sent keeps that value, so only what differs is kept of an
 update: a few elements as their places and values, as long as there is room for them; tensors that differ in more are
