@@ -11,7 +11,7 @@ from flserver import events as e
 from flserver.aggregation import FedAvg, State
 from flserver.aggregation.checks import Norms
 from flserver.rounds.norms import NormHistory
-from tests.rounds.test_coordinator import Run, Trainer, tensors
+from tests.rounds.coordinated import Run, Trainer, tensors
 
 
 @pytest.fixture
