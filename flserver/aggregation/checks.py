@@ -74,9 +74,8 @@ def implausible(state: State) -> str | None:
     """Why a new model cannot be meant, whatever strategy made it; None where nothing is wrong with it."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and tensor.numel():
-            if not all(
-                math.isfinite(float(end)) for end in tensor.aminmax()
-            ):  # NaN is both of them, where there is one
+            low, high = map(float, tensor.aminmax())  # both are NaN where there is one
+            if not math.isfinite(low) or not math.isfinite(high):
                 return f"{name} holds NaN or infinity"
             if has_negative_variance(name, tensor):
                 return f"{name} holds a negative variance"

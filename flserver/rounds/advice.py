@@ -23,8 +23,10 @@ def sound_before(made: Sequence[MadeRound], round: int) -> int | None:
     """The round to go back to from the model of ``round``, of those ``made`` whose checkpoints are there: the newest
     before it that was measured as a number, or, where none was, the one before it. None where there is none."""
     before = [one for one in made if one.round < round]
-    measured = [one for one in before if one.loss is not None or one.accuracy is not None]
-    return max((one.round for one in measured or before), default=None)
+    # A model whose loss is NaN has an accuracy all the same: that of always saying the first class.
+    by_loss = [one for one in before if one.loss is not None]
+    by_accuracy = [one for one in before if one.accuracy is not None]
+    return max((one.round for one in by_loss or by_accuracy or before), default=None)
 
 
 def way_back(made: Sequence[MadeRound], round: int, command: Callable[[int], str]) -> str:

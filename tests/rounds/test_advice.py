@@ -43,6 +43,9 @@ def test_the_way_back_is_to_the_last_round_that_was_measured_as_a_number() -> No
     assert sound_before(made(2.0, 1.0, None, None), 3) == 1, "NaN and the infinities are None here"
     assert sound_before(made(2.0, 1.0, 0.5), 2) == 1, "not to the model that is at fault itself"
     assert sound_before(made(None, None, None), 2) == 1
+    nan = [MadeRound(0, 1, "…", 2.0, 0.1), MadeRound(1, 1, "…", None, 0.1)]
+    assert sound_before(nan, 2) == 0, "a model of NaN has an accuracy all the same"
+    assert sound_before([MadeRound(0, 1, "…", None, 0.1), MadeRound(1, 1, "…", None, None)], 2) == 0
     assert sound_before(made(None, None, None)[2:], 2) is None
     assert way_back(made(None), 0, lambda round: "…").startswith("there is no round before 0")
     assert way_back(made(None, None), 1, lambda round: f"go {round}").endswith("sound: go 0")
