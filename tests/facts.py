@@ -192,6 +192,19 @@ def update(
     return e.UpdateReceived(**(defaults | more))
 
 
+suspect_rejected = maker(
+    e.SuspectRejected,
+    update_id=1,
+    client_id="1",
+    round=1,
+    attempt=1,
+    reason="norm: the norm is 1e+09, more than 1000, 1000 times the largest of this run so far",
+)
+suspects_count = maker(
+    e.SuspectsCount, clients=("1", "2"), invited=3, round=1, attempt=1, reason="norm: the norm is 1e+09, more than 1000"
+)
+
+
 def answered(client_id: str, update_id: int | None = None, weight: float | None = None, **more: Any) -> e.ClientOutcome:
     defaults = {"participation": "answered", "update_id": update_id, "weight": weight, "seconds": 3.0}
     return e.ClientOutcome(client_id=client_id, **(defaults | more))

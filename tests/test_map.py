@@ -69,6 +69,7 @@ def is_python(name: str) -> bool:
 
 SHORT = {  # where a decision speaks of one room, its class goes without its module
     "Exchange": "rounds.exchange",
+    "Strategy": "aggregation",
     "Attempt": "rounds.seats",
     "SentModel": "rounds.seats",
     "Updates": "rounds.updates",

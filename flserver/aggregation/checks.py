@@ -1,7 +1,7 @@
 """What is checked of an update before it may count, and what is measured of it. Pure."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import blake3
@@ -12,37 +12,74 @@ from flserver.models.state import State, raw_bytes
 
 LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
+VARIANCE = "running_var"  # what BatchNorm, in all its kinds, calls it
+
+
+@dataclass(frozen=True)
+class Norms:
+    """How far an update is from the model that was sent: the L2 norm over its parameters, and over its floating-point
+    buffers, such as running statistics. Infinite where it is too large for float64."""
+
+    parameters: float
+    buffers: float
+
+    @property
+    def whole(self) -> float:
+        """Over both."""
+        return math.hypot(self.parameters, self.buffers)
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What came of looking at an update's values.
 
-    ``rejection`` is None, or the reason for rejecting the update, which begins with its ``RejectedKind``. ``norm`` is
-    the L2 norm of update − model sent over the floating-point tensors, None where it cannot be told.
+    ``rejection`` is None, or the reason for rejecting the update, which begins with its ``RejectedKind``; then there
+    are no ``norms``.
     """
 
     rejection: str | None
-    norm: float | None
+    norms: Norms | None
 
 
-def inspect(update: State, global_state: State, tied: Mapping[str, str]) -> Inspection:
+def inspect(
+    update: State, global_state: State, tied: Mapping[str, str], buffers: Collection[str] = frozenset()
+) -> Inspection:
     """Hold an update that fits against ``global_state``, the model that was sent out. Neither is changed.
 
     ``tied`` maps each later name of a tensor that has several in the model to its first one: the two are equal there,
-    so they must be equal in the update.
+    so they must be equal in the update. ``buffers`` are the names of tensors that are no parameters.
     """
     rejection = _values(update) or _tied(update, tied)
     if rejection is not None:
         return Inspection(rejection, None)
-    square = 0.0
+    squares = [0.0, 0.0]
     for name, sent in global_state.items():
         if sent.is_floating_point():
-            distance = _square_distance(update[name], sent)
-            if not math.isfinite(distance) and not bool(torch.isfinite(update[name]).all()):
+            given = update[name]
+            distance = _square_distance(given, sent)
+            if not math.isfinite(distance) and not bool(torch.isfinite(given).all()):
                 return Inspection(rejected("non_finite", f"{name} holds NaN or infinity"), None)
-            square += distance
-    return Inspection(None, math.sqrt(square) if math.isfinite(square) else None)
+            if has_negative_variance(name, given) and not has_negative_variance(name, sent):
+                return Inspection(rejected("other", f"{name} holds a negative variance"), None)
+            squares[name in buffers] += distance
+    return Inspection(None, Norms(*map(math.sqrt, squares)))
+
+
+def has_negative_variance(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor of that name is a running variance and holds a negative number: BatchNorm then gives NaN."""
+    return name.rpartition(".")[2] == VARIANCE and tensor.numel() > 0 and float(tensor.min()) < 0
+
+
+def implausible(state: State) -> str | None:
+    """Why a new model cannot be meant, whatever strategy made it; None where nothing is wrong with it."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.numel():
+            low, high = map(float, tensor.aminmax())  # both are NaN where there is one
+            if not math.isfinite(low) or not math.isfinite(high):
+                return f"{name} holds NaN or infinity"
+            if has_negative_variance(name, tensor):
+                return f"{name} holds a negative variance"
+    return None
 
 
 def state_digest(state: State) -> str:

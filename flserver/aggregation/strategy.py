@@ -15,10 +15,18 @@ class Strategy(ABC):
     a strategy raises ends the run as failed.
 
     ``needs`` says how long the tensors given to ``add`` stay valid: ``"stream"`` until ``add`` returns, which keeps
-    memory independent of the number of clients, ``"all"`` until ``finish`` returns.
+    memory independent of the number of clients, ``"all"`` until ``finish`` returns. One that streams may ask for single
+    updates to stay, with ``holds``, where whoever calls it set ``may_hold``.
     """
 
     needs: ClassVar[Literal["stream", "all"]] = "stream"
+    may_hold = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the tensors last given to ``add`` stay valid until ``finish`` returns; for a caller that set
+        ``may_hold`` to look at after each ``add``."""
+        return self.needs == "all"
 
     @abstractmethod
     def begin(self, global_state: State) -> None:

@@ -27,6 +27,8 @@ from flserver.events.rounds import (
     ClientOutcome,
     RoundCommitted,
     RoundMetric,
+    SuspectRejected,
+    SuspectsCount,
     UpdateReceived,
 )
 from flserver.events.runs import (
@@ -67,6 +69,8 @@ __all__ = [
     "ServerStarted",
     "ServerStopped",
     "StateChanged",
+    "SuspectRejected",
+    "SuspectsCount",
     "UpdateReceived",
     "Waited",
 ]

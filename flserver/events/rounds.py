@@ -1,15 +1,16 @@
 """Rounds, attempts and updates."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from flserver.events.event import Event
-from flserver.events.words import Decision, IdentityKind, MeasuredOn, MetricSource, Participation
+from flserver.events.words import Decision, IdentityKind, MeasuredOn, MetricSource, NotSentBecause, Participation
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptStarted(Event):
-    """An attempt at a round began. ``clients`` are invited: sent the model; ``not_sent`` are participants that owe an
-    older answer and are not."""
+    """An attempt at a round began. ``clients`` are invited: sent the model; ``not_sent`` are participants that are not,
+    since they owe an older answer, or for the reason that ``not_sent_because`` has for them."""
 
     round: int
     attempt: int
@@ -18,6 +19,7 @@ class AttemptStarted(Event):
     not_sent: tuple[str, ...]
     deadline_at: str | None
     base_digest: str | None
+    not_sent_because: Mapping[str, NotSentBecause] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class ClientMetric:
 class UpdateReceived(Event):
     """A complete upload that decodes and passes the identity rules. ``decision`` is None while it counts and its
     attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` says whether
-    a certificate showed whose it is, on the connection that it came on."""
+    a certificate showed whose it is, on the connection that it came on. ``update_norm`` is over all floating-point
+    tensors; the other two are over its parameters and over its buffers."""
 
     update_id: int
     message_id: int
@@ -52,6 +55,32 @@ class UpdateReceived(Event):
     update_norm: float | None
     identity: IdentityKind = "claimed"
     metrics: tuple[ClientMetric, ...] = ()
+    parameters_norm: float | None = None
+    buffers_norm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectRejected(Event):
+    """An update that counted so far is rejected: what is wrong with it depends on the other clients' updates, and they
+    are known now."""
+
+    update_id: int
+    client_id: str
+    round: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectsCount(Event):
+    """Updates that would be rejected for their norm count, since they are those of half of the ``invited`` clients, or
+    of more: ``clients`` sent them, and ``reason`` is the first one's."""
+
+    round: int
+    attempt: int
+    clients: tuple[str, ...]
+    invited: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +136,10 @@ class RoundCommitted(Event):
 class AttemptAborted(Event):
     """An attempt ended without a round. Its updates whose decision was still NULL are ``aborted``.
 
-    ``reason`` is ``quorum``, ``failed``, or what stopped the server: ``stopped by`` and a signal's name, or ``the audit
-    record failed``. Where the process died there is no such event: the run's ``RunLeftOver`` closes the attempt.
-    ``clients`` is as in :class:`RoundCommitted`.
+    ``reason`` is ``quorum``, ``implausible`` (the new model was), ``failed``, or what stopped the server: ``stopped
+    by`` and a signal's name, or ``the audit record failed``. Where the process died there is no such event: the run's
+    ``RunLeftOver`` closes the attempt. ``clients`` is as in :class:`RoundCommitted`; ``detail`` says more, as text for
+    people.
     """
 
     round: int
@@ -120,6 +150,7 @@ class AttemptAborted(Event):
     broadcast_seconds: float | None
     wait_seconds: float | None
     outcomes: tuple[ClientOutcome, ...]
+    detail: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

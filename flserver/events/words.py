@@ -72,11 +72,13 @@ Decision = Literal["accepted", "late", "duplicate", "rejected", "aborted"]
 DECISIONS: Final[tuple[Decision, ...]] = get_args(Decision)
 """An update that counts has none until its attempt ends."""
 
-RejectedKind = Literal["names", "shape", "dtype", "non_finite", "weight_share", "unreadable", "size", "other"]
+RejectedKind = Literal["names", "shape", "dtype", "non_finite", "norm", "weight_share", "unreadable", "size", "other"]
 REJECTED_KINDS: Final[tuple[RejectedKind, ...]] = get_args(RejectedKind)
 """What the reason of a rejected update begins with."""
 
 Participation = Literal["answered", "dropped", "timed_out", "not_sent", "cut_short"]
+NotSentBecause = Literal["implausible"]
+"""Why a client is not sent the model, where it owes no answer."""
 MeasuredOn = messages.MeasuredOn
 MetricSource = Literal["server", "evaluate", "clients"]
 """``v1_round_metrics.source``."""

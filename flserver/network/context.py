@@ -44,7 +44,8 @@ class Context:
     """The parts of the server that a session uses.
 
     ``run_id`` is the run that trainers take part in, ``goodbye`` how they leave it where it stops in its middle.
-    ``tied`` maps the later name of shared weights to the first one. ``accept_dtypes`` are taken where the model has
+    ``tied`` maps the later name of shared weights to the first one; ``buffers`` are tensors that are no parameters.
+    ``accept_dtypes`` are taken where the model has
     float32. ``message_ids`` and ``update_ids`` give numbers unique in the database.
     """
 
@@ -57,6 +58,7 @@ class Context:
     preamble: Preamble
     identity: Identity
     tied: Mapping[str, str]
+    buffers: Collection[str]
     accept_dtypes: Collection[str]
     message_ids: "count[int]"
     update_ids: "count[int]"

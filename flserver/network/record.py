@@ -9,6 +9,7 @@ from flserver.errors import StoreError
 from flserver.events.bus import Recorder
 from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose
 from flserver.identity.peer import Peer
+from flserver.models.retention import comparable
 from flserver.network.transport import Received
 from flserver.rounds import Registration, SentModel, Verdict
 from flserver.rounds.updates import Submission
@@ -198,19 +199,20 @@ class ConnectionRecord:
         verdict: Verdict,
         identity: IdentityKind,
         *,
-        norm: float | None = None,
         header: str | None = Update.header,
         outcome: Outcome = "ok",
         reason: str | None = None,
     ) -> None:
         """A complete upload came in, and this is what was decided of it.
 
-        ``norm`` is that of the update, where it has one; ``header``, ``outcome`` and ``reason`` are the message's.
+        ``header``, ``outcome`` and ``reason`` are the message's.
         """
         upload, answers, waited = submission.upload, verdict.answers, None
         if answers is not None and answers.handed_over_at is not None and frame.started_at is not None:
             waited = max(0.0, frame.started_at - answers.handed_over_at)
         round = answers.round if answers else None
+        # The model that a late or unasked-for update started from is not at hand any more.
+        norms = None if verdict.decision in ("late", "duplicate") else upload.norms
         message_id = self.received(frame, header=header, round=round, outcome=outcome, reason=reason)
         self._recorder.emit(
             events.UpdateReceived(
@@ -229,8 +231,9 @@ class ConnectionRecord:
                 bytes=frame.bytes,
                 wait_seconds=waited,
                 upload_seconds=frame.seconds,
-                # The model that a late or unasked-for update started from is not at hand any more.
-                update_norm=None if verdict.decision in ("late", "duplicate") else norm,
+                update_norm=comparable(norms.whole) if norms else None,
+                parameters_norm=comparable(norms.parameters) if norms else None,
+                buffers_norm=comparable(norms.buffers) if norms else None,
                 identity=identity,
                 metrics=tuple(
                     events.ClientMetric(name=m.name, measured_on=m.measured_on, value=m.value)

@@ -12,8 +12,8 @@ from flserver.network.memory import Room
 from flserver.network.record import Outgoing
 from flserver.network.transport import Pace, Received, receive_frame
 from flserver.rounds import Registration
+from flserver.rounds.broadcast import Ticket
 from flserver.rounds.endings import Farewell
-from flserver.rounds.exchange import Ticket
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import UNDERSTANDS_GOODBYE, Error, Finished, GlobalModel, Metadata, Success
 

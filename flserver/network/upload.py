@@ -1,6 +1,6 @@
 """The connection that brings a trainer's update: read by the session, here inspected, offered and put on record."""
 
-from flserver.aggregation.checks import inspect, state_digest
+from flserver.aggregation.checks import Norms, inspect, state_digest
 from flserver.aggregation.fit import Fit, converted, fit
 from flserver.errors import Refused, TensorsTooLarge
 from flserver.events.words import Outcome
@@ -24,9 +24,9 @@ def take_update(connection: AcceptedConnection, update: Update, frame: Received)
     try:
         # Before the work of looking at it: many names can share one tensor, so the body does not bound that work.
         exchange.check_upload(update.client_id, connection.peer)
-        submission, norm, note = _examine(connection, update, frame)
+        submission, note = _examine(connection, update, frame)
         try:
-            settle(connection, frame, submission, norm=norm, reason=note)
+            settle(connection, frame, submission, reason=note)
         except BaseException:
             submission.release()
             raise
@@ -40,7 +40,6 @@ def settle(
     frame: Received,
     submission: Submission,
     *,
-    norm: float | None = None,
     header: str | None = Update.header,
     outcome: Outcome = "ok",
     reason: str | None = None,
@@ -53,17 +52,22 @@ def settle(
     exchange, identity = connection.context.exchange, connection.context.identity.of(connection.peer)
     verdict = exchange.offer(submission.upload)
     try:
-        connection.record.update(
-            frame, submission, verdict, identity, norm=norm, header=header, outcome=outcome, reason=reason
-        )
+        connection.record.update(frame, submission, verdict, identity, header=header, outcome=outcome, reason=reason)
     except BaseException:
         exchange.withdraw_update(submission.upload, verdict)
         raise
     exchange.confirm_update(submission, verdict)
 
 
-def upload_of(connection: AcceptedConnection, client_id: str, digest: str | None, rejection: str | None) -> Upload:
-    """What came on the connection, for the rules: whose it is, its tensors' digest, and why it cannot count."""
+def upload_of(
+    connection: AcceptedConnection,
+    client_id: str,
+    digest: str | None,
+    rejection: str | None,
+    norms: Norms | None = None,
+) -> Upload:
+    """What came on the connection, for the rules: whose it is, its tensors' digest and norms, and why it cannot
+    count."""
     return Upload(
         update_id=next(connection.context.update_ids),
         client_id=client_id,
@@ -71,13 +75,12 @@ def upload_of(connection: AcceptedConnection, client_id: str, digest: str | None
         accepted_at=connection.accepted_at,
         digest=digest,
         rejection=rejection,
+        norms=norms,
     )
 
 
-def _examine(
-    connection: AcceptedConnection, update: Update, frame: Received
-) -> tuple[Submission, float | None, str | None]:
-    """Hold an update against the model that was sent; also its norm, and what was done to make it fit.
+def _examine(connection: AcceptedConnection, update: Update, frame: Received) -> tuple[Submission, str | None]:
+    """Hold an update against the model that was sent; also what was done to make it fit.
 
     Raises TensorsTooLarge, and NoRoom where it would have to be converted and there is no place for that.
     """
@@ -89,16 +92,16 @@ def _examine(
     fitting = fit(sent, model, context.accept_dtypes)
     if not isinstance(fitting, Fit):
         upload = upload_of(connection, update.client_id, digest, fitting)
-        return Submission(upload, {}, update.metrics, frame.release), None, None
+        return Submission(upload, {}, update.metrics, frame.release), None
     tensors, release = fitting.tensors, frame.release
     if fitting.converting:
         frame.settled()  # its lane is the next one's: the room for the converted needs one too
         room = _convert(connection, fitting, model)
         frame.release()
         tensors, release = state_over(room.view, model), room.release
-    inspection = inspect(tensors, model, context.tied)
-    upload = upload_of(connection, update.client_id, digest, inspection.rejection)
-    return Submission(upload, tensors, update.metrics, release), inspection.norm, fitting.note
+    inspection = inspect(tensors, model, context.tied, context.buffers)
+    upload = upload_of(connection, update.client_id, digest, inspection.rejection, inspection.norms)
+    return Submission(upload, tensors, update.metrics, release), fitting.note
 
 
 def _convert(connection: AcceptedConnection, fitting: Fit, model: State) -> Room:

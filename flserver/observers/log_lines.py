@@ -139,6 +139,17 @@ class Lines:
             event.reason
         )
 
+    def _suspect_rejected(self, event: e.SuspectRejected) -> Line:
+        return logging.WARNING, f"update of client {printable(event.client_id)} rejected" + _because(event.reason)
+
+    def _suspects_count(self, event: e.SuspectsCount) -> Line:
+        who = _named("they count", event.clients)
+        share = f"{len(event.clients)} of {_count(event.invited, 'client')}"
+        return (
+            logging.WARNING,
+            f"{self._round(event.round)}: {share} sent too large an update{_because(event.reason)}{who}",
+        )
+
     def _attempt_started(self, event: e.AttemptStarted) -> Line | None:
         if not event.clients:
             return None  # round 0 trains nobody
@@ -160,7 +171,8 @@ class Lines:
         what = f"{self._round(event.round)}, attempt {event.attempt}"
         return (
             logging.WARNING,
-            f"{what} aborted after {event.seconds:.2f} s{_because(event.reason)}{_late(event.outcomes)}",
+            f"{what} aborted after {event.seconds:.2f} s{_because(event.reason)}{_because(event.detail)}"
+            + _late(event.outcomes),
         )
 
     def _round(self, number: int) -> str:
@@ -183,6 +195,8 @@ class Lines:
         e.ClientRegistered: _client_registered,
         e.ClientLeft: _client_left,
         e.UpdateReceived: _update_received,
+        e.SuspectRejected: _suspect_rejected,
+        e.SuspectsCount: _suspects_count,
         e.AttemptStarted: _attempt_started,
         e.RoundCommitted: _round_committed,
         e.AttemptAborted: _attempt_aborted,

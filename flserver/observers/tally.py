@@ -133,6 +133,10 @@ class Tally:
                 self._count_left(event.reason, 1)
             case e.UpdateReceived():
                 self._update_received(event)
+            case e.SuspectRejected():
+                self.round_updates -= 1
+                self.updates["rejected"] += 1
+                self.rejected[rejected_reason(event.reason)] += 1
             case e.AttemptStarted():
                 self._attempt_started(event)
             case e.RoundCommitted():

@@ -42,14 +42,16 @@ class InitialWeights:
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
-    are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one.
-    The model has ``parameters`` numbers in ``parameter_tensors`` tensors."""
+    are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one;
+    ``buffers`` are the tensors that are no parameters. The model has ``parameters`` numbers in ``parameter_tensors``
+    tensors."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
     pruned: tuple[str, ...]
     parent: InitialWeights | None
     tied: dict[str, str]
+    buffers: frozenset[str]
     template: Template
     strategy: Strategy
     evaluator: Evaluator | None
@@ -77,6 +79,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None], *, fetch: bo
     if list(template.module.tensors) != list(state):
         raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
     tied, sizes = tied_names(module), [parameter.numel() for parameter in module.parameters()]
+    buffers = frozenset(state) - {name for name, _ in module.named_parameters(remove_duplicate=False)}
     layout = {name: tensor.to("meta") for name, tensor in state.items()}
     del module  # two models are in memory now, in the state and in the template; a third one has to do for all the rest
     strategy = load_strategy(settings.model.strategy)
@@ -113,6 +116,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None], *, fetch: bo
         pruned=tuple(row["checkpoint"] for row in rows if row["checkpoint_deleted_at"] is not None),
         parent=parent,
         tied=tied,
+        buffers=buffers,
         template=template,
         strategy=strategy,
         evaluator=evaluator,

@@ -1,4 +1,4 @@
-"""What an operator types to go on with a run that was interrupted."""
+"""What an operator types to go on with a run that was interrupted, or to go back in one."""
 
 import shlex
 import shutil
@@ -12,6 +12,11 @@ def resume_command(db: Path, name: str) -> str:
     What else the run was started with is on record with it.
     """
     return shlex.join([*_program(), "--db", str(db.absolute()), "--resume", "--run-name", name])
+
+
+def go_back_command(db: Path, round: int) -> str:
+    """The command that starts a run of its own from a ``round`` of the newest one in ``db``: for a shell."""
+    return shlex.join([*_program(), "--db", str(db.absolute()), "--resume-from", str(round)])
 
 
 def _program() -> list[str]:

@@ -1,7 +1,9 @@
 """The parts of one run: its rounds, and its trainers' connections."""
 
+from functools import partial
 from itertools import count
 
+from flserver.aggregation.checks import Norms
 from flserver.events.bus import Recorder
 from flserver.network.context import Context
 from flserver.network.memory import ReceiveMemory
@@ -9,11 +11,13 @@ from flserver.network.server import Server
 from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared
 from flserver.process.resources import capacity_of, limits_of
+from flserver.process.resume_command import go_back_command
 from flserver.rounds import Rounds
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange
+from flserver.rounds.norms import NormHistory
 from flserver.store.reader import IdSeeds
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
@@ -46,6 +50,7 @@ class Run:
                 preamble=admission.preamble,
                 identity=admission.identity,
                 tied=prepared.tied,
+                buffers=prepared.buffers,
                 accept_dtypes=settings.network.accept_dtypes,
                 message_ids=count(seeds.message_id),
                 update_ids=count(seeds.update_id),
@@ -75,6 +80,7 @@ class Run:
             committer=committer,
             buffers=BroadcastBuffers(prepared.template),
             recorder=recorder,
+            go_back=partial(go_back_command, plan.settings.store.db),
             attempts_before={following: launched.reader.next_attempt(plan.run_id, following) - 1},
             on_end=launched.signals.ended,
         )
@@ -101,9 +107,12 @@ class Run:
 def _rounds(launched: Launched) -> Rounds:
     """The rules, with what earlier processes of the run have settled."""
     plan, reader = launched.plan, launched.reader
-    return Rounds(
+    rounds = Rounds(
         plan.settings.rounds,
         known={p.client_id: (p.data_size, p.registration) for p in reader.participants(plan.run_id)},
         min_updates=reader.min_updates(plan.run_id),
         identity=launched.admission.identity,
     )
+    norms = reader.accepted_norms(plan.run_id)
+    rounds.norms.history = NormHistory(norms.rounds, Norms(norms.parameters, norms.buffers))
+    return rounds

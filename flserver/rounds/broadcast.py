@@ -5,10 +5,12 @@ still be reading last round's bytes, so a buffer is used again only when nobody 
 """
 
 import threading
+from dataclasses import dataclass
 
 import blake3
 
 from flserver.models.state import State, write_state
+from flserver.rounds.seats import SentModel
 from flserver.wire.template import Template
 
 MOST_BUFFERS = 4
@@ -53,6 +55,14 @@ class Broadcast:
         """Overwrite the payloads; nobody may be sending."""
         write_state(self._template.module, state)
         self.digest = "blake3:" + blake3.blake3(self._template.buffer).hexdigest()
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A model to be sent to one registration. Release the broadcast when it is sent or failed."""
+
+    sent: SentModel
+    broadcast: Broadcast
 
 
 class BroadcastBuffers:

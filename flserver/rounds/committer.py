@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from flserver import events
 from flserver.aggregation import State, Strategy
+from flserver.aggregation.checks import implausible
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, one_line
 from flserver.events import RoundMetric
@@ -20,6 +21,10 @@ from flserver.rounds.seats import Attempt
 from flserver.rounds.updates import EndedAttempt
 
 logger = logging.getLogger(__name__)
+
+
+class Implausible(Exception):
+    """The updates of an attempt make no model that could be meant; ``str`` says why."""
 
 
 class Committer:
@@ -43,15 +48,16 @@ class Committer:
         self._process_id = process_id
         self._recorder = recorder
         self._strategy = strategy
+        strategy.may_hold = True
         self._evaluator = evaluator
         self._checkpoints = checkpoints
         self._keep = keep
-        self._made = list(made)
+        self.made = list(made)
 
     @property
-    def streams(self) -> bool:
-        """Whether an update may be forgotten once it was added."""
-        return self._strategy.needs == "stream"
+    def holds(self) -> bool:
+        """Whether the update that was added last must stay where it is until the commit."""
+        return self._strategy.holds
 
     def commit_initial(self, state: State, attempt: int) -> CurrentModel:
         """Round 0: the initial model, checkpointed, evaluated and committed like any other.
@@ -95,10 +101,10 @@ class Committer:
     def commit(self, base: CurrentModel, attempt: Attempt, ended: EndedAttempt, ended_at: float) -> CurrentModel:
         """Commit the round of an attempt at ``base`` that ended at ``ended_at`` (monotonic), with the updates added.
 
-        Returns the new global model. The caller flushes the record before anyone sees it. Raises StrategyError,
-        CheckpointError or StoreError.
+        Returns the new global model. The caller flushes the record before anyone sees it. Raises Implausible, and
+        StrategyError, CheckpointError or StoreError.
         """
-        state = self._new_state(base.state)
+        state = self._new_state(base)
         aggregated = monotonic() - ended_at
         broadcast, wait = phases(attempt, ended_at)
         measured = [(seat.data_size, ended.updates.taken[seat.client_id].metrics) for seat in ended.accepted]
@@ -113,11 +119,21 @@ class Committer:
         )
         return self._make_durable(attempt, state, facts)
 
-    def _new_state(self, base: State) -> State:
+    def _new_state(self, base: CurrentModel) -> State:
         with _strategy_errors():
             state = self._strategy.finish()
-            check_same_layout(base, state, "the strategy's new model")
-            return {name: state[name] for name in base}
+            check_same_layout(base.state, state, "the strategy's new model")
+        if (why := implausible(state)) is not None:
+            self._take_back(base)
+            raise Implausible(why)
+        return {name: state[name] for name in base.state}
+
+    def _take_back(self, base: CurrentModel) -> None:
+        """The strategy's own tensors become again what they were with ``base``: the last checkpoint has them."""
+        if self._strategy.state():
+            _, own = self._checkpoints.read(self.made[-1].checkpoint, base.digest)
+            with _strategy_errors():
+                self._strategy.load_state(own)
 
     def _make_durable(self, attempt: Attempt, state: State, facts: AttemptFacts) -> CurrentModel:
         """Promise 3: the checkpoint is durable, then its round is committed."""
@@ -150,15 +166,15 @@ class Committer:
             )
         )
         known = (comparable(loss), comparable(accuracy))
-        self._made.append(MadeRound(attempt.round, attempt.number, written.path, *known))
+        self.made.append(MadeRound(attempt.round, attempt.number, written.path, *known))
         return CurrentModel(attempt.round, state, written.digest)
 
     def prune(self) -> None:
         """Delete the checkpoints that need not stay, after that is on record. Call when the newest round is durable."""
-        pruned = going(self._made, self._keep)
+        pruned = going(self.made, self._keep)
         if not pruned:
             return
-        self._made = [made for made in self._made if made not in pruned]
+        self.made = [made for made in self.made if made not in pruned]
         for made in pruned:
             deleted = events.CheckpointDeleted(round=made.round, attempt=made.attempt, checkpoint=made.checkpoint)
             self._recorder.emit(deleted)

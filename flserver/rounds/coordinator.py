@@ -8,19 +8,20 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from flserver import events
 from flserver.clock import Deadline, monotonic, utc_now, utc_text, utc_timestamp
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.events.bus import Recorder
 from flserver.events.words import RunState, RunStatus
+from flserver.rounds.advice import furthest, model_at_fault, way_back
 from flserver.rounds.broadcast import BroadcastBuffers
-from flserver.rounds.committer import Committer
+from flserver.rounds.committer import Committer, Implausible
 from flserver.rounds.endings import Farewell, Interrupted
 from flserver.rounds.exchange import Exchange
-from flserver.rounds.outcomes import aborted
-from flserver.rounds.seats import Attempt
+from flserver.rounds.outcomes import aborted, settled
+from flserver.rounds.seats import Attempt, Seat
 from flserver.rounds.updates import EndedAttempt, Ready
 from flserver.rounds.waiting import Reminder
 from flserver.settings import RoundPolicy
@@ -33,9 +34,9 @@ COMMIT_SECONDS = 600.0  # aggregating, evaluating and writing a large model; bey
 class Coordinator:
     """Runs a run's rounds, from its last committed one up to ``policy.num_rounds``, on a thread of its own.
 
-    ``attempts_before`` has the attempts that earlier processes made at a round; ``on_end`` is called last. ``due`` is
-    when (monotonic) the coordinator will have moved on, None while it waits without a deadline; ``state`` is the run's,
-    and ``error`` what made it fail.
+    ``attempts_before`` has the attempts that earlier processes made at a round; ``go_back`` gives the command that
+    starts anew from a round; ``on_end`` is called last. ``due`` is when (monotonic) the coordinator will have moved on,
+    None while it waits without a deadline; ``state`` is the run's, and ``error`` what made it fail.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Coordinator:
         buffers: BroadcastBuffers,
         recorder: Recorder,
         attempts_before: Mapping[int, int],
+        go_back: Callable[[int], str],
         on_end: Callable[[], None],
     ) -> None:
         self._run_id = run_id
@@ -59,6 +61,7 @@ class Coordinator:
         self._buffers = buffers
         self._recorder = recorder
         self._attempts = dict(attempts_before)
+        self._go_back = go_back
         self._on_end = on_end
         self._thread = threading.Thread(target=self._run, name="coordinator")
         self.due: float | None = None
@@ -128,39 +131,41 @@ class Coordinator:
     def _run_round(self, round: int) -> None:
         """Make attempts at one round until it commits. Raises Interrupted."""
         misses = 0
-        while not self._attempt(round):
+        while (why := self._attempt(round)) is not None:
             misses += 1
             if misses >= self._policy.round_attempts:
-                raise Interrupted(f"round {round} missed its quorum {misses} times")
+                raise Interrupted(f"round {round} {why} {misses} time{'s' * (misses > 1)}")
 
-    def _attempt(self, round: int) -> bool:
-        """Make one attempt; whether it was committed. Raises Interrupted, after the attempt was aborted."""
+    def _attempt(self, round: int) -> str | None:
+        """Make one attempt; why it was not committed, in words that a number of times may follow. Raises Interrupted,
+        after the attempt was aborted."""
         self._await_participants()
         attempt = self._start(round)
         try:
             self._open(attempt)
             ended = self._collect(attempt)
         except BaseException:
-            self._fail(attempt, self._exchange.close_attempt(attempt))
+            ended = self._exchange.close_attempt(attempt)
+            self._fail(attempt, ended, ended.suspects)
             raise
-        if ended.commits:
-            try:
-                self._commit(attempt, ended)
-            except BaseException:
-                self._fail(attempt, ended)
-                raise
-            ended.updates.release()
-            return True
+        if not ended.commits:
+            return self._miss(attempt, ended)
+        try:
+            self._commit(attempt, ended)
+        except Implausible as error:
+            return self._leave_out(attempt, ended, error)
+        except BaseException:
+            self._fail(attempt, ended)
+            raise
         ended.updates.release()
-        self._abort(attempt, ended, ended.stopped_by or "quorum")
-        self._exchange.check_stop()
-        return False
+        return None
 
     def _await_participants(self) -> None:
         """Wait until a quorum can be sent a model. Raises Interrupted after ``rejoin_timeout``."""
         if self._exchange.quorum_possible():
             return
-        self._enter("waiting", "fewer participants than --min-updates can be sent a model")
+        left_out = self._exchange.waiting.left_out
+        self._enter("waiting", f"fewer participants than --min-updates can be sent a model{left_out}")
         reminder, deadline = Reminder(monotonic()), Deadline.after(self._policy.rejoin_timeout)
         self.due = deadline.at
         while not self._exchange.await_quorum(deadline, reminder.at):
@@ -188,6 +193,7 @@ class Coordinator:
                 process_id=self._process_id,
                 clients=tuple(attempt.seats),
                 not_sent=attempt.not_sent,
+                not_sent_because=dict.fromkeys(attempt.left_out, "implausible"),
                 deadline_at=_in_wall_clock(attempt.deadline),
                 base_digest=self._exchange.model.digest,
             )
@@ -209,28 +215,52 @@ class Coordinator:
         while not isinstance(taken := self._exchange.take_ready(attempt, reminder.at), EndedAttempt):
             self._fold(taken)
             self._remind(reminder, attempt.round)
+        for event in settled(attempt, taken.suspects):
+            self._recorder.emit(event)
         return taken
 
     def _fold(self, ready: Ready) -> None:
         for seat, submission in ready:
             self._committer.add(submission.tensors, seat.data_size)
-            if self._committer.streams:
+            if not self._committer.holds:
                 submission.tensors = {}
                 submission.release()
 
     def _commit(self, attempt: Attempt, ended: EndedAttempt) -> None:
+        """Make the round. Raises Implausible where its model cannot be meant."""
         ended_at = monotonic()
         self.due = ended_at + COMMIT_SECONDS
         self._fold(ended.updates.take_rest(ended.accepted))
-        self._exchange.replace_model(self._committer.commit(self._exchange.model, attempt, ended, ended_at))
+        model = self._committer.commit(self._exchange.model, attempt, ended, ended_at)
+        self._exchange.replace_model(model, ended.accepted)
 
-    def _abort(self, attempt: Attempt, ended: EndedAttempt, reason: str) -> None:
-        self._recorder.emit(aborted(attempt, reason, monotonic(), ended.results))
+    def _miss(self, attempt: Attempt, ended: EndedAttempt) -> str:
+        """Too few updates count, or somebody stopped the run."""
+        detail = None if ended.stopped_by else model_at_fault(ended.results)
+        self._abort(attempt, ended, ended.stopped_by or "quorum", detail)
+        self._exchange.check_stop()
+        return "missed its quorum"
 
-    def _fail(self, attempt: Attempt, ended: EndedAttempt) -> None:
-        """Something of ours failed in the middle of an attempt: its updates are decided all the same."""
+    def _leave_out(self, attempt: Attempt, ended: EndedAttempt, why: Implausible) -> str:
+        """The round is tried again without the client whose update is the furthest."""
+        client = furthest(ended.accepted).client_id
+        self._exchange.leave_out(client)
+        detail = f"{why}; client {client}, whose update is the furthest, is left out of the next attempt"
+        self._abort(attempt, ended, "implausible", detail)
+        self._exchange.check_stop()
+        return f"would have been an implausible model ({why})"
+
+    def _abort(self, attempt: Attempt, ended: EndedAttempt, reason: str, detail: str | None = None) -> None:
         ended.updates.release()
+        self._recorder.emit(aborted(attempt, reason, monotonic(), ended.results, detail))
+        if detail is not None:  # then it may be the model that is at fault
+            logger.warning("%s", way_back(self._committer.made, self._exchange.model.round, self._go_back))
+
+    def _fail(self, attempt: Attempt, ended: EndedAttempt, suspects: Sequence[Seat] = ()) -> None:
+        """Something of ours failed in the middle of an attempt: its updates are decided all the same."""
         with contextlib.suppress(StoreError):  # then it is the record that failed; the next server closes the attempt
+            for event in settled(attempt, suspects):
+                self._recorder.emit(event)
             self._abort(attempt, ended, "failed")
 
     def _end(self, status: RunStatus, detail: str | None) -> None:

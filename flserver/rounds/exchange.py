@@ -7,17 +7,17 @@ and awaits attempts here. The rules are those of ``rules.Rounds``; while the loc
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flserver.aggregation import State
 from flserver.clock import Deadline, monotonic
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
-from flserver.rounds.broadcast import Broadcast
+from flserver.rounds.broadcast import Broadcast, Ticket
 from flserver.rounds.endings import Farewell, Interrupted, Stop
 from flserver.rounds.rules import Rounds
-from flserver.rounds.seats import Attempt, Registration, SentModel, Upload, Verdict
+from flserver.rounds.seats import Attempt, Registration, Seat, Upload, Verdict
 from flserver.rounds.updates import EndedAttempt, Ready, Submission, Updates
 from flserver.rounds.waiting import Waiting, training, waiting
 
@@ -34,14 +34,6 @@ class CurrentModel:
     round: int
     state: State
     digest: str | None
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A model to be sent to one registration. Release the broadcast when it is sent or failed."""
-
-    sent: SentModel
-    broadcast: Broadcast
 
 
 class Exchange:
@@ -223,7 +215,7 @@ class Exchange:
                 if deadline.passed:
                     able, needed = len(self._rounds.invitable()), self._rounds.min_updates
                     there = f"only {able} of the {needed} participants that a round needs were there"
-                    raise Interrupted(f"{there} within --rejoin-timeout")
+                    raise Interrupted(f"{there} within --rejoin-timeout{waiting(self._rounds).left_out}")
                 if now >= wake_at:
                     return False
                 self._changed.wait(min(deadline.at, wake_at) - now)
@@ -249,7 +241,7 @@ class Exchange:
         That it is over is seen and made so under one hold of the lock: an answer comes before both or after both.
         """
         with self._changed:
-            while not (ready := self._updates.take_next(attempt.seats.values())):
+            while not (ready := self._updates.take_next(attempt)):
                 now, stop = monotonic(), self._stop
                 if self._rounds.attempt_over(now):
                     return self.close_attempt(attempt)
@@ -271,10 +263,17 @@ class Exchange:
             updates, self._updates = self._updates, Updates()
             return EndedAttempt(results, updates, stopped_by, self._rounds.min_updates or 1)
 
-    def replace_model(self, model: CurrentModel) -> None:
-        """A round is committed: from here on updates are held against its model."""
+    def replace_model(self, model: CurrentModel, accepted: Sequence[Seat] = ()) -> None:
+        """A round is committed, of the updates ``accepted``: from here on others are held against its model."""
         with self._changed:
             self._model = model
+            self._rounds.left_out = frozenset()
+            self._rounds.norms.committed(accepted)
+
+    def leave_out(self, client_id: str) -> None:
+        """Do not invite this client any more before a round is committed."""
+        with self._changed:
+            self._rounds.left_out |= {client_id}
 
     def await_trainers(self, wake_at: float) -> bool:
         """Wait, within a stop's grace, until nobody trains who would find the door closed; False at ``wake_at``."""

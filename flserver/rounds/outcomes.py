@@ -1,12 +1,12 @@
 """What is put on record of an attempt's seats: who answered, who did not, and what their clients measured. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flserver import events
 from flserver.events import ClientOutcome, RoundMetric
-from flserver.rounds.seats import Attempt, Result
+from flserver.rounds.seats import Attempt, Result, Seat
 from flserver.wire.messages import Measurement
 
 CLIENT_MEANS = ("loss", "accuracy")
@@ -45,7 +45,9 @@ def client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, ..
     return tuple(means)
 
 
-def aborted(attempt: Attempt, reason: str, ended: float, results: Sequence[Result]) -> events.AttemptAborted:
+def aborted(
+    attempt: Attempt, reason: str, ended: float, results: Sequence[Result], detail: str | None = None
+) -> events.AttemptAborted:
     """The end of an attempt without a round, at ``ended`` (monotonic)."""
     broadcast_seconds, wait_seconds = phases(attempt, ended)
     return events.AttemptAborted(
@@ -57,7 +59,32 @@ def aborted(attempt: Attempt, reason: str, ended: float, results: Sequence[Resul
         broadcast_seconds=broadcast_seconds,
         wait_seconds=wait_seconds,
         outcomes=outcomes(results, committed=False),
+        detail=detail,
     )
+
+
+def settled(attempt: Attempt, suspects: Sequence[Seat]) -> Iterator[events.SuspectRejected | events.SuspectsCount]:
+    """What was decided at last on those whose updates were suspect."""
+    for seat in suspects:
+        if seat.decision == "rejected":
+            assert seat.update_id is not None
+            assert seat.suspicion is not None
+            yield events.SuspectRejected(
+                update_id=seat.update_id,
+                client_id=seat.client_id,
+                round=attempt.round,
+                attempt=attempt.number,
+                reason=seat.suspicion,
+            )
+    counted = [seat for seat in suspects if seat.counts]
+    if counted:
+        yield events.SuspectsCount(
+            round=attempt.round,
+            attempt=attempt.number,
+            clients=tuple(seat.client_id for seat in counted),
+            invited=len(attempt.seats),
+            reason=str(counted[0].suspicion),
+        )
 
 
 def phases(attempt: Attempt, ended: float) -> tuple[float | None, float | None]:

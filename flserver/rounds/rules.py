@@ -37,16 +37,8 @@ from flserver.events.words import Decision, Participation
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity, Share
 from flserver.rounds.join_window import JoinWindow
-from flserver.rounds.seats import (
-    Attempt,
-    Participant,
-    Registration,
-    Result,
-    Seat,
-    SentModel,
-    Upload,
-    Verdict,
-)
+from flserver.rounds.norms import NormRule, settle
+from flserver.rounds.seats import Attempt, Participant, Registration, Result, Seat, SentModel, Upload, Verdict
 from flserver.settings import RoundPolicy
 
 TRAINING_STARTED = "The server has already started the training. You cannot participate now"
@@ -57,7 +49,7 @@ class Rounds:
 
     ``known`` are the participants of earlier processes of this run (client id → samples, registrations so far);
     ``min_updates`` is the settled quorum of an earlier process, if there was one; ``identity`` says who may speak for
-    whom.
+    whom. Who is ``left_out`` is not invited.
     """
 
     def __init__(
@@ -72,6 +64,8 @@ class Rounds:
         self.min_updates = policy.min_updates or min_updates
         self.attempt: Attempt | None = None
         self.window = JoinWindow(policy)
+        self.norms = NormRule(policy.max_update_norm)
+        self.left_out: frozenset[str] = frozenset()
         self._refusal: str | None = None  # of every registration, once the run is over
 
     # --- registration ------------------------------------------------------------------------------------------------
@@ -160,7 +154,7 @@ class Rounds:
 
     def invitable(self) -> list[Participant]:
         """The participants that a model can be sent to now, in ascending order of their ids."""
-        able = [p for p in self.participants.values() if p.standing == "present"]
+        able = [p for p in self.participants.values() if p.standing == "present" and p.client_id not in self.left_out]
         return sorted(able, key=lambda participant: participant.client_id)
 
     def quorum_possible(self) -> bool:
@@ -175,8 +169,9 @@ class Rounds:
             self.attempt.seats[participant.client_id] = Seat(
                 participant.client_id, participant.data_size, participant.registration
             )
-        owing = (p.client_id for p in self.participants.values() if p.standing == "owing")
-        self.attempt.not_sent = tuple(sorted(owing))
+        not_sent = [p for p in self.participants.values() if p.live and p.client_id not in self.attempt.seats]
+        self.attempt.not_sent = tuple(sorted(p.client_id for p in not_sent))
+        self.attempt.left_out = tuple(name for name in self.attempt.not_sent if name in self.left_out)
         return self.attempt
 
     def send_to(self, registration: Registration) -> SentModel | None:
@@ -207,6 +202,7 @@ class Rounds:
         """
         assert self.attempt is not None
         self.attempt.over = True
+        settle(self.attempt.seats.values(), over=True)
         return [Result(seat, self._participation(seat, stopped)) for seat in self.attempt.seats.values()]
 
     def _participation(self, seat: Seat, stopped: bool) -> Participation:
@@ -278,10 +274,9 @@ class Rounds:
             reason = f"attempt {sent.attempt} of round {sent.round} is over"
             return verdict("late", reason, sent, participant.data_size)
         rejection = upload.rejection or running.too_heavy(seat, self._policy.max_weight_share)
-        seat.decision = None if rejection is None else "rejected"
-        seat.update_id, seat.answered_at = upload.update_id, now
+        seat.take(upload, now, rejection or self.norms.too_far(upload.norms), self.norms.suspicion(upload.norms))
         running.recording += 1
-        return verdict(seat.decision, rejection, sent, seat.data_size)
+        return verdict(seat.decision, seat.rejection, sent, seat.data_size)
 
     def confirm_answer(self, verdict: Verdict) -> None:
         """The answer that ``verdict`` decided is on record."""

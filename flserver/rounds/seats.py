@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from flserver.aggregation.checks import Norms
 from flserver.events.words import Decision, Participation
 from flserver.identity.peer import Peer
 
@@ -91,8 +92,9 @@ class Participant:
 
 @dataclass
 class Seat:
-    """One invited client in one attempt. ``update_id`` is its answer's, and ``decision`` what was decided of it: None
-    while it counts."""
+    """One invited client in one attempt. ``update_id`` and ``norms`` are its answer's, and ``decision`` what was
+    decided of that: None while it counts, and ``rejection`` says why it does not. Where there is a ``suspicion``, it is
+    ``settled`` later whether it counts."""
 
     client_id: str
     data_size: int
@@ -102,6 +104,20 @@ class Seat:
     update_id: int | None = None
     decision: Decision | None = None
     answered_at: float | None = None
+    norms: Norms | None = None
+    rejection: str | None = None
+    suspicion: str | None = None
+    settled: bool = False
+
+    def take(self, upload: "Upload", now: float, rejection: str | None, suspicion: str | None) -> None:
+        """An upload answers its model; it cannot count where there is a ``rejection``."""
+        self.update_id, self.answered_at, self.norms = upload.update_id, now, upload.norms
+        self.decision, self.rejection = None if rejection is None else "rejected", rejection
+        self.suspicion, self.settled = suspicion if rejection is None else None, False
+
+    def clear(self) -> None:
+        """Nothing answers it after all."""
+        self.update_id = self.answered_at = self.norms = self.decision = self.rejection = self.suspicion = None
 
     @property
     def answered(self) -> bool:
@@ -113,11 +129,16 @@ class Seat:
         """Whether its update is averaged if the attempt is committed."""
         return self.answered and self.decision is None
 
+    @property
+    def pending(self) -> bool:
+        """Whether it is not certain yet that its update counts."""
+        return self.suspicion is not None and not self.settled
+
 
 @dataclass
 class Attempt:
-    """One try at a round. ``recording`` counts answers decided but not yet on record; ``not_sent`` are the clients that
-    owe an older answer and are not invited."""
+    """One try at a round. ``recording`` counts answers decided but not yet on record; ``not_sent`` are participants
+    that are not invited: they owe an older answer, or are ``left_out`` of this round."""
 
     round: int
     number: int
@@ -125,6 +146,7 @@ class Attempt:
     deadline: float
     seats: dict[str, Seat] = field(default_factory=dict)
     not_sent: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     recording: int = 0
     over: bool = False
 
@@ -132,7 +154,7 @@ class Attempt:
         """An upload answers nothing after all."""
         seat = self.seats.get(upload.client_id)
         if seat is not None and seat.update_id == upload.update_id:
-            seat.update_id = seat.decision = seat.answered_at = None
+            seat.clear()
 
     def too_heavy(self, seat: Seat, share: float) -> str | None:
         """Why a client's update is rejected where it has more than this share (0 to 1) of the samples invited."""
@@ -156,7 +178,8 @@ class Upload:
     """A complete upload, as far as the rules look at it.
 
     ``accepted_at`` is when its connection was accepted; ``digest`` is that of its tensors, None where none could be
-    read; ``rejection`` says why its content cannot count, if it cannot.
+    read; ``norms`` say how far they are from the model sent, if that can be told; ``rejection`` says why its content
+    cannot count, if it cannot.
     """
 
     update_id: int
@@ -165,6 +188,7 @@ class Upload:
     accepted_at: float
     digest: str | None
     rejection: str | None = None
+    norms: Norms | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

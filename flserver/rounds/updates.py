@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from flserver.aggregation import State
-from flserver.rounds.seats import Result, Seat, Upload
+from flserver.rounds.norms import settle
+from flserver.rounds.seats import Attempt, Result, Seat, Upload
 from flserver.wire.messages import Measurement
 
 
@@ -29,17 +30,18 @@ class Updates:
     waiting: dict[str, Submission] = field(default_factory=dict)
     taken: dict[str, Submission] = field(default_factory=dict)
 
-    def take_next(self, seats: Iterable[Seat]) -> Ready:
+    def take_next(self, attempt: Attempt) -> Ready:
         """Those whose turn it is: none with a smaller id can come before them any more.
 
         A client that left may still have an upload on the way, so while the attempt runs it is passed only with its
-        answer.
+        answer, and a suspect when it is settled whether it counts.
         """
         ready: Ready = []
-        for seat in seats:
+        settle(attempt.seats.values(), over=attempt.over)
+        for seat in attempt.seats.values():
             if seat.client_id in self.taken or seat.decision == "rejected":
                 continue
-            if seat.client_id not in self.waiting:
+            if seat.client_id not in self.waiting or seat.pending:
                 break
             ready.append((seat, self._take(seat)))
         return ready
@@ -71,6 +73,11 @@ class EndedAttempt:
     def accepted(self) -> list[Seat]:
         """The seats whose updates count, in ascending order of the client ids."""
         return [result.seat for result in self.results if result.seat.counts]
+
+    @property
+    def suspects(self) -> list[Seat]:
+        """The seats whose update was suspect, in ascending order of the client ids."""
+        return [result.seat for result in self.results if result.seat.suspicion is not None]
 
     @property
     def commits(self) -> bool:

@@ -15,13 +15,14 @@ class Waiting:
     """What clients are waited for to do; None where nobody is.
 
     ``answered`` have done it, so many more are ``missing``; ``names`` are who has not, where that is known, as text for
-    people.
+    people; ``left_out`` says, after other text, who is there and not invited.
     """
 
     awaited: Awaited | None = None
     answered: int = 0
     missing: int = 0
     names: tuple[str, ...] = ()
+    left_out: str = ""
 
 
 def waiting(rounds: Rounds, *, stopping: bool = False) -> Waiting:
@@ -43,8 +44,16 @@ def waiting(rounds: Rounds, *, stopping: bool = False) -> Waiting:
     missing = max(0, (rounds.min_updates or 1) - len(there))
     if not missing:
         return Waiting()
-    names = tuple(sorted(rounds.participants.keys() - there))
-    return Waiting(awaited="participants", answered=len(there), missing=missing, names=names)
+    names = tuple(sorted(rounds.participants.keys() - there - rounds.left_out))
+    shut_out = ", ".join(sorted(rounds.left_out))
+    left_out = f"; left out, since the model of which its update was a part was implausible: {shut_out}"
+    return Waiting(
+        awaited="participants",
+        answered=len(there),
+        missing=missing,
+        names=names,
+        left_out=left_out if shut_out else "",
+    )
 
 
 def training(rounds: Rounds) -> tuple[str, ...]:

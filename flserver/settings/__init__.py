@@ -22,6 +22,7 @@ from flserver.settings.server import (
     STRATEGIES,
     Goodbye,
     JoinWindow,
+    MaxUpdateNorm,
     UploadFrom,
 )
 from flserver.settings.setting import Setting, defaults, parse_tristate
@@ -36,6 +37,7 @@ __all__ = [
     "Goodbye",
     "IdentityPolicy",
     "JoinWindow",
+    "MaxUpdateNorm",
     "ModelPolicy",
     "NetworkPolicy",
     "RoundPolicy",

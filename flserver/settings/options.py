@@ -21,7 +21,7 @@ Settings = tuple[Setting, ...]
 
 # What a key may be in a file. Click would take 3.7 for an int and true for a number.
 _TOML_TYPES: dict[Kind, tuple[type, ...]] = {
-    "str": (str, int),  # client-id = 3
+    "str": (str, int, float),  # client-id = 3, max-update-norm = 0.5
     "path": (str,),
     "choice": (str,),
     "int": (int,),

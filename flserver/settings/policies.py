@@ -1,12 +1,14 @@
 """What each part of the server is given of the settings: frozen policies, passed by constructor."""
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flserver.errors import UsageError
-from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, UploadFrom
+from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
 from flserver.settings.setting import defaults
 
 CONVERTIBLE = ("float16", "bfloat16", "float64")  # to float32
@@ -30,6 +32,7 @@ class RoundPolicy:
     stop_grace: float
     max_data_size: int
     max_weight_share: float
+    max_update_norm: MaxUpdateNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
     meant["receive_memory"] *= 2**20
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
+    meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
     return ServerSettings(
         rounds=_pick(RoundPolicy, meant),
         model=_pick(ModelPolicy, meant),
@@ -138,6 +142,18 @@ def _dtypes(text: str) -> frozenset[str]:
     if wrong := names.difference(CONVERTIBLE):
         raise UsageError(f"--accept-dtypes {text}: {', '.join(sorted(wrong))}: not one of {', '.join(CONVERTIBLE)}")
     return names
+
+
+def _max_norm(text: str) -> MaxUpdateNorm:
+    """What ``--max-update-norm`` says. Raises UsageError."""
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    raise UsageError(f"--max-update-norm {text}: neither auto nor off, nor a number above 0")
 
 
 def checkpoints_beside(db: Path) -> Path:

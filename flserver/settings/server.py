@@ -11,6 +11,7 @@ MAX_COUNT = 10**9  # of rounds, clients and the like: more than there will be, a
 JoinWindow = Literal["fixed", "sliding"]
 UploadFrom = Literal["same-address", "any", "certificate"]
 Goodbye = Literal["finished", "close"]
+MaxUpdateNorm = float | Literal["auto", "off"]
 DATASETS = ("fldata", "digits", "mnist", "fashion-mnist", "cifar10")
 """What ``--eval-data`` and the trainer's ``--dataset`` know by name; ``models/datasets.py`` has the data."""
 STRATEGIES = ("fedavg",)
@@ -52,6 +53,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="max-json-size", kind="int", default=4096, minimum=64, maximum=2**20, metavar="BYTES", help="Longest registration."),
     Setting(name="max-data-size", kind="int", default=MAX_DATA_SIZE, minimum=1, maximum=MAX_DATA_SIZE, metavar="N", help="Most training samples that a client may say it has."),
     Setting(name="max-weight-share", kind="float", default=1.0, minimum=0.001, maximum=1, metavar="SHARE", help="Reject an update whose client has more than this share of the samples of all clients invited; 1 is off."),
+    Setting(name="max-update-norm", kind="str", default="auto", metavar="auto|off|NUMBER", help="Reject an update that is further than this (L2 norm) from the model it was sent. auto: further than 1e18 and, once three rounds are committed, than a thousand times the furthest of the run so far, parameters and buffers each for themselves, unless half of a round's clients are."),
     Setting(name="first-frame-timeout", kind="float", default=30.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds a new connection has to send its first bytes, and to finish a TLS handshake."),
     Setting(name="frame-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds that receiving an update, or sending a model, may take."),
     Setting(name="min-rate", kind="float", default=1024.0, minimum=0, maximum=1e12, metavar="BYTES", help="Bytes a second below which a message is not waited for any more, counted over 30 seconds (or --first-frame-timeout, if less) of waiting for its sender."),

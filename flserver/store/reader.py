@@ -38,6 +38,15 @@ class KnownClient:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AcceptedNorms:
+    """In how many rounds updates were accepted, and the largest of their norms: of parameters, and of buffers."""
+
+    rounds: int
+    parameters: float
+    buffers: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdSeeds:
     """The first free number of each kind of id, from 1. Ids are unique in a database, whatever the run."""
 
@@ -128,6 +137,15 @@ class Reader:
             WHERE run_id = :run AND round = :number AND source = :source"""
         rows = self._rows(query, run=run_id, number=number, source=source)
         return {row["name"]: float(row["note"] or "nan") if row["value"] is None else row["value"] for row in rows}
+
+    def accepted_norms(self, run_id: str) -> AcceptedNorms:
+        """How far the run's accepted updates were. An older record has the whole norm only, which is more than each."""
+        query = """
+            SELECT COUNT(DISTINCT answers_round) AS rounds,
+                COALESCE(MAX(COALESCE(parameters_norm, update_norm)), 0.0) AS parameters,
+                COALESCE(MAX(COALESCE(buffers_norm, update_norm)), 0.0) AS buffers
+            FROM v1_updates WHERE run_id = :run AND decision = 'accepted'"""
+        return AcceptedNorms(**self._rows(query, run=run_id)[0])
 
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flserver.aggregation.checks import CHUNK, inspect, state_digest
+from flserver.aggregation.checks import CHUNK, Norms, implausible, inspect, state_digest
 
 
 def model() -> dict[str, torch.Tensor]:
@@ -18,7 +18,8 @@ def test_a_fit_update_has_a_norm_and_no_rejection() -> None:
     update["b"] = update["b"] - 4.0
     inspection = inspect(update, model(), {})
     assert inspection.rejection is None
-    assert inspection.norm == pytest.approx(math.sqrt(6 * 9 + 2 * 16))
+    assert inspection.norms is not None
+    assert inspection.norms.whole == pytest.approx(math.sqrt(6 * 9 + 2 * 16))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_an_unfit_one_is_rejected_with_its_kind(update: dict[str, torch.Tensor],
     inspection = inspect(update, model(), {})
     assert inspection.rejection is not None
     assert inspection.rejection.startswith(kind)
-    assert inspection.norm is None
+    assert inspection.norms is None
 
 
 def test_a_nan_in_the_last_piece_of_a_large_tensor_is_seen() -> None:
@@ -46,7 +47,7 @@ def test_a_nan_in_the_last_piece_of_a_large_tensor_is_seen() -> None:
 def test_huge_finite_float64_values_are_finite_although_their_squares_are_not() -> None:
     sent = {"w": torch.zeros(2, dtype=torch.float64)}
     inspection = inspect({"w": torch.tensor([1e200, 0.0], dtype=torch.float64)}, sent, {})
-    assert (inspection.rejection, inspection.norm) == (None, None)
+    assert (inspection.rejection, inspection.norms) == (None, Norms(math.inf, 0.0))
 
 
 def test_float64_values_that_would_overflow_everybodys_sum_are_rejected() -> None:
@@ -88,3 +89,36 @@ def test_the_digest_is_of_names_dtypes_shapes_and_values_only() -> None:
         model() | {"b": torch.tensor([0.0, -0.0])},
     ):
         assert state_digest(changed) != digest
+
+
+def normed(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
+    tensors = {"w": torch.zeros(3), "norm.running_mean": torch.zeros(2), "norm.running_var": torch.ones(2)}
+    return tensors | {name.replace("__", "."): tensor for name, tensor in changed.items()}
+
+
+def test_buffers_have_a_norm_of_their_own() -> None:
+    moved = normed(w=torch.tensor([0.0, 3.0, 0.0]), norm__running_mean=torch.tensor([0.0, 4.0]))
+    inspection = inspect(moved, normed(), {}, {"norm.running_mean", "norm.running_var"})
+    assert inspection.norms == Norms(3.0, 4.0)
+    assert inspection.norms.whole == 5.0
+
+
+def test_a_negative_variance_is_rejected_unless_the_model_has_one() -> None:
+    negative = normed(norm__running_var=torch.tensor([1.0, -1e-6]))
+    assert inspect(negative, normed(), {}).rejection == "other: norm.running_var holds a negative variance"
+    assert inspect(negative, negative, {}).rejection is None
+    assert inspect(normed(w=torch.full((3,), -1.0)), normed(), {}).rejection is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_new_model_is_implausible_where_it_is_not_finite_or_has_a_negative_variance(dtype: torch.dtype) -> None:
+    def state(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
+        whole = normed(**changed) | {"n": torch.tensor(-5), "empty": torch.zeros(0)}
+        return {n: t.to(dtype) if t.is_floating_point() else t for n, t in whole.items()}
+
+    assert implausible(state()) is None
+    assert implausible(state(w=torch.tensor([-1.0, 2.0, 60000.0]))) is None
+    for wrong in (math.nan, math.inf, -math.inf):
+        assert implausible(state(w=torch.tensor([0.0, wrong, 1.0]))) == "w holds NaN or infinity"
+    negative = state(norm__running_var=torch.tensor([1.0, -0.5]))
+    assert implausible(negative) == "norm.running_var holds a negative variance"

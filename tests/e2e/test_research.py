@@ -35,7 +35,7 @@ class Momentum(FedAvg):
     def finish(self):
         mean = super().finish()
         for name, value in mean.items():
-            if value.is_floating_point():  # counters, such as BatchNorm's, keep the largest value
+            if value.is_floating_point():  # counters, such as BatchNorm's, have their median
                 step = value - self.before[name]
                 self.velocity[name] = 0.9 * self.velocity.get(name, torch.zeros_like(step)) + step
                 mean[name] = self.before[name] + self.velocity[name]
@@ -152,7 +152,7 @@ def test_a_model_of_ones_own_with_batchnorm(start: Start, tmp_path: Path, monkey
     assert server.exit_code() == 0
     (path,) = server.sql("SELECT checkpoint FROM v1_rounds WHERE round = 1")[0]
     state = load_file(server.db.with_name("runs.sqlite.checkpoints") / path)
-    assert state["norm.num_batches_tracked"].item() == 5
+    assert state["norm.num_batches_tracked"].item() == 3, "the lower of two"
     assert state["norm.running_mean"].tolist() == [1.75] * 4
 
 

@@ -219,6 +219,7 @@ class Network:
             preamble=preamble or Preamble(tls=None, proxies=(), seconds=PATIENCE),
             identity=identity,
             tied={},
+            buffers=frozenset(),
             accept_dtypes=accept_dtypes,
             message_ids=count(1),
             update_ids=count(1),

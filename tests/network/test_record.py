@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flserver import events as e
+from flserver.aggregation.checks import Norms
 from flserver.errors import StoreError
 from flserver.identity.peer import Certificate, Peer
 from flserver.network.record import ConnectionRecord, Outgoing
@@ -178,10 +179,10 @@ def test_a_registration_and_its_end(record: ConnectionRecord, recorder: Recordin
 
 
 def recorded_update(record: ConnectionRecord, frame: Received, verdict: Verdict) -> None:
-    upload = Upload(update_id=5, client_id="a", peer=PEER, accepted_at=0.0, digest="blake3:cc")
+    upload = Upload(update_id=5, client_id="a", peer=PEER, accepted_at=0.0, digest="blake3:cc", norms=Norms(1.5, 2.0))
     measured = (Measurement(name="loss", measured_on="trained", value=0.5),)
     submission = Submission(upload, {"w": torch.zeros(1)}, measured, lambda: None)
-    record.update(frame, submission, verdict, "claimed", norm=2.5)
+    record.update(frame, submission, verdict, "claimed")
 
 
 def verdict_of(decision: str | None, answers: SentModel | None) -> Verdict:

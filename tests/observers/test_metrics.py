@@ -81,7 +81,7 @@ def test_closed_sets_are_complete_from_the_start() -> None:
         "updates_total": [{"decision": d} for d in ("accepted", "late", "duplicate", "rejected", "aborted")],
         "rejected_updates_total": [
             {"reason": r}
-            for r in ("names", "shape", "dtype", "non_finite", "weight_share", "unreadable", "size", "other")
+            for r in ("names", "shape", "dtype", "non_finite", "norm", "weight_share", "unreadable", "size", "other")
         ],
         "dropouts_total": [{"reason": r} for r in ("closed", "reset", "timeout", "protocol", "other")],
         "round_phase_duration_seconds_count": [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flserver.process.resume_command import resume_command
+from flserver.process.resume_command import go_back_command, resume_command
 
 
 @pytest.fixture
@@ -34,6 +34,11 @@ def test_the_script_goes_by_its_name_where_that_finds_it(python: Path, monkeypat
     assert shlex.split(resume_command(Path("/r.sqlite"), "r"))[0] == str(script)
     monkeypatch.setenv("PATH", str(python.parent))
     assert resume_command(Path("/r.sqlite"), "r") == "flserver --db /r.sqlite --resume --run-name r"
+
+
+def test_the_command_that_goes_back_in_a_run_names_the_round(python: Path) -> None:
+    words = shlex.split(go_back_command(Path("/it's.sqlite"), 17))
+    assert words == [str(python), "-m", "flserver", "--db", "/it's.sqlite", "--resume-from", "17"]
 
 
 def test_another_installations_script_is_not_meant(

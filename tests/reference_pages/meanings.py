@@ -156,6 +156,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "upload_seconds": "From its first byte to its last.",
             "update_norm": NORM,
             "identity": WHOSE,
+            "parameters_norm": "`update_norm` of its parameters alone.",
+            "buffers_norm": "`update_norm` of its floating-point buffers alone, such as running statistics.",
         },
     ),
     "v1_rounds": (
@@ -189,7 +191,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "v1_client_rounds": (
-        "A client invited to an attempt, or passed over because it owed an older answer.",
+        "A client invited to an attempt, or passed over: it owed an older answer, or is left out.",
         {
             "run_id": RUN,
             "round": "The round.",
@@ -197,7 +199,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "client_id": "The client.",
             "participation": "What came of it: [below](#participation). NULL while the attempt runs.",
             "decision": "The [decision](#decisions) on its update, also a late one; NULL without one.",
-            "reason": "Why, where it is not accepted.",
+            "reason": "Why, where it is not accepted; `implausible` where it is `not_sent` since the model that came "
+            "of its update could not be meant.",
             "data_size": SAMPLES,
             "weight": SHARE,
             "sent_at": "The moment before the last bytes of its model were sent.",

@@ -34,12 +34,13 @@ DECISIONS = {
         "whether it is the same update as the one before",
     ),
     "rejected": (
-        "it answers and cannot be used: it is no model, over a limit, does not fit, or weighs too much",
-        "begins with `names`, `shape`, `dtype`, `non_finite`, `weight_share`, `unreadable`, `size` or `other`",
+        "it answers and cannot be used: it is no model, over a limit, does not fit, weighs too much, or is too far "
+        "from the model sent",
+        "begins with `names`, `shape`, `dtype`, `non_finite`, `norm`, `weight_share`, `unreadable`, `size` or `other`",
     ),
     "aborted": (
         "it counted, and its attempt ended without a round",
-        "`quorum`, `failed`, `server stopped`, `stopped by …`",
+        "`quorum`, `implausible`, `failed`, `server stopped`, `stopped by …`",
     ),
 }
 

@@ -1,129 +1,22 @@
 """The round thread with real rules, real FedAvg and real files; the record and the trainers are the test's."""
 
-import itertools
 import pickle
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from flserver import events as e
 from flserver.aggregation import State
 from flserver.aggregation.strategies.fedavg import FedAvg
-from flserver.clock import monotonic
 from flserver.errors import RegistrationRefused, StrategyError
-from flserver.identity.peer import Peer
-from flserver.identity.rules import Identity
-from flserver.models.checkpoint import CheckpointStore
-from flserver.rounds import Registration, Rounds, Upload, Verdict
-from flserver.rounds.broadcast import BroadcastBuffers
-from flserver.rounds.committer import Committer
-from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.endings import Farewell
-from flserver.rounds.exchange import Exchange, Ticket
-from flserver.rounds.updates import Submission
 from flserver.rounds.waiting import Waiting
-from flserver.wire.template import Template
 from tests.examples import times
 from tests.patience import PATIENCE, eventually
-from tests.recorder import RecordingRecorder
-from tests.rounds.policies import policy
-
-PEER = Peer(host="10.0.0.1", port=1)
-
-
-class Trainer:
-    """A registered client without a socket: takes tickets, submits updates."""
-
-    def __init__(self, run: "Run", client_id: str, data_size: int = 10) -> None:
-        self.run, self.client_id = run, client_id
-        self.rung = threading.Semaphore(0)
-        self.registration: Registration = run.exchange.register(client_id, data_size, PEER)
-        run.exchange.confirm_registration(self.registration, self.rung.release)
-
-    def next(self) -> Ticket | Farewell:
-        while (ticket := self.run.exchange.next_ticket(self.registration)) is None:
-            assert self.rung.acquire(timeout=PATIENCE), self.run.recorder.events
-        return ticket
-
-    def model(self) -> Ticket:
-        ticket = self.next()
-        assert isinstance(ticket, Ticket)
-        ticket.broadcast.release()
-        ticket.sent.handed_over_at = ticket.sent.fully_sent_at = monotonic()
-        return ticket
-
-    def submit(self, tensors: State, rejection: str | None = None, confirm: bool = True) -> tuple[Submission, Verdict]:
-        released = threading.Event()
-        update_id = next(self.run.update_ids)
-        upload = Upload(
-            update_id=update_id,
-            client_id=self.client_id,
-            peer=PEER,
-            accepted_at=monotonic(),
-            digest="blake3:00",
-            rejection=rejection,
-        )
-        submission = Submission(upload, tensors, (), released.set)
-        verdict = self.run.exchange.offer(upload)
-        if confirm:
-            self.run.exchange.confirm_update(submission, verdict)
-        return submission, verdict
-
-
-class Run:
-    def __init__(self, folder: Path, rounds: int = 1, **changed: object) -> None:
-        self.recorder = RecordingRecorder()
-        self.update_ids = itertools.count(1)
-        module = torch.nn.Module()
-        module.w = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
-        module.register_buffer("n", torch.tensor(0))
-        committer = Committer(
-            process_id=1,
-            recorder=self.recorder,
-            strategy=FedAvg(),
-            evaluator=None,
-            checkpoints=CheckpointStore(folder, "run"),
-            keep=0,
-        )
-        CheckpointStore(folder, "run").prepare()
-        model = committer.commit_initial(tensors(0, 0, 0), 1)
-        rules = policy(num_rounds=rounds, time_to_wait=0.0, **changed)
-        self.exchange = Exchange(Rounds(rules, {}, None, Identity()), model)
-        self.ended = threading.Event()
-        self.coordinator = Coordinator(
-            run_id="run",
-            policy=rules,
-            exchange=self.exchange,
-            committer=committer,
-            buffers=BroadcastBuffers(Template.of({"header": "<MODEL>", "model": module})),
-            recorder=self.recorder,
-            process_id=1,
-            attempts_before={},
-            on_end=self.ended.set,
-        )
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.coordinator._thread.ident is not None:
-            self.exchange.stop("the test is over")
-            self.coordinator.join()
-
-    def finish(self) -> str:
-        assert self.ended.wait(PATIENCE)
-        self.coordinator.join()
-        return self.coordinator.state
-
-
-def tensors(*values: float, n: int = 0) -> State:
-    """float64, where the order of a sum shows most easily."""
-    return {"w": torch.tensor(values, dtype=torch.float64), "n": torch.tensor(n)}
+from tests.rounds.coordinated import Run, Trainer, tensors
 
 
 @pytest.fixture
@@ -204,6 +97,25 @@ def test_every_update_is_released_whatever_became_of_it(start: Callable[..., Run
         for submission, _ in kept:
             assert submission.release.__self__.is_set()  # type: ignore[attr-defined]
     assert [verdict.decision for _, verdict in kept] == [None, None, "duplicate", "rejected"]
+
+
+def test_an_update_whose_integers_are_looked_at_again_keeps_its_memory_until_the_commit(
+    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flserver.aggregation.strategies.medians.FEW", 0)
+    with start(min_clients=3) as run:
+        a, b, c = (Trainer(run, client) for client in "abc")
+        run.coordinator.start()
+        for trainer in (a, b, c):
+            trainer.model()
+        held, _ = a.submit(tensors(1, 1, 1, n=7))
+        passed, _ = b.submit(tensors(1, 1, 1))
+        assert passed.release.__self__.wait(PATIENCE)  # type: ignore[attr-defined]
+        assert not held.release.__self__.is_set()  # type: ignore[attr-defined]
+        c.submit(tensors(1, 1, 1, n=9))
+        assert run.finish() == "completed"
+        assert held.release.__self__.is_set()  # type: ignore[attr-defined]
+    assert run.exchange.model.state["n"].item() == 7
 
 
 def test_an_aborted_attempt_names_its_updates_and_leaves_nothing_in_the_next(start: Callable[..., Run]) -> None:

@@ -99,11 +99,12 @@ class Answers:
 
     @classmethod
     def of(cls, client_id: object) -> "Answers":
-        nan, wide, double = NeuralNet(), NeuralNet(), NeuralNet()
+        nan, huge, wide, double = NeuralNet(), NeuralNet(), NeuralNet(), NeuralNet()
         torch.nn.init.constant_(nan.fc1.bias, float("nan"))
+        torch.nn.init.constant_(huge.fc1.bias, 3e38)
         wide.fc1 = torch.nn.Linear(785, 10)
         with field_module():
-            good, *bad = (sound_upload(client_id, model) for model in (NeuralNet(), nan, wide, double.double()))
+            good, *bad = (sound_upload(client_id, model) for model in (NeuralNet(), nan, huge, wide, double.double()))
         return cls(good, bad)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flserver import events as e
 from flserver.errors import UsageError
-from flserver.store.reader import IdSeeds, KnownClient, Reader
+from flserver.store.reader import AcceptedNorms, IdSeeds, KnownClient, Reader
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from tests import facts
@@ -150,6 +150,29 @@ def test_what_a_resume_needs(recorded: Path, reader: Reader) -> None:
     assert sorted(reader.left_over_runs()) == sorted([story.RUN, story.LEFT])
     story.write(recorded, [facts.run_left_over(story.LEFT)], process_id=3)
     assert reader.left_over_runs() == [story.RUN]
+
+
+def test_how_far_accepted_updates_were_is_told_of_older_records_too(database: Path) -> None:
+    reader = Reader(database)
+    assert reader.accepted_norms(story.RUN) == AcceptedNorms(rounds=0, parameters=0.0, buffers=0.0)
+    measured = {"update_norm": 5.0, "parameters_norm": 3.0, "buffers_norm": 4.0}
+    rounds = [
+        facts.attempt(1, clients=("1", "2")),
+        facts.update(1, "1", **measured),
+        facts.update(2, "2", **measured | {"parameters_norm": 9.0}),
+        facts.suspect_rejected(2, "2"),
+        facts.committed(1, outcomes=[facts.answered("1", 1, 1.0), facts.answered("2")]),
+    ]
+    sources = [*story.started(), *story.registered("1", 1), *story.registered("2", 2)]
+    story.write(database, [*sources, *rounds])
+    assert reader.accepted_norms(story.RUN) == AcceptedNorms(rounds=1, parameters=3.0, buffers=4.0)
+    older = [
+        facts.attempt(2, clients=("1",)),
+        facts.update(3, "1", (2, 1), update_norm=3.5),
+        facts.committed(2, outcomes=[facts.answered("1", 3, 1.0)]),
+    ]
+    story.write(database, older)
+    assert reader.accepted_norms(story.RUN) == AcceptedNorms(rounds=2, parameters=3.5, buffers=4.0)
 
 
 def test_ids_of_a_new_database_begin_at_1(database: Path) -> None:

@@ -27,6 +27,7 @@ def _attempt_started(connection: Connection, origin: Origin, event: e.AttemptSta
     attempt = _attempt(origin, event.round, event.attempt)
     rows = [attempt | {"client_id": client, "participation": None} for client in event.clients]
     rows += [attempt | {"client_id": client, "participation": "not_sent"} for client in event.not_sent]
+    rows = [row | {"reason": event.not_sent_because.get(row["client_id"])} for row in rows]
     if rows:
         connection.execute(insert(t.client_rounds), rows)
 
@@ -50,6 +51,13 @@ def _update_received(connection: Connection, origin: Origin, event: e.UpdateRece
     row = {"run_id": origin.run_id, "client_id": event.client_id, "update_id": event.update_id, "source": "client"}
     metrics = [row | vars(metric) | {"round": measured[metric.measured_on]} for metric in event.metrics]
     put(connection, t.client_metrics, metrics)
+
+
+def _suspect_rejected(connection: Connection, origin: Origin, event: e.SuspectRejected) -> None:
+    decided = {"decision": "rejected", "reason": event.reason}
+    change(connection, t.updates, {"update_id": event.update_id}, decided, unset="decision")
+    seat = _attempt(origin, event.round, event.attempt) | {"client_id": event.client_id}
+    change(connection, t.client_rounds, seat, decided, unset="decision")
 
 
 def _round_committed(connection: Connection, origin: Origin, event: e.RoundCommitted) -> None:
@@ -150,6 +158,8 @@ def _checkpoint_deleted(connection: Connection, origin: Origin, event: e.Checkpo
 DERIVATIONS: Derivations = {
     e.AttemptStarted: _attempt_started,
     e.UpdateReceived: _update_received,
+    e.SuspectRejected: _suspect_rejected,
+    e.SuspectsCount: lambda connection, origin, event: None,  # these stand in the record only
     e.RoundCommitted: _round_committed,
     e.AttemptAborted: _attempt_aborted,
     e.CheckpointDeleted: _checkpoint_deleted,
