@@ -17,6 +17,11 @@ def utc_text(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def utc_at(at: float) -> str:
+    """A moment on the monotonic clock in the form of :func:`utc_now`."""
+    return utc_text(datetime.now(UTC).timestamp() + at - monotonic())
+
+
 def utc_timestamp(text: str) -> float:
     """The Unix timestamp (seconds) of a text that :func:`utc_now` wrote."""
     return datetime.fromisoformat(text).timestamp()

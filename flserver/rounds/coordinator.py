@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from flserver import events
-from flserver.clock import Deadline, monotonic, utc_now, utc_text, utc_timestamp
+from flserver.clock import Deadline, monotonic, utc_at
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.events.bus import Recorder
 from flserver.events.words import RunState, RunStatus
@@ -137,8 +137,7 @@ class Coordinator:
                 raise Interrupted(f"round {round} {why} {misses} time{'s' * (misses > 1)}")
 
     def _attempt(self, round: int) -> str | None:
-        """Make one attempt; why it was not committed, in words that a number of times may follow. Raises Interrupted,
-        after the attempt was aborted."""
+        """Make one attempt; why it was not committed, as words for a count. Raises Interrupted when it was aborted."""
         self._await_participants()
         attempt = self._start(round)
         try:
@@ -194,7 +193,7 @@ class Coordinator:
                 clients=tuple(attempt.seats),
                 not_sent=attempt.not_sent,
                 not_sent_because=dict.fromkeys(attempt.left_out, "implausible"),
-                deadline_at=_in_wall_clock(attempt.deadline),
+                deadline_at=utc_at(attempt.deadline),
                 base_digest=self._exchange.model.digest,
             )
         )
@@ -299,7 +298,3 @@ class Coordinator:
         if state != self.state:
             self._recorder.emit(events.StateChanged(state=state, detail=detail))
         self.state = state
-
-
-def _in_wall_clock(at: float) -> str:
-    return utc_text(utc_timestamp(utc_now()) + at - monotonic())
