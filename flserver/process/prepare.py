@@ -9,10 +9,12 @@ from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
 from flserver.errors import PickleRefused, UsageError, one_line
+from flserver.files import group_id
 from flserver.models.architectures import build, payload_of, wire_module
 from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
+from flserver.models.digests import located
 from flserver.models.evaluation import Evaluator, evaluator_for
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
@@ -85,7 +87,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
             "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
             "report metrics, as flclient does; unchanged trainers report none"
         )
-    checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id)
+    checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id, group_id(settings.store.group))
     checkpoints.check_place()
     rows = reader.committed_rounds(plan.run_id) if plan.resumed is not None else []
     checkpoints.check(rows[-1]["round"] if rows else -1)
@@ -142,8 +144,8 @@ def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWei
     if committed["checkpoint_deleted_at"] is not None:
         raise UsageError(f"--initial-weights {spec}: the checkpoint of round {committed['round']} was pruned")
     # The other run's files may lie elsewhere than this one's will; or they were moved to where this one's are.
-    places = [store.checkpoint_dir / committed["checkpoint"]]
-    places.append(checkpoints_of(run, None, store.db) / committed["checkpoint"])
+    folders = (store.checkpoint_dir, checkpoints_of(run, None, store.db))
+    places = [located(folder, committed["checkpoint"]) for folder in folders]
     path = next((place for place in places if place.is_file()), places[-1])
     model, _ = read(path, committed["model_digest"])
     return InitialWeights(model, run["run_id"], committed["round"])
