@@ -1,7 +1,7 @@
 """Everything a run needs before it starts: checked and made before anything is on record or promised to a trainer."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from flserver.models.digests import located
 from flserver.models.evaluation import Evaluator, evaluator_for
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
+from flserver.process.own_code import changes, digests_of
 from flserver.process.which_run import Plan
 from flserver.rounds.exchange import CurrentModel
 from flserver.settings import StorePolicy
@@ -44,7 +45,7 @@ class InitialWeights:
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
     are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one.
-    The model has ``parameters`` numbers in ``parameter_tensors`` tensors."""
+    The model has ``parameters`` numbers in ``parameter_tensors`` tensors; ``code`` is what events.RunStarted says."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
@@ -57,6 +58,7 @@ class Prepared:
     checkpoints: CheckpointStore
     parameters: int
     parameter_tensors: int
+    code: Mapping[str, str]
 
     def clean(self) -> None:
         """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
@@ -87,6 +89,10 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
             "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
             "report metrics, as flclient does; unchanged trainers report none"
         )
+    if plan.resumed is not None:
+        before = {key: digest for key, digest in reader.code(plan.run_id).items() if key not in plan.overrides}
+        for line in changes(settings, before):
+            logger.warning("%s", line)
     checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id, group_id(settings.store.group))
     checkpoints.check_place()
     rows = reader.committed_rounds(plan.run_id) if plan.resumed is not None else []
@@ -115,6 +121,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None]) -> Prepared:
         checkpoints=checkpoints,
         parameters=sum(sizes),
         parameter_tensors=len(sizes),
+        code=digests_of(settings),
     )
 
 
