@@ -19,6 +19,7 @@ from flserver.files import create, follow
 from flserver.store.busy import when_free
 from flserver.store.reader import Reader
 from flserver.store.sqlite import (
+    BUSY_TIMEOUT,
     DATABASE_ERRORS,
     cause,
     copy_database,
@@ -76,7 +77,7 @@ def check(path: Path, *, migrations: Path | None = None) -> SchemaState:
 
 
 def ensure_head(
-    path: Path, *, migrations: Path | None = None, group: int | None = None, patience: float = 0.0
+    path: Path, *, migrations: Path | None = None, group: int | None = None, patience: float = BUSY_TIMEOUT
 ) -> Upgrade | None:
     """Bring the database at ``path`` to the newest schema; make it where there is none, for ``group`` to read.
 
