@@ -1,5 +1,6 @@
 """``package.module:name`` becomes an object: the only door by which operators' own code comes in."""
 
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -34,6 +35,20 @@ def import_attribute(spec: str, what: str) -> Any:
     except AttributeError as error:
         meant = did_you_mean(name, (other for other in vars(module) if not other.startswith("_")))
         raise UsageError(f"{what} {spec!r}: {module_name} has no {name}{meant}") from error
+
+
+def file_of(spec: str) -> tuple[str | None, str | None]:
+    """The file of the imported module in which ``package.module:name`` stands, and its digest (``sha256:hex``); None
+    and None where there is no such file, and for names such as torchvision's, which no operator has written."""
+    module_name, colon, _ = spec.partition(":")
+    path = getattr(sys.modules.get(module_name), "__file__", None)
+    if not colon or not path or module_name == "torchvision":
+        return None, None
+    try:
+        with open(path, "rb") as file:
+            return path, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return None, None
 
 
 def check_importable(spec: str, what: str, known: Collection[str] = ()) -> None:

@@ -63,9 +63,9 @@ class Authority:
         """Valid from tomorrow on."""
         return self._issue("server", *names, starts=DAY, ends=2 * DAY)
 
-    def client(self, common_name: str | None) -> Pair:
+    def client(self, common_name: str | None, organization: str | None = None) -> Pair:
         """A client's own, with at most 64 characters as its subject's common name; with None it has no common name."""
-        return self._issue("client", "client.test", common_name=common_name)
+        return self._issue("client", "client.test", common_name=common_name, organization=organization)
 
     def expired_client(self, common_name: str | None) -> Pair:
         """Valid until yesterday."""
@@ -80,6 +80,7 @@ class Authority:
         kind: str,
         *names: str,
         common_name: str | None = None,
+        organization: str | None = None,
         starts: timedelta = -DAY,
         ends: timedelta = 365 * DAY,
     ) -> Pair:
@@ -87,6 +88,7 @@ class Authority:
         issued = self._ca.issue_cert(
             *(names or ("localhost", "127.0.0.1")),
             common_name=common_name,
+            organization_name=organization,
             not_before=now + starts,
             not_after=now + ends,
         )

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 {imports}
 if os.geteuid() == 0:
-    os.setgroups([])
+    os.setgroups({groups})
     os.setgid(65534)
     os.setuid(65534)
 path = Path(sys.argv[1])
@@ -38,12 +38,13 @@ def public() -> Iterator[Path]:
         directory.chmod(0o755)
 
 
-def as_nobody(code: str, *arguments: object, imports: str = "") -> str:
+def as_nobody(code: str, *arguments: object, imports: str = "", groups: Sequence[int] = ()) -> str:
     """What ``code`` prints as a user who owns nothing (root becomes nobody), after ``imports``.
 
-    ``path`` is the first argument.
+    ``path`` is the first argument; nobody is in ``groups`` too.
     """
-    command = [sys.executable, "-c", _AS_NOBODY.format(imports=imports) + code, *map(str, arguments)]
+    program = _AS_NOBODY.format(imports=imports, groups=list(groups)) + code
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     root = str(Path(__file__).parents[1])
     return subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": root}, timeout=PATIENCE, check=True

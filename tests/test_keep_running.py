@@ -128,6 +128,17 @@ def test_whoever_stops_the_server_waits_for_longer_than_the_grace_that_it_gives(
     assert all(int(allowed) >= grace + 30 for allowed in seconds), "a round that ended in time is yet to be committed"
 
 
+def test_the_servers_unit_bounds_what_it_takes_and_never_gives_a_run_up() -> None:
+    service, starts = unit(SERVER)["Service"], unit(SERVER)["Unit"]
+    assert service["MemoryMax"].endswith("%")
+    assert int(service["TasksMax"]) >= defaults(SERVER_SETTINGS)["max_connections"] + 1000, "a thread each"
+    assert starts["StartLimitIntervalSec"] == "0", "an interrupted run (exit code 3) is gone on with, however often"
+    assert "StartLimitBurst" not in starts
+    assert int(service["RestartSec"].removesuffix("s")) >= 10
+    assert service["RestartForceExitStatus"] == "3"
+    assert service["RestartPreventExitStatus"] == "2", "what cannot be done so is not tried again"
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
 @pytest.mark.parametrize("path", [TRAINER, SERVER], ids=lambda path: path.name)
 def test_systemd_takes_the_units(path: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The door by which operators' own code comes in."""
 
+import hashlib
 import sys
 from pathlib import Path
 
 import pytest
 
 from flserver.errors import UsageError
-from flserver.plugins import check_importable, check_name, import_attribute
+from flserver.plugins import check_importable, check_name, file_of, import_attribute
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +89,12 @@ def test_what_cannot_be_found_is_said_with_what_was_meant(spec: str, reason: str
     with pytest.raises(UsageError) as caught:
         look(spec, "--evaluate", ("torchvision" if ":" in spec else "fedavg",))
     assert reason in str(caught.value)
+
+
+def test_the_file_of_what_was_imported_is_known_by_its_digest(folder: Path) -> None:
+    import_attribute("lab.fl:Median", "--strategy")
+    file = folder / "lab" / "fl.py"
+    assert file_of("lab.fl:Median") == (str(file), f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}")
+    file.unlink()
+    for nothing in ("lab.fl:Median", "never_imported:x", "fedavg", "", "sys:path", "torchvision:resnet18"):
+        assert file_of(nothing) == (None, None), nothing

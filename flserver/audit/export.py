@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from flserver.errors import UsageError
 from flserver.models.checkpoint_format import read
-from flserver.models.digests import sha256_of_file
+from flserver.models.digests import located, sha256_of_file
 from flserver.models.retention import MadeRound, best
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
@@ -29,7 +29,7 @@ def export(reader: Reader, ref: str, which: str, out: Path, checkpoint_dir: Path
         raise UsageError(
             f"the checkpoint of round {committed['round']} was pruned at {committed['checkpoint_deleted_at']}"
         )
-    checkpoint = checkpoints_of(run, checkpoint_dir, db) / committed["checkpoint"]
+    checkpoint = located(checkpoints_of(run, checkpoint_dir, db), committed["checkpoint"])
     model, strategy = read(checkpoint, committed["model_digest"])
     try:
         if out.suffix == ".pt":

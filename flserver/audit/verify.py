@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flserver.errors import CheckpointError
-from flserver.models.digests import check_file
+from flserver.models.digests import check_file, located
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader
 
@@ -31,7 +31,7 @@ def verify_record(reader: Reader, checkpoint_dir: Path | None, db: Path) -> Iter
             if committed["checkpoint_deleted_at"] is not None:
                 continue
             try:
-                check_file(folder / committed["checkpoint"], digest or committed["model_digest"])
+                check_file(located(folder, committed["checkpoint"]), digest or committed["model_digest"])
             except CheckpointError as error:
                 yield False, f"{where}: {error}"
             else:

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from flserver.cli.common import db_option, format_option, reader
+from flserver.cli.common import db_option, format_option, raw_option, reader
 from flserver.cli.tables import render
 from flserver.errors import UsageError
 
@@ -13,15 +13,16 @@ from flserver.errors import UsageError
 @click.command("runs")
 @db_option
 @format_option
+@raw_option
 @click.pass_context
-def runs(ctx: click.Context, db: str | None, form: str) -> None:
+def runs(ctx: click.Context, db: str | None, form: str, raw: bool) -> None:
     """List the runs, newest first."""
     columns, rows = reader(ctx, db).query(
         "SELECT run_id, name, status, rounds_committed, num_rounds, model, started_at, ended_at FROM v1_runs"
         " ORDER BY started_at DESC, run_id DESC"
     )
     if rows or form != "table":
-        click.echo(render(columns, rows, form), nl=False)
+        click.echo(render(columns, rows, form, raw=raw), nl=False)
     else:
         click.echo("no runs yet")
 
@@ -30,8 +31,9 @@ def runs(ctx: click.Context, db: str | None, form: str) -> None:
 @click.argument("run")
 @db_option
 @format_option
+@raw_option
 @click.pass_context
-def show(ctx: click.Context, run: str, db: str | None, form: str) -> None:
+def show(ctx: click.Context, run: str, db: str | None, form: str, raw: bool) -> None:
     """Show RUN's rounds: how they ended, how long they took, who took part, what was measured."""
     record = reader(ctx, db)
     found = record.run(run)
@@ -42,7 +44,7 @@ def show(ctx: click.Context, run: str, db: str | None, form: str) -> None:
     )
     if form == "table":
         click.echo("run {run_id}  name {name}  {status}  model {model}\n".format(**found))
-    click.echo(render(columns, rows, form), nl=False)
+    click.echo(render(columns, rows, form, raw=raw), nl=False)
 
 
 @click.command("query")
@@ -56,15 +58,16 @@ def show(ctx: click.Context, run: str, db: str | None, form: str) -> None:
 )
 @db_option
 @format_option
+@raw_option
 @click.pass_context
-def query(ctx: click.Context, sql: str, parameters: tuple[str, ...], db: str | None, form: str) -> None:
+def query(ctx: click.Context, sql: str, parameters: tuple[str, ...], db: str | None, form: str, raw: bool) -> None:
     """Run SQL, which can only read, over the v1_ views. - reads it from standard input.
 
     For example: flserver query - --param run_id=RUN_ID < ops/sql/learning_curve.sql
     """
     values = dict(map(_parameter, parameters))
     columns, rows = reader(ctx, db).query(sys.stdin.read() if sql == "-" else sql, values)
-    click.echo(render(columns, rows, form), nl=False)
+    click.echo(render(columns, rows, form, raw=raw), nl=False)
 
 
 def _parameter(text: str) -> tuple[str, str | int]:

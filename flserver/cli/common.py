@@ -21,6 +21,11 @@ format_option = click.option(
     show_default=True,
     help="How the rows are printed: for people, or whole and exact for programs.",
 )
+raw_option = click.option(
+    "--raw",
+    is_flag=True,
+    help="In CSV, text as it is, for programs: else text that begins with =, +, - or @ has an apostrophe before it.",
+)
 checkpoint_dir_option = click.option(
     "--checkpoint-dir",
     type=click.Path(),

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flserver.text import json_number, printable
@@ -11,20 +12,22 @@ from flserver.text import json_number, printable
 FORMATS = ("table", "csv", "json")
 
 
-def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str) -> str:
+# What a spreadsheet takes for a formula, or drops from before one: https://owasp.org/www-community/attacks/CSV_Injection
+FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str, *, raw: bool = False) -> str:
     """The rows in one of ``FORMATS``, with a newline at the end.
 
     In a table, text from outside is escaped, numbers are shortened and NULL is empty. CSV and JSON hold the values as
-    they are, but bytes as hexadecimal digits, and JSON what it has no number for as text.
+    they are, but bytes as hexadecimal digits, and JSON what it has no number for as text. Text that a spreadsheet would
+    calculate has an apostrophe before it in CSV, unless ``raw``.
     """
     if format == "json":
         return json.dumps([dict(zip(columns, map(_json, row), strict=True)) for row in rows], indent=2) + "\n"
     if format == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_plain(value) for value in row] for row in rows)
-        return text.getvalue()
+        return "".join(_csv_line(line) for line in (columns, *(map(_plain if raw else _inert, row) for row in rows)))
     cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
     numeric = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -42,6 +45,20 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
     return printable(str(_plain(value)), limit=10_000)
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    """A row of CSV. The writer quotes what its own lines end with: a carriage return alone begins a row for some."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _inert(value: Any) -> Any:
+    """``value`` as a spreadsheet shows it and does not calculate it; a number is one, also as text."""
+    plain = _plain(value)
+    formula = isinstance(plain, str) and plain.startswith(FORMULAS) and not NUMBER.fullmatch(plain)
+    return f"'{plain}" if formula else plain
 
 
 def _json(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The run, its processes and who operates them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flserver.events.event import Event
@@ -33,7 +33,7 @@ class ServerStopped(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """A new run was made."""
+    """A new run was made; ``code`` are the digests of the operator's own files, by the setting that names them."""
 
     run_id: str
     name: str
@@ -44,16 +44,18 @@ class RunStarted(Event):
     config: Mapping[str, Any]
     parent_run_id: str | None
     parent_round: int | None
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResumed(Event):
-    """A run went on in a new process; ``config`` holds the settings now in force."""
+    """A run went on in a new process; ``config`` holds the settings now in force, ``code`` is as in RunStarted."""
 
     run_id: str
     from_round: int | None
     num_rounds: int
     config: Mapping[str, Any]
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,8 @@ class Identity:
         roster = self.roster
         if roster is None:
             client_id, why = certificate.common_name, "has no single common name"
+            if client_id is not None and not client_id.isprintable():  # nor may it stand in a reason as it is
+                client_id, why = None, "has a common name that is no client's id"
         else:
             member = roster.of(certificate)
             client_id, why = member.client_id if member is not None else None, "is not on the roster"

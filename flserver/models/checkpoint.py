@@ -6,21 +6,21 @@ SHA-256 of the file's bytes: ``sha256sum`` checks it. The strategy's own tensors
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 
-from flserver.errors import CheckpointError, UsageError
+from flserver.errors import CheckpointError, UsageError, one_line
+from flserver.files import create, make_folders
 from flserver.models.checkpoint_format import read, serialize
-from flserver.models.digests import sha256_of
+from flserver.models.digests import NAME, located, sha256_of
 from flserver.models.state import State
+from flserver.text import printable
 
 logger = logging.getLogger(__name__)
-
-NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")  # the round, and 16 digits of the digest
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,20 @@ class Written:
 
 
 class CheckpointStore:
-    """The files of one run, in a folder of its own below ``directory``."""
+    """The files of one run, in a folder of its own below ``directory``, which ``group`` may read (None: the process's
+    own)."""
 
-    def __init__(self, directory: Path, run_id: str) -> None:
-        """Nothing is touched yet: ``directory`` (``--checkpoint-dir``) need not exist."""
+    def __init__(self, directory: Path, run_id: str, group: int | None = None) -> None:
+        """Nothing is touched yet: ``directory`` (``--checkpoint-dir``) need not exist.
+
+        Raises CheckpointError where ``run_id``, which a record may name, leads out of it.
+        """
         self.directory = directory
         self._run_id = run_id
+        self._group = group
         self._folder = directory / run_id
+        if self._folder.parent != directory or realpath(self._folder) != os.path.join(realpath(directory), run_id):
+            raise CheckpointError(f"{self._folder}, the folder of the run's checkpoints, is not in {directory}")
 
     def check_place(self) -> None:
         """Raises UsageError where :meth:`prepare` could not make the folder or write to it. Nothing is made."""
@@ -55,9 +62,7 @@ class CheckpointStore:
     def prepare(self) -> None:
         """Make the folder, durably. Raises UsageError where it cannot be made or written to."""
         try:
-            missing = [p for p in (self._folder, *self._folder.parents) if not p.exists()]
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for made in missing:
+            for made in make_folders(self._folder, self._group):
                 _sync_folder(made.parent)
         except OSError as error:
             raise UsageError(f"--checkpoint-dir: cannot make {self._folder}: {error.strerror}") from error
@@ -77,7 +82,8 @@ class CheckpointStore:
             # The digest is as much work as the write; it is done by another processor meanwhile.
             with ThreadPoolExecutor(1, "checkpoint-digest") as pool:
                 hashing = pool.submit(sha256_of, pieces)
-                _write_durably(temporary, pieces)
+                temporary.unlink(missing_ok=True)
+                _write_durably(create(temporary, self._group), pieces)
                 digest = hashing.result()
             name = f"round-{round:06d}-{digest.removeprefix('sha256:')[:16]}.safetensors"
             os.rename(temporary, self._folder / name)
@@ -90,9 +96,9 @@ class CheckpointStore:
         """Read the model's and the strategy's tensors from the file at ``path``, below the checkpoint directory.
 
         Raises CheckpointError where the file is missing, has another digest than ``digest`` (None: any) or is no
-        checkpoint.
+        checkpoint, or where ``path`` leads elsewhere.
         """
-        return read(self.directory / path, digest)
+        return read(located(self.directory, path), digest)
 
     def files(self) -> dict[Path, int]:
         """Each checkpoint file of the run, with the round in its name; empty where there is no folder."""
@@ -121,12 +127,15 @@ class CheckpointStore:
             path.unlink()
 
     def delete(self, path: str) -> None:
-        """Delete the file at ``path``, below the checkpoint directory. It may be gone already; where it cannot be
+        """Delete the run's file at ``path``, below the checkpoint directory. It may be gone already; where it cannot be
         deleted, that is logged, because it costs disk and not the run."""
         try:
-            (self.directory / path).unlink(missing_ok=True)
-        except OSError as error:
-            logger.warning("checkpoint %s could not be deleted: %s", path, error.strerror)
+            place = located(self.directory, path)
+            if place.parent != self._folder.resolve():
+                raise CheckpointError("it is another run's")
+            place.unlink(missing_ok=True)
+        except (OSError, CheckpointError) as error:
+            logger.warning("checkpoint %s could not be deleted: %s", printable(path), one_line(error))
 
 
 def free_space(directory: Path) -> int:
@@ -135,8 +144,8 @@ def free_space(directory: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _write_durably(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+def _write_durably(file: int, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write all ``pieces`` to the new file, close it, and return once it would survive a power loss."""
     try:
         for piece in pieces:
             rest = memoryview(piece)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flserver.errors import CheckpointError
+from flserver.files import open_regular
 from flserver.models.digests import check_digest, sha256_of, unreadable
 from flserver.models.pages import anonymous
 from flserver.models.state import TORCH_DTYPES, State, raw_bytes
@@ -47,8 +49,8 @@ def read(path: Path, digest: str | None) -> tuple[State, State]:
 
 def _content(path: Path) -> memoryview:
     """All of a file. Raises OSError."""
-    with path.open("rb", buffering=0) as file:
-        size = path.stat().st_size
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         content, at = memoryview(anonymous(max(size, 1)))[:size], 0
         while at < size and (count := file.readinto(content[at:])):
             at += count

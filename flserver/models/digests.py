@@ -1,10 +1,31 @@
-"""SHA-256 of checkpoints, as ``sha256sum`` prints it, without torch."""
+"""Checkpoints by what the record says of them, without torch: where they lie, and their SHA-256 (``sha256sum``)."""
 
 import hashlib
+import re
 from collections.abc import Iterable
+from os.path import realpath
 from pathlib import Path
 
 from flserver.errors import CheckpointError
+from flserver.files import open_regular
+from flserver.text import printable
+
+NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")  # the round, and 16 digits of the digest
+
+
+def located(folder: Path, path: str) -> Path:
+    """Where the checkpoint lies that the record calls ``path``, below ``folder``.
+
+    A record may be a stranger's. Raises CheckpointError where it names no checkpoint, or something that lies elsewhere.
+    """
+    try:
+        place = Path(realpath(folder / path))
+        below = place.is_relative_to(realpath(folder))
+    except (ValueError, TypeError):  # no text, or none that a path can be
+        place, below = Path(), False
+    if not below or not NAME.fullmatch(place.name):
+        raise CheckpointError(f"the record names {printable(str(path))!r}, which is no checkpoint below {folder}")
+    return place
 
 
 def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
@@ -25,7 +46,8 @@ def check_file(path: Path, digest: str) -> None:
     """Read the checkpoint at ``path``. Raises CheckpointError where it cannot be read, or its digest is not ``digest``,
     the one on record (``sha256:hex``)."""
     try:
-        found = sha256_of_file(path)
+        with open_regular(path) as file:
+            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
         raise unreadable(path, error) from error
     check_digest(path, digest, found)

@@ -7,6 +7,9 @@ from typing import Any
 
 from flserver.errors import HandshakeRefused, UsageError
 from flserver.identity.peer import Certificate
+from flserver.text import printable
+
+SUBJECT_LIMIT = 1000  # characters of a certificate's subject that go on record
 
 
 class Tls:
@@ -80,7 +83,7 @@ def certificate_of(sock: ssl.SSLSocket) -> Certificate | None:
     pairs = [pair for rdn in told.get("subject", ()) for pair in rdn]
     names = [str(value) for name, value in pairs if name == "commonName"]
     return Certificate(
-        subject=", ".join(f"{name}={value}" for name, value in pairs),
+        subject=printable(", ".join(f"{name}={value}" for name, value in pairs), SUBJECT_LIMIT),
         common_name=names[0] if len(names) == 1 else None,
         fingerprint=_fingerprint(der),
     )

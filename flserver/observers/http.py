@@ -1,7 +1,8 @@
 """``/metrics`` and ``/healthz`` over HTTP.
 
 One thread, one event loop: a scraper that stalls, or drips its request byte by byte, holds a socket until its deadline
-and nothing else, so it delays neither the next scrape nor the stop.
+and nothing else, so it delays neither the next scrape nor the stop. Where there are too many of them, the one whose
+request has been incomplete for longest makes room.
 """
 
 import asyncio
@@ -11,11 +12,10 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
-from http.client import parse_headers
-from io import BytesIO
 from threading import Thread
 from typing import Protocol
 
+from flserver.clock import Deadline
 from flserver.errors import UsageError
 from flserver.observers.health import Health
 from flserver.settings.hosts import addresses, own_address
@@ -23,8 +23,12 @@ from flserver.settings.hosts import addresses, own_address
 logger = logging.getLogger(__name__)
 
 REQUEST_LIMIT = 16 * 1024  # bytes of request line and headers
-CONNECTION_SECONDS = 5.0  # a connection's whole life
-CONNECTION_LIMIT = 64  # at once; a scraper needs one, and one beyond them is closed without an answer
+HEADER_LIMIT = 100  # headers of a request; scrapers send some six
+CONNECTION_SECONDS = 5.0  # a connection's whole life: a request and its answer
+CONNECTION_LIMIT = 64  # at once; a scraper needs one
+ACCEPTED_AT_ONCE = 16  # well below the limit: a request that is there is read before newer connections can displace it
+BACKLOG = 128  # connections that the system keeps until they are accepted
+REFUSAL_SECONDS = 60.0  # between two lines in the log about requests that are too large
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -59,10 +63,16 @@ class MetricsServer:
         self._host, self._port = host, port
         self._metrics, self._health = metrics, health
         self._connection_seconds = connection_seconds
-        self.connections = 0  # open ones
+        self._open: dict[asyncio.StreamWriter, bool] = {}  # oldest first; whether its request is complete
+        self._next_refusal = Deadline.after(0)
         self._address: tuple[str, int] | None = None
         self._running: tuple[asyncio.AbstractEventLoop, Thread] | None = None
         self._stop = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        """The open ones."""
+        return len(self._open)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -94,27 +104,60 @@ class MetricsServer:
             runner.run(self._serve(listener))
 
     async def _serve(self, listener: socket.socket) -> None:
-        server = await asyncio.start_server(self._connection, sock=listener, limit=REQUEST_LIMIT)
+        server = await asyncio.start_server(
+            self._connection, sock=listener, limit=REQUEST_LIMIT, backlog=ACCEPTED_AT_ONCE
+        )
+        listener.listen(BACKLOG)  # asyncio takes one number for both
         await self._stop.wait()
         server.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+        if len(self._open) >= CONNECTION_LIMIT:
+            self._make_room()
+        self._open[writer] = False
         try:
-            if self.connections <= CONNECTION_LIMIT:
-                async with asyncio.timeout(self._connection_seconds):
-                    request = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(self._response(request))
-                    writer.close()
-                    await writer.wait_closed()
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a scraper that was too slow, too long or left: it learns so from the end of its connection
+            async with asyncio.timeout(self._connection_seconds):
+                await self._answer(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # a scraper that was too slow, made room or left: it learns so from the end of its connection
         finally:
             writer.transport.abort()
-            self.connections -= 1
+            self._open.pop(writer, None)
 
-    def _response(self, request: bytes) -> bytes:
-        line, _, headers = request.partition(b"\r\n")
+    def _make_room(self) -> None:
+        """Close the oldest of the connections whose request is incomplete; where there is none, the oldest of all."""
+        oldest = next((writer for writer, complete in self._open.items() if not complete), next(iter(self._open)))
+        del self._open[oldest]  # its task ends a moment later
+        oldest.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            await self._refuse(reader, writer, f"a request of more than {REQUEST_LIMIT} bytes")
+            return
+        line, *headers = request.split(b"\r\n")[:-2]
+        if len(headers) > HEADER_LIMIT:
+            await self._refuse(reader, writer, f"a request with more than {HEADER_LIMIT} headers")
+            return
+        if writer in self._open:
+            self._open[writer] = True
+        writer.write(self._response(line, headers))
+        writer.close()
+        await writer.wait_closed()
+
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, what: str) -> None:
+        """Say that it is too large, and read on to its end: closed before that, the answer would be lost."""
+        if self._next_refusal.passed:
+            self._next_refusal = Deadline.after(REFUSAL_SECONDS)
+            logger.warning("metrics port: %s from %s was refused", what, writer.get_extra_info("peername")[0])
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        writer.write(_bytes(status, what.encode() + b" is refused\n", TEXT))
+        writer.write_eof()
+        while await reader.read(REQUEST_LIMIT):
+            pass
+
+    def _response(self, line: bytes, headers: list[bytes]) -> bytes:
         words = line.decode("latin-1").split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return _bytes(HTTPStatus.BAD_REQUEST, b"bad request\n", TEXT)
@@ -129,13 +172,18 @@ class MetricsServer:
         response = _bytes(status, body, content_type)
         return response if method == "GET" else response[: len(response) - len(body)]
 
-    def _page(self, path: str, headers: bytes) -> tuple[HTTPStatus, bytes, str]:
+    def _page(self, path: str, headers: list[bytes]) -> tuple[HTTPStatus, bytes, str]:
         if path == "/metrics":
-            accept = parse_headers(BytesIO(headers)).get("Accept", "")
-            return HTTPStatus.OK, *self._metrics.exposition(accept)
+            return HTTPStatus.OK, *self._metrics.exposition(_header("accept", headers))
         if path == "/healthz":
             return *self._health().response(), "application/json"
         return HTTPStatus.NOT_FOUND, b"/metrics or /healthz\n", TEXT
+
+
+def _header(name: str, headers: list[bytes]) -> str:
+    """The value of the first header called ``name``, which is in small letters; empty where there is none."""
+    pairs = (header.decode("latin-1").partition(":") for header in headers)
+    return next((value.strip() for key, _, value in pairs if key.strip().lower() == name), "")
 
 
 def _bytes(status: HTTPStatus, body: bytes, content_type: str, more_headers: str = "") -> bytes:

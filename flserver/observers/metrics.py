@@ -84,7 +84,10 @@ class Metrics(Collector):
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """The metrics and their content type, in the format that the ``Accept`` header asks for."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none, which the library does not foresee
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
     def describe(self) -> Iterable[Metric]:

@@ -17,6 +17,7 @@ from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
 from flserver.process.first_entries import close_left_overs, record_opening, restore_metrics
 from flserver.process.launched import Launched
+from flserver.process.names import open_files
 from flserver.process.prepare import Prepared, prepare
 from flserver.process.resources import allow_descriptors, limit_arenas
 from flserver.process.resume_command import resume_command
@@ -47,6 +48,8 @@ def serve(launched: Launched) -> int:
 
 
 def _warn(settings: ServerSettings) -> None:
+    for line in open_files(settings.store):
+        logger.warning("%s", line)
     if settings.rounds.min_updates == 1:
         logger.warning("--min-updates 1 lets a single site's model become the global model that all others are sent")
     if settings.network.insecure and settings.identity.tls_cert is None:
@@ -61,7 +64,8 @@ class App:
         self._signals, self._say = launched.signals, launched.say
         plan, db = launched.plan, launched.plan.settings.store.db
         self._seeds = launched.reader.id_seeds()
-        self._writer = Writer(db, run_id=plan.run_id, process_id=self._seeds.process_id)
+        patience = plan.settings.store.db_patience
+        self._writer = Writer(db, run_id=plan.run_id, process_id=self._seeds.process_id, patience=patience)
         self._parts = run = Run(launched, prepared, self._writer, self._seeds)
         self._metrics = Metrics(
             {

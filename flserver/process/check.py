@@ -4,6 +4,7 @@ What a start would do is said, and of what cannot be done as much as can be seen
 database that would be made, or upgraded, is a temporary one.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from flserver.errors import EXIT_DONE, EXIT_USAGE, FlserverError, one_line
 from flserver.network.admission import Admission, check_host
 from flserver.network.listener import Listener
 from flserver.observers.http import listen
-from flserver.process.names import NAMES
+from flserver.process.names import NAMES, open_files
 from flserver.process.which_run import Complete, Plan, plan_run
 from flserver.settings import ServerSettings
 from flserver.store.lock import DatabaseLock
@@ -20,6 +21,8 @@ from flserver.store.reader import Reader
 from flserver.store.schema import as_it_will_be
 from flserver.store.schema import check as check_schema
 from flserver.store.sqlite import check_wal
+
+logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
@@ -40,6 +43,8 @@ def check(settings: ServerSettings, given: Mapping[str, Any], say: Say, complain
                 say(plan.notice)
                 return EXIT_DONE
             _tell(plan, say)
+            for line in open_files(plan.settings.store):
+                logger.warning("%s", line)
             planned, settings = (plan, reader), plan.settings
         for name in NAMES:
             with problems.told():

@@ -108,6 +108,7 @@ def _run_begins(plan: Plan, prepared: Prepared, resumed_from: int | None) -> eve
             from_round=resumed_from,
             num_rounds=settings.rounds.num_rounds,
             config=config_of(settings),
+            code=prepared.code,
         )
     return events.RunStarted(
         run_id=plan.run_id,
@@ -119,6 +120,7 @@ def _run_begins(plan: Plan, prepared: Prepared, resumed_from: int | None) -> eve
         config=config_of(settings),
         parent_run_id=parent.parent_run_id if parent else None,
         parent_round=parent.parent_round if parent else None,
+        code=prepared.code,
     )
 
 

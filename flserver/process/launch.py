@@ -49,9 +49,11 @@ def launch(
         listener = None if settings.store.resume else _listen(settings, signals, stack)
 
         from flserver.process.which_run import Complete, plan_run
+        from flserver.store.busy import wait_until_readable
         from flserver.store.lock import DatabaseLock
         from flserver.store.schema import as_it_will_be, check
 
+        wait_until_readable(settings.store.db, settings.store.db_patience, lambda seconds: _pause(signals, seconds))
         check(settings.store.db)  # before a lock file is made beside a file that is none of ours
         lock = stack.enter_context(DatabaseLock(settings.store.db, stays=False))
         looking = stack.enter_context(ExitStack())
@@ -117,6 +119,11 @@ def listen_when_free(network: NetworkPolicy, signals: Signals, patience: float =
             if not told:
                 logger.warning("%s; trying again for up to %.0f s", error, patience)
                 told = True
-        signals.wait(PORT_PAUSE)
-        if signals.received:
-            raise KeyboardInterrupt
+        _pause(signals, PORT_PAUSE)
+
+
+def _pause(signals: Signals, seconds: float) -> None:
+    """Wait some seconds. Raises KeyboardInterrupt where the process is told to stop meanwhile."""
+    signals.wait(seconds)
+    if signals.received:
+        raise KeyboardInterrupt

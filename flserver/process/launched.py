@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from flserver.events.bus import Observer
+from flserver.files import group_id
 from flserver.network.admission import Admission
 from flserver.network.listener import Listener
 from flserver.process.signals import Signals
@@ -36,8 +37,8 @@ class Launched:
 
         Raises UsageError where it cannot be written after all.
         """
-        db = self.plan.settings.store.db
+        store = self.plan.settings.store
         self.lock.stays = True
         self.looking.close()
-        upgrade = ensure_head(db)
-        return replace(self, reader=Reader(db), upgrade=upgrade)
+        upgrade = ensure_head(store.db, group=group_id(store.group), patience=store.db_patience)
+        return replace(self, reader=Reader(store.db), upgrade=upgrade)

@@ -4,8 +4,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flserver.errors import UsageError
+from flserver.files import complaints, group_id
 from flserver.plugins import check_importable, check_name
-from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, defaults
+from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, StorePolicy, defaults
 from flserver.settings.hosts import Unresolved, addresses
 from flserver.text import did_you_mean
 
@@ -40,6 +41,16 @@ def _model(settings: ServerSettings) -> None:
         raise UsageError(f"{error}; built in is {BUILT_IN_MODEL!r}") from error
 
 
+def _group(settings: ServerSettings) -> None:
+    group_id(settings.store.group)
+
+
+def open_files(store: StorePolicy) -> list[str]:
+    """A line for each thing that is there already and that not just those may read who are meant to: it stays so."""
+    group = group_id(store.group)
+    return [line for path in (store.db, store.checkpoint_dir) for line in complaints(path, group)]
+
+
 def _strategy(settings: ServerSettings) -> None:
     check_name(settings.model.strategy, "--strategy", STRATEGIES)
 
@@ -64,4 +75,4 @@ def _initial_weights(settings: ServerSettings) -> None:
         raise UsageError(f"--initial-weights {spec}: there is no such file")
 
 
-NAMES = (_host, _model, _strategy, _eval_data, _evaluate, _initial_weights)
+NAMES = (_host, _group, _model, _strategy, _eval_data, _evaluate, _initial_weights)

@@ -1,7 +1,7 @@
 """Everything a run needs before it starts: checked and made before anything is on record or promised to a trainer."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +9,17 @@ from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
 from flserver.errors import PickleRefused, UsageError, one_line
+from flserver.files import group_id
 from flserver.models.architectures import build, payload_of, wire_module
 from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
 from flserver.models.datasets import to_be_fetched
+from flserver.models.digests import located
 from flserver.models.evaluation import Evaluator, evaluator_for
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
+from flserver.process.own_code import changes, digests_of
 from flserver.process.which_run import Plan
 from flserver.rounds.exchange import CurrentModel
 from flserver.settings import StorePolicy
@@ -44,7 +47,7 @@ class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
     are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one;
     ``buffers`` are the tensors that are no parameters. The model has ``parameters`` numbers in ``parameter_tensors``
-    tensors."""
+    tensors. ``code`` is what events.RunStarted says."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
@@ -58,6 +61,7 @@ class Prepared:
     checkpoints: CheckpointStore
     parameters: int
     parameter_tensors: int
+    code: Mapping[str, str]
 
     def clean(self) -> None:
         """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
@@ -94,7 +98,11 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None], *, fetch: bo
             "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
             "report metrics, as flclient does; unchanged trainers report none"
         )
-    checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id)
+    if plan.resumed is not None:
+        before = {key: digest for key, digest in reader.code(plan.run_id).items() if key not in plan.overrides}
+        for line in changes(settings, before):
+            logger.warning("%s", line)
+    checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id, group_id(settings.store.group))
     checkpoints.check_place()
     rows = reader.committed_rounds(plan.run_id) if plan.resumed is not None else []
     checkpoints.check(rows[-1]["round"] if rows else -1)
@@ -123,6 +131,7 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None], *, fetch: bo
         checkpoints=checkpoints,
         parameters=sum(sizes),
         parameter_tensors=len(sizes),
+        code=digests_of(settings),
     )
 
 
@@ -152,8 +161,8 @@ def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWei
     if committed["checkpoint_deleted_at"] is not None:
         raise UsageError(f"--initial-weights {spec}: the checkpoint of round {committed['round']} was pruned")
     # The other run's files may lie elsewhere than this one's will; or they were moved to where this one's are.
-    places = [store.checkpoint_dir / committed["checkpoint"]]
-    places.append(checkpoints_of(run, None, store.db) / committed["checkpoint"])
+    folders = (store.checkpoint_dir, checkpoints_of(run, None, store.db))
+    places = [located(folder, committed["checkpoint"]) for folder in folders]
     path = next((place for place in places if place.is_file()), places[-1])
     model, _ = read(path, committed["model_digest"])
     return InitialWeights(model, run["run_id"], committed["round"])

@@ -57,13 +57,16 @@ class EvaluationPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class StorePolicy:
-    """Where the record and the models go, and which run is meant."""
+    """Where the record and the models go, which group may read them, and which run is meant. A database that another
+    program has locked is waited for, ``db_patience`` seconds."""
 
     db: Path
     checkpoint_dir: Path
     keep_checkpoints: int
     resume: bool
     run_name: str | None
+    group: str | None
+    db_patience: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="resume", kind="bool", default=False, help="Go on with the newest run, or --run-name's, from its last committed round."),
     Setting(name="run-name", kind="str", default=None, metavar="NAME", help="A name for the run; with --resume, the run to go on with."),
     Setting(name="checkpoint-dir", kind="path", default=None, help="Where the models go. Default: <db>.checkpoints beside the database."),
+    Setting(name="group", kind="str", default=None, metavar="NAME", help="The group that may read what is made anew: database, checkpoints. Default: the server's own."),
+    Setting(name="db-patience", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that the server waits for a database that another program has locked; nothing is answered or sent meanwhile."),
     Setting(name="keep-checkpoints", kind="int", default=0, minimum=0, maximum=MAX_COUNT, metavar="K", help="Keep the newest K checkpoints and the best; 0 keeps all."),
     Setting(name="model", kind="str", default="neural_net_helper:NeuralNet", metavar="SPEC", help="neural_net_helper:NeuralNet, torchvision:NAME or package.module:factory."),
     Setting(name="initial-weights", kind="str", default=None, metavar="FILE|RUN[:ROUND]", help="Start from a .safetensors file or from a round of a run in this database."),

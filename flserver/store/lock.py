@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from flserver.errors import UsageError
+from flserver.files import FILE_MODE, create
 
 
 class DatabaseLock:
@@ -43,14 +44,13 @@ class DatabaseLock:
         return self
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
             with suppress(FileExistsError):
-                descriptor = os.open(self._file, flags | os.O_EXCL, 0o644)
+                descriptor = create(self._file)  # readers have no use for it: it is not --group's
                 self._made = True
                 return descriptor
             self._made = False
-            return os.open(self._file, flags, 0o644)
+            return os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
             raise UsageError(f"{self._file} cannot be opened: {error.strerror}") from error
 

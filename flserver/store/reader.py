@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
-from flserver.events import RoundCommitted
+from flserver.events import RoundCommitted, RunStarted
 from flserver.events.totals import Totals
 from flserver.events.words import MetricSource
 from flserver.store import chain
@@ -103,6 +103,17 @@ class Reader:
         return self._first(
             f"{_RUNS} WHERE :name IS NULL OR v1_runs.name = :name ORDER BY event_seq DESC LIMIT 1", name=name
         )
+
+    def code(self, run_id: str) -> Mapping[str, str]:
+        """The digests of the files of the operator's code when the run began, by the setting that names it; empty where
+        they are not on record."""
+        query = "SELECT payload FROM events WHERE run_id = :run AND type = :type AND payload IS NOT NULL"
+        row = self._first(query, run=run_id, type=RunStarted.__name__)
+        # Where it was tampered with, the chain says so.
+        with suppress(ValueError, TypeError, AttributeError, RecursionError):
+            started = json.loads(row["payload"]) if row else {}
+            return {str(key): str(value) for key, value in started.get("code", {}).items()}
+        return {}
 
     def left_over_runs(self) -> list[str]:
         """The run_ids still ``running``: while nobody holds the DatabaseLock, their processes are gone."""

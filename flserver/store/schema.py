@@ -10,12 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import flserver
 from flserver.errors import UsageError
+from flserver.files import create, follow
+from flserver.store.busy import when_free
 from flserver.store.reader import Reader
 from flserver.store.sqlite import (
+    BUSY_TIMEOUT,
     DATABASE_ERRORS,
     cause,
     copy_database,
@@ -72,8 +76,12 @@ def check(path: Path, *, migrations: Path | None = None) -> SchemaState:
     return SchemaState(current=current, head=head)
 
 
-def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None:
-    """Bring the database at ``path`` to the newest schema; make it where there is none.
+def ensure_head(
+    path: Path, *, migrations: Path | None = None, group: int | None = None, patience: float = BUSY_TIMEOUT
+) -> Upgrade | None:
+    """Bring the database at ``path`` to the newest schema; make it where there is none, for ``group`` to read.
+
+    A lock of another program is waited for, ``patience`` seconds.
 
     The caller holds the DatabaseLock. An old database is first copied beside itself (``runs.sqlite.before-0003``; an
     existing copy is kept, and the new one gets a number). All steps are one transaction. Returns what was upgraded,
@@ -84,12 +92,19 @@ def ensure_head(path: Path, *, migrations: Path | None = None) -> Upgrade | None
     state = check(path, migrations=migrations)
     if state.at_head:
         return None
+
+    def migrate_when_free() -> None:
+        engine = writing_engine(path, create=state.current is None)
+        when_free(path, patience, Event().wait, lambda: _migrate(engine, migrations))
+
     with _usage_errors(path):
         if state.current is None:
-            _migrate(writing_engine(path, create=True), migrations)
+            if not path.exists():
+                os.close(create(path.resolve(), group))  # SQLite would make it for everybody to read
+            migrate_when_free()
             return None
         copy = _copy(path, state.head)
-        _migrate(writing_engine(path), migrations)
+        migrate_when_free()
         return Upgrade(before=state.current, after=state.head, copy=copy)
 
 
@@ -158,10 +173,11 @@ def _copy(path: Path, head: str) -> Path:
     while True:
         copy = path.with_name(stem if number == 1 else f"{stem}-{number}")
         try:
-            os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, path.stat().st_mode & 0o777))
+            os.close(create(copy, mode=path.stat().st_mode & 0o777))
             break
         except FileExistsError:
             number += 1
+    follow(path, copy)
     copy_database(path, copy)
     return copy
 

@@ -19,9 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.clock import Deadline
 from flserver.errors import StoreError, UsageError
+from flserver.files import follow
 
 BUSY_TIMEOUT = 5.0
-"""Seconds that a connection waits for another one's lock."""
+"""Seconds that a connection that reads waits for another one's lock."""
+LOCK_NOTICE = 1.0
+"""Seconds that the one that writes waits for it before that is said (``store/busy.py``)."""
 
 CLOSE_PATIENCE = 1.0
 """Seconds that a clean stop waits for readers, to leave a database in one file."""
@@ -59,7 +62,7 @@ def writing_engine(path: Path, *, create: bool = False) -> Engine:
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(uri, uri=True, timeout=LOCK_NOTICE, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA trusted_schema = OFF")
@@ -171,6 +174,14 @@ def set_wal(connection: Connection, path: Path) -> None:
     mode = _driver(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise StoreError(f"{path} cannot use SQLite's WAL (journal_mode stays {mode}): is it on a network disk?")
+
+
+def share_companions(path: Path) -> None:
+    """Let who may read the database at ``path``, which is open, read what SQLite has made beside it: it gives those
+    files the database's mode, but only root's its group."""
+    real = path.resolve()
+    for end in ("-wal", "-shm"):
+        follow(real, real.with_name(real.name + end))
 
 
 def check_wal(path: Path) -> None:

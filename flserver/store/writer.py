@@ -17,11 +17,19 @@ from flserver.clock import Deadline, monotonic
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import tables
+from flserver.store.busy import when_free
 from flserver.store.chain import GENESIS, Link, payload_digest
 from flserver.store.derive import derive, run_of
 from flserver.store.derive.statements import Origin
 from flserver.store.payloads import to_payload
-from flserver.store.sqlite import cause, leave_one_file, set_wal, store_errors, writing_engine
+from flserver.store.sqlite import (
+    cause,
+    leave_one_file,
+    set_wal,
+    share_companions,
+    store_errors,
+    writing_engine,
+)
 
 LINGER = 0.05
 """Seconds that an event waits for companions: with the commit itself, well below the 0.2 s of promise 2."""
@@ -41,8 +49,10 @@ class _Entry:
 class Writer:
     """Implements ``events.bus.Recorder``: the events of one process's work on one run."""
 
-    def __init__(self, path: Path, *, run_id: str, process_id: int) -> None:
+    def __init__(self, path: Path, *, run_id: str, process_id: int, patience: float = 60.0) -> None:
+        """``patience`` is how many seconds another program's lock on the database is waited for."""
         self._path = path
+        self._patience = patience
         self._run_id = run_id
         self._process_id = process_id
         self._on_committed: Callable[[Sequence[Event]], None] = lambda events: None
@@ -106,7 +116,7 @@ class Writer:
         with store_errors(f"{self._path} cannot be opened for writing"):
             connection = writing_engine(self._path).connect()
             try:
-                self._open(connection)
+                when_free(self._path, self._patience, self._pause, lambda: self._open(connection))
             except BaseException:
                 connection.close()
                 raise
@@ -167,6 +177,7 @@ class Writer:
         head = select(tables.events.c.seq, tables.events.c.digest).order_by(tables.events.c.seq.desc()).limit(1)
         with connection.begin():
             row = connection.execute(head).first()
+        share_companions(self._path)
         if row is not None:
             self._sequence, self._last_digest = row
 
@@ -203,8 +214,7 @@ class Writer:
 
     def _write(self, connection: Connection, batch: Sequence[_Entry]) -> None:
         started = monotonic()
-        with connection.begin():
-            sequence, digest = self._insert(connection, batch)
+        sequence, digest = when_free(self._path, self._patience, self._pause, lambda: self._commit(connection, batch))
         seconds = monotonic() - started
         with self._lock:
             self._sequence, self._last_digest = sequence, digest
@@ -220,8 +230,12 @@ class Writer:
         with self._lock:
             self._work.wait(seconds)
 
+    def _commit(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
+        """Write the events and what follows from them in one transaction; returns the chain's new head."""
+        with connection.begin():
+            return self._insert(connection, batch)
+
     def _insert(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
-        """Write the events and what follows from them; returns the chain's new head."""
         digest = self._last_digest
         rows = []
         for sequence, entry in enumerate(batch, self._sequence + 1):

@@ -1,6 +1,7 @@
 """The commands that ask a database: runs, show, query."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -84,6 +85,41 @@ def test_query_in_each_format(flserver: Run, db: Path) -> None:
             "endless": "Infinity",
         }
     ]
+
+
+FORMULAS = (
+    '=HYPERLINK("http://x","y")',
+    "+1+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "＝1+1",
+    "-",
+    "=",
+)
+
+
+@pytest.mark.parametrize("form", [*FORMULAS, "-1e5x", "+٣"])
+def test_what_a_spreadsheet_would_calculate_is_text_in_csv(flserver: Run, db: Path, form: str) -> None:
+    asked = ("--db", db, "query", "SELECT :text AS t", "--param", f"text={form}", "--format")
+    assert list(csv.reader(io.StringIO(flserver(*asked, "csv")[1], newline=""))) == [["t"], [f"'{form}"]]
+    assert list(csv.reader(io.StringIO(flserver(*asked, "csv", "--raw")[1], newline=""))) == [["t"], [form]]
+    assert json.loads(flserver(*asked, "json")[1]) == [{"t": form}]
+
+
+@pytest.mark.parametrize("text", ["a\r=1", "a\n=1", 'a"\r\n,=1'])
+def test_no_text_begins_a_row_of_its_own_in_csv(flserver: Run, db: Path, text: str) -> None:
+    code, said, _ = flserver("--db", db, "query", "SELECT :text AS t", "--param", f"text={text}", "--format", "csv")
+    quoted = text.replace('"', '""')
+    assert (code, said) == (0, f't\n"{quoted}"\n')
+
+
+@pytest.mark.parametrize("number", ["-1", "-0.5", "-1e-05", "'-1'", "'+1.5'", "-9e999", "-5000000000"])
+def test_a_number_is_never_quoted_in_csv(flserver: Run, db: Path, number: str) -> None:
+    said = lines(flserver("--db", db, "query", f"SELECT {number} AS n", "--format", "csv"))
+    assert said == ["n", {"-9e999": "-inf"}.get(number, number.strip("'"))]
 
 
 def test_a_query_without_rows_has_its_columns(flserver: Run, db: Path) -> None:

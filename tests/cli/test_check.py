@@ -2,12 +2,14 @@
 
 import socket
 import sqlite3
+import stat
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from flserver.store.lock import DatabaseLock
+from flserver.store.schema import ensure_head
 from tests.cli.conftest import Run, lines
 from tests.network.outgoing import outgoing, port_of
 from tests.old_database import old_database
@@ -117,10 +119,27 @@ def test_data_that_a_start_fetches_is_not_fetched(flserver: Run, tmp_path: Path)
 def test_an_old_database_stays_as_it_is(flserver: Run, tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite"
     old_database(path)
+    path.chmod(0o640)
     before = path.read_bytes()
     said = lines(flserver("--db", path, "check", *ANY_PORT))
     assert any("will be brought from 0001 to " in line and "after a copy beside it" in line for line in said)
     assert (names(tmp_path), path.read_bytes()) == (["old.sqlite"], before)
+
+
+def test_files_that_others_may_read_stay_so_and_are_told_of(flserver: Run, tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    checkpoints = tmp_path / "runs.sqlite.checkpoints"
+    checkpoints.mkdir()
+    for place, mode in ((path, 0o644), (checkpoints, 0o777)):
+        place.chmod(mode)
+    outcome = flserver("--db", path, "check", *ANY_PORT)
+    assert outcome[0] == 0
+    assert outcome[2].splitlines() == [
+        f"flserver: {path} is open to more users than its group (mode 0644): chmod 640 closes it",
+        f"flserver: {checkpoints} is open to more users than its group (mode 0777): chmod 750 closes it",
+    ]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_where_no_wal_can_be_a_start_would_fail(flserver: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ def left(db: Path, public: Path) -> Path:
     writer.close()
     shutil.copytree(f"{db}.checkpoints", public / "runs.sqlite.checkpoints")
     (public / "out").mkdir()
+    for place in public.rglob("*"):  # as an auditor's copies are
+        place.chmod(0o755 if place.is_dir() else 0o644)
     (public / "out").chmod(0o777)
     public.chmod(0o555)
     return public / "runs.sqlite"

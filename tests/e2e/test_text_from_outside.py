@@ -1,5 +1,6 @@
 """Text that peers chose, wherever it comes out: log, terminal, SQL, metrics, file names."""
 
+import csv
 import json
 import os
 import pty
@@ -51,6 +52,22 @@ def attack(server: ServerProcess, join: Join) -> None:
         peer.upload(peer.model(), metrics=metrics)
     for peer in (a, b):
         peer.finished()
+
+
+def test_what_trainers_call_themselves_is_no_formula_in_csv(start: Start, join: Join) -> None:
+    server = start("--num-rounds", "1", "--min-clients", "4", *FAST)
+    ids = ('=HYPERLINK("http://x")', "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)")
+    peers = join(server, *ids)
+    for peer in peers:
+        peer.answer()
+    for peer in peers:
+        peer.finished()
+    assert server.exit_code() == 0
+    asked = ("query", "SELECT client_id, -weight AS w FROM v1_updates ORDER BY client_id", "--format", "csv")
+    command = [sys.executable, "-m", "flserver", "--db", str(server.db), *asked]
+    for more, before in (((), "'"), (("--raw",), "")):
+        said = subprocess.check_output([*command, *more], text=True)
+        assert list(csv.reader(said.splitlines()))[1:] == [[before + client, "-0.25"] for client in sorted(ids)]
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -99,6 +99,31 @@ def test_under_mutual_tls_every_contribution_is_authenticated(start: Start, auth
     ]
 
 
+def test_what_a_certificates_subject_says_is_harmless_on_record_and_in_the_log(
+    start: Start, authority: Authority
+) -> None:
+    server = start("--num-rounds", "1", "--min-clients", "2", *FAST, *served(authority, mutual=True))
+    nasty = ("\x1b[2J\x07", "a\r\n2026-01-01 INFO all is well", "\u202egnp.exe\u2028", "c\x7f\x85")
+    escaped = ("\\x1b[2J\\x07", "a\\r\\n2026-01-01 INFO all is well", "\\u202egnp.exe\\u2028", "c\\x7f\\x85")
+    pairs = [authority.client(client, said) for client, said in zip("ab", nasty[:2], strict=True)]
+    honest = [(client, trusting(authority, pair)) for client, pair in zip("ab", pairs, strict=True)]
+    with joined(server, *honest) as peers:
+        for said in nasty[2:]:  # of those who name somebody else
+            with TlsPeer(server, "c", trusting(authority, authority.client("d\x1b", said))) as liar:
+                assert liar.register()["header"] == "<ERROR>"
+        play(peers, rounds=1)
+    assert server.exit_code() == 0
+    subjects = [row[0] for row in server.sql("SELECT DISTINCT certificate_subject FROM v1_connections")]
+    assert len(subjects) == 4
+    for said in escaped:
+        assert sum(f"organizationName={said}" in subject for subject in subjects) == 1
+    told = [reason for (reason,) in server.sql("SELECT reason FROM v1_messages WHERE reason IS NOT NULL")]
+    assert len(told) == 2
+    for text in (*subjects, *told, *server.lines):
+        assert text.isprintable(), text
+    assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 2)]
+
+
 def test_our_own_trainer_speaks_it_too(start: Start, authority: Authority) -> None:
     server = start("--num-rounds", "2", "--min-clients", "2", *FAST, *served(authority, mutual=True))
     command = [sys.executable, "-m", "flclient", "--server-port", str(server.port), "--dataset", "digits"]

@@ -63,6 +63,11 @@ class TestMutualTls:
         with pytest.raises(IdentityRefused, match=r"sha256:aa .*has no single common name"):
             Identity(mutual_tls=True).check("None", certified(None))
 
+    @pytest.mark.parametrize("name", ["3\x1b", "3\n", "\u202e3"])
+    def test_a_certificate_whose_name_is_no_id_is_nobodys(self, name: str) -> None:
+        with pytest.raises(IdentityRefused, match=r"\) has a common name that is no client's id$"):
+            Identity(mutual_tls=True).check("3", certified(name))
+
     def test_without_a_certificate_nobody_speaks(self) -> None:
         with pytest.raises(IdentityRefused, match="no certificate"):
             Identity(mutual_tls=True).check("3", HERE)

@@ -140,6 +140,29 @@ def test_looking_whether_a_folder_can_be_made_makes_none(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("umask", [0, 0o022])
+def test_folders_and_files_are_not_for_everybody(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = CheckpointStore(tmp_path / "checkpoints", "run-1")
+        store.prepare()
+        store.write(0, state(), {})
+    finally:
+        os.umask(before)
+    modes = {place.stat().st_mode & 0o777 for place in (tmp_path / "checkpoints").rglob("*")}
+    assert modes == {0o750, 0o640}
+
+
+def test_a_temporary_file_is_a_new_one(store: CheckpointStore, folder: Path, tmp_path: Path) -> None:
+    """What somebody has put in its place is not written through."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (folder / ".round-000001.partial").symlink_to(victim)
+    store.write(1, state(), {})
+    assert victim.read_text() == "precious"
+    assert not any(path.is_symlink() for path in folder.iterdir())
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from email.message import Message
-from functools import partial
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -187,23 +186,83 @@ def test_a_request_that_drips_is_cut_at_its_deadline(serve: Callable[..., Metric
         assert read_to_end(peer) == b""
 
 
-def test_a_request_without_end_is_dropped(serve: Callable[..., MetricsServer]) -> None:
+TOO_LARGE = {
+    "two hundred headers": b"GET /metrics HTTP/1.1\r\n" + b"X: 1\r\n" * 200 + b"\r\n",
+    "a long header": b"GET /metrics HTTP/1.1\r\nX: " + b"x" * REQUEST_LIMIT + b"\r\n\r\n",
+    "a request without end": b"x" * (20 * REQUEST_LIMIT),
+}
+
+
+@pytest.mark.parametrize("request_bytes", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_request_that_is_too_large_is_told_so(serve: Callable[..., MetricsServer], request_bytes: bytes) -> None:
     with socket.create_connection(serve(connection_seconds=3600.0).address, timeout=PATIENCE) as peer:
-        with suppress(ConnectionError):
-            peer.sendall(b"x" * (3 * REQUEST_LIMIT))
-        assert read_to_end(peer) == b""
+        peer.sendall(request_bytes)
+        peer.shutdown(socket.SHUT_WR)
+        assert read_to_end(peer).startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
 
 
-def test_connections_beyond_the_limit_are_dropped(serve: Callable[..., MetricsServer]) -> None:
+def test_requests_that_are_too_large_are_one_short_line_in_the_log(
+    serve: Callable[..., MetricsServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve()
+    for request in [*TOO_LARGE.values()] * 3:
+        with socket.create_connection(server.address, timeout=PATIENCE) as peer:
+            peer.sendall(request)
+            peer.shutdown(socket.SHUT_WR)
+            read_to_end(peer)
+    assert caplog.messages == ["metrics port: a request with more than 100 headers from 127.0.0.1 was refused"]
+    assert [record.exc_info for record in caplog.records] == [None]
+
+
+@pytest.mark.parametrize("version", ["abc", "1.x", ""])
+def test_an_accept_header_with_a_version_that_is_none_gets_the_ordinary_format(
+    serve: Callable[..., MetricsServer], caplog: pytest.LogCaptureFixture, version: str
+) -> None:
+    status, headers, _ = ask(serve(), "/metrics", Accept=f"application/openmetrics-text;version={version}")
+    assert (status, caplog.messages) == (200, [])
+    assert "text" in headers["Content-Type"]
+
+
+STALLS = {"silent": b"", "half": b"GET /metrics HTTP/1.1\r\nAccept:", "without end": b"x" * (REQUEST_LIMIT + 1)}
+
+
+@pytest.mark.parametrize("stall", STALLS.values(), ids=STALLS)
+def test_the_oldest_incomplete_request_makes_room(serve: Callable[..., MetricsServer], stall: bytes) -> None:
     server = serve(connection_seconds=3600.0)
-    with ExitStack() as peers:
-        connect = partial(socket.create_connection, server.address, timeout=PATIENCE)
-        first, *_ = [peers.enter_context(connect()) for _ in range(CONNECTION_LIMIT)]
-        with connect() as late:
-            assert read_to_end(late) == b""
-        first.close()
-        eventually(lambda: server.connections < CONNECTION_LIMIT)
+    with ExitStack() as stack:
+        peers = [stack.enter_context(connected(server, stall)) for _ in range(CONNECTION_LIMIT + 16)]
+        for path in ("/healthz", "/metrics"):
+            assert ask(server, path)[0] == 200
+        assert server.connections <= CONNECTION_LIMIT
+        for peer in peers[:16]:
+            read_to_end(peer)
+        answered, _, _ = select.select(peers[17:], [], [], 0)
+        assert not any(is_over(peer) for peer in answered), "only as many as there was no room for"
+
+
+def is_over(peer: socket.socket) -> bool:
+    try:
+        return peer.recv(1, socket.MSG_PEEK) == b""
+    except ConnectionResetError:
+        return True
+
+
+@contextmanager
+def connected(server: MetricsServer, sending: bytes) -> Iterator[socket.socket]:
+    with socket.create_connection(server.address, timeout=PATIENCE) as peer:
+        peer.sendall(sending)
+        yield peer
+
+
+def test_who_does_not_read_makes_room_where_all_requests_are_complete(
+    serve: Callable[..., MetricsServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flserver.observers.http.CONNECTION_LIMIT", 3)  # each holds a huge answer
+    server = serve(Huge(), connection_seconds=3600.0)
+    with ExitStack() as stack:
+        first, *_ = [stack.enter_context(who_does_not_read(server)) for _ in range(3)]
         assert ask(server, "/healthz")[0] == 200
+        assert len(read_to_end(first)) < 64 * 2**20
 
 
 def test_a_port_in_use_is_one_line() -> None:

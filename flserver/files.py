@@ -1,0 +1,96 @@
+"""Files as this process makes and reads them: whose they are, who may read them, and that they are what they seem.
+
+A new file is for its owner, and for one group to read: the process's own, or the one that ``--group`` names. It is not
+open to more for a moment, whatever the umask; a stricter umask holds, but with ``--group``.
+"""
+
+import errno
+import grp
+import os
+import stat
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+
+from flserver.errors import UsageError
+from flserver.text import did_you_mean
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o750
+MORE = 0o027  # permissions beyond these: to write as the group, and everything as anybody else
+
+
+def group_id(name: str | None) -> int | None:
+    """The number of the group that ``--group`` names, also by its number; None where it names none.
+
+    Raises UsageError where there is no such group, or this process cannot give it a file.
+    """
+    if name is None:
+        return None
+    try:
+        group = int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        meant = did_you_mean(name, (known.gr_name for known in grp.getgrall()))
+        raise UsageError(f"--group {name}: there is no such group{meant}") from error
+    if os.geteuid() != 0 and group not in (os.getegid(), *os.getgroups()):
+        raise UsageError(f"--group {name}: the user that runs the server has to be in that group")
+    return group
+
+
+def create(path: Path, group: int | None = None, mode: int = FILE_MODE) -> int:
+    """Make a file that is not there yet, for ``group`` to read; its descriptor, to write. Raises OSError, also where
+    something has the name already, be it a link that leads nowhere."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
+    try:
+        if group is not None:
+            os.fchown(descriptor, -1, group)
+            os.fchmod(descriptor, mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def follow(path: Path, companion: Path) -> None:
+    """Let the group of ``path`` have ``companion`` too, as far as this process may give it away."""
+    with suppress(PermissionError):
+        os.chown(companion, -1, path.stat().st_gid)
+
+
+def make_folders(folder: Path, group: int | None = None) -> list[Path]:
+    """Make ``folder``, with those above it that are missing, for ``group`` to look into. Those that were made, the
+    lowest first. Raises OSError."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        os.mkdir(place, FOLDER_MODE)
+        if group is not None:
+            os.chown(place, -1, group)
+            os.chmod(place, FOLDER_MODE)
+    return missing
+
+
+def open_regular(path: Path) -> FileIO:
+    """Open the file at ``path`` to read it, without a buffer. Raises OSError where it cannot be read, or is a link, a
+    pipe, a device or the like, which might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return FileIO(descriptor, "rb")
+
+
+def complaints(path: Path, group: int | None) -> list[str]:
+    """What is to be said of a file or folder that is there already, and stays as it is: a line each where more than its
+    group may read it, or more than its owner write it, and where ``group`` may not read it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return []  # it will be made, or whoever needs it says what is wrong
+    mode, meant = stat.S_IMODE(found.st_mode), FOLDER_MODE if stat.S_ISDIR(found.st_mode) else FILE_MODE
+    lines = []
+    if mode & MORE:
+        lines.append(f"{path} is open to more users than its group (mode {mode:04o}): chmod {meant:o} closes it")
+    if group is not None and (found.st_gid != group or not mode & stat.S_IRGRP):
+        lines.append(f"{path} is not --group's to read: chgrp {group} and chmod {meant:o} give it to that")
+    return lines
