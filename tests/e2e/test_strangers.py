@@ -73,7 +73,8 @@ def train(peers: list[PeerAt], expected: nn.Module | None) -> nn.Module:
 
 
 def test_strangers_refused_peers_and_answers_given_again_write_little_and_all_of_it_adds_up(start: Start) -> None:
-    server = start("--num-rounds", "9", "--min-clients", "3", "--strangers-per-minute", str(LIMIT), *FAST)
+    options = ("--strangers-per-minute", str(LIMIT), "--stop-grace", "0")
+    server = start("--num-rounds", "9", "--min-clients", "3", *options, *FAST)
     with ExitStack() as stack:
         hosts = {1: "127.0.1.1", 2: "127.0.1.2", "greedy": "127.0.9.1"}
         *honest, greedy = [stack.enter_context(PeerAt(server, name, host)).join() for name, host in hosts.items()]

@@ -123,8 +123,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "prefix": "Their network, IPv4 /24 or IPv6 /64; `elsewhere` for all that came when a thousand kinds of the "
             "minute were told apart.",
             "reason": "`silent`, `broken_off` (in the middle of the message), `cut` (made room for another, or was "
-            "there when the server stopped), `not_served` (no place), `handshake`, `frame`, `size`, `message`, `pickle`, "
-            "`identity` or `registration`, by what was wrong, or `other`.",
+            "there when the server stopped), `not_served` (no place), by what was wrong `handshake`, `frame`, `size`, "
+            "`message`, `pickle`, `identity` or `registration`, or `other`.",
             "purpose": "As in `v1_connections`.",
             "header": "That of their messages, where it is one of the protocol's; else `other`.",
             "outcome": "That of their messages; NULL where none came.",
