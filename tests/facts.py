@@ -139,6 +139,22 @@ def registered(
     return e.ClientRegistered(**(defaults | more))
 
 
+strangers_summed = maker(
+    e.StrangersSummed,
+    connections=5,
+    messages=5,
+    message_bytes=300,
+    answers=3,
+    failed_answers=1,
+    bytes_in=300,
+    bytes_out=240,
+    reason="registration",
+    purpose="register",
+    header="<METADATA>",
+    outcome="refused",
+    prefix="10.0.0.0/24",
+    minute="2026-01-31T09:00:00.000000Z",
+)
 left = maker(e.ClientLeft, client_id="1", reason="closed", connection_id=1, registration=1)
 
 # --- rounds and updates ----------------------------------------------------------------------------------------------

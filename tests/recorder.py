@@ -15,19 +15,25 @@ class RecordingRecorder:
     """Keeps what was emitted, and how much of it had been asked to be durable.
 
     ``before`` has what is called, on the emitter's thread, before an event of a kind is kept: to look around, to make
-    it wait, or to raise. After a StoreError nothing is kept any more, as with a writer whose disk is full; what was
-    emitted in vain is ``lost``.
+    it wait, or to raise. ``first`` says of each event whether it went first, ``full`` that others would wait. After a
+    StoreError nothing is kept any more, as with a writer whose disk is full; what was emitted in vain is ``lost``.
     """
 
     def __init__(self) -> None:
         self.events: list[e.Event] = []
         self.lost: list[e.Event] = []
         self.durable = 0
+        self.full = False
+        self.first: list[bool] = []
         self.before: dict[type[e.Event], Callable[[], object]] = {}
         self._failure: StoreError | None = None
         self._more = threading.Condition()
 
-    def emit(self, event: e.Event) -> None:
+    @property
+    def crowded(self) -> bool:
+        return self.full
+
+    def emit(self, event: e.Event, *, first: bool = True) -> None:
         try:
             if self._failure is not None:
                 raise self._failure
@@ -39,6 +45,7 @@ class RecordingRecorder:
             raise
         with self._more:
             self.events.append(event)
+            self.first.append(first)
             self._more.notify_all()
 
     def flush(self) -> None:

@@ -17,6 +17,7 @@ from flserver.events.connections import (
     MessageReceived,
     MessageSent,
     PeerIdentified,
+    StrangersSummed,
 )
 from flserver.events.event import Event
 from flserver.events.rounds import (
@@ -69,6 +70,7 @@ __all__ = [
     "ServerStarted",
     "ServerStopped",
     "StateChanged",
+    "StrangersSummed",
     "SuspectRejected",
     "SuspectsCount",
     "UpdateReceived",

@@ -14,10 +14,18 @@ logger = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
-    """Writes facts down: ``store.writer.Writer``. Both calls raise StoreError once it has failed."""
+    """Writes facts down: ``store.writer.Writer``. Both calls raise StoreError once it has failed.
 
-    def emit(self, event: Event) -> None:
-        """Queue a fact for its transaction."""
+    What waits for its transaction is bounded, so ``emit`` may wait for room: never call it with a lock held.
+    """
+
+    @property
+    def crowded(self) -> bool:
+        """Whether who does not go ``first`` would have to wait."""
+
+    def emit(self, event: Event, *, first: bool = True) -> None:
+        """Queue a fact for its transaction, once there is room. ``first`` is what rounds rest on: the rest leaves most
+        of the room to that, and waits while there is more than its own part of it."""
 
     def flush(self) -> None:
         """Wait until everything emitted so far is durable, and the observers have seen it."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flserver.events.event import Event
-from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose, Transport
+from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose, StrangerReason, Transport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,27 @@ class ConnectionClosed(Event):
     purpose: Purpose
     client_id: str | None
     reason: str
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrangersSummed(Event):
+    """Connections that became neither a registration nor an update and have no rows of their own, of one kind: how many
+    a network made in a minute, the messages in and the answers out on them, and bytes: of the messages that came in,
+    and of all that went each way. Where a minute has several events of one kind, they add up."""
+
+    minute: str
+    prefix: str
+    reason: StrangerReason
+    purpose: Purpose
+    header: str
+    outcome: Outcome | None
+    connections: int
+    messages: int
+    message_bytes: int
+    answers: int
+    failed_answers: int
     bytes_in: int
     bytes_out: int
 

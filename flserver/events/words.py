@@ -34,6 +34,13 @@ IdentityKind = Literal["claimed", "authenticated"]
 Direction = Literal["in", "out"]
 DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 
+StrangerReason = Literal[
+    "silent", "broken_off", "cut", "not_served", "handshake", "frame", "message", "pickle", "size", "identity",
+    "registration", "other",
+]  # fmt: skip
+"""Why a connection became neither a registration nor an update: it said nothing, ended in the middle of its message,
+made room for another or was there at the server's stop, found no place, or what was wrong with what it said."""
+
 Encoding = framing.Encoding
 Outcome = Literal["ok", "refused", "failed"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)

@@ -7,11 +7,12 @@ import blake3
 
 from flserver.clock import monotonic, utc_now
 from flserver.errors import ConnectionLost, HandshakeRefused, PeerError, one_line
-from flserver.events.words import Encoding
+from flserver.events.words import Encoding, StrangerReason
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.context import Context
 from flserver.network.record import ConnectionRecord, Outgoing
+from flserver.network.strangers import reason_of
 from flserver.network.transport import Pace, Progress, send_frame
 from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Success, encode_json
 from flserver.wire.protocol import Conversation
@@ -36,6 +37,13 @@ class AcceptedConnection:
         """Why this happened: where we cut the connection, what its thread saw of it says nothing."""
         seen = isinstance(error, ConnectionLost | HandshakeRefused)
         return self.cut_because if self.cut_because is not None and seen else str(error)
+
+    def why(self, error: PeerError) -> StrangerReason:
+        """The same as the word that strangers are counted under."""
+        seen = isinstance(error, ConnectionLost | HandshakeRefused)
+        if self.cut_because is not None and seen:
+            return "cut"
+        return reason_of(error, spoke=self.record.messages_in > 0)
 
     def reply(self, message: Success | Error | Finished) -> None:
         """Send a small message, on record. Raises ConnectionLost."""

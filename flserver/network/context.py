@@ -9,6 +9,7 @@ from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.preamble import Preamble
+from flserver.network.strangers import Strangers
 from flserver.network.transport import Pace
 from flserver.rounds.exchange import Exchange
 from flserver.settings import Goodbye
@@ -53,6 +54,7 @@ class Context:
     goodbye: Goodbye
     exchange: Exchange
     recorder: Recorder
+    strangers: Strangers
     memory: ReceiveMemory
     limits: Limits
     preamble: Preamble

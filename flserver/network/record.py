@@ -7,9 +7,12 @@ from itertools import count
 from flserver import events
 from flserver.errors import StoreError
 from flserver.events.bus import Recorder
-from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose
+from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose, StrangerReason
 from flserver.identity.peer import Peer
 from flserver.models.retention import comparable
+from flserver.network.kept import joined, kept_fields, kept_metrics
+from flserver.network.rows import Rows
+from flserver.network.strangers import Strangers
 from flserver.network.transport import Received
 from flserver.rounds import Registration, SentModel, Verdict
 from flserver.rounds.updates import Submission
@@ -28,13 +31,14 @@ class Outgoing:
 
 
 class ConnectionRecord:
-    """Emits the events of one connection. ``message_ids`` gives numbers unique in the database.
+    """Emits the events of one connection, as ``rows`` lets them. ``message_ids`` gives numbers unique in the database.
 
     ``purpose`` and ``client_id`` are set as soon as the first message tells.
     """
 
-    def __init__(self, recorder: Recorder, connection_id: int, message_ids: "count[int]") -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: Recorder, strangers: Strangers, connection_id: int, message_ids: "count[int]") -> None:
+        self._rows = Rows(recorder, strangers)
+        self._host = ""
         self._message_ids = message_ids
         self.connection_id = connection_id
         self.purpose: Purpose = "unknown"
@@ -44,18 +48,21 @@ class ConnectionRecord:
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
-    def opened(self, peer: Peer) -> None:
-        """A peer connected."""
-        self._recorder.emit(
+    def opened(self, peer: Peer, *, behind: bool = False) -> None:
+        """A peer connected: one that is known, or a forwarder that will say who is ``behind`` it."""
+        self._host = peer.host
+        self._rows.open(
             events.ConnectionOpened(
                 connection_id=self.connection_id, peer_host=peer.host, peer_port=peer.port, transport=peer.transport
             )
         )
+        if not behind:
+            self._rows.come_from(peer.host)
 
     def identified(self, peer: Peer) -> None:
         """A forwarder, or TLS, told who the peer is."""
-        certificate = peer.certificate
-        self._recorder.emit(
+        certificate, self._host = peer.certificate, peer.host
+        self._rows.emit(
             events.PeerIdentified(
                 connection_id=self.connection_id,
                 peer_host=peer.host,
@@ -66,20 +73,28 @@ class ConnectionRecord:
                 certificate_fingerprint=certificate.fingerprint if certificate else None,
             )
         )
+        self._rows.come_from(peer.host)
 
-    def closed(self, reason: str) -> None:
-        """The connection ended."""
+    def come_from(self, peer: Peer) -> None:
+        """A forwarder speaks for nobody: the peer is itself."""
+        self._rows.come_from(peer.host)
+
+    def make_durable(self, why: StrangerReason) -> None:
+        """What came is durable, in whatever form it goes on record. Raises StoreError."""
+        self._rows.make_durable(why, self.purpose)
+
+    def closed(self, reason: str, why: StrangerReason = "other") -> None:
+        """The connection ended; ``why`` is what it is counted under where it took no part."""
+        closed = events.ConnectionClosed(
+            connection_id=self.connection_id,
+            purpose=self.purpose,
+            client_id=self.client_id,
+            reason=reason,
+            bytes_in=self._bytes_in,
+            bytes_out=self._bytes_out,
+        )
         with contextlib.suppress(StoreError):  # the server is stopping because of it
-            self._recorder.emit(
-                events.ConnectionClosed(
-                    connection_id=self.connection_id,
-                    purpose=self.purpose,
-                    client_id=self.client_id,
-                    reason=reason,
-                    bytes_in=self._bytes_in,
-                    bytes_out=self._bytes_out,
-                )
-            )
+            self._rows.close(closed, why, self._host)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
@@ -92,7 +107,7 @@ class ConnectionRecord:
         if not self._bytes_in and outcome != "refused":
             return
         self.messages_in += 1
-        self._recorder.emit(
+        self._rows.emit(
             events.MessageReceived(
                 message_id=next(self._message_ids),
                 connection_id=self.connection_id,
@@ -121,7 +136,7 @@ class ConnectionRecord:
         message_id = next(self._message_ids)
         self.messages_in += 1
         self._bytes_in += frame.bytes
-        self._recorder.emit(
+        self._rows.emit(
             events.MessageReceived(
                 at=frame.ended_at_utc,
                 message_id=message_id,
@@ -142,7 +157,7 @@ class ConnectionRecord:
     def sent(self, frame: Outgoing, *, bytes: int, seconds: float, sent_at: str | None, failure: str | None) -> None:
         """A frame went out, or as many ``bytes`` of it before its ``failure``; ``sent_at`` is a model's."""
         self._bytes_out += bytes
-        self._recorder.emit(
+        self._rows.emit(
             events.MessageSent(
                 message_id=next(self._message_ids),
                 connection_id=self.connection_id,
@@ -163,10 +178,14 @@ class ConnectionRecord:
     # --- what came of them -------------------------------------------------------------------------------------------
 
     def registered(
-        self, metadata: Metadata, registration: Registration, identity: IdentityKind, label: str | None
+        self, frame: Received, metadata: Metadata, registration: Registration, identity: IdentityKind, label: str | None
     ) -> None:
-        """The connection's client takes part."""
-        self._recorder.emit(
+        """The connection's client, which asked for it in ``frame``, takes part."""
+        self._rows.keep(first=True)
+        info, of_info = kept_fields("fields of info", metadata.info)
+        sent, of_sent = kept_fields("fields", metadata.sent)
+        self.received(frame, header=metadata.header, reason=joined(of_info, of_sent))
+        self._rows.emit(
             events.ClientRegistered(
                 client_id=registration.client_id,
                 registration=registration.number,
@@ -174,16 +193,16 @@ class ConnectionRecord:
                 identity=identity,
                 label=label,
                 data_size=metadata.data_size,
-                info=metadata.info,
+                info=info,
                 rejoined=registration.rejoined,
-                metadata=metadata.sent,
+                metadata=sent,
             )
         )
 
     def left(self, registration: Registration, reason: LeftReason) -> None:
         """The registration ended."""
         with contextlib.suppress(StoreError):  # the server is stopping because of it
-            self._recorder.emit(
+            self._rows.emit(
                 events.ClientLeft(
                     client_id=registration.client_id,
                     registration=registration.number,
@@ -203,7 +222,8 @@ class ConnectionRecord:
         outcome: Outcome = "ok",
         reason: str | None = None,
     ) -> None:
-        """A complete upload came in, and this is what was decided of it.
+        """A complete upload came in, and this is what was decided of it. One that answers a model goes first; of one
+        that answers nothing the metrics are not kept.
 
         ``header``, ``outcome`` and ``reason`` are the message's.
         """
@@ -213,8 +233,12 @@ class ConnectionRecord:
         round = answers.round if answers else None
         # The model that a late or unasked-for update started from is not at hand any more.
         norms = None if verdict.decision in ("late", "duplicate") else upload.norms
-        message_id = self.received(frame, header=header, round=round, outcome=outcome, reason=reason)
-        self._recorder.emit(
+        metrics, of_metrics = kept_metrics(submission.metrics if answers else ())
+        self._rows.keep(first=answers is not None)
+        message_id = self.received(
+            frame, header=header, round=round, outcome=outcome, reason=joined(reason, of_metrics)
+        )
+        self._rows.emit(
             events.UpdateReceived(
                 at=frame.ended_at_utc,
                 update_id=upload.update_id,
@@ -235,9 +259,6 @@ class ConnectionRecord:
                 parameters_norm=comparable(norms.parameters) if norms else None,
                 buffers_norm=comparable(norms.buffers) if norms else None,
                 identity=identity,
-                metrics=tuple(
-                    events.ClientMetric(name=m.name, measured_on=m.measured_on, value=m.value)
-                    for m in submission.metrics
-                ),
+                metrics=metrics,
             )
         )

@@ -69,12 +69,12 @@ class RegisteredTrainer:
             if isinstance(error, IdentityRefused):
                 self._record.client_id = None  # it is not who it says it is; the reason says who that was
             self._record.received(frame, header=metadata.header, outcome=error.outcome, reason=str(error))
-            self._recorder.flush()
+            self._record.make_durable(self._connection.why(error))
             self._connection.reply(Error(msg=str(error)))
             raise
         try:
-            self._record.received(frame, header=metadata.header)
-            self._record.registered(metadata, registration, identity.of(peer), identity.label(metadata.client_id))
+            label = identity.label(metadata.client_id)
+            self._record.registered(frame, metadata, registration, identity.of(peer), label)
         except BaseException:
             self._exchange.leave(registration)
             raise

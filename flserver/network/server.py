@@ -50,7 +50,14 @@ class Server:
 
     def start(self) -> None:
         """Accept connections from here on."""
+        self._context.strangers.start()
         self._acceptor.start()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are being served."""
+        with self._lock:
+            return len(self._threads)
 
     @property
     def accepting(self) -> bool:
@@ -79,10 +86,11 @@ class Server:
             self._start(session)
         except (OSError, RuntimeError, Refused) as error:  # no place, no descriptor, no thread: this peer's loss alone
             logger.warning("no session for %s: %s", peer.host, error)
-            record = ConnectionRecord(self._context.recorder, connection_id, self._context.message_ids)
+            context = self._context
+            record = ConnectionRecord(context.recorder, context.strangers, connection_id, context.message_ids)
             with suppress(StoreError):
                 record.opened(peer)
-                record.closed(f"not served: {error}")
+                record.closed(f"not served: {error}", "not_served")
             sock.close()
 
     # --- who makes room ----------------------------------------------------------------------------------------------
@@ -177,6 +185,7 @@ class Server:
         for thread in self._running():
             thread.join()
         self._reap()
+        self._context.strangers.close()
 
     def _running(self) -> list[threading.Thread]:
         with self._lock:

@@ -21,6 +21,7 @@ from flserver.errors import (
     StoreError,
     one_line,
 )
+from flserver.events.words import StrangerReason
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.connection import AcceptedConnection
@@ -63,7 +64,7 @@ class Session:
             conversation=Conversation(
                 Role.SERVER, json_limit=limits.json, pickle_limit=limits.pickle, pickles=limits.pickles
             ),
-            record=ConnectionRecord(context.recorder, connection_id, context.message_ids),
+            record=ConnectionRecord(context.recorder, context.strangers, connection_id, context.message_ids),
             peer=peer,
             accepted_at=accepted_at,
         )
@@ -105,14 +106,15 @@ class Session:
     def run(self) -> None:
         """Serve the whole life of the connection. Raises what is a defect of ours."""
         reason = "closed"
+        why: StrangerReason = "other"
         try:
-            self._record.opened(self.peer)
+            self._record.opened(self.peer, behind=self._context.preamble.trusts(self.peer.host))
             with contextlib.suppress(OSError):  # a peer that is gone already shows when it is read
                 tune(self._channel.sock, self._context.limits.peer_timeout)
             self._identify()
             reason = self._serve()
         except PeerError as error:
-            reason = self._connection.because(error)
+            reason, why = self._connection.because(error), self._connection.why(error)
         except StoreError as error:
             reason = "server stopped"
             logger.debug("connection %d ends: %s", self.connection_id, error)
@@ -121,7 +123,7 @@ class Session:
             raise
         finally:
             self._channel.close(self._linger)
-            self._record.closed(reason)
+            self._record.closed(reason, why)
 
     # --- the straight line -------------------------------------------------------------------------------------------
 
@@ -139,6 +141,8 @@ class Session:
                 raise
             if self.peer.proxy_host is not None:
                 self._record.identified(self.peer)
+            else:
+                self._record.come_from(self.peer)  # it speaks for itself
         self._take_place(self)  # before the work of a handshake
         if preamble.tls is not None:
             try:
@@ -201,7 +205,7 @@ class Session:
             if isinstance(error, MessageRefused) and frame.reader.encoding == "json" and frame.reader.complete:
                 # A person reads what the trainer prints: say what is wrong with the registration.
                 self._linger = LINGER_SECONDS
-                context.recorder.flush()
+                self._record.make_durable(connection.why(error))
                 connection.reply(Error(msg=str(error)))
             raise
 

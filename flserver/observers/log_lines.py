@@ -111,6 +111,13 @@ class Lines:
     def _connection_closed(self, event: e.ConnectionClosed) -> None:
         self._peers.pop(event.connection_id, None)
 
+    def _strangers_summed(self, event: e.StrangersSummed) -> Line | None:
+        if not event.connections:
+            return None  # what was sent to some that have a line already
+        came = f"{_count(event.connections, 'connection')} of strangers from {printable(event.prefix)}"
+        said = f", {_count(event.messages, 'message')}" if event.messages else ""
+        return logging.WARNING, f"summed: {came} in the minute from {event.minute[11:16]} ({event.reason}{said})"
+
     def _message(self, event: e.MessageReceived | e.MessageSent) -> Line | None:
         if event.outcome == "ok":
             return None
@@ -190,6 +197,7 @@ class Lines:
         e.ConnectionOpened: _connection_opened,
         e.PeerIdentified: _peer_identified,
         e.ConnectionClosed: _connection_closed,
+        e.StrangersSummed: _strangers_summed,
         e.MessageReceived: _message,
         e.MessageSent: _message,
         e.ClientRegistered: _client_registered,

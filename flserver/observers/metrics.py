@@ -32,10 +32,12 @@ ELSEWHERE: Mapping[str, str] = {
     "awaited_clients": "Clients waited for: to register, to come back so that a round can begin, or to answer.",
     "inflight_bytes": "Bytes of updates being received or held.",
     "inflight_limit_bytes": "Memory for updates; beyond it they lie in files.",
+    "open_connections": "Connections that are served now, also those that have no row yet.",
     "open_connections_limit": "Connections at once.",
     "model_parameters": "Numbers in the global model's parameters.",
     "database_bytes": "Size of the database and its write-ahead log.",
     "audit_queue_length": "Events that wait for their transaction.",
+    "audit_queue_length_limit": "Events that may wait; an eighth of it is for what no round rests on.",
     "audit_sequence": "Sequence number of the newest committed event in the database.",
 }
 """The gauges whose values live elsewhere, with their help."""
@@ -139,7 +141,6 @@ def _run_gauges(tally: Tally) -> list[Metric]:
         _gauge("round_start_timestamp_seconds", "Start of the newest attempt.", tally.round_started),
         _gauge("round_deadline_timestamp_seconds", "Deadline of the newest attempt.", tally.round_deadline),
         _gauge("connected_clients", "Registrations whose connection lives.", tally.connected_clients),
-        _gauge("open_connections", "Open connections.", tally.open_connections),
         _gauge("model_loss", "Loss of the last committed round's model; absent where not measured.", last.loss),
         _gauge("model_accuracy_ratio", "Its accuracy, 0 to 1, likewise.", last.accuracy),
         _gauge("clients_loss", "Mean loss of its clients on the received model.", last.clients_loss),

@@ -55,7 +55,6 @@ class Tally:
         self.round_updates = 0
         self.round_started: float | None = None
         self.round_deadline: float | None = None
-        self.open_connections = 0
         self._registrations: set[tuple[str, int]] = set()
         self._clear_counts()
 
@@ -120,11 +119,10 @@ class Tally:
                 self._count_message("in", event)
             case e.MessageSent():
                 self._count_message("out", event)
-            case e.ConnectionOpened():
-                self.open_connections += 1
             case e.ConnectionClosed():
-                self.open_connections -= 1
                 self.connections[event.purpose] += 1
+            case e.StrangersSummed():
+                self._count_strangers(event)
             case e.ClientRegistered():
                 self._registrations.add((event.client_id, event.registration))
                 self.rejoins += event.rejoined
@@ -150,6 +148,17 @@ class Tally:
         header = _one_of(w.HEADERS, message.header)
         self.messages[direction, header, message.outcome] += 1
         self.message_bytes[direction, header] += message.bytes
+
+    def _count_strangers(self, summed: e.StrangersSummed) -> None:
+        """Add what has no rows of its own; a stranger is answered ``<ERROR>``, if at all."""
+        self.connections[summed.purpose] += summed.connections
+        if summed.outcome is not None:
+            header = _one_of(w.HEADERS, summed.header)
+            self.messages["in", header, summed.outcome] += summed.messages
+            self.message_bytes["in", header] += summed.message_bytes
+        self.messages["out", "<ERROR>", "ok"] += summed.answers
+        self.messages["out", "<ERROR>", "failed"] += summed.failed_answers
+        self.message_bytes["out", "<ERROR>"] += summed.bytes_out
 
     def _count_left(self, reason: w.LeftReason, count: int) -> None:
         if reason not in w.ORDERLY_REASONS:

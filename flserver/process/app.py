@@ -24,6 +24,7 @@ from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
+from flserver.store.backlog import MOST_EVENTS
 from flserver.store.sqlite import cause
 from flserver.store.writer import Writer
 
@@ -73,10 +74,12 @@ class App:
                 "awaited_clients": lambda: run.exchange.waiting.missing,
                 "inflight_bytes": lambda: run.memory.in_use,
                 "inflight_limit_bytes": lambda: run.memory.budget,
+                "open_connections": lambda: run.server.open_connections,
                 "open_connections_limit": lambda: run.capacity.in_all,
                 "model_parameters": lambda: prepared.parameters,
                 "database_bytes": lambda: database_bytes(db),
                 "audit_queue_length": lambda: self._writer.queue_length,
+                "audit_queue_length_limit": lambda: MOST_EVENTS,
                 "audit_sequence": lambda: self._writer.sequence,
             }
         )

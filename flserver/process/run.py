@@ -8,6 +8,7 @@ from flserver.events.bus import Recorder
 from flserver.network.context import Context
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
+from flserver.network.strangers import Strangers
 from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared
 from flserver.process.resources import capacity_of, limits_of
@@ -45,6 +46,7 @@ class Run:
                 goodbye=settings.network.goodbye,
                 exchange=self.exchange,
                 recorder=recorder,
+                strangers=Strangers(recorder, settings.network.strangers_per_minute),
                 memory=self.memory,
                 limits=limits,
                 preamble=admission.preamble,

@@ -91,6 +91,7 @@ class NetworkPolicy:
     peer_timeout: float
     max_connections: int
     max_connections_per_address: int
+    strangers_per_minute: int
 
 
 @dataclass(frozen=True, kw_only=True)

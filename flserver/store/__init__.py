@@ -10,6 +10,7 @@
 | schema   | the file's schema: made, upgraded or refused                                  |
 | derive   | the rows that follow from an event; its modules mirror those of events/       |
 | replay   | all derived tables, made anew from the record                                 |
+| backlog  | PURE: what waits for its transaction, and who may add to it                   |
 | writer   | the one thread and connection that write                                      |
 | reader   | everything that is read, through a connection that cannot write               |
 | totals   | a run's sums, from which /metrics goes on after a restart                     |

@@ -117,6 +117,13 @@ messages = _table(
     encoding text, bytes int, digest text?, at text, seconds real?, outcome text, reason text?
     """,
 )
+summaries = _table(
+    "summaries",
+    """
+    event_seq int key, run_id text, minute text, prefix text, reason text, purpose text, header text, outcome text?
+    connections int, messages int, message_bytes int, answers int, failed_answers int, bytes_in int, bytes_out int
+    """,
+)
 updates = _table(
     "updates",
     """
@@ -157,7 +164,7 @@ client_metrics = _table(
 )
 
 DERIVED: tuple[Table, ...] = (
-    runs, processes, operator_events, connections, clients, messages, updates, rounds, client_rounds, round_metrics,
-    client_metrics,
+    runs, processes, operator_events, connections, clients, messages, summaries, updates, rounds, client_rounds,
+    round_metrics, client_metrics,
 )  # fmt: skip
 """Every table that follows from ``events``, parents before children."""

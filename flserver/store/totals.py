@@ -9,20 +9,29 @@ from sqlalchemy import Connection, text
 from flserver.events.totals import Totals
 from flserver.events.words import PHASES, Phase
 
+# Messages with rows of their own, and those that strangers' sums are of: a stranger is answered <ERROR>, if at all.
+_MESSAGES = """
+    SELECT direction, header, outcome, COUNT(*) AS count, SUM(bytes) AS bytes FROM messages WHERE run_id = :run
+    GROUP BY direction, header, outcome
+    UNION ALL SELECT 'in', header, outcome, messages, message_bytes FROM summaries WHERE run_id = :run AND messages > 0
+    UNION ALL SELECT 'out', '<ERROR>', 'ok', answers, bytes_out FROM summaries WHERE run_id = :run AND bytes_out > 0
+    UNION ALL SELECT 'out', '<ERROR>', 'failed', failed_answers, 0 FROM summaries
+        WHERE run_id = :run AND failed_answers > 0"""
 # Connections count once their purpose is final. A sum of bytes counts every message, whatever its outcome.
 _COUNTS = {
     "rounds": "SELECT status, COUNT(*) FROM rounds WHERE run_id = :run GROUP BY status",
     "connections": """
-        SELECT purpose, COUNT(*) FROM connections WHERE run_id = :run AND closed_at IS NOT NULL GROUP BY purpose""",
+        SELECT purpose, SUM(count) FROM (
+            SELECT purpose, COUNT(*) AS count FROM connections WHERE run_id = :run AND closed_at IS NOT NULL
+            GROUP BY purpose
+            UNION ALL SELECT purpose, connections FROM summaries WHERE run_id = :run) GROUP BY purpose""",
     "updates": "SELECT decision, COUNT(*) FROM updates WHERE run_id = :run AND decision IS NOT NULL GROUP BY decision",
     "rejected": "SELECT reason, COUNT(*) FROM updates WHERE run_id = :run AND decision = 'rejected' GROUP BY reason",
     "dropouts": """
         SELECT left_reason, COUNT(*) FROM clients WHERE run_id = :run AND left_at IS NOT NULL GROUP BY left_reason""",
-    "messages": """
-        SELECT direction, header, outcome, COUNT(*) FROM messages WHERE run_id = :run
-        GROUP BY direction, header, outcome""",
-    "message_bytes": """
-        SELECT direction, header, SUM(bytes) FROM messages WHERE run_id = :run GROUP BY direction, header""",
+    "messages": f"""
+        SELECT direction, header, outcome, SUM(count) FROM ({_MESSAGES}) GROUP BY direction, header, outcome""",
+    "message_bytes": f"SELECT direction, header, SUM(bytes) FROM ({_MESSAGES}) GROUP BY direction, header",
 }
 _NUMBERS = {
     "rejoins": "SELECT COUNT(*) FROM clients WHERE run_id = :run AND rejoined = 1",

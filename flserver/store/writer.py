@@ -1,6 +1,8 @@
 """The recorder: one thread and one connection write everything, many events a transaction.
 
 An event that nobody waits for may linger for companions, so that a burst costs one fsync; ``flush`` cuts that short.
+
+What waits is bounded (``backlog``): who brings more waits too.
 """
 
 import logging
@@ -17,6 +19,7 @@ from flserver.clock import Deadline, monotonic
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import tables
+from flserver.store.backlog import Backlog
 from flserver.store.busy import when_free
 from flserver.store.chain import GENESIS, Link, payload_digest
 from flserver.store.derive import derive, run_of
@@ -60,14 +63,17 @@ class Writer:
         self._on_failure: Callable[[BaseException], None] = lambda error: None
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer")
-        # Guards everything below. Both conditions share it: the writer sleeps on _work, those who flush on _durable.
+        # Guards everything below. The conditions share it: the writer sleeps on _work, those who flush on _durable,
+        # and on _room those who wait for it, who go first and others.
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._durable = threading.Condition(self._lock)
+        self._room = {first: threading.Condition(self._lock) for first in (True, False)}
         self._queue: deque[_Entry | None] = deque()  # None is the sentinel that ends the thread
         self._appended = 0
         self._taken = 0
         self._committed = 0
+        self._backlog = Backlog()
         self._wanted = 0  # a flush waits for as many events
         self._closing = False
         self._failure: BaseException | None = None
@@ -78,7 +84,7 @@ class Writer:
     def queue_length(self) -> int:
         """Events emitted that are not yet durable and seen by those who watch."""
         with self._lock:
-            return self._appended - self._committed
+            return self._backlog.events
 
     @property
     def alive(self) -> bool:
@@ -123,13 +129,27 @@ class Writer:
         self._connection = connection
         self._thread.start()
 
-    def emit(self, event: Event) -> None:
-        """Queue ``event``. Raises StoreError once the writer has failed or closed, TypeError for what is not JSON."""
-        entry = _Entry(event, to_payload(event), Deadline.after(LINGER))
+    @property
+    def crowded(self) -> bool:
+        """Whether who does not go first would have to wait."""
         with self._lock:
+            return not self._backlog.room(first=False)
+
+    def emit(self, event: Event, *, first: bool = True) -> None:
+        """Queue ``event``, once there is room for it.
+
+        Raises StoreError once the writer has failed or closed, TypeError for what is not JSON.
+        """
+        payload = to_payload(event)
+        with self._lock:
+            while not self._ended and not self._backlog.room(first):
+                self._wanted = self._appended  # what keeps others out does not linger
+                self._work.notify()
+                self._room[first].wait()
             self._require_open()
-            self._queue.append(entry)
+            self._queue.append(_Entry(event, payload, Deadline.after(LINGER)))
             self._appended += 1
+            self._backlog.add(len(payload))
             # The writer, once awake, looks again by itself when the first event's linger is over.
             if len(self._queue) in (1, MAX_BATCH):
                 self._work.notify()
@@ -157,8 +177,14 @@ class Writer:
                 self._queue.append(None)
                 self._wanted = self._appended
                 self._work.notify()
+                for room in self._room.values():
+                    room.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
+
+    @property
+    def _ended(self) -> bool:
+        return self._closing or self._failure is not None
 
     def _require_open(self) -> None:
         self._require_healthy()
@@ -192,7 +218,8 @@ class Writer:
         except Exception as error:
             with self._lock:
                 self._failure = error
-                self._durable.notify_all()
+                for waiting in (self._durable, *self._room.values()):
+                    waiting.notify_all()
             self._on_failure(error)
 
     def _take(self) -> list[_Entry]:
@@ -223,7 +250,10 @@ class Writer:
         # Last: who returns from a flush finds that those who watch have seen it too.
         with self._lock:
             self._committed += len(batch)
+            self._backlog.take_off(len(batch), sum(len(entry.payload) for entry in batch))
             self._durable.notify_all()
+            for first, room in self._room.items():  # who finds none after all waits for the next transaction
+                room.notify(self._backlog.room(first))
 
     def _pause(self, seconds: float) -> None:
         """Wait for something that gives no sign when it comes."""

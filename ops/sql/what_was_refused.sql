@@ -1,5 +1,5 @@
 -- What did run :run_id turn away, and from where? Messages that were refused or cut off, and updates that did not
--- count; most often first.
+-- count; most often first. Beyond --strangers-per-minute the place is a network, and the reason one word.
 SELECT
     t.what,
     t.reason,
@@ -19,4 +19,9 @@ FROM (
 ) AS t
 JOIN v1_connections AS k ON k.connection_id = t.connection_id
 GROUP BY t.what, t.reason, k.peer_host, t.client_id
+UNION ALL
+SELECT 'message ' || outcome, reason, prefix, NULL, SUM(messages), MIN(minute), MAX(minute)
+FROM v1_summaries
+WHERE run_id = :run_id AND messages > 0
+GROUP BY outcome, reason, prefix
 ORDER BY times DESC, last_at DESC;

@@ -18,7 +18,8 @@ COUNTERS = {
     ),
     "flserver_connections_total": (
         "purpose",
-        "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at NOT NULL GROUP BY 1",
+        "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at NOT NULL GROUP BY 1"
+        " UNION ALL SELECT purpose, SUM(connections) FROM v1_summaries GROUP BY 1",
     ),
     "flserver_dropouts_total": (
         "reason",
@@ -26,6 +27,13 @@ COUNTERS = {
         " WHERE left_reason NOT IN ('finished', 'stopped', 'server stopped') GROUP BY 1",
     ),
 }
+
+# Strangers' messages beyond those that have rows are in sums; what is sent to a stranger is <ERROR>.
+MESSAGES = """
+    SELECT direction, header, outcome, COUNT(*), SUM(bytes) FROM v1_messages GROUP BY 1, 2, 3
+    UNION ALL SELECT 'in', header, outcome, messages, message_bytes FROM v1_summaries WHERE outcome NOT NULL
+    UNION ALL SELECT 'out', '<ERROR>', 'ok', answers, bytes_out FROM v1_summaries
+    UNION ALL SELECT 'out', '<ERROR>', 'failed', failed_answers, 0 FROM v1_summaries"""
 
 
 def disagreements(server: ServerProcess) -> list[str]:
@@ -58,8 +66,7 @@ def _expected(server: ServerProcess) -> Counter[tuple[str, str]]:
         expected[name, ""] = 0
         for key, count in server.sql(query):
             expected[name, f'{{{label}="{key}"}}'] += count
-    grouped = "SELECT direction, header, outcome, COUNT(*), SUM(bytes) FROM v1_messages GROUP BY 1, 2, 3"
-    for direction, header, outcome, count, size in server.sql(grouped):
+    for direction, header, outcome, count, size in server.sql(MESSAGES):
         labels = f'direction="{direction}",header="{header if header in KNOWN_HEADERS else "other"}"'
         expected["flserver_messages_total", f'{{{labels},outcome="{outcome}"}}'] += count
         expected["flserver_message_bytes_total", f"{{{labels}}}"] += size

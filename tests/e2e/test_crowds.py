@@ -56,7 +56,8 @@ def test_where_all_have_spoken_a_newcomer_is_not_served_and_has_a_row(start: Sta
 
 def test_five_hundred_idle_fifty_slow_and_a_port_scan_at_once(start: Start, join: Join) -> None:
     """Nothing of the honest is refused, and their rounds go on while all of it is there."""
-    server = start("--num-rounds", "5", "--min-clients", "3", "--metrics-linger", str(PATIENCE), *FAST)
+    options = ("--metrics-linger", str(PATIENCE), "--strangers-per-minute", "1000000")
+    server = start("--num-rounds", "5", "--min-clients", "3", *options, *FAST)
     peers = join(server, "a", "b", "c")
     scans = [b"", b"\0", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", b"SSH-2.0-scan\r\n"]
     stop, scanned = threading.Event(), threading.Event()
@@ -171,7 +172,8 @@ def test_many_names_of_one_large_tensor_are_not_looked_at(start: Start, join: Jo
 @pytest.mark.parametrize("flood_from", ["127.0.0.1", "127.0.0.2", "127.0.0.3"])
 def test_a_flood_does_not_cut_an_honest_upload(start: Start, flood_from: str) -> None:
     """From the trainer's own address, from that of another client, from elsewhere: others make room."""
-    server = start("--num-rounds", "1", "--min-clients", "2", "--max-connections", "40", *FAST)
+    options = ("--max-connections", "40", "--strangers-per-minute", "1000000")
+    server = start("--num-rounds", "1", "--min-clients", "2", *options, *FAST)
     with PeerAt(server, 1, "127.0.0.1").join() as honest, PeerAt(server, 66, "127.0.0.2").join() as other:
         body = honest.body(honest.model())
         frame = len(body).to_bytes(8, "big") + body

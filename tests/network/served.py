@@ -20,6 +20,7 @@ from flserver.network.context import Context, Limits
 from flserver.network.memory import ReceiveMemory
 from flserver.network.preamble import Preamble
 from flserver.network.session import Session
+from flserver.network.strangers import Strangers
 from flserver.network.transport import Pace
 from flserver.rounds import Attempt, Rounds
 from flserver.rounds.broadcast import BroadcastBuffers
@@ -188,9 +189,11 @@ class Network:
         rules: dict[str, object] | None = None,
         goodbye: Goodbye = "finished",
         accept_dtypes: Collection[str] = (),
+        strangers_per_minute: int = 1000,
         **limits: Any,
     ) -> None:
         self.recorder = RecordingRecorder()
+        self.strangers = Strangers(self.recorder, strangers_per_minute)
         module, identity = module or linear(), identity or Identity()
         state = state_of(module)
         given = policy(**({"min_updates": 1, "round_timeout": PATIENCE} | (rules or {})))
@@ -214,6 +217,7 @@ class Network:
             goodbye=goodbye,
             exchange=self.exchange,
             recorder=self.recorder,
+            strangers=self.strangers,
             memory=self.memory,
             limits=dataclasses.replace(default, **limits),
             preamble=preamble or Preamble(tls=None, proxies=(), seconds=PATIENCE),

@@ -50,7 +50,7 @@ class Unserved:
 def line(network: Network) -> Iterator[Unserved]:
     ours, trainer = socket.socketpair()
     trainer.settimeout(PATIENCE)
-    record = ConnectionRecord(network.recorder, 7, network.context.message_ids)
+    record = ConnectionRecord(network.recorder, network.strangers, 7, network.context.message_ids)
     record.client_id = "a"
     conversation = Conversation(Role.SERVER, json_limit=100, pickle_limit=100)
     connection = AcceptedConnection(network.context, Channel(ours), conversation, record, PEER, monotonic())

@@ -10,6 +10,7 @@ from flserver.aggregation.checks import Norms
 from flserver.errors import StoreError
 from flserver.identity.peer import Certificate, Peer
 from flserver.network.record import ConnectionRecord, Outgoing
+from flserver.network.strangers import Strangers
 from flserver.network.transport import Received
 from flserver.rounds import Registration, SentModel, Upload, Verdict
 from flserver.rounds.updates import Submission
@@ -29,7 +30,7 @@ def recorder() -> RecordingRecorder:
 
 @pytest.fixture
 def record(recorder: RecordingRecorder) -> ConnectionRecord:
-    return ConnectionRecord(recorder, 7, count(100))
+    return ConnectionRecord(recorder, Strangers(recorder, 100), 7, count(100))
 
 
 def frame_of(data: bytes, started_at: float | None = 20.0) -> Received:
@@ -110,7 +111,9 @@ def test_a_defect_is_not_taken_for_a_record_that_has_failed(
 
 def test_messages_have_their_numbers_from_one_counter(recorder: RecordingRecorder) -> None:
     numbers = count(5)
-    one, other = (ConnectionRecord(recorder, connection_id, numbers) for connection_id in (1, 2))
+    one, other = (
+        ConnectionRecord(recorder, Strangers(recorder, 1), connection_id, numbers) for connection_id in (1, 2)
+    )
     assert [r.received(frame_of(framed(metadata("a"))), header=None) for r in (one, other, one)] == [5, 6, 7]
     one.sent(Outgoing(Error, "json", b"", "blake3:00"), bytes=1, seconds=0.0, sent_at=None, failure=None)
     assert recorder.of(e.MessageSent)[0].message_id == 8
@@ -167,9 +170,12 @@ def test_a_sent_model_has_its_attempt_and_another_frame_none(
 
 
 def test_a_registration_and_its_end(record: ConnectionRecord, recorder: RecordingRecorder) -> None:
-    record.registered(Metadata(client_id="a", data_size=9, info={"x": 1}), REGISTRATION, "authenticated", "Lund")
+    asked = Metadata(client_id="a", data_size=9, info={"x": 1})
+    record.registered(frame_of(framed(metadata("a"))), asked, REGISTRATION, "authenticated", "Lund")
     record.left(REGISTRATION, "timeout")
-    registered, left = recorder.events
+    message, registered, left = recorder.events
+    assert isinstance(message, e.MessageReceived)
+    assert (message.header, message.outcome, message.reason) == ("<METADATA>", "ok", None)
     assert isinstance(registered, e.ClientRegistered)
     assert (registered.client_id, registered.registration, registered.rejoined) == ("a", 2, True)
     assert (registered.identity, registered.label) == ("authenticated", "Lund")

@@ -37,6 +37,8 @@ def run_events() -> list[e.Event]:
         facts.opened(3),
         facts.received(3, "<METADATA>\n\ud800", "refused", 70),
         facts.closed(3),
+        facts.strangers_summed(),
+        facts.strangers_summed(7, 0, 0, 0, 0, 0, 0, "silent", "unknown", "other", None),
         facts.quorum_settled(2),
         facts.attempt(1, 1, ("1", "2", "3", "4", "5"), at=STARTED_AT),
         facts.sent(4, bytes=32_000),
@@ -83,9 +85,12 @@ def run_totals(run_events: list[e.Event]) -> Totals:
     """What a reader of SQL would count after ``run_events``."""
     return Totals(
         rounds={"committed": 2, "aborted": 1, "running": 0},
-        connections={"register": 1, "upload": 1, "unknown": 2},
+        connections={"register": 1 + 5, "upload": 1, "unknown": 2 + 7},
         messages={
             ("in", "<METADATA>", "ok"): 1,
+            ("in", "<METADATA>", "refused"): 5,
+            ("out", "<ERROR>", "ok"): 3,
+            ("out", "<ERROR>", "failed"): 1,
             ("in", None, "refused"): 1,
             ("in", "<METADATA>\n\ud800", "refused"): 1,
             ("in", "<MODEL>", "ok"): 1,
@@ -93,7 +98,8 @@ def run_totals(run_events: list[e.Event]) -> Totals:
             ("out", "<MODEL>", "failed"): 1,
         },
         message_bytes={
-            ("in", "<METADATA>"): 60,
+            ("in", "<METADATA>"): 60 + 300,
+            ("out", "<ERROR>"): 240,
             ("in", None): 12,
             ("in", "<METADATA>\n\ud800"): 70,
             ("in", "<MODEL>"): 32_500,

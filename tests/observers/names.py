@@ -27,6 +27,7 @@ GAUGES = (
     "checkpoint_bytes",
     "database_bytes",
     "audit_queue_length",
+    "audit_queue_length_limit",
     "audit_sequence",
 )
 COUNTERS = (

@@ -42,6 +42,11 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
         ("INFO", "client 3 registered (1,400 samples)"),
         ("WARNING", "message from 192.0.2.7:40000 refused: it broke a limit"),
         ("WARNING", "<METADATA>\\n\\ud800 from 192.0.2.7:40000 refused: it broke a limit"),
+        (
+            "WARNING",
+            "summed: 5 connections of strangers from 10.0.0.0/24 in the minute from 09:00 (registration, 5 messages)",
+        ),
+        ("WARNING", "summed: 7 connections of strangers from 10.0.0.0/24 in the minute from 09:00 (silent)"),
         ("INFO", "a round needs 2 updates"),
         ("INFO", "round 1/10 started with 5 clients"),
         ("WARNING", "<MODEL> to client 1 at 192.0.2.7:40000 failed"),

@@ -134,7 +134,6 @@ def test_gauges_of_a_run(run_events: list[e.Event]) -> None:
         "round_updates": 1,
         "min_updates": 2,
         "connected_clients": 1,
-        "open_connections": 0,
         "model_loss": 0.412,
         "model_accuracy_ratio": 0.887,
         "clients_loss": 0.75,

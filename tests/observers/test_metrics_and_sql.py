@@ -75,7 +75,11 @@ def test_a_model_that_diverged_is_told_from_one_that_was_not_measured(
     [
         ("rounds_total", "SELECT status, COUNT(*) FROM v1_rounds GROUP BY 1"),
         ("updates_total", "SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1"),
-        ("connections_total", "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at IS NOT NULL GROUP BY 1"),
+        (
+            "connections_total",
+            "SELECT purpose, SUM(n) FROM (SELECT purpose, COUNT(*) AS n FROM v1_connections WHERE closed_at IS NOT NULL"
+            " GROUP BY 1 UNION ALL SELECT purpose, connections FROM v1_summaries) GROUP BY 1",
+        ),
         ("audit_events_total", "SELECT COUNT(*) FROM v1_events"),
         ("round_duration_seconds_sum", "SELECT SUM(seconds) FROM v1_rounds"),
         ("client_update_duration_seconds_count", "SELECT COUNT(seconds) FROM v1_client_rounds"),

@@ -95,7 +95,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "v1_connections": (
-        "A connection to the trainers' port, a port scan's too.",
+        "A connection to the trainers' port, a port scan's too, up to `--strangers-per-minute`.",
         {
             "run_id": RUN,
             "connection_id": "Its number in this database.",
@@ -106,12 +106,36 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "transport": "`tcp` or `tls`.",
             "certificate_subject": "The subject of the peer's certificate, where one was asked for and verified.",
             "certificate_fingerprint": "`sha256:hex` of that certificate.",
-            "opened_at": "When it was accepted.",
+            "opened_at": "When it was accepted; the row may come later, where many strangers do.",
             "closed_at": "When it ended.",
             "close_reason": "Why: `closed`, `finished`, `stopped`, the error, or who needed its place.",
             "bytes_in": "Bytes received on it. NULL until it ends.",
             "bytes_out": "Bytes sent on it. NULL until it ends.",
             "proxy_host": "The forwarder's own address, where one spoke for the peer.",
+        },
+    ),
+    "v1_summaries": (
+        "Strangers without rows of their own, of one kind: connections that became neither a registration nor an "
+        "update, beyond `--strangers-per-minute`. With those that have rows, no connection is left out.",
+        {
+            "run_id": RUN,
+            "minute": "The beginning of the minute in which they ended, or were answered.",
+            "prefix": "Their network, IPv4 /24 or IPv6 /64; `elsewhere` for all that came when a thousand kinds of the "
+            "minute were told apart.",
+            "reason": "`silent`, `broken_off` (in the middle of the message), `cut` (made room for another, or was "
+            "there when the server stopped), `not_served` (no place), by what was wrong `handshake`, `frame`, `size`, "
+            "`message`, `pickle`, `identity` or `registration`, or `other`.",
+            "purpose": "As in `v1_connections`.",
+            "header": "That of their messages, where it is one of the protocol's; else `other`.",
+            "outcome": "That of their messages; NULL where none came.",
+            "connections": "How many they were.",
+            "messages": "Messages that came in on them, whole or not.",
+            "message_bytes": "The bytes of these.",
+            "answers": "`<ERROR>` messages that were sent on them.",
+            "failed_answers": "The same of those that could not be sent whole.",
+            "bytes_in": "Bytes received on them.",
+            "bytes_out": "Bytes sent on them. They count when the connection has ended: a server that was killed has "
+            "lost them.",
         },
     ),
     "v1_messages": (
@@ -132,7 +156,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "seconds": "From its first byte to its last.",
             "outcome": "`ok`, `refused` (it broke the protocol, a limit or an identity rule), or `failed` (it was cut "
             "off).",
-            "reason": "Why, where it is not `ok`.",
+            "reason": "Why, where it is not `ok`; else what was done to take it, and what of it is not kept.",
         },
     ),
     "v1_updates": (

@@ -15,6 +15,8 @@ or, on request, OpenMetrics. Units are seconds, bytes, and ratios from 0 to 1.
 - **Counters and histograms are the current run's.** They move when the transaction with their rows has committed, and
   after a restart they go on from what SQL says. Two have no rows and belong to the process:
   `flserver_audit_write_errors_total` and `flserver_audit_commit_duration_seconds`.
+- What strangers send beyond `--strangers-per-minute` has no rows, and is counted when its sum is on record
+  (`v1_summaries`), at the minute's end: counters are rows and these sums.
 - **No label names a client**: per-client facts are [SQL's](views.md). The labels of what is counted have few values,
   from closed sets that are there from the start; what is in none of them counts as `other`.
 - **A number that is not known has no sample**: without `--eval-data` or `--evaluate` there is no `flserver_model_loss`.

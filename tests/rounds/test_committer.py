@@ -19,7 +19,9 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[e.Event] = []
 
-    def emit(self, event: e.Event) -> None:
+    crowded = False
+
+    def emit(self, event: e.Event, *, first: bool = True) -> None:
         self.events.append(event)
 
     def flush(self) -> None:

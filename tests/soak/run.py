@@ -19,7 +19,7 @@ from tests.patience import PATIENCE
 from tests.soak.crowd import Crowd
 from tests.soak.judge import growth, judge_left, judge_memory, tenth
 from tests.soak.ledger import Ledger, SoakError
-from tests.soak.record import judge_record, number
+from tests.soak.record import SUMMED, judge_record, number
 from tests.soak.samples import MB, Sample, take
 from tests.soak.strangers import KINDS, Kind, looks_in
 from tests.soak.trainers import FICKLE, STEADY, Trainer, Turns
@@ -192,11 +192,18 @@ class _Soak:
             "bytes_per_connection": round(grown / between, 1),
             "rows": {
                 view: number(self._server.sql, f"SELECT COUNT(*) FROM v1_{view}")
-                for view in ("connections", "clients", "messages", "updates", "rounds", "events")
+                for view in ("connections", "summaries", "clients", "messages", "updates", "rounds", "events")
             },
-            "refused": number(self._server.sql, "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'refused'"),
-            "failed": number(self._server.sql, "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'failed'"),
+            "summed": number(self._server.sql, SUMMED),
+            "refused": self._came_to("refused"),
+            "failed": self._came_to("failed"),
             "decisions": dict(self._server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1")),
             "kinds": dict(sorted(self._ledger.kinds.items())),
             "not_connected": self._ledger.counts["not connected"],
         }
+
+    def _came_to(self, outcome: str) -> int:
+        """How many messages were refused, or failed: those with rows, and those in sums."""
+        rows = "SELECT COUNT(*) FROM v1_messages WHERE outcome = ?"
+        sums = "SELECT SUM(messages) FROM v1_summaries WHERE outcome = ?"
+        return sum(self._server.sql(query, outcome)[0][0] or 0 for query in (rows, sums))

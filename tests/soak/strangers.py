@@ -236,14 +236,15 @@ def registers_again(street: Street, rng: random.Random) -> None:
 
 def comes_late(street: Street, rng: random.Random) -> None:
     metadata = {"header": "<METADATA>", "id": f"newcomer {rng.randrange(10**6)}", "data_size": 100}
+    metadata["info"] = {"note": "x" * rng.choice((0, 3500))}
     with street.visit("comes_late") as connection:
         connection.sendall(framed(json.dumps(metadata).encode()))
         leave(connection, rng)
 
 
-def sound_upload(client_id: object, model: object) -> bytes:
+def sound_upload(client_id: object, model: object, metrics: object = None) -> bytes:
     """The caller makes ``model``'s class known to ``pickle``."""
-    return pickle.dumps({"header": "<MODEL>", "id": client_id, "model": model}, protocol=4)
+    return pickle.dumps({"header": "<MODEL>", "id": client_id, "model": model, "metrics": metrics}, protocol=4)
 
 
 KINDS: dict[Kind, int] = {

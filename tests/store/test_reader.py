@@ -182,13 +182,17 @@ def test_ids_of_a_new_database_begin_at_1(database: Path) -> None:
 def test_totals(recorded: Path, reader: Reader) -> None:
     totals = reader.totals(story.RUN)
     assert totals.rounds == {"committed": 2, "aborted": 1}
-    assert totals.connections == {"register": 1, "upload": 6, "unknown": 1}
+    assert totals.connections == {"register": 1 + 7, "upload": 6, "unknown": 1 + 7}
     assert totals.messages == {
         ("in", "<MODEL>", "ok"): 6,
         ("in", r"<\ud800>", "refused"): 1,
         ("out", "<MODEL>", "ok"): 5,
+        ("in", "<METADATA>", "refused"): 6,
+        ("out", "<ERROR>", "ok"): 4,
+        ("out", "<ERROR>", "failed"): 1,
     }
-    assert totals.message_bytes == {("in", "<MODEL>"): 6048, ("in", r"<\ud800>"): 8, ("out", "<MODEL>"): 5040}
+    models = {("in", "<MODEL>"): 6048, ("in", r"<\ud800>"): 8, ("out", "<MODEL>"): 5040}
+    assert totals.message_bytes == models | {("in", "<METADATA>"): 360, ("out", "<ERROR>"): 320}
     assert totals.updates == {"accepted": 2, "late": 1, "duplicate": 1, "rejected": 1, "aborted": 1}
     assert totals.rejected == {"shape: fc1.weight is (1,)": 1}
     assert totals.dropouts == {"reset": 1}

@@ -26,6 +26,10 @@ def _connection_closed(connection: Connection, origin: Origin, event: e.Connecti
     )
 
 
+def _strangers_summed(connection: Connection, origin: Origin, event: e.StrangersSummed) -> None:
+    insert_row(connection, t.summaries, origin, event, event_seq=origin.seq)
+
+
 def _message_received(connection: Connection, origin: Origin, event: e.MessageReceived) -> None:
     insert_row(connection, t.messages, origin, event, direction="in")
 
@@ -52,6 +56,7 @@ DERIVATIONS: Derivations = {
     e.ConnectionOpened: _connection_opened,
     e.PeerIdentified: _peer_identified,
     e.ConnectionClosed: _connection_closed,
+    e.StrangersSummed: _strangers_summed,
     e.MessageReceived: _message_received,
     e.MessageSent: _message_sent,
     e.ClientRegistered: _client_registered,

@@ -21,6 +21,7 @@ SIZES = (100, 250, 37)  # the honest trainers' numbers of samples
 STEPS = (0.25, -0.5, 0.125)  # what they add to every parameter in round 1; in round r, r times as much
 TRAPS = Path(__file__).with_name("traps")
 OPTIONS = ("--model", SPEC, "--seed", "11", "--num-rounds", str(ROUNDS), "--round-timeout", "3600")
+OPTIONS += ("--strangers-per-minute", "1000000")  # each input is looked up by its rows
 OPTIONS += (
     "--time-to-wait",
     "0.2",
