@@ -33,7 +33,9 @@ class Lines:
     def _run_started(self, event: e.RunStarted) -> Line:
         self._num_rounds = event.num_rounds
         called = "" if event.name == event.run_id else f" ({printable(event.name)})"
-        return logging.INFO, f"run {printable(event.run_id)}{called} started: {_count(event.num_rounds, 'round')}"
+        parent = "" if event.parent_run_id is None else f", from round {event.parent_round} of {event.parent_run_id}"
+        rounds = _count(event.num_rounds, "round")
+        return logging.INFO, f"run {printable(event.run_id)}{called} started: {rounds}{printable(parent)}"
 
     def _run_resumed(self, event: e.RunResumed) -> Line:
         self._num_rounds = event.num_rounds

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 
-def resume_command(db: Path, name: str) -> str:
-    """The command that goes on with the newest run called ``name`` in ``db``: for a shell, from whatever folder.
+def resume_command(db: Path, ref: str) -> str:
+    """The command that goes on with the run that ``ref`` means in ``db``, its name or its run_id: for a shell, from
+    whatever folder.
 
     What else the run was started with is on record with it.
     """
-    return shlex.join([*_program(), "--db", str(db.absolute()), "--resume", "--run-name", name])
+    return shlex.join([*_program(), "--db", str(db.absolute()), "--resume", "--run-name", ref])
 
 
 def _program() -> list[str]:

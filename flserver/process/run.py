@@ -9,12 +9,13 @@ from flserver.network.server import Server
 from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared
 from flserver.process.resources import capacity_of, limits_of
+from flserver.process.which_run import Plan
 from flserver.rounds import Rounds
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange
-from flserver.store.reader import IdSeeds
+from flserver.store.reader import IdSeeds, Reader
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
 
@@ -104,6 +105,12 @@ def _rounds(launched: Launched) -> Rounds:
     return Rounds(
         plan.settings.rounds,
         known={p.client_id: (p.data_size, p.registration) for p in reader.participants(plan.run_id)},
-        min_updates=reader.min_updates(plan.run_id),
+        min_updates=reader.min_updates(plan.run_id) or _quorum_of_parent(plan, reader),
         identity=launched.admission.identity,
     )
+
+
+def _quorum_of_parent(plan: Plan, reader: Reader) -> int | None:
+    """What a child's quorum is: that of its parent, whose model more than one site made; else None, not settled yet."""
+    settled = reader.min_updates(plan.parent.run["run_id"]) if plan.parent is not None else None
+    return settled if settled is not None and settled > 1 else None

@@ -54,13 +54,20 @@ class EvaluationPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class StorePolicy:
-    """Where the record and the models go, and which run is meant."""
+    """Where the record and the models go, and which run is meant: with ``resume`` it goes on, with ``resume_from`` a
+    child of it begins at that round. In a run's settings on record, ``resume_from`` says where it began."""
 
     db: Path
     checkpoint_dir: Path
     keep_checkpoints: int
     resume: bool
+    resume_from: int | None
     run_name: str | None
+
+    @property
+    def listens_as_before(self) -> bool:
+        """Whether the settings of another run, where it listened among them, are this one's too."""
+        return self.resume or self.resume_from is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "config": "JSON: the settings in force, by their names with underscores; paths are absolute. Not in it are "
             "those of the process alone: the database, how it logs, and which run is meant.",
             "final_digest": "Digest of its last committed model, once it has ended.",
-            "parent_run_id": "The run whose model it began with (`--initial-weights RUN:ROUND`), if any.",
+            "parent_run_id": "The run whose model it began with (`--resume-from`, `--initial-weights`), if any.",
             "parent_round": "That model's round.",
             "server_version": "The flserver that began it.",
         },
