@@ -28,6 +28,7 @@ from flserver.events.rounds import (
     RoundCommitted,
     RoundMetric,
     UpdateReceived,
+    WeightConcentrated,
 )
 from flserver.events.runs import (
     OperatorActed,
@@ -69,4 +70,5 @@ __all__ = [
     "StateChanged",
     "UpdateReceived",
     "Waited",
+    "WeightConcentrated",
 ]

@@ -155,6 +155,13 @@ class Lines:
         line = f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
         return logging.INFO, line + _late(event.outcomes)
 
+    def _weight_concentrated(self, event: e.WeightConcentrated) -> Line:
+        who, has = printable(event.owner), "has"
+        if len(event.clients) > 1:
+            who, has = f"{_count(len(event.clients), 'client')} of {who}", "have"
+        what = f"{who} {has} {event.weight:.7g} of the weight"
+        return logging.WARNING, f"{self._round(event.round)}: {what}; --max-weight-share limits that"
+
     def _attempt_aborted(self, event: e.AttemptAborted) -> Line:
         what = f"{self._round(event.round)}, attempt {event.attempt}"
         return (
@@ -185,6 +192,7 @@ class Lines:
         e.AttemptStarted: _attempt_started,
         e.RoundCommitted: _round_committed,
         e.AttemptAborted: _attempt_aborted,
+        e.WeightConcentrated: _weight_concentrated,
     }
 
 

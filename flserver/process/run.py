@@ -105,12 +105,14 @@ def _rounds(launched: Launched) -> Rounds:
     return Rounds(
         plan.settings.rounds,
         known={p.client_id: (p.data_size, p.registration) for p in reader.participants(plan.run_id)},
-        min_updates=reader.min_updates(plan.run_id) or _quorum_of_parent(plan, reader),
+        min_updates=settled_quorum(plan, reader),
         identity=launched.admission.identity,
     )
 
 
-def _quorum_of_parent(plan: Plan, reader: Reader) -> int | None:
-    """What a child's quorum is: that of its parent, whose model more than one site made; else None, not settled yet."""
-    settled = reader.min_updates(plan.parent.run["run_id"]) if plan.parent is not None else None
-    return settled if settled is not None and settled > 1 else None
+def settled_quorum(plan: Plan, reader: Reader) -> int | None:
+    """The least number of updates that commits a round, where an earlier process of the run has settled it, or a
+    child's parent: more than one site made the model that the child begins with. Else None."""
+    own = reader.min_updates(plan.run_id)
+    parents = reader.min_updates(plan.parent.run["run_id"]) if plan.parent is not None else None
+    return own or (parents if parents is not None and parents > 1 else None)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from flserver.errors import UsageError
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, UploadFrom
-from flserver.settings.setting import defaults
+from flserver.settings.setting import CAP, defaults
 
 CONVERTIBLE = ("float16", "bfloat16", "float64")  # to float32
 
@@ -16,7 +16,8 @@ Policy = TypeVar("Policy")
 
 @dataclass(frozen=True, kw_only=True)
 class RoundPolicy:
-    """The rules of a run's rounds. Times are in seconds; with ``min_updates`` None the first join window settles it."""
+    """The rules of a run's rounds. Times are in seconds; with ``min_updates`` None the first join window settles it.
+    An owner of more than ``max_weight_share`` of the samples is rejected, or with ``caps_weight`` counts for less."""
 
     num_rounds: int
     time_to_wait: float
@@ -30,6 +31,7 @@ class RoundPolicy:
     stop_grace: float
     max_data_size: int
     max_weight_share: float
+    caps_weight: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,8 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS}
     meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
     meant["receive_memory"] *= 2**20
+    share = str(merged["max_weight_share"])
+    meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     return ServerSettings(
         rounds=_pick(RoundPolicy, meant),

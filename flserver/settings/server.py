@@ -52,7 +52,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="accept-dtypes", kind="str", default="float16,bfloat16,float64", metavar="DTYPE[,DTYPE]", help="Convert updates in these dtypes where the model has float32; '' takes the model's own only."),
     Setting(name="max-json-size", kind="int", default=4096, minimum=64, maximum=2**20, metavar="BYTES", help="Longest registration."),
     Setting(name="max-data-size", kind="int", default=MAX_DATA_SIZE, minimum=1, maximum=MAX_DATA_SIZE, metavar="N", help="Most training samples that a client may say it has."),
-    Setting(name="max-weight-share", kind="float", default=1.0, minimum=0.001, maximum=1, metavar="SHARE", help="Reject an update whose client has more than this share of the samples of all clients invited; 1 is off."),
+    Setting(name="max-weight-share", kind="share", default=1.0, minimum=0.001, maximum=1, metavar="SHARE|cap:SHARE", help="Most of the samples of all clients invited that one owner's may be, a certificate's or an address's: reject its updates, or with cap: let them count for less. 1 is off."),
     Setting(name="first-frame-timeout", kind="float", default=30.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds a new connection has to send its first bytes, and to finish a TLS handshake."),
     Setting(name="frame-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds that receiving an update, or sending a model, may take."),
     Setting(name="min-rate", kind="float", default=1024.0, minimum=0, maximum=1e12, metavar="BYTES", help="Bytes a second below which a message is not waited for any more, counted over 30 seconds (or --first-frame-timeout, if less) of waiting for its sender."),

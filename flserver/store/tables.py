@@ -123,7 +123,7 @@ updates = _table(
     update_id int key, run_id text, message_id int, connection_id int, client_id text
     answers_round int?, answers_attempt int?, arrived_round int?, decision text?, reason text?, update_digest text?
     data_size int, weight real?, received_at text, wait_seconds real?, upload_seconds real?, update_norm real?
-    identity text
+    identity text, counted_size int?
     """,
 )
 rounds = _table(
@@ -141,7 +141,7 @@ client_rounds = _table(
     """
     run_id text key, round int key, attempt int key, client_id text key, participation text?
     decision text?, reason text?, data_size int?, weight real?, sent_at text?, seconds real?
-    bytes_in int?, bytes_out int?, update_norm real?
+    bytes_in int?, bytes_out int?, update_norm real?, counted_size int?
     """,
 )
 round_metrics = _table(
@@ -152,7 +152,7 @@ client_metrics = _table(
     "client_metrics",
     """
     run_id text key, round int key, client_id text key, name text key, measured_on text key, source text key
-    value real?, update_id int
+    value real?, update_id int, note text?
     """,
 )
 

@@ -12,9 +12,18 @@ from flserver.settings.recorded import config_of
 class FakeReader:
     """Runs as v1_runs shows them, the newest last, and their committed rounds."""
 
-    def __init__(self, *runs: Mapping[str, Any], rounds: Mapping[int, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        *runs: Mapping[str, Any],
+        rounds: Mapping[int, Mapping[str, Any]] | None = None,
+        quorums: Mapping[str, int] | None = None,
+    ) -> None:
         self._runs = runs
         self._rounds = rounds or {}
+        self._quorums = quorums or {}
+
+    def min_updates(self, run_id: str) -> int | None:
+        return self._quorums.get(run_id)
 
     def runs(self) -> list[Mapping[str, Any]]:
         return [*reversed(self._runs)]

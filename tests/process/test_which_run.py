@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from flserver.errors import UsageError
+from flserver.process.run import settled_quorum
 from flserver.process.which_run import Complete, Plan, plan_run
 from flserver.settings import server_settings
 from flserver.settings.recorded import config_of, settings_of
@@ -320,3 +321,12 @@ def test_a_child_of_a_child_begins_at_a_round_of_that() -> None:
     assert plan.parent is not None
     assert (plan.parent.run["run_id"], plan.parent.round, plan.settings.rounds.num_rounds) == ("r2", 2, 6)
     assert plan.overrides == {}
+
+
+@pytest.mark.parametrize(("own", "parents", "settled"), [(None, 2, 2), (None, 1, None), (1, 2, 1), (None, None, None)])
+def test_a_childs_quorum_is_its_parents_where_more_than_one_site_made_that_ones_models(
+    own: int | None, parents: int | None, settled: int | None
+) -> None:
+    plan = child(found("interrupted"), resume_from=4)
+    quorums = {run: quorum for run, quorum in ((plan.run_id, own), ("r1", parents)) if quorum is not None}
+    assert settled_quorum(plan, cast(Reader, FakeReader(quorums=quorums))) == settled

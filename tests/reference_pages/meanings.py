@@ -10,7 +10,11 @@ RUN = "The run: `v1_runs.run_id`."
 PROCESS = "The server process: `v1_processes.process_id`."
 CONNECTION = "The connection: `v1_connections.connection_id`."
 WHOSE = "`authenticated` by a certificate, or `claimed` by the message alone."
-SAMPLES = "Training samples that the client said it has, by which the mean is weighted."
+SAMPLES = "Training samples that the client said it has."
+COUNTED = (
+    "Those of them by which the mean is weighted: all, unless its owner counts for less (`--max-weight-share cap:…`). "
+    "NULL without an update."
+)
 SHARE = "Its share of the new model, 0 to 1; the shares of a round sum to 1. NULL unless accepted."
 NORM = (
     "L2 distance of the update from the model that was sent. NULL where it is late or a duplicate, and where the two "
@@ -156,6 +160,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "upload_seconds": "From its first byte to its last.",
             "update_norm": NORM,
             "identity": WHOSE,
+            "counted_size": COUNTED,
         },
     ),
     "v1_rounds": (
@@ -177,7 +182,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "checkpoint_seconds": "Writing it durably.",
             "clients": "Clients that the model was sent to; while the attempt runs, those invited.",
             "updates_accepted": "Updates that the new model is made of.",
-            "data_size": "Their samples.",
+            "data_size": "Their samples, as counted.",
             "base_digest": "`model_digest` of the round before: the model that was sent.",
             "model_digest": "SHA-256 of the new model's checkpoint file: what `sha256sum` prints.",
             "checkpoint": "That file, below the checkpoint directory.",
@@ -205,6 +210,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "bytes_in": "Size of its upload, also of a late one.",
             "bytes_out": "Size of the model sent to it.",
             "update_norm": NORM,
+            "counted_size": COUNTED,
         },
     ),
     "v1_round_metrics": (
@@ -215,8 +221,9 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "name": "`loss`, `accuracy`, or whatever name `--evaluate` gives it.",
             "value": "The number; NULL where it is none that can be added up: `note`.",
             "source": "`evaluate`: measured here, with `--eval-data` or `--evaluate`. `clients`: the mean of what the "
-            "clients measured on that model when they received it, weighted by `data_size`. `server` is kept for what "
-            "needs no measuring; nothing is yet.",
+            "clients measured on that model when they received it, weighted by `counted_size`, without what cannot be "
+            "so: accuracies outside 0 to 1, and losses that are not finite or beyond 1,000 times the clients' median "
+            "(those up to 1 are in). `server` is kept for what needs no measuring; nothing is yet.",
             "note": "`NaN`, `Infinity` or `-Infinity`: what was measured, of a model that has diverged. A round that "
             "was not measured has no row.",
         },
@@ -229,9 +236,10 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "that before.",
             "client_id": "The client.",
             "name": "Its name at the client; `flclient` reports `loss`, `accuracy` (0 to 1) and `seconds` of training.",
-            "value": "The number.",
+            "value": "The number as it was sent, whether it can be so or not; NULL where it is not finite: `note`.",
             "measured_on": "`received`: the global model as it came. `trained`: its own, after training.",
             "source": "`client`: who measured it.",
+            "note": "`NaN`, `Infinity` or `-Infinity`: what was sent.",
         },
     ),
     "v1_events": (

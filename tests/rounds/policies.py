@@ -18,5 +18,6 @@ def policy(**changed: object) -> RoundPolicy:
         "stop_grace": 30.0,
         "max_data_size": MAX_DATA_SIZE,
         "max_weight_share": 1.0,
+        "caps_weight": False,
     }
     return RoundPolicy(**(values | changed))  # type: ignore[arg-type]
