@@ -269,4 +269,5 @@ def aborted(
     return e.AttemptAborted(**(defaults | more))
 
 
+weight_concentrated = maker(e.WeightConcentrated, owner="client 1", weight=0.95, clients=("1",), round=1, attempt=1)
 checkpoint_deleted = maker(e.CheckpointDeleted, round=0, attempt=1, checkpoint="…")

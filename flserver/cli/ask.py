@@ -18,7 +18,8 @@ from flserver.errors import UsageError
 def runs(ctx: click.Context, db: str | None, form: str, raw: bool) -> None:
     """List the runs, newest first."""
     columns, rows = reader(ctx, db).query(
-        "SELECT run_id, name, status, rounds_committed, num_rounds, model, started_at, ended_at FROM v1_runs"
+        "SELECT run_id, name, status, rounds_committed, num_rounds, model, started_at, ended_at, parent_run_id,"
+        " parent_round FROM v1_runs"
         " ORDER BY started_at DESC, run_id DESC"
     )
     if rows or form != "table":
@@ -43,7 +44,8 @@ def show(ctx: click.Context, run: str, db: str | None, form: str, raw: bool) -> 
         {"run": found["run_id"]},
     )
     if form == "table":
-        click.echo("run {run_id}  name {name}  {status}  model {model}\n".format(**found))
+        parent = "  from round {parent_round} of run {parent_run_id}" if found["parent_run_id"] is not None else ""
+        click.echo(f"run {{run_id}}  name {{name}}  {{status}}  model {{model}}{parent}\n".format(**found))
     click.echo(render(columns, rows, form, raw=raw), nl=False)
 
 

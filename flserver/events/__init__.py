@@ -31,6 +31,7 @@ from flserver.events.rounds import (
     SuspectRejected,
     SuspectsCount,
     UpdateReceived,
+    WeightConcentrated,
 )
 from flserver.events.runs import (
     OperatorActed,
@@ -75,4 +76,5 @@ __all__ = [
     "SuspectsCount",
     "UpdateReceived",
     "Waited",
+    "WeightConcentrated",
 ]

@@ -24,7 +24,7 @@ class AttemptStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ClientMetric:
-    """A number that a client reported with its update."""
+    """A number that a client reported with its update: as it was sent, whether it can be so or not."""
 
     name: str
     measured_on: MeasuredOn
@@ -36,7 +36,8 @@ class UpdateReceived(Event):
     """A complete upload that decodes and passes the identity rules. ``decision`` is None while it counts and its
     attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` says whether
     a certificate showed whose it is, on the connection that it came on. ``update_norm`` is over all floating-point
-    tensors; the other two are over its parameters and over its buffers."""
+    tensors; the other two are over its parameters and over its buffers. ``counted_size`` are the samples with which it
+    is averaged; None stands for all of ``data_size``."""
 
     update_id: int
     message_id: int
@@ -57,6 +58,7 @@ class UpdateReceived(Event):
     metrics: tuple[ClientMetric, ...] = ()
     parameters_norm: float | None = None
     buffers_norm: float | None = None
+    counted_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,7 @@ class RoundCommitted(Event):
     """A round exists: its checkpoint is durable, and this event's transaction decides its updates ``accepted``.
 
     Every update of the attempt whose decision is still NULL is named in ``outcomes``. ``clients`` is how many were sent
-    the model; None leaves the number that were invited.
+    the model; None leaves the number that were invited. ``data_size`` are the samples counted.
     """
 
     round: int
@@ -130,6 +132,18 @@ class RoundCommitted(Event):
     accuracy: float | None
     metrics: tuple[RoundMetric, ...]
     outcomes: tuple[ClientOutcome, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightConcentrated(Event):
+    """One owner has nearly all of a round's weight: ``weight`` of it (0 to 1), by the updates of its ``clients``. Said
+    once in a server process. ``owner`` is text for people."""
+
+    round: int
+    attempt: int
+    owner: str
+    clients: tuple[str, ...]
+    weight: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,13 @@ class Peer:
     certificate: Certificate | None = None
 
     @property
+    def owner(self) -> str | None:
+        """Whose it is, as text for people: its certificate's, else its address's. None on this machine."""
+        if self.certificate is not None:
+            return f"certificate {self.certificate.fingerprint}"
+        return None if self.local else self.host
+
+    @property
     def local(self) -> bool:
         """Whether it is on this machine: there, an address tells nothing of who it is."""
         try:

@@ -252,6 +252,7 @@ class ConnectionRecord:
                 reason=verdict.reason,
                 update_digest=upload.digest,
                 data_size=verdict.data_size,
+                counted_size=verdict.counted_size,
                 bytes=frame.bytes,
                 wait_seconds=waited,
                 upload_seconds=frame.seconds,

@@ -33,7 +33,9 @@ class Lines:
     def _run_started(self, event: e.RunStarted) -> Line:
         self._num_rounds = event.num_rounds
         called = "" if event.name == event.run_id else f" ({printable(event.name)})"
-        return logging.INFO, f"run {printable(event.run_id)}{called} started: {_count(event.num_rounds, 'round')}"
+        parent = "" if event.parent_run_id is None else f", from round {event.parent_round} of {event.parent_run_id}"
+        rounds = _count(event.num_rounds, "round")
+        return logging.INFO, f"run {printable(event.run_id)}{called} started: {rounds}{printable(parent)}"
 
     def _run_resumed(self, event: e.RunResumed) -> Line:
         self._num_rounds = event.num_rounds
@@ -174,6 +176,13 @@ class Lines:
         line = f"{self._round(event.round)} committed in {event.seconds:.2f} s: {', '.join(facts)}"
         return logging.INFO, line + _late(event.outcomes)
 
+    def _weight_concentrated(self, event: e.WeightConcentrated) -> Line:
+        who, has = printable(event.owner), "has"
+        if len(event.clients) > 1:
+            who, has = f"{_count(len(event.clients), 'client')} of {who}", "have"
+        what = f"{who} {has} {event.weight:.7g} of the weight"
+        return logging.WARNING, f"{self._round(event.round)}: {what}; --max-weight-share limits that"
+
     def _attempt_aborted(self, event: e.AttemptAborted) -> Line:
         what = f"{self._round(event.round)}, attempt {event.attempt}"
         return (
@@ -208,6 +217,7 @@ class Lines:
         e.AttemptStarted: _attempt_started,
         e.RoundCommitted: _round_committed,
         e.AttemptAborted: _attempt_aborted,
+        e.WeightConcentrated: _weight_concentrated,
     }
 
 

@@ -129,7 +129,7 @@ class App:
 
     def _how_to_go_on(self) -> str:
         plan = self._launched.plan
-        return f"to go on: {resume_command(plan.settings.store.db, plan.name)}"
+        return f"to go on: {resume_command(plan.settings.store.db, plan.ref)}"
 
     def _beginning(self) -> dict[str, Any]:
         host, port = self._launched.listener.address

@@ -108,11 +108,15 @@ def _tell(plan: Plan, say: Say) -> None:
     if plan.notice is not None:
         say(plan.notice)
     if plan.resumed is None:
-        say(f"run: a new one{'' if plan.name == plan.run_id else f' called {plan.name}'}")
-        return
-    committed = f"{plan.resumed['rounds_committed']} of {plan.settings.rounds.num_rounds} rounds are committed"
+        told = f"a new one{'' if plan.name == plan.run_id else f' called {plan.name}'}"
+        if plan.parent is not None:
+            run, rounds = plan.parent.run["run_id"], plan.settings.rounds.num_rounds
+            told += f", from round {plan.parent.round} of run {run}: {rounds} round{'s' * (rounds != 1)}"
+    else:
+        committed = f"{plan.resumed['rounds_committed']} of {plan.settings.rounds.num_rounds} rounds are committed"
+        told = f"{plan.name} goes on, {committed}"
     changed = ", ".join(f"--{key.replace('_', '-')} {value}" for key, value in plan.overrides.items())
-    say(f"run: {plan.name} goes on, {committed}{f'; changed: {changed}' if changed else ''}")
+    say(f"run: {told}{f'; changed: {changed}' if changed else ''}")
 
 
 def _trainers_port(settings: ServerSettings, say: Say) -> None:

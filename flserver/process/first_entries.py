@@ -17,7 +17,7 @@ from flserver.observers.tally import LastRound, RunFacts
 from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared
 from flserver.process.which_run import Plan
-from flserver.settings.recorded import config_of, settings_of
+from flserver.settings.recorded import config_of
 from flserver.store.reader import Reader
 
 
@@ -92,9 +92,8 @@ def record_opening(
         recorder.emit(events.OperatorActed(kind="upgrade", detail=detail))
     kind: OperatorAct = "start" if plan.resumed is None else "resume"
     recorder.emit(events.OperatorActed(kind=kind, detail=beginning))
-    before = settings_of(plan.resumed) if plan.resumed is not None else {}
     for key, value in plan.overrides.items():
-        change = {"setting": key, "before": before.get(key), "now": value}
+        change = {"setting": key, "before": plan.before[key], "now": value}
         recorder.emit(events.OperatorActed(kind="override", detail=change))
     recorder.emit(events.StateChanged(state="joining"))
     recorder.flush()

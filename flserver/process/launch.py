@@ -1,8 +1,8 @@
 """From the settings to a server that listens, without torch, and without a trace on the disk.
 
 A new run's listener comes first: a port in use is said before anything else is looked at. A resumed run listens where
-it was started, and that stands in the database, so there the listener comes after the plan. Either way it is open
-before torch, which is slow to import, and trainers that come early wait in its backlog.
+it was started, and a child where its parent was, and that stands in the database, so there the listener comes after the
+plan. Either way it is open before torch, which is slow to import, and trainers that come early wait in its backlog.
 """
 
 import logging
@@ -46,7 +46,7 @@ def launch(
         signals = stack.enter_context(closing(Signals()))
         if not sys.stderr.isatty():
             signals.take_hang_ups()  # a service is told to reload; a terminal that is closed means the end
-        listener = None if settings.store.resume else _listen(settings, signals, stack)
+        listener = None if settings.store.listens_as_before else _listen(settings, signals, stack)
 
         from flserver.process.which_run import Complete, plan_run
         from flserver.store.busy import wait_until_readable

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
-from flserver.errors import PickleRefused, UsageError, one_line
+from flserver.errors import CheckpointError, PickleRefused, UsageError, one_line
 from flserver.files import group_id
 from flserver.models.architectures import build, payload_of, wire_module
 from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
@@ -20,9 +20,9 @@ from flserver.models.evaluation import Evaluator, evaluator_for
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.process.own_code import changes, digests_of
-from flserver.process.which_run import Plan
+from flserver.process.which_run import Parent, Plan
 from flserver.rounds.exchange import CurrentModel
-from flserver.settings import StorePolicy
+from flserver.settings import ServerSettings, StorePolicy
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
 from flserver.wire.messages import GlobalModel
@@ -111,10 +111,15 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None], *, fetch: bo
         state.clear()
         model = _last_model(rows[-1], layout, strategy, checkpoints)
     else:
-        if settings.model.initial_weights is not None:
+        if plan.parent is not None:
+            state.clear()
+            parent, option = of_parent(plan.parent, reader, settings, strategy), f"--resume-from {plan.parent.round}"
+        elif settings.model.initial_weights is not None:
             state.clear()
             parent = initial_weights(settings.model.initial_weights, reader, settings.store)
-            check_same_layout(layout, parent.state, f"--initial-weights {settings.model.initial_weights}")
+            option = f"--initial-weights {settings.model.initial_weights}"
+        if parent is not None:
+            check_same_layout(layout, parent.state, option)
             state = {name: parent.state[name].contiguous() for name in layout}
         model = CurrentModel(-1, state, None)
     _check_disk(plan, model, say)
@@ -160,12 +165,32 @@ def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWei
     committed = reader.committed_round(run["run_id"], int(round_text) if round_text else None)
     if committed["checkpoint_deleted_at"] is not None:
         raise UsageError(f"--initial-weights {spec}: the checkpoint of round {committed['round']} was pruned")
-    # The other run's files may lie elsewhere than this one's will; or they were moved to where this one's are.
+    model, _ = read(_place(run, committed, store), committed["model_digest"])
+    return InitialWeights(model, run["run_id"], committed["round"])
+
+
+def of_parent(parent: Parent, reader: Reader, settings: ServerSettings, strategy: Strategy) -> InitialWeights:
+    """The model of a child's first round, and the ``strategy`` gets its own tensors back where it is the parent's.
+
+    Raises UsageError.
+    """
+    committed = reader.committed_round(parent.run["run_id"], parent.round)
+    if committed["checkpoint_deleted_at"] is not None:
+        raise UsageError(f"--resume-from {parent.round}: its checkpoint in run {parent.run['name']} was pruned")
+    try:
+        model, own = read(_place(parent.run, committed, settings.store), committed["model_digest"])
+    except CheckpointError as error:
+        raise UsageError(f"--resume-from {parent.round}: {error}") from error
+    if parent.run["strategy"] == settings.model.strategy:
+        strategy.load_state(own)
+    return InitialWeights(model, parent.run["run_id"], parent.round)
+
+
+def _place(run: Row, committed: Row, store: StorePolicy) -> Path:
+    """Where the checkpoint of another ``run``'s round lies: not where this one's will, or moved to there."""
     folders = (store.checkpoint_dir, checkpoints_of(run, None, store.db))
     places = [located(folder, committed["checkpoint"]) for folder in folders]
-    path = next((place for place in places if place.is_file()), places[-1])
-    model, _ = read(path, committed["model_digest"])
-    return InitialWeights(model, run["run_id"], committed["round"])
+    return next((path for path in places if path.is_file()), places[-1])
 
 
 def template_of(module: nn.Module, spec: str) -> Template:

@@ -6,17 +6,18 @@ import sys
 from pathlib import Path
 
 
-def resume_command(db: Path, name: str) -> str:
-    """The command that goes on with the newest run called ``name`` in ``db``: for a shell, from whatever folder.
+def resume_command(db: Path, ref: str) -> str:
+    """The command that goes on with the run that ``ref`` means in ``db``, its name or its run_id: for a shell, from
+    whatever folder.
 
     What else the run was started with is on record with it.
     """
-    return shlex.join([*_program(), "--db", str(db.absolute()), "--resume", "--run-name", name])
+    return shlex.join([*_program(), "--db", str(db.absolute()), "--resume", "--run-name", ref])
 
 
-def go_back_command(db: Path, round: int) -> str:
-    """The command that starts a run of its own from a ``round`` of the newest one in ``db``: for a shell."""
-    return shlex.join([*_program(), "--db", str(db.absolute()), "--resume-from", str(round)])
+def go_back_command(db: Path, ref: str, round: int) -> str:
+    """The command that starts a child at a ``round`` of the run that ``ref`` means in ``db``: for a shell."""
+    return shlex.join([*_program(), "--db", str(db.absolute()), "--run-name", ref, "--resume-from", str(round)])
 
 
 def _program() -> list[str]:

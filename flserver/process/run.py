@@ -13,13 +13,14 @@ from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared
 from flserver.process.resources import capacity_of, limits_of
 from flserver.process.resume_command import go_back_command
+from flserver.process.which_run import Plan
 from flserver.rounds import Rounds
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.norms import NormHistory
-from flserver.store.reader import IdSeeds
+from flserver.store.reader import IdSeeds, Reader
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
 
@@ -82,7 +83,7 @@ class Run:
             committer=committer,
             buffers=BroadcastBuffers(prepared.template),
             recorder=recorder,
-            go_back=partial(go_back_command, plan.settings.store.db),
+            go_back=partial(go_back_command, plan.settings.store.db, plan.ref),
             attempts_before={following: launched.reader.next_attempt(plan.run_id, following) - 1},
             on_end=launched.signals.ended,
         )
@@ -112,9 +113,17 @@ def _rounds(launched: Launched) -> Rounds:
     rounds = Rounds(
         plan.settings.rounds,
         known={p.client_id: (p.data_size, p.registration) for p in reader.participants(plan.run_id)},
-        min_updates=reader.min_updates(plan.run_id),
+        min_updates=settled_quorum(plan, reader),
         identity=launched.admission.identity,
     )
     norms = reader.accepted_norms(plan.run_id)
     rounds.norms.history = NormHistory(norms.rounds, Norms(norms.parameters, norms.buffers))
     return rounds
+
+
+def settled_quorum(plan: Plan, reader: Reader) -> int | None:
+    """The least number of updates that commits a round, where an earlier process of the run has settled it, or a
+    child's parent: more than one site made the model that the child begins with. Else None."""
+    own = reader.min_updates(plan.run_id)
+    parents = reader.min_updates(plan.parent.run["run_id"]) if plan.parent is not None else None
+    return own or (parents if parents is not None and parents > 1 else None)

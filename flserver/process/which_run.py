@@ -1,8 +1,8 @@
-"""Which run this process works on: a new one, or one that is resumed, and with which settings."""
+"""Which run this process works on, and with which settings: a new one, one that is resumed, or a child of one."""
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,23 +10,36 @@ from flserver.errors import UsageError
 from flserver.settings import ServerSettings, server_settings
 from flserver.settings.recorded import NOT_OF_THE_RUN, from_anywhere, settings_of
 from flserver.store.reader import Reader, Row
-from flserver.text import edit_distance
+from flserver.text import did_you_mean, edit_distance
 
 SLIP = 2  # letters by which a name may differ from an existing one and still be meant as that
 SHOWN_NAMES = 5
-FIXED_ON_RESUME = ("model", "strategy", "seed", "initial_weights")
+FIXED_IN_A_CHILD = ("model", "seed", "initial_weights")
+FIXED_ON_RESUME = (*FIXED_IN_A_CHILD, "strategy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """Where a child run begins: at a committed ``round`` of ``run``, a row of v1_runs."""
+
+    run: Row
+    round: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``resumed`` is the run as it was found; ``overrides`` are the settings that differ from those it had."""
+    """``resumed`` is the run as it was found, ``parent`` where a child began; ``overrides`` are the settings that are
+    not as ``before``, in the run itself or in its parent. ``ref`` is what to call it by to go on with it."""
 
     run_id: str
     name: str
+    ref: str
     settings: ServerSettings
-    resumed: Row | None
-    overrides: Mapping[str, Any]
-    notice: str | None
+    resumed: Row | None = None
+    parent: Parent | None = None
+    before: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    notice: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +52,17 @@ class Complete:
 def plan_run(
     reader: Reader, settings: ServerSettings, given: Mapping[str, Any], *, typed: bool = False
 ) -> Plan | Complete:
-    """Decide by ``--resume`` and ``--run-name``. ``given`` are the values that came from flag, environment or file;
-    ``typed`` says whether the name was typed at a terminal.
+    """Decide by ``--resume``, ``--resume-from`` and ``--run-name``. ``given`` are the values that came from flag,
+    environment or file; ``typed`` says whether the name was typed at a terminal.
 
-    Raises UsageError where a run would go on with another model, strategy, seed or initial weights, and where the name
-    of the run to go on with is a slip.
+    Raises UsageError where a run would go on with another model, strategy, seed or initial weights, where the name
+    of the run to go on with is a slip, and where a child has no round to begin at.
     """
     name = settings.store.run_name
     if name is not None and (":" in name or name.isdigit() or not name.isprintable() or not name.strip()):
         raise UsageError(f"--run-name {name!r}: a name holds no ':', is not all digits, and is printable")
+    if settings.store.resume_from is not None:
+        return _child(reader, settings, given, settings.store.resume_from)
     if not settings.store.resume:
         there_is_one = name is not None and reader.newest_run(name) is not None
         again = f"--run-name {name}: there is a run of that name; this is another (--resume goes on with the newest)"
@@ -60,12 +75,12 @@ def plan_run(
         return _new(settings, f"--resume: there is no run{called} in {settings.store.db}; starting one")
     if found["status"] == "completed" and given.get("num_rounds", 0) <= found["num_rounds"]:
         if name is not None:
-            _resumed(settings, found, given)  # raises where what is asked for would be refused of any run
+            _resumed(reader, settings, found, given)  # raises where what is asked for would be refused of any run
         done = f"run {found['name']} is complete with its {found['num_rounds']} rounds"
         if name is not None:
             return Complete(notice=f"{done}; a larger --num-rounds extends it")
         return _new(settings, f"--resume: {done}; starting a new one (a larger --num-rounds extends it)")
-    return _resumed(settings, found, given)
+    return _resumed(reader, settings, found, given)
 
 
 def _check_meant(name: str, names: list[str], settings: ServerSettings, typed: bool) -> None:
@@ -83,27 +98,103 @@ def _check_meant(name: str, names: list[str], settings: ServerSettings, typed: b
 
 
 def _new(settings: ServerSettings, notice: str | None) -> Plan:
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    run_id = _new_id()
     name = settings.store.run_name or run_id
-    return Plan(run_id=run_id, name=name, settings=settings, resumed=None, overrides={}, notice=notice)
+    return Plan(run_id=run_id, name=name, ref=name, settings=settings, notice=notice)
 
 
-def _resumed(settings: ServerSettings, found: Row, given: Mapping[str, Any]) -> Plan:
-    before = {key: value for key, value in settings_of(found).items() if key not in NOT_OF_THE_RUN}
+def _new_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def _resumed(reader: Reader, settings: ServerSettings, found: Row, given: Mapping[str, Any]) -> Plan:
+    before = _of_the_run(found)
+    overrides = _overrides(found, before, given, FIXED_ON_RESUME, "--resume")
+    began = before.get("resume_from")
+    parent = None if began is None else Parent(run=reader.run(found["parent_run_id"]), round=began)
+    newest = reader.newest_run(found["name"])
+    alone = parent is None and newest is not None and newest["run_id"] == found["run_id"]
+    return Plan(
+        run_id=found["run_id"],
+        name=found["name"],
+        ref=found["name"] if alone else found["run_id"],
+        settings=_merged(settings, before, overrides),
+        resumed=found,
+        parent=parent,
+        before=before,
+        overrides=overrides,
+    )
+
+
+def _child(reader: Reader, settings: ServerSettings, given: Mapping[str, Any], round: int) -> Plan:
+    """A new run that begins at ``round`` of the newest one, or of the one that is meant by name or id."""
+    option, name = f"--resume-from {round}", settings.store.run_name
+    if settings.store.resume:
+        raise UsageError(f"{option} starts a new run, --resume goes on with one: leave one of the two out")
+    found = reader.newest_run(name)
+    if found is None:
+        called = "" if name is None else f" named {name}"
+        meant = "" if name is None else did_you_mean(name, (run["name"] for run in reader.runs()))
+        raise UsageError(f"{option}: there is no run{called} in {settings.store.db}{meant}")
+    _check_round(reader.committed_rounds(found["run_id"]), round, f"{option}: run {found['name']}")
+    left = found["num_rounds"] - round
+    if left < 1 and "num_rounds" not in given:
+        raise UsageError(
+            f"{option}: run {found['name']} has no round after it. Say with --num-rounds how many the new one makes"
+        )
+    before = _of_the_run(found) | {"resume_from": round, "num_rounds": left}
+    overrides = _overrides(found, before, given, FIXED_IN_A_CHILD, "--resume-from")
+    run_id = _new_id()
+    return Plan(
+        run_id=run_id,
+        # A name goes over to the child, so that what goes on by name, a service say, goes on with it.
+        name=run_id if found["name"] == found["run_id"] else found["name"],
+        ref=run_id,  # the name is its parent's too, and its next sibling's
+        settings=_merged(settings, before, overrides),
+        parent=Parent(run=found, round=round),
+        before=before,
+        overrides=overrides,
+    )
+
+
+def _check_round(committed: Sequence[Row], round: int, of: str) -> None:
+    """Raises UsageError where no checkpoint of ``round`` is kept; ``committed`` are the run's rows of v1_rounds."""
+    row = next((row for row in committed if row["round"] == round), None)
+    if row is None:
+        last = f"; the last one is {committed[-1]['round']}" if committed else ""
+        raise UsageError(f"{of} has no committed round {round}{last}")
+    if row["checkpoint_deleted_at"] is not None:
+        kept = [str(row["round"]) for row in committed if row["checkpoint_deleted_at"] is None]
+        raise UsageError(
+            f"{of} has no checkpoint of round {round} any more: it was pruned at {row['checkpoint_deleted_at']}. "
+            f"The newest that are there are of rounds {', '.join(kept[-SHOWN_NAMES:])}"
+        )
+
+
+def _of_the_run(found: Row) -> dict[str, Any]:
+    """The settings on record with a run that are not the process's own."""
+    return {key: value for key, value in settings_of(found).items() if key not in NOT_OF_THE_RUN}
+
+
+def _overrides(
+    found: Row, before: Mapping[str, Any], given: Mapping[str, Any], fixed: Sequence[str], option: str
+) -> dict[str, Any]:
+    """Those of ``given`` that differ from the settings ``before``. Raises UsageError where one is ``fixed``."""
     overrides = {
         key: value
         for key, value in from_anywhere(given).items()
         if key not in NOT_OF_THE_RUN and key in before and value != before[key]
     }
-    for key in FIXED_ON_RESUME:
+    for key in fixed:
         if key in overrides:
             flag = "--" + key.replace("_", "-")
             raise UsageError(
                 f"{flag} {overrides[key]}: run {found['name']} was started with {before[key]}. "
-                f"Leave {flag} out to go on with it, or leave --resume out to start a new run"
+                f"Leave {flag} out to go on with it, or leave {option} out to start a new run"
             )
+    return overrides
+
+
+def _merged(settings: ServerSettings, before: Mapping[str, Any], overrides: Mapping[str, Any]) -> ServerSettings:
     own = {key: settings.values[key] for key in NOT_OF_THE_RUN}
-    merged = server_settings({**settings.values, **before, **overrides, **own})
-    return Plan(
-        run_id=found["run_id"], name=found["name"], settings=merged, resumed=found, overrides=overrides, notice=None
-    )
+    return server_settings({**settings.values, **before, **overrides, **own})

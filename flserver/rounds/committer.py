@@ -19,6 +19,7 @@ from flserver.rounds.exchange import CurrentModel
 from flserver.rounds.outcomes import AttemptFacts, aborted, client_means, outcomes, phases, sent_to
 from flserver.rounds.seats import Attempt
 from flserver.rounds.updates import EndedAttempt
+from flserver.rounds.weights import heaviest
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Committer:
         self._checkpoints = checkpoints
         self._keep = keep
         self.made = list(made)
+        self._warned = False
 
     @property
     def holds(self) -> bool:
@@ -107,17 +109,33 @@ class Committer:
         state = self._new_state(base)
         aggregated = monotonic() - ended_at
         broadcast, wait = phases(attempt, ended_at)
-        measured = [(seat.data_size, ended.updates.taken[seat.client_id].metrics) for seat in ended.accepted]
+        measured = [(seat.counted_size, ended.updates.taken[seat.client_id].metrics) for seat in ended.accepted]
         facts = AttemptFacts(
             clients=sent_to(ended.results),
-            data_size=sum(seat.data_size for seat in ended.accepted),
+            data_size=sum(seat.counted_size for seat in ended.accepted),
             broadcast_seconds=broadcast,
             wait_seconds=wait,
             aggregate_seconds=aggregated,
             client_means=client_means(base.round, measured),
             outcomes=outcomes(ended.results, committed=True),
         )
+        self._warn_of_weight(attempt, ended)
         return self._make_durable(attempt, state, facts)
+
+    def _warn_of_weight(self, attempt: Attempt, ended: EndedAttempt) -> None:
+        """Say once who has nearly all of the weight: that may be as it should, or somebody who says what it likes."""
+        found = None if self._warned else heaviest([(seat.client_id, seat.weight) for seat in ended.accepted])
+        if found is not None:
+            self._warned = True
+            self._recorder.emit(
+                events.WeightConcentrated(
+                    round=attempt.round,
+                    attempt=attempt.number,
+                    owner=found.owner,
+                    clients=found.clients,
+                    weight=found.share,
+                )
+            )
 
     def _new_state(self, base: CurrentModel) -> State:
         with _strategy_errors():

@@ -220,7 +220,7 @@ class Coordinator:
 
     def _fold(self, ready: Ready) -> None:
         for seat, submission in ready:
-            self._committer.add(submission.tensors, seat.data_size)
+            self._committer.add(submission.tensors, seat.counted_size)
             if not self._committer.holds:
                 submission.tensors = {}
                 submission.release()

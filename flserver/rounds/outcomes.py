@@ -10,13 +10,16 @@ from flserver.rounds.seats import Attempt, Result, Seat
 from flserver.wire.messages import Measurement
 
 CLIENT_MEANS = ("loss", "accuracy")
+LARGEST_LOSS = 1e3  # times the clients' median: beyond it nobody measured what the others measured
+ORDINARY_LOSS = 1.0  # nats: the others may all be near 0
+LARGEST_SUMMED = 1e100  # sums of greater numbers may leave float64
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptFacts:
     """What is on record of how a committed attempt went. The defaults are round 0's, which trains nobody.
 
-    ``clients`` were sent the model, ``data_size`` (samples) is that of the accepted; durations are seconds.
+    ``clients`` were sent the model, ``data_size`` are the samples of the accepted that count; durations are seconds.
     """
 
     clients: int = 0
@@ -31,18 +34,29 @@ class AttemptFacts:
 def client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, ...]]]) -> tuple[RoundMetric, ...]:
     """Means over the clients of what they measured on the model they received, ``round``'s.
 
-    ``measured`` pairs each client's data_size, which is its weight, with what it measured.
+    ``measured`` pairs each client's counted samples, which are its weight, with what it says it measured. What cannot
+    be so is in no mean: an accuracy outside 0 to 1, a loss that is not finite, or far from the others'.
     """
     means = []
     for name in CLIENT_MEANS:
-        pairs = [
+        said = [
             (n, m.value) for n, metrics in measured for m in metrics if (m.name, m.measured_on) == (name, "received")
         ]
+        least, most = (0.0, 1.0) if name == "accuracy" else _credible_losses([value for _, value in said])
+        pairs = [(n, value) for n, value in said if least <= value <= most]  # which NaN is not
         if pairs:
             total = sum(n for n, _ in pairs)
             mean = math.fsum(n / total * value for n, value in pairs)
             means.append(RoundMetric(round=round, name=name, value=mean, source="clients"))
     return tuple(means)
+
+
+def _credible_losses(losses: Sequence[float]) -> tuple[float, float]:
+    """The least and the most that a loss can be beside the others': the lower median is a client's that is there."""
+    sizes = sorted(abs(loss) for loss in losses if math.isfinite(loss))
+    median = sizes[(len(sizes) - 1) // 2] if sizes else 0.0
+    most = min(max(LARGEST_LOSS * median, ORDINARY_LOSS), LARGEST_SUMMED)
+    return -most, most
 
 
 def aborted(
@@ -103,7 +117,7 @@ def sent_to(results: Sequence[Result]) -> int:
 
 def outcomes(results: Sequence[Result], *, committed: bool) -> tuple[ClientOutcome, ...]:
     """What is put on record of each seat; weights only where the attempt is committed."""
-    total = sum(result.seat.data_size for result in results if result.seat.counts)
+    total = sum(result.seat.counted_size for result in results if result.seat.counts)
     return tuple(_outcome(result, total if committed else None) for result in results)
 
 
@@ -114,6 +128,6 @@ def _outcome(result: Result, total: int | None) -> ClientOutcome:
         client_id=seat.client_id,
         participation=result.participation,
         update_id=seat.update_id if seat.counts else None,
-        weight=seat.data_size / total if seat.counts and total is not None else None,
+        weight=seat.counted_size / total if seat.counts and total is not None else None,
         seconds=None if seat.answered_at is None or handed_over is None else seat.answered_at - handed_over,
     )

@@ -165,10 +165,7 @@ class Rounds:
     def start(self, round: int, number: int, now: float) -> Attempt:
         """Begin attempt ``number`` at ``round`` with everyone who can be sent a model."""
         self.attempt = Attempt(round, number, now, now + self._policy.round_timeout)
-        for participant in self.invitable():
-            self.attempt.seats[participant.client_id] = Seat(
-                participant.client_id, participant.data_size, participant.registration
-            )
+        self.attempt.invite(self.invitable(), self._policy)
         not_sent = [p for p in self.participants.values() if p.live and p.client_id not in self.attempt.seats]
         self.attempt.not_sent = tuple(sorted(p.client_id for p in not_sent))
         self.attempt.left_out = tuple(name for name in self.attempt.not_sent if name in self.left_out)
@@ -255,28 +252,29 @@ class Rounds:
         participant = self.check_upload(upload.client_id, upload.peer)
         running = self.attempt if self.attempt is not None and not self.attempt.over else None
 
-        def verdict(decision: Decision | None, reason: str | None, answers: SentModel | None, size: int) -> Verdict:
+        def verdict(what: Decision | None, why: str | None, answers: SentModel | None, seat: Seat | None) -> Verdict:
             return Verdict(
-                decision=decision,
-                reason=reason,
+                decision=what,
+                reason=why,
                 answers=answers,
-                data_size=size,
+                data_size=participant.data_size,
+                counted_size=None if seat is None else seat.counted_size,
                 arrived_round=None if running is None else running.round,
             )
 
         sent = participant.unanswered
         if sent is None or sent.handed_over_at is None or upload.accepted_at < sent.handed_over_at:
             reason = participant.why_duplicate(upload.digest) if sent is None else "connected before the model was sent"
-            return verdict("duplicate", reason, None, participant.data_size)
+            return verdict("duplicate", reason, None, None)
         participant.answer(sent, upload.digest)
         seat = None if running is None else running.seats.get(upload.client_id)
         if running is None or seat is None or seat.sent is not sent:
             reason = f"attempt {sent.attempt} of round {sent.round} is over"
-            return verdict("late", reason, sent, participant.data_size)
-        rejection = upload.rejection or running.too_heavy(seat, self._policy.max_weight_share)
+            return verdict("late", reason, sent, None)
+        rejection = upload.rejection or seat.weight.refusal
         seat.take(upload, now, rejection or self.norms.too_far(upload.norms), self.norms.suspicion(upload.norms))
         running.recording += 1
-        return verdict(seat.decision, seat.rejection, sent, seat.data_size)
+        return verdict(seat.decision, seat.rejection, sent, seat)
 
     def confirm_answer(self, verdict: Verdict) -> None:
         """The answer that ``verdict`` decided is on record."""

@@ -1,12 +1,14 @@
 """The values that the rules of a round work with. Pure: times are monotonic seconds that somebody else read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from flserver.aggregation.checks import Norms
 from flserver.events.words import Decision, Participation
 from flserver.identity.peer import Peer
+from flserver.rounds.weights import Samples, Weight, weigh
+from flserver.settings import RoundPolicy
 
 Standing = Literal["absent", "registering", "present", "owing"]
 Move = Literal["registers", "is on record", "answers", "misses a deadline", "leaves"]
@@ -60,6 +62,12 @@ class Participant:
         """Whether its first connection lives, and its registration is on record."""
         return self.standing in ("present", "owing")
 
+    @property
+    def samples(self) -> Samples:
+        """What it has, and whose that is, as far as its peer tells."""
+        owner = self.peer.owner if self.peer is not None else None
+        return Samples(self.client_id, self.data_size, owner or f"client {self.client_id}")
+
     def answer(self, sent: SentModel, digest: str | None) -> None:
         """An upload with that digest answers the model."""
         self.unanswered, self.last_answer = None, LastAnswer(sent.round, digest)
@@ -92,13 +100,14 @@ class Participant:
 
 @dataclass
 class Seat:
-    """One invited client in one attempt. ``update_id`` and ``norms`` are its answer's, and ``decision`` what was
-    decided of that: None while it counts, and ``rejection`` says why it does not. Where there is a ``suspicion``, it is
-    ``settled`` later whether it counts."""
+    """One invited client in one attempt, and what its samples count for. ``update_id`` and ``norms`` are its answer's,
+    and ``decision`` what was decided of that: None while it counts, and ``rejection`` says why it does not. Where there
+    is a ``suspicion``, it is ``settled`` later whether it counts."""
 
     client_id: str
     data_size: int
     registration: int
+    weight: Weight
     sent: SentModel | None = None
     left: bool = False
     update_id: int | None = None
@@ -118,6 +127,11 @@ class Seat:
     def clear(self) -> None:
         """Nothing answers it after all."""
         self.update_id = self.answered_at = self.norms = self.decision = self.rejection = self.suspicion = None
+
+    @property
+    def counted_size(self) -> int:
+        """The samples with which its update is averaged."""
+        return self.weight.counted
 
     @property
     def answered(self) -> bool:
@@ -150,18 +164,18 @@ class Attempt:
     recording: int = 0
     over: bool = False
 
+    def invite(self, participants: Iterable[Participant], policy: RoundPolicy) -> None:
+        """Give each a seat, in this order. What its samples count for depends on who else is invited."""
+        invited = [*participants]
+        weights = weigh([one.samples for one in invited], policy.max_weight_share, capped=policy.caps_weight)
+        for one in invited:
+            self.seats[one.client_id] = Seat(one.client_id, one.data_size, one.registration, weights[one.client_id])
+
     def take_back(self, upload: "Upload") -> None:
         """An upload answers nothing after all."""
         seat = self.seats.get(upload.client_id)
         if seat is not None and seat.update_id == upload.update_id:
             seat.clear()
-
-    def too_heavy(self, seat: Seat, share: float) -> str | None:
-        """Why a client's update is rejected where it has more than this share (0 to 1) of the samples invited."""
-        invited = sum(other.data_size for other in self.seats.values())
-        if seat.data_size <= share * invited:
-            return None
-        return f"weight_share: {seat.data_size} of the {invited} samples invited is more than a share of {share:g}"
 
 
 @dataclass(frozen=True)
@@ -195,8 +209,8 @@ class Upload:
 class Verdict:
     """What an upload is: ``decision`` None means that it counts; ``answers`` is the model that it answers, if any.
 
-    ``data_size`` (samples) is the weight it has or would have had; ``arrived_round`` the round that was being made when
-    it came, if one was.
+    ``data_size`` are its client's samples, ``counted_size`` those that count where it answers the running attempt;
+    ``arrived_round`` is the round that was being made when it came, if one was.
     """
 
     decision: Decision | None
@@ -204,6 +218,7 @@ class Verdict:
     answers: SentModel | None
     data_size: int
     arrived_round: int | None
+    counted_size: int | None = None
 
     @property
     def counts(self) -> bool:

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from flserver.errors import EXIT_INTERRUPTED, FlserverError, UsageError
 from flserver.settings import Setting, parse_tristate
-from flserver.settings.setting import Kind
+from flserver.settings.setting import CAP, Kind
 from flserver.text import did_you_mean, printable
 
 Settings = tuple[Setting, ...]
@@ -26,6 +26,7 @@ _TOML_TYPES: dict[Kind, tuple[type, ...]] = {
     "choice": (str,),
     "int": (int,),
     "float": (int, float),
+    "share": (str, int, float),
     "bool": (bool,),
     "tristate": (bool,),
 }
@@ -54,6 +55,15 @@ class _FiniteRange(click.FloatRange):
         if not math.isfinite(number):  # passes every comparison with a bound
             self.fail(f"{value} is not a finite number", param, ctx)
         return number
+
+
+class _Share(_FiniteRange):
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.startswith(CAP):
+            return f"{CAP}{super().convert(value.removeprefix(CAP), param, ctx)}"
+        return super().convert(value, param, ctx)
 
 
 def options(settings: Settings) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -113,6 +123,9 @@ def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., An
         case "float":
             finite = _FiniteRange(setting.minimum, setting.maximum)
             return click.option(*names, type=finite, metavar=setting.metavar or "FLOAT", **common)
+        case "share":
+            share = _Share(setting.minimum, setting.maximum)
+            return click.option(*names, type=share, metavar=setting.metavar or "SHARE", **common)
         case "path":
             return click.option(*names, type=click.Path(), metavar=setting.metavar or "PATH", **common)
         case "str":

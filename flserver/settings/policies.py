@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from flserver.errors import UsageError
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
-from flserver.settings.setting import defaults
+from flserver.settings.setting import CAP, defaults
 
 CONVERTIBLE = ("float16", "bfloat16", "float64")  # to float32
 
@@ -18,7 +18,8 @@ Policy = TypeVar("Policy")
 
 @dataclass(frozen=True, kw_only=True)
 class RoundPolicy:
-    """The rules of a run's rounds. Times are in seconds; with ``min_updates`` None the first join window settles it."""
+    """The rules of a run's rounds. Times are in seconds; with ``min_updates`` None the first join window settles it.
+    An owner of more than ``max_weight_share`` of the samples is rejected, or with ``caps_weight`` counts for less."""
 
     num_rounds: int
     time_to_wait: float
@@ -33,6 +34,7 @@ class RoundPolicy:
     max_data_size: int
     max_weight_share: float
     max_update_norm: MaxUpdateNorm
+    caps_weight: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +59,23 @@ class EvaluationPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class StorePolicy:
-    """Where the record and the models go, which group may read them, and which run is meant. A database that another
-    program has locked is waited for, ``db_patience`` seconds."""
+    """Where the record and the models go, which group may read them, and which run is meant: with ``resume`` it goes
+    on, with ``resume_from`` a child of it begins at that round. In a run's settings on record, ``resume_from`` says
+    where it began. A database that another program has locked is waited for, ``db_patience`` seconds."""
 
     db: Path
     checkpoint_dir: Path
     keep_checkpoints: int
     resume: bool
+    resume_from: int | None
     run_name: str | None
     group: str | None
     db_patience: float
+
+    @property
+    def listens_as_before(self) -> bool:
+        """Whether the settings of another run, where it listened among them, are this one's too."""
+        return self.resume or self.resume_from is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +136,8 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS}
     meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
     meant["receive_memory"] *= 2**20
+    share = str(merged["max_weight_share"])
+    meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
     return ServerSettings(

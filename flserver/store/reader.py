@@ -92,16 +92,18 @@ class Reader:
 
         Raises UsageError where there is none.
         """
-        by_id = self._rows(f"{_RUNS} WHERE v1_runs.run_id = :ref", ref=ref)
-        found = by_id[0] if by_id else self.newest_run(ref)
+        found = self.newest_run(ref)
         if found is None:
             raise UsageError(f"{self._path} has no run {ref!r}")
         return found
 
-    def newest_run(self, name: str | None = None) -> Row | None:
-        """The row of v1_runs of the newest run, or of the newest called ``name``; None where there is none."""
+    def newest_run(self, ref: str | None = None) -> Row | None:
+        """The row of v1_runs of the newest run, or of the one that ``ref`` means, as in :meth:`run`; None where there
+        is none."""
         return self._first(
-            f"{_RUNS} WHERE :name IS NULL OR v1_runs.name = :name ORDER BY event_seq DESC LIMIT 1", name=name
+            f"{_RUNS} WHERE :ref IS NULL OR :ref IN (v1_runs.run_id, v1_runs.name)"
+            " ORDER BY v1_runs.run_id = :ref DESC, event_seq DESC LIMIT 1",
+            ref=ref,
         )
 
     def code(self, run_id: str) -> Mapping[str, str]:

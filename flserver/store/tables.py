@@ -130,7 +130,7 @@ updates = _table(
     update_id int key, run_id text, message_id int, connection_id int, client_id text
     answers_round int?, answers_attempt int?, arrived_round int?, decision text?, reason text?, update_digest text?
     data_size int, weight real?, received_at text, wait_seconds real?, upload_seconds real?, update_norm real?
-    identity text, parameters_norm real?, buffers_norm real?
+    identity text, parameters_norm real?, buffers_norm real?, counted_size int?
     """,
 )
 rounds = _table(
@@ -148,7 +148,7 @@ client_rounds = _table(
     """
     run_id text key, round int key, attempt int key, client_id text key, participation text?
     decision text?, reason text?, data_size int?, weight real?, sent_at text?, seconds real?
-    bytes_in int?, bytes_out int?, update_norm real?
+    bytes_in int?, bytes_out int?, update_norm real?, counted_size int?
     """,
 )
 round_metrics = _table(
@@ -159,7 +159,7 @@ client_metrics = _table(
     "client_metrics",
     """
     run_id text key, round int key, client_id text key, name text key, measured_on text key, source text key
-    value real?, update_id int
+    value real?, update_id int, note text?
     """,
 )
 

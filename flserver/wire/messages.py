@@ -31,7 +31,6 @@ MAX_DATA_SIZE = 2**29 - 1  # FedAvg's float64 products of float32 weights are ex
 MAX_ID_LENGTH = 128
 MAX_METRICS = 64
 MAX_METRIC_NAMES = 1_000  # looked at, usable or not
-MAX_METRIC = 1e100  # sums and squares of larger ones may leave float64
 MAX_INFO_DEPTH = 8
 
 MeasuredOn = Literal["received", "trained"]
@@ -85,7 +84,7 @@ class GlobalModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A finite number that a client reported."""
+    """A number that a client reported: NaN and the infinities are some."""
 
     name: str
     measured_on: MeasuredOn
@@ -253,7 +252,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _measurements(value: object) -> tuple[Measurement, ...]:
-    """What can be used of a client's ``metrics``: ``{name: {"received" or "trained": a number within MAX_METRIC}}``.
+    """What can be used of a client's ``metrics``: ``{name: {"received" or "trained": a number}}``.
 
     The rest is ignored: metrics are an extension, and no update is lost over them. Nothing but the two numbers of a
     name is looked at.
@@ -266,8 +265,7 @@ def _measurements(value: object) -> tuple[Measurement, ...]:
             number = numbers.get(measured_on)
             if not isinstance(number, int | float) or isinstance(number, bool):
                 continue
-            # Not so for NaN, nor for integers beyond float64, which Python compares exactly.
-            if -MAX_METRIC <= number <= MAX_METRIC:
+            with suppress(OverflowError):  # an integer beyond float64
                 found.append(Measurement(name=name, measured_on=measured_on, value=float(number)))
     return tuple(found[:MAX_METRICS])
 

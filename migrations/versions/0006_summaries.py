@@ -28,6 +28,6 @@ STATEMENTS = (
 
 
 def upgrade() -> None:
-    """From 0004."""
+    """From 0005."""
     for statement in STATEMENTS:
         op.execute(statement)

@@ -8,6 +8,7 @@ SELECT
     u.client_id,
     u.weight,
     u.data_size,
+    u.counted_size,
     u.update_norm,
     u.update_digest,
     u.update_id,

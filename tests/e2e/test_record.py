@@ -275,5 +275,8 @@ def test_what_a_client_says_of_itself_cannot_hurt_the_record(start: Start) -> No
     infos = dict(server.sql("SELECT client_id, info FROM v1_clients"))
     assert json.loads(infos["a"]) == {}
     assert json.loads(infos["Zürich"])["rate"] == 0.5
-    assert server.sql("SELECT client_id, name, value FROM v1_client_metrics") == [("a", "loss", 2.0)]
+    assert server.sql("SELECT client_id, name, value, note FROM v1_client_metrics ORDER BY 1") == [
+        ("Zürich", "loss", None, "Infinity"),
+        ("a", "loss", 2.0, None),
+    ]
     assert "\x1b" not in server.log

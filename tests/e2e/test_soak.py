@@ -141,6 +141,14 @@ def test_a_record_of_what_was_done_is_found_good(record: Path) -> None:
             "UPDATE messages SET outcome = 'failed', reason = 'x' WHERE message_id = 1",
             "3 messages that came in were ok, 4 were honest",
         ),
+        (
+            "UPDATE updates SET counted_size = 9 WHERE update_id = 1",
+            "1 rounds are not the sum of their updates' samples",
+        ),
+        (
+            "INSERT INTO round_metrics VALUES ('20260131-090000-abcdef', 1, 'accuracy', 'clients', 1e100, NULL)",
+            "1 means are of what cannot be so",
+        ),
         ("DELETE FROM clients WHERE client_id = '1'", "the trainers made 2 registrations, v1_clients has 1"),
         ("DELETE FROM updates WHERE update_id = 1", "the trainers made 2 uploads, v1_updates has 1"),
         ("DELETE FROM rounds WHERE round = 1", "1 rounds were answered, 0 are committed"),

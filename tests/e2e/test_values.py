@@ -212,7 +212,7 @@ def test_a_model_that_cannot_be_meant_is_made_again_without_whoever_was_furthest
     server.wait_for_line(f"attempt 1 aborted .*implausible: {variance}; client a-mallory, whose update is the furthest")
     server.wait_for_line(rf"interrupted: round 2 would have been an implausible model \({variance}\) 2 times")
     server.wait_for_line(
-        r"to start anew from round 0, the last that may be sound: .*flserver --db \S+ --resume-from 0$"
+        r"to start anew from round 0, the last that may be sound: .*flserver --db \S+ --run-name \S+ --resume-from 0$"
     )
 
     again = start("--resume", "--min-clients", "2", "--min-updates", "2", *FAST)

@@ -112,6 +112,16 @@ def test_waiting_says_for_whom_and_how_long(log: pytest.LogCaptureFixture) -> No
     assert {record.levelname for record in log.records} == {"INFO"}
 
 
+def test_who_has_nearly_all_of_the_weight_is_said(log: pytest.LogCaptureFixture) -> None:
+    console = LogConsole()
+    console.observe(facts.weight_concentrated("client \x1b[2J", 1 - 2**-22))
+    console.observe(facts.weight_concentrated("10.0.0.7", 0.95, ("1", "2", "3")))
+    assert [(record.levelname, record.getMessage()) for record in log.records] == [
+        ("WARNING", "round 1: client \\x1b[2J has 0.9999998 of the weight; --max-weight-share limits that"),
+        ("WARNING", "round 1: 3 clients of 10.0.0.7 have 0.95 of the weight; --max-weight-share limits that"),
+    ]
+
+
 def test_peers_of_closed_connections_are_forgotten(log: pytest.LogCaptureFixture) -> None:
     console = LogConsole()
     for event in (facts.opened(1), facts.closed(1), facts.received(1, None, "refused")):

@@ -12,21 +12,34 @@ from flserver.settings.recorded import config_of
 class FakeReader:
     """Runs as v1_runs shows them, the newest last, and their committed rounds."""
 
-    def __init__(self, *runs: Mapping[str, Any], rounds: Mapping[int, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        *runs: Mapping[str, Any],
+        rounds: Mapping[int, Mapping[str, Any]] | None = None,
+        quorums: Mapping[str, int] | None = None,
+    ) -> None:
         self._runs = runs
         self._rounds = rounds or {}
+        self._quorums = quorums or {}
+
+    def min_updates(self, run_id: str) -> int | None:
+        return self._quorums.get(run_id)
 
     def runs(self) -> list[Mapping[str, Any]]:
         return [*reversed(self._runs)]
 
-    def newest_run(self, name: str | None = None) -> Mapping[str, Any] | None:
-        return next((run for run in reversed(self._runs) if name in (None, run["name"])), None)
+    def newest_run(self, ref: str | None = None) -> Mapping[str, Any] | None:
+        by_id = [run for run in self._runs if run["run_id"] == ref]
+        return next((run for run in [*by_id, *reversed(self._runs)] if ref in (None, run["run_id"], run["name"])), None)
 
     def run(self, ref: str) -> Mapping[str, Any]:
-        found = [run for run in self._runs if ref in (run["run_id"], run["name"])]
-        if not found:
+        found = self.newest_run(ref)
+        if found is None:
             raise UsageError(f"no run {ref}")
-        return found[-1]
+        return found
+
+    def committed_rounds(self, run_id: str) -> list[Mapping[str, Any]]:
+        return [self.committed_round(run_id, number) for number in sorted(self._rounds)]
 
     def committed_round(self, run_id: str, number: int | None) -> Mapping[str, Any]:
         number = max(self._rounds) if number is None else number
@@ -43,5 +56,6 @@ def found(status: str, name: str = "night", run_id: str = "r1", **config: Any) -
         "name": name,
         "status": status,
         "num_rounds": settings.rounds.num_rounds,
+        "strategy": settings.model.strategy,
         "config": json.dumps(config_of(settings)),
     }

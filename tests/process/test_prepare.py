@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flserver.aggregation import FedAvg, State
 from flserver.errors import CheckpointError, UsageError
 from flserver.models.checkpoint import CheckpointStore
-from flserver.process.prepare import Prepared, initial_weights, prepare
-from flserver.process.which_run import Plan
+from flserver.process.prepare import Prepared, initial_weights, of_parent, prepare
+from flserver.process.which_run import Parent, Plan
 from flserver.settings import StorePolicy, server_settings
 from flserver.store.reader import Reader
 from tests.process.runs import FakeReader, found
@@ -43,7 +44,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def start(tmp_path: Path, **given: str) -> Prepared:
     settings = server_settings({"model": "linear:factory", "db": str(tmp_path / "runs.sqlite")} | given)
-    plan = Plan(run_id="r2", name="night", settings=settings, resumed=None, overrides={}, notice=None)
+    plan = Plan(run_id="r2", name="night", ref="night", settings=settings)
     return prepare(plan, cast(Reader, FakeReader()), lambda line: None)
 
 
@@ -126,3 +127,44 @@ def test_weights_whose_file_was_changed_are_not_used(parent: Reader, tmp_path: P
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(CheckpointError, match="does not match its digest"):
         initial_weights("night", parent, store_in(tmp_path))
+
+
+class Remembering(FedAvg):
+    """A strategy with a tensor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: State = {}
+
+    def load_state(self, state: State) -> None:
+        self.own = state
+
+
+@pytest.mark.parametrize(("strategy", "own"), [("fedavg", {"momentum": [1.0]}), ("lab.fl:Median", {})])
+def test_a_child_has_the_parents_tensors_and_its_strategys_where_that_is_the_same(
+    parent: Reader, tmp_path: Path, strategy: str, own: dict[str, list[float]]
+) -> None:
+    begun, remembering = Parent(run=parent.run("r1"), round=2), Remembering()
+    settings = server_settings({"strategy": strategy, "checkpoint_dir": str(tmp_path)})
+    weights = of_parent(begun, parent, settings, remembering)
+    assert {name: tensor.tolist() for name, tensor in weights.state.items()} == {"w": [2, 2]}
+    assert (weights.parent_run_id, weights.parent_round) == ("r1", 2)
+    assert {name: tensor.tolist() for name, tensor in remembering.own.items()} == own
+
+
+def test_a_child_does_not_begin_with_a_checkpoint_that_is_pruned_changed_or_gone(
+    parent: Reader, tmp_path: Path
+) -> None:
+    def begin(round: int) -> None:
+        settings = server_settings({"checkpoint_dir": str(tmp_path)})
+        of_parent(Parent(run=parent.run("r1"), round=round), parent, settings, Remembering())
+
+    with pytest.raises(UsageError, match="--resume-from 1: its checkpoint in run night was pruned"):
+        begin(1)
+    (file,) = (tmp_path / "r1").glob("round-000002-*")
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(UsageError, match=r"--resume-from 2: .* does not match its digest"):
+        begin(2)
+    file.unlink()
+    with pytest.raises(UsageError, match=r"--resume-from 2: .*round-000002"):
+        begin(2)

@@ -37,8 +37,18 @@ def test_the_script_goes_by_its_name_where_that_finds_it(python: Path, monkeypat
 
 
 def test_the_command_that_goes_back_in_a_run_names_the_round(python: Path) -> None:
-    words = shlex.split(go_back_command(Path("/it's.sqlite"), 17))
-    assert words == [str(python), "-m", "flserver", "--db", "/it's.sqlite", "--resume-from", "17"]
+    words = shlex.split(go_back_command(Path("/it's.sqlite"), "night", 17))
+    assert words == [
+        str(python),
+        "-m",
+        "flserver",
+        "--db",
+        "/it's.sqlite",
+        "--run-name",
+        "night",
+        "--resume-from",
+        "17",
+    ]
 
 
 def test_another_installations_script_is_not_meant(

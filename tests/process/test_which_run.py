@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from flserver.errors import UsageError
+from flserver.process.run import settled_quorum
 from flserver.process.which_run import Complete, Plan, plan_run
 from flserver.settings import server_settings
 from flserver.settings.recorded import config_of, settings_of
@@ -232,3 +233,112 @@ def test_a_complete_run_that_was_asked_for_by_name_is_said_to_be_complete(given:
 def test_what_makes_another_run_of_a_complete_one_is_refused_too() -> None:
     with pytest.raises(UsageError, match="--model"):
         decide(found("completed", num_rounds=5), resume=True, run_name="night", model="torchvision:resnet18")
+
+
+# --- resume from a round: a child ------------------------------------------------------------------------------------
+
+
+def child(*runs: Mapping[str, Any], rounds: Mapping[int, Mapping[str, Any]] | None = None, **given: Any) -> Plan:
+    """The plan of a process that begins a child; by default the runs have rounds 0 to 5 on disk."""
+    reader = cast(Reader, FakeReader(*runs, rounds={n: {} for n in range(6)} if rounds is None else rounds))
+    plan = plan_run(reader, server_settings(given), given)
+    assert isinstance(plan, Plan)
+    return plan
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed", "completed"])
+def test_a_child_is_a_new_run_with_its_parents_settings_and_its_rounds_less_those_before(status: str) -> None:
+    before = found(status, num_rounds=12, min_clients=3, seed=7, server_port=40787, checkpoint_dir="/models")
+    plan = child(before, resume_from=4)
+    assert is_new(plan)
+    assert plan.parent is not None
+    assert (plan.parent.run, plan.parent.round) == (before, 4)
+    assert plan.settings.rounds.num_rounds == 8
+    assert (plan.settings.rounds.min_clients, plan.settings.model.seed) == (3, 7)
+    assert plan.settings.network.server_port == 40787, "it listens where its parent did"
+    assert plan.settings.store.checkpoint_dir == Path("/models")
+    assert config_of(plan.settings)["resume_from"] == 4, "a run says where it began"
+
+
+def test_a_child_has_its_parents_name_and_is_gone_on_with_by_its_own_id() -> None:
+    plan = child(found("interrupted"), resume_from=4)
+    assert (plan.name, plan.ref) == ("night", plan.run_id)
+    nameless = child(found("interrupted", "r1", "r1"), resume_from=4)
+    assert nameless.name == nameless.ref == nameless.run_id, "an id is no name that goes over"
+
+
+def test_a_child_is_of_the_newest_run_or_of_the_one_that_is_meant() -> None:
+    runs = (found("interrupted", "night", "r1"), found("interrupted", "night", "r2"), found("failed", "day", "r3"))
+    for name, meant in ((None, "r3"), ("night", "r2"), ("r1", "r1")):
+        parent = child(*runs, resume_from=4, run_name=name).parent
+        assert parent is not None
+        assert parent.run["run_id"] == meant
+
+
+def test_what_differs_in_a_child_is_taken_and_named_and_another_strategy_may_be_tried() -> None:
+    before = found("interrupted", num_rounds=12, min_clients=3, strategy="lab.fl:Median")
+    plan = child(before, resume_from=4, num_rounds=20, min_clients=2, strategy="fedavg")
+    assert plan.overrides == {"num_rounds": 20, "min_clients": 2, "strategy": "fedavg"}
+    assert (plan.before["num_rounds"], plan.settings.rounds.num_rounds) == (8, 20)
+    assert child(before, resume_from=4, num_rounds=8).overrides == {}
+
+
+@pytest.mark.parametrize("changed", [{"model": "torchvision:resnet18"}, {"seed": 8}, {"initial_weights": "w.pt"}])
+def test_what_a_child_cannot_begin_with_at_its_parents_round_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"leave --resume-from out to start a new run"):
+        child(found("interrupted", seed=7), resume_from=4, **changed)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"resume_from": 6}, "run night has no committed round 6; the last one is 5"),
+        (
+            {"resume_from": 2},
+            "run night has no checkpoint of round 2 any more: it was pruned at noon. .* rounds 0, 3, 5",
+        ),
+        ({"resume_from": 3, "resume": True}, "--resume-from 3 starts a new run, --resume goes on with one"),
+        ({"resume_from": 3, "run_name": "nihgt"}, "no run named nihgt in runs.sqlite; did you mean 'night'"),
+        ({"resume_from": 5}, "run night has no round after it. Say with --num-rounds"),
+    ],
+)
+def test_a_round_at_which_no_child_can_begin(given: dict[str, Any], reason: str) -> None:
+    gone = {"checkpoint_deleted_at": "noon"}
+    rounds: dict[int, Mapping[str, Any]] = {0: {}, 1: gone, 2: gone, 3: {}, 4: gone, 5: {}}
+    with pytest.raises(UsageError, match=reason):
+        child(found("interrupted", num_rounds=5), rounds=rounds, **given)
+
+
+def test_without_any_run_there_is_no_child() -> None:
+    with pytest.raises(UsageError, match=r"--resume-from 0: there is no run in runs\.sqlite$"):
+        child(resume_from=0)
+
+
+def test_a_child_goes_on_by_its_parents_name_and_its_parent_by_its_id() -> None:
+    parent = found("interrupted", num_rounds=12)
+    own = found("interrupted", run_id="r2", num_rounds=8, resume_from=4) | {"parent_run_id": "r1", "parent_round": 4}
+    for name in (None, "night", "r2"):
+        plan = planned(parent, own, resume=True, run_name=name)
+        assert (plan.run_id, plan.ref, plan.settings.rounds.num_rounds, plan.overrides) == ("r2", "r2", 8, {})
+        assert plan.parent is not None
+        assert (plan.parent.run, plan.parent.round) == (parent, 4)
+    older = planned(parent, own, resume=True, run_name="r1")
+    assert (older.run_id, older.ref, older.parent) == ("r1", "r1", None), "its name means its child now"
+    assert planned(parent, resume=True).ref == "night"
+
+
+def test_a_child_of_a_child_begins_at_a_round_of_that() -> None:
+    own = found("interrupted", run_id="r2", num_rounds=8, resume_from=4) | {"parent_run_id": "r1", "parent_round": 4}
+    plan = child(found("interrupted", num_rounds=12), own, resume_from=2)
+    assert plan.parent is not None
+    assert (plan.parent.run["run_id"], plan.parent.round, plan.settings.rounds.num_rounds) == ("r2", 2, 6)
+    assert plan.overrides == {}
+
+
+@pytest.mark.parametrize(("own", "parents", "settled"), [(None, 2, 2), (None, 1, None), (1, 2, 1), (None, None, None)])
+def test_a_childs_quorum_is_its_parents_where_more_than_one_site_made_that_ones_models(
+    own: int | None, parents: int | None, settled: int | None
+) -> None:
+    plan = child(found("interrupted"), resume_from=4)
+    quorums = {run: quorum for run, quorum in ((plan.run_id, own), ("r1", parents)) if quorum is not None}
+    assert settled_quorum(plan, cast(Reader, FakeReader(quorums=quorums))) == settled

@@ -10,7 +10,11 @@ RUN = "The run: `v1_runs.run_id`."
 PROCESS = "The server process: `v1_processes.process_id`."
 CONNECTION = "The connection: `v1_connections.connection_id`."
 WHOSE = "`authenticated` by a certificate, or `claimed` by the message alone."
-SAMPLES = "Training samples that the client said it has, by which the mean is weighted."
+SAMPLES = "Training samples that the client said it has."
+COUNTED = (
+    "Those of them by which the mean is weighted: all, unless its owner counts for less (`--max-weight-share cap:…`). "
+    "NULL without an update."
+)
 SHARE = "Its share of the new model, 0 to 1; the shares of a round sum to 1. NULL unless accepted."
 NORM = (
     "L2 distance of the update from the model that was sent. NULL where it is late or a duplicate, and where the two "
@@ -35,7 +39,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "config": "JSON: the settings in force, by their names with underscores; paths are absolute. Not in it are "
             "those of the process alone: the database, how it logs, and which run is meant.",
             "final_digest": "Digest of its last committed model, once it has ended.",
-            "parent_run_id": "The run whose model it began with (`--initial-weights RUN:ROUND`), if any.",
+            "parent_run_id": "The run whose model it began with (`--resume-from`, `--initial-weights`), if any.",
             "parent_round": "That model's round.",
             "server_version": "The flserver that began it.",
         },
@@ -182,6 +186,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "identity": WHOSE,
             "parameters_norm": "`update_norm` of its parameters alone.",
             "buffers_norm": "`update_norm` of its floating-point buffers alone, such as running statistics.",
+            "counted_size": COUNTED,
         },
     ),
     "v1_rounds": (
@@ -203,7 +208,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "checkpoint_seconds": "Writing it durably.",
             "clients": "Clients that the model was sent to; while the attempt runs, those invited.",
             "updates_accepted": "Updates that the new model is made of.",
-            "data_size": "Their samples.",
+            "data_size": "Their samples, as counted.",
             "base_digest": "`model_digest` of the round before: the model that was sent.",
             "model_digest": "SHA-256 of the new model's checkpoint file: what `sha256sum` prints.",
             "checkpoint": "That file, below the checkpoint directory.",
@@ -232,6 +237,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "bytes_in": "Size of its upload, also of a late one.",
             "bytes_out": "Size of the model sent to it.",
             "update_norm": NORM,
+            "counted_size": COUNTED,
         },
     ),
     "v1_round_metrics": (
@@ -242,8 +248,9 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "name": "`loss`, `accuracy`, or whatever name `--evaluate` gives it.",
             "value": "The number; NULL where it is none that can be added up: `note`.",
             "source": "`evaluate`: measured here, with `--eval-data` or `--evaluate`. `clients`: the mean of what the "
-            "clients measured on that model when they received it, weighted by `data_size`. `server` is kept for what "
-            "needs no measuring; nothing is yet.",
+            "clients measured on that model when they received it, weighted by `counted_size`, without what cannot be "
+            "so: accuracies outside 0 to 1, and losses that are not finite or beyond 1,000 times the clients' median "
+            "(those up to 1 are in). `server` is kept for what needs no measuring; nothing is yet.",
             "note": "`NaN`, `Infinity` or `-Infinity`: what was measured, of a model that has diverged. A round that "
             "was not measured has no row.",
         },
@@ -256,9 +263,10 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "that before.",
             "client_id": "The client.",
             "name": "Its name at the client; `flclient` reports `loss`, `accuracy` (0 to 1) and `seconds` of training.",
-            "value": "The number.",
+            "value": "The number as it was sent, whether it can be so or not; NULL where it is not finite: `note`.",
             "measured_on": "`received`: the global model as it came. `trained`: its own, after training.",
             "source": "`client`: who measured it.",
+            "note": "`NaN`, `Infinity` or `-Infinity`: what was sent.",
         },
     ),
     "v1_events": (

@@ -19,5 +19,6 @@ def policy(**changed: object) -> RoundPolicy:
         "max_data_size": MAX_DATA_SIZE,
         "max_weight_share": 1.0,
         "max_update_norm": "auto",
+        "caps_weight": False,
     }
     return RoundPolicy(**(values | changed))  # type: ignore[arg-type]

@@ -6,11 +6,14 @@ from flserver.aggregation.checks import Norms
 from flserver.models.retention import MadeRound
 from flserver.rounds.advice import furthest, model_at_fault, sound_before, way_back
 from flserver.rounds.seats import Result, Seat
+from flserver.rounds.weights import Weight
+
+WEIGHT = Weight("one", 10)
 
 
 def results(*kinds: str | None) -> list[Result]:
     """Seats that answered with an update that counts (``""``) or was rejected as a kind, or not at all (None)."""
-    seats = [Seat(str(i), 10, 1) for i in range(len(kinds))]
+    seats = [Seat(str(i), 10, 1, WEIGHT) for i in range(len(kinds))]
     for seat, kind in zip(seats, kinds, strict=True):
         seat.update_id = None if kind is None else 1
         seat.rejection = f"{kind}: w" if kind else None
@@ -53,5 +56,5 @@ def test_the_way_back_is_to_the_last_round_that_was_measured_as_a_number() -> No
 
 def test_the_furthest_is_told_by_its_whole_norm() -> None:
     norms = [Norms(1.0, 0.0), Norms(3.0, 4.0), Norms(4.5, 0.0)]
-    seats = [Seat(str(i), 10, 1, norms=n) for i, n in enumerate(norms)]
-    assert furthest([*seats, Seat("9", 10, 1)]).client_id == "1"
+    seats = [Seat(str(i), 10, 1, WEIGHT, norms=n) for i, n in enumerate(norms)]
+    assert furthest([*seats, Seat("9", 10, 1, WEIGHT)]).client_id == "1"

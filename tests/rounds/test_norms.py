@@ -11,10 +11,13 @@ from flserver.aggregation.checks import Norms
 from flserver.errors import UsageError
 from flserver.rounds.norms import NormHistory, NormRule, settle
 from flserver.rounds.seats import Seat
+from flserver.rounds.weights import Weight
 from flserver.settings import MaxUpdateNorm
 from flserver.settings.policies import server_settings
 
 KNOWN = NormHistory(3, Norms(2.0, 50.0))
+
+WEIGHT = Weight("one", 10)
 
 
 def rule(limit: MaxUpdateNorm = "auto", history: NormHistory = KNOWN) -> NormRule:
@@ -61,13 +64,15 @@ def test_steps_of_nearly_nothing_count_as_one() -> None:
 def test_the_history_is_of_rounds_with_accepted_updates() -> None:
     made = rule(history=NormHistory())
     made.committed([])
-    made.committed([Seat("a", 1, 1, norms=Norms(3.0, 1.0)), Seat("b", 1, 1, norms=Norms(2.0, math.inf))])
-    made.committed([Seat("a", 1, 1, norms=Norms(0.5, 9.0)), Seat("b", 1, 1)])
+    made.committed(
+        [Seat("a", 1, 1, WEIGHT, norms=Norms(3.0, 1.0)), Seat("b", 1, 1, WEIGHT, norms=Norms(2.0, math.inf))]
+    )
+    made.committed([Seat("a", 1, 1, WEIGHT, norms=Norms(0.5, 9.0)), Seat("b", 1, 1, WEIGHT)])
     assert made.history == NormHistory(2, Norms(3.0, 9.0))
 
 
 def seat(suspect: bool, number: int) -> Seat:
-    made = Seat(f"{number:02}", 10, 1)
+    made = Seat(f"{number:02}", 10, 1, WEIGHT)
     made.update_id, made.suspicion = number, "norm: too far" if suspect else None
     return made
 
@@ -77,7 +82,7 @@ def test_who_came_first_decides_nothing_about_suspects(kinds: list[str], random:
     """Whatever the order, and however often it is asked: the answer at the end is the one that was certain before."""
     order = list(range(len(kinds)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    seats = [Seat(f"{i:02}", 10, 1) for i in range(len(kinds))]
+    seats = [Seat(f"{i:02}", 10, 1, WEIGHT) for i in range(len(kinds))]
     for number in order:
         if kinds[number] != "silent":
             answered = seat(kinds[number] == "suspect", number + 1)
@@ -95,7 +100,7 @@ def test_who_came_first_decides_nothing_about_suspects(kinds: list[str], random:
 
 def test_it_is_certain_as_soon_as_it_can_be() -> None:
     for clients, suspects in itertools.product(range(1, 8), range(4)):
-        seats = [Seat(f"{i}", 10, 1) for i in range(clients)]
+        seats = [Seat(f"{i}", 10, 1, WEIGHT) for i in range(clients)]
         for s in seats[:suspects]:
             s.update_id, s.suspicion = 1, "norm: too far"
         settle(seats, over=False)

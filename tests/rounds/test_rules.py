@@ -331,6 +331,34 @@ class TestTheEndOfAnAttempt:
         assert {result.participation for result in rounds.end_attempt(stopped=True)} == {"cut_short"}
         assert rounds.quorum_possible()
 
+    def test_a_share_is_an_addresss_and_on_this_machine_a_clients(self) -> None:
+        """Three clients of one address have 300 of 400 samples; from loopback each has its own."""
+        for host, refused in (("10.0.0.1", "abc"), ("127.0.0.9", "")):
+            rounds = Rounds(policy(max_weight_share=0.5), {}, None, Identity())
+            there = {client: Peer(host=host, port=1) for client in "abc"} | {"d": Peer(host="10.0.0.2", port=1)}
+            registrations = {client: rounds.register(client, 100, peer, 0.0) for client, peer in there.items()}
+            for registration in registrations.values():
+                rounds.confirm_registration(registration)
+            rounds.close_window()
+            begin(rounds, registrations, round=1, number=1, now=1.0)
+            decided = {client: answer(rounds, client, peer=peer) for client, peer in there.items()}
+            assert {client for client, verdict in decided.items() if verdict.decision == "rejected"} == set(refused)
+
+    def test_a_cap_is_settled_with_the_invitations_and_said_with_each_answer(self) -> None:
+        rounds = Rounds(policy(max_weight_share=0.5, caps_weight=True), {}, None, Identity())
+        registrations = {"a": join(rounds, "a", data_size=2**29 - 1)}
+        other = Peer(host="10.0.0.2", port=1)
+        registrations["b"] = rounds.register("b", 100, other, 0.0)
+        rounds.confirm_registration(registrations["b"])
+        rounds.close_window()
+        begin(rounds, registrations, round=1, number=1, now=1.0)
+        heavy, light = answer(rounds, "a"), answer(rounds, "b", peer=other)
+        assert [(v.decision, v.data_size, v.counted_size) for v in (heavy, light)] == [
+            (None, 2**29 - 1, 100),
+            (None, 100, 100),
+        ]
+        assert answer(rounds, "a").counted_size is None, "a duplicate counts with nothing"
+
     def test_seats_are_in_the_order_of_the_ids_as_text(self) -> None:
         rounds = Rounds(policy(), {}, None, Identity())
         for client in ("2", "10", "a", "B"):

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from flserver.errors import FlserverError, UsageError
-from flserver.settings import SERVER_SETTINGS, Setting, defaults
+from flserver.settings import SERVER_SETTINGS, Setting, defaults, server_settings
 from flserver.settings.options import load_config, options, print_config, run, sources
 
 TABLE = (
@@ -17,6 +17,7 @@ TABLE = (
     Setting(name="join-window", kind="choice", default="fixed", choices=("fixed", "sliding"), help="Window."),
     Setting(name="timeout", kind="float", default=2.5, minimum=0, help="Seconds."),
     Setting(name="db", kind="path", default="runs.sqlite", help="Database."),
+    Setting(name="weight", kind="share", default=1.0, minimum=0.001, maximum=1, help="Share."),
 )
 
 
@@ -212,3 +213,29 @@ def test_ctrl_c_before_anything_has_begun_is_one_line_and_exit_code_3(capsys: py
 
     assert run(slow, "SLOW", []) == 3
     assert capsys.readouterr().err.strip() == "slow: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("0.5", 0.5), ("1", 1.0), ("cap:0.50", "cap:0.5"), ("cap:1e-3", "cap:0.001")]
+)
+def test_a_share_is_a_number_or_a_cap(invoke, tmp_path, monkeypatch, written, meant):
+    assert invoke("--weight", written)[1]["weight"] == meant
+    monkeypatch.setenv("PROG_WEIGHT", written)
+    assert invoke()[1]["weight"] == meant
+    monkeypatch.delenv("PROG_WEIGHT")
+    config = tmp_path / "prog.toml"
+    config.write_text(print_config(defaults(TABLE) | {"weight": meant}, TABLE))
+    assert invoke("--config", str(config))[1]["weight"] == meant
+
+
+@pytest.mark.parametrize("written", ["0", "1.1", "cap:0", "cap:1.1", "cap:", "cap:nan", "nan", "half", "Cap:0.5"])
+def test_what_is_no_share_is_refused(invoke, written):
+    code, values, _, _, err = invoke("--weight", written)
+    assert (code, values) == (2, None)
+    assert "--weight" in err
+
+
+def test_the_policy_of_a_cap():
+    for value, meant in ((1.0, (1.0, False)), ("cap:0.25", (0.25, True)), (0.5, (0.5, False))):
+        rounds = server_settings({"max_weight_share": value}).rounds
+        assert (rounds.max_weight_share, rounds.caps_weight) == meant

@@ -21,6 +21,13 @@ WRONG = {
         WHERE close_reason LIKE 'server error%' OR close_reason LIKE 'not served%'""",
     "messages were refused or failed without a reason": """
         SELECT COUNT(*) FROM v1_messages WHERE outcome <> 'ok' AND COALESCE(reason, '') = ''""",
+    "means are of what cannot be so": """
+        SELECT COUNT(*) FROM v1_round_metrics WHERE source = 'clients'
+        AND (value IS NULL OR name = 'accuracy' AND value <> 0.5 OR name = 'loss' AND value <> 2)""",
+    "rounds are not the sum of their updates' samples": """
+        SELECT COUNT(*) FROM v1_rounds AS r WHERE status = 'committed' AND round > 0 AND data_size <> (
+            SELECT SUM(counted_size) FROM v1_updates AS u WHERE u.run_id = r.run_id AND answers_round = round
+            AND answers_attempt = attempt AND decision = 'accepted' HAVING COUNT(*) = updates_accepted)""",
     "messages belong to no connection": """
         SELECT COUNT(*) FROM v1_messages WHERE connection_id NOT IN (SELECT connection_id FROM v1_connections)""",
 }

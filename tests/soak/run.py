@@ -33,6 +33,7 @@ SETTINGS = {
     "rejoin-timeout": 1,
     "round-timeout": 3600,
     "keep-checkpoints": 2,
+    "max-weight-share": "cap:0.5",
     "first-frame-timeout": 5,
     "frame-timeout": 8,
     "metrics-linger": 600,  # the soak ends it

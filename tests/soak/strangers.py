@@ -242,9 +242,9 @@ def comes_late(street: Street, rng: random.Random) -> None:
         leave(connection, rng)
 
 
-def sound_upload(client_id: object, model: object, metrics: object = None) -> bytes:
+def sound_upload(client_id: object, model: object, **more: object) -> bytes:
     """The caller makes ``model``'s class known to ``pickle``."""
-    return pickle.dumps({"header": "<MODEL>", "id": client_id, "model": model, "metrics": metrics}, protocol=4)
+    return pickle.dumps({"header": "<MODEL>", "id": client_id, "model": model} | more, protocol=4)
 
 
 KINDS: dict[Kind, int] = {

@@ -1,5 +1,5 @@
-"""The honest trainers, round after round: steady ones that always answer, and fickle ones that also leave, come back,
-answer twice, answer with something that cannot count, or break off."""
+"""The trainers, round after round: steady ones that always answer, and fickle ones that also leave, come back, answer
+twice, answer with something that cannot count, claim what cannot be so, or break off. The last boasts of its data."""
 
 import json
 import random
@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 import torch
 
+from flserver.wire.messages import MAX_DATA_SIZE
 from tests.e2e.harness import NeuralNet, field_module, receive, send
 from tests.patience import PATIENCE
 from tests.soak.ledger import Ledger, SoakError, reset, until_closed
@@ -19,6 +20,7 @@ from tests.soak.strangers import sound_upload
 STEADY = 2  # enough for a round without the others
 FICKLE = 3
 IN_ADVANCE = 8  # rounds that may be allowed before the steady trainers have answered them
+BOASTER = STEADY + FICKLE  # its number
 RETRY = 0.02  # seconds until a refused registration is tried again
 
 
@@ -73,6 +75,7 @@ class Mood(Enum):
     ANSWER = auto()
     ANSWER_TWICE = auto()
     ANSWER_BADLY = auto()
+    CLAIM = auto()
     BREAK_OFF = auto()
     LEAVE = auto()
     RESET = auto()
@@ -83,11 +86,19 @@ FICKLE_MOODS = {
     Mood.ANSWER: 10,
     Mood.ANSWER_TWICE: 2,
     Mood.ANSWER_BADLY: 2,
+    Mood.CLAIM: 2,
     Mood.BREAK_OFF: 2,
     Mood.LEAVE: 2,
     Mood.RESET: 1,
     Mood.SPEAK: 1,
 }
+
+
+SOUND = {"loss": {"received": 2.0}, "accuracy": {"received": 0.5}}
+CLAIMS = [
+    {"loss": {"received": loss}, "accuracy": {"received": accuracy}}
+    for loss, accuracy in ((1e300, 1e100), (float("nan"), -1.0), (float("-inf"), float("nan")), (1e9, 1.5))
+]
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class Answers:
     good: bytes
     again: bytes  # as good, with more metrics than are kept
     bad: Sequence[bytes]
+    claiming: Sequence[bytes]
 
     @classmethod
     def of(cls, client_id: object) -> "Answers":
@@ -106,9 +118,11 @@ class Answers:
         wide.fc1 = torch.nn.Linear(785, 10)
         metrics = {f"{number:03} " + "é" * 120: {"received": 1.0} for number in range(64)}
         with field_module():
-            again = sound_upload(client_id, NeuralNet(), metrics)
-            good, *bad = (sound_upload(client_id, model) for model in (NeuralNet(), nan, huge, wide, double.double()))
-        return cls(good, again, bad)
+            bad = [sound_upload(client_id, model) for model in (nan, huge, wide, double.double())]
+            good, again, *claiming = (
+                sound_upload(client_id, NeuralNet(), metrics=numbers) for numbers in (SOUND, metrics, *CLAIMS)
+            )
+        return cls(good, again, bad, claiming)
 
 
 class Trainer(threading.Thread):
@@ -169,7 +183,8 @@ class Trainer(threading.Thread):
 
     def _register(self) -> socket.socket:
         """Register, again while the server still sees the last connection. Raises EOFError where it does not end."""
-        metadata = json.dumps({"header": "<METADATA>", "id": self._number, "data_size": 100 + self._number}).encode()
+        data_size = MAX_DATA_SIZE if self._number == BOASTER else 100 + self._number
+        metadata = json.dumps({"header": "<METADATA>", "id": self._number, "data_size": data_size}).encode()
         waiting = threading.Event()  # for what another process does there is nothing to wait for
         for _ in range(int(PATIENCE / RETRY)):
             connection = self._ledger.connect("trainer")
@@ -204,7 +219,8 @@ class Trainer(threading.Thread):
                 frame = len(self._answers.good).to_bytes(8, "big") + self._answers.good
                 upload.sendall(frame[: self._moods.randrange(1, len(frame))])
                 reset(upload)
-        body = self._moods.choice(self._answers.bad) if mood is Mood.ANSWER_BADLY else self._answers.good
+        choices = {Mood.ANSWER_BADLY: self._answers.bad, Mood.CLAIM: self._answers.claiming}
+        body = self._moods.choice(choices.get(mood, [self._answers.good]))
         for sent in (body, self._answers.again) if mood is Mood.ANSWER_TWICE else (body,):
             with self._ledger.connect("upload") as upload:
                 send(upload, sent)

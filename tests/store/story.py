@@ -35,8 +35,9 @@ def uploaded(
     decision: str | None = None,
     reason: str | None = None,
     metrics: Sequence[ClientMetric] = (),
+    **more: Any,
 ) -> list[Event]:
-    """The upload's connection, message and update; their ids follow from ``update_id``."""
+    """The upload's connection, message and update, of which there may be ``more``; ids follow from ``update_id``."""
     upload = 100 + update_id
     number = answers and answers[0]
     peer: dict[str, Any] = {"connection_id": upload, "client_id": client}
@@ -45,7 +46,7 @@ def uploaded(
     return [
         opened(upload),
         facts.received(upload, "<MODEL>", round=number, **peer, **body),
-        facts.update(update_id, **peer, **decided, message_id=upload, metrics=tuple(metrics)),
+        facts.update(update_id, **peer, **decided, message_id=upload, metrics=tuple(metrics), **more),
         facts.closed(upload, "upload", client, "done", bytes_in=1008),
     ]
 
@@ -98,6 +99,7 @@ def whole_run() -> list[Event]:
             accuracy=0.9,
             metrics=(facts.round_metric(value=2.25, source="clients"),),
         ),
+        facts.weight_concentrated(),
         facts.checkpoint_deleted(),
         facts.left("1", "reset"),
         facts.closed(1, "register", "1", "reset", bytes_in=80, bytes_out=2016),

@@ -69,6 +69,36 @@ def test_a_metric_that_is_no_finite_number_is_what_it_is(database: Path, ask: As
     assert ask(query) == expected
 
 
+def test_what_a_client_reports_is_on_record_as_it_was_sent(database: Path, ask: Ask) -> None:
+    said = {"accuracy": 1e100, "down": -math.inf, "loss": math.nan}
+    metrics = tuple(facts.client_metric(name, value) for name, value in said.items())
+    story.write(database, [*ROUND_1, *story.uploaded(1, "1", (1, 1), metrics=metrics)])
+    query = "SELECT name, value, note FROM v1_client_metrics ORDER BY name"
+    expected = [("accuracy", 1e100, None), ("down", None, "-Infinity"), ("loss", None, "NaN")]
+    assert ask(query) == expected
+    with writing_engine(database).begin() as connection:
+        rederive(connection)
+    assert ask(query) == expected
+
+
+def test_an_update_counts_with_what_the_cap_leaves_it_and_in_older_records_with_all(database: Path, ask: Ask) -> None:
+    story.write(
+        database,
+        [
+            *ROUND_1,
+            *story.uploaded(1, "1", (1, 1), counted_size=7),
+            *story.uploaded(2, "2", (1, 1)),
+            *story.uploaded(3, "1", None, "duplicate"),
+            committed(1, 1, [answered("1", 1, 7 / 107), answered("2", 2, 100 / 107)], data_size=107),
+        ],
+    )
+    expected = [("1", 100, 7), ("2", 100, 100), ("1", 100, 100)]
+    assert ask("SELECT client_id, data_size, counted_size FROM v1_updates ORDER BY update_id") == expected
+    assert ask("SELECT client_id, data_size, counted_size FROM v1_client_rounds ORDER BY 1") == expected[:2]
+    summed = "SELECT SUM(counted_size) FROM v1_updates WHERE decision = 'accepted'"
+    assert ask(summed) == ask("SELECT data_size FROM v1_rounds WHERE round = 1") == [(107,)]
+
+
 def test_a_purged_record_is_not_replayed(recorded: Path, ask: Ask) -> None:
     engine = writing_engine(recorded)
     with engine.begin() as connection:

@@ -38,15 +38,15 @@ CONTRACT = {
     "at, seconds, outcome, reason",
     "v1_updates": "run_id, update_id, message_id, connection_id, client_id, answers_round, answers_attempt, "
     "arrived_round, decision, reason, update_digest, data_size, weight, received_at, wait_seconds, upload_seconds, "
-    "update_norm, identity, parameters_norm, buffers_norm",
+    "update_norm, identity, parameters_norm, buffers_norm, counted_size",
     "v1_rounds": "run_id, round, attempt, status, process_id, started_at, ended_at, deadline_at, seconds, "
     "broadcast_seconds, wait_seconds, aggregate_seconds, evaluate_seconds, checkpoint_seconds, clients, "
     "updates_accepted, data_size, base_digest, model_digest, checkpoint, checkpoint_bytes, checkpoint_deleted_at, "
     "loss, accuracy, event_seq",
     "v1_client_rounds": "run_id, round, attempt, client_id, participation, decision, reason, data_size, weight, "
-    "sent_at, seconds, bytes_in, bytes_out, update_norm",
+    "sent_at, seconds, bytes_in, bytes_out, update_norm, counted_size",
     "v1_round_metrics": "run_id, round, name, value, source, note",
-    "v1_client_metrics": "run_id, round, client_id, name, value, measured_on, source",
+    "v1_client_metrics": "run_id, round, client_id, name, value, measured_on, source, note",
     "v1_events": "seq, run_id, type, at, payload, previous_digest, digest",
 }
 
@@ -179,7 +179,7 @@ def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_pat
     for view, added in (
         ("v1_connections", (None,)),
         ("v1_clients", (None, None)),
-        ("v1_updates", ("claimed", None, None)),
+        ("v1_updates", ("claimed", None, None, 100)),
     ):
         columns, rows = reader.query(f"SELECT * FROM {view}")
         assert columns == CONTRACT[view].split(", ")

@@ -33,7 +33,8 @@ def _attempt_started(connection: Connection, origin: Origin, event: e.AttemptSta
 
 
 def _update_received(connection: Connection, origin: Origin, event: e.UpdateReceived) -> None:
-    insert_row(connection, t.updates, origin, event, received_at=event.at)
+    counted = event.data_size if event.counted_size is None else event.counted_size
+    insert_row(connection, t.updates, origin, event, received_at=event.at, counted_size=counted)
     attempt = _attempt(origin, event.answers_round, event.answers_attempt)
     if event.decision is None and _status(connection, attempt) != "running":
         raise StoreError(f"update {event.update_id} has no decision, and no running attempt that would make one")
@@ -44,12 +45,15 @@ def _update_received(connection: Connection, origin: Origin, event: e.UpdateRece
         connection,
         t.client_rounds,
         attempt | {"client_id": event.client_id},
-        answer | {"bytes_in": event.bytes},
+        answer | {"bytes_in": event.bytes, "counted_size": counted},
         unset="bytes_in",  # a model is answered once
     )
     measured: dict[MeasuredOn, int] = {"received": event.answers_round - 1, "trained": event.answers_round}
     row = {"run_id": origin.run_id, "client_id": event.client_id, "update_id": event.update_id, "source": "client"}
-    metrics = [row | vars(metric) | {"round": measured[metric.measured_on]} for metric in event.metrics]
+    metrics = [
+        row | vars(metric) | {"round": measured[metric.measured_on], "note": _note(metric.value)}
+        for metric in event.metrics
+    ]
     put(connection, t.client_metrics, metrics)
 
 
@@ -73,7 +77,7 @@ def _round_committed(connection: Connection, origin: Origin, event: e.RoundCommi
 
 
 def _note(value: float) -> str | None:
-    """What a number is that a REAL column cannot hold, and is NULL there: a model that diverged was measured."""
+    """What a number is that a REAL column cannot hold, and is NULL there: of a model that diverged, say."""
     written = json_number(value)
     return written if isinstance(written, str) else None
 
@@ -163,4 +167,5 @@ DERIVATIONS: Derivations = {
     e.RoundCommitted: _round_committed,
     e.AttemptAborted: _attempt_aborted,
     e.CheckpointDeleted: _checkpoint_deleted,
+    e.WeightConcentrated: lambda connection, origin, event: None,  # it stands in the record only
 }
