@@ -8,8 +8,8 @@ from flserver.events.words import Decision, IdentityKind, MeasuredOn, MetricSour
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptStarted(Event):
-    """An attempt at a round began. ``clients`` are invited: sent the model; ``not_sent`` are participants that owe an
-    older answer and are not."""
+    """An attempt at a round began. ``clients`` are invited: sent the model; ``not_sent`` are there and are not, for the
+    reasons ``why_not_sent``."""
 
     round: int
     attempt: int
@@ -18,6 +18,7 @@ class AttemptStarted(Event):
     not_sent: tuple[str, ...]
     deadline_at: str | None
     base_digest: str | None
+    why_not_sent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
 from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared
-from flserver.process.resources import capacity_of, limits_of
+from flserver.process.resources import capacity_of, limits_of, places_of
 from flserver.rounds import Rounds
 from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
@@ -101,9 +101,12 @@ class Run:
 def _rounds(launched: Launched) -> Rounds:
     """The rules, with what earlier processes of the run have settled."""
     plan, reader = launched.plan, launched.reader
+    clients = reader.participants(plan.run_id)
     return Rounds(
         plan.settings.rounds,
-        known={p.client_id: (p.data_size, p.registration) for p in reader.participants(plan.run_id)},
+        known={client.client_id: (client.data_size, client.registration) for client in clients},
         min_updates=reader.min_updates(plan.run_id),
         identity=launched.admission.identity,
+        visitors=[client.client_id for client in clients if not client.took_part],
+        places=places_of(plan.settings.network),
     )

@@ -181,7 +181,8 @@ class Coordinator:
                 attempt=attempt.number,
                 process_id=self._process_id,
                 clients=tuple(attempt.seats),
-                not_sent=attempt.not_sent,
+                not_sent=tuple(attempt.not_sent),
+                why_not_sent=tuple(attempt.not_sent.values()),
                 deadline_at=_in_wall_clock(attempt.deadline),
                 base_digest=self._exchange.model.digest,
             )
