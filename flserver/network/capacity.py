@@ -71,17 +71,29 @@ def who_goes(
     """Which connections can be cut for a newcomer, who goes first first; None: there is no room for it.
 
     Those go whose first message is not whole, but for the uploads that have a place. Strangers first; then those of the
-    address that has the most of them; those that sent least; the oldest. ``going`` are cut already. A newcomer for whom
-    there may be such a place, because from where it comes (``near``) more clients are there than uploads, finds room
-    always: others go whose message is whole, and where all who can are going already it is let in before they are gone.
+    address that has the most of them; those that sent least; the oldest. ``going`` are cut already.
+
+    A newcomer for whom there may be such a place, because from where it comes (``near``) more clients are there than
+    uploads, finds room always: others go whose message is whole, and where all who can are going already it is let in
+    before they are gone. Where the places of those clients are taken, one goes that no certificate calls its own: it
+    may be nobody's upload.
     """
     kept = kept_for_uploads(served, clients.there)
-    has_place = sum(map(near, clients.there)) > sum(near(one.peer) for one in kept)
-    can_go = [one for one in served if not (one.registered or one in kept or one in going)]
+    own = [one for one in kept if near(one.peer)]
     hosts = {peer.host for peer in clients.known}
-    of_host = Counter(one.peer.host for one in can_go if one.silent)
-    silent = [one for one in can_go if one.silent]
-    silent.sort(key=lambda one: (one.peer.host in hosts, -of_host[one.peer.host], one.first_bytes, one.connection_id))
-    if silent or not has_place:
-        return silent or None
-    return sorted(can_go, key=lambda one: one.connection_id)
+    can_go = [one for one in served if not (one.registered or one in kept or one in going)]
+    if silent := _least_first(can_go, hosts):
+        return silent
+    if sum(map(near, clients.there)) > len(own):
+        return sorted(can_go, key=lambda one: one.connection_id)
+    return _least_first([one for one in own if one not in going and one.peer.certificate is None], hosts) or None
+
+
+def _least_first(connections: Iterable[Connection], known_hosts: Collection[str]) -> list[Connection]:
+    """Those of the connections whose first message is not whole, who goes first first."""
+    silent = [one for one in connections if one.silent]
+    of_host = Counter(one.peer.host for one in silent)
+    return sorted(
+        silent,
+        key=lambda one: (one.peer.host in known_hosts, -of_host[one.peer.host], one.first_bytes, one.connection_id),
+    )

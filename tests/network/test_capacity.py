@@ -53,6 +53,19 @@ def test_where_all_have_spoken_a_client_without_an_upload_has_room_and_nobody_el
     assert goes([*registered, *spoken], there, HOSTS[0]) == [3, 4], "the oldest of those that are beyond a place"
 
 
+def test_where_only_the_places_of_its_own_address_are_left_who_sent_least_goes() -> None:
+    """Behind one address an idle connection must not keep a neighbour's upload out."""
+    here = peer(HOSTS[0])
+    served = [
+        Seen(1, here, registered=True),
+        Seen(2, here, registered=True),
+        Seen(3, here, first_bytes=900),
+        Seen(4, here),
+    ]
+    assert goes(served, [here, here], HOSTS[0]) == [4, 3]
+    assert goes(served, [here, here], HOSTS[1]) is None
+
+
 def test_a_certificate_tells_neighbours_apart() -> None:
     honest, greedy = peer(HOSTS[0], "a"), peer(HOSTS[0], "b")
     spoken = [Seen(number, greedy, silent=False, first_bytes=9) for number in (3, 4, 5)]
@@ -108,7 +121,9 @@ def test_half_of_the_places_are_enough_for_every_clients_upload(
     if len(of_newcomer) < clients.count(newcomer):
         assert found is not None
         assert found or len(registered) + len(uploads) < 2 * len(there)
-    assert not set(found or ()) & {one.connection_id for one in (*kept, *registered)}
+    assert not set(found or ()) & {one.connection_id for one in registered}
+    others = {one.connection_id for one in kept if one.peer.host != newcomer}
+    assert not set(found or ()) & others, "nobody takes the place of another address"
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -292,17 +292,16 @@ def test_an_address_has_no_more_than_its_connections(network: Network) -> None:
         assert port.registered("a", FAR)
 
 
-def test_an_address_whose_connections_have_all_spoken_gets_no_more(network: Network) -> None:
+def test_an_address_full_of_clients_has_a_place_for_the_upload_of_each_and_no_more(network: Network) -> None:
     with Port(network, an_address=2) as port:
         for client_id in "ab":
             port.registered(client_id, HOME)
-        for _ in "ab":
-            port.connect(HOME)  # an upload's place for each, which nobody else has
-        newcomer = port.connect(HOME)
-        assert port.closed() == [(5, f"not served: 2 connections are open from {HOME}")]
-        assert ended(newcomer)
+        one, _ = port.connect(HOME), port.connect(HOME)
         assert port.registered("c", AWAY)
-        assert port.closed() == [(5, f"not served: 2 connections are open from {HOME}")]
+        assert port.closed(0) == []
+        port.connect(HOME)
+        assert ended(one)
+        assert made_room(port, 1) == [3], "it is its neighbours' business alone"
 
 
 def test_behind_a_forwarder_the_address_is_its_clients(network_of: Callable[..., Network]) -> None:
