@@ -251,7 +251,7 @@ def test_an_address_has_a_limit_of_its_own(start: Start) -> None:
                     peer.finished()
     assert server.exit_code() == 0
     reasons = "SELECT close_reason FROM v1_connections WHERE client_id IS NULL AND close_reason LIKE 'made room%'"
-    assert len(server.sql(reasons)) == 3
+    assert len(server.sql(reasons)) >= 3
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE close_reason LIKE 'not served%'") == [(0,)]
 
 
