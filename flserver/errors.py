@@ -89,7 +89,11 @@ class IdentityRefused(Refused):
 
 
 class RegistrationRefused(Refused):
-    """A registration that the rules of the run do not take. The message is sent to the trainer."""
+    """A registration that the rules of the run do not take. The trainer is ``told`` why: the message, or less."""
+
+    def __init__(self, message: str, told: str | None = None) -> None:
+        super().__init__(message)
+        self.told = told or message
 
 
 class ConnectionLost(PeerError):

@@ -1,16 +1,15 @@
 """Rounds, attempts and updates."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flserver.events.event import Event
-from flserver.events.words import Decision, IdentityKind, MeasuredOn, MetricSource, NotSentBecause, Participation
+from flserver.events.words import Decision, IdentityKind, MeasuredOn, MetricSource, Participation
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptStarted(Event):
-    """An attempt at a round began. ``clients`` are invited: sent the model; ``not_sent`` are participants that are not,
-    since they owe an older answer, or for the reason that ``not_sent_because`` has for them."""
+    """An attempt at a round began. ``clients`` are invited: sent the model; ``not_sent`` are there and are not, for the
+    reasons ``why_not_sent``."""
 
     round: int
     attempt: int
@@ -19,7 +18,7 @@ class AttemptStarted(Event):
     not_sent: tuple[str, ...]
     deadline_at: str | None
     base_digest: str | None
-    not_sent_because: Mapping[str, NotSentBecause] = field(default_factory=dict)
+    why_not_sent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,8 +84,6 @@ REJECTED_KINDS: Final[tuple[RejectedKind, ...]] = get_args(RejectedKind)
 """What the reason of a rejected update begins with."""
 
 Participation = Literal["answered", "dropped", "timed_out", "not_sent", "cut_short"]
-NotSentBecause = Literal["implausible"]
-"""Why a client is not sent the model, where it owes no answer."""
 MeasuredOn = messages.MeasuredOn
 MetricSource = Literal["server", "evaluate", "clients"]
 """``v1_round_metrics.source``."""

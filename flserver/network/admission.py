@@ -38,6 +38,25 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def check_min_clients(settings: ServerSettings, *, said: bool, resumed: bool) -> str | None:
+    """Check that no stranger alone makes a run where anybody can reach the port: a new run then begins with as many
+    clients as somebody has ``said``. Of one that is ``resumed`` a warning is returned, where there is reason for one.
+
+    Raises UsageError.
+    """
+    network, identity, needed = settings.network, settings.identity, settings.rounds.min_clients
+    guarded = identity.tls_client_ca is not None or identity.clients is not None
+    if said or guarded or _is_loopback(bare(network.host)):
+        return None
+    open_to_all = f"--host {network.host}: whoever reaches this port may register"
+    if resumed:
+        return f"{open_to_all}, and the run goes on with one client alone (--min-clients 1)" if needed == 1 else None
+    raise UsageError(
+        f"{open_to_all}, and a stranger alone would be trained with to the run's end. Say how many clients it begins "
+        "with, as in --min-clients 3, or admit none but yours, with --tls-client-ca or --clients"
+    )
+
+
 class Admission:
     """Made of the settings. Raises UsageError where they do not fit together, or a file cannot be used."""
 
@@ -53,6 +72,9 @@ class Admission:
         roster, needed = self.identity.roster, settings.rounds.min_clients
         if roster is not None and len(roster) < needed:
             raise UsageError(f"--min-clients {needed}: only {len(roster)} are on the roster {policy.clients}")
+        most = settings.network.max_connections
+        if needed > most // 2:
+            raise UsageError(f"--min-clients {needed}: --max-connections {most} has places for half as many")
         self.preamble = Preamble(
             tls=self._tls,
             proxies=networks(policy.trusted_proxy) if policy.trusted_proxy is not None else (),

@@ -23,7 +23,8 @@ REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be read
 @dataclass
 class AcceptedConnection:
     """What a session works with. ``peer`` is told more exactly once a forwarder, or TLS, has said who it is;
-    ``accepted_at`` is monotonic; ``cut_because`` says why we cut it, if we did."""
+    ``accepted_at`` is monotonic; ``cut_because`` says why we cut it, if we did; ``registered`` is set where it is the
+    first one of a trainer that takes part."""
 
     context: Context
     channel: Channel
@@ -32,6 +33,7 @@ class AcceptedConnection:
     peer: Peer
     accepted_at: float
     cut_because: str | None = None
+    registered: bool = False
 
     def because(self, error: PeerError) -> str:
         """Why this happened: where we cut the connection, what its thread saw of it says nothing."""

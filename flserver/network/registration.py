@@ -55,7 +55,7 @@ class RegisteredTrainer:
                 reason = "stopped"
                 raise
             finally:
-                self._exchange.leave(registration)
+                self._exchange.leave(registration, reason)
                 self._record.left(registration, reason)
             return reason
 
@@ -70,8 +70,9 @@ class RegisteredTrainer:
                 self._record.client_id = None  # it is not who it says it is; the reason says who that was
             self._record.received(frame, header=metadata.header, outcome=error.outcome, reason=str(error))
             self._record.make_durable(self._connection.why(error))
-            self._connection.reply(Error(msg=str(error)))
+            self._connection.reply(Error(msg=error.told if isinstance(error, RegistrationRefused) else str(error)))
             raise
+        self._connection.registered = True
         try:
             label = identity.label(metadata.client_id)
             self._record.registered(frame, metadata, registration, identity.of(peer), label)

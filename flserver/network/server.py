@@ -4,18 +4,19 @@ import logging
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 
 from flserver.clock import Deadline
 from flserver.errors import Refused, StoreError
 from flserver.identity.peer import Peer
+from flserver.network.capacity import Capacity, Clients, who_goes
 from flserver.network.context import Context
 from flserver.network.listener import Listener
 from flserver.network.record import ConnectionRecord
 from flserver.network.session import Session
+from flserver.rounds.places import by_address
 from flserver.wire.proxy_header import plain_host
 
 logger = logging.getLogger(__name__)
@@ -23,14 +24,7 @@ logger = logging.getLogger(__name__)
 ACCEPT_PAUSE = 0.1  # seconds without a free descriptor before accepting is tried again
 CUT_IN_TURN = 64  # of as many connections one is cut at a time: a look at all of them pays for more than one newcomer
 MADE_ROOM = "made room for another connection before its first message was whole"
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """How many connections are served at once, and how many of one address."""
-
-    in_all: int
-    an_address: int
+MADE_PLACE = "made room for the upload of a client"
 
 
 class Server:
@@ -81,7 +75,7 @@ class Server:
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
         connection_id = next(self._connection_ids)
         try:
-            self._make_room_in_all()
+            self._make_room_in_all(peer)
             session = Session(sock, peer, connection_id, self._context, self._take_place)
             self._start(session)
         except (OSError, RuntimeError, Refused) as error:  # no place, no descriptor, no thread: this peer's loss alone
@@ -95,13 +89,16 @@ class Server:
 
     # --- who makes room ----------------------------------------------------------------------------------------------
 
-    def _make_room_in_all(self) -> None:
-        """Raises Refused where the server is full of connections that have said something."""
+    def _make_room_in_all(self, newcomer: Peer) -> None:
+        """Raises Refused where the server is full of connections that do not make room."""
         with self._lock:
             if len(self._threads) < self._capacity.in_all:
                 return
+            hosts = Counter(session.peer.host for session in self._threads)
         most = self._capacity.in_all
-        self._cut_some(lambda sessions: sessions, most, f"{most} connections are open")
+        # What is known of it so far is the address that it comes from, which may be a forwarder's.
+        near = lambda peer: (peer.proxy_host or peer.host) == newcomer.host  # noqa: E731
+        self._cut_some(list, most, near, f"{most} connections are open: {by_address(hosts)}")
 
     def _take_place(self, session: Session) -> None:
         """Called by a session when it knows the address of its peer. Raises Refused as above."""
@@ -113,27 +110,28 @@ class Server:
         with self._lock:
             if len(self._threads) <= most or len(of_this_address(self._threads)) < most:
                 return
-        self._cut_some(of_this_address, most, f"not served: {most} connections are open from {host}")
+        full = f"not served: {most} connections are open from {host}"
+        self._cut_some(of_this_address, most, lambda peer: peer.host == host, full)
 
-    def _cut_some(self, among: Callable[[Iterable[Session]], Iterable[Session]], most: int, full: str) -> None:
-        """Cut connections whose first message is not whole: one, and more where many are served, so that a flood does
-        not pay for each of its newcomers with a look at all.
-
-        Strangers first; then those of the address that has the most of them; those that sent least; the oldest. So
-        neither a flood from elsewhere nor one from an honest trainer's own address reaches its upload. Raises Refused,
-        for the newcomer, where there is none.
-        """
-        known = self._context.exchange.registered_hosts()
+    def _cut_some(
+        self,
+        among: Callable[[Iterable[Session]], Collection[Session]],
+        most: int,
+        near: Callable[[Peer], bool],
+        full: str,
+    ) -> None:
+        """Cut a connection, as :func:`~flserver.network.capacity.who_goes` says, and more where many are served, so
+        that a flood does not pay for each of its newcomers with a look at all. Raises Refused where none can go."""
+        registered = self._context.exchange.registered_peers()
+        clients = Clients([peer for peer, _ in registered], [peer for peer, there in registered if there])
         with self._lock:
-            silent = [session for session in among(self._threads) if session.silent and session not in self._cut]
-            of_host = Counter(session.peer.host for session in silent)
-            silent.sort(key=lambda s: (s.peer.host in known, -of_host[s.peer.host], s.first_bytes, s.connection_id))
-            chosen = silent[: max(1, most // CUT_IN_TURN)]
+            goes = who_goes(among([*self._threads]), self._cut, clients, near)
+            chosen = [] if goes is None else goes[: max(1, most // CUT_IN_TURN)]
             self._cut.update(chosen)
-        if not chosen:
+        if goes is None:
             raise Refused(full)
         for session in chosen:
-            session.cut(MADE_ROOM)
+            session.cut(MADE_ROOM if session.silent else MADE_PLACE)
 
     # --- threads -----------------------------------------------------------------------------------------------------
 

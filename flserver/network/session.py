@@ -84,6 +84,11 @@ class Session:
         return not self._record.messages_in and not self._first.reader.complete
 
     @property
+    def registered(self) -> bool:
+        """Whether it is the first connection of a trainer that takes part."""
+        return self._connection.registered
+
+    @property
     def first_bytes(self) -> int:
         """How many bytes of the first message have come."""
         return self._first.bytes

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from flserver.errors import EXIT_DONE, EXIT_USAGE, FlserverError, one_line
-from flserver.network.admission import Admission, check_host
+from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.network.listener import Listener
 from flserver.observers.http import listen
 from flserver.process.names import NAMES, open_files
@@ -52,6 +52,10 @@ def check(settings: ServerSettings, given: Mapping[str, Any], say: Say, complain
         all_named = not problems.count
         with problems.told():
             _trainers_port(settings, say)
+        with problems.told():
+            resumed = planned[0].resumed is not None if planned is not None else settings.store.resume
+            if warning := check_min_clients(settings, said="min_clients" in given, resumed=resumed):
+                say(warning)
         with problems.told():
             _metrics_port(settings, say)
         with problems.told():

@@ -14,7 +14,7 @@ from typing import Any
 from flserver.clock import Deadline
 from flserver.errors import EXIT_DONE, PortBusy
 from flserver.events.bus import Observer
-from flserver.network.admission import Admission, check_host
+from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.network.listener import Listener
 from flserver.process.names import check_names
 from flserver.process.signals import Signals
@@ -46,7 +46,9 @@ def launch(
         signals = stack.enter_context(closing(Signals()))
         if not sys.stderr.isatty():
             signals.take_hang_ups()  # a service is told to reload; a terminal that is closed means the end
-        listener = None if settings.store.listens_as_before else _listen(settings, signals, stack)
+        listener = None
+        if not settings.store.listens_as_before:
+            listener = _listen(settings, signals, stack, said="min_clients" in given, resumed=False)
 
         from flserver.process.which_run import Complete, plan_run
         from flserver.store.busy import wait_until_readable
@@ -65,7 +67,8 @@ def launch(
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
         if listener is None:
-            listener = _listen(plan.settings, signals, stack)
+            resumed = plan.resumed is not None
+            listener = _listen(plan.settings, signals, stack, said="min_clients" in given, resumed=resumed)
         admission = Admission(plan.settings)
         if admission.reloads:
             signals.take_hang_ups()
@@ -90,11 +93,14 @@ def launch(
         )
 
 
-def _listen(settings: ServerSettings, signals: Signals, stack: ExitStack) -> Listener:
-    """Listen for trainers until ``stack`` is closed. Raises UsageError, for whatever can be seen to be wrong so far."""
+def _listen(settings: ServerSettings, signals: Signals, stack: ExitStack, *, said: bool, resumed: bool) -> Listener:
+    """Listen for trainers until ``stack`` is closed; ``said`` and ``resumed`` are ``check_min_clients``'s. Raises
+    UsageError, for whatever can be seen to be wrong so far."""
     network = settings.network
     check_names(settings)
     check_host(network, tls=settings.identity.tls_cert is not None)
+    if warning := check_min_clients(settings, said=said, resumed=resumed):
+        logger.warning("%s", warning)
     listener = listen_when_free(network, signals)
     stack.callback(listener.close)
     if network.metrics_port:

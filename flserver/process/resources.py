@@ -5,9 +5,10 @@ import resource
 from contextlib import suppress
 
 from flserver.models.state import State
+from flserver.network.capacity import Capacity
 from flserver.network.context import Limits
-from flserver.network.server import Capacity
 from flserver.network.transport import Pace
+from flserver.rounds.places import Places
 from flserver.settings import NetworkPolicy
 from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
@@ -17,7 +18,7 @@ MOST_MODELS = 64  # in one message: weights that are views of one buffer are pic
 SPARE_STEPS = 1000  # modules, and items in them, that a trainer's model may have beside twice ours
 SPARE_OPCODES = 250_000  # the same of opcodes: what a trainer keeps in its model's attributes counts too
 RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
-DESCRIPTORS_A_PARTICIPANT = 4  # a socket, a bell of two, and perhaps an update in a file
+DESCRIPTORS_A_CONNECTION = 3  # of two, a client's: two sockets, a bell of two, and perhaps two updates in files
 RESERVED_DESCRIPTORS = 160  # the database, checkpoints, signals, and 64 scrapers with what asyncio needs for them
 FEWEST_CONNECTIONS = 8  # however few descriptors there are: as few as --max-connections may say
 M_ARENA_MAX = -8  # mallopt(3)
@@ -52,8 +53,13 @@ def limits_of(network: NetworkPolicy, template: Template, state: State, paramete
 def capacity_of(network: NetworkPolicy) -> Capacity:
     """How many connections can be served: as many as the settings say, as far as descriptors go."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    possible = max(FEWEST_CONNECTIONS, (soft - RESERVED_DESCRIPTORS) // DESCRIPTORS_A_PARTICIPANT)
+    possible = max(FEWEST_CONNECTIONS, (soft - RESERVED_DESCRIPTORS) // DESCRIPTORS_A_CONNECTION)
     return Capacity(min(network.max_connections, possible), network.max_connections_per_address)
+
+
+def places_of(network: NetworkPolicy) -> Places:
+    """How many clients can be registered: half of the connections, so that each has a place for its upload too."""
+    return Places(capacity_of(network).in_all // 2, network.max_clients_per_address)
 
 
 def allow_descriptors() -> None:

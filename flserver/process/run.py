@@ -11,7 +11,7 @@ from flserver.network.server import Server
 from flserver.network.strangers import Strangers
 from flserver.process.launched import Launched
 from flserver.process.prepare import Prepared
-from flserver.process.resources import capacity_of, limits_of
+from flserver.process.resources import capacity_of, limits_of, places_of
 from flserver.process.resume_command import go_back_command
 from flserver.process.which_run import Plan
 from flserver.rounds import Rounds
@@ -110,11 +110,14 @@ class Run:
 def _rounds(launched: Launched) -> Rounds:
     """The rules, with what earlier processes of the run have settled."""
     plan, reader = launched.plan, launched.reader
+    clients = reader.participants(plan.run_id)
     rounds = Rounds(
         plan.settings.rounds,
-        known={p.client_id: (p.data_size, p.registration) for p in reader.participants(plan.run_id)},
+        known={client.client_id: (client.data_size, client.registration) for client in clients},
         min_updates=settled_quorum(plan, reader),
         identity=launched.admission.identity,
+        visitors=[client.client_id for client in clients if not client.took_part],
+        places=places_of(plan.settings.network),
     )
     norms = reader.accepted_norms(plan.run_id)
     rounds.norms.history = NormHistory(norms.rounds, Norms(norms.parameters, norms.buffers))

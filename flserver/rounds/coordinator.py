@@ -191,8 +191,8 @@ class Coordinator:
                 attempt=attempt.number,
                 process_id=self._process_id,
                 clients=tuple(attempt.seats),
-                not_sent=attempt.not_sent,
-                not_sent_because=dict.fromkeys(attempt.left_out, "implausible"),
+                not_sent=tuple(attempt.not_sent),
+                why_not_sent=tuple(attempt.not_sent.values()),
                 deadline_at=utc_at(attempt.deadline),
                 base_digest=self._exchange.model.digest,
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from flserver.aggregation import State
 from flserver.clock import Deadline, monotonic
+from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
 from flserver.rounds.broadcast import Broadcast, Ticket
@@ -110,11 +111,11 @@ class Exchange:
             self._bells[registration] = ring
             self._changed.notify_all()
 
-    def leave(self, registration: Registration) -> None:
-        """The registration's connection has ended."""
+    def leave(self, registration: Registration, reason: LeftReason = "closed") -> None:
+        """The registration's connection has ended, for that reason."""
         with self._changed:
             self._bells.pop(registration, None)
-            self._rounds.leave(registration)
+            self._rounds.leave(registration, reason)
             self._changed.notify_all()
 
     def next_ticket(self, registration: Registration) -> Ticket | Farewell | None:
@@ -143,10 +144,10 @@ class Exchange:
         with self._changed:
             return self._rounds.sender(client_id, peer)
 
-    def registered_hosts(self) -> set[str]:
-        """The addresses from which clients registered in this process."""
+    def registered_peers(self) -> list[tuple[Peer, bool]]:
+        """Who registered clients in this process, each with whether that client is there."""
         with self._changed:
-            return {p.peer.host for p in self._rounds.participants.values() if p.peer is not None}
+            return self._rounds.registered_peers()
 
     def check_upload(self, client_id: str, peer: Peer) -> None:
         """Raises RegistrationRefused or IdentityRefused where this peer may not upload for that client."""
@@ -211,12 +212,11 @@ class Exchange:
         """Wait until a quorum can be sent a model; False at ``wake_at``. Raises Interrupted at the deadline."""
         with self._changed:
             while not self.quorum_possible():
-                now = monotonic()
                 if deadline.passed:
                     able, needed = len(self._rounds.invitable()), self._rounds.min_updates
                     there = f"only {able} of the {needed} participants that a round needs were there"
                     raise Interrupted(f"{there} within --rejoin-timeout{waiting(self._rounds).left_out}")
-                if now >= wake_at:
+                if (now := monotonic()) >= wake_at:
                     return False
                 self._changed.wait(min(deadline.at, wake_at) - now)
             return True
@@ -249,7 +249,7 @@ class Exchange:
                     return self.close_attempt(attempt, stop.reason)
                 if now >= wake_at:
                     return []
-                left = min(attempt.deadline, math.inf if stop is None else stop.deadline.at, wake_at) - now
+                left = min(self._rounds.ends_at, math.inf if stop is None else stop.deadline.at, wake_at) - now
                 # Past the deadline only an answer that is being recorded is waited for; its thread notifies.
                 self._changed.wait(left if left > 0 else RECORDING_WAIT)
             return ready
@@ -257,7 +257,7 @@ class Exchange:
     def close_attempt(self, attempt: Attempt, stopped_by: str | None = None) -> EndedAttempt:
         """End the attempt, or cut it short where it was ``stopped_by`` somebody: from here on answers are late."""
         with self._changed:
-            results = self._rounds.end_attempt(stopped=stopped_by is not None)
+            results = self._rounds.end_attempt(monotonic(), stopped=stopped_by is not None)
             # Where we failed, an answer may still be on its way into the record, and what ends an attempt comes after.
             self._changed.wait_for(lambda: attempt.recording == 0, RECORDING_WAIT)
             updates, self._updates = self._updates, Updates()

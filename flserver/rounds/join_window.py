@@ -2,54 +2,80 @@
 
 from flserver.settings import RoundPolicy
 
+SLIDES_FOR = 10  # times --time-to-wait, after which a sliding window ends however many still come
+
 
 class JoinWindow:
     """``--time-to-wait`` seconds from the first registration in it, or from the latest (``--join-window``), and longer
-    while too few clients are there. Times are monotonic seconds."""
+    while too few clients are there. Times are monotonic seconds.
+
+    Only those who are there count: who left before it closed has neither opened it nor kept it open. ``ended_at`` is
+    when its end came, None before that; who begins to register then does not delay it any more.
+    """
 
     def __init__(self, policy: RoundPolicy) -> None:
         self._policy = policy
-        self._from: float | None = None
-        self._clients: set[str] = set()
+        self._there: dict[str, float] = {}  # when they registered
+        self._first: dict[str, float] = {}  # the same of the first time, also of those who left, while anybody is there
         self.open = True
+        self.ended_at: float | None = None
 
     def take(self, client_id: str, now: float) -> None:
         """A client registered. Of no effect once the window is closed."""
-        if not self.open:
-            return
-        # One that comes again does not keep a sliding window open: it could do so for ever.
-        slides = self._policy.join_window == "sliding" and client_id not in self._clients
-        if self._from is None or slides:
-            self._from = now
-        self._clients.add(client_id)
+        if self.open:
+            self._there[client_id] = now
+            self._first.setdefault(client_id, now)
+
+    def drop(self, client_id: str) -> None:
+        """A client left."""
+        self._there.pop(client_id, None)
+        if not self._there:
+            self._first.clear()
 
     @property
     def closes_at(self) -> float | None:
-        """When it may close; None before the first registration."""
-        return None if self._from is None else self._from + self._policy.time_to_wait
+        """When it may close; None while nobody is there."""
+        if not self._there:
+            return None
+        began, wait = min(self._there.values()), self._policy.time_to_wait
+        if self._policy.join_window == "fixed":
+            return began + wait
+        # One that comes again does not keep it open, nor do ever new ones for ever: honest trainers wait for its end.
+        latest = max(self._first[client_id] for client_id in self._there)
+        return min(latest + wait, began + SLIDES_FOR * wait)
 
     def over(self, now: float, *, live: int, all_there: bool) -> bool:
-        """Whether it may close: its time is up, or everyone who can come is ``all_there``, and of the clients enough
-        are ``live``."""
-        if self.closes_at is None:
-            return False
-        return (now >= self.closes_at or all_there) and live >= self.needed
+        """Whether its end has come: its time is up, or everyone who can come is ``all_there``, and of the clients
+        enough are ``live``."""
+        closes_at = self.closes_at
+        over = closes_at is not None and (now >= closes_at or all_there) and live >= self.needed
+        if not over:
+            self.ended_at = None
+        elif self.ended_at is None:
+            self.ended_at = now
+        return over
 
     def short_of(self, now: float, *, live: int) -> int:
         """How many more clients it stays open for although its time is up; 0 before that."""
-        return 0 if self.closes_at is None or now < self.closes_at else max(0, self.needed - live)
+        closes_at = self.closes_at
+        return 0 if closes_at is None or now < closes_at else max(0, self.needed - live)
 
     @property
     def needed(self) -> int:
         """How many clients it stays open for."""
         return max(self._policy.min_clients, self._policy.min_updates or 1)
 
+    @property
+    def admits(self) -> bool:
+        """Whether a newcomer may still register."""
+        return self.open and self.ended_at is None
+
     def close(self) -> int:
         """Nobody joins from here on. Returns the least number of updates that commits a round, where nobody has said
-        one: 1 where one client alone was here, else 2.
+        one: 1 where one client alone is there, else 2.
 
-        One client alone makes rounds of its own model, so it must have been alone from the start: otherwise a single
-        site's model would be broadcast as soon as the others dropped out.
+        One client alone makes rounds of its own model. Nobody else is sent that: whoever left the window before is a
+        newcomer now.
         """
         self.open = False
-        return 1 if len(self._clients) == 1 else 2
+        return 1 if len(self._there) == 1 else 2

@@ -1,4 +1,4 @@
-"""The rules of a run's rounds: who is in, what counts, when an attempt is over.
+"""The rules of a run's rounds: what counts, and when an attempt is over; ``participants`` has who is in.
 
 Pure: no threads, no sockets, no clock of its own. A method that needs the time is given ``now`` in monotonic seconds.
 ``exchange.Exchange`` calls this under its lock.
@@ -15,11 +15,12 @@ A *participant* is a client that registered in this run. Where it stands, and wh
     owing        answers            present
     owing        leaves             absent
 
-One that is present is invited to the next attempt. One that owes an answer is not, so that it never works through a
-queue of stale models: its late update, or a new registration, brings it back.
+One that is present is invited to the next attempt, unless it held rounds up (``backoff``). One that owes an answer is
+not, so that it never works through a queue of stale models: its late update, or a new registration, brings it back.
 
 An *attempt* is one try at a round; its *seats* are the participants invited to it. It is over when everyone waited for
-has answered or left, or at its deadline, and all answers so far are on record.
+has answered or left, at its deadline, or where it goes on without the rest (``--go-on-at``), and all answers so far are
+on record.
 
 An upload carries no round number. What it is follows from the one model that its client was sent and has not answered:
 
@@ -30,92 +31,65 @@ An upload carries no round number. What it is follows from the one model that it
                                                                                     with its attempt
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 
 from flserver.errors import RegistrationRefused
-from flserver.events.words import Decision, Participation
+from flserver.events.words import Decision, LeftReason, Participation
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity, Share
-from flserver.rounds.join_window import JoinWindow
+from flserver.rounds.backoff import sitting_out
 from flserver.rounds.norms import NormRule, settle
+from flserver.rounds.participants import Participants
+from flserver.rounds.places import Places
 from flserver.rounds.seats import Attempt, Participant, Registration, Result, Seat, SentModel, Upload, Verdict
 from flserver.settings import RoundPolicy
 
-TRAINING_STARTED = "The server has already started the training. You cannot participate now"
+GIVEN_UP: tuple[LeftReason, ...] = ("timeout", "protocol")
+"""Why a registration is ended whose trainer has not ended its connection."""
 
 
-class Rounds:
+class Rounds(Participants):
     """The state of one run's rounds.
 
-    ``known`` are the participants of earlier processes of this run (client id → samples, registrations so far);
-    ``min_updates`` is the settled quorum of an earlier process, if there was one; ``identity`` says who may speak for
-    whom. Who is ``left_out`` is not invited.
+    ``min_updates`` is the settled quorum of an earlier process, if there was one; the rest is of :class:`Participants`.
+    Who is ``left_out`` is not invited.
     """
 
     def __init__(
-        self, policy: RoundPolicy, known: Mapping[str, tuple[int, int]], min_updates: int | None, identity: Identity
+        self,
+        policy: RoundPolicy,
+        known: Mapping[str, tuple[int, int]],
+        min_updates: int | None,
+        identity: Identity,
+        visitors: Collection[str] = (),
+        places: Places | None = None,
     ) -> None:
-        self._policy = policy
-        self._identity = identity
-        self.participants = {
-            client_id: Participant(client_id, data_size, registration)
-            for client_id, (data_size, registration) in known.items()
-        }
+        super().__init__(policy, known, identity, visitors, places)
         self.min_updates = policy.min_updates or min_updates
         self.attempt: Attempt | None = None
-        self.window = JoinWindow(policy)
         self.norms = NormRule(policy.max_update_norm)
         self.left_out: frozenset[str] = frozenset()
-        self._refusal: str | None = None  # of every registration, once the run is over
 
-    # --- registration ------------------------------------------------------------------------------------------------
+    def close_window(self) -> int:
+        """Close the join window and settle the quorum, which is returned."""
+        quorum = self._close_window()
+        self.min_updates = self.min_updates or quorum
+        return self.min_updates
 
-    def register(self, client_id: str, data_size: int, peer: Peer, now: float) -> Registration:
-        """Reserve a registration of ``client_id`` with ``data_size`` samples. It takes part once
-        :meth:`confirm_registration` says that it is on record.
-
-        Raises RegistrationRefused or IdentityRefused with the text for the trainer.
-        """
-        known = self.participants.get(client_id)
-        self._identity.check_registration(client_id, peer, known.peer if known is not None else None)
-        if data_size > self._policy.max_data_size:
-            raise RegistrationRefused(
-                f"data_size {data_size} is more than --max-data-size {self._policy.max_data_size}"
-            )
-        if self._refusal is not None:
-            raise RegistrationRefused(self._refusal)
-        if known is not None and known.standing != "absent":
-            raise RegistrationRefused(f"Client {client_id} is registered already, and its connection is alive")
-        if not self.window.open and (known is None or not self._policy.rejoin):
-            raise RegistrationRefused(TRAINING_STARTED)
-        if known is None:
-            known = self.participants[client_id] = Participant(client_id, data_size, 0)
-        rejoined = known.registration > 0
-        known.move("registers")
-        known.data_size, known.registration = data_size, known.registration + 1
-        known.peer, known.unanswered, known.last_answer = peer, None, None
-        self.window.take(client_id, now)
-        return Registration(client_id, known.registration, rejoined)
-
-    def confirm_registration(self, registration: Registration) -> None:
-        """The registration is on record: from the next attempt on it is invited."""
-        participant = self.participants[registration.client_id]
-        if participant.registration == registration.number and participant.standing == "registering":
-            participant.move("is on record")
-
-    def leave(self, registration: Registration) -> None:
-        """The registration's connection ended. What it already answered stays."""
-        participant = self.participants[registration.client_id]
-        if participant.registration != registration.number or participant.standing == "absent":
-            return
-        participant.move("leaves")
+    def leave(self, registration: Registration, reason: LeftReason = "closed") -> None:
         seat = self._seat(registration)
-        if seat is not None:
-            seat.left = True
-
-    def still_listed(self, registration: Registration) -> bool:
-        """Whether a registration may go on: a roster that was read again may have left its client out."""
-        return self._identity.lists(registration.client_id)
+        super().leave(registration, reason)
+        if self.attempt is None or seat is None or seat.left:
+            return
+        seat.left = True
+        if self.attempt.over or seat.answered:
+            return
+        backoff = self.participants[registration.client_id].backoff
+        if reason in GIVEN_UP:
+            backoff.missed(self.attempt.round)
+        elif not self.waited_for() and any(other.answered for other in self.attempt.seats.values()):
+            backoff.left_last(self.attempt.round)
 
     def _seat(self, registration: Registration) -> Seat | None:
         if self.attempt is None:
@@ -123,39 +97,15 @@ class Rounds:
         seat = self.attempt.seats.get(registration.client_id)
         return seat if seat is not None and seat.registration == registration.number else None
 
-    # --- the join window ---------------------------------------------------------------------------------------------
-
-    def window_over(self, now: float) -> bool:
-        """Whether the join window may close; nobody must be half registered."""
-        half = any(participant.standing == "registering" for participant in self.participants.values())
-        all_there = self._identity.roster is not None and not self.absent()
-        return not half and self.window.over(now, live=self._live, all_there=all_there)
-
-    def window_short_of(self, now: float) -> int:
-        """How many more clients the window stays open for although its time is up; 0 before that."""
-        return self.window.short_of(now, live=self._live)
-
-    def close_window(self) -> int:
-        """Close the join window and settle the quorum, which is returned."""
-        quorum = self.window.close()
-        self.min_updates = self.min_updates or quorum
-        return self.min_updates
-
-    def absent(self) -> tuple[str, ...]:
-        """The clients on the roster that are not there, as text for people; none where there is no roster."""
-        live = {p.client_id for p in self.participants.values() if p.live}
-        return tuple(str(member) for member in self._identity.roster or () if member.client_id not in live)
-
-    @property
-    def _live(self) -> int:
-        return sum(participant.live for participant in self.participants.values())
-
     # --- attempts ----------------------------------------------------------------------------------------------------
 
     def invitable(self) -> list[Participant]:
         """The participants that a model can be sent to now, in ascending order of their ids."""
-        able = [p for p in self.participants.values() if p.standing == "present" and p.client_id not in self.left_out]
+        able = [p for p in self.participants.values() if p.standing == "present" and not self._is_left_out(p)]
         return sorted(able, key=lambda participant: participant.client_id)
+
+    def _is_left_out(self, participant: Participant) -> bool:
+        return participant.client_id in self.left_out
 
     def quorum_possible(self) -> bool:
         """Whether a model can be sent to as many participants as a round needs updates."""
@@ -163,12 +113,17 @@ class Rounds:
         return len(self.invitable()) >= self.min_updates
 
     def start(self, round: int, number: int, now: float) -> Attempt:
-        """Begin attempt ``number`` at ``round`` with everyone who can be sent a model."""
+        """Begin attempt ``number`` at ``round`` with everyone who can be sent a model and need not sit out."""
+        able, tried = self.invitable(), self.attempt is not None and self.attempt.round == round
+        backoffs = {participant.client_id: participant.backoff for participant in able}
+        # Where those who were invited did not do for the round, nobody sits out: it may be for want of them.
+        out = set() if tried else sitting_out(backoffs, round, self.min_updates or 1)
         self.attempt = Attempt(round, number, now, now + self._policy.round_timeout)
-        self.attempt.invite(self.invitable(), self._policy)
-        not_sent = [p for p in self.participants.values() if p.live and p.client_id not in self.attempt.seats]
-        self.attempt.not_sent = tuple(sorted(p.client_id for p in not_sent))
-        self.attempt.left_out = tuple(name for name in self.attempt.not_sent if name in self.left_out)
+        self.attempt.invite([participant for participant in able if participant.client_id not in out], self._policy)
+        owing = {p.client_id: p.owes for p in self.participants.values() if p.standing == "owing"}
+        not_sent = owing | {client_id: str(backoffs[client_id]) for client_id in out}
+        not_sent |= {p.client_id: "implausible" for p in self.participants.values() if p.live and self._is_left_out(p)}
+        self.attempt.not_sent = dict(sorted(not_sent.items()))
         return self.attempt
 
     def send_to(self, registration: Registration) -> SentModel | None:
@@ -185,24 +140,40 @@ class Rounds:
         assert self.attempt is not None
         return [seat for seat in self.attempt.seats.values() if not seat.answered and not seat.left]
 
-    def attempt_over(self, now: float, *, stopping: bool = False) -> bool:
-        """Whether everyone waited for has answered or left, the deadline passed, or the run is ``stopping``; in any
-        case with all answers on record."""
+    @property
+    def ends_at(self) -> float:
+        """When nobody is waited for any more in the running attempt, as far as is known now: at its deadline, or so
+        long after enough answers came that it goes on without the rest (``--go-on-at``, ``--grace``)."""
         assert self.attempt is not None
-        done = stopping or now >= self.attempt.deadline or not self.waited_for()
+        attempt, policy = self.attempt, self._policy
+        if policy.go_on_at is None:
+            return attempt.deadline
+        enough = max(policy.go_on_at.of(len(attempt.seats)), self.min_updates or 1)
+        sure = [seat for seat in attempt.seats.values() if seat.counts and not seat.pending]
+        came = sorted(seat.answered_at for seat in sure if seat.answered_at)
+        return attempt.deadline if len(came) < enough else min(attempt.deadline, came[enough - 1] + policy.grace)
+
+    def attempt_over(self, now: float, *, stopping: bool = False) -> bool:
+        """Whether everyone waited for has answered or left, it is time, or the run is ``stopping``; in any case with
+        all answers on record."""
+        assert self.attempt is not None
+        done = stopping or now >= self.ends_at or not self.waited_for()
         return done and self.attempt.recording == 0
 
-    def end_attempt(self, *, stopped: bool = False) -> list[Result]:
+    def end_attempt(self, now: float = math.inf, *, stopped: bool = False) -> list[Result]:
         """End the running attempt: uploads decided from now on are late for it.
 
-        Who missed its deadline owes an answer; nobody owes one to an attempt that was ``stopped``.
+        Who has not answered owes an answer, but nobody owes one to an attempt that was ``stopped``. At its deadline it
+        was held up by them; where it went on without them it was not.
         """
         assert self.attempt is not None
         self.attempt.over = True
         settle(self.attempt.seats.values(), over=True)
-        return [Result(seat, self._participation(seat, stopped)) for seat in self.attempt.seats.values()]
+        held_up = now >= self.attempt.deadline
+        return [Result(seat, self._participation(seat, stopped, held_up)) for seat in self.attempt.seats.values()]
 
-    def _participation(self, seat: Seat, stopped: bool) -> Participation:
+    def _participation(self, seat: Seat, stopped: bool, held_up: bool) -> Participation:
+        assert self.attempt is not None
         if seat.answered:
             return "answered"
         if seat.left:
@@ -212,6 +183,8 @@ class Rounds:
         participant = self.participants[seat.client_id]
         if participant.standing == "present":
             participant.move("misses a deadline")
+        if held_up:
+            participant.backoff.missed(self.attempt.round)
         return "timed_out"
 
     def finish(self, refusal: str) -> None:
@@ -271,6 +244,7 @@ class Rounds:
         if running is None or seat is None or seat.sent is not sent:
             reason = f"attempt {sent.attempt} of round {sent.round} is over"
             return verdict("late", reason, sent, None)
+        participant.backoff.answered()
         rejection = upload.rejection or seat.weight.refusal
         seat.take(upload, now, rejection or self.norms.too_far(upload.norms), self.norms.suspicion(upload.norms))
         running.recording += 1

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from flserver.aggregation.checks import Norms
 from flserver.events.words import Decision, Participation
 from flserver.identity.peer import Peer
+from flserver.rounds.backoff import Backoff
 from flserver.rounds.weights import Samples, Weight, weigh
 from flserver.settings import RoundPolicy
 
@@ -43,10 +44,10 @@ class LastAnswer:
 
 @dataclass
 class Participant:
-    """A client that registered in this run.
+    """A client that registered in this run; it ``takes_part`` from the close of a join window on.
 
     ``unanswered`` is the one model it was sent and has not answered, ``last_answer`` the update that answered the one
-    before; ``peer`` registered it in this process.
+    before; ``peer`` registered it in this process, ``since`` then.
     """
 
     client_id: str
@@ -56,6 +57,9 @@ class Participant:
     peer: Peer | None = None
     unanswered: SentModel | None = None
     last_answer: LastAnswer | None = None
+    takes_part: bool = False
+    since: float = 0.0
+    backoff: Backoff = field(default_factory=Backoff)
 
     @property
     def live(self) -> bool:
@@ -85,6 +89,11 @@ class Participant:
             return "no model of this client is unanswered"
         same = "the same update as" if digest is not None and digest == answer.digest else "another update than"
         return f"{same} the one that answered round {answer.round}"
+
+    @property
+    def owes(self) -> str:
+        """Which answer it owes, as text for people."""
+        return f"it owes the answer to round {self.unanswered.round}" if self.unanswered else "it owes an answer"
 
     @property
     def training(self) -> bool:
@@ -151,16 +160,15 @@ class Seat:
 
 @dataclass
 class Attempt:
-    """One try at a round. ``recording`` counts answers decided but not yet on record; ``not_sent`` are participants
-    that are not invited: they owe an older answer, or are ``left_out`` of this round."""
+    """One try at a round. ``recording`` counts answers decided but not yet on record; ``not_sent`` are the clients that
+    are there and not invited, and why."""
 
     round: int
     number: int
     started_at: float
     deadline: float
     seats: dict[str, Seat] = field(default_factory=dict)
-    not_sent: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    not_sent: dict[str, str] = field(default_factory=dict)
     recording: int = 0
     over: bool = False
 

@@ -5,6 +5,7 @@
 """
 
 from flserver.settings.policies import (
+    Enough,
     EvaluationPolicy,
     IdentityPolicy,
     ModelPolicy,
@@ -33,6 +34,7 @@ __all__ = [
     "MAX_SECONDS",
     "SERVER_SETTINGS",
     "STRATEGIES",
+    "Enough",
     "EvaluationPolicy",
     "Goodbye",
     "IdentityPolicy",

@@ -1,9 +1,11 @@
 """What each part of the server is given of the settings: frozen policies, passed by constructor."""
 
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +18,23 @@ CONVERTIBLE = ("float16", "bfloat16", "float64")  # to float32
 Policy = TypeVar("Policy")
 
 
+@dataclass(frozen=True)
+class Enough:
+    """How many updates that count let a round go on without the rest: a number, or a share of the clients invited."""
+
+    number: int | None = None
+    share: Fraction | None = None
+
+    def of(self, invited: int) -> int:
+        """How many that are where so many clients are invited."""
+        return self.number if self.share is None else math.ceil(self.share * invited)  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoundPolicy:
-    """The rules of a run's rounds. Times are in seconds; with ``min_updates`` None the first join window settles it.
-    An owner of more than ``max_weight_share`` of the samples is rejected, or with ``caps_weight`` counts for less."""
+    """The rules of a run's rounds. Times are in seconds; with ``min_updates`` None the first join window settles it;
+    ``go_on_at`` None waits for all. An owner of more than ``max_weight_share`` of the samples is rejected, or with
+    ``caps_weight`` counts for less."""
 
     num_rounds: int
     time_to_wait: float
@@ -27,6 +42,8 @@ class RoundPolicy:
     min_clients: int
     min_updates: int | None
     round_timeout: float
+    go_on_at: Enough | None
+    grace: float
     round_attempts: int
     rejoin: bool
     rejoin_timeout: float
@@ -101,6 +118,7 @@ class NetworkPolicy:
     max_connections: int
     max_connections_per_address: int
     strangers_per_minute: int
+    max_clients_per_address: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +158,8 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
+    meant["go_on_at"] = _go_on_at(merged)
+    meant["max_clients_per_address"] = merged["max_clients_per_address"] or merged["max_connections_per_address"] // 2
     return ServerSettings(
         rounds=_pick(RoundPolicy, meant),
         model=_pick(ModelPolicy, meant),
@@ -169,6 +189,22 @@ def _max_norm(text: str) -> MaxUpdateNorm:
         if 0 < (number := float(text)) < math.inf:
             return number
     raise UsageError(f"--max-update-norm {text}: neither auto nor off, nor a number above 0")
+
+
+def _go_on_at(values: Mapping[str, Any]) -> Enough | None:
+    """What ``--go-on-at`` means. Raises UsageError for what means nothing, or would go on with less than a quorum."""
+    text, quorum = values["go_on_at"], values["min_updates"]
+    if text is None:
+        if values["grace"]:
+            raise UsageError(f"--grace {values['grace']:g} needs --go-on-at: it is what a round still waits then")
+        return None
+    if re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        if quorum is not None and int(text) < quorum:
+            raise UsageError(f"--go-on-at {text} is less than --min-updates {quorum}, without which no round is made")
+        return Enough(number=int(text))
+    if re.fullmatch(r"0?\.0*[1-9][0-9]{0,8}|1\.0{1,9}", text):
+        return Enough(share=Fraction(text))
+    raise UsageError(f"--go-on-at {text}: neither a number of updates, such as 8, nor a share, such as 0.8")
 
 
 def checkpoints_beside(db: Path) -> Path:

@@ -30,11 +30,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class KnownClient:
-    """A client that registered in the run: its latest number of training samples, and how often it registered."""
+    """A client that registered in the run: its latest number of training samples, how often it registered, and whether
+    it ``took_part``: who left before the join window closed has not."""
 
     client_id: str
     data_size: int
     registration: int
+    took_part: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +170,17 @@ class Reader:
     def participants(self, run_id: str) -> list[KnownClient]:
         """Every client that ever registered in the run, in ascending order of the ids."""
         query = """
-            SELECT client_id, data_size, registration FROM clients
+            WITH settled AS MATERIALIZED (SELECT at FROM events WHERE run_id = :run AND type = 'QuorumSettled')
+            SELECT client_id, data_size, registration,
+                EXISTS (SELECT 1 FROM client_rounds AS r WHERE r.run_id = :run AND r.client_id = clients.client_id)
+                OR EXISTS (SELECT 1 FROM clients AS there JOIN settled
+                    ON at >= there.registered_at AND (at <= there.left_at OR there.left_at IS NULL)
+                    WHERE there.run_id = :run AND there.client_id = clients.client_id) AS took_part
+            FROM clients
             JOIN (SELECT client_id, MAX(registration) AS registration FROM clients
                   WHERE run_id = :run GROUP BY client_id) AS latest USING (client_id, registration)
             WHERE run_id = :run ORDER BY client_id"""
-        return [KnownClient(**row) for row in self._rows(query, run=run_id)]
+        return [KnownClient(**{**row, "took_part": bool(row["took_part"])}) for row in self._rows(query, run=run_id)]
 
     def id_seeds(self) -> IdSeeds:
         """The ids that a new server process begins with."""

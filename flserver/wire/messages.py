@@ -23,12 +23,12 @@ from typing import Any, ClassVar, Final, Literal, get_args
 
 from flserver.errors import MessageRefused, Refused
 from flserver.wire.framing import JSON_FIRST_BYTE, OPENING_BYTES
+from flserver.wire.ids import MAX_ID_LENGTH, why_no_id
 from flserver.wire.inert import quoted
 from flserver.wire.modules import Module, read_module
 from flserver.wire.pickles import PickleLimits, read_message, read_opening
 
 MAX_DATA_SIZE = 2**29 - 1  # FedAvg's float64 products of float32 weights are exact below 2^29
-MAX_ID_LENGTH = 128
 MAX_METRICS = 64
 MAX_METRIC_NAMES = 1_000  # looked at, usable or not
 MAX_INFO_DEPTH = 8
@@ -205,15 +205,16 @@ def shown(value: object) -> str:
 
 
 def read_client_id(value: object) -> str:
-    """An id as text. Integers and short printable strings are ids; 3 and "3" are one client.
+    """An id as text. Integers, and short texts that cannot be taken for another, are ids; 3 and "3" are one client.
 
     Raises MessageRefused for anything else.
     """
     if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
         return str(value)
-    if isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and value == value.strip():
+    why = why_no_id(value if isinstance(value, str) else "")
+    if isinstance(value, str) and why is None:
         return value
-    raise MessageRefused(f"{shown(value)} is not a client id: an integer or 1 to {MAX_ID_LENGTH} printable characters")
+    raise MessageRefused(f"{shown(value)} is not a client id: {why}")
 
 
 def _msg(value: object) -> str:

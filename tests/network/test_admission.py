@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.network.admission import Admission, check_host
+from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.settings import server_settings
 from tests.certificates import Authority
 
@@ -120,6 +120,37 @@ def test_only_loopback_is_open_without_tls(host: str, open_to_all: bool, monkeyp
             check_host(network, tls=False)
     else:
         check_host(network, tls=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "[::]", ""])
+def test_where_anybody_can_reach_the_port_a_new_run_says_how_many_it_begins_with(host: str) -> None:
+    open_to_all = server_settings({"host": host, "insecure": True})
+    with pytest.raises(UsageError, match=r"whoever reaches this port may register.*as in --min-clients 3"):
+        check_min_clients(open_to_all, said=False, resumed=False)
+    assert check_min_clients(open_to_all, said=True, resumed=False) is None
+    warning = check_min_clients(open_to_all, said=False, resumed=True)
+    assert warning is not None
+    assert "goes on with one client alone" in warning
+    assert check_min_clients(server_settings({"host": host, "min_clients": 2}), said=False, resumed=True) is None
+
+
+@pytest.mark.parametrize(
+    "guard", [{"host": "127.0.0.1"}, {"host": "::1"}, {"clients": "roster.csv"}, {"tls_client_ca": "ca.crt"}]
+)
+def test_a_roster_certificates_or_loopback_guard_it(guard: dict[str, str]) -> None:
+    guarded = server_settings({"host": "0.0.0.0"} | guard)
+    assert check_min_clients(guarded, said=False, resumed=False) is None
+
+
+def test_tls_without_certificates_of_trainers_guards_nothing() -> None:
+    with pytest.raises(UsageError, match="--tls-client-ca or --clients"):
+        check_min_clients(server_settings({"host": "0.0.0.0", "tls_cert": "server.crt"}), said=False, resumed=False)
+
+
+def test_no_more_clients_are_waited_for_than_there_are_places() -> None:
+    Admission(server_settings({"min_clients": 4, "max_connections": 8}))
+    with pytest.raises(UsageError, match="--min-clients 5: --max-connections 8 has places for half as many"):
+        Admission(server_settings({"min_clients": 5, "max_connections": 8}))
 
 
 def test_a_name_that_does_not_resolve_is_told_before_the_lack_of_tls() -> None:

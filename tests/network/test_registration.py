@@ -69,7 +69,7 @@ def test_a_registration_that_the_rules_refuse_is_told_why_once_that_is_durable(n
 
 
 def test_who_claims_anothers_id_is_told_why_and_is_not_put_down_as_that_client(network: Network) -> None:
-    network.registered("a").hang_up().ended()
+    network.registered("a")
     line = network.connect(STRANGER).send(metadata("a"))
     why = "client a registered from another address before"
     assert line.answer() == {"header": "<ERROR>", "msg": why}

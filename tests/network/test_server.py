@@ -13,9 +13,10 @@ import pytest
 
 from flserver import events as e
 from flserver.errors import ConnectionLost, StoreError
+from flserver.network.capacity import Capacity
 from flserver.network.listener import Listener
 from flserver.network.preamble import Preamble, networks
-from flserver.network.server import MADE_ROOM, Capacity, Server
+from flserver.network.server import MADE_ROOM, Server
 from flserver.rounds.endings import Farewell
 from flserver.wire.messages import FINISHED_BODY
 from tests.e2e.forwarder import host_of, version_1
@@ -263,9 +264,10 @@ def test_a_registered_trainer_never_makes_room_and_the_newcomer_is_told_nothing(
 ) -> None:
     trainers = [small.registered(client_id) for client_id in "abcd"]
     newcomer = small.connect(AWAY)
-    assert small.closed() == [(5, "not served: 4 connections are open")]
+    full = f"4 connections are open: 4 from {HOME}"
+    assert small.closed() == [(5, f"not served: {full}")]
     assert ended(newcomer)
-    assert [record.message for record in caplog.records] == [f"no session for {AWAY}: 4 connections are open"]
+    assert [record.message for record in caplog.records] == [f"no session for {AWAY}: {full}"]
     trainers[0].close()
     small.closed(2)
     eventually(lambda: len(small.server._threads) == 3)
@@ -290,14 +292,16 @@ def test_an_address_has_no_more_than_its_connections(network: Network) -> None:
         assert port.registered("a", FAR)
 
 
-def test_an_address_whose_connections_have_all_spoken_gets_no_more(network: Network) -> None:
+def test_an_address_full_of_clients_has_a_place_for_the_upload_of_each_and_no_more(network: Network) -> None:
     with Port(network, an_address=2) as port:
         for client_id in "ab":
             port.registered(client_id, HOME)
-        newcomer = port.connect(HOME)
-        assert port.closed() == [(3, f"not served: 2 connections are open from {HOME}")]
-        assert ended(newcomer)
+        one, _ = port.connect(HOME), port.connect(HOME)
         assert port.registered("c", AWAY)
+        assert port.closed(0) == []
+        port.connect(HOME)
+        assert ended(one)
+        assert made_room(port, 1) == [3], "it is its neighbours' business alone"
 
 
 def test_behind_a_forwarder_the_address_is_its_clients(network_of: Callable[..., Network]) -> None:

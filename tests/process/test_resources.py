@@ -13,7 +13,7 @@ from flserver.errors import PickleRefused
 from flserver.models.architectures import build, wire_module
 from flserver.models.state import state_of
 from flserver.network.context import Limits
-from flserver.process.resources import MOST_MODELS, PICKLE_SLACK, limits_of
+from flserver.process.resources import MOST_MODELS, PICKLE_SLACK, capacity_of, limits_of, places_of
 from flserver.settings import server_settings
 from flserver.wire.messages import Update, decode
 from flserver.wire.template import Template
@@ -93,6 +93,25 @@ def test_weights_that_are_views_of_one_buffer_fit(module: nn.Module, protocol: i
     body = pickle.dumps({"header": "<MODEL>", "id": 3, "model": one_buffer(module)}, protocol)
     assert limits.usual < len(body) <= limits.pickle or len(body) <= limits.usual
     answered(module, limits, protocol)
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "options", "expected"),
+    [
+        (1 << 20, {}, (4096, 2048, 2048, 1024)),
+        (1024, {}, (288, 2048, 144, 1024)),
+        (64, {}, (8, 2048, 4, 1024)),
+        (1 << 20, {"max_connections": 9, "max_connections_per_address": 6}, (9, 6, 4, 3)),
+        (1 << 20, {"max_clients_per_address": 5}, (4096, 2048, 2048, 5)),
+    ],
+)
+def test_half_of_the_connections_are_places_for_clients_as_far_as_descriptors_go(
+    descriptors: int, options: dict[str, int], expected: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (descriptors, descriptors))
+    network = server_settings(options).network
+    capacity, places = capacity_of(network), places_of(network)
+    assert (capacity.in_all, capacity.an_address, places.in_all, places.an_address) == expected
 
 
 def test_what_the_operator_says_is_the_longest_message_and_what_is_kept_of_one() -> None:

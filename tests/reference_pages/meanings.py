@@ -228,8 +228,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "client_id": "The client.",
             "participation": "What came of it: [below](#participation). NULL while the attempt runs.",
             "decision": "The [decision](#decisions) on its update, also a late one; NULL without one.",
-            "reason": "Why, where it is not accepted; `implausible` where it is `not_sent` since the model that came "
-            "of its update could not be meant.",
+            "reason": "Why, where it is not accepted, or was not sent; `implausible` where that is since the model "
+            "that came of its update could not be meant.",
             "data_size": SAMPLES,
             "weight": SHARE,
             "sent_at": "The moment before the last bytes of its model were sent.",

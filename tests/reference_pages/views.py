@@ -62,8 +62,8 @@ PARTICIPATION = """
 | --- | --- |
 | `answered` | its update came before the attempt's end, whatever was decided of it |
 | `dropped` | its connection ended first |
-| `timed_out` | the deadline came first; it is passed over until it has answered or registered again |
-| `not_sent` | it was passed over: it owes an older answer |
+| `timed_out` | the deadline, or the end by `--go-on-at`, came first; it owes an answer, or has to register again |
+| `not_sent` | it was passed over, and `reason` says why: it owes an older answer, or held rounds up and sits out |
 | `cut_short` | the attempt was aborted first |
 """
 

@@ -12,6 +12,8 @@ def policy(**changed: object) -> RoundPolicy:
         "min_clients": 1,
         "min_updates": None,
         "round_timeout": 100.0,
+        "go_on_at": None,
+        "grace": 0.0,
         "round_attempts": 3,
         "rejoin": True,
         "rejoin_timeout": 60.0,

@@ -208,9 +208,15 @@ def test_client_rounds(recorded: Path, ask: Ask) -> None:
 
 
 def test_participation_while_an_attempt_runs(database: Path, ask: Ask) -> None:
-    story.write(database, [*ROUND_1[:-1], attempt(1, 1, ("1",), not_sent=("2",))])
-    assert ask("SELECT client_id, participation FROM v1_client_rounds ORDER BY 1") == [("1", None), ("2", "not_sent")]
-    assert ask("SELECT clients, status FROM v1_rounds WHERE round = 1") == [(1, "running")]
+    started = attempt(1, 1, ("1",), not_sent=("2", "3"), why_not_sent=("it owes an answer", "it sits out"))
+    story.write(database, [*ROUND_1[:-1], started, attempt(1, 2, (), not_sent=("2",))])
+    assert ask("SELECT client_id, participation, reason FROM v1_client_rounds ORDER BY attempt, 1") == [
+        ("1", None, None),
+        ("2", "not_sent", "it owes an answer"),
+        ("3", "not_sent", "it sits out"),
+        ("2", "not_sent", None),  # an older record does not say why
+    ]
+    assert ask("SELECT clients, status FROM v1_rounds WHERE round = 1") == [(1, "running"), (0, "running")]
 
 
 def test_a_model_not_fully_sent_has_no_time(database: Path, ask: Ask) -> None:

@@ -142,9 +142,9 @@ def test_what_a_resume_needs(recorded: Path, reader: Reader) -> None:
         None,
     )
     assert reader.participants(story.RUN) == [
-        KnownClient(client_id="1", data_size=150, registration=2),
-        KnownClient(client_id="2", data_size=100, registration=1),
-        KnownClient(client_id="3", data_size=100, registration=1),
+        KnownClient(client_id="1", data_size=150, registration=2, took_part=True),
+        KnownClient(client_id="2", data_size=100, registration=1, took_part=True),
+        KnownClient(client_id="3", data_size=100, registration=1, took_part=True),
     ]
     assert reader.id_seeds() == IdSeeds(message_id=108, connection_id=108, update_id=8, process_id=3)
     assert sorted(reader.left_over_runs()) == sorted([story.RUN, story.LEFT])
@@ -173,6 +173,22 @@ def test_how_far_accepted_updates_were_is_told_of_older_records_too(database: Pa
     ]
     story.write(database, older)
     assert reader.accepted_norms(story.RUN) == AcceptedNorms(rounds=2, parameters=3.5, buffers=4.0)
+
+
+def test_who_left_before_a_join_window_closed_has_not_taken_part(recorded: Path, reader: Reader) -> None:
+    run = "20260301-090000-abcdef"
+    window = [*story.started(run, 4), *story.registered("visitor", 21), facts.left("visitor", connection_id=21)]
+    window += [*story.registered("visitor", 22, 2), facts.left("visitor", "reset", registration=2, connection_id=22)]
+    window += [*story.registered("stays", 23), *story.registered("goes later", 24)]
+    story.write(recorded, window, run_id=run, process_id=4)
+    assert not any(client.took_part for client in reader.participants(run)), "the window is open"
+    closed = [facts.quorum_settled(), facts.left("goes later", connection_id=24), *story.registered("late", 25)]
+    closed += [facts.left("late", connection_id=25), facts.attempt(1, 1, ("stays",), not_sent=("owing",))]
+    story.write(recorded, closed, run_id=run, process_id=4)
+    found = {client.client_id: (client.registration, client.took_part) for client in reader.participants(run)}
+    assert found == {"goes later": (1, True), "late": (1, False), "stays": (1, True), "visitor": (2, False)}
+    story.write(recorded, [facts.quorum_settled(), facts.run_ended()], run_id=run, process_id=4)
+    assert not reader.participants(run)[1].took_part, "a later window closed without it"
 
 
 def test_ids_of_a_new_database_begin_at_1(database: Path) -> None:

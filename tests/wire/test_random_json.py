@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from flserver.errors import MessageRefused, PickleRefused
 from flserver.store.payloads import canonical_json
+from flserver.wire.ids import MAX_ID_LENGTH, why_no_id
 from flserver.wire.messages import (
     MAX_DATA_SIZE,
-    MAX_ID_LENGTH,
     MAX_INFO_DEPTH,
     Error,
     Message,
@@ -162,8 +162,7 @@ def test_an_id_is_an_integer_or_short_printable_text_and_nothing_else_is(value: 
     elif type(value) is not str:
         assert message is None
     else:
-        good = 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and value == value.strip()
-        assert message == (Metadata(client_id=value, data_size=1) if good else None)
+        assert message == (Metadata(client_id=value, data_size=1) if why_no_id(value) is None else None)
 
 
 @times(4)

@@ -5,6 +5,7 @@ contradicts it raises StoreError.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, insert, null, select, update
@@ -25,9 +26,9 @@ def _attempt_started(connection: Connection, origin: Origin, event: e.AttemptSta
     values = {"status": "running", "started_at": event.at, "clients": len(event.clients)}
     insert_row(connection, t.rounds, origin, event, **values)
     attempt = _attempt(origin, event.round, event.attempt)
-    rows = [attempt | {"client_id": client, "participation": None} for client in event.clients]
-    rows += [attempt | {"client_id": client, "participation": "not_sent"} for client in event.not_sent]
-    rows = [row | {"reason": event.not_sent_because.get(row["client_id"])} for row in rows]
+    rows = [attempt | {"client_id": client, "participation": None, "reason": None} for client in event.clients]
+    passed_over = zip_longest(event.not_sent, event.why_not_sent)
+    rows += [attempt | {"client_id": client, "participation": "not_sent", "reason": why} for client, why in passed_over]
     if rows:
         connection.execute(insert(t.client_rounds), rows)
 
