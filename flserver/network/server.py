@@ -170,6 +170,7 @@ class Server:
         for thread in self._running():
             thread.join(deadline.remaining())
         self._context.memory.close()
+        self._context.decoding.close()
         with self._lock:
             left = list(self._threads)
         for session in left:

@@ -186,9 +186,7 @@ class Session:
         try:
             first, pace = Deadline.after(context.limits.first_frame), context.limits.pace
             receive_frame(self._channel, frame, self._room, first, pace)
-            if frame.reader.encoding == "pickle":
-                context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
-            return connection.conversation.receive(frame.hold())
+            return self._decode(frame)
         except PeerError as error:
             if isinstance(error, Refused) and is_upload(frame, error):
                 refuse_upload(connection, frame, error)
@@ -201,11 +199,22 @@ class Session:
                 connection.reply(Error(msg=str(error)))
             raise
 
+    def _decode(self, frame: Received) -> object:
+        """The message in a whole frame; a pickle is read when it is its owner's turn."""
+        context, conversation = self._context, self._connection.conversation
+        if frame.reader.encoding != "pickle":
+            return conversation.receive(frame.hold())
+        share = context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
+        body = frame.hold()
+        frame.settled()
+        owner = share.owner if self.peer.certificate is not None else self.peer.host
+        return context.decoding.run(owner, lambda tick: conversation.receive(body, tick))
+
     def _room(self, length: int) -> Room:
         """Find room for a body of ``length`` bytes; raises as ``Context.room``."""
         limits = self._context.limits
         if length > limits.usual:
-            self._first.repeats = Repeats(limits.pickles.opcodes)
+            self._first.repeats = Repeats(limits.ordinary)
         return self._context.room(self.peer, length)
 
     def _refused(self, frame: Received, error: PeerError) -> None:

@@ -4,6 +4,7 @@ from itertools import count
 
 from flserver.events.bus import Recorder
 from flserver.network.context import Context
+from flserver.network.decoding import Decoding
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
 from flserver.process.launched import Launched
@@ -42,6 +43,7 @@ class Run:
                 exchange=self.exchange,
                 recorder=recorder,
                 memory=self.memory,
+                decoding=Decoding(self.memory, limits.weight),
                 limits=limits,
                 preamble=admission.preamble,
                 identity=admission.identity,
