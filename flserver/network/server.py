@@ -41,10 +41,11 @@ class Server:
         self._listener = listener
         self._context = context
         self._connection_ids = connection_ids
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.Lock()  # guards the four below
         self._threads: dict[Session, threading.Thread] = {}
         self._ended: list[threading.Thread] = []
         self._cut: set[Session] = set()
+        self._told: dict[Session, None] = {}  # refused and told so, the first ones first: they have no place any more
         self._stopped = threading.Event()
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
 
@@ -75,7 +76,7 @@ class Server:
         connection_id = next(self._connection_ids)
         try:
             self._make_room_in_all()
-            session = Session(sock, peer, connection_id, self._context, self._take_place)
+            session = Session(sock, peer, connection_id, self._context, self._take_place, self._give_place)
             self._start(session)
         except (OSError, RuntimeError, Refused) as error:  # no place, no descriptor, no thread: this peer's loss alone
             logger.warning("no session for %s: %s", peer.host, error)
@@ -89,10 +90,11 @@ class Server:
 
     def _make_room_in_all(self) -> None:
         """Raises Refused where the server is full of connections that have said something."""
-        with self._lock:
-            if len(self._threads) < self._capacity.in_all:
-                return
         most = self._capacity.in_all
+        self._dismiss()
+        with self._lock:
+            if len(self._threads) - len(self._told) < most:
+                return
         self._cut_some(lambda sessions: sessions, most, f"{most} connections are open")
 
     def _take_place(self, session: Session) -> None:
@@ -103,9 +105,24 @@ class Server:
             return [other for other in sessions if other.peer.host == host and other is not session]
 
         with self._lock:
-            if len(self._threads) <= most or len(of_this_address(self._threads)) < most:
+            if len(self._threads) <= most or len(of_this_address(self._threads.keys() - self._told.keys())) < most:
                 return
         self._cut_some(of_this_address, most, f"not served: {most} connections are open from {host}")
+
+    def _give_place(self, session: Session) -> None:
+        """Called by a session whose peer was refused and told so."""
+        with self._lock:
+            self._told[session] = None
+
+    def _dismiss(self) -> None:
+        """End connections that were refused and told so, the first ones first, where more are open than have a place:
+        they take none, but a thread and a descriptor each."""
+        with self._lock:
+            over = len(self._threads) + 1 - self._capacity.in_all
+            chosen = [session for session in self._told if session not in self._cut][: max(0, over)]
+            self._cut.update(chosen)
+        for session in chosen:
+            session.cut(MADE_ROOM)
 
     def _cut_some(self, among: Callable[[Iterable[Session]], Iterable[Session]], most: int, full: str) -> None:
         """Cut connections whose first message is not whole: one, and more where many are served, so that a flood does
@@ -151,6 +168,7 @@ class Server:
             with self._lock:
                 self._ended.append(self._threads.pop(session))
                 self._cut.discard(session)
+                self._told.pop(session, None)
 
     def _reap(self) -> None:
         with self._lock:

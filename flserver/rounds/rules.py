@@ -53,12 +53,8 @@ TRAINING_STARTED = "The server has already started the training. You cannot part
 
 
 class Rounds:
-    """The state of one run's rounds.
-
-    ``known`` are the participants of earlier processes of this run (client id → samples, registrations so far);
-    ``min_updates`` is the settled quorum of an earlier process, if there was one; ``identity`` says who may speak for
-    whom.
-    """
+    """The state of one run's rounds. ``known`` are the participants of earlier processes of this run (client id →
+    samples, registrations), ``min_updates`` their quorum, if it was settled; ``identity`` says who speaks for whom."""
 
     def __init__(
         self, policy: RoundPolicy, known: Mapping[str, tuple[int, int]], min_updates: int | None, identity: Identity
@@ -237,6 +233,11 @@ class Rounds:
         sender = self._identity.sender(client_id, peer, registered)
         return sender, () if sender is not None else self._identity.could_be(peer, registered)
 
+    def not_asked(self, peer: Peer, accepted_at: float) -> str | None:
+        """Whose a peer's upload is, if that is certain and it can only be a duplicate."""
+        sender = self._identity.sender(None, peer, self._registered())
+        return sender if sender is not None and self.participants[sender].asked(accepted_at) is None else None
+
     def _registered(self) -> dict[str, Peer]:
         """The peers that registered in this process, by client."""
         return {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
@@ -268,10 +269,8 @@ class Rounds:
                 arrived_round=None if running is None else running.round,
             )
 
-        sent = participant.unanswered
-        if sent is None or sent.handed_over_at is None or upload.accepted_at < sent.handed_over_at:
-            reason = participant.why_duplicate(upload.digest) if sent is None else "connected before the model was sent"
-            return verdict("duplicate", reason, None, participant.data_size)
+        if (sent := participant.asked(upload.accepted_at)) is None:
+            return verdict("duplicate", participant.why_duplicate(upload.digest), None, participant.data_size)
         participant.answer(sent, upload.digest)
         seat = None if running is None else running.seats.get(upload.client_id)
         if running is None or seat is None or seat.sent is not sent:
