@@ -124,7 +124,7 @@ MODELS = {
     "modules 500 deep": (module() + b"".join(
         (b"q\x000" if i == 0 else b"r" + struct.pack("<I", 1000 + i) + b"0") + module(
             modules={"c": b"h\x00" if i == 0 else b"j" + struct.pack("<I", 1000 + i)}) for i in range(500)),
-        "nest deeper than"),
+        f"nest deeper than|{TOO_DEEP}"),
     "long names 20 deep": (None, "a name of"),
     "two modules of two modules, 100 deep": (None, "too many parts"),
     "one storage by 200 calls": (None, UNREGISTERED),
