@@ -146,4 +146,5 @@ def _pickles(trainer: "Trainer") -> PickleLimits:
     """What reading a model may take: twice what a part of a model takes at most, where that was measured, and as much
     as a small one may."""
     usual = PickleLimits()
-    return replace(usual, opcodes=usual.opcodes + OPCODES_A_PART * trainer.parts)
+    more = OPCODES_A_PART * trainer.parts
+    return replace(usual, opcodes=usual.opcodes + more, memo=usual.memo + more // 2)

@@ -1,10 +1,11 @@
-"""Two clocks: the monotonic one for deadlines and durations, the wall clock for records."""
+"""Two clocks: the monotonic one for deadlines and durations, the wall clock for records. And a thread's own work."""
 
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 monotonic = time.monotonic
+processor_seconds = time.thread_time  # of the thread that asks
 
 
 def utc_now() -> str:

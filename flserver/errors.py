@@ -9,6 +9,7 @@ FlserverError
 │   │   ├── PickleRefused     a pickle that is not read, or holds no model
 │   │   ├── HandshakeRefused  a TLS handshake that does not come about
 │   │   ├── NoRoom            an update for which its sender's share, the memory and the disk have no place
+│   │   ├── NotAskedFor       an update that can only be a duplicate, which shows before it is read
 │   │   ├── TensorsTooLarge   an update that holds more than may come, however short its message
 │   │   ├── IdentityRefused   a peer that may not speak for the client it names
 │   │   └── RegistrationRefused  an id or a time at which nobody may register
@@ -78,6 +79,14 @@ class HandshakeRefused(Refused):
 class NoRoom(Refused):
     """An update for which there is no place: its sender has more than its share under way, or memory and disk are
     full."""
+
+
+class NotAskedFor(Refused):
+    """An update of ``sender``, who has no model that it could answer: it is not read."""
+
+    def __init__(self, sender: str) -> None:
+        super().__init__(f"client {sender} was not asked for an update")
+        self.sender = sender
 
 
 class TensorsTooLarge(Refused):

@@ -7,6 +7,7 @@ from itertools import count
 from flserver.events.bus import Recorder
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
+from flserver.network.decoding import Decoding
 from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.preamble import Preamble
 from flserver.network.strangers import Strangers
@@ -25,8 +26,9 @@ class Limits:
 
     ``json`` and ``pickle`` are the longest bodies (bytes). Memory is measured out for updates of ``usual`` bytes; up to
     ``kept`` may stay of a longer one, once what repeats is taken out of it. ``tensors`` is what a model's may hold
-    together (bytes), ``pickles`` what reading one may take; ``first_frame`` (seconds) is for its first bytes, ``pace``
-    for the rest; ``peer_timeout`` (seconds) is for a machine that does not answer any more.
+    together (bytes), ``pickles`` what reading one may take; reading an ordinary one takes ``ordinary`` opcodes at most,
+    and ``weight`` bytes. ``first_frame`` (seconds) is for the first bytes, ``pace`` for the rest; ``peer_timeout``
+    (seconds) is for a machine that does not answer any more.
     """
 
     json: int
@@ -35,6 +37,8 @@ class Limits:
     kept: int
     tensors: int
     pickles: PickleLimits
+    weight: int
+    ordinary: int
     first_frame: float
     pace: Pace
     peer_timeout: float
@@ -56,6 +60,7 @@ class Context:
     recorder: Recorder
     strangers: Strangers
     memory: ReceiveMemory
+    decoding: Decoding
     limits: Limits
     preamble: Preamble
     identity: Identity

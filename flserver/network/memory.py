@@ -176,15 +176,20 @@ class ReceiveMemory:
             self._closed = True
             self._changed.notify_all()
 
-    def charge(self, size: int) -> bool:
-        """Count ``size`` more bytes, if the budget has them; spare buffers make way."""
+    def charge(self, size: int, *, anyway: bool = False) -> bool:
+        """Count ``size`` more bytes, if the budget has them, or ``anyway``; spare buffers make way."""
         with self._changed:
-            if self._in_use + size > self.budget:
+            if self._in_use + size > self.budget and not anyway:
                 return False
             while self._spare and self._in_use + size + sum(map(len, self._spare)) > self.budget:
                 self._spare.pop()
             self._in_use += size
             return True
+
+    def uncharge(self, size: int) -> None:
+        """``size`` of the bytes that were counted are not in use any more."""
+        with self._changed:
+            self._in_use -= size
 
     def _lane_is_free(self) -> bool:
         recent = monotonic() - LANE_SECONDS

@@ -35,10 +35,11 @@ class Server:
         self._listener = listener
         self._context = context
         self._connection_ids = connection_ids
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.Lock()  # guards the four below
         self._threads: dict[Session, threading.Thread] = {}
         self._ended: list[threading.Thread] = []
         self._cut: set[Session] = set()
+        self._told: dict[Session, None] = {}  # refused and told so, the first ones first: they have no place any more
         self._stopped = threading.Event()
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
 
@@ -76,7 +77,7 @@ class Server:
         connection_id = next(self._connection_ids)
         try:
             self._make_room_in_all(peer)
-            session = Session(sock, peer, connection_id, self._context, self._take_place)
+            session = Session(sock, peer, connection_id, self._context, self._take_place, self._give_place)
             self._start(session)
         except (OSError, RuntimeError, Refused) as error:  # no place, no descriptor, no thread: this peer's loss alone
             logger.warning("no session for %s: %s", peer.host, error)
@@ -91,11 +92,12 @@ class Server:
 
     def _make_room_in_all(self, newcomer: Peer) -> None:
         """Raises Refused where the server is full of connections that do not make room."""
+        most = self._capacity.in_all
+        self._dismiss()
         with self._lock:
-            if len(self._threads) < self._capacity.in_all:
+            if len(self._threads) - len(self._told) < most:
                 return
             hosts = Counter(session.peer.host for session in self._threads)
-        most = self._capacity.in_all
         # What is known of it so far is the address that it comes from, which may be a forwarder's.
         near = lambda peer: (peer.proxy_host or peer.host) == newcomer.host  # noqa: E731
         self._cut_some(list, most, near, f"{most} connections are open: {by_address(hosts)}")
@@ -108,10 +110,25 @@ class Server:
             return [other for other in sessions if other.peer.host == host and other is not session]
 
         with self._lock:
-            if len(self._threads) <= most or len(of_this_address(self._threads)) < most:
+            if len(self._threads) <= most or len(of_this_address(self._threads.keys() - self._told.keys())) < most:
                 return
         full = f"not served: {most} connections are open from {host}"
         self._cut_some(of_this_address, most, lambda peer: peer.host == host, full)
+
+    def _give_place(self, session: Session) -> None:
+        """Called by a session whose peer was refused and told so."""
+        with self._lock:
+            self._told[session] = None
+
+    def _dismiss(self) -> None:
+        """End connections that were refused and told so, the first ones first, where more are open than have a place:
+        they take none, but a thread and a descriptor each."""
+        with self._lock:
+            over = len(self._threads) + 1 - self._capacity.in_all
+            chosen = [session for session in self._told if session not in self._cut][: max(0, over)]
+            self._cut.update(chosen)
+        for session in chosen:
+            session.cut(MADE_ROOM)
 
     def _cut_some(
         self,
@@ -125,7 +142,7 @@ class Server:
         registered = self._context.exchange.registered_peers()
         clients = Clients([peer for peer, _ in registered], [peer for peer, there in registered if there])
         with self._lock:
-            goes = who_goes(among([*self._threads]), self._cut, clients, near)
+            goes = who_goes(among(self._threads.keys() - self._told.keys()), self._cut, clients, near)
             chosen = [] if goes is None else goes[: max(1, most // CUT_IN_TURN)]
             self._cut.update(chosen)
         if goes is None:
@@ -157,6 +174,7 @@ class Server:
             with self._lock:
                 self._ended.append(self._threads.pop(session))
                 self._cut.discard(session)
+                self._told.pop(session, None)
 
     def _reap(self) -> None:
         with self._lock:
@@ -176,6 +194,7 @@ class Server:
         for thread in self._running():
             thread.join(deadline.remaining())
         self._context.memory.close()
+        self._context.decoding.close()
         with self._lock:
             left = list(self._threads)
         for session in left:

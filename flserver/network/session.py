@@ -16,8 +16,10 @@ from flserver.errors import (
     HandshakeRefused,
     IdentityRefused,
     MessageRefused,
+    NotAskedFor,
     PeerError,
     Refused,
+    RegistrationRefused,
     StoreError,
     one_line,
 )
@@ -30,7 +32,7 @@ from flserver.network.memory import Room
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
-from flserver.network.unusable import is_upload, refuse_upload
+from flserver.network.unusable import check_asked, is_upload, keep_duplicate, refuse_upload
 from flserver.network.upload import take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
@@ -45,7 +47,8 @@ LINGER_SECONDS = 0.5  # for a peer that was told why it is refused
 class Session:
     """Serves one accepted connection; ``run`` returns when it is over.
 
-    ``take_place`` is called when it is known where the peer is; what it raises ends the session.
+    ``take_place`` is called when it is known where the peer is; what it raises ends the session. ``give_place`` is
+    called when the peer was refused and told so: what follows is for it to read that.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Session:
         connection_id: int,
         context: Context,
         take_place: Callable[["Session"], None],
+        give_place: Callable[["Session"], None] = lambda session: None,
     ) -> None:
         accepted_at, limits = monotonic(), context.limits
         self._context = context
@@ -69,7 +73,7 @@ class Session:
             accepted_at=accepted_at,
         )
         self._channel, self._record = self._connection.channel, self._connection.record
-        self._take_place = take_place
+        self._take_place, self._give_place = take_place, give_place
         self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
         self._linger = 0.0
 
@@ -127,6 +131,8 @@ class Session:
             reason = f"server error: {one_line(error)}"
             raise
         finally:
+            if self._linger:
+                self._give_place(self)
             self._channel.close(self._linger)
             self._record.closed(reason, why)
 
@@ -168,6 +174,9 @@ class Session:
                 case Update() as update:
                     self._upload(update, frame)
                     return "closed"
+                case NotAskedFor() as refusal:
+                    keep_duplicate(self._connection, frame, refusal)
+                    return "closed"
                 case other:
                     raise AssertionError(f"the protocol lets no {type(other).__name__} in")
         except BaseException as error:
@@ -193,15 +202,16 @@ class Session:
         """Read the frame and decode the message in it.
 
         What holds no message that may come now is put on record, and the PeerError that says why is raised. An upload
-        that cannot be used is decided all the same; who sent a registration that was not understood is told so.
+        that cannot be used is decided all the same, and one that is not read is returned as NotAskedFor. Who sent a
+        registration that was not understood is told so.
         """
         context, connection = self._context, self._connection
         try:
             first, pace = Deadline.after(context.limits.first_frame), context.limits.pace
             receive_frame(self._channel, frame, self._room, first, pace)
-            if frame.reader.encoding == "pickle":
-                context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
-            return connection.conversation.receive(frame.hold())
+            return self._decode(frame)
+        except NotAskedFor as refusal:
+            return refusal
         except PeerError as error:
             if isinstance(error, Refused) and is_upload(frame, error):
                 refuse_upload(connection, frame, error)
@@ -214,11 +224,26 @@ class Session:
                 connection.reply(Error(msg=str(error)))
             raise
 
+    def _decode(self, frame: Received) -> object:
+        """The message in a whole frame; a pickle is read when it is its owner's turn."""
+        context, conversation = self._context, self._connection.conversation
+        if frame.reader.encoding != "pickle":
+            return conversation.receive(frame.hold())
+        share = context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
+        if self._first.room is None:
+            check_asked(self._connection, frame)
+        body = frame.hold()
+        frame.settled()
+        owner = share.owner if self.peer.certificate is not None else self.peer.host
+        return context.decoding.run(owner, lambda tick: conversation.receive(body, tick))
+
     def _room(self, length: int) -> Room:
         """Find room for a body of ``length`` bytes; raises as ``Context.room``."""
         limits = self._context.limits
+        self._context.exchange.expect_upload(self.peer)
+        check_asked(self._connection, self._first)
         if length > limits.usual:
-            self._first.repeats = Repeats(limits.pickles.opcodes)
+            self._first.repeats = Repeats(limits.ordinary)
         return self._context.room(self.peer, length)
 
     def _refused(self, frame: Received, error: PeerError) -> None:
@@ -227,7 +252,8 @@ class Session:
         if isinstance(error, Refused):
             if header == Metadata.header:
                 self._record.purpose = "register"
-            if error.client_id is not None and not self._may_be(error.client_id, header):
+            told = isinstance(error, IdentityRefused | RegistrationRefused)  # the reason names it then
+            if error.client_id is not None and not told and not self._may_be(error.client_id, header):
                 error.args = (f"{error}; it says that it is of client {error.client_id}",)
         self._record.received(frame, header=header, outcome=error.outcome, reason=self._connection.because(error))
 

@@ -1,4 +1,7 @@
-"""Uploads that cannot be used. Each still has a sender, and where that is known, nobody waits for it any longer."""
+"""Uploads that cannot be used. Each still has a sender, and where that is known, nobody waits for it any longer.
+
+And those that nobody waits for: where their sender is known before they are read, they are not read.
+"""
 
 from flserver.aggregation.checks import rejected
 from flserver.errors import (
@@ -6,6 +9,7 @@ from flserver.errors import (
     IdentityRefused,
     MessageRefused,
     NoRoom,
+    NotAskedFor,
     PickleRefused,
     Refused,
     RegistrationRefused,
@@ -29,6 +33,36 @@ def is_upload(frame: Received, refusal: Refused) -> bool:
     if isinstance(refusal, IdentityRefused):
         return False
     return frame.reader.encoding == "pickle" and frame.reader.complete and refusal.header in (None, Update.header)
+
+
+def check_asked(connection: AcceptedConnection, frame: Received) -> None:
+    """Raises NotAskedFor where the peer's upload can only be a duplicate, whatever it holds; RegistrationRefused or
+    IdentityRefused where its first bytes say besides that it is of a client for whom this peer may not speak."""
+    exchange, peer = connection.context.exchange, connection.peer
+    sender = exchange.not_asked(peer, connection.accepted_at)
+    if sender is None:
+        return
+    refusal: Refused = NotAskedFor(sender)
+    header, client_id = said_of_itself(read_opening(frame.reader.body))
+    try:
+        exchange.check_upload(sender if client_id is None else client_id, peer)
+    except (RegistrationRefused, IdentityRefused) as error:
+        connection.record.purpose = "upload"
+        refusal = error
+    refusal.header, refusal.client_id = header, client_id
+    raise refusal
+
+
+def keep_duplicate(connection: AcceptedConnection, frame: Received, refusal: NotAskedFor) -> None:
+    """Put an upload on record that was not read. Raises as ``settle``, with nothing on record then."""
+    connection.record.purpose, connection.record.client_id = "upload", refusal.sender
+    upload = upload_of(connection, refusal.sender, None, rejected("unreadable", "it was not read"))
+    submission = Submission(upload, {}, (), frame.release)
+    if refusal.header == Update.header:
+        settle(connection, frame, submission)
+    else:
+        reason = "what was not asked for, and does not begin as an update: it was not read"
+        settle(connection, frame, submission, header=refusal.header, outcome="refused", reason=reason)
 
 
 def refuse_upload(connection: AcceptedConnection, frame: Received, refusal: Refused) -> None:

@@ -19,7 +19,7 @@ from flserver.process.first_entries import close_left_overs, record_opening, res
 from flserver.process.launched import Launched
 from flserver.process.names import open_files
 from flserver.process.prepare import Prepared, prepare
-from flserver.process.resources import allow_descriptors, limit_arenas
+from flserver.process.resources import allow_descriptors, limit_arenas, settle_garbage
 from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
 from flserver.settings import ServerSettings
@@ -45,6 +45,7 @@ def serve(launched: Launched) -> int:
         return EXIT_INTERRUPTED
     launched = launched.begin()
     prepared.clean()
+    settle_garbage()
     return App(launched, prepared).run()
 
 

@@ -1,6 +1,7 @@
 """What the system gives this process, and the limits that follow from it, from the settings and from the model."""
 
 import ctypes
+import gc
 import resource
 from contextlib import suppress
 
@@ -17,6 +18,10 @@ PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter dra
 MOST_MODELS = 64  # in one message: weights that are views of one buffer are pickled with all of it, each
 SPARE_STEPS = 1000  # modules, and items in them, that a trainer's model may have beside twice ours
 SPARE_OPCODES = 250_000  # the same of opcodes: what a trainer keeps in its model's attributes counts too
+SPARE_MEMO = SPARE_OPCODES // 2  # the same of values that are kept: each takes an opcode to make and one to keep
+SPARE_NESTING = 1_000  # containers inside each other: Python's own pickler goes no deeper by default
+USUAL_SPARE = 10_000  # opcodes of what most trainers keep in their models' attributes, and do not wait longer for
+USUAL_WEIGHT = 256 * USUAL_SPARE  # bytes that reading these takes
 RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
 DESCRIPTORS_A_CONNECTION = 3  # of two, a client's: two sockets, a bell of two, and perhaps two updates in files
 RESERVED_DESCRIPTORS = 160  # the database, checkpoints, signals, and 64 scrapers with what asyncio needs for them
@@ -38,8 +43,13 @@ def limits_of(network: NetworkPolicy, template: Template, state: State, paramete
         tensors=2 * sum(tensor.nbytes for tensor in state.values()) + PICKLE_SLACK,
         # A few kilobytes can name one tensor a hundred thousand times; a trainer's model has the parts of ours.
         pickles=PickleLimits(
-            opcodes=2 * template.opcodes + SPARE_OPCODES, steps=2 * template.module.steps + SPARE_STEPS
+            opcodes=2 * template.opcodes + SPARE_OPCODES,
+            memo=2 * template.memo + SPARE_MEMO,
+            nesting=2 * template.nesting + SPARE_NESTING,
+            steps=2 * template.module.steps + SPARE_STEPS,
         ),
+        weight=2 * template.weight + USUAL_WEIGHT,
+        ordinary=2 * template.opcodes + USUAL_SPARE,
         first_frame=network.first_frame_timeout,
         pace=Pace(
             whole=network.frame_timeout,
@@ -73,3 +83,10 @@ def limit_arenas() -> None:
     """Keep glibc from giving every thread a heap of its own: with a thread a connection that is memory for nothing."""
     with suppress(OSError, AttributeError):  # another C library: it has no such habit
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
+
+
+def settle_garbage() -> None:
+    """Leave what is there now, a million objects of torch's, out of every later search for garbage: one takes a third
+    of a second, in which nothing else runs, and whoever sends many small values brings it about."""
+    gc.collect()
+    gc.freeze()

@@ -6,6 +6,7 @@ from itertools import count
 from flserver.aggregation.checks import Norms
 from flserver.events.bus import Recorder
 from flserver.network.context import Context
+from flserver.network.decoding import Decoding
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
 from flserver.network.strangers import Strangers
@@ -49,6 +50,7 @@ class Run:
                 recorder=recorder,
                 strangers=Strangers(recorder, settings.network.strangers_per_minute),
                 memory=self.memory,
+                decoding=Decoding(self.memory, limits.weight),
                 limits=limits,
                 preamble=admission.preamble,
                 identity=admission.identity,

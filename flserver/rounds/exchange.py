@@ -27,10 +27,7 @@ RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
 
 @dataclass(frozen=True)
 class CurrentModel:
-    """The last committed round's model. ``round`` is -1, and ``digest`` None, before round 0 is committed.
-
-    ``digest`` is that of its checkpoint file.
-    """
+    """The last committed round's model; ``digest`` is that of its file. Before round 0 is committed: -1, and None."""
 
     round: int
     state: State
@@ -94,11 +91,9 @@ class Exchange:
     # --- for sessions: registrations ---------------------------------------------------------------------------------
 
     def register(self, client_id: str, data_size: int, peer: Peer) -> Registration:
-        """Reserve a registration of a client with ``data_size`` samples. Follow with ``confirm_registration`` once it
-        is on record, or with ``leave``.
+        """Reserve a registration of a client with ``data_size`` samples. Raises RegistrationRefused or IdentityRefused.
 
-        Raises RegistrationRefused or IdentityRefused.
-        """
+        Follow with ``confirm_registration`` once it is on record, or with ``leave``."""
         with self._changed:
             registration = self._rounds.register(client_id, data_size, peer, monotonic())
             self._changed.notify_all()
@@ -143,6 +138,11 @@ class Exchange:
         """Whose an upload is that cannot be used, as ``Rounds.sender`` says."""
         with self._changed:
             return self._rounds.sender(client_id, peer)
+
+    def not_asked(self, peer: Peer, accepted_at: float) -> str | None:
+        """Whose an upload is that can only be a duplicate, as ``Rounds.not_asked`` says."""
+        with self._changed:
+            return self._rounds.not_asked(peer, accepted_at)
 
     def registered_peers(self) -> list[tuple[Peer, bool]]:
         """Who registered clients in this process, each with whether that client is there."""

@@ -203,6 +203,11 @@ class Rounds(Participants):
         sender = self._identity.sender(client_id, peer, registered)
         return sender, () if sender is not None else self._identity.could_be(peer, registered)
 
+    def not_asked(self, peer: Peer, accepted_at: float) -> str | None:
+        """Whose a peer's upload is, if that is certain and it can only be a duplicate."""
+        sender = self._identity.sender(None, peer, self._registered())
+        return sender if sender is not None and self.participants[sender].asked(accepted_at) is None else None
+
     def _registered(self) -> dict[str, Peer]:
         """The peers that registered in this process, by client."""
         return {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
@@ -235,10 +240,8 @@ class Rounds(Participants):
                 arrived_round=None if running is None else running.round,
             )
 
-        sent = participant.unanswered
-        if sent is None or sent.handed_over_at is None or upload.accepted_at < sent.handed_over_at:
-            reason = participant.why_duplicate(upload.digest) if sent is None else "connected before the model was sent"
-            return verdict("duplicate", reason, None, None)
+        if (sent := participant.asked(upload.accepted_at)) is None:
+            return verdict("duplicate", participant.why_duplicate(upload.digest), None, None)
         participant.answer(sent, upload.digest)
         seat = None if running is None else running.seats.get(upload.client_id)
         if running is None or seat is None or seat.sent is not sent:

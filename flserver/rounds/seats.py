@@ -82,12 +82,22 @@ class Participant:
         if self.last_answer == LastAnswer(sent.round, digest):
             self.unanswered, self.last_answer = self.unanswered or sent, None
 
+    def asked(self, accepted_at: float) -> SentModel | None:
+        """The model that an upload can answer whose connection was accepted then: none that was handed over later."""
+        sent = self.unanswered
+        early = sent is None or sent.handed_over_at is None or accepted_at < sent.handed_over_at
+        return None if early else sent
+
     def why_duplicate(self, digest: str | None) -> str:
-        """Why an upload with that digest is a duplicate, where no model of this client is unanswered."""
+        """Why an upload with that digest is a duplicate, where it can answer no model of this client."""
         answer = self.last_answer
+        if self.unanswered is not None:
+            return "connected before the model was sent"
         if answer is None:
             return "no model of this client is unanswered"
-        same = "the same update as" if digest is not None and digest == answer.digest else "another update than"
+        if digest is None:
+            return f"not read: an update has answered round {answer.round}"
+        same = "the same update as" if digest == answer.digest else "another update than"
         return f"{same} the one that answered round {answer.round}"
 
     @property

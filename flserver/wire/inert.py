@@ -10,7 +10,16 @@ level: a walk without a budget takes 2**n steps, the ``repr`` and ``==`` of Pyth
 classes below have neither (a Name's are flat), and reasons use :func:`described`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Tick = Callable[[int], None]
+"""Called again and again while a message is taken apart, each time with the bytes of memory that are about to be taken
+for it. It may wait, and what it raises ends the reading."""
+
+
+def unmetered(size: int) -> None:
+    """The tick of whoever does not count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +33,10 @@ class PickleLimits:
 
     opcodes: int = 250_000
     """Opcodes of one pickle, and again of all the storages' nested files together."""
+    memo: int = 125_000
+    """Values kept to be referred to again: each takes an opcode to make and one to keep."""
+    nesting: int = 1_000
+    """Containers inside containers, whatever they are: Python's own pickler goes no deeper by default."""
     marks: int = 1_000
     """Containers open at once."""
     text_bytes: int = 65_536

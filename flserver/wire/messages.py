@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, Literal, get_args
 from flserver.errors import MessageRefused, Refused
 from flserver.wire.framing import JSON_FIRST_BYTE, OPENING_BYTES
 from flserver.wire.ids import MAX_ID_LENGTH, why_no_id
-from flserver.wire.inert import quoted
+from flserver.wire.inert import Tick, quoted, unmetered
 from flserver.wire.modules import Module, read_module
 from flserver.wire.pickles import PickleLimits, read_message, read_opening
 
@@ -119,16 +119,16 @@ UNDERSTANDS_GOODBYE = "goodbye"
 """A client that says true by this name in its ``info`` knows ``complete``."""
 
 
-def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits) -> Message:
-    """The message in a whole body.
+def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits, tick: Tick = unmetered) -> Message:
+    """The message in a whole body. ``tick`` is called again and again while a pickle is read.
 
     Raises MessageRefused, or PickleRefused where the pickle machine does, with what the message said of itself.
     """
     is_json = len(body) > 0 and body[0] == JSON_FIRST_BYTE
     fields: Mapping[str, object] | None = None
     try:
-        fields = _read_json(body) if is_json else read_message(body, pickles)
-        return _message(fields, is_json, from_client=from_client, pickles=pickles)
+        fields = _read_json(body) if is_json else read_message(body, pickles, tick)
+        return _message(fields, is_json, from_client=from_client, pickles=pickles, tick=tick)
     except Refused as error:
         said = fields if fields is not None else {} if is_json else read_opening(body[:OPENING_BYTES])
         error.header, error.client_id = said_of_itself(said)
@@ -143,7 +143,9 @@ def said_of_itself(fields: Mapping[str, object]) -> tuple[str | None, str | None
     return quoted(header, _SHOWN_LENGTH) if isinstance(header, str) else None, client_id
 
 
-def _message(fields: Mapping[str, object], is_json: bool, *, from_client: bool, pickles: PickleLimits) -> Message:
+def _message(
+    fields: Mapping[str, object], is_json: bool, *, from_client: bool, pickles: PickleLimits, tick: Tick
+) -> Message:
     header = fields.get("header")
     if not isinstance(header, str):
         raise MessageRefused("a message without a header")
@@ -158,7 +160,7 @@ def _message(fields: Mapping[str, object], is_json: bool, *, from_client: bool, 
         case "<MODEL>", False, True:
             return Update(
                 client_id=read_client_id(fields.get("id")),
-                model=read_module(fields.get("model"), pickles),
+                model=read_module(fields.get("model"), pickles, tick),
                 metrics=_measurements(fields.get("metrics")),
             )
         case "<SUCCESS>", True, False:
@@ -167,7 +169,7 @@ def _message(fields: Mapping[str, object], is_json: bool, *, from_client: bool, 
         case "<ERROR>", True, False:
             return Error(msg=_msg(fields.get("msg", "")))
         case "<MODEL>", False, False:
-            return GlobalModel(model=read_module(fields.get("model"), pickles))
+            return GlobalModel(model=read_module(fields.get("model"), pickles, tick))
         case "<FINISHED>", False, False:
             return Finished(complete=fields.get("complete") is not False)
     raise MessageRefused(f"header {shown(header)} is not one that may come here")

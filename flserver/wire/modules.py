@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from flserver.errors import PickleRefused
 from flserver.wire.dtypes import DTYPES
-from flserver.wire.inert import Call, Instance, Name, PickleLimits, described, quoted
+from flserver.wire.inert import Call, Instance, Name, PickleLimits, Tick, described, quoted, unmetered
 from flserver.wire.storages import StorageReader
 
 _REBUILD_TENSOR: Final = Name("torch._utils", "_rebuild_tensor")
@@ -22,6 +22,8 @@ _PLAIN_TYPES: Final = frozenset(
     (Name("torch", "Tensor"), Name("torch.nn.parameter", "Parameter"), Name("torch.nn.parameter", "Buffer"))
 )
 _TENSOR_WRAPPERS: Final = 4
+_SLICE: Final = 128  # steps between two ticks
+_PART: Final = 600  # bytes of memory that a tensor's view and its names take
 _SIZE_LIMIT: Final = 2**63  # torch counts sizes, strides, elements and bytes in int64
 
 
@@ -54,14 +56,14 @@ class Module:
     steps: int
 
 
-def read_module(value: object, limits: PickleLimits | None = None) -> Module:
+def read_module(value: object, limits: PickleLimits | None = None, tick: Tick = unmetered) -> Module:
     """The module that ``value``, a node of a tree from :func:`flserver.wire.pickles.read`, stands for.
 
     Raises PickleRefused, with the tensor's or module's name in front, for what is not a module as torch pickles it, for
     tensors other than dense ones of the dtypes in :data:`flserver.wire.dtypes.DTYPES`, and for views that reach
     out of their storage.
     """
-    return _Walk(limits or PickleLimits()).run(value)
+    return _Walk(limits or PickleLimits(), tick).run(value)
 
 
 class _Contents(NamedTuple):
@@ -70,11 +72,12 @@ class _Contents(NamedTuple):
 
 
 class _Walk:
-    def __init__(self, limits: PickleLimits) -> None:
+    def __init__(self, limits: PickleLimits, tick: Tick) -> None:
         self._limits = limits
-        self._steps = 0
+        self._tick = tick
+        self._steps = self._told = 0
         self._characters = 0
-        self._storages = StorageReader(limits)
+        self._storages = StorageReader(limits, tick)
         # By identity: a tensor that a pickle refers to many times is one view. The tree keeps the ids alive.
         self._views: dict[int, TensorView] = {}
 
@@ -113,6 +116,9 @@ class _Walk:
         self._steps += count
         if self._steps > self._limits.steps:
             raise PickleRefused("the module has too many parts")
+        if self._steps - self._told >= _SLICE:
+            self._tick((self._steps - self._told) * _PART)
+            self._told = self._steps
 
     def _full_name(self, prefix: str, name: str) -> str:
         if not name or "." in name:

@@ -5,43 +5,50 @@ called stands in the tree as an inert ``Call``. In an attribute of a module that
 ignored, as any odd attribute is; where a message, a module, a tensor or a storage has to stand, it is refused.
 """
 
+from typing import Final
+
 from flserver.errors import PickleRefused
-from flserver.wire.inert import PickleLimits, described
+from flserver.wire.inert import PickleLimits, Tick, described, unmetered
 from flserver.wire.machine import Machine
 from flserver.wire.modules import Module, TensorView, read_module
 
-__all__ = ["Module", "PickleLimits", "TensorView", "read", "read_message", "read_module", "read_opening"]
+__all__ = ["Module", "PickleLimits", "TensorView", "Tick", "read", "read_message", "read_module", "read_opening"]
 
 
-def read(body: memoryview | bytes | bytearray, limits: PickleLimits | None = None) -> object:
+_OPENING: Final = PickleLimits(opcodes=2_000)  # what stands in front of a model is said in a dozen
+
+
+def read(body: memoryview | bytes | bytearray, limits: PickleLimits | None = None, tick: Tick = unmetered) -> object:
     """The inert tree (see :mod:`flserver.wire.inert`) of a pickle that fills ``body``. It views ``body``.
 
-    Raises PickleRefused, and nothing else, whatever the bytes are.
+    Raises PickleRefused, and nothing else but what ``tick`` does, whatever the bytes are.
     """
     limits = limits or PickleLimits()
     data = memoryview(body).cast("B")
-    machine = Machine(data, limits, opcodes=limits.opcodes)
+    machine = Machine(data, limits, opcodes=limits.opcodes, tick=tick)
     value = machine.load()
     if machine.position != len(data):
         raise PickleRefused(f"{len(data) - machine.position} bytes follow the pickle")
     return value
 
 
-def read_message(body: memoryview | bytes | bytearray, limits: PickleLimits | None = None) -> dict[str, object]:
+def read_message(
+    body: memoryview | bytes | bytearray, limits: PickleLimits | None = None, tick: Tick = unmetered
+) -> dict[str, object]:
     """The inert items of a pickled dict; items whose keys are not ``str`` are left out. Raises PickleRefused."""
-    value = read(body, limits)
+    value = read(body, limits, tick)
     if type(value) is not dict:
         raise PickleRefused(f"{described(value)} is not a message")
     return value
 
 
 def read_opening(opening: memoryview | bytes | bytearray) -> dict[str, object]:
-    """What the first bytes of a pickled message say of it, before they end or something in them is refused.
+    """What the first bytes of a pickled message say of it, before they end or something in them is refused; no more is
+    looked at than an ordinary message needs.
 
     The inert items of the dict that it is, as far as they stand there. Raises nothing, whatever the bytes are.
     """
-    limits = PickleLimits()
-    machine = Machine(memoryview(opening).cast("B"), limits, opcodes=limits.opcodes)
+    machine = Machine(memoryview(opening).cast("B"), _OPENING, opcodes=_OPENING.opcodes)
     machine.whole = False
     try:
         value = machine.load()

@@ -25,6 +25,7 @@ from enum import Enum, auto
 
 from flserver.errors import MessageRefused
 from flserver.wire.framing import FrameLimits
+from flserver.wire.inert import Tick, unmetered
 from flserver.wire.messages import (
     Error,
     Finished,
@@ -89,12 +90,12 @@ class Conversation:
         pickle = any(kind not in JSON_MESSAGES for kind in expected)
         return FrameLimits(json=self._json_limit if json else 0, pickle=self._pickle_limit if pickle else 0)
 
-    def receive(self, body: memoryview) -> Message:
-        """Decode a whole body that came in, and go on to the state that its message leads to.
+    def receive(self, body: memoryview, tick: Tick = unmetered) -> Message:
+        """Decode a whole body that came in, and go on to the state that its message leads to. ``tick`` is ``decode``'s.
 
         Raises PickleRefused or MessageRefused where it is no message, or one out of turn; the state then stays.
         """
-        message = decode(body, from_client=self._role is Role.SERVER, pickles=self._pickles)
+        message = decode(body, from_client=self._role is Role.SERVER, pickles=self._pickles, tick=tick)
         self._advance(type(message))
         return message
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from flserver.errors import PickleRefused
 from flserver.wire.dtypes import DTYPES
-from flserver.wire.inert import Call, LongText, Name, Persistent, PickleLimits, described
+from flserver.wire.inert import Call, LongText, Name, Persistent, PickleLimits, Tick, described, unmetered
 from flserver.wire.machine import Machine
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
@@ -38,8 +38,9 @@ class Storage(NamedTuple):
 class StorageReader:
     """Reads the storages of one tree, each nested file once, all of them within one budget of opcodes."""
 
-    def __init__(self, limits: PickleLimits) -> None:
+    def __init__(self, limits: PickleLimits, tick: Tick = unmetered) -> None:
         self._limits = limits
+        self._tick = tick
         self._opcodes_left = limits.opcodes
         # By the payload's identity, not the call's: many calls may name one payload. The tree keeps the payloads, and
         # with them their ids, alive.
@@ -54,11 +55,13 @@ class StorageReader:
             payload = payload.arguments[0]
         storage = self._storages.get(id(payload))
         if storage is None:
+            if type(payload) is LongText:
+                self._tick(2 * len(payload.utf8))  # the copy, and as it grows
             storage = self._storages[id(payload)] = self._file(_as_bytes(payload))
         return storage
 
     def _file(self, data: memoryview) -> Storage:
-        machine = Machine(data, self._limits, opcodes=self._opcodes_left, persistent=True)
+        machine = Machine(data, self._limits, opcodes=self._opcodes_left, persistent=True, tick=self._tick)
         try:
             magic, protocol, system = machine.load(), machine.load(), machine.load()
             if type(magic) is not int or magic != _MAGIC or type(protocol) is not int or protocol != _PROTOCOL:

@@ -20,7 +20,9 @@ from flserver.wire.repeats import without_frames
 
 _FRAME_HEAD = 9  # bytes: the opcode FRAME and the length that it claims
 _PROTOCOL = 4  # what every Python since 3.8 reads and writes by default, until 3.14
-_OURS = PickleLimits(opcodes=2**62, names_length=2**62, steps=2**62)  # our own message is as large as it is
+_OURS = PickleLimits(
+    opcodes=2**62, memo=2**62, nesting=2**62, names_length=2**62, steps=2**62
+)  # our own message is as large as it is
 
 
 _TOKEN: Final = 32  # bytes that stand for a payload, chosen at random
@@ -103,12 +105,16 @@ class Template:
 
     ``buffer`` is the message's body; its length never changes. ``module`` describes the model inside, and the
     ``storage`` of each of its tensors is a writable view of ``buffer``. ``opcodes`` is how many the message takes,
-    those of its storages' files left out.
+    those of its storages' files left out, ``memo`` how many of its values are kept to be referred to, ``nesting`` how
+    deep containers are inside each other, and ``weight`` the bytes of memory that reading it takes, by its ticks.
     """
 
     buffer: bytearray | memoryview
     module: Module
     opcodes: int
+    memo: int
+    nesting: int
+    weight: int
 
     def __init__(self, buffer: bytearray | memoryview, limits: PickleLimits | None = None) -> None:
         """The template of the pickled message that fills ``buffer``, which is writable and becomes the template's own.
@@ -117,14 +123,16 @@ class Template:
         where reading it takes more than ``limits``.
         """
         limits = limits or PickleLimits()
-        machine = Machine(memoryview(buffer), limits, opcodes=limits.opcodes)
+        self.weight = 0
+        machine = Machine(memoryview(buffer), limits, opcodes=limits.opcodes, tick=self._weigh)
         message = machine.load()
         if machine.position != len(buffer):
             raise PickleRefused(f"{len(buffer) - machine.position} bytes follow the pickle")
         if type(message) is not dict:
             raise PickleRefused(f"{described(message)} is not a message")
         self.buffer, self.opcodes = buffer, limits.opcodes - machine.opcodes_left
-        self.module = read_module(message.get("model"), limits)
+        self.memo, self.nesting = machine.remembered, machine.deepest
+        self.module = read_module(message.get("model"), limits, self._weigh)
         if any(view.storage.readonly for view in self.module.tensors.values()):
             raise PickleRefused("a pickle of protocol 2 holds its tensors as text, which cannot be overwritten")
         self._frame = machine.last_frame
@@ -138,6 +146,9 @@ class Template:
         without one like it fails. Raises PickleRefused for a module that cannot be read back.
         """
         return cls(_pickled(message, payload_of), _OURS)
+
+    def _weigh(self, size: int) -> None:
+        self.weight += size
 
     def copy(self) -> Self:
         """The same message in a buffer of its own."""

@@ -17,6 +17,7 @@ from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.models.state import state_of
 from flserver.network.context import Context, Limits
+from flserver.network.decoding import Decoding
 from flserver.network.memory import ReceiveMemory
 from flserver.network.preamble import Preamble
 from flserver.network.session import Session
@@ -207,6 +208,8 @@ class Network:
             kept=LIMIT,
             tensors=2 * sum(tensor.nbytes for tensor in state.values()),
             pickles=PickleLimits(),
+            weight=LIMIT,
+            ordinary=10_000,
             first_frame=PATIENCE,
             pace=Pace(whole=PATIENCE),
             peer_timeout=PATIENCE,
@@ -219,6 +222,7 @@ class Network:
             recorder=self.recorder,
             strangers=self.strangers,
             memory=self.memory,
+            decoding=Decoding(self.memory, LIMIT),
             limits=dataclasses.replace(default, **limits),
             preamble=preamble or Preamble(tls=None, proxies=(), seconds=PATIENCE),
             identity=identity,

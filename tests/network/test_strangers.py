@@ -92,6 +92,7 @@ def test_every_refusal_has_its_reason() -> None:
         "MessageRefused": "message",
         "PickleRefused": "pickle",
         "HandshakeRefused": "handshake",
+        "NotAskedFor": "not_served",  # a client of ours: no stranger ever is
         "NoRoom": "size",
         "TensorsTooLarge": "size",
         "IdentityRefused": "identity",

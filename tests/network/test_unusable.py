@@ -4,6 +4,7 @@ import mmap
 import pickle
 from collections.abc import Callable
 
+import blake3
 import pytest
 import torch
 
@@ -100,9 +101,48 @@ def test_who_names_a_client_of_elsewhere_answers_nothing(network: Network) -> No
     begun(network, "a")
     network.registered("b", STRANGER)
     line = network.connect(STRANGER).send(without_a_model("a")).ended()
-    assert reason_of(line).endswith("; it says that it is of client a")
+    assert reason_of(line) == "client a registered from 10.0.0.1, an upload from 10.0.0.9 does not count"
     assert line.of(e.UpdateReceived) == []
     assert network.uploaded("a", linear()).story()[2] == "update counts"
+
+
+SEVERAL, DEEP = b"\x80\x04](" + b"}" * 40_000 + b"e.", b"\x80\x04)" + b"\x85" * 900 + b"."
+
+
+@pytest.mark.parametrize(
+    "body",
+    [update("a", linear(20)), update("a", linear(200)), SEVERAL, SEVERAL.ljust(LIMIT, b"}"), DEEP],
+    ids=["small", "large", "dicts", "a million dicts", "tuples"],
+)
+@pytest.mark.parametrize("answered", [False, True])
+def test_what_was_not_asked_for_is_a_duplicate_that_nobody_reads(
+    network: Network, monkeypatch: pytest.MonkeyPatch, answered: bool, body: bytes
+) -> None:
+    if answered:
+        begun(network, "a")
+        assert network.uploaded("a", linear()).story()[2] == "update counts"
+    else:
+        network.registered("a")
+    monkeypatch.setattr(network.context.decoding, "run", None)
+    monkeypatch.setattr(network.memory, "take", None)
+    line = network.connect().send(body).ended()
+    (told,), (decided,) = line.of(e.MessageReceived), line.of(e.UpdateReceived)
+    assert (told.client_id, told.outcome) == ("a", "ok" if b"<MODEL>" in body else "refused")
+    assert told.digest == "blake3:" + blake3.blake3(body).hexdigest()
+    assert (decided.decision, decided.update_digest, decided.metrics) == ("duplicate", None, ())
+    why = "not read: an update has answered round 1" if answered else "no model of this client is unanswered"
+    assert decided.reason == why
+    assert network.memory.in_use == 0
+
+
+@pytest.mark.parametrize("peer", [FORWARDER, PEER], ids=["loopback", "two clients"])
+def test_what_could_be_of_several_is_read_before_it_is_a_duplicate(network: Network, peer: Peer) -> None:
+    network.registered("a", peer)
+    if peer is PEER:
+        network.registered("b", peer)
+    (decided,) = network.uploaded("a", linear(), peer).of(e.UpdateReceived)
+    assert decided.decision == "duplicate"
+    assert decided.update_digest is not None
 
 
 def test_who_has_not_registered_from_there_is_not_decided_at_all(network: Network) -> None:

@@ -267,7 +267,7 @@ def test_an_address_has_no_more_updates_under_way_than_its_clients_may_have(
 ) -> None:
     monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", 0.0)  # who stalls keeps nobody waiting
     other = Peer(host="10.0.0.2", port=1)
-    network.registered("a")
+    begun(network, "a")
     network.registered("b", other)
     body = NO_PICKLE.ljust(LIMIT, b"\0")
     stalled = [network.connect() for _ in range(2)]
@@ -278,7 +278,7 @@ def test_an_address_has_no_more_updates_under_way_than_its_clients_may_have(
     why = f"more than {2 * LIMIT} bytes of updates are under way from where it comes"
     assert line.story()[1:] == [
         f"in None refused: {why}",
-        "update duplicate: no model of this client is unanswered",
+        f"update rejected: size: {why}",
         f"closed, upload of a: {why}",
     ], "nobody else has registered from there"
     assert line.of(e.MessageReceived)[0].bytes == len(framed(body)), "it was read to its end"

@@ -18,6 +18,8 @@ from tests.wire.pickle_opcodes import (
 )
 
 TOO_MANY = "the pickle has too many opcodes"
+TOO_MANY_KEPT = "the pickle has too many memo entries"
+TOO_DEEP = "nests too deeply"
 CLAIMED = "bytes are claimed where|an integer of .* bytes"
 LOAD = name("torch.storage", "_load_from_bytes")
 
@@ -48,12 +50,13 @@ VALUES = {
     "a list in itself": (b"]q\x00h\x00a", "grows after something referred to it"),
     "a dict in itself": (b"}q\x00" + text("a") + b"h\x00s", "grows after something referred to it"),
     "an object in itself": (name("a", "b") + b")\x81q\x00}(" + text("me") + b"h\x00ub", UNREGISTERED),
-    "deep tuples": (b")" + b"\x85" * 240_000, UNREGISTERED),
-    "deep lists": (b"]" * 100_000 + b"a" * 99_999, UNREGISTERED),
-    "deep dicts": (b"}" + (text("") + b"}") * 40_000 + b"s" * 40_000, UNREGISTERED),
-    "deep calls": (name("a", "b") * 40_000 + b"N" + b"\x85R" * 40_000, UNREGISTERED),
-    "deep objects": ((name("", "") + b")\x81") * 40_000 + b"N" + b"b" * 40_000, UNREGISTERED),
-    "deep marks": (b"(" * 300_000, "nests too deeply"),
+    "deep tuples": (b")" + b"\x85" * 240_000, TOO_DEEP),
+    "deep lists": (b"]" * 100_000 + b"a" * 99_999, TOO_DEEP),
+    "deep dicts": (b"}" + (text("") + b"}") * 40_000 + b"s" * 40_000, TOO_DEEP),
+    "deep calls": (name("a", "b") * 40_000 + b"N" + b"\x85R" * 40_000, TOO_DEEP),
+    "deep objects": ((name("", "") + b")\x81") * 40_000 + b"}" + b"b" * 40_000, TOO_DEEP),
+    "900 tuples inside each other, 200 times": (b"](" + (b")" + b"\x85" * 900) * 200 + b"e", UNREGISTERED),
+    "deep marks": (b"(" * 300_000, TOO_DEEP),
     "a thousand marks, closed": (b"(" * 900 + b"t" * 900, UNREGISTERED),
     "a memo index of 2**29": (b"Nr\x00\x00\x00\x20", UNREGISTERED),
     "a memo index of 2**32 - 1": (b"Nr\xff\xff\xff\xff", UNREGISTERED),
@@ -62,12 +65,13 @@ VALUES = {
     "240,000 lists in one": (b"](" + b"]" * 240_000 + b"e", UNREGISTERED),
     "240,000 dicts in one": (b"](" + b"}" * 240_000 + b"e", UNREGISTERED),
     "100,000 objects": (b"](" + b"c\n\n)\x81" * 55_000 + b"e", UNREGISTERED),
-    "240,000 memo entries": (b"N" + b"\x94" * 240_000, UNREGISTERED),
+    "120,000 memo entries": (b"N" + b"\x94" * 120_000, UNREGISTERED),
+    "240,000 memo entries": (b"N" + b"\x94" * 240_000, TOO_MANY_KEPT),
     "50,000 keys": (b"}(" + b"".join(b"\x8c\x04%04xN" % i for i in range(50_000)) + b"u", UNREGISTERED),
     "300,000 lists": (b"]" * 300_000, TOO_MANY),
     "300,000 dicts": (b"}" * 300_000, TOO_MANY),
     "300,000 nones": (b"N" * 300_000, TOO_MANY),
-    "300,000 memo entries": (b"N" + b"\x94" * 300_000, TOO_MANY),
+    "300,000 memo entries": (b"N" + b"\x94" * 300_000, TOO_MANY_KEPT),
     "900,000 nones in a long body": (b"](" + b"N" * 900_000 + b"e", TOO_MANY),
     "400 times the same payload in a long body": (b"](" + (raw(b"p" * 2000) + b"\x94") * 400 + b"e", UNREGISTERED),
     "400 payloads in a long body": (
@@ -120,7 +124,7 @@ MODELS = {
     "modules 500 deep": (module() + b"".join(
         (b"q\x000" if i == 0 else b"r" + struct.pack("<I", 1000 + i) + b"0") + module(
             modules={"c": b"h\x00" if i == 0 else b"j" + struct.pack("<I", 1000 + i)}) for i in range(500)),
-        "nest deeper than"),
+        f"nest deeper than|{TOO_DEEP}"),
     "long names 20 deep": (None, "a name of"),
     "two modules of two modules, 100 deep": (None, "too many parts"),
     "one storage by 200 calls": (None, UNREGISTERED),

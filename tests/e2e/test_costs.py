@@ -1,0 +1,193 @@
+"""What messages cost: well-formed ones that become much, in floods, beside honest trainers whose rounds go on."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.certificates import Authority
+from tests.e2e.conftest import Start
+from tests.e2e.harness import FAST, Peer, PeerAt, ServerProcess, connect, send
+from tests.e2e.hostile.attack import to_the_end
+from tests.e2e.hostile.bombs import laughs
+from tests.e2e.test_tls import TlsPeer, served, trusting
+from tests.patience import PATIENCE
+from tests.wire.pickle_opcodes import mapping, module, name, pickled, tensor, text
+
+AT_ONCE = 32  # connections of a flood
+A_ROUND = 8  # messages of a flood that are read while an honest round is made, at most: there would be hundreds
+
+MUCH = {
+    "lists": b"](" + b"]" * 60_000 + b"e",
+    "dicts": b"](" + b"}" * 60_000 + b"e",
+    "tuples": b"](" + (b")" + b"\x85" * 900) * 60 + b"e",
+    "values that are kept": b"N" + b"\x94" * 60_000,
+    "objects": b"](" + (name("a", "b") + b")\x81") * 8_000 + b"e",
+    "laughs": laughs(100, b"]") + b"0](" + b"}" * 50_000 + b"e",
+}
+
+
+def body_of(value: bytes, client_id: str = "nobody") -> bytes:
+    """An upload of a right model with a wrong value beside it, in less than 64 KiB: it needs no room."""
+    header, own = text("<MODEL>"), text(client_id)
+    body = pickled(mapping(header=header, id=own, odd=value, model=module({"w": tensor()})))
+    assert len(body) < 64 * 1024
+    return body
+
+
+@contextlib.contextmanager
+def flood(server: ServerProcess, host: str) -> Iterator[None]:
+    """``AT_ONCE`` connections from ``host`` that send such messages, again and again."""
+    stop, bodies, lock = threading.Event(), cycle([body_of(value) for value in MUCH.values()]), threading.Lock()
+
+    def keep_sending() -> None:
+        while not stop.is_set():
+            with lock:
+                body = next(bodies)
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", server.port), PATIENCE, (host, 0)) as sock,
+            ):
+                send(sock, body)
+                to_the_end(sock)
+
+    threads = [threading.Thread(target=keep_sending) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def play(peers: list[Peer], rounds: int) -> None:
+    """Every trainer makes the same of a model, so that each round's mean is bit for bit what they sent."""
+    sent: nn.Module | None = None
+    for _ in range(rounds):
+        for peer in peers:
+            model = peer.model()
+            assert sent is None or same(sent, model)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.25)
+            peer.upload(model)
+        sent = model
+
+
+@pytest.mark.parametrize("neighbour", [True, False], ids=["a neighbour", "another participant"])
+def test_a_flood_of_messages_that_become_much_does_not_hold_rounds_up(start: Start, neighbour: bool) -> None:
+    """Few of them are read while the rounds are made, and who registers is answered meanwhile."""
+    rounds = 12
+    server = start("--num-rounds", str(rounds), "--min-clients", "3", *FAST)
+    host = "127.0.0.1" if neighbour else "127.0.0.2"
+    with Peer(server, 1).join() as one, Peer(server, 2).join() as two, contextlib.ExitStack() as stack:
+        honest = [one, two]
+        with PeerAt(server, "m", host).join() as leaver:
+            leaver.model()
+        play(honest, 1)
+        stack.enter_context(flood(server, host))
+        server.wait_for_sql("SELECT 1 FROM v1_messages WHERE outcome = 'refused' LIMIT 1 OFFSET 4")
+        play(honest, rounds - 2)
+        with Peer(server, 1) as again:
+            assert "is registered already" in again.register()["msg"]
+        read = "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'refused' AND header = '<MODEL>'"
+        ((before,),) = server.sql(read)
+        play(honest, 1)
+        for peer in honest:
+            peer.finished()
+    assert before < A_ROUND * rounds
+    assert server.exit_code() == 0
+    assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 2 * rounds)]
+    assert "Traceback" not in server.log
+
+
+class Greedy(TlsPeer):
+    """A participant that sends more than it is asked for."""
+
+    def send(self, body: bytes) -> None:
+        with self.connect() as upload:
+            send(upload, body)
+            to_the_end(upload)
+
+
+def test_under_mutual_tls_what_is_not_asked_for_is_not_read(start: Start, tmp_path: Path) -> None:
+    """The same update again, another one, and messages that become much: rows, and no more."""
+    authority = Authority(tmp_path / "ca")
+    server = start("--num-rounds", "3", "--min-clients", "3", *FAST, *served(authority, mutual=True))
+    contexts = {client: trusting(authority, authority.client(client)) for client in "12c"}
+    with contextlib.ExitStack() as stack:
+        one, two = (stack.enter_context(TlsPeer(server, client, contexts[client])).join() for client in "12")
+        greedy = stack.enter_context(Greedy(server, "c", contexts["c"]))
+        greedy.join()
+        for _ in range(3):
+            model = greedy.model()
+            greedy.upload(model)
+            greedy.upload(model)
+            greedy.upload(nn.Linear(3, 3))
+            for value in MUCH.values():
+                greedy.send(body_of(value, "c"))
+            greedy.send(body_of(MUCH["lists"], "1"))
+            for peer in (one, two):
+                peer.answer(0.5)
+        for peer in (one, two, greedy):
+            peer.finished()
+    assert server.exit_code() == 0
+    assert server.sql("SELECT client_id, COUNT(*) FROM v1_updates WHERE decision = 'accepted' GROUP BY 1") == [
+        (client, 3) for client in "12c"
+    ]
+    assert server.sql(
+        "SELECT client_id, decision, update_digest, reason, COUNT(*) FROM v1_updates"
+        " WHERE decision <> 'accepted' GROUP BY 1, 2, 3, 4 ORDER BY 4"
+    ) == [("c", "duplicate", None, f"not read: an update has answered round {n}", 2 + len(MUCH)) for n in (1, 2, 3)]
+    assert server.sql("SELECT DISTINCT reason, outcome FROM v1_messages WHERE outcome <> 'ok'") == [
+        ("the certificate is client c's, the message says client 1", "refused")
+    ]
+
+
+def test_strangers_that_are_refused_do_not_fill_the_port(start: Start, tmp_path: Path) -> None:
+    """Without a certificate, with another authority's, in plain text: more than there are places, each time that
+    a trainer connects."""
+    authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    tls = served(authority, mutual=True)
+    server = start("--num-rounds", "4", "--min-clients", "2", "--max-connections", "8", *FAST, *tls)
+    nameless, foreign = trusting(authority), trusting(authority, other.client("1"))
+
+    def stranger(number: int) -> socket.socket:
+        sock = connect(server.port)
+        if number % 3 == 0:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return sock
+        with contextlib.suppress(OSError):  # that it is refused may show at once
+            return (nameless, foreign)[number % 3 - 1].wrap_socket(sock, server_hostname="localhost")
+        return sock
+
+    class Beset(TlsPeer):
+        def connect(self) -> ssl.SSLSocket:
+            for number in range(12):
+                stack.enter_context(stranger(number))
+            return super().connect()
+
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Beset(server, c, trusting(authority, authority.client(c)))).join() for c in "12"]
+        play(peers, 4)
+        for peer in peers:
+            peer.finished()
+    assert server.exit_code() == 0
+    assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 8)]
+    assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE purpose <> 'unknown'") == [(10,)]
+    assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE purpose = 'unknown'")[0][0] >= 120
+    refused = server.sql("SELECT DISTINCT reason FROM v1_messages WHERE outcome = 'refused'")
+    assert len(refused) >= 3, refused

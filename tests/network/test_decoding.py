@@ -1,0 +1,191 @@
+"""Whose turn it is to take a message apart: one at a time, owners in turn, large ones last, within the budget."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from flserver.errors import ConnectionLost
+from flserver.network import decoding as module
+from flserver.network.decoding import PLACES, Decoding, Line, Turn
+from flserver.network.memory import ReceiveMemory
+from flserver.wire.pickles import Tick
+from tests.patience import PATIENCE, eventually
+
+ORDINARY = 1000  # bytes
+BUDGET = 40_000
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> ReceiveMemory:
+    return ReceiveMemory(BUDGET, BUDGET // 4, tmp_path)
+
+
+@pytest.fixture
+def decoding(memory: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> Decoding:
+    """Every tick makes way, as if its slice was over."""
+    monkeypatch.setattr(module, "SLICE", 0.0)
+    return Decoding(memory, ORDINARY)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+def ticks(count: int, size: int = 1) -> Callable[[Tick], str]:
+    def read(tick: Tick) -> str:
+        for _ in range(count):
+            tick(size)
+        return "read"
+
+    return read
+
+
+def test_owners_come_one_after_another_and_each_ones_messages_as_they_came() -> None:
+    line = Line()
+    turns = [Turn(owner, None) for owner in ("many", "many", "many", "one", "many", "two", "one")]
+    for turn in turns:
+        line.put(turn)
+    line.remove(turns[1])
+    order = []
+    while line:
+        order.append(turns.index(line.take()))
+    assert order == [0, 3, 5, 2, 6, 4]
+
+
+def test_what_was_read_is_returned_what_it_raises_is_raised_and_nothing_stays_charged(
+    decoding: Decoding, memory: ReceiveMemory
+) -> None:
+    assert decoding.run("a", ticks(5, 100)) == "read"
+
+    def fails(tick: Tick) -> None:
+        tick(100)
+        assert memory.in_use == 100
+        raise ValueError("odd")
+
+    with pytest.raises(ValueError, match="odd"):
+        decoding.run("a", fails)
+    assert memory.in_use == 0
+    assert decoding.run("a", ticks(5, 100)) == "read"
+
+
+def test_one_at_a_time_has_the_processor_and_no_more_are_begun_than_there_are_places(
+    decoding: Decoding, threads: ThreadPoolExecutor
+) -> None:
+    lock, running, begun, most = threading.Lock(), 0, 0, 0
+
+    def read(tick: Tick) -> None:
+        nonlocal running, begun, most
+        with lock:
+            begun += 1
+            most = max(most, begun)
+        for _ in range(20):
+            with lock:
+                running += 1
+                assert running == 1
+            with lock:
+                running -= 1
+            tick(1)
+        with lock:
+            begun -= 1
+
+    for done in [threads.submit(decoding.run, owner, read) for owner in "abcdabcdaaaaaaaa"]:
+        done.result(PATIENCE)
+    assert 1 < most <= PLACES
+
+
+@pytest.mark.parametrize("owner", ["a flood", "another"])
+def test_ordinary_messages_do_not_wait_for_the_end_of_large_ones(
+    decoding: Decoding, threads: ThreadPoolExecutor, owner: str
+) -> None:
+    enough = threading.Event()
+
+    def large(tick: Tick) -> str:
+        tick(ORDINARY + 1)
+        while not enough.is_set():
+            tick(0)
+        return "large"
+
+    flood = [threads.submit(decoding.run, "a flood", large) for _ in range(8)]
+    for _ in range(20):
+        assert threads.submit(decoding.run, owner, ticks(9, 100)).result(PATIENCE) == "read"
+    assert not any(done.done() for done in flood)
+    enough.set()
+    assert [done.result(PATIENCE) for done in flood] == ["large"] * 8
+
+
+def test_a_large_one_is_begun_anew_and_goes_on_beside_a_stream_of_ordinary_ones(
+    decoding: Decoding, threads: ThreadPoolExecutor
+) -> None:
+    stop, tries = threading.Event(), []
+
+    def stream() -> None:
+        while not stop.is_set():
+            decoding.run("others", ticks(3))
+
+    def large(tick: Tick) -> str:
+        tries.append(len(tries))
+        return ticks(40, 100)(tick)
+
+    streams = [threads.submit(stream) for _ in range(6)]
+    assert threads.submit(decoding.run, "a", large).result(PATIENCE) == "read"
+    assert len(tries) == 2
+    stop.set()
+    for done in streams:
+        done.result(PATIENCE)
+
+
+def test_without_room_the_oldest_goes_on_and_the_others_wait_for_it(
+    decoding: Decoding, memory: ReceiveMemory, threads: ThreadPoolExecutor
+) -> None:
+    """Bodies have all of the budget: reading goes on one message at a time, and ends."""
+    assert memory.charge(memory.budget)
+    most, order, first_is_in = 0, [], threading.Event()
+
+    def read(number: int) -> Callable[[Tick], None]:
+        def reading(tick: Tick) -> None:
+            nonlocal most
+            for _ in range(9):
+                tick(100)
+                most = max(most, memory.in_use - memory.budget)
+                if number == 0:
+                    first_is_in.set()
+                    eventually(lambda: len(decoding._begun) > 1 or decoding._newcomers)
+            order.append(number)
+
+        return reading
+
+    first = threads.submit(decoding.run, "a", read(0))
+    assert first_is_in.wait(PATIENCE)
+    others = [threads.submit(decoding.run, owner, read(number)) for number, owner in enumerate("bcd", 1)]
+    for done in [first, *others]:
+        done.result(PATIENCE)
+    assert order[0] == 0
+    assert most <= 900, "one message's"
+    assert memory.in_use == memory.budget
+
+
+def test_who_waits_for_a_turn_when_the_server_stops_waits_no_longer(
+    decoding: Decoding, threads: ThreadPoolExecutor
+) -> None:
+    has_it, go_on = threading.Event(), threading.Event()
+
+    def holds(tick: Tick) -> None:
+        has_it.set()
+        assert go_on.wait(PATIENCE)
+        tick(1)
+
+    one = threads.submit(decoding.run, "a", holds)
+    assert has_it.wait(PATIENCE)
+    other = threads.submit(decoding.run, "a", ticks(1))
+    eventually(lambda: decoding._newcomers)
+    decoding.close()
+    with pytest.raises(ConnectionLost, match="stopping"):
+        other.result(PATIENCE)
+    go_on.set()
+    with pytest.raises(ConnectionLost, match="stopping"):
+        one.result(PATIENCE)
