@@ -39,8 +39,8 @@ def show(ctx: click.Context, run: str, db: str | None, form: str, raw: bool) -> 
     record = reader(ctx, db)
     found = record.run(run)
     columns, rows = record.query(
-        "SELECT round, attempt, status, seconds, clients, updates_accepted, data_size, loss, accuracy, model_digest"
-        " FROM v1_rounds WHERE run_id = :run ORDER BY round, attempt",
+        "SELECT round, attempt, status, seconds, clients, updates_accepted, data_size, loss, accuracy, model_digest,"
+        " reason FROM v1_rounds WHERE run_id = :run ORDER BY round, attempt",
         {"run": found["run_id"]},
     )
     if form == "table":

@@ -217,6 +217,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "loss": "Loss of the new model; NULL without `--eval-data` or `--evaluate`.",
             "accuracy": "Its accuracy, likewise.",
             "event_seq": "The event that ended the attempt: `v1_events.seq`.",
+            "reason": "Why it was aborted: `quorum`, `implausible`, `failed`, or what stopped the server.",
         },
     ),
     "v1_client_rounds": (

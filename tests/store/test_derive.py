@@ -190,6 +190,8 @@ def test_rounds(recorded: Path, ask: Ask) -> None:
     ]
     ends = ask("SELECT type FROM v1_events JOIN v1_rounds ON event_seq = seq WHERE round = 1 ORDER BY seq")
     assert ends == [("AttemptAborted",), ("RoundCommitted",)]
+    reasons = ask("SELECT reason FROM v1_rounds WHERE run_id = ? ORDER BY round, attempt", story.RUN)
+    assert reasons == [(None,), ("quorum",), (None,)]
 
 
 def test_client_rounds(recorded: Path, ask: Ask) -> None:
@@ -253,7 +255,8 @@ def test_a_left_over_run_is_closed(recorded: Path, ask: Ask) -> None:
     run = "WHERE run_id = ?"
     assert ask(f"SELECT status, ended_at FROM v1_runs {run}", story.LEFT) == [("interrupted", None)]
     assert ask(f"SELECT ended_at, exit_code FROM v1_processes {run}", story.LEFT) == [(None, None)]
-    assert ask(f"SELECT status, ended_at FROM v1_rounds {run} AND round = 1", story.LEFT) == [("aborted", left.at)]
+    found = ask(f"SELECT status, ended_at, reason FROM v1_rounds {run} AND round = 1", story.LEFT)
+    assert found == [("aborted", left.at, "server stopped")]
     assert ask(f"SELECT decision, reason FROM v1_updates {run}", story.LEFT) == [("aborted", "server stopped")]
     assert ask(f"SELECT client_id, participation, decision, reason FROM v1_client_rounds {run}", story.LEFT) == [
         ("1", "answered", "aborted", "server stopped"),

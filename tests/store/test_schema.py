@@ -42,7 +42,7 @@ CONTRACT = {
     "v1_rounds": "run_id, round, attempt, status, process_id, started_at, ended_at, deadline_at, seconds, "
     "broadcast_seconds, wait_seconds, aggregate_seconds, evaluate_seconds, checkpoint_seconds, clients, "
     "updates_accepted, data_size, base_digest, model_digest, checkpoint, checkpoint_bytes, checkpoint_deleted_at, "
-    "loss, accuracy, event_seq",
+    "loss, accuracy, event_seq, reason",
     "v1_client_rounds": "run_id, round, attempt, client_id, participation, decision, reason, data_size, weight, "
     "sent_at, seconds, bytes_in, bytes_out, update_norm, counted_size",
     "v1_round_metrics": "run_id, round, name, value, source, note",

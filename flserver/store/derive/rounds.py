@@ -101,7 +101,7 @@ def end_left_over(connection: Connection, origin: Origin, event: e.RunLeftOver) 
         open_rows = (*matches(t.client_rounds, attempt), invited.participation == null())
         connection.execute(update(t.client_rounds).where(*open_rows).values(participation=participation))
         ended = {"status": "aborted", "ended_at": event.at, "updates_accepted": 0, "data_size": 0}
-        change(connection, t.rounds, attempt, ended | {"event_seq": origin.seq})
+        change(connection, t.rounds, attempt, ended | {"event_seq": origin.seq, "reason": event.reason})
 
 
 def _end_attempt(
