@@ -13,6 +13,18 @@ def go_on(text: str, **more: object) -> Enough:
     return found
 
 
+def test_a_suspect_is_not_among_those_that_are_enough() -> None:
+    """Else two that nobody will count could end a round before the honest have answered."""
+    rounds, _ = started("abcde", go_on_at=go_on("2"))
+    for client in "ab":
+        answer(rounds, client)
+    attempt = rounds.attempt
+    assert attempt is not None
+    assert rounds.attempt_over(2.0)
+    attempt.seats["b"].suspicion = "norm: too far"
+    assert not rounds.attempt_over(2.0)
+
+
 def test_a_grace_after_so_many_have_answered_it_is_over() -> None:
     rounds, _ = started("abcd", go_on_at=go_on("2"), grace=5.0)
     answer(rounds, "a", at=2.0)
