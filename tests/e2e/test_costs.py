@@ -17,7 +17,7 @@ from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, PeerAt, ServerProcess, connect, send
 from tests.e2e.hostile.attack import to_the_end
 from tests.e2e.hostile.bombs import laughs
-from tests.e2e.test_tls import TlsPeer, served, trusting
+from tests.e2e.tls_peers import TlsPeer, served, trusting
 from tests.patience import PATIENCE
 from tests.wire.pickle_opcodes import mapping, module, name, pickled, tensor, text
 

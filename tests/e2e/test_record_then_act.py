@@ -90,6 +90,7 @@ def test_a_round_is_committed_before_its_model_is_sent(start: Start, join: Join)
 def test_a_stop_is_on_record_before_anybody_is_told_or_cut_off(start: Start, join: Join, goodbye: str) -> None:
     server = start("--num-rounds", "2", "--min-clients", "2", "--goodbye", goodbye, *FAST)
     (a,) = join(server, "a")
+    server.wait_for_sql("SELECT 1 FROM v1_events WHERE type = 'MessageSent'")
     with no_commits(server.db):
         server.process.terminate()
         server.wait_for_line("SIGTERM: stopping")

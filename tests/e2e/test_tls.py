@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from tests.certificates import Authority, Pair
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect
+from tests.e2e.tls_peers import TlsPeer, served, trusting
 from tests.patience import PATIENCE
 
 REFUSED = "SELECT reason FROM v1_messages WHERE outcome = 'refused' ORDER BY message_id"
@@ -24,34 +24,6 @@ REFUSED = "SELECT reason FROM v1_messages WHERE outcome = 'refused' ORDER BY mes
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ca")
-
-
-def served(authority: Authority, *, mutual: bool) -> tuple[str, ...]:
-    pair = authority.server()
-    options = ("--tls-cert", str(pair.cert), "--tls-key", str(pair.key))
-    return (*options, "--tls-client-ca", str(authority.path)) if mutual else options
-
-
-def trusting(authority: Authority, own: Pair | None = None) -> ssl.SSLContext:
-    """What a trainer's end is configured with."""
-    context = ssl.create_default_context(cafile=authority.path)
-    if own is not None:
-        context.load_cert_chain(own.cert, own.key)
-    return context
-
-
-class TlsPeer(Peer):
-    """A trainer behind TLS: every connection of its own is wrapped."""
-
-    def __init__(self, server: ServerProcess, client_id: object, context: ssl.SSLContext, data_size: int = 100) -> None:
-        self.context = context
-        super().__init__(server, client_id, data_size)
-
-    def connect(self) -> socket.socket:
-        return self.context.wrap_socket(connect(self.port), server_hostname="localhost")
-
-    def end_of_upload(self, upload: socket.socket) -> None:
-        """Nothing: an SSLSocket that was shut down reads what is under TLS."""
 
 
 def fingerprint(pair: Pair) -> str:

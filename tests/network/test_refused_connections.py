@@ -7,8 +7,8 @@ import pytest
 from flserver import events as e
 from flserver.network.server import MADE_ROOM
 from tests.network.frames import framed
+from tests.network.port import AWAY, HOME, Port, ended
 from tests.network.served import Network
-from tests.network.test_server import AWAY, HOME, Port, ended
 from tests.patience import PATIENCE, eventually
 
 NO_REGISTRATION = framed(b'{"header": "<METADATA>"}')

@@ -11,7 +11,7 @@ from flserver.errors import StoreError
 from flserver.store import backlog
 from flserver.store.backlog import Backlog
 from tests.patience import PATIENCE, eventually
-from tests.store.test_writer import Recording, states
+from tests.store.recording import Recording, states
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,42 +15,13 @@ import pytest
 from flserver import events as e
 from flserver.clock import Deadline
 from flserver.errors import StoreError
-from flserver.events import Event
 from flserver.store import writer as writer_module
 from flserver.store.reader import Reader
 from flserver.store.sqlite import writing_engine
-from flserver.store.writer import Writer
 from tests.patience import PATIENCE
 from tests.store import story
 from tests.store.conftest import Ask
-
-
-class Recording:
-    """A writer whose callbacks are kept, and can be made to wait."""
-
-    def __init__(self, path: Path) -> None:
-        self.batches: list[list[Event]] = []
-        self.failures: list[BaseException] = []
-        self.seconds: list[float] = []
-        self.seen = threading.Condition()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.writer = Writer(path, run_id=story.RUN, process_id=1)
-
-    def start(self) -> None:
-        self.writer.start(
-            on_committed=self._committed, on_commit_seconds=self.seconds.append, on_failure=self.failures.append
-        )
-
-    def _committed(self, events: Sequence[Event]) -> None:
-        with self.seen:
-            self.batches.append(list(events))
-            self.seen.notify_all()
-        assert self.gate.wait(PATIENCE)
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        with self.seen:
-            assert self.seen.wait_for(condition, PATIENCE)
+from tests.store.recording import Recording, states
 
 
 @pytest.fixture
@@ -60,10 +31,6 @@ def recording(database: Path) -> Iterator[Recording]:
     yield recording
     recording.gate.set()
     recording.writer.close()
-
-
-def states(count: int) -> list[Event]:
-    return [e.StateChanged(state=str(number)) for number in range(count)]
 
 
 def test_flush_returns_only_when_another_connection_can_read_the_row(recording: Recording, ask: Ask) -> None:

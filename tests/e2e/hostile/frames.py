@@ -63,6 +63,8 @@ KNOWN = {
     "a TLS ClientHello": "a TLS handshake, on a port without --tls-cert",
     "a PROXY header, version 1": "a PROXY protocol header, from an address that is not",
     "a PROXY header, version 2": "a PROXY protocol header, from an address that is not",
+    "an SMB negotiation": "an SMB request",
+    "a Postgres startup": "a PostgreSQL client's request",
     "an HTTP request": "something else than a frame .*(HTTP|GET)",
 }
 
