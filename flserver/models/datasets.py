@@ -95,7 +95,9 @@ def load_train(
         return read_files([data_file(data_dir, "train", client_id)])
     part = int(client_id) if client_id.isdecimal() else 0
     if not 1 <= part <= num_clients:
-        raise UsageError(f"{client_id!r} is none of the parts 1 to {num_clients}: see --num-clients and --part")
+        raise UsageError(
+            f"{client_id!r}, by --part or else --client-id, is none of the parts 1 to {num_clients} of --num-clients"
+        )
     x, y = _load_whole(dataset, data_dir, "train")
     mine = partition_indices(y, partition, num_clients, seed)[part - 1]
     return x[mine], y[mine]

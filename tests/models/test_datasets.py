@@ -101,7 +101,7 @@ def test_clients_share_digits_out():
 
 @pytest.mark.parametrize("client", ["0", "3", "host-a", "-1", "1.0", ""])
 def test_a_client_that_is_none_of_the_parts_is_told_of_the_option(client):
-    with pytest.raises(UsageError, match="is none of the parts 1 to 2: see --num-clients and --part"):
+    with pytest.raises(UsageError, match="by --part or else --client-id, is none of the parts 1 to 2 of --num-clients"):
         load_train("digits", None, client, 2, "iid", 0)
 
 
