@@ -17,8 +17,11 @@ import json
 import flserver.audit.export, flserver.audit.verify
 from flserver.cli.main import run_cli
 """
-RUN_IT = """
-sys.exit(run_cli(json.loads(sys.argv[2])))
+END = "\0"
+RUN_THEM = """
+for command in json.loads(sys.argv[2]):
+    assert run_cli(command) == 0, command
+    print(end="\\0", flush=True)
 """
 
 
@@ -42,18 +45,24 @@ def left(db: Path, public: Path) -> Path:
     return public / "runs.sqlite"
 
 
-def said(left: Path, *arguments: object) -> str:
-    """What the command prints; it leaves nothing beside the database."""
+def said(left: Path, *commands: tuple[object, ...]) -> list[str]:
+    """What each of the commands prints, one after another in one process; they leave nothing beside the database."""
     before = sorted(left.parent.iterdir())
-    answer = as_nobody(RUN_IT, left, json.dumps(["--db", str(left), *map(str, arguments)]), imports=IMPORTS)
+    arguments = [["--db", str(left), *map(str, command)] for command in commands]
+    answers = as_nobody(RUN_THEM, left, json.dumps(arguments), imports=IMPORTS).split(END)
     assert sorted(left.parent.iterdir()) == before
-    return answer
+    assert answers.pop() == ""
+    return answers
 
 
 def test_every_command_that_reads_works_on_a_read_only_medium(left: Path) -> None:
-    assert "third" in said(left, "runs")
-    assert "night  completed" in said(left, "show", "night")
-    assert said(left, *COUNT) == "n\n3\n"
-    assert "all 5 hold" in said(left, "verify")
-    assert json.loads(said(left, "db", "check"))["at_head"] is True
-    assert "round 3 of run night" in said(left, "export-model", RUN, "--out", left.parent / "out" / "last.pt")
+    export = ("export-model", RUN, "--out", left.parent / "out" / "last.pt")
+    runs, show, count, verified, check, exported = said(
+        left, ("runs",), ("show", "night"), COUNT, ("verify",), ("db", "check"), export
+    )
+    assert "third" in runs
+    assert "night  completed" in show
+    assert count == "n\n3\n"
+    assert "all 5 hold" in verified
+    assert json.loads(check)["at_head"] is True
+    assert "round 3 of run night" in exported
