@@ -18,6 +18,8 @@ from flserver.rounds import Registration, SentModel, Verdict
 from flserver.rounds.updates import Submission
 from flserver.wire.messages import Message, Metadata, Update
 
+FIRST_TIMES = 8  # registrations of a client that go first where the record is crowded: who comes ever again waits
+
 
 @dataclass(frozen=True)
 class Outgoing:
@@ -181,7 +183,7 @@ class ConnectionRecord:
         self, frame: Received, metadata: Metadata, registration: Registration, identity: IdentityKind, label: str | None
     ) -> None:
         """The connection's client, which asked for it in ``frame``, takes part."""
-        self._rows.keep(first=True)
+        self._rows.keep(first=registration.number <= FIRST_TIMES)
         info, of_info = kept_fields("fields of info", metadata.info)
         sent, of_sent = kept_fields("fields", metadata.sent)
         self.received(frame, header=metadata.header, reason=joined(of_info, of_sent))

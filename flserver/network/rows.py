@@ -22,6 +22,7 @@ class Rows:
         self._place: Place | None = None
         self._announced: Kind | None = None
         self._first = False
+        self._begun = False  # whether it has rows
 
     def open(self, opened: ConnectionOpened) -> None:
         """The connection begins: :meth:`come_from` has to follow."""
@@ -29,6 +30,8 @@ class Rows:
 
     def emit(self, event: Event) -> None:
         """Something happened on the connection. Raises StoreError."""
+        if self._held is None and self._place is not None and self._recorder.crowded:
+            self._held = []  # it may still become an honest trainer's, and go first
         if self._held is None:
             self._recorder.emit(event, first=self._first)
         else:
@@ -66,7 +69,9 @@ class Rows:
         """
         if self._held is not None:
             self.come_from(host)
-        if self._has_rows:
+        # The thread that accepts does not wait for room: of who was not served it then counts.
+        counted = reason == "not_served" and not self._begun and self._recorder.crowded
+        if self._has_rows and not counted:
             self._put_on_record()
             self._recorder.emit(closed, first=self._first)
             return
@@ -80,7 +85,7 @@ class Rows:
         return self._held is None or self._place is not None
 
     def _put_on_record(self) -> None:
-        held, self._held = self._held or (), None
+        held, self._held, self._begun = self._held or (), None, True
         for event in held:
             self._recorder.emit(event, first=self._first)
 

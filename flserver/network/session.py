@@ -174,8 +174,8 @@ class Session:
                 case Update() as update:
                     self._upload(update, frame)
                     return "closed"
-                case NotAskedFor() as refusal:
-                    keep_duplicate(self._connection, frame, refusal)
+                case NotAskedFor() as not_asked:
+                    self._not_read(not_asked, frame)
                     return "closed"
                 case other:
                     raise AssertionError(f"the protocol lets no {type(other).__name__} in")
@@ -187,6 +187,13 @@ class Session:
             raise
         finally:
             frame.settled()
+
+    def _not_read(self, not_asked: NotAskedFor, frame: Received) -> None:
+        try:
+            keep_duplicate(self._connection, frame, not_asked)
+        except Refused as refusal:  # who may speak for it has changed meanwhile
+            refuse_upload(self._connection, frame, refusal)
+            raise
 
     def _upload(self, update: Update, frame: Received) -> None:
         try:

@@ -14,7 +14,7 @@ from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.network.listener import Listener
 from flserver.observers.http import listen
 from flserver.process.names import NAMES, open_files
-from flserver.process.which_run import Complete, Plan, plan_run
+from flserver.process.which_run import Complete, Plan, plan_run, says_min_clients
 from flserver.settings import ServerSettings
 from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
@@ -54,7 +54,8 @@ def check(settings: ServerSettings, given: Mapping[str, Any], say: Say, complain
             _trainers_port(settings, say)
         with problems.told():
             resumed = planned[0].resumed is not None if planned is not None else settings.store.resume
-            if warning := check_min_clients(settings, said="min_clients" in given, resumed=resumed):
+            said = says_min_clients(planned[0] if planned is not None else None, given)
+            if warning := check_min_clients(settings, said=said, resumed=resumed):
                 say(warning)
         with problems.told():
             _metrics_port(settings, say)

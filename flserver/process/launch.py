@@ -50,7 +50,7 @@ def launch(
         if not settings.store.listens_as_before:
             listener = _listen(settings, signals, stack, said="min_clients" in given, resumed=False)
 
-        from flserver.process.which_run import Complete, plan_run
+        from flserver.process.which_run import Complete, plan_run, says_min_clients
         from flserver.store.busy import wait_until_readable
         from flserver.store.lock import DatabaseLock
         from flserver.store.schema import as_it_will_be, check
@@ -68,7 +68,8 @@ def launch(
             logger.warning("%s", plan.notice)
         if listener is None:
             resumed = plan.resumed is not None
-            listener = _listen(plan.settings, signals, stack, said="min_clients" in given, resumed=resumed)
+            said = says_min_clients(plan, given)
+            listener = _listen(plan.settings, signals, stack, said=said, resumed=resumed)
         admission = Admission(plan.settings)
         if admission.reloads:
             signals.take_hang_ups()

@@ -71,7 +71,8 @@ def _evaluate(settings: ServerSettings) -> None:
 
 def _initial_weights(settings: ServerSettings) -> None:
     spec = settings.model.initial_weights
-    if spec is not None and spec.endswith(".safetensors") and not Path(spec).exists():
+    begins_with_them = settings.store.resume_from is None
+    if begins_with_them and spec is not None and spec.endswith(".safetensors") and not Path(spec).exists():
         raise UsageError(f"--initial-weights {spec}: there is no such file")
 
 

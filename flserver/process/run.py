@@ -121,7 +121,9 @@ def _rounds(launched: Launched) -> Rounds:
         visitors=[client.client_id for client in clients if not client.took_part],
         places=places_of(plan.settings.network),
     )
-    norms = reader.accepted_norms(plan.run_id)
+    # A child that is not on record yet has its parent's history, as far as that is its own.
+    parent = plan.parent if plan.resumed is None else None
+    norms = reader.accepted_norms(*((plan.run_id,) if parent is None else (parent.run["run_id"], parent.round)))
     rounds.norms.history = NormHistory(norms.rounds, Norms(norms.parameters, norms.buffers))
     return rounds
 

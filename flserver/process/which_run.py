@@ -42,6 +42,12 @@ class Plan:
     notice: str | None = None
 
 
+def says_min_clients(plan: Plan | None, given: Mapping[str, Any]) -> bool:
+    """Whether somebody has said how many clients the run begins with: now, or of a child's parent."""
+    inherited = plan is not None and plan.parent is not None and plan.settings.rounds.min_clients > 1
+    return inherited or "min_clients" in given
+
+
 @dataclass(frozen=True, kw_only=True)
 class Complete:
     """There is nothing to do: the run that was asked for by name is complete."""

@@ -18,6 +18,7 @@ class JoinWindow:
         self._there: dict[str, float] = {}  # when they registered
         self._first: dict[str, float] = {}  # the same of the first time, also of those who left, while anybody is there
         self.open = True
+        self.at_least = 1  # clients, that a round needs as was settled before
         self.ended_at: float | None = None
 
     def take(self, client_id: str, now: float) -> None:
@@ -63,7 +64,7 @@ class JoinWindow:
     @property
     def needed(self) -> int:
         """How many clients it stays open for."""
-        return max(self._policy.min_clients, self._policy.min_updates or 1)
+        return max(self._policy.min_clients, self._policy.min_updates or self.at_least)
 
     @property
     def admits(self) -> bool:

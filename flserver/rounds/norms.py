@@ -3,8 +3,8 @@
 A number is a bound on an update's whole norm. ``auto`` has no bound to begin with but one that nobody trains beyond;
 when some rounds are committed, what is a thousand times as far as every update accepted so far is *suspect*, parameters
 and buffers each by their own history. A model that takes such a step for a good reason takes it at all clients: so it
-is decided when it is certain how many suspects a round has. Where they are half of those invited, or more, all of them
-count, else none does. That depends on what was sent, and not on what came first.
+is decided when it is certain how many suspects a round has. Where they are half of those who are there, or more, all of
+them count, else none does. That depends on what was sent, and not on what came first.
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from flserver.aggregation.checks import Norms, rejected
-from flserver.rounds.seats import Seat
+from flserver.rounds.seats import Attempt, Seat
 from flserver.settings import MaxUpdateNorm
 
 BEYOND_ALL: Final = 1e18
@@ -72,15 +72,18 @@ class NormRule:
             self.history = self.history.after(seat.norms for seat in accepted if seat.norms is not None)
 
 
-def settle(seats: Iterable[Seat], *, over: bool) -> None:
-    """Decide on the suspects among an attempt's seats, as soon as that is certain; for certain where it is ``over``."""
-    seats = list(seats)
-    suspects = [seat for seat in seats if seat.suspicion is not None]
-    to_come = 0 if over else sum(not seat.answered for seat in seats)
-    if 2 * len(suspects) >= len(seats):
+def settle(attempt: Attempt) -> None:
+    """Decide on an attempt's suspects, as soon as that is certain; for certain where it is over.
+
+    Half is half of those who are there, also of who was not sent this model: else it would be enough to keep the others
+    busy for a round.
+    """
+    suspects = [seat for seat in attempt.seats.values() if seat.suspicion is not None]
+    to_come = 0 if attempt.over else sum(not seat.answered for seat in attempt.seats.values())
+    if 2 * len(suspects) >= attempt.there:
         for seat in suspects:
             seat.settled = True
-    elif 2 * (len(suspects) + to_come) < len(seats):
+    elif 2 * (len(suspects) + to_come) < attempt.there:
         for seat in suspects:
             seat.settled, seat.decision = True, "rejected"
 

@@ -66,6 +66,8 @@ class Rounds(Participants):
         places: Places | None = None,
     ) -> None:
         super().__init__(policy, known, identity, visitors, places)
+        if not any(participant.takes_part for participant in self.participants.values()):
+            self.window.at_least = min_updates or 1  # nobody else can come once it is closed
         self.min_updates = policy.min_updates or min_updates
         self.attempt: Attempt | None = None
         self.norms = NormRule(policy.max_update_norm)
@@ -148,10 +150,13 @@ class Rounds(Participants):
         attempt, policy = self.attempt, self._policy
         if policy.go_on_at is None:
             return attempt.deadline
-        enough = max(policy.go_on_at.of(len(attempt.seats)), self.min_updates or 1)
-        sure = [seat for seat in attempt.seats.values() if seat.counts and not seat.pending]
-        came = sorted(seat.answered_at for seat in sure if seat.answered_at)
-        return attempt.deadline if len(came) < enough else min(attempt.deadline, came[enough - 1] + policy.grace)
+        quorum = self.min_updates or 1
+        enough, answered = max(policy.go_on_at.of(len(attempt.seats)), quorum), attempt.answered_at()
+        # Who is rejected has answered too: else one client that sends nonsense would have the others wait for the slow.
+        counting = attempt.answered_at(counting=True)
+        if len(answered) < enough or len(counting) < quorum:
+            return attempt.deadline
+        return min(attempt.deadline, max(answered[enough - 1], counting[quorum - 1]) + policy.grace)
 
     def attempt_over(self, now: float, *, stopping: bool = False) -> bool:
         """Whether everyone waited for has answered or left, it is time, or the run is ``stopping``; in any case with
@@ -168,7 +173,7 @@ class Rounds(Participants):
         """
         assert self.attempt is not None
         self.attempt.over = True
-        settle(self.attempt.seats.values(), over=True)
+        settle(self.attempt)
         held_up = now >= self.attempt.deadline
         return [Result(seat, self._participation(seat, stopped, held_up)) for seat in self.attempt.seats.values()]
 

@@ -189,6 +189,16 @@ class Attempt:
         for one in invited:
             self.seats[one.client_id] = Seat(one.client_id, one.data_size, one.registration, weights[one.client_id])
 
+    @property
+    def there(self) -> int:
+        """How many clients are there, invited or not."""
+        return len(self.seats) + len(self.not_sent)
+
+    def answered_at(self, *, counting: bool = False) -> list[float]:
+        """When answers came, in ascending order: all of them, or of those alone that are certain to count."""
+        seats = [seat for seat in self.seats.values() if not counting or (seat.counts and not seat.pending)]
+        return sorted(seat.answered_at for seat in seats if seat.answered_at is not None)
+
     def take_back(self, upload: "Upload") -> None:
         """An upload answers nothing after all."""
         seat = self.seats.get(upload.client_id)

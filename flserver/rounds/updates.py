@@ -37,7 +37,7 @@ class Updates:
         answer, and a suspect when it is settled whether it counts.
         """
         ready: Ready = []
-        settle(attempt.seats.values(), over=attempt.over)
+        settle(attempt)
         for seat in attempt.seats.values():
             if seat.client_id in self.taken or seat.decision == "rejected":
                 continue

@@ -153,14 +153,20 @@ class Reader:
         rows = self._rows(query, run=run_id, number=number, source=source)
         return {row["name"]: float(row["note"] or "nan") if row["value"] is None else row["value"] for row in rows}
 
-    def accepted_norms(self, run_id: str) -> AcceptedNorms:
-        """How far the run's accepted updates were. An older record has the whole norm only, which is more than each."""
+    def accepted_norms(self, run_id: str, upto: int | None = None) -> AcceptedNorms:
+        """How far the accepted updates were of which the run's model is made: its own up to round ``upto`` (None: all),
+        and its parents' where it is a child. An older record has the whole norm only, which is more than each."""
         query = """
-            SELECT COUNT(DISTINCT answers_round) AS rounds,
+            WITH RECURSIVE line (run_id, upto) AS (
+                SELECT :run, :upto
+                UNION ALL SELECT runs.parent_run_id, runs.parent_round FROM line JOIN runs USING (run_id)
+                WHERE runs.parent_run_id IS NOT NULL AND runs.config ->> 'resume_from' IS NOT NULL)
+            SELECT COUNT(DISTINCT run_id || ' ' || answers_round) AS rounds,
                 COALESCE(MAX(COALESCE(parameters_norm, update_norm)), 0.0) AS parameters,
                 COALESCE(MAX(COALESCE(buffers_norm, update_norm)), 0.0) AS buffers
-            FROM v1_updates WHERE run_id = :run AND decision = 'accepted'"""
-        return AcceptedNorms(**self._rows(query, run=run_id)[0])
+            FROM line JOIN v1_updates USING (run_id)
+            WHERE decision = 'accepted' AND (upto IS NULL OR answers_round <= upto)"""
+        return AcceptedNorms(**self._rows(query, run=run_id, upto=upto)[0])
 
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""

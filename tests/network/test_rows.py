@@ -1,12 +1,14 @@
 """Where a connection's events go: on record as they come, or held until it is known what it became."""
 
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 import torch
 
 from flserver import events as e
 from flserver.network.preamble import Preamble, networks
+from flserver.network.record import ConnectionRecord
 from tests.e2e.forwarder import host_of, version_1
 from tests.network.frames import framed
 from tests.network.served import FORWARDER, STRANGER, Line, Network, linear, metadata
@@ -148,6 +150,15 @@ def test_while_the_record_is_crowded_a_stranger_has_its_rows_when_it_has_gone(ne
     assert line.hang_up().ended().story()[0] == "opened"
     assert network.recorder.first == [False] * 3
     assert asked(network, metadata("b", data_size=0)).story()[2].startswith("out <ERROR> ok")
+
+
+def test_whoever_accepts_connections_does_not_wait_for_room_in_the_record(network: Network) -> None:
+    network.recorder.full = True
+    record = ConnectionRecord(network.recorder, network.strangers, 7, count(1))
+    record.opened(STRANGER)
+    record.closed("not served: full", "not_served")
+    assert network.recorder.events == []
+    assert summed(network) == [("10.0.0.0/24", "not_served", "unknown", 1, 0, 0)]
 
 
 # --- what is kept of what they say -----------------------------------------------------------------------------------

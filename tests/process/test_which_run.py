@@ -10,7 +10,7 @@ import pytest
 
 from flserver.errors import UsageError
 from flserver.process.run import settled_quorum
-from flserver.process.which_run import Complete, Plan, plan_run
+from flserver.process.which_run import Complete, Plan, plan_run, says_min_clients
 from flserver.settings import server_settings
 from flserver.settings.recorded import config_of, settings_of
 from flserver.store.reader import Reader
@@ -342,3 +342,10 @@ def test_a_childs_quorum_is_its_parents_where_more_than_one_site_made_that_ones_
     plan = child(found("interrupted"), resume_from=4)
     quorums = {run: quorum for run, quorum in ((plan.run_id, own), ("r1", parents)) if quorum is not None}
     assert settled_quorum(plan, cast(Reader, FakeReader(quorums=quorums))) == settled
+
+
+def test_how_many_clients_a_child_begins_with_was_said_of_its_parent() -> None:
+    assert says_min_clients(child(found("interrupted", min_clients=3), resume_from=4), {"resume_from": 4})
+    assert not says_min_clients(child(found("interrupted", min_clients=1), resume_from=4), {"resume_from": 4})
+    assert says_min_clients(None, {"min_clients": 1})
+    assert not says_min_clients(planned(), {})

@@ -13,6 +13,15 @@ def go_on(text: str, **more: object) -> Enough:
     return found
 
 
+def test_who_is_rejected_has_answered() -> None:
+    """Else one client that sends nonsense would have the others wait for the slow one until the deadline."""
+    rounds, _ = started("abcd", go_on_at=go_on("3"), grace=5.0)
+    answer(rounds, "a", at=2.0)
+    answer(rounds, "b", at=3.0, rejection="non_finite: w")
+    answer(rounds, "c", at=4.0)
+    assert rounds.ends_at == 9.0
+
+
 def test_a_suspect_is_not_among_those_that_are_enough() -> None:
     """Else two that nobody will count could end a round before the honest have answered."""
     rounds, _ = started("abcde", go_on_at=go_on("2"))

@@ -173,3 +173,16 @@ def test_with_a_roster_it_is_over_when_all_are_in() -> None:
     assert not rounds.window_over(1.0)
     rounds.confirm_registration(half)
     assert rounds.window_over(2.0)
+
+
+def test_where_nobody_else_can_come_later_it_stays_open_for_as_many_as_were_settled_before() -> None:
+    """Of a child of several sites: with one alone in it, no round would ever have its quorum."""
+    rounds = Rounds(policy(time_to_wait=10.0), {}, 2, Identity())
+    join(rounds, "a")
+    assert not rounds.window_over(20.0)
+    assert rounds.window_short_of(20.0) == 1
+    join(rounds, "b", 21.0)
+    assert rounds.window_over(21.0)
+    resumed = Rounds(policy(time_to_wait=10.0), {"a": (10, 1), "b": (10, 1)}, 2, Identity())
+    join(resumed, "a")
+    assert resumed.window_over(20.0), "the other one may come back"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flserver.aggregation.checks import Norms
 from flserver.errors import UsageError
 from flserver.rounds.norms import NormHistory, NormRule, settle
-from flserver.rounds.seats import Seat
+from flserver.rounds.seats import Attempt, Seat
 from flserver.rounds.weights import Weight
 from flserver.settings import MaxUpdateNorm
 from flserver.settings.policies import server_settings
@@ -71,6 +71,22 @@ def test_the_history_is_of_rounds_with_accepted_updates() -> None:
     assert made.history == NormHistory(2, Norms(3.0, 9.0))
 
 
+def attempt_of(seats: list[Seat], *not_sent: str) -> Attempt:
+    made = Attempt(5, 1, 0.0, 100.0, {seat.client_id: seat for seat in seats})
+    made.not_sent = dict.fromkeys(not_sent, "owes an answer")
+    return made
+
+
+def test_half_is_half_of_those_who_are_there_also_of_who_was_not_sent_the_model() -> None:
+    """Else whoever keeps an honest client busy for a round has half of the next one."""
+    seats = [seat(False, 1), seat(True, 2)]
+    settle(attempt_of(seats, "slow"))
+    assert [one.decision for one in seats] == [None, "rejected"]
+    alone = [seat(False, 1), seat(True, 2)]
+    settle(attempt_of(alone))
+    assert [one.decision for one in alone] == [None, None]
+
+
 def seat(suspect: bool, number: int) -> Seat:
     made = Seat(f"{number:02}", 10, 1, WEIGHT)
     made.update_id, made.suspicion = number, "norm: too far" if suspect else None
@@ -83,15 +99,17 @@ def test_who_came_first_decides_nothing_about_suspects(kinds: list[str], random:
     order = list(range(len(kinds)))
     random.shuffle(order)  # type: ignore[attr-defined]
     seats = [Seat(f"{i:02}", 10, 1, WEIGHT) for i in range(len(kinds))]
+    attempt = attempt_of(seats)
     for number in order:
         if kinds[number] != "silent":
             answered = seat(kinds[number] == "suspect", number + 1)
             seats[number].update_id, seats[number].suspicion = answered.update_id, answered.suspicion
         early = [(s.settled, s.decision) for s in seats]
-        settle(seats, over=False)
+        settle(attempt)
         for (was_settled, decision), s in zip(early, seats, strict=True):
             assert not was_settled or (s.settled, s.decision) == (True, decision), "what is certain stays"
-    settle(seats, over=True)
+    attempt.over = True
+    settle(attempt)
     suspects = kinds.count("suspect")
     for kind, s in zip(kinds, seats, strict=True):
         assert s.pending is False
@@ -103,12 +121,13 @@ def test_it_is_certain_as_soon_as_it_can_be() -> None:
         seats = [Seat(f"{i}", 10, 1, WEIGHT) for i in range(clients)]
         for s in seats[:suspects]:
             s.update_id, s.suspicion = 1, "norm: too far"
-        settle(seats, over=False)
+        attempt = attempt_of(seats)
+        settle(attempt)
         settled = any(s.settled for s in seats)
         assert settled == (suspects > 0 and 2 * min(suspects, clients) >= clients), (clients, suspects)
         for s in seats[suspects:]:
             s.update_id = 2
-        settle(seats, over=False)
+        settle(attempt)
         assert not any(s.pending for s in seats)
 
 

@@ -173,6 +173,13 @@ def test_how_far_accepted_updates_were_is_told_of_older_records_too(database: Pa
     ]
     story.write(database, older)
     assert reader.accepted_norms(story.RUN) == AcceptedNorms(rounds=2, parameters=3.5, buffers=4.0)
+    assert reader.accepted_norms(story.RUN, 1) == AcceptedNorms(rounds=1, parameters=3.0, buffers=4.0)
+    child = facts.run_started("child", "night", config={"resume_from": 1}, parent_run_id=story.RUN, parent_round=1)
+    story.write(database, [child], run_id="child", process_id=2)
+    assert reader.accepted_norms("child") == AcceptedNorms(rounds=1, parameters=3.0, buffers=4.0)
+    other = facts.run_started("other", "night", config={}, parent_run_id=story.RUN, parent_round=1)
+    story.write(database, [other], run_id="other", process_id=3)
+    assert reader.accepted_norms("other").rounds == 0, "initial weights alone are no history"
 
 
 def test_who_left_before_a_join_window_closed_has_not_taken_part(recorded: Path, reader: Reader) -> None:
