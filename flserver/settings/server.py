@@ -39,7 +39,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="min-clients", kind="int", default=1, minimum=1, maximum=MAX_COUNT, help="Clients that must have registered before the first round. To be given where anybody can reach the port."),
     Setting(name="min-updates", kind="int", default=None, minimum=1, maximum=MAX_COUNT, metavar="N", help="Updates that a round needs. Default: 2, or 1 where one client alone was there when the first join window closed."),
     Setting(name="round-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds until a round's deadline."),
-    Setting(name="go-on-at", kind="str", default=None, metavar="N|SHARE", help="End a round --grace seconds after so many updates that count have come: a number, or a share of the clients invited, such as 0.8; never fewer than --min-updates. Left out: it waits for all."),
+    Setting(name="go-on-at", kind="str", default=None, metavar="N|SHARE", help="End a round --grace seconds after so many clients have answered, --min-updates of them with updates that count: a number, or a share of the clients invited, such as 0.8. Left out: it waits for all."),
     Setting(name="grace", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that a round still waits for the others once --go-on-at is reached."),
     Setting(name="round-attempts", kind="int", default=3, minimum=1, maximum=MAX_COUNT, help="Quorum misses of one round after which the run ends interrupted."),
     Setting(name="rejoin", kind="bool", default=True, help="Let a participant whose connection died register again."),
