@@ -171,7 +171,7 @@ def test_a_signal_ends_it_cleanly(fldata, stop):
         (["--client-id", "1", "--epochs", "none"], "--epochs"),
         (["--client-id", "1", "--dataset", "imagenet"], "--dataset"),
         (["--client-id", "1", "--data-dir", "/no/such"], "cannot read /no/such/train/mnist_train_client1.json"),
-        (["--client-id", "host-a", "--dataset", "digits"], "by --part or else --client-id, is none of the parts 1 to 1"),
+        (["--client-id", "host-a", "--dataset", "digits"], "by --part or else --client-id, is none of the parts 1"),
         (["--client-id", "1", "--dataset", "digits", "--partition", "odd"], "is neither iid nor dirichlet:A"),
         (["--client-id", "1", "--dataset", "digits", "--model", "no_such:Net"], "cannot import no_such"),
         (["--client-id", "1", "--use-cuda", "maybe"], "is neither True nor False"),
