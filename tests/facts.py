@@ -217,7 +217,7 @@ suspect_rejected = maker(
     reason="norm: the norm is 1e+09, more than 1000, 1000 times the largest of this run so far",
 )
 suspects_count = maker(
-    e.SuspectsCount, clients=("1", "2"), invited=3, round=1, attempt=1, reason="norm: the norm is 1e+09, more than 1000"
+    e.SuspectsCount, clients=("1", "2"), there=3, round=1, attempt=1, reason="norm: the norm is 1e+09, more than 1000"
 )
 
 

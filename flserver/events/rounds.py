@@ -74,13 +74,13 @@ class SuspectRejected(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SuspectsCount(Event):
-    """Updates that would be rejected for their norm count, since they are those of half of the ``invited`` clients, or
+    """Updates that would be rejected for their norm count, since they are those of half of the clients ``there``, or
     of more: ``clients`` sent them, and ``reason`` is the first one's."""
 
     round: int
     attempt: int
     clients: tuple[str, ...]
-    invited: int
+    there: int
     reason: str
 
 

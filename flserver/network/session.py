@@ -192,6 +192,7 @@ class Session:
         try:
             keep_duplicate(self._connection, frame, not_asked)
         except Refused as refusal:  # who may speak for it has changed meanwhile
+            refusal.header, refusal.client_id = not_asked.header, not_asked.client_id
             refuse_upload(self._connection, frame, refusal)
             raise
 

@@ -153,7 +153,7 @@ class Lines:
 
     def _suspects_count(self, event: e.SuspectsCount) -> Line:
         who = _named("they count", event.clients)
-        share = f"{len(event.clients)} of {_count(event.invited, 'client')}"
+        share = f"{len(event.clients)} of {_count(event.there, 'client')}"
         return (
             logging.WARNING,
             f"{self._round(event.round)}: {share} sent too large an update{_because(event.reason)}{who}",

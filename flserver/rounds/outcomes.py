@@ -96,7 +96,7 @@ def settled(attempt: Attempt, suspects: Sequence[Seat]) -> Iterator[events.Suspe
             round=attempt.round,
             attempt=attempt.number,
             clients=tuple(seat.client_id for seat in counted),
-            invited=attempt.there,
+            there=attempt.there,
             reason=str(counted[0].suspicion),
         )
 

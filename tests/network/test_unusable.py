@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flserver import events as e
+from flserver.errors import IdentityRefused
 from flserver.identity.peer import Peer
 from flserver.identity.roster import Member, Roster
 from flserver.identity.rules import Identity
@@ -133,6 +134,18 @@ def test_what_was_not_asked_for_is_a_duplicate_that_nobody_reads(
     why = "not read: an update has answered round 1" if answered else "no model of this client is unanswered"
     assert decided.reason == why
     assert network.memory.in_use == 0
+
+
+def test_what_nobody_reads_has_its_row_also_where_its_sender_was_taken_off_the_roster_meanwhile(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network.registered("a")
+    monkeypatch.setattr(network.exchange, "offer", raising(IdentityRefused("client a is not on the roster")))
+    line = network.connect().send(update("a", linear())).ended()
+    assert line.story()[1:] == [
+        "in <MODEL> refused: client a is not on the roster",
+        "closed, upload of None: client a is not on the roster",
+    ]
 
 
 @pytest.mark.parametrize("peer", [FORWARDER, PEER], ids=["loopback", "two clients"])

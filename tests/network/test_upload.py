@@ -1,6 +1,6 @@
 """The connection that brings an update: whose it is, what is decided of it, and whose its memory is then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from math import inf
 
 import pytest
@@ -12,6 +12,7 @@ from flserver.identity.peer import Peer
 from flserver.identity.roster import Member, Roster
 from flserver.identity.rules import Identity
 from flserver.models.state import State
+from flserver.network.memory import Room
 from flserver.rounds import Attempt
 from flserver.rounds.updates import EndedAttempt
 from tests.network.frames import framed
@@ -115,6 +116,26 @@ def test_an_update_that_is_converted_has_memory_of_its_own_and_gives_the_other_b
     assert float(submission.tensors["weight"].mean()) == 1.5
     updates.release()
     assert network.memory.in_use == 0
+
+
+def test_an_update_whose_conversion_the_stop_finds_without_room_has_its_row(
+    network_of: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_of(module=linear(SIZE), accept_dtypes={"float16"})
+    begun(network, "a")
+    lanes: list[int] = []
+    real = network.memory.take
+
+    def take(size: int, owner: Hashable, share: int) -> Room:
+        lanes.append(len(network.memory._lanes))
+        if len(lanes) > 1:
+            network.memory.close()
+        return real(size, owner, share)
+
+    monkeypatch.setattr(network.memory, "take", take)
+    line = network.uploaded("a", linear(SIZE, value=1.5).half())
+    assert line.story()[1] == "in <MODEL> failed: the server is stopping"
+    assert lanes == [0, 0], "its own lane is not in its way"
 
 
 # --- one that does not ----------------------------------------------------------------------------------------------

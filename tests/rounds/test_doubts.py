@@ -65,7 +65,7 @@ def test_where_half_are_suspects_they_count_in_the_order_of_the_ids(start: Calla
             assert run.finish() == "completed"
         results.add(str(run.exchange.model.digest))
         (counted,) = run.recorder.of(e.SuspectsCount)
-        assert (counted.clients, counted.invited) == (("a", "c"), 3)
+        assert (counted.clients, counted.there) == (("a", "c"), 3)
     assert len(results) == 1
     assert run.exchange._rounds.norms.history == NormHistory(4, FAR)
 
