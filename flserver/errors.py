@@ -18,6 +18,7 @@ FlserverError
 │   └── PortBusy              not now: somebody's connection has the port that is to be listened on
 ├── StoreError                the database failed: the server stops, exit code 1
 ├── StrategyError             the aggregation failed: exit code 1
+├── TooDifferent              an update for which a strategy has no room: it is rejected
 └── CheckpointError           a checkpoint failed or does not verify: exit code 1
 """
 
@@ -131,6 +132,11 @@ class StoreError(FlserverError):
 
 class StrategyError(FlserverError):
     """The strategy raised, or what it made is not a model of the run's layout."""
+
+
+class TooDifferent(FlserverError):
+    """A strategy has no room for what this update has different from the others: nothing of it is folded, and it is
+    rejected. The message says what there is too much of."""
 
 
 class CheckpointError(FlserverError):

@@ -1,18 +1,28 @@
 """The interface of a strategy."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from flserver.errors import UsageError
+from flserver.models.pages import anonymous
 from flserver.models.state import State
+
+
+def _own_memory(size: int) -> memoryview:
+    return memoryview(anonymous(size))
 
 
 class Strategy(ABC):
     """How the updates of one round become the next global model.
 
-    For every attempt the coordinator calls ``begin`` once, ``add`` once for each update that counts, in ascending order
-    of the client ids as text, and, unless the attempt is aborted, ``finish``. All calls come from one thread. Whatever
-    a strategy raises ends the run as failed.
+    For every attempt ``begin`` is called once, ``add`` once for each update that counts, in ascending order of the
+    client ids as text, and, unless the attempt is aborted, ``finish``. All calls come from one thread. Whatever a
+    strategy raises ends the run as failed.
+
+    ``order = "any"`` is opted into by a class whose result is the same bits whatever the order: each update is then
+    decided, given to ``add`` and freed as it arrives. ``reserve`` and ``add`` are called from several threads at once,
+    ``begin`` and ``finish`` never while one of those runs. With ``needs = "all"`` it changes nothing.
 
     ``needs`` says how long the tensors given to ``add`` stay valid: ``"stream"`` until ``add`` returns, which keeps
     memory independent of the number of clients, ``"all"`` until ``finish`` returns. One that streams may ask for single
@@ -20,7 +30,11 @@ class Strategy(ABC):
     """
 
     needs: ClassVar[Literal["stream", "all"]] = "stream"
+    order: ClassVar[Literal["ascending", "any"]] = "ascending"
     may_hold = False
+    scratch: Callable[[int], memoryview] = staticmethod(_own_memory)
+    """Gives so many bytes of zeros (1 or more), which stay valid; whoever calls the strategy may set it before the
+    first ``begin``, to memory that is counted. Raises NoRoom where there is no place for them."""
 
     @property
     def holds(self) -> bool:
@@ -32,6 +46,13 @@ class Strategy(ABC):
     def begin(self, global_state: State) -> None:
         """Start anew from the global model that was sent out (CPU tensors by name, not to be changed), and forget an
         attempt that was not finished."""
+
+    def reserve(self, update: State) -> None:  # noqa: B027
+        """Make sure of the room that ``add`` will take for this update, before it is decided that it counts. Only
+        called where ``order`` is any; what is reserved and not added is forgotten by the next ``begin``.
+
+        Raises TooDifferent where there is none: the update is then rejected.
+        """
 
     @abstractmethod
     def add(self, update: State, n: int) -> None:

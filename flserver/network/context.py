@@ -13,6 +13,7 @@ from flserver.network.preamble import Preamble
 from flserver.network.strangers import Strangers
 from flserver.network.transport import Pace
 from flserver.rounds.exchange import Exchange
+from flserver.rounds.folding import Folding
 from flserver.settings import Goodbye
 from flserver.wire.pickles import PickleLimits
 
@@ -57,6 +58,7 @@ class Context:
     run_id: str
     goodbye: Goodbye
     exchange: Exchange
+    folding: Folding
     recorder: Recorder
     strangers: Strangers
     memory: ReceiveMemory

@@ -17,6 +17,7 @@ import mmap
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Hashable
 from pathlib import Path
 from typing import IO
@@ -190,6 +191,22 @@ class ReceiveMemory:
         """``size`` of the bytes that were counted are not in use any more."""
         with self._changed:
             self._in_use -= size
+
+    def scratch(self, size: int) -> memoryview:
+        """``size`` bytes of zeros for as long as the caller keeps them, 1 or more: in memory where the budget has them,
+        else in an unlinked file. Raises NoRoom where neither has a place."""
+        try:
+            if self.charge(size):
+                buffer = anonymous(size)
+                weakref.finalize(buffer, self.uncharge, size)
+            else:
+                with self.file() as file:
+                    os.ftruncate(file.fileno(), size)
+                    self.allocate(file.fileno(), 0, size)
+                    buffer = mmap.mmap(file.fileno(), size)
+        except OSError as error:
+            raise NoRoom(f"neither memory nor disk has room for the round's sum: {error.strerror}") from error
+        return memoryview(buffer)
 
     def _lane_is_free(self) -> bool:
         recent = monotonic() - LANE_SECONDS

@@ -16,8 +16,8 @@ from flserver.wire.messages import Update
 def take_update(connection: AcceptedConnection, update: Update, frame: Received) -> None:
     """Decide what the update in ``frame`` is, put that on record, and hand it to the round it counts in.
 
-    Where this returns, its memory is the exchange's to release. Raises Refused, with what the update said of itself,
-    for what cannot be used or is not this peer's to send, which is not on record then; and StoreError.
+    Where this returns, its memory is released, or the exchange's to release. Raises Refused, with what the update said
+    of itself, for what cannot be used or is not this peer's to send, which is not on record then; and StoreError.
     """
     record, exchange = connection.record, connection.context.exchange
     record.purpose, record.client_id = "upload", update.client_id
@@ -44,19 +44,19 @@ def settle(
     outcome: Outcome = "ok",
     reason: str | None = None,
 ) -> None:
-    """Offer a submission to the exchange and put what was decided on record; the keywords are ``record.update``'s.
+    """Have a submission decided, put that on record, and have it folded; the keywords are ``record.update``'s.
 
     Raises RegistrationRefused or IdentityRefused where who may speak for it has changed meanwhile, and StoreError; the
     submission's memory is then the caller's.
     """
-    exchange, identity = connection.context.exchange, connection.context.identity.of(connection.peer)
-    verdict = exchange.offer(submission.upload)
+    folding, identity = connection.context.folding, connection.context.identity.of(connection.peer)
+    verdict = folding.offer(submission)
     try:
         connection.record.update(frame, submission, verdict, identity, header=header, outcome=outcome, reason=reason)
     except BaseException:
-        exchange.withdraw_update(submission.upload, verdict)
+        folding.withdraw(submission, verdict)
         raise
-    exchange.confirm_update(submission, verdict)
+    folding.confirm(submission, verdict)
 
 
 def upload_of(

@@ -21,7 +21,7 @@ from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.process.own_code import changes, digests_of
 from flserver.process.which_run import Parent, Plan
-from flserver.rounds.exchange import CurrentModel
+from flserver.rounds.model import CurrentModel
 from flserver.settings import ServerSettings, StorePolicy
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row

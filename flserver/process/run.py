@@ -20,6 +20,7 @@ from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange
+from flserver.rounds.folding import Folding
 from flserver.rounds.norms import NormHistory
 from flserver.store.reader import IdSeeds, Reader
 
@@ -40,13 +41,16 @@ class Run:
         self.capacity = capacity_of(settings.network)
         self.memory = ReceiveMemory(settings.network.receive_memory, limits.usual, settings.store.checkpoint_dir)
         self.exchange = Exchange(_rounds(launched), prepared.model)
-        self.coordinator = self._make_coordinator(launched, prepared, recorder, seeds.process_id)
+        prepared.strategy.scratch = self.memory.scratch
+        committer = self._make_committer(launched, prepared, recorder, seeds.process_id)
+        self.coordinator = self._make_coordinator(launched, prepared, recorder, seeds.process_id, committer)
         self.server = Server(
             launched.listener,
             Context(
                 run_id=launched.plan.run_id,
                 goodbye=settings.network.goodbye,
                 exchange=self.exchange,
+                folding=Folding(self.exchange, committer),
                 recorder=recorder,
                 strangers=Strangers(recorder, settings.network.strangers_per_minute),
                 memory=self.memory,
@@ -64,19 +68,21 @@ class Run:
             self.capacity,
         )
 
-    def _make_coordinator(
-        self, launched: Launched, prepared: Prepared, recorder: Recorder, process_id: int
-    ) -> Coordinator:
-        plan, following = launched.plan, max(prepared.model.round + 1, 0)
-        committer = Committer(
+    def _make_committer(self, launched: Launched, prepared: Prepared, recorder: Recorder, process_id: int) -> Committer:
+        return Committer(
             process_id=process_id,
             recorder=recorder,
             strategy=prepared.strategy,
             evaluator=prepared.evaluator,
             checkpoints=prepared.checkpoints,
-            keep=plan.settings.store.keep_checkpoints,
+            keep=launched.plan.settings.store.keep_checkpoints,
             made=prepared.made,
         )
+
+    def _make_coordinator(
+        self, launched: Launched, prepared: Prepared, recorder: Recorder, process_id: int, committer: Committer
+    ) -> Coordinator:
+        plan, following = launched.plan, max(prepared.model.round + 1, 0)
         return Coordinator(
             run_id=plan.run_id,
             process_id=process_id,

@@ -8,14 +8,14 @@ from flserver import events
 from flserver.aggregation import State, Strategy
 from flserver.aggregation.checks import implausible
 from flserver.clock import monotonic
-from flserver.errors import StoreError, StrategyError, one_line
+from flserver.errors import StoreError, StrategyError, TooDifferent, one_line
 from flserver.events import RoundMetric
 from flserver.events.bus import Recorder
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.evaluation import Evaluator
 from flserver.models.retention import MadeRound, comparable, going
 from flserver.models.state import check_same_layout
-from flserver.rounds.exchange import CurrentModel
+from flserver.rounds.model import CurrentModel
 from flserver.rounds.outcomes import AttemptFacts, aborted, client_means, outcomes, phases, sent_to
 from flserver.rounds.seats import Attempt
 from flserver.rounds.updates import EndedAttempt
@@ -29,7 +29,7 @@ class Implausible(Exception):
 
 
 class Committer:
-    """Makes rounds of one run. For one thread.
+    """Makes rounds of one run. For one thread, but for ``reserve`` and ``add`` where updates are added on arrival.
 
     ``made`` are the run's committed rounds whose checkpoints are on disk; ``keep`` is how many of them stay besides
     the best, and 0 keeps all.
@@ -55,6 +55,11 @@ class Committer:
         self._keep = keep
         self.made = list(made)
         self._warned = False
+
+    @property
+    def on_arrival(self) -> bool:
+        """Whether updates may be added in any order, as they arrive, from several threads at once."""
+        return self._strategy.order == "any" and self._strategy.needs == "stream"
 
     @property
     def holds(self) -> bool:
@@ -92,8 +97,14 @@ class Committer:
         with _strategy_errors():
             self._strategy.begin(model.state)
 
+    def reserve(self, update: State) -> None:
+        """Make sure that an update can be added. Raises TooDifferent where it cannot, and StrategyError."""
+        with _strategy_errors():
+            self._strategy.reserve(update)
+
     def add(self, update: State, n: int) -> None:
-        """Fold the next update that counts, of a client with ``n`` samples; in ascending order of the client ids.
+        """Fold the next update that counts, of a client with ``n`` samples; in ascending order of the client ids,
+        unless they are added ``on_arrival``.
 
         Raises StrategyError.
         """
@@ -206,6 +217,8 @@ def _strategy_errors() -> Iterator[None]:
     """A strategy may be somebody's own: where it fails, the run fails, and its author sees where."""
     try:
         yield
+    except TooDifferent:
+        raise
     except Exception as error:
         logger.exception("the strategy failed")
         raise StrategyError(f"the strategy failed: {one_line(error)}") from error

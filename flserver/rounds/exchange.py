@@ -8,30 +8,20 @@ and awaits attempts here. The rules are those of ``rules.Rounds``; while the loc
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from flserver.aggregation import State
 from flserver.clock import Deadline, monotonic
 from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
 from flserver.rounds.broadcast import Broadcast, Ticket
 from flserver.rounds.endings import Farewell, Interrupted, Stop
+from flserver.rounds.model import CurrentModel
 from flserver.rounds.rules import Rounds
 from flserver.rounds.seats import Attempt, Registration, Seat, Upload, Verdict
 from flserver.rounds.updates import EndedAttempt, Ready, Submission, Updates
 from flserver.rounds.waiting import Waiting, training, waiting
 
 RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
-
-
-@dataclass(frozen=True)
-class CurrentModel:
-    """The last committed round's model; ``digest`` is that of its file. Before round 0 is committed: -1, and None."""
-
-    round: int
-    state: State
-    digest: str | None
 
 
 class Exchange:
@@ -46,6 +36,7 @@ class Exchange:
         self._broadcast: Broadcast | None = None
         self._bells: dict[Registration, Callable[[], None]] = {}
         self._farewell: Farewell | None = None
+        self._failure: BaseException | None = None
 
     @property
     def model(self) -> CurrentModel:
@@ -68,8 +59,7 @@ class Exchange:
     @property
     def stops_at(self) -> float | None:
         """When (monotonic) what runs is cut short, where somebody asked for the end of the run."""
-        stop = self._stop
-        return None if stop is None else stop.deadline.at
+        return None if (stop := self._stop) is None else stop.deadline.at
 
     # --- for the owner -----------------------------------------------------------------------------------------------
 
@@ -159,12 +149,18 @@ class Exchange:
         with self._changed:
             return self._rounds.offer(upload, monotonic())
 
-    def confirm_update(self, submission: Submission, verdict: Verdict) -> None:
-        """The upload's events are emitted: it may be folded, and the attempt may end with it."""
+    def reject_update(self, upload: Upload, verdict: Verdict, rejection: str) -> Verdict:
+        """What was offered and counts cannot, for that reason: the verdict from here on."""
+        with self._changed:
+            return self._rounds.reject_answer(upload, verdict, rejection)
+
+    def confirm_update(self, submission: Submission, verdict: Verdict, *, folded: bool = False) -> None:
+        """The upload's events are emitted: the attempt may end with it. What counts is ``folded``, or may be now."""
         with self._changed:
             self._rounds.confirm_answer(verdict)
             if verdict.counts:
-                self._updates.waiting[submission.upload.client_id] = submission
+                updates = self._updates.taken if folded else self._updates.waiting
+                updates[submission.upload.client_id] = submission
             self._changed.notify_all()
         if not verdict.counts:
             submission.release()
@@ -174,6 +170,11 @@ class Exchange:
         with self._changed:
             self._rounds.withdraw_answer(upload, verdict)
             self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Folding failed on a session's thread, which is to confirm its update yet: then the coordinator raises it."""
+        with self._changed:
+            self._failure = self._failure or error
 
     # --- for the coordinator -----------------------------------------------------------------------------------------
 
@@ -235,13 +236,13 @@ class Exchange:
         self._ring()
 
     def take_ready(self, attempt: Attempt, wake_at: float) -> Ready | EndedAttempt:
-        """Wait for updates whose turn it is to be folded, of which there are none at ``wake_at``, or for the end of the
-        attempt.
-
-        That it is over is seen and made so under one hold of the lock: an answer comes before both or after both.
-        """
+        """Wait for updates whose turn it is to be folded, of which there are none at ``wake_at``, or for the attempt's
+        end, which is seen and made under one hold of the lock: an answer comes before both or after both. Raises what
+        ``fail`` was given."""
         with self._changed:
             while not (ready := self._updates.take_next(attempt)):
+                if self._failure is not None:
+                    raise self._failure
                 now, stop = monotonic(), self._stop
                 if self._rounds.attempt_over(now):
                     return self.close_attempt(attempt)

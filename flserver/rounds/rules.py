@@ -33,6 +33,7 @@ An upload carries no round number. What it is follows from the one model that it
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from flserver.errors import RegistrationRefused
 from flserver.events.words import Decision, LeftReason, Participation
@@ -243,6 +244,7 @@ class Rounds(Participants):
                 data_size=participant.data_size,
                 counted_size=None if seat is None else seat.counted_size,
                 arrived_round=None if running is None else running.round,
+                suspect=seat is not None and seat.pending,
             )
 
         if (sent := participant.asked(upload.accepted_at)) is None:
@@ -257,6 +259,12 @@ class Rounds(Participants):
         seat.take(upload, now, rejection or self.norms.too_far(upload.norms), self.norms.suspicion(upload.norms))
         running.recording += 1
         return verdict(seat.decision, seat.rejection, sent, seat)
+
+    def reject_answer(self, upload: Upload, verdict: Verdict, rejection: str) -> Verdict:
+        """What ``verdict`` let count, and is not confirmed yet, cannot: the new verdict."""
+        assert self.attempt is not None
+        self.attempt.seats[upload.client_id].reject(rejection)
+        return replace(verdict, decision="rejected", reason=rejection, suspect=False)
 
     def confirm_answer(self, verdict: Verdict) -> None:
         """The answer that ``verdict`` decided is on record."""

@@ -143,6 +143,10 @@ class Seat:
         self.decision, self.rejection = None if rejection is None else "rejected", rejection
         self.suspicion, self.settled = suspicion if rejection is None else None, False
 
+    def reject(self, rejection: str) -> None:
+        """Its answer cannot count after all."""
+        self.decision, self.rejection, self.suspicion = "rejected", rejection, None
+
     def clear(self) -> None:
         """Nothing answers it after all."""
         self.update_id = self.answered_at = self.norms = self.decision = self.rejection = self.suspicion = None
@@ -238,7 +242,8 @@ class Verdict:
     """What an upload is: ``decision`` None means that it counts; ``answers`` is the model that it answers, if any.
 
     ``data_size`` are its client's samples, ``counted_size`` those that count where it answers the running attempt;
-    ``arrived_round`` is the round that was being made when it came, if one was.
+    ``arrived_round`` is the round that was being made when it came, if one was; of a ``suspect`` it is settled later
+    whether it counts.
     """
 
     decision: Decision | None
@@ -247,6 +252,7 @@ class Verdict:
     data_size: int
     arrived_round: int | None
     counted_size: int | None = None
+    suspect: bool = False
 
     @property
     def counts(self) -> bool:

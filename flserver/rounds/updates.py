@@ -25,7 +25,8 @@ Ready = list[tuple[Seat, Submission]]
 
 @dataclass
 class Updates:
-    """One attempt's updates that count: those that wait for their turn, and those that were taken to be folded."""
+    """One attempt's updates that count: those that wait for their turn, and those that were taken to be folded, or
+    folded as they arrived."""
 
     waiting: dict[str, Submission] = field(default_factory=dict)
     taken: dict[str, Submission] = field(default_factory=dict)
@@ -37,6 +38,8 @@ class Updates:
         answer, and a suspect when it is settled whether it counts.
         """
         ready: Ready = []
+        if not self.waiting:
+            return ready
         settle(attempt)
         for seat in attempt.seats.values():
             if seat.client_id in self.taken or seat.decision == "rejected":

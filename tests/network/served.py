@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from flserver import events as e
+from flserver.aggregation import Strategy
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
+from flserver.models.checkpoint import CheckpointStore
 from flserver.models.state import state_of
 from flserver.network.context import Context, Limits
 from flserver.network.decoding import Decoding
@@ -25,7 +27,10 @@ from flserver.network.strangers import Strangers
 from flserver.network.transport import Pace
 from flserver.rounds import Attempt, Rounds
 from flserver.rounds.broadcast import BroadcastBuffers
-from flserver.rounds.exchange import CurrentModel, Exchange
+from flserver.rounds.committer import Committer
+from flserver.rounds.exchange import Exchange
+from flserver.rounds.folding import Folding
+from flserver.rounds.model import CurrentModel
 from flserver.settings import Goodbye
 from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
@@ -33,6 +38,7 @@ from tests.network.frames import framed
 from tests.patience import PATIENCE, eventually
 from tests.recorder import RecordingRecorder
 from tests.rounds.policies import policy
+from tests.sums import InTurn
 
 PEER = Peer(host="10.0.0.1", port=40000)
 STRANGER = Peer(host="10.0.0.9", port=40000)
@@ -177,7 +183,8 @@ def because(reason: str | None) -> str:
 class Network:
     """What sessions share, with real parts: the rules, the exchange, the memory, and ``module`` as the model.
 
-    ``rules`` are the round policy's, ``limits`` a connection's; one update makes a round, and its end is the test's.
+    ``rules`` are the round policy's, ``limits`` a connection's; one update makes a round, and its end is the test's, as
+    is what becomes of the updates, but for a ``strategy`` that takes them as they arrive.
     """
 
     def __init__(
@@ -191,6 +198,7 @@ class Network:
         goodbye: Goodbye = "finished",
         accept_dtypes: Collection[str] = (),
         strangers_per_minute: int = 1000,
+        strategy: Strategy | None = None,
         **limits: Any,
     ) -> None:
         self.recorder = RecordingRecorder()
@@ -215,10 +223,19 @@ class Network:
             peer_timeout=PATIENCE,
         )
         self.memory = ReceiveMemory(4 * LIMIT, LIMIT, folder)
+        self.committer = Committer(
+            process_id=1,
+            recorder=self.recorder,
+            strategy=strategy or InTurn(),
+            evaluator=None,
+            checkpoints=CheckpointStore(folder, "night"),
+            keep=0,
+        )
         self.context = Context(
             run_id="night",
             goodbye=goodbye,
             exchange=self.exchange,
+            folding=Folding(self.exchange, self.committer),
             recorder=self.recorder,
             strangers=self.strangers,
             memory=self.memory,
@@ -283,5 +300,6 @@ class Network:
     def begin(self, round: int = 1, number: int = 1) -> Attempt:
         """Start an attempt and let its model be sent to everyone who takes part."""
         attempt = self.exchange.begin(round, number)
+        self.committer.begin(self.exchange.model)
         self.exchange.publish(self.buffers.render(self.exchange.model.state))
         return attempt

@@ -18,6 +18,7 @@ from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.endings import Farewell
 from flserver.rounds.exchange import Exchange
+from flserver.rounds.folding import Folding
 from flserver.rounds.updates import Submission
 from flserver.wire.template import Template
 from tests.patience import PATIENCE
@@ -63,9 +64,9 @@ class Trainer:
             norms=norms,
         )
         submission = Submission(upload, tensors, (), released.set)
-        verdict = self.run.exchange.offer(upload)
+        verdict = self.run.folding.offer(submission)
         if confirm:
-            self.run.exchange.confirm_update(submission, verdict)
+            self.run.folding.confirm(submission, verdict)
         return submission, verdict
 
 
@@ -88,6 +89,7 @@ class Run:
         model = committer.commit_initial(tensors(0, 0, 0), 1)
         rules = policy(num_rounds=rounds, time_to_wait=0.0, **changed)
         self.exchange = Exchange(Rounds(rules, {}, None, Identity()), model)
+        self.folding = Folding(self.exchange, committer)
         self.ended = threading.Event()
         self.coordinator = Coordinator(
             run_id="run",

@@ -1,0 +1,65 @@
+"""How an update gets into the round's sum: on the thread that brings it, where the strategy takes any order.
+
+A session offers what it received and puts on record what was decided; then ``Folding`` folds it, and only when that has
+ended may the attempt end (``Attempt.recording``). So a sum is never another attempt's than the update's, whatever ends
+the attempt meanwhile. The exchange's lock is not held while anything is folded.
+
+Suspects, of which it is settled later whether they count, and all updates of a strategy that takes them in ascending
+order, or all at the end, are left to the coordinator.
+"""
+
+from flserver.aggregation.checks import rejected
+from flserver.errors import TooDifferent
+from flserver.rounds.committer import Committer
+from flserver.rounds.exchange import Exchange
+from flserver.rounds.seats import Verdict
+from flserver.rounds.updates import Submission
+
+
+class Folding:
+    """Takes the updates that sessions bring. For many threads."""
+
+    def __init__(self, exchange: Exchange, committer: Committer) -> None:
+        self._exchange, self._committer = exchange, committer
+
+    @property
+    def on_arrival(self) -> bool:
+        """Whether an update that counts need not wait for its turn."""
+        return self._committer.on_arrival
+
+    def offer(self, submission: Submission) -> Verdict:
+        """Decide what it is. ``confirm`` or ``withdraw`` has to follow.
+
+        Raises RegistrationRefused or IdentityRefused, and StrategyError, which ends the run.
+        """
+        verdict = self._exchange.offer(submission.upload)
+        if not verdict.counts or not self.on_arrival:
+            return verdict
+        try:
+            self._committer.reserve(submission.tensors)
+        except TooDifferent as error:
+            return self._exchange.reject_update(submission.upload, verdict, rejected("size", str(error)))
+        except BaseException as error:
+            self._exchange.fail(error)
+            self.withdraw(submission, verdict)
+            raise
+        return verdict
+
+    def withdraw(self, submission: Submission, verdict: Verdict) -> None:
+        """What was decided could not be put on record; the memory stays the caller's to release."""
+        self._exchange.withdraw_update(submission.upload, verdict)
+
+    def confirm(self, submission: Submission, verdict: Verdict) -> None:
+        """What was decided is on record: fold what counts. Its memory is released, here or by the coordinator."""
+        if not verdict.counts or verdict.suspect or not self.on_arrival:
+            self._exchange.confirm_update(submission, verdict)
+            return
+        assert verdict.counted_size is not None
+        try:
+            self._committer.add(submission.tensors, verdict.counted_size)
+        except Exception as error:  # the coordinator's to raise: it costs the run, and is not this peer's doing
+            self._exchange.fail(error)
+        finally:
+            submission.tensors = {}
+            submission.release()
+            self._exchange.confirm_update(submission, verdict, folded=True)
