@@ -7,8 +7,8 @@ as the disk has more than its reserve. So memory does not grow with the number o
 sent holds nobody up. What all rooms of one owner may hold is its session's to say. Of a body that is longer than the
 model's updates usually are, no more than such a one lies in memory; the rest goes to a file whatever the budget has.
 
-More bodies at full speed than there are processors take memory and gain nothing, so a session waits, briefly, for one
-of as many lanes. A slow sender's lane is free again after ``LANE_SECONDS``, and nobody waits longer than that.
+Bodies come in by ``lanes``, and as many buffers as there are lanes are kept for the next ones. The strategy's sum is
+counted too (``scratch``).
 """
 
 import errno
@@ -22,13 +22,12 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import IO
 
-from flserver.clock import monotonic
-from flserver.errors import ConnectionLost, NoRoom
+from flserver.errors import NoRoom
 from flserver.models.pages import anonymous
+from flserver.network.lanes import Lane, Lanes
 
 logger = logging.getLogger(__name__)
 
-LANE_SECONDS = 0.5
 FIRST_STEP = 256 * 2**10  # bytes; from there on a body grows by as much as it has
 STEP = 4 * 2**20  # bytes at once at most: two huge pages
 DISK_RESERVE = 64 * 2**20  # bytes left free on the disk, and eight bodies more: a checkpoint must find its place
@@ -41,13 +40,14 @@ class Room:
     def __init__(
         self,
         memory: "ReceiveMemory",
+        lane: Lane,
         buffer: mmap.mmap,
         size: int,
         charged: int,
         owner: Hashable,
         share: int,
     ) -> None:
-        self._memory = memory
+        self._memory, self._lane = memory, lane
         self.owner, self.share, self.owned = owner, share, 0  # of the memory's own books
         self._buffer: mmap.mmap | None = buffer
         self._file: IO[bytes] | None = None
@@ -62,6 +62,7 @@ class Room:
         Raises NoRoom where neither memory nor disk has a place for them.
         """
         self._memory.own(self, arrived)
+        self._lane.arrived = arrived
         if upto <= self._made:
             return False
         step, moved = min(STEP, max(FIRST_STEP, upto)), False
@@ -90,9 +91,14 @@ class Room:
         self.view = view
         self._give_back()
 
-    def hold(self, size: int) -> None:
-        """The body is complete, in the first ``size`` bytes, and waits for its turn: leave memory where it is tight."""
+    def hold(self, size: int, *, waits: bool = True) -> None:
+        """The body is complete, in the first ``size`` bytes. Where it ``waits`` for others, it leaves its lane, and
+        memory where that is tight."""
         self._close_file()
+        self._lane.arrived = size
+        if not waits:
+            return
+        self.leave_lane()
         if self._buffer is None or not self._memory.tight():
             return
         try:
@@ -103,16 +109,17 @@ class Room:
             self._give_back()
 
     def leave_lane(self) -> None:
-        """The body was received and looked at: the next one's turn. A second call does nothing."""
-        self._memory.leave_lane(self)
+        """The body is not needed in memory any more, or waits there: the next one's turn. A second call does
+        nothing."""
+        self._memory.lanes.leave(self._lane)
 
     def release(self) -> None:
         """Nobody reads ``view`` any more. A second call does nothing."""
-        self.leave_lane()
         self._close_file()
         self._memory.own(self, 0)
         if self._buffer is not None:
             self._give_back()
+        self.leave_lane()  # last: the next one is to find the buffer
 
     def _close_file(self) -> None:
         if self._file is not None:  # what is mapped stays
@@ -132,12 +139,10 @@ class ReceiveMemory:
         self.most = usual + STEP  # bytes of one body in memory
         self._disk_reserve = DISK_RESERVE + 8 * usual
         self._directory = directory
-        self._lane_count = max(2, os.cpu_count() or 1)
-        self._changed = threading.Condition()  # guards everything below
-        self._closed = False
+        self.lanes = Lanes(max(2, os.cpu_count() or 1))
+        self._lock = threading.RLock()  # guards everything below; again where garbage is found under it (``scratch``)
         self._in_use = 0
         self._spare: list[mmap.mmap] = []  # within the budget too
-        self._lanes: dict[Room, float] = {}  # when (monotonic) each was entered
         self._owned: dict[Hashable, int] = {}  # bytes by owner, in memory and in files
 
     @property
@@ -146,15 +151,22 @@ class ReceiveMemory:
         return self._in_use
 
     def take(self, size: int, owner: Hashable, share: int) -> Room:
-        """Room for ``size`` bytes, of which none are made sure of yet. Waits, briefly, for a lane.
+        """Room for ``size`` bytes, of which none are made sure of yet. Waits for a lane.
 
         All rooms of one ``owner`` have ``share`` bytes together. Raises NoRoom where the system has no address space,
         and ConnectionLost when :meth:`close` was called.
         """
-        with self._changed:
-            self._changed.wait_for(self._lane_is_free, LANE_SECONDS)
-            if self._closed:
-                raise ConnectionLost("the server is stopping", "other")
+        lane = self.lanes.enter()
+        try:
+            buffer, charged = self._buffer(size)
+        except BaseException:
+            self.lanes.leave(lane)
+            raise
+        return Room(self, lane, buffer, size, charged, owner, share)
+
+    def _buffer(self, size: int) -> tuple[mmap.mmap, int]:
+        """A buffer for a body, and how much of it is counted: all of one that was used before."""
+        with self._lock:
             # All of a spare buffer is backed by memory, and so is charged: not a large one for a small body.
             needed = min(size, self.most)
             fitting = [buffer for buffer in self._spare if needed <= len(buffer) <= max(2 * needed, STEP)]
@@ -162,24 +174,19 @@ class ReceiveMemory:
                 buffer = min(fitting, key=len) if fitting else anonymous(needed)
             except OSError as error:
                 raise NoRoom(f"the system has no memory for it: {error.strerror}") from error
-            charged = 0
-            if fitting:
-                self._spare.remove(buffer)
-                charged = len(buffer)
-                self._in_use += charged
-            room = Room(self, buffer, size, charged, owner, share)
-            self._lanes[room] = monotonic()
-            return room
+            if not fitting:
+                return buffer, 0
+            self._spare.remove(buffer)
+            self._in_use += len(buffer)
+            return buffer, len(buffer)
 
     def close(self) -> None:
         """Nobody gets room any more; who waits for it stops waiting."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self.lanes.close()
 
     def charge(self, size: int, *, anyway: bool = False) -> bool:
         """Count ``size`` more bytes, if the budget has them, or ``anyway``; spare buffers make way."""
-        with self._changed:
+        with self._lock:
             if self._in_use + size > self.budget and not anyway:
                 return False
             while self._spare and self._in_use + size + sum(map(len, self._spare)) > self.budget:
@@ -189,7 +196,7 @@ class ReceiveMemory:
 
     def uncharge(self, size: int) -> None:
         """``size`` of the bytes that were counted are not in use any more."""
-        with self._changed:
+        with self._lock:
             self._in_use -= size
 
     def scratch(self, size: int) -> memoryview:
@@ -208,22 +215,12 @@ class ReceiveMemory:
             raise NoRoom(f"neither memory nor disk has room for the round's sum: {error.strerror}") from error
         return memoryview(buffer)
 
-    def _lane_is_free(self) -> bool:
-        recent = monotonic() - LANE_SECONDS
-        return self._closed or sum(entered > recent for entered in self._lanes.values()) < self._lane_count
-
-    def leave_lane(self, room: Room) -> None:
-        """Let the next one in. For rooms; a second call does nothing."""
-        with self._changed:
-            if self._lanes.pop(room, None) is not None:
-                self._changed.notify_all()
-
     def own(self, room: Room, size: int) -> None:
         """Count ``size`` bytes of the room as its owner's; 0 for those of a room that was released.
 
         Raises NoRoom where that is more than the owner's share.
         """
-        with self._changed:
+        with self._lock:
             owned = self._owned.get(room.owner, 0) - room.owned + size
             if size > room.share:
                 raise NoRoom(f"it holds more than {room.share} bytes: --max-update-size {room.size} takes it")
@@ -240,10 +237,11 @@ class ReceiveMemory:
 
     def give_back(self, buffer: mmap.mmap, charged: int) -> None:
         """Take a room's buffer back, which was charged with so many bytes."""
-        with self._changed:
+        with self._lock:
             self._in_use -= charged
             # Kept for the next update: fresh pages cost as much as copying the update once.
-            if self._in_use + sum(map(len, self._spare)) + len(buffer) <= self.budget // 2:
+            spare = sum(map(len, self._spare))
+            if len(self._spare) < self.lanes.count and self._in_use + spare + len(buffer) <= self.budget:
                 self._spare.append(buffer)
 
     # --- files -------------------------------------------------------------------------------------------------------

@@ -240,8 +240,7 @@ class Session:
         share = context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
         if self._first.room is None:
             check_asked(self._connection, frame)
-        body = frame.hold()
-        frame.settled()
+        body = frame.hold(waits=not context.folding.on_arrival)
         owner = share.owner if self.peer.certificate is not None else self.peer.host
         return context.decoding.run(owner, lambda tick: conversation.receive(body, tick))
 

@@ -112,16 +112,17 @@ class Received:
         """From its first byte to its last so far."""
         return 0.0 if self.started_at is None else self.ended_at - self.started_at
 
-    def hold(self) -> memoryview:
-        """The whole body, out of scarce memory where need be."""
+    def hold(self, *, waits: bool = True) -> memoryview:
+        """The whole body. Where it ``waits`` for others, the next one may come meanwhile, and where memory is scarce it
+        lies in a file."""
         if self.room is None:
             return self.reader.body
         size = self.reader.kept_bytes
-        self.room.hold(size)
+        self.room.hold(size, waits=waits)
         return self.room.view[:size]
 
     def settled(self) -> None:
-        """The body was received and looked at, or will not be: the next one's turn."""
+        """Nobody needs the body in memory any more, or it waits there: the next one's turn."""
         if self.room is not None:
             self.room.leave_lane()
 

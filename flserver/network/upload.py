@@ -95,7 +95,7 @@ def _examine(connection: AcceptedConnection, update: Update, frame: Received) ->
         return Submission(upload, {}, update.metrics, frame.release), None
     tensors, release = fitting.tensors, frame.release
     if fitting.converting:
-        frame.settled()  # its lane is the next one's: the room for the converted needs one too
+        frame.settled()  # the room for the converted needs a lane too
         room = _convert(connection, fitting, model)
         frame.release()
         tensors, release = state_over(room.view, model), room.release
@@ -109,10 +109,9 @@ def _convert(connection: AcceptedConnection, fitting: Fit, model: State) -> Room
     size = state_bytes(model)
     room = connection.context.room(connection.peer, size)
     try:
-        room.leave_lane()
         room.make(size, 0)
         converted(fitting, model, room.view)
-        room.hold(size)
+        room.hold(size, waits=not connection.context.folding.on_arrival)
     except BaseException:
         room.release()
         raise

@@ -204,7 +204,7 @@ def test_a_pickle_with_another_header_is_no_upload(network: Network) -> None:
 def test_what_there_was_no_room_for_is_known_by_its_first_bytes(
     network_of: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", 0.0)  # who stalls keeps nobody waiting
+    monkeypatch.setattr("flserver.network.lanes.LANE_SECONDS", 0.0)  # who stalls keeps nobody waiting
     network = network_of(module=linear(300), kept=200_000)  # two clients, two updates of each under way
     attempt = begun(network, "a", "b")
     give_back = network.memory.give_back

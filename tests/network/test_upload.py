@@ -127,7 +127,7 @@ def test_an_update_whose_conversion_the_stop_finds_without_room_has_its_row(
     real = network.memory.take
 
     def take(size: int, owner: Hashable, share: int) -> Room:
-        lanes.append(len(network.memory._lanes))
+        lanes.append(len(network.memory.lanes._held))
         if len(lanes) > 1:
             network.memory.close()
         return real(size, owner, share)
@@ -286,7 +286,7 @@ def test_who_may_no_longer_speak_when_it_is_decided_is_refused(
 def test_an_address_has_no_more_updates_under_way_than_its_clients_may_have(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flserver.network.memory.LANE_SECONDS", 0.0)  # who stalls keeps nobody waiting
+    monkeypatch.setattr("flserver.network.lanes.LANE_SECONDS", 0.0)  # who stalls keeps nobody waiting
     other = Peer(host="10.0.0.2", port=1)
     begun(network, "a")
     network.registered("b", other)

@@ -1,0 +1,101 @@
+"""How many bodies are received, looked at and folded at once: about as many as there are processors.
+
+More take memory and gain nothing. So a session waits for a lane, in the order of coming, and keeps it until nobody
+needs its body in memory. Nobody waits for somebody else's slowness: a lane counts as taken for ``LANE_SECONDS``, and
+for as long beyond it as its bytes take at ``LANE_RATE``; and whoever waits goes in without one where all lanes together
+bring less than that rate for ``LANE_SECONDS``.
+"""
+
+import threading
+from collections import deque
+from typing import Final
+
+from flserver.clock import monotonic
+from flserver.errors import ConnectionLost
+
+LANE_SECONDS = 0.5
+LANE_RATE: Final = 64 * 2**20  # bytes a second: less than one processor takes, as much as half of a usual line brings
+
+
+class Lane:
+    """One body's. ``arrived`` are its bytes so far."""
+
+    def __init__(self) -> None:
+        self.entered = monotonic()
+        self.arrived = 0
+
+    @property
+    def expires(self) -> float:
+        """When (monotonic) it is free again, whatever its holder does."""
+        return self.entered + LANE_SECONDS + self.arrived / LANE_RATE
+
+
+class Lanes:
+    """Hands out ``count`` lanes."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._lock = threading.Lock()  # guards everything below, but for what has arrived
+        self._closed = False
+        self._held: set[Lane] = set()
+        self._left = 0  # bytes of those who have left
+        self._waiting: deque[threading.Condition] = deque()
+
+    def enter(self) -> Lane:
+        """Wait for a lane. Raises ConnectionLost when :meth:`close` was called."""
+        with self._lock:
+            if self._waiting or not self._free(monotonic()):
+                self._wait()
+            if self._closed:
+                raise ConnectionLost("the server is stopping", "other")
+            lane = Lane()
+            self._held.add(lane)
+            return lane
+
+    def leave(self, lane: Lane) -> None:
+        """Nobody needs its body in memory any more, or it is to wait. A second call does nothing."""
+        with self._lock:
+            if lane in self._held:
+                self._held.remove(lane)
+                self._left += 2 * lane.arrived  # it has come, and it was worked on
+                self._wake()
+
+    def close(self) -> None:
+        """Nobody gets a lane any more; who waits for one stops waiting."""
+        with self._lock:
+            self._closed = True
+            for waiting in self._waiting:
+                waiting.notify()
+
+    # --- under the lock ----------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        me = threading.Condition(self._lock)
+        self._waiting.append(me)
+        try:
+            since, done = monotonic(), self._done()
+            while not self._closed:
+                now = monotonic()
+                if self._waiting[0] is me and self._free(now):
+                    return
+                if now >= since + LANE_SECONDS:
+                    if self._done() - done < LANE_RATE * (now - since):
+                        return
+                    since, done = now, self._done()
+                # Only the first one has anything to gain when a lane is free again.
+                ends = [lane.expires for lane in self._held if lane.expires > now] if self._waiting[0] is me else []
+                me.wait(max(0.0, min(since + LANE_SECONDS, *ends) - now) if ends else since + LANE_SECONDS - now)
+        finally:
+            self._waiting.remove(me)
+            self._wake()
+
+    def _free(self, now: float) -> bool:
+        return sum(lane.expires > now for lane in self._held) < self.count
+
+    def _done(self) -> int:
+        """A measure of the bytes that have moved so far, which grows."""
+        return self._left + sum(lane.arrived for lane in self._held)
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._waiting[0].notify()

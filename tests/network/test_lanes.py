@@ -1,0 +1,129 @@
+"""How many bodies are under way at once: who waits, for whom, and for how long."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+import pytest
+
+from flserver.clock import monotonic
+from flserver.errors import ConnectionLost
+from flserver.network import lanes as module
+from flserver.network.lanes import Lanes
+from flserver.network.memory import ReceiveMemory, Room
+from tests.patience import PATIENCE, eventually
+
+BODY = 1 << 16  # bytes
+UNBOUNDED = 1 << 40  # bytes that an owner may have under way
+FOREVER, SHORT = 3 * PATIENCE, 0.1  # seconds
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+@pytest.fixture
+def forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LANE_SECONDS", FOREVER)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReceiveMemory:
+    """Room for four bodies, and two lanes."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    return ReceiveMemory(4 * BODY, BODY, tmp_path)
+
+
+def take(memory: ReceiveMemory) -> Room:
+    return memory.take(BODY, "a client", UNBOUNDED)
+
+
+@pytest.mark.usefixtures("forever")
+@pytest.mark.parametrize("leave", [Room.leave_lane, Room.release, lambda room: room.hold(0)])
+def test_who_left_a_lane_lets_the_next_one_in(
+    narrow: ReceiveMemory, pool: ThreadPoolExecutor, leave: Callable[[Room], None]
+) -> None:
+    rooms = [take(narrow) for _ in range(2)]
+    waiting = pool.submit(take, narrow)
+    assert not wait([waiting], SHORT).done, "there is memory, but no lane"
+    leave(rooms[0])
+    waiting.result(FOREVER / 3).release()
+
+
+@pytest.mark.usefixtures("forever")
+def test_a_body_that_is_worked_on_keeps_its_lane_until_its_memory_is_free(
+    narrow: ReceiveMemory, pool: ThreadPoolExecutor
+) -> None:
+    rooms = [take(narrow) for _ in range(2)]
+    rooms[0].make(BODY, 0)
+    buffer = rooms[0].view.obj
+    rooms[0].hold(BODY, waits=False)
+    waiting = pool.submit(take, narrow)
+    assert not wait([waiting], SHORT).done
+    rooms[0].release()
+    assert waiting.result(FOREVER / 3).view.obj is buffer, "the next one has its buffer"
+
+
+@pytest.mark.usefixtures("forever")
+def test_they_enter_in_the_order_of_coming(pool: ThreadPoolExecutor) -> None:
+    lanes, entered, lock = Lanes(1), list[int](), threading.Lock()
+    first = lanes.enter()
+
+    def session(number: int) -> None:
+        lane = lanes.enter()
+        with lock:
+            entered.append(number)
+        lanes.leave(lane)
+
+    for number in range(5):
+        pool.submit(session, number)
+        eventually(lambda count=number + 1: len(lanes._waiting) == count)  # type: ignore[misc]
+    lanes.leave(first)
+    eventually(lambda: entered == [0, 1, 2, 3, 4])
+
+
+def test_a_slow_senders_lane_is_free_again_in_time(narrow: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LANE_SECONDS", SHORT)
+    started = monotonic()
+    rooms = [take(narrow) for _ in range(4)]
+    assert SHORT <= monotonic() - started < FOREVER / 2
+    assert len(rooms) == 4
+
+
+def test_a_fast_senders_lane_is_taken_for_as_long_as_its_bytes_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LANE_SECONDS", SHORT)
+    lanes = Lanes(1)
+    lane = lanes.enter()
+    assert lane.expires == pytest.approx(lane.entered + SHORT)
+    lane.arrived = 3 * module.LANE_RATE
+    assert lane.expires == pytest.approx(lane.entered + SHORT + 3)
+
+
+def test_nobody_waits_behind_lanes_that_bring_little(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long these are taken for: all who wait go in."""
+    monkeypatch.setattr(module, "LANE_SECONDS", SHORT)
+    lanes = Lanes(1)
+    lane = lanes.enter()
+    lane.arrived = 1000 * module.LANE_RATE  # seconds ago, and nothing since
+    done, pending = wait([pool.submit(lanes.enter) for _ in range(6)], FOREVER / 3)
+    assert (len(done), pending) == (6, set())
+    assert lane.expires > monotonic() + 100
+
+
+@pytest.mark.usefixtures("forever")
+def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, pool: ThreadPoolExecutor) -> None:
+    rooms = [take(narrow) for _ in range(2)]
+    waiting = [pool.submit(take, narrow) for _ in range(3)]
+    assert not wait(waiting, SHORT).done
+    narrow.close()
+    for one in waiting:
+        with pytest.raises(ConnectionLost, match="stopping") as caught:
+            one.result(FOREVER / 3)
+        assert caught.value.cause == "other"
+    rooms[0].release()
+    with pytest.raises(ConnectionLost, match="stopping"):
+        take(narrow)
