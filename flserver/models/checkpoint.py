@@ -7,12 +7,16 @@ SHA-256 of the file's bytes: ``sha256sum`` checks it. The strategy's own tensors
 import logging
 import os
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from os.path import realpath
 from pathlib import Path
+from typing import TypeVar
 
+from flserver.clock import monotonic
 from flserver.errors import CheckpointError, UsageError, one_line
 from flserver.files import create, make_folders
 from flserver.models.checkpoint_format import read, serialize
@@ -22,14 +26,21 @@ from flserver.text import printable
 
 logger = logging.getLogger(__name__)
 
+WRITEBACK = 4 << 20  # bytes after which the disk is told to begin
+WORTH_A_THREAD = 1 << 20  # bytes: the least to be hashed, or written, beside something else
+
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Written:
-    """A durable checkpoint: its path below the checkpoint directory, its digest (``sha256:hex``) and size (bytes)."""
+    """A durable checkpoint: its path below the checkpoint directory, its digest (``sha256:hex``) and size (bytes), and
+    how long it took."""
 
     path: str
     digest: str
     size: int
+    seconds: float
 
 
 class CheckpointStore:
@@ -76,12 +87,12 @@ class CheckpointStore:
         CheckpointError where a tensor has a dtype that no checkpoint can hold, or the file cannot be written. A failed
         fsync is not tried again: the kernel may have dropped the pages.
         """
-        temporary = self._folder / f".round-{round:06d}.partial"
+        started, temporary = monotonic(), self._folder / f".round-{round:06d}.partial"
         pieces = list(serialize(model, strategy))
+        size = sum(map(len, pieces))
         try:
             # The digest is as much work as the write; it is done by another processor meanwhile.
-            with ThreadPoolExecutor(1, "checkpoint-digest") as pool:
-                hashing = pool.submit(sha256_of, pieces)
+            with _beside(size, "checkpoint-digest", partial(sha256_of, pieces)) as hashing:
                 temporary.unlink(missing_ok=True)
                 _write_durably(create(temporary, self._group), pieces)
                 digest = hashing.result()
@@ -90,7 +101,15 @@ class CheckpointStore:
             _sync_folder(self._folder)
         except OSError as error:
             raise CheckpointError(f"cannot write the checkpoint of round {round}: {error.strerror}") from error
-        return Written(f"{self._run_id}/{name}", digest, sum(map(len, pieces)))
+        return Written(f"{self._run_id}/{name}", digest, size, monotonic() - started)
+
+    @contextmanager
+    def writing(self, round: int, model: State, strategy: State) -> Iterator["Future[Written]"]:
+        """:meth:`write` while the block runs, which may read the tensors and not change them. What is yielded has its
+        outcome when the block is over."""
+        size = sum(tensor.nbytes for tensor in (*model.values(), *strategy.values()))
+        with _beside(size, "checkpoint", partial(self.write, round, model, strategy)) as future:
+            yield future
 
     def read(self, path: str, digest: str | None) -> tuple[State, State]:
         """Read the model's and the strategy's tensors from the file at ``path``, below the checkpoint directory.
@@ -138,6 +157,21 @@ class CheckpointStore:
             logger.warning("checkpoint %s could not be deleted: %s", printable(path), one_line(error))
 
 
+@contextmanager
+def _beside(size: int, name: str, work: Callable[[], Result]) -> Iterator["Future[Result]"]:
+    """Have ``work`` done on ``size`` bytes, while the block runs where that is worth a thread of that ``name``."""
+    if size < WORTH_A_THREAD:
+        done: Future[Result] = Future()
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+        yield done
+    else:
+        with ThreadPoolExecutor(1, name) as pool:
+            yield pool.submit(work)
+
+
 def free_space(directory: Path) -> int:
     """How many bytes are free on the disk on which ``directory`` lies, or will lie once it is made."""
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
@@ -146,14 +180,26 @@ def free_space(directory: Path) -> int:
 
 def _write_durably(file: int, pieces: Sequence[bytes | memoryview]) -> None:
     """Write all ``pieces`` to the new file, close it, and return once it would survive a power loss."""
+    begun = at = 0
     try:
         for piece in pieces:
             rest = memoryview(piece)
             while rest:
-                rest = rest[os.write(file, rest) :]
+                count = os.write(file, rest[:WRITEBACK])
+                rest, at = rest[count:], at + count
+                if at - begun >= WRITEBACK:
+                    _begin_writeback(file, begun, at - begun)
+                    begun = at
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def _begin_writeback(file: int, start: int, size: int) -> None:
+    """Let the disk begin with what was written, while more is: the fsync, which alone makes it durable, waits less."""
+    if hasattr(os, "posix_fadvise"):  # Linux then starts to write what is dirty; only a hint, so a refusal says nothing
+        with suppress(OSError):
+            os.posix_fadvise(file, start, size, os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -42,7 +42,7 @@ class InitialWeights:
     parent_round: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
     are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one;
@@ -62,6 +62,11 @@ class Prepared:
     parameters: int
     parameter_tensors: int
     code: Mapping[str, str]
+
+    def hand_over(self) -> CurrentModel:
+        """The model, for whoever replaces it by the next one: only what it is called stays here, and not its memory."""
+        model, self.model = self.model, replace(self.model, state={})
+        return model
 
     def clean(self) -> None:
         """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""

@@ -40,10 +40,32 @@ class Run:
         )
         self.capacity = capacity_of(settings.network)
         self.memory = ReceiveMemory(settings.network.receive_memory, limits.usual, settings.store.checkpoint_dir)
-        self.exchange = Exchange(_rounds(launched), prepared.model)
+        self.exchange = Exchange(_rounds(launched), prepared.hand_over())
         prepared.strategy.scratch = self.memory.scratch
-        committer = self._make_committer(launched, prepared, recorder, seeds.process_id)
-        self.coordinator = self._make_coordinator(launched, prepared, recorder, seeds.process_id, committer)
+        buffers = BroadcastBuffers(prepared.template)
+        committer = Committer(
+            process_id=seeds.process_id,
+            recorder=recorder,
+            strategy=prepared.strategy,
+            evaluator=prepared.evaluator,
+            checkpoints=prepared.checkpoints,
+            keep=settings.store.keep_checkpoints,
+            made=prepared.made,
+            meanwhile=buffers.render,
+        )
+        following = max(prepared.model.round + 1, 0)
+        self.coordinator = Coordinator(
+            run_id=launched.plan.run_id,
+            process_id=seeds.process_id,
+            policy=settings.rounds,
+            exchange=self.exchange,
+            committer=committer,
+            buffers=buffers,
+            recorder=recorder,
+            go_back=partial(go_back_command, settings.store.db, launched.plan.ref),
+            attempts_before={following: launched.reader.next_attempt(launched.plan.run_id, following) - 1},
+            on_end=launched.signals.ended,
+        )
         self.server = Server(
             launched.listener,
             Context(
@@ -66,34 +88,6 @@ class Run:
             ),
             count(seeds.connection_id),
             self.capacity,
-        )
-
-    def _make_committer(self, launched: Launched, prepared: Prepared, recorder: Recorder, process_id: int) -> Committer:
-        return Committer(
-            process_id=process_id,
-            recorder=recorder,
-            strategy=prepared.strategy,
-            evaluator=prepared.evaluator,
-            checkpoints=prepared.checkpoints,
-            keep=launched.plan.settings.store.keep_checkpoints,
-            made=prepared.made,
-        )
-
-    def _make_coordinator(
-        self, launched: Launched, prepared: Prepared, recorder: Recorder, process_id: int, committer: Committer
-    ) -> Coordinator:
-        plan, following = launched.plan, max(prepared.model.round + 1, 0)
-        return Coordinator(
-            run_id=plan.run_id,
-            process_id=process_id,
-            policy=plan.settings.rounds,
-            exchange=self.exchange,
-            committer=committer,
-            buffers=BroadcastBuffers(prepared.template),
-            recorder=recorder,
-            go_back=partial(go_back_command, plan.settings.store.db, plan.ref),
-            attempts_before={following: launched.reader.next_attempt(plan.run_id, following) - 1},
-            on_end=launched.signals.ended,
         )
 
     def start(self) -> None:

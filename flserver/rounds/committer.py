@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from flserver import events
 from flserver.aggregation import State, Strategy
@@ -32,7 +32,8 @@ class Committer:
     """Makes rounds of one run. For one thread, but for ``reserve`` and ``add`` where updates are added on arrival.
 
     ``made`` are the run's committed rounds whose checkpoints are on disk; ``keep`` is how many of them stay besides
-    the best, and 0 keeps all.
+    the best, and 0 keeps all. ``meanwhile`` is called with a new model while its checkpoint is being written: for what
+    can be made ready and is not to be seen before it is committed.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Committer:
         checkpoints: CheckpointStore,
         keep: int,
         made: Sequence[MadeRound] = (),
+        meanwhile: Callable[[State], object] = lambda state: None,
     ) -> None:
+        self._meanwhile = meanwhile
         self._process_id = process_id
         self._recorder = recorder
         self._strategy = strategy
@@ -165,12 +168,14 @@ class Committer:
                 self._strategy.load_state(own)
 
     def _make_durable(self, attempt: Attempt, state: State, facts: AttemptFacts) -> CurrentModel:
-        """Promise 3: the checkpoint is durable, then its round is committed."""
-        evaluating = monotonic()
-        values = self._evaluator.evaluate(state, attempt.round) if self._evaluator is not None else {}
-        evaluated = monotonic()
-        written = self._checkpoints.write(attempt.round, state, self._strategy.state())
-        done = monotonic()
+        """Promise 3: the checkpoint is durable, then its round is committed. What reads the model only is done
+        meanwhile."""
+        with self._checkpoints.writing(attempt.round, state, self._strategy.state()) as writing:
+            evaluating = monotonic()
+            values = self._evaluator.evaluate(state, attempt.round) if self._evaluator is not None else {}
+            evaluated = monotonic()
+            self._meanwhile(state)
+        written, done = writing.result(), monotonic()
         loss, accuracy = values.get("loss"), values.get("accuracy")
         own = tuple(RoundMetric(round=attempt.round, name=n, value=v, source="evaluate") for n, v in values.items())
         self._recorder.emit(
@@ -183,7 +188,7 @@ class Committer:
                 wait_seconds=facts.wait_seconds,
                 aggregate_seconds=facts.aggregate_seconds,
                 evaluate_seconds=evaluated - evaluating if self._evaluator is not None else None,
-                checkpoint_seconds=done - evaluated,
+                checkpoint_seconds=written.seconds,
                 data_size=facts.data_size,
                 model_digest=written.digest,
                 checkpoint=written.path,

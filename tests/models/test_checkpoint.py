@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from flserver.errors import CheckpointError, UsageError
@@ -74,6 +75,27 @@ def test_the_file_is_durable_before_its_name_is_and_the_name_before_it_returns(
         ("rename", Path(written.path).name),
         ("fsync", "run-1"),
     ]
+
+
+def test_the_disk_begins_before_the_file_is_whole_and_is_waited_for_all_the_same(
+    store: CheckpointStore, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+
+    def noted(descriptor: int, start: int, size: int, advice: int) -> None:
+        assert ("fsync", ".round-000001.partial") not in steps
+        assert os.fstat(descriptor).st_size == start + size, "what was written, and no more"
+        begun.append((start, size))
+        raise OSError(errno.EINVAL, "only a hint")
+
+    monkeypatch.setattr("flserver.models.checkpoint.WRITEBACK", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", noted)
+    written = store.write(1, {"w": torch.arange(2000.0)}, {})
+    assert begun[0][0] == 0
+    assert all(start + size == following for (start, size), (following, _) in itertools.pairwise(begun))
+    assert written.size - sum(begun[-1]) < 1000
+    assert ("fsync", ".round-000001.partial") in steps
+    assert store.read(written.path, written.digest)[0]["w"].equal(torch.arange(2000.0))
 
 
 def test_a_new_folder_is_durable_in_its_parents(tmp_path: Path, steps: list[Step]) -> None:

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import sys
+import weakref
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +67,15 @@ def test_a_start_with_other_weights_keeps_no_others(tmp_path: Path, made: list[A
     save_file({"weight": torch.ones(20, 3), "bias": torch.zeros(20)}, tmp_path / "other.safetensors")
     with pytest.raises(UsageError, match="weight has shape"):
         start(tmp_path, initial_weights=str(tmp_path / "other.safetensors"))
+
+
+def test_who_is_handed_the_model_is_the_only_one_to_have_it(tmp_path: Path, made: list[Any]) -> None:
+    prepared = start(tmp_path)
+    model = prepared.hand_over()
+    tensor = weakref.ref(model.state["weight"])
+    assert (prepared.model.round, prepared.model.digest, prepared.model.state) == (model.round, model.digest, {})
+    del model
+    assert tensor() is None, "nothing else keeps its memory"
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ class Run:
         module = torch.nn.Module()
         module.w = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
         module.register_buffer("n", torch.tensor(0))
+        buffers = BroadcastBuffers(Template.of({"header": "<MODEL>", "model": module}))
         committer = Committer(
             process_id=1,
             recorder=self.recorder,
@@ -84,6 +85,7 @@ class Run:
             evaluator=None,
             checkpoints=CheckpointStore(folder, "run"),
             keep=0,
+            meanwhile=buffers.render,
         )
         CheckpointStore(folder, "run").prepare()
         model = committer.commit_initial(tensors(0, 0, 0), 1)
@@ -96,7 +98,7 @@ class Run:
             policy=rules,
             exchange=self.exchange,
             committer=committer,
-            buffers=BroadcastBuffers(Template.of({"header": "<MODEL>", "model": module})),
+            buffers=buffers,
             recorder=self.recorder,
             process_id=1,
             attempts_before={},
