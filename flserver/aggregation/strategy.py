@@ -22,7 +22,8 @@ class Strategy(ABC):
 
     ``order = "any"`` is opted into by a class whose result is the same bits whatever the order: each update is then
     decided, given to ``add`` and freed as it arrives. ``reserve`` and ``add`` are called from several threads at once,
-    ``begin`` and ``finish`` never while one of those runs. With ``needs = "all"`` it changes nothing.
+    ``begin`` and ``finish`` never while one of those runs. With ``needs = "all"`` it changes nothing, nor for a
+    subclass with an ``add`` of its own that does not say it again.
 
     ``needs`` says how long the tensors given to ``add`` stay valid: ``"stream"`` until ``add`` returns, which keeps
     memory independent of the number of clients, ``"all"`` until ``finish`` returns. One that streams may ask for single
@@ -35,6 +36,12 @@ class Strategy(ABC):
     scratch: Callable[[int], memoryview] = staticmethod(_own_memory)
     """Gives so many bytes of zeros (1 or more), which stay valid; whoever calls the strategy may set it before the
     first ``begin``, to memory that is counted. Raises NoRoom where there is no place for them."""
+
+    @property
+    def on_arrival(self) -> bool:
+        """Whether updates may be added in any order and from several threads, as they arrive."""
+        says, adds = (next(c for c in type(self).__mro__ if name in vars(c)) for name in ("order", "add"))
+        return self.order == "any" and self.needs == "stream" and issubclass(says, adds)
 
     @property
     def holds(self) -> bool:

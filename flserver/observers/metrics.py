@@ -30,7 +30,7 @@ from flserver.text import printable
 ELSEWHERE: Mapping[str, str] = {
     "answered_clients": "Clients that have done what awaited_clients have not.",
     "awaited_clients": "Clients waited for: to register, to come back so that a round can begin, or to answer.",
-    "inflight_bytes": "Bytes of updates being received or held.",
+    "inflight_bytes": "Bytes of updates being received or held, and of the sum of a round.",
     "inflight_limit_bytes": "Memory for updates; beyond it they lie in files.",
     "open_connections": "Connections that are served now, also those that have no row yet.",
     "open_connections_limit": "Connections at once.",

@@ -62,7 +62,7 @@ class Committer:
     @property
     def on_arrival(self) -> bool:
         """Whether updates may be added in any order, as they arrive, from several threads at once."""
-        return self._strategy.order == "any" and self._strategy.needs == "stream"
+        return self._strategy.on_arrival
 
     @property
     def holds(self) -> bool:

@@ -57,8 +57,10 @@ class Folding:
         assert verdict.counted_size is not None
         try:
             self._committer.add(submission.tensors, verdict.counted_size)
-        except Exception as error:  # the coordinator's to raise: it costs the run, and is not this peer's doing
+        except BaseException as error:  # the coordinator's to raise: it costs the run, and is not this peer's doing
             self._exchange.fail(error)
+            if not isinstance(error, Exception):
+                raise
         finally:
             submission.tensors = {}
             submission.release()

@@ -52,7 +52,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="metrics-host", kind="str", default="127.0.0.1", help="Name or address of /metrics and /healthz, written as --host's."),
     Setting(name="metrics-port", kind="int", default=9464, minimum=0, maximum=65535, help="Port of /metrics and /healthz; 0 turns them off."),
     Setting(name="metrics-linger", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that /metrics outlives a finished run, so that its last values are scraped."),
-    Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, in MiB; beyond it they lie in unlinked files in the checkpoint directory."),
+    Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, and for the sum of a round, in MiB; beyond it they lie in unlinked files in the checkpoint directory."),
     Setting(name="max-update-size", kind="int", default=None, minimum=1, maximum=2**48, metavar="BYTES", help="Longest message with a model. Default: as many whole models as the model has parameter tensors, 2 at least and 64 at most, and 64 KiB more."),
     Setting(name="accept-dtypes", kind="str", default="float16,bfloat16,float64", metavar="DTYPE[,DTYPE]", help="Convert updates in these dtypes where the model has float32; '' takes the model's own only."),
     Setting(name="max-json-size", kind="int", default=4096, minimum=64, maximum=2**20, metavar="BYTES", help="Longest registration."),

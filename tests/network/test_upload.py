@@ -8,6 +8,7 @@ import torch
 
 from flserver import events as e
 from flserver.aggregation.checks import Inspection, inspect
+from flserver.errors import TooDifferent
 from flserver.identity.peer import Peer
 from flserver.identity.roster import Member, Roster
 from flserver.identity.rules import Identity
@@ -19,6 +20,7 @@ from tests.network.frames import framed
 from tests.network.served import LIMIT, PEER, STRANGER, Line, Network, linear, update
 from tests.patience import eventually
 from tests.recorder import raising
+from tests.sums import AnyOrder
 
 SIZE = 200  # of a model of 160 KB: its update needs room
 NO_PICKLE = b"\x80\x04X"  # begins as one, and is refused by who reads it
@@ -100,6 +102,45 @@ def test_updates_do_not_disturb_each_other_in_memory_that_is_used_again(network:
     sums = {client_id: float(s.tensors["weight"].mean()) for client_id, s in updates.waiting.items()}
     assert sums == {"a": 1.0, "b": 2.0}
     updates.release()
+
+
+def test_in_any_order_an_update_is_folded_by_its_session_once_it_is_on_record(
+    network_of: Callable[..., Network],
+) -> None:
+    on_record: list[tuple[int, int]] = []
+
+    def before(what: str, update: State) -> None:
+        if what == "add":
+            on_record.append((len(network.recorder.of(e.UpdateReceived)), attempt.recording))
+
+    strategy = AnyOrder(before)
+    network = network_of(module=linear(SIZE), strategy=strategy, accept_dtypes={"float16"})
+    attempt = begun(network, "a", "b", "c")
+    network.uploaded("b", linear(SIZE, value=4.0))
+    network.uploaded("c", linear(SIZE, value=6.0).half())
+    assert on_record == [(1, 1), (2, 1)], "and the attempt waits for it"
+    assert (network.memory.in_use, network.memory.lanes._held) == (0, set()), "although a is still on the way"
+    assert (attempt.recording, set(network.exchange._updates.taken)) == (0, {"b", "c"})
+    assert not {"MainThread", "coordinator"} & set(strategy.threads)
+    assert float(strategy.finish()["weight"].mean()) == 5.0
+
+
+def test_an_update_for_which_the_strategy_has_no_room_is_rejected_for_its_size(
+    network_of: Callable[..., Network],
+) -> None:
+    def before(what: str, update: State) -> None:
+        assert what == "reserve", "nothing of it is folded"
+        raise TooDifferent("it differs in more integers than are kept")
+
+    network = network_of(module=linear(SIZE), strategy=AnyOrder(before))
+    attempt = begun(network, "a", "b")
+    line = network.uploaded("a", linear(SIZE, value=1.0))
+    assert line.story()[1:3] == [
+        "in <MODEL> ok",
+        "update rejected: size: it differs in more integers than are kept",
+    ]
+    assert attempt.seats["a"].answered
+    assert network.memory.in_use == 0
 
 
 def test_an_update_that_is_converted_has_memory_of_its_own_and_gives_the_other_back(

@@ -114,6 +114,29 @@ def test_a_strategy_that_takes_them_in_turn_is_called_on_one_thread(start: Start
     assert strategy.threads == ["coordinator"] * 2
 
 
+class Clipped(AnyOrder):
+    """Written for one thread: it has an ``add`` of its own, and does not say that it takes any order."""
+
+    def add(self, update: State, n: int) -> None:
+        super().add({name: tensor.clamp(max=5) for name, tensor in update.items()}, n)
+
+
+class Halved(AnyOrder):
+    def finish(self) -> State:
+        return {name: tensor // 2 for name, tensor in super().finish().items()}
+
+
+class Whole(AnyOrder):
+    needs = "all"
+
+
+@pytest.mark.parametrize(
+    ("kind", "on_arrival"), [(AnyOrder, True), (Halved, True), (InTurn, False), (Clipped, False), (Whole, False)]
+)
+def test_a_class_that_adds_otherwise_has_to_opt_in_itself(kind: type[AnyOrder], on_arrival: bool) -> None:
+    assert kind().on_arrival is on_arrival
+
+
 def test_several_are_folded_at_once_and_nobody_waits_for_them_but_the_attempt(
     start: Start, sessions: ThreadPoolExecutor
 ) -> None:
