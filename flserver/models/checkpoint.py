@@ -12,13 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os.path import realpath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flserver.errors import CheckpointError, UsageError, one_line
 from flserver.files import create, make_folders
-from flserver.models.checkpoint_format import read, serialize
 from flserver.models.digests import NAME, located, sha256_of
-from flserver.models.state import State
 from flserver.text import printable
+
+if TYPE_CHECKING:  # a start looks at the place before torch is there
+    from flserver.models.state import State
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +71,15 @@ class CheckpointStore:
         if not os.access(self._folder, os.W_OK):
             raise UsageError(f"--checkpoint-dir: {self._folder} cannot be written")
 
-    def write(self, round: int, model: State, strategy: State) -> Written:
+    def write(self, round: int, model: "State", strategy: "State") -> Written:
         """Write the file of ``round``, and return once it would survive a power loss.
 
         ``strategy`` are the strategy's own tensors (:meth:`flserver.aggregation.Strategy.state`). Raises
         CheckpointError where a tensor has a dtype that no checkpoint can hold, or the file cannot be written. A failed
         fsync is not tried again: the kernel may have dropped the pages.
         """
+        from flserver.models.checkpoint_format import serialize
+
         temporary = self._folder / f".round-{round:06d}.partial"
         pieces = list(serialize(model, strategy))
         try:
@@ -92,12 +96,14 @@ class CheckpointStore:
             raise CheckpointError(f"cannot write the checkpoint of round {round}: {error.strerror}") from error
         return Written(f"{self._run_id}/{name}", digest, sum(map(len, pieces)))
 
-    def read(self, path: str, digest: str | None) -> tuple[State, State]:
+    def read(self, path: str, digest: str | None) -> "tuple[State, State]":
         """Read the model's and the strategy's tensors from the file at ``path``, below the checkpoint directory.
 
         Raises CheckpointError where the file is missing, has another digest than ``digest`` (None: any) or is no
         checkpoint, or where ``path`` leads elsewhere.
         """
+        from flserver.models.checkpoint_format import read
+
         return read(located(self.directory, path), digest)
 
     def files(self) -> dict[Path, int]:

@@ -127,9 +127,8 @@ class ReceiveMemory:
     """Hands out rooms within ``budget`` bytes, or four bodies of ``usual`` bytes where that is more."""
 
     def __init__(self, budget: int, usual: int, directory: Path) -> None:
-        self.budget = max(budget, 4 * usual)
-        self.most = usual + STEP  # bytes of one body in memory
-        self._disk_reserve = DISK_RESERVE + 8 * usual
+        self.budget = budget
+        self.expect(usual)
         self._directory = directory
         self._lane_count = max(2, os.cpu_count() or 1)
         self._changed = threading.Condition()  # guards everything below
@@ -138,6 +137,12 @@ class ReceiveMemory:
         self._spare: list[mmap.mmap] = []  # within the budget too
         self._lanes: dict[Room, float] = {}  # when (monotonic) each was entered
         self._owned: dict[Hashable, int] = {}  # bytes by owner, in memory and in files
+
+    def expect(self, usual: int) -> None:
+        """How long bodies are, where it was not known before. Not while there are rooms."""
+        self.budget = max(self.budget, 4 * usual)
+        self.most = usual + STEP  # bytes of one body in memory
+        self._disk_reserve = DISK_RESERVE + 8 * usual
 
     @property
     def in_use(self) -> int:

@@ -50,6 +50,7 @@ def launch(
         if not settings.store.listens_as_before:
             listener = _listen(settings, signals, stack, said="min_clients" in given, resumed=False)
 
+        from flserver.process.basis import look_up
         from flserver.process.which_run import Complete, plan_run, says_min_clients
         from flserver.store.busy import wait_until_readable
         from flserver.store.lock import DatabaseLock
@@ -66,6 +67,7 @@ def launch(
             return EXIT_DONE
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
+        basis = look_up(plan, reader)
         if listener is None:
             resumed = plan.resumed is not None
             said = says_min_clients(plan, given)
@@ -82,6 +84,7 @@ def launch(
         return serve(
             Launched(
                 plan=plan,
+                basis=basis,
                 lock=lock,
                 reader=reader,
                 looking=looking,

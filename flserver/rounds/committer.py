@@ -3,23 +3,24 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from flserver import events
-from flserver.aggregation import State, Strategy
-from flserver.aggregation.checks import implausible
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, one_line
 from flserver.events import RoundMetric
 from flserver.events.bus import Recorder
-from flserver.models.checkpoint import CheckpointStore
-from flserver.models.evaluation import Evaluator
 from flserver.models.retention import MadeRound, comparable, going
-from flserver.models.state import check_same_layout
 from flserver.rounds.exchange import CurrentModel
 from flserver.rounds.outcomes import AttemptFacts, aborted, client_means, outcomes, phases, sent_to
 from flserver.rounds.seats import Attempt
 from flserver.rounds.updates import EndedAttempt
 from flserver.rounds.weights import heaviest
+
+if TYPE_CHECKING:  # torch is not there yet when trainers register
+    from flserver.aggregation import State, Strategy
+    from flserver.models.checkpoint import CheckpointStore
+    from flserver.models.evaluation import Evaluator
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,9 @@ class Committer:
         *,
         process_id: int,
         recorder: Recorder,
-        strategy: Strategy,
-        evaluator: Evaluator | None,
-        checkpoints: CheckpointStore,
+        strategy: "Strategy",
+        evaluator: "Evaluator | None",
+        checkpoints: "CheckpointStore",
         keep: int,
         made: Sequence[MadeRound] = (),
     ) -> None:
@@ -61,7 +62,7 @@ class Committer:
         """Whether the update that was added last must stay where it is until the commit."""
         return self._strategy.holds
 
-    def commit_initial(self, state: State, attempt: int) -> CurrentModel:
+    def commit_initial(self, state: "State", attempt: int) -> CurrentModel:
         """Round 0: the initial model, checkpointed, evaluated and committed like any other.
 
         ``attempt`` counts from 1. Raises StoreError or CheckpointError.
@@ -92,7 +93,7 @@ class Committer:
         with _strategy_errors():
             self._strategy.begin(model.state)
 
-    def add(self, update: State, n: int) -> None:
+    def add(self, update: "State", n: int) -> None:
         """Fold the next update that counts, of a client with ``n`` samples; in ascending order of the client ids.
 
         Raises StrategyError.
@@ -137,7 +138,10 @@ class Committer:
                 )
             )
 
-    def _new_state(self, base: CurrentModel) -> State:
+    def _new_state(self, base: CurrentModel) -> "State":
+        from flserver.aggregation.checks import implausible
+        from flserver.models.state import check_same_layout
+
         with _strategy_errors():
             state = self._strategy.finish()
             check_same_layout(base.state, state, "the strategy's new model")
@@ -153,7 +157,7 @@ class Committer:
             with _strategy_errors():
                 self._strategy.load_state(own)
 
-    def _make_durable(self, attempt: Attempt, state: State, facts: AttemptFacts) -> CurrentModel:
+    def _make_durable(self, attempt: Attempt, state: "State", facts: AttemptFacts) -> CurrentModel:
         """Promise 3: the checkpoint is durable, then its round is committed."""
         evaluating = monotonic()
         values = self._evaluator.evaluate(state, attempt.round) if self._evaluator is not None else {}

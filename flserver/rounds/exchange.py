@@ -9,8 +9,8 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from flserver.aggregation import State
 from flserver.clock import Deadline, monotonic
 from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
@@ -22,15 +22,18 @@ from flserver.rounds.seats import Attempt, Registration, Seat, Upload, Verdict
 from flserver.rounds.updates import EndedAttempt, Ready, Submission, Updates
 from flserver.rounds.waiting import Waiting, training, waiting
 
+if TYPE_CHECKING:
+    from flserver.models.state import State
+
 RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
 
 
 @dataclass(frozen=True)
 class CurrentModel:
-    """The last committed round's model; ``digest`` is that of its file. Before round 0 is committed: -1, and None."""
+    """The last committed round's model, empty while it is made; ``digest`` is its file's. Before round 0: -1, None."""
 
     round: int
-    state: State
+    state: "State"
     digest: str | None
 
 
@@ -120,9 +123,7 @@ class Exchange:
                 return self._farewell
             if not self._rounds.still_listed(registration):
                 return Farewell("other")
-            broadcast = self._broadcast
-            sent = self._rounds.send_to(registration) if broadcast is not None else None
-            if broadcast is None or sent is None:
+            if (broadcast := self._broadcast) is None or (sent := self._rounds.send_to(registration)) is None:
                 return None
             broadcast.acquire()
             return Ticket(sent, broadcast)
