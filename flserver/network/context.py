@@ -1,7 +1,7 @@
 """What all sessions share."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from threading import Event
 
@@ -74,7 +74,7 @@ class Context:
     accept_dtypes: Collection[str]
     message_ids: "count[int]"
     update_ids: "count[int]"
-    known: Event = field(default_factory=Event)
+    known: Event
     given_up: bool = False
 
     def learn(self, limits: Limits, tied: Mapping[str, str], buffers: Collection[str]) -> None:
@@ -88,6 +88,11 @@ class Context:
         """There will be no model where there is none yet; who waits for it stops waiting."""
         self.given_up = not self.known.is_set()
         self.known.set()
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is one."""
+        return self.known.is_set() and not self.given_up
 
     def await_model(self) -> None:
         """Wait until the model is made. Raises ConnectionLost where it never is."""

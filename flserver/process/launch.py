@@ -2,7 +2,7 @@
 
 A new run's listener comes first: a port in use is said before anything else is looked at. A resumed run listens where
 it was started, and a child where its parent was, and that stands in the database, so there the listener comes after the
-plan. Either way it is open before torch, which is slow to import, and trainers that come early wait in its backlog.
+plan. Either way it is open before torch, which is slow to import, and trainers register meanwhile.
 """
 
 import logging

@@ -231,7 +231,9 @@ class Network:
             accept_dtypes=accept_dtypes,
             message_ids=count(1),
             update_ids=count(1),
+            known=threading.Event(),
         )
+        self.context.known.set()
         self._connection_ids = count(1)
         self._lines: list[Line] = []
 
