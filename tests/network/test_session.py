@@ -318,7 +318,10 @@ def test_a_registration_needs_no_model_and_an_upload_waits_for_it(network: Netwo
     assert line.story() == ["opened"]
     network.context.learn(limits, {}, frozenset())
     line.ended()
-    assert line.story()[-2:] == ["update duplicate", "closed, upload of a: closed"]
+    assert line.story()[-2:] == [
+        "update duplicate: no model of this client is unanswered",
+        "closed, upload of a: closed",
+    ]
 
 
 @pytest.mark.parametrize("size", [10, 200], ids=["in its opening", "longer than that"])
