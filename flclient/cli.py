@@ -108,6 +108,7 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
                 while (template := connection.next_model()) is not None:
                     rounds += 1
                     _answer(trainer, connection, template, rounds, wire_id(values["client_id"]))
+                    del template  # the next model needs its memory
                 click.echo(f"the run is over; models trained: {rounds}")
                 return EXIT_DONE
         except (ConnectionLost, NotAdmitted, Stopped) as error:
@@ -122,6 +123,8 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
 
 
 def _answer(trainer: "Trainer", connection: Connection, template: Any, number: int, client_id: int | str) -> None:
+    """Train the model and send it back: its numbers are copied into the trainer's model, and from there to where they
+    came from, which is sent."""
     from flserver.models.state import write_state
 
     trained = trainer.train(template.module, number)

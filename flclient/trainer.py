@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flserver.errors import UsageError, one_line
 from flserver.models.measuring import batch_count, check_data_fits, loss_and_accuracy, loss_of
-from flserver.models.state import State, check_same_layout, read_state, state_of
+from flserver.models.state import State, check_same_layout, read_state
 from flserver.wire.pickles import Module
 
 Data = tuple[Tensor, Tensor]
@@ -37,7 +37,8 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a round came to. ``seconds`` is the time that training took."""
+    """What a round came to. ``state`` is the trainer's own model, on its device: what it is until it trains again.
+    ``seconds`` is the time that training took."""
 
     state: State
     received: Measured
@@ -142,7 +143,8 @@ class Trainer:
             torch.manual_seed(_round_seed(self._policy.seed, self._client_id, count))
             self._run_epochs()
         seconds = time.monotonic() - started
-        return Trained(state=state_of(self._module), received=received, trained=self._measure(), seconds=seconds)
+        state = self._module.state_dict()
+        return Trained(state=state, received=received, trained=self._measure(), seconds=seconds)
 
     def _run_epochs(self) -> None:
         x, y = self._train
@@ -154,6 +156,7 @@ class Trainer:
                 optimizer.zero_grad()
                 self._backward(x[batch], y[batch])
                 optimizer.step()
+        optimizer.zero_grad()  # as large as the model, and of no use until the next one is here
 
     def _optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self._module.parameters(), lr=self._policy.learning_rate)

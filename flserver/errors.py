@@ -18,8 +18,9 @@ FlserverError
 │   └── PortBusy              not now: somebody's connection has the port that is to be listened on
 ├── StoreError                the database failed: the server stops, exit code 1
 ├── StrategyError             the aggregation failed: exit code 1
-├── TooDifferent              an update for which a strategy has no room: it is rejected
-└── CheckpointError           a checkpoint failed or does not verify: exit code 1
+ ├── TooDifferent              an update for which a strategy has no room: it is rejected
+ ├── CheckpointError           a checkpoint failed or does not verify: exit code 1
+ └── StartError                the model could not be made, and trainers had come already: exit code 1
 """
 
 from typing import Literal
@@ -141,6 +142,10 @@ class TooDifferent(FlserverError):
 
 class CheckpointError(FlserverError):
     """A checkpoint could not be written durably, or does not match its digest."""
+
+
+class StartError(FlserverError):
+    """What the run begins with could not be made, and trainers had come already."""
 
 
 def one_line(error: BaseException) -> str:

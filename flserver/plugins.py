@@ -38,17 +38,34 @@ def import_attribute(spec: str, what: str) -> Any:
 
 
 def file_of(spec: str) -> tuple[str | None, str | None]:
-    """The file of the imported module in which ``package.module:name`` stands, and its digest (``sha256:hex``); None
-    and None where there is no such file, and for names such as torchvision's, which no operator has written."""
+    """The file of the module in which ``package.module:name`` stands, imported or not, and its digest (``sha256:hex``);
+    None and None where there is no such file, and for names such as torchvision's, which no operator has written."""
     module_name, colon, _ = spec.partition(":")
-    path = getattr(sys.modules.get(module_name), "__file__", None)
-    if not colon or not path or module_name == "torchvision":
+    if not colon or module_name == "torchvision":
+        return None, None
+    module = sys.modules.get(module_name)
+    path = _origin(module_name) if module is None else getattr(module, "__file__", None)
+    if not path:
         return None, None
     try:
         with open(path, "rb") as file:
             return path, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError:
         return None, None
+
+
+def _origin(module_name: str) -> str | None:
+    """The file that an import of ``module_name`` would run, importing nothing, not even the packages it is in."""
+    places, full, origin = [*sys.path, os.getcwd()], "", None
+    for part in module_name.split("."):
+        full = f"{full}.{part}" if full else part
+        found = importlib.machinery.PathFinder.find_spec(full, places)
+        if found is None and "." not in full:  # an editable installation has a finder of its own
+            found = importlib.util.find_spec(full)
+        if found is None:
+            return None
+        origin, places = found.origin if found.has_location else None, list(found.submodule_search_locations or ())
+    return origin
 
 
 def check_importable(spec: str, what: str, known: Collection[str] = ()) -> None:

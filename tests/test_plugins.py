@@ -91,10 +91,14 @@ def test_what_cannot_be_found_is_said_with_what_was_meant(spec: str, reason: str
     assert reason in str(caught.value)
 
 
-def test_the_file_of_what_was_imported_is_known_by_its_digest(folder: Path) -> None:
-    import_attribute("lab.fl:Median", "--strategy")
+@pytest.mark.parametrize("imported", [False, True])
+def test_the_file_of_what_an_operator_names_is_known_by_its_digest(folder: Path, imported: bool) -> None:
+    if imported:
+        import_attribute("lab.fl:Median", "--strategy")
     file = folder / "lab" / "fl.py"
     assert file_of("lab.fl:Median") == (str(file), f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}")
+    assert ("lab.fl" in sys.modules, "lab" in sys.modules) == (imported, imported), "it is not imported for that"
+    assert file_of("lab:x")[0] == str(folder / "lab" / "__init__.py")
     file.unlink()
     for nothing in ("lab.fl:Median", "never_imported:x", "fedavg", "", "sys:path", "torchvision:resnet18"):
         assert file_of(nothing) == (None, None), nothing

@@ -7,26 +7,13 @@ from dataclasses import dataclass
 import blake3
 import torch
 
-from flserver.events.words import RejectedKind
+from flserver.events.words import rejected as rejected
+from flserver.models.norms import Norms as Norms
 from flserver.models.state import State, raw_bytes
 
 LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 VARIANCE = "running_var"  # what BatchNorm, in all its kinds, calls it
-
-
-@dataclass(frozen=True)
-class Norms:
-    """How far an update is from the model that was sent: the L2 norm over its parameters, and over its floating-point
-    buffers, such as running statistics. Infinite where it is too large for float64."""
-
-    parameters: float
-    buffers: float
-
-    @property
-    def whole(self) -> float:
-        """Over both."""
-        return math.hypot(self.parameters, self.buffers)
 
 
 @dataclass(frozen=True)
@@ -94,11 +81,6 @@ def state_digest(state: State) -> str:
         if tensor.numel():
             digest.update(raw_bytes(tensor))
     return "blake3:" + digest.hexdigest()
-
-
-def rejected(kind: RejectedKind, why: str) -> str:
-    """A reason as the record has it; ``/metrics`` counts what stands before the colon."""
-    return f"{kind}: {why}"
 
 
 def _values(update: State) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flserver.aggregation.checks import rejected
+from flserver.events.words import rejected
 from flserver.models.state import State, state_over
 
 SHOWN_LENGTH = 80  # characters of a name that a peer chose

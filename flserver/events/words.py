@@ -83,6 +83,12 @@ RejectedKind = Literal["names", "shape", "dtype", "non_finite", "norm", "weight_
 REJECTED_KINDS: Final[tuple[RejectedKind, ...]] = get_args(RejectedKind)
 """What the reason of a rejected update begins with."""
 
+
+def rejected(kind: RejectedKind, why: str) -> str:
+    """A reason as the record has it; ``/metrics`` counts what stands before the colon."""
+    return f"{kind}: {why}"
+
+
 Participation = Literal["answered", "dropped", "timed_out", "not_sent", "cut_short"]
 MeasuredOn = messages.MeasuredOn
 MetricSource = Literal["server", "evaluate", "clients"]

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from os.path import realpath
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flserver.clock import monotonic
 from flserver.errors import CheckpointError, UsageError, one_line
 from flserver.files import create, make_folders
-from flserver.models.checkpoint_format import read, serialize
 from flserver.models.digests import NAME, located, sha256_of
-from flserver.models.state import State
 from flserver.text import printable
+
+if TYPE_CHECKING:  # a start looks at the place before torch is there
+    from flserver.models.state import State
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +81,15 @@ class CheckpointStore:
         if not os.access(self._folder, os.W_OK):
             raise UsageError(f"--checkpoint-dir: {self._folder} cannot be written")
 
-    def write(self, round: int, model: State, strategy: State) -> Written:
+    def write(self, round: int, model: "State", strategy: "State") -> Written:
         """Write the file of ``round``, and return once it would survive a power loss.
 
         ``strategy`` are the strategy's own tensors (:meth:`flserver.aggregation.Strategy.state`). Raises
         CheckpointError where a tensor has a dtype that no checkpoint can hold, or the file cannot be written. A failed
         fsync is not tried again: the kernel may have dropped the pages.
         """
+        from flserver.models.checkpoint_format import serialize
+
         started, temporary = monotonic(), self._folder / f".round-{round:06d}.partial"
         pieces = list(serialize(model, strategy))
         size = sum(map(len, pieces))
@@ -104,19 +107,21 @@ class CheckpointStore:
         return Written(f"{self._run_id}/{name}", digest, size, monotonic() - started)
 
     @contextmanager
-    def writing(self, round: int, model: State, strategy: State) -> Iterator["Future[Written]"]:
+    def writing(self, round: int, model: "State", strategy: "State") -> Iterator["Future[Written]"]:
         """:meth:`write` while the block runs, which may read the tensors and not change them. What is yielded has its
         outcome when the block is over."""
         size = sum(tensor.nbytes for tensor in (*model.values(), *strategy.values()))
         with _beside(size, "checkpoint", partial(self.write, round, model, strategy)) as future:
             yield future
 
-    def read(self, path: str, digest: str | None) -> tuple[State, State]:
+    def read(self, path: str, digest: str | None) -> "tuple[State, State]":
         """Read the model's and the strategy's tensors from the file at ``path``, below the checkpoint directory.
 
         Raises CheckpointError where the file is missing, has another digest than ``digest`` (None: any) or is no
         checkpoint, or where ``path`` leads elsewhere.
         """
+        from flserver.models.checkpoint_format import read
+
         return read(located(self.directory, path), digest)
 
     def files(self) -> dict[Path, int]:

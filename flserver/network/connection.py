@@ -14,6 +14,7 @@ from flserver.network.context import Context
 from flserver.network.record import ConnectionRecord, Outgoing
 from flserver.network.strangers import reason_of
 from flserver.network.transport import Pace, Progress, send_frame
+from flserver.wire.framing import FrameReader
 from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Success, encode_json
 from flserver.wire.protocol import Conversation
 
@@ -24,7 +25,7 @@ REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be read
 class AcceptedConnection:
     """What a session works with. ``peer`` is told more exactly once a forwarder, or TLS, has said who it is;
     ``accepted_at`` is monotonic; ``cut_because`` says why we cut it, if we did; ``registered`` is set where it is the
-    first one of a trainer that takes part."""
+    first one of a trainer that takes part; ``knows_model`` says whether the limits on pickles are the model's."""
 
     context: Context
     channel: Channel
@@ -34,6 +35,17 @@ class AcceptedConnection:
     accepted_at: float
     cut_because: str | None = None
     registered: bool = False
+    knows_model: bool = True
+
+    def await_model(self, reader: FrameReader) -> None:
+        """Wait until it is known how large a model may be, where it was not yet when this connection came; ``reader``
+        has what came of the first frame. Raises FrameTooLong, and ConnectionLost where it never is."""
+        if self.knows_model:
+            return
+        self.context.await_model()
+        self.knows_model, limits = True, self.context.limits
+        self.conversation.limit_pickles(limits.pickle, limits.pickles)
+        reader.narrow(self.conversation.frame_limits())
 
     def because(self, error: PeerError) -> str:
         """Why this happened: where we cut the connection, what its thread saw of it says nothing."""

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
+from threading import Event
 
+from flserver.errors import ConnectionLost
 from flserver.events.bus import Recorder
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
@@ -45,7 +47,7 @@ class Limits:
     peer_timeout: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Context:
     """The parts of the server that a session uses.
 
@@ -53,6 +55,9 @@ class Context:
     ``tied`` maps the later name of shared weights to the first one; ``buffers`` are tensors that are no parameters.
     ``accept_dtypes`` are taken where the model has
     float32. ``message_ids`` and ``update_ids`` give numbers unique in the database.
+
+    Trainers register while the model is being made. Until ``known`` is set, the limits that follow from it, ``tied``
+    and ``buffers`` are not what they will be, and who needs them has to ``await_model``.
     """
 
     run_id: str
@@ -71,6 +76,31 @@ class Context:
     accept_dtypes: Collection[str]
     message_ids: "count[int]"
     update_ids: "count[int]"
+    known: Event
+    given_up: bool = False
+
+    def learn(self, limits: Limits, tied: Mapping[str, str], buffers: Collection[str]) -> None:
+        """The model is made: what follows from it."""
+        self.memory.expect(limits.usual)
+        self.decoding.ordinary = limits.weight
+        self.limits, self.tied, self.buffers = limits, tied, buffers
+        self.known.set()
+
+    def give_up(self) -> None:
+        """There will be no model where there is none yet; who waits for it stops waiting."""
+        self.given_up = not self.known.is_set()
+        self.known.set()
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is one."""
+        return self.known.is_set() and not self.given_up
+
+    def await_model(self) -> None:
+        """Wait until the model is made. Raises ConnectionLost where it never is."""
+        self.known.wait()
+        if self.given_up:
+            raise ConnectionLost("the server stopped before its model was made")
 
     def room(self, peer: Peer, length: int) -> Room:
         """Find room for ``length`` bytes of an upload of this peer.

@@ -79,11 +79,11 @@ class Line:
 
 
 class Decoding:
-    """Gives turns; ``ordinary`` bytes are what reading an ordinary message takes at most."""
+    """Gives turns; ``ordinary`` bytes are what reading an ordinary message takes at most, as far as is known."""
 
     def __init__(self, memory: ReceiveMemory, ordinary: int) -> None:
         self._memory = memory
-        self._ordinary = ordinary
+        self.ordinary = ordinary
         self._lock = threading.Lock()  # guards everything below, and what turns hold but for their events
         self._closed = False
         self._running: Turn | None = None
@@ -101,7 +101,7 @@ class Decoding:
         :meth:`close` was called.
         """
         with suppress(_TooHeavy):  # which has what was read in its traceback: it must be gone before the second try
-            return self._run(Turn(owner, self._ordinary), read)
+            return self._run(Turn(owner, self.ordinary), read)
         return self._run(Turn(owner, None), read)
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 """The listening socket. It comes first, so that a port in use is said at once, and imports next to nothing: trainers
-that connect while torch is still being imported wait in its backlog."""
+that connect before the server is ready wait in its backlog."""
 
 import contextlib
 import errno

@@ -135,15 +135,20 @@ class ReceiveMemory:
     """Hands out rooms within ``budget`` bytes, or four bodies of ``usual`` bytes where that is more."""
 
     def __init__(self, budget: int, usual: int, directory: Path) -> None:
-        self.budget = max(budget, 4 * usual)
-        self.most = usual + STEP  # bytes of one body in memory
-        self._disk_reserve = DISK_RESERVE + 8 * usual
+        self.budget = budget
+        self.expect(usual)
         self._directory = directory
         self.lanes = Lanes(max(2, os.cpu_count() or 1))
         self._lock = threading.RLock()  # guards everything below; again where garbage is found under it (``scratch``)
         self._in_use = 0
         self._spare: list[mmap.mmap] = []  # within the budget too
         self._owned: dict[Hashable, int] = {}  # bytes by owner, in memory and in files
+
+    def expect(self, usual: int) -> None:
+        """How long bodies are, where it was not known before. Not while there are rooms."""
+        self.budget = max(self.budget, 4 * usual)
+        self.most = usual + STEP  # bytes of one body in memory
+        self._disk_reserve = DISK_RESERVE + 8 * usual
 
     @property
     def in_use(self) -> int:

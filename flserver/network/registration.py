@@ -95,11 +95,11 @@ class RegisteredTrainer:
     def _say_goodbye(self, reason: LeftReason, *, understood: bool) -> None:
         """Tell the trainer that its run is over; where it only stopped, say that too, which flclient understands.
 
-        With ``--goodbye close`` who would take that for the end is told nothing: its connection ends in the middle, and
-        whoever keeps the trainer running starts it again.
+        With ``--goodbye close``, and where no model ever came about, who would take that for the end is told nothing:
+        its connection ends in the middle, and whoever keeps the trainer running starts it again.
         """
-        stopped = reason == "stopped"
-        if not stopped or understood or self._connection.context.goodbye == "finished":
+        stopped, context = reason == "stopped", self._connection.context
+        if not stopped or understood or (context.goodbye == "finished" and context.has_model):
             self._connection.reply(Finished(complete=not stopped))
 
     def _ring(self) -> None:

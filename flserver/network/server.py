@@ -191,6 +191,7 @@ class Server:
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then cut those that are left, and join all."""
         deadline = Deadline.after(grace)
+        self._context.give_up()
         for thread in self._running():
             thread.join(deadline.remaining())
         self._context.memory.close()

@@ -32,8 +32,6 @@ from flserver.network.memory import Room
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
-from flserver.network.unusable import check_asked, is_upload, keep_duplicate, refuse_upload
-from flserver.network.upload import take_update
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Conversation, Role
@@ -60,7 +58,7 @@ class Session:
         take_place: Callable[["Session"], None],
         give_place: Callable[["Session"], None] = lambda session: None,
     ) -> None:
-        accepted_at, limits = monotonic(), context.limits
+        accepted_at, knows, limits = monotonic(), context.known.is_set(), context.limits
         self._context = context
         self._connection = AcceptedConnection(
             context=context,
@@ -71,6 +69,7 @@ class Session:
             record=ConnectionRecord(context.recorder, context.strangers, connection_id, context.message_ids),
             peer=peer,
             accepted_at=accepted_at,
+            knows_model=knows,
         )
         self._channel, self._record = self._connection.channel, self._connection.record
         self._take_place, self._give_place = take_place, give_place
@@ -189,6 +188,8 @@ class Session:
             frame.settled()
 
     def _not_read(self, not_asked: NotAskedFor, frame: Received) -> None:
+        from flserver.network.unusable import keep_duplicate, refuse_upload
+
         try:
             keep_duplicate(self._connection, frame, not_asked)
         except Refused as refusal:  # who may speak for it has changed meanwhile
@@ -197,6 +198,9 @@ class Session:
             raise
 
     def _upload(self, update: Update, frame: Received) -> None:
+        from flserver.network.unusable import refuse_upload
+        from flserver.network.upload import take_update
+
         try:
             take_update(self._connection, update, frame)
         except Refused as refusal:
@@ -221,9 +225,7 @@ class Session:
         except NotAskedFor as refusal:
             return refusal
         except PeerError as error:
-            if isinstance(error, Refused) and is_upload(frame, error):
-                refuse_upload(connection, frame, error)
-            elif frame.bytes:
+            if (frame.reader.encoding == "json" or not self._refuse_upload(frame, error)) and frame.bytes:
                 self._refused(frame, error)
             if isinstance(error, MessageRefused) and frame.reader.encoding == "json" and frame.reader.complete:
                 # A person reads what the trainer prints: say what is wrong with the registration.
@@ -232,22 +234,37 @@ class Session:
                 connection.reply(Error(msg=str(error)))
             raise
 
+    def _refuse_upload(self, frame: Received, error: PeerError) -> bool:
+        """Whether what could not be used is an upload; then it is decided, on record."""
+        from flserver.network.unusable import is_upload, refuse_upload
+
+        if not isinstance(error, Refused) or not is_upload(frame, error):
+            return False
+        refuse_upload(self._connection, frame, error)
+        return True
+
     def _decode(self, frame: Received) -> object:
         """The message in a whole frame; a pickle is read when it is its owner's turn."""
-        context, conversation = self._context, self._connection.conversation
+        context, connection, conversation = self._context, self._connection, self._connection.conversation
         if frame.reader.encoding != "pickle":
             return conversation.receive(frame.hold())
         share = context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
+        connection.await_model(frame.reader)
+        from flserver.network.unusable import check_asked
+
         if self._first.room is None:
-            check_asked(self._connection, frame)
+            check_asked(connection, frame)
         body = frame.hold(waits=not context.folding.on_arrival)
         owner = share.owner if self.peer.certificate is not None else self.peer.host
         return context.decoding.run(owner, lambda tick: conversation.receive(body, tick))
 
     def _room(self, length: int) -> Room:
-        """Find room for a body of ``length`` bytes; raises as ``Context.room``."""
-        limits = self._context.limits
+        """Find room for a body of ``length`` bytes; raises as ``Context.room`` and ``await_model``."""
         self._context.exchange.expect_upload(self.peer)
+        self._connection.await_model(self._first.reader)
+        from flserver.network.unusable import check_asked
+
+        limits = self._context.limits
         check_asked(self._connection, self._first)
         if length > limits.usual:
             self._first.repeats = Repeats(limits.ordinary)

@@ -3,7 +3,6 @@
 And those that nobody waits for: where their sender is known before they are read, they are not read.
 """
 
-from flserver.aggregation.checks import rejected
 from flserver.errors import (
     FrameTooLong,
     IdentityRefused,
@@ -15,7 +14,7 @@ from flserver.errors import (
     RegistrationRefused,
     TensorsTooLarge,
 )
-from flserver.events.words import RejectedKind
+from flserver.events.words import RejectedKind, rejected
 from flserver.network.connection import AcceptedConnection
 from flserver.network.transport import Received
 from flserver.network.upload import settle, upload_of

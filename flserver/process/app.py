@@ -1,11 +1,11 @@
 """A server process at work: its record, its metrics and its one run, started and stopped in order.
 
-Start: what ``launch`` did → the model → metrics → writer → first entries → coordinator → sessions.
+Start: what ``launch`` did → the model's thread → metrics → writer → first entries → coordinator → sessions.
 Stop: coordinator → listener → sessions → writer → metrics.
 """
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 from flserver import events
@@ -18,8 +18,8 @@ from flserver.observers.metrics import Metrics, database_bytes
 from flserver.process.first_entries import close_left_overs, record_opening, restore_metrics
 from flserver.process.launched import Launched
 from flserver.process.names import open_files
-from flserver.process.prepare import Prepared, prepare
-from flserver.process.resources import allow_descriptors, limit_arenas, settle_garbage
+from flserver.process.preparation import Preparation
+from flserver.process.resources import allow_descriptors, limit_arenas
 from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
 from flserver.settings import ServerSettings
@@ -34,19 +34,21 @@ logger = logging.getLogger(__name__)
 def serve(launched: Launched) -> int:
     """Run the server to the end of its run and return the exit code.
 
-    Raises UsageError for what cannot be done, before anything is on record.
+    Raises UsageError for what cannot be done, before anything is on record; CheckpointError likewise.
     """
     allow_descriptors()
     limit_arenas()
     _warn(launched.plan.settings)
-    prepared = prepare(launched.plan, launched.reader, launched.say)
-    if launched.signals.received:
-        launched.say(f"{launched.signals.wait()}: stopped before anything began")
-        return EXIT_INTERRUPTED
-    launched = launched.begin()
-    prepared.clean()
-    settle_garbage()
-    return App(launched, prepared).run()
+    with closing(Preparation(launched.plan, launched.basis, launched.say)) as preparation:
+        preparation.start()
+        # Until somebody is at the door a model that fails leaves no trace. From then on it is a run that fails.
+        launched.signals.wait_for(preparation, launched.listener.socket)
+        if launched.signals.received:
+            launched.say(f"{launched.signals.wait()}: stopped before anything began")
+            return EXIT_INTERRUPTED
+        if preparation.done:
+            preparation.result()
+        return App(launched.begin(), preparation).run()
 
 
 def _warn(settings: ServerSettings) -> None:
@@ -61,14 +63,14 @@ def _warn(settings: ServerSettings) -> None:
 class App:
     """The parts of a process, in the order in which they start."""
 
-    def __init__(self, launched: Launched, prepared: Prepared) -> None:
-        self._launched, self._prepared = launched, prepared
+    def __init__(self, launched: Launched, preparation: Preparation) -> None:
+        self._launched = launched
         self._signals, self._say = launched.signals, launched.say
         plan, db = launched.plan, launched.plan.settings.store.db
         self._seeds = launched.reader.id_seeds()
         patience = plan.settings.store.db_patience
         self._writer = Writer(db, run_id=plan.run_id, process_id=self._seeds.process_id, patience=patience)
-        self._parts = run = Run(launched, prepared, self._writer, self._seeds)
+        self._parts = run = Run(launched, preparation, self._writer, self._seeds)
         self._metrics = Metrics(
             {
                 "answered_clients": lambda: run.exchange.waiting.answered,
@@ -77,7 +79,7 @@ class App:
                 "inflight_limit_bytes": lambda: run.memory.budget,
                 "open_connections": lambda: run.server.open_connections,
                 "open_connections_limit": lambda: run.capacity.in_all,
-                "model_parameters": lambda: prepared.parameters,
+                "model_parameters": lambda: run.parameters,
                 "database_bytes": lambda: database_bytes(db),
                 "audit_queue_length": lambda: self._writer.queue_length,
                 "audit_queue_length_limit": lambda: MOST_EVENTS,
@@ -97,7 +99,6 @@ class App:
                 endpoint.start()
                 stack.callback(endpoint.close)
                 self._say(f"metrics on http://{with_port(*endpoint.address)}/metrics")
-            self._prepared.checkpoints.prepare()
             self._writer.start(
                 on_committed=self._bus.publish,
                 on_commit_seconds=self._metrics.commit_took,
@@ -124,7 +125,7 @@ class App:
         close_left_overs(self._writer, launched.reader)
         # Before the first event that this process adds to the run: what SQL holds is taken over once.
         restore_metrics(self._metrics, launched.plan, launched.reader)
-        record_opening(self._writer, launched, self._prepared, self._seeds.process_id, self._beginning())
+        record_opening(self._writer, launched, self._seeds.process_id, self._beginning())
         if launched.plan.settings.values["log_format"] == "text":
             self._signals.last_words = f"{self._how_to_go_on()}\n"
 

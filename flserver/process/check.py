@@ -13,6 +13,7 @@ from flserver.errors import EXIT_DONE, EXIT_USAGE, FlserverError, one_line
 from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.network.listener import Listener
 from flserver.observers.http import listen
+from flserver.process.basis import look_up
 from flserver.process.names import NAMES, open_files
 from flserver.process.which_run import Complete, Plan, plan_run, says_min_clients
 from flserver.settings import ServerSettings
@@ -151,7 +152,7 @@ def _contents(plan: Plan, reader: Reader, say: Say) -> None:
     """What needs torch."""
     from flserver.process.prepare import prepare
 
-    prepared = prepare(plan, reader, say, fetch=False)
+    prepared = prepare(plan, look_up(plan, reader), say, fetch=False)
     model, evaluation = plan.settings.model, plan.settings.evaluation
     sent = f"{len(prepared.template.buffer):,} bytes to each client"
     say(f"model: {model.model}, {prepared.parameters:,} parameters, {sent}")

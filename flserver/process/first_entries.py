@@ -14,8 +14,8 @@ from flserver.events.bus import Recorder
 from flserver.events.words import OperatorAct
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
+from flserver.process.basis import Basis
 from flserver.process.launched import Launched
-from flserver.process.prepare import Prepared
 from flserver.process.which_run import Plan
 from flserver.settings.recorded import config_of
 from flserver.store.reader import Reader
@@ -64,16 +64,14 @@ def last_round(reader: Reader, run_id: str) -> LastRound | None:
     )
 
 
-def record_opening(
-    recorder: Recorder, launched: Launched, prepared: Prepared, process_id: int, beginning: Mapping[str, Any]
-) -> None:
+def record_opening(recorder: Recorder, launched: Launched, process_id: int, beginning: Mapping[str, Any]) -> None:
     """Put on record which run this process works on, with which settings, and what the operator did to get here.
 
     ``beginning`` says where it listens and who is let in.
     """
-    plan, upgrade, committed = launched.plan, launched.upgrade, prepared.model.round
+    plan, upgrade, committed = launched.plan, launched.upgrade, launched.basis.round
     resumed_from = committed if plan.resumed is not None and committed >= 0 else None
-    recorder.emit(_run_begins(plan, prepared, resumed_from))
+    recorder.emit(_run_begins(plan, launched.basis, resumed_from))
     recorder.emit(
         events.ServerStarted(
             process_id=process_id,
@@ -99,15 +97,15 @@ def record_opening(
     recorder.flush()
 
 
-def _run_begins(plan: Plan, prepared: Prepared, resumed_from: int | None) -> events.Event:
-    settings, parent = plan.settings, prepared.parent
+def _run_begins(plan: Plan, basis: Basis, resumed_from: int | None) -> events.Event:
+    settings, weights = plan.settings, basis.weights
     if plan.resumed is not None:
         return events.RunResumed(
             run_id=plan.run_id,
             from_round=resumed_from,
             num_rounds=settings.rounds.num_rounds,
             config=config_of(settings),
-            code=prepared.code,
+            code=basis.code,
         )
     return events.RunStarted(
         run_id=plan.run_id,
@@ -117,9 +115,9 @@ def _run_begins(plan: Plan, prepared: Prepared, resumed_from: int | None) -> eve
         strategy=settings.model.strategy,
         seed=settings.model.seed,
         config=config_of(settings),
-        parent_run_id=parent.parent_run_id if parent else None,
-        parent_round=parent.parent_round if parent else None,
-        code=prepared.code,
+        parent_run_id=weights.run_id if weights else None,
+        parent_round=weights.round if weights else None,
+        code=basis.code,
     )
 
 

@@ -2,7 +2,7 @@
 
 A new run's listener comes first: a port in use is said before anything else is looked at. A resumed run listens where
 it was started, and a child where its parent was, and that stands in the database, so there the listener comes after the
-plan. Either way it is open before torch, which is slow to import, and trainers that come early wait in its backlog.
+plan. Either way it is open before torch, which is slow to import, and trainers register meanwhile.
 """
 
 import logging
@@ -50,6 +50,7 @@ def launch(
         if not settings.store.listens_as_before:
             listener = _listen(settings, signals, stack, said="min_clients" in given, resumed=False)
 
+        from flserver.process.basis import look_up
         from flserver.process.which_run import Complete, plan_run, says_min_clients
         from flserver.store.busy import wait_until_readable
         from flserver.store.lock import DatabaseLock
@@ -66,6 +67,7 @@ def launch(
             return EXIT_DONE
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
+        basis = look_up(plan, reader)
         if listener is None:
             resumed = plan.resumed is not None
             said = says_min_clients(plan, given)
@@ -82,6 +84,7 @@ def launch(
         return serve(
             Launched(
                 plan=plan,
+                basis=basis,
                 lock=lock,
                 reader=reader,
                 looking=looking,

@@ -8,6 +8,7 @@ from flserver.events.bus import Observer
 from flserver.files import group_id
 from flserver.network.admission import Admission
 from flserver.network.listener import Listener
+from flserver.process.basis import Basis
 from flserver.process.signals import Signals
 from flserver.process.which_run import Plan
 from flserver.store.lock import DatabaseLock
@@ -22,6 +23,7 @@ class Launched:
     anything."""
 
     plan: Plan
+    basis: Basis
     lock: DatabaseLock
     looking: ExitStack
     reader: Reader

@@ -1,30 +1,27 @@
-"""Everything a run needs before it starts: checked and made before anything is on record or promised to a trainer."""
+"""What of a run's start needs torch: its model, strategy and evaluation, checked and made."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
 from flserver.errors import CheckpointError, PickleRefused, UsageError, one_line
-from flserver.files import group_id
 from flserver.models.architectures import build, payload_of, wire_module
 from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
 from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
 from flserver.models.datasets import to_be_fetched
-from flserver.models.digests import located
 from flserver.models.evaluation import Evaluator, evaluator_for
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
-from flserver.process.own_code import changes, digests_of
-from flserver.process.which_run import Parent, Plan
+from flserver.process.basis import Basis, Weights
+from flserver.process.own_code import changes
+from flserver.process.which_run import Plan
 from flserver.rounds.model import CurrentModel
-from flserver.settings import ServerSettings, StorePolicy
-from flserver.settings.recorded import checkpoints_of
-from flserver.store.reader import Reader, Row
+from flserver.settings import ServerSettings
+from flserver.store.reader import Row
 from flserver.wire.messages import GlobalModel
 from flserver.wire.template import Template
 
@@ -33,26 +30,16 @@ RECORD_BYTES = 6000  # that a client adds in a round: a connection, messages, a 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class InitialWeights:
-    """A run's first tensors, and the run and round they come from where they come from one."""
-
-    state: State
-    parent_run_id: str | None = None
-    parent_round: int | None = None
-
-
 @dataclass(kw_only=True)
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
     are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one;
     ``buffers`` are the tensors that are no parameters. The model has ``parameters`` numbers in ``parameter_tensors``
-    tensors. ``code`` is what events.RunStarted says."""
+    tensors."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
     pruned: tuple[str, ...]
-    parent: InitialWeights | None
     tied: dict[str, str]
     buffers: frozenset[str]
     template: Template
@@ -61,7 +48,6 @@ class Prepared:
     checkpoints: CheckpointStore
     parameters: int
     parameter_tensors: int
-    code: Mapping[str, str]
 
     def hand_over(self) -> CurrentModel:
         """The model, for whoever replaces it by the next one: only what it is called stays here, and not its memory."""
@@ -75,9 +61,10 @@ class Prepared:
             self.checkpoints.delete(path)
 
 
-def prepare(plan: Plan, reader: Reader, say: Callable[[str], None], *, fetch: bool = True) -> Prepared:
-    """Build the model, the strategy and the evaluation of ``plan``; on resume, read the last checkpoint. Nothing is
-    written but data that has to be fetched; without ``fetch`` it is said that it has to, and there is no evaluation.
+def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool = True) -> Prepared:
+    """Build the model, the strategy and the evaluation of ``plan``; read the last checkpoint, or the weights to begin
+    with. Nothing is written but data that has to be fetched; without ``fetch`` it is said that it has to, and there is
+    no evaluation.
 
     Raises UsageError for what cannot be done, CheckpointError where the files do not fit the record.
     """
@@ -92,57 +79,49 @@ def prepare(plan: Plan, reader: Reader, say: Callable[[str], None], *, fetch: bo
     layout = {name: tensor.to("meta") for name, tensor in state.items()}
     del module  # two models are in memory now, in the state and in the template; a third one has to do for all the rest
     strategy = load_strategy(settings.model.strategy)
-    dataset, evaluator = settings.evaluation.eval_data, None
-    missing = to_be_fetched(dataset, settings.evaluation.data_dir) if dataset is not None and not fetch else None
-    if missing is not None:
-        say(f"--eval-data {dataset}: nothing of it is in {missing}; a start fetches it")
-    else:
-        evaluator = evaluator_for(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
-    if evaluator is None and missing is None:
-        say(
-            "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
-            "report metrics, as flclient does; unchanged trainers report none"
-        )
-    if plan.resumed is not None:
-        before = {key: digest for key, digest in reader.code(plan.run_id).items() if key not in plan.overrides}
-        for line in changes(settings, before):
-            logger.warning("%s", line)
-    checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id, group_id(settings.store.group))
-    checkpoints.check_place()
-    rows = reader.committed_rounds(plan.run_id) if plan.resumed is not None else []
-    checkpoints.check(rows[-1]["round"] if rows else -1)
-    parent: InitialWeights | None = None
+    evaluator = _evaluator(settings, say, fetch=fetch)
+    for line in changes(settings, basis.code_before):
+        logger.warning("%s", line)
+    rows = basis.committed
     if rows:
         state.clear()
-        model = _last_model(rows[-1], layout, strategy, checkpoints)
+        model = _last_model(rows[-1], layout, strategy, basis.checkpoints)
     else:
-        if plan.parent is not None:
+        if basis.weights is not None:
             state.clear()
-            parent, option = of_parent(plan.parent, reader, settings, strategy), f"--resume-from {plan.parent.round}"
-        elif settings.model.initial_weights is not None:
-            state.clear()
-            parent = initial_weights(settings.model.initial_weights, reader, settings.store)
-            option = f"--initial-weights {settings.model.initial_weights}"
-        if parent is not None:
-            check_same_layout(layout, parent.state, option)
-            state = {name: parent.state[name].contiguous() for name in layout}
+            given = load_weights(basis.weights, settings.model.strategy, strategy)
+            check_same_layout(layout, given, basis.weights.option)
+            state = {name: given[name].contiguous() for name in layout}
         model = CurrentModel(-1, state, None)
     _check_disk(plan, model, say)
     return Prepared(
         model=model,
         made=tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None),
         pruned=tuple(row["checkpoint"] for row in rows if row["checkpoint_deleted_at"] is not None),
-        parent=parent,
         tied=tied,
         buffers=buffers,
         template=template,
         strategy=strategy,
         evaluator=evaluator,
-        checkpoints=checkpoints,
+        checkpoints=basis.checkpoints,
         parameters=sum(sizes),
         parameter_tensors=len(sizes),
-        code=digests_of(settings),
     )
+
+
+def _evaluator(settings: ServerSettings, say: Callable[[str], None], *, fetch: bool) -> Evaluator | None:
+    dataset = settings.evaluation.eval_data
+    missing = to_be_fetched(dataset, settings.evaluation.data_dir) if dataset is not None and not fetch else None
+    if missing is not None:
+        say(f"--eval-data {dataset}: nothing of it is in {missing}; a start fetches it")
+        return None
+    evaluator = evaluator_for(settings.evaluation, lambda: build(settings.model.model, settings.model.seed))
+    if evaluator is None:
+        say(
+            "no --eval-data: the rounds' loss and accuracy stay empty. A learning curve then needs trainers that "
+            "report metrics, as flclient does; unchanged trainers report none"
+        )
+    return evaluator
 
 
 def _last_model(committed: Row, layout: State, strategy: Strategy, checkpoints: CheckpointStore) -> CurrentModel:
@@ -156,46 +135,23 @@ def _last_model(committed: Row, layout: State, strategy: Strategy, checkpoints: 
     return CurrentModel(committed["round"], {name: stored[name] for name in layout}, committed["model_digest"])
 
 
-def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> InitialWeights:
-    """``FILE.safetensors``, or ``RUN[:ROUND]`` of this database: its last committed round where none is named.
+def load_weights(weights: Weights, named: str, strategy: Strategy) -> State:
+    """The tensors to begin with; where they are of a parent with the strategy that is ``named``, ``strategy`` gets its
+    own back.
 
-    Raises UsageError or CheckpointError.
+    Raises UsageError, and CheckpointError where a round's file is not what the record says.
     """
-    if spec.endswith(".safetensors") or Path(spec).is_file():
-        return InitialWeights(read_weights(Path(spec)))
-    ref, _, round_text = spec.partition(":")
-    run = reader.run(ref)
-    if round_text and not round_text.isdecimal():
-        raise UsageError(f"--initial-weights {spec}: {round_text!r} is not a round")
-    committed = reader.committed_round(run["run_id"], int(round_text) if round_text else None)
-    if committed["checkpoint_deleted_at"] is not None:
-        raise UsageError(f"--initial-weights {spec}: the checkpoint of round {committed['round']} was pruned")
-    model, _ = read(_place(run, committed, store), committed["model_digest"])
-    return InitialWeights(model, run["run_id"], committed["round"])
-
-
-def of_parent(parent: Parent, reader: Reader, settings: ServerSettings, strategy: Strategy) -> InitialWeights:
-    """The model of a child's first round, and the ``strategy`` gets its own tensors back where it is the parent's.
-
-    Raises UsageError.
-    """
-    committed = reader.committed_round(parent.run["run_id"], parent.round)
-    if committed["checkpoint_deleted_at"] is not None:
-        raise UsageError(f"--resume-from {parent.round}: its checkpoint in run {parent.run['name']} was pruned")
+    if weights.digest is None:
+        return read_weights(weights.path)
     try:
-        model, own = read(_place(parent.run, committed, settings.store), committed["model_digest"])
+        model, own = read(weights.path, weights.digest)
     except CheckpointError as error:
-        raise UsageError(f"--resume-from {parent.round}: {error}") from error
-    if parent.run["strategy"] == settings.model.strategy:
+        if weights.strategy is None:
+            raise
+        raise UsageError(f"{weights.option}: {error}") from error
+    if weights.strategy == named:
         strategy.load_state(own)
-    return InitialWeights(model, parent.run["run_id"], parent.round)
-
-
-def _place(run: Row, committed: Row, store: StorePolicy) -> Path:
-    """Where the checkpoint of another ``run``'s round lies: not where this one's will, or moved to there."""
-    folders = (store.checkpoint_dir, checkpoints_of(run, None, store.db))
-    places = [located(folder, committed["checkpoint"]) for folder in folders]
-    return next((path for path in places if path.is_file()), places[-1])
+    return model
 
 
 def template_of(module: nn.Module, spec: str) -> Template:

@@ -4,15 +4,19 @@ import ctypes
 import gc
 import resource
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from flserver.models.state import State
 from flserver.network.capacity import Capacity
 from flserver.network.context import Limits
 from flserver.network.transport import Pace
 from flserver.rounds.places import Places
 from flserver.settings import NetworkPolicy
+from flserver.wire.framing import IMPLAUSIBLE_LENGTH
 from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
+
+if TYPE_CHECKING:
+    from flserver.models.state import State
 
 PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
 MOST_MODELS = 64  # in one message: weights that are views of one buffer are pickled with all of it, each
@@ -30,7 +34,24 @@ M_ARENA_MAX = -8  # mallopt(3)
 ARENAS = 2
 
 
-def limits_of(network: NetworkPolicy, template: Template, state: State, parameter_tensors: int) -> Limits:
+def first_limits(network: NetworkPolicy) -> Limits:
+    """What one connection may use before there is a model: what follows from that is no number yet."""
+    return Limits(
+        json=network.max_json_size,
+        pickle=network.max_update_size or IMPLAUSIBLE_LENGTH - 1,
+        usual=0,
+        kept=0,
+        tensors=0,
+        pickles=PickleLimits(),
+        weight=0,
+        ordinary=0,
+        first_frame=network.first_frame_timeout,
+        pace=_pace(network),
+        peer_timeout=network.peer_timeout,
+    )
+
+
+def limits_of(network: NetworkPolicy, template: Template, state: "State", parameter_tensors: int) -> Limits:
     """What one connection may use, given the model that trainers are sent: as it travels, its tensors, and how many of
     them are parameters."""
     model, usual = len(template.buffer), 2 * len(template.buffer) + PICKLE_SLACK
@@ -51,13 +72,14 @@ def limits_of(network: NetworkPolicy, template: Template, state: State, paramete
         weight=2 * template.weight + USUAL_WEIGHT,
         ordinary=2 * template.opcodes + USUAL_SPARE,
         first_frame=network.first_frame_timeout,
-        pace=Pace(
-            whole=network.frame_timeout,
-            rate=network.min_rate,
-            window=min(RATE_WINDOW, network.first_frame_timeout),
-        ),
+        pace=_pace(network),
         peer_timeout=network.peer_timeout,
     )
+
+
+def _pace(network: NetworkPolicy) -> Pace:
+    window = min(RATE_WINDOW, network.first_frame_timeout)
+    return Pace(whole=network.frame_timeout, rate=network.min_rate, window=window)
 
 
 def capacity_of(network: NetworkPolicy) -> Capacity:

@@ -2,17 +2,19 @@
 
 from functools import partial
 from itertools import count
+from threading import Event
 
-from flserver.aggregation.checks import Norms
+from flserver.errors import StartError, one_line
 from flserver.events.bus import Recorder
+from flserver.models.norms import Norms
 from flserver.network.context import Context
 from flserver.network.decoding import Decoding
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
 from flserver.network.strangers import Strangers
 from flserver.process.launched import Launched
-from flserver.process.prepare import Prepared
-from flserver.process.resources import capacity_of, limits_of, places_of
+from flserver.process.preparation import Preparation
+from flserver.process.resources import capacity_of, first_limits, limits_of, places_of
 from flserver.process.resume_command import go_back_command
 from flserver.process.which_run import Plan
 from flserver.rounds import Rounds
@@ -21,6 +23,7 @@ from flserver.rounds.committer import Committer
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.folding import Folding
+from flserver.rounds.model import CurrentModel
 from flserver.rounds.norms import NormHistory
 from flserver.store.reader import IdSeeds, Reader
 
@@ -28,24 +31,73 @@ SESSION_GRACE = 3.0  # seconds to say goodbye
 
 
 class Run:
-    """What ``launched`` and ``prepared`` make of a run; ``seeds`` are the first ids that it may give.
+    """What ``launched`` and ``preparation`` make of a run; ``seeds`` are the first ids that it may give.
 
     ``start`` lets trainers in and begins the rounds, ``stop`` ends them early, ``close`` waits for the end.
     """
 
-    def __init__(self, launched: Launched, prepared: Prepared, recorder: Recorder, seeds: IdSeeds) -> None:
-        settings, admission = launched.plan.settings, launched.admission
-        limits = limits_of(
-            settings.network, prepared.template, prepared.model.state, parameter_tensors=prepared.parameter_tensors
-        )
+    def __init__(self, launched: Launched, preparation: Preparation, recorder: Recorder, seeds: IdSeeds) -> None:
+        settings, admission, basis = launched.plan.settings, launched.admission, launched.basis
+        limits = first_limits(settings.network)
+        self._launched, self._preparation = launched, preparation
+        self._recorder, self._process_id = recorder, seeds.process_id
+        self.parameters = 0  # as far as is known
         self.capacity = capacity_of(settings.network)
         self.memory = ReceiveMemory(settings.network.receive_memory, limits.usual, settings.store.checkpoint_dir)
-        self.exchange = Exchange(_rounds(launched), prepared.hand_over())
-        prepared.strategy.scratch = self.memory.scratch
-        buffers = BroadcastBuffers(prepared.template)
-        committer = Committer(
-            process_id=seeds.process_id,
+        self.exchange = Exchange(_rounds(launched), CurrentModel(basis.round, {}, basis.digest))
+        self._folding = Folding(self.exchange)
+        self.coordinator = self._make_coordinator()
+        self._context = Context(
+            run_id=launched.plan.run_id,
+            goodbye=settings.network.goodbye,
+            exchange=self.exchange,
+            folding=self._folding,
             recorder=recorder,
+            strangers=Strangers(recorder, settings.network.strangers_per_minute),
+            memory=self.memory,
+            decoding=Decoding(self.memory, limits.weight),
+            limits=limits,
+            preamble=admission.preamble,
+            identity=admission.identity,
+            tied={},
+            buffers=(),
+            accept_dtypes=settings.network.accept_dtypes,
+            message_ids=count(seeds.message_id),
+            update_ids=count(seeds.update_id),
+            known=Event(),
+        )
+        self.server = Server(launched.listener, self._context, count(seeds.connection_id), self.capacity)
+
+    def _make_coordinator(self) -> Coordinator:
+        plan, following = self._launched.plan, self._launched.basis.round + 1
+        return Coordinator(
+            run_id=plan.run_id,
+            process_id=self._process_id,
+            policy=plan.settings.rounds,
+            exchange=self.exchange,
+            prepare=self._prepare,
+            recorder=self._recorder,
+            go_back=partial(go_back_command, plan.settings.store.db, plan.ref),
+            attempts_before={following: self._launched.reader.next_attempt(plan.run_id, following) - 1},
+            on_end=self._launched.signals.ended,
+        )
+
+    def _prepare(self) -> tuple[Committer, BroadcastBuffers]:
+        """Wait for the model, and let everybody know of it. Raises StartError."""
+        settings = self._launched.plan.settings
+        try:
+            prepared = self._preparation.result()
+            prepared.clean()
+            prepared.checkpoints.prepare()
+        except Exception as error:
+            raise StartError(one_line(error)) from error
+        model, tensors = prepared.hand_over(), prepared.parameter_tensors
+        limits = limits_of(settings.network, prepared.template, model.state, parameter_tensors=tensors)
+        buffers = BroadcastBuffers(prepared.template)
+        prepared.strategy.scratch = self.memory.scratch
+        self._folding.committer = committer = Committer(
+            process_id=self._process_id,
+            recorder=self._recorder,
             strategy=prepared.strategy,
             evaluator=prepared.evaluator,
             checkpoints=prepared.checkpoints,
@@ -53,42 +105,10 @@ class Run:
             made=prepared.made,
             meanwhile=buffers.render,
         )
-        following = max(prepared.model.round + 1, 0)
-        self.coordinator = Coordinator(
-            run_id=launched.plan.run_id,
-            process_id=seeds.process_id,
-            policy=settings.rounds,
-            exchange=self.exchange,
-            committer=committer,
-            buffers=buffers,
-            recorder=recorder,
-            go_back=partial(go_back_command, settings.store.db, launched.plan.ref),
-            attempts_before={following: launched.reader.next_attempt(launched.plan.run_id, following) - 1},
-            on_end=launched.signals.ended,
-        )
-        self.server = Server(
-            launched.listener,
-            Context(
-                run_id=launched.plan.run_id,
-                goodbye=settings.network.goodbye,
-                exchange=self.exchange,
-                folding=Folding(self.exchange, committer),
-                recorder=recorder,
-                strangers=Strangers(recorder, settings.network.strangers_per_minute),
-                memory=self.memory,
-                decoding=Decoding(self.memory, limits.weight),
-                limits=limits,
-                preamble=admission.preamble,
-                identity=admission.identity,
-                tied=prepared.tied,
-                buffers=prepared.buffers,
-                accept_dtypes=settings.network.accept_dtypes,
-                message_ids=count(seeds.message_id),
-                update_ids=count(seeds.update_id),
-            ),
-            count(seeds.connection_id),
-            self.capacity,
-        )
+        self.parameters = prepared.parameters
+        self.exchange.replace_model(model)
+        self._context.learn(limits, prepared.tied, prepared.buffers)
+        return committer, buffers
 
     def start(self) -> None:
         """Begin the rounds and let trainers in."""

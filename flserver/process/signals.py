@@ -5,12 +5,21 @@ import os
 import select
 import signal
 from types import FrameType
+from typing import Protocol
 
 from flserver.clock import monotonic
 from flserver.errors import EXIT_INTERRUPTED
 
 STANDARD_ERROR = 2
 SAME_SIGNAL = 0.5  # seconds: timeout(1) and some shells signal the process, then its group, and mean one thing
+
+
+class HasFileno(Protocol):
+    """What can be waited for."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
 
 
 class Signals:
@@ -69,6 +78,11 @@ class Signals:
         if told == b"h":
             self._hung_up = False
         return {b"s": self._name, b"h": "SIGHUP"}.get(told)
+
+    def wait_for(self, *others: HasFileno) -> None:
+        """Wait until a signal has come, or one of the ``others`` can be read from; it is then there to be taken."""
+        watched: list[int | HasFileno] = [self._read, *others]
+        select.select(watched, [], [])
 
     def close(self) -> None:
         """Give the signals back to who had them before."""

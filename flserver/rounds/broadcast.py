@@ -6,12 +6,15 @@ still be reading last round's bytes, so a buffer is used again only when nobody 
 
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import blake3
 
-from flserver.models.state import State, write_state
 from flserver.rounds.seats import SentModel
 from flserver.wire.template import Template
+
+if TYPE_CHECKING:
+    from flserver.models.state import State
 
 MOST_BUFFERS = 4
 
@@ -51,8 +54,10 @@ class Broadcast:
         """Another buffer for the same kind of message."""
         return Broadcast(self._template.copy())
 
-    def write(self, state: State) -> None:
+    def write(self, state: "State") -> None:
         """Overwrite the payloads; nobody may be sending."""
+        from flserver.models.state import write_state  # torch is not there yet when trainers register
+
         write_state(self._template.module, state)
         self.digest = "blake3:" + blake3.blake3(self._template.buffer).hexdigest()
 
@@ -77,7 +82,7 @@ class BroadcastBuffers:
         self._current: Broadcast | None = None
         self._rendered: State | None = None  # what the current one was made of
 
-    def render(self, state: State) -> Broadcast:
+    def render(self, state: "State") -> Broadcast:
         """The body for ``state``: the last one where it was made of the same, else one in a buffer that is not in use.
 
         For one thread.

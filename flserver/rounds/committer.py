@@ -3,23 +3,24 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from flserver import events
-from flserver.aggregation import State, Strategy
-from flserver.aggregation.checks import implausible
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, TooDifferent, one_line
 from flserver.events import RoundMetric
 from flserver.events.bus import Recorder
-from flserver.models.checkpoint import CheckpointStore
-from flserver.models.evaluation import Evaluator
 from flserver.models.retention import MadeRound, comparable, going
-from flserver.models.state import check_same_layout
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.outcomes import AttemptFacts, aborted, client_means, outcomes, phases, sent_to
 from flserver.rounds.seats import Attempt
 from flserver.rounds.updates import EndedAttempt
 from flserver.rounds.weights import heaviest
+
+if TYPE_CHECKING:  # torch is not there yet when trainers register
+    from flserver.aggregation import State, Strategy
+    from flserver.models.checkpoint import CheckpointStore
+    from flserver.models.evaluation import Evaluator
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,12 @@ class Committer:
         *,
         process_id: int,
         recorder: Recorder,
-        strategy: Strategy,
-        evaluator: Evaluator | None,
-        checkpoints: CheckpointStore,
+        strategy: "Strategy",
+        evaluator: "Evaluator | None",
+        checkpoints: "CheckpointStore",
         keep: int,
         made: Sequence[MadeRound] = (),
-        meanwhile: Callable[[State], object] = lambda state: None,
+        meanwhile: "Callable[[State], object]" = lambda state: None,
     ) -> None:
         self._meanwhile = meanwhile
         self._process_id = process_id
@@ -69,7 +70,7 @@ class Committer:
         """Whether the update that was added last must stay where it is until the commit."""
         return self._strategy.holds
 
-    def commit_initial(self, state: State, attempt: int) -> CurrentModel:
+    def commit_initial(self, state: "State", attempt: int) -> CurrentModel:
         """Round 0: the initial model, checkpointed, evaluated and committed like any other.
 
         ``attempt`` counts from 1. Raises StoreError or CheckpointError.
@@ -100,12 +101,12 @@ class Committer:
         with _strategy_errors():
             self._strategy.begin(model.state)
 
-    def reserve(self, update: State) -> None:
+    def reserve(self, update: "State") -> None:
         """Make sure that an update can be added. Raises TooDifferent where it cannot, and StrategyError."""
         with _strategy_errors():
             self._strategy.reserve(update)
 
-    def add(self, update: State, n: int) -> None:
+    def add(self, update: "State", n: int) -> None:
         """Fold the next update that counts, of a client with ``n`` samples; in ascending order of the client ids,
         unless they are added ``on_arrival``.
 
@@ -151,7 +152,10 @@ class Committer:
                 )
             )
 
-    def _new_state(self, base: CurrentModel) -> State:
+    def _new_state(self, base: CurrentModel) -> "State":
+        from flserver.aggregation.checks import implausible
+        from flserver.models.state import check_same_layout
+
         with _strategy_errors():
             state = self._strategy.finish()
             check_same_layout(base.state, state, "the strategy's new model")
@@ -167,7 +171,7 @@ class Committer:
             with _strategy_errors():
                 self._strategy.load_state(own)
 
-    def _make_durable(self, attempt: Attempt, state: State, facts: AttemptFacts) -> CurrentModel:
+    def _make_durable(self, attempt: Attempt, state: "State", facts: AttemptFacts) -> CurrentModel:
         """Promise 3: the checkpoint is durable, then its round is committed. What reads the model only is done
         meanwhile."""
         with self._checkpoints.writing(attempt.round, state, self._strategy.state()) as writing:

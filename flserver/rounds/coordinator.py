@@ -34,9 +34,9 @@ COMMIT_SECONDS = 600.0  # aggregating, evaluating and writing a large model; bey
 class Coordinator:
     """Runs a run's rounds, from its last committed one up to ``policy.num_rounds``, on a thread of its own.
 
-    ``attempts_before`` has the attempts that earlier processes made at a round; ``go_back`` gives the command that
-    starts anew from a round; ``on_end`` is called last. ``due`` is when (monotonic) the coordinator will have moved on,
-    None while it waits without a deadline; ``state`` is the run's, and ``error`` what made it fail.
+    ``prepare`` is called first, for what rounds are made with, and ``on_end`` last. ``attempts_before`` has how many
+    earlier processes made at a round; ``go_back`` gives the command that starts anew from one. ``due`` is when
+    (monotonic) it will have moved on, None while it waits without a deadline; ``error`` is what made the run fail.
     """
 
     def __init__(
@@ -46,8 +46,7 @@ class Coordinator:
         process_id: int,
         policy: RoundPolicy,
         exchange: Exchange,
-        committer: Committer,
-        buffers: BroadcastBuffers,
+        prepare: Callable[[], tuple[Committer, BroadcastBuffers]],
         recorder: Recorder,
         attempts_before: Mapping[int, int],
         go_back: Callable[[int], str],
@@ -57,8 +56,7 @@ class Coordinator:
         self._process_id = process_id
         self._policy = policy
         self._exchange = exchange
-        self._committer = committer
-        self._buffers = buffers
+        self._prepare = prepare
         self._recorder = recorder
         self._attempts = dict(attempts_before)
         self._go_back = go_back
@@ -91,6 +89,7 @@ class Coordinator:
 
     def _run(self) -> None:
         try:
+            self._committer, self._buffers = self._prepare()
             if self._exchange.model.round < 0:
                 number = self._next_attempt(0)
                 self._exchange.replace_model(self._committer.commit_initial(self._exchange.model.state, number))
@@ -270,7 +269,8 @@ class Coordinator:
             digest = self._exchange.model.digest
             self._recorder.emit(events.RunEnded(run_id=self._run_id, status=status, final_digest=digest))
             self._recorder.flush()
-            self._committer.prune()
+            if self.error is None:
+                self._committer.prune()
         except BaseException as error:
             if not isinstance(error, FlserverError):
                 logger.exception("the end of the run failed")

@@ -110,9 +110,7 @@ class Exchange:
                 return self._farewell
             if not self._rounds.still_listed(registration):
                 return Farewell("other")
-            broadcast = self._broadcast
-            sent = self._rounds.send_to(registration) if broadcast is not None else None
-            if broadcast is None or sent is None:
+            if (broadcast := self._broadcast) is None or (sent := self._rounds.send_to(registration)) is None:
                 return None
             broadcast.acquire()
             return Ticket(sent, broadcast)

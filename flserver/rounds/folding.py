@@ -8,24 +8,29 @@ Suspects, of which it is settled later whether they count, and all updates of a 
 order, or all at the end, are left to the coordinator.
 """
 
-from flserver.aggregation.checks import rejected
+from typing import TYPE_CHECKING
+
 from flserver.errors import TooDifferent
-from flserver.rounds.committer import Committer
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.seats import Verdict
 from flserver.rounds.updates import Submission
 
+if TYPE_CHECKING:
+    from flserver.rounds.committer import Committer
+
 
 class Folding:
-    """Takes the updates that sessions bring. For many threads."""
+    """Takes the updates that sessions bring. For many threads, once it has the ``committer``."""
 
-    def __init__(self, exchange: Exchange, committer: Committer) -> None:
-        self._exchange, self._committer = exchange, committer
+    committer: "Committer"
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
     @property
     def on_arrival(self) -> bool:
         """Whether an update that counts need not wait for its turn."""
-        return self._committer.on_arrival
+        return self.committer.on_arrival
 
     def offer(self, submission: Submission) -> Verdict:
         """Decide what it is. ``confirm`` or ``withdraw`` has to follow.
@@ -36,8 +41,10 @@ class Folding:
         if not verdict.counts or not self.on_arrival:
             return verdict
         try:
-            self._committer.reserve(submission.tensors)
+            self.committer.reserve(submission.tensors)
         except TooDifferent as error:
+            from flserver.aggregation.checks import rejected  # torch is not there yet when trainers register
+
             return self._exchange.reject_update(submission.upload, verdict, rejected("size", str(error)))
         except BaseException as error:
             self._exchange.fail(error)
@@ -56,7 +63,7 @@ class Folding:
             return
         assert verdict.counted_size is not None
         try:
-            self._committer.add(submission.tensors, verdict.counted_size)
+            self.committer.add(submission.tensors, verdict.counted_size)
         except BaseException as error:  # the coordinator's to raise: it costs the run, and is not this peer's doing
             self._exchange.fail(error)
             if not isinstance(error, Exception):

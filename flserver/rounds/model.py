@@ -1,14 +1,16 @@
 """The global model, as far as it was committed."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from flserver.aggregation import State
+if TYPE_CHECKING:
+    from flserver.models.state import State
 
 
 @dataclass(frozen=True)
 class CurrentModel:
-    """The last committed round's model; ``digest`` is that of its file. Before round 0 is committed: -1, and None."""
+    """The last committed round's model, empty while it is made; ``digest`` is its file's. Before round 0: -1, None."""
 
     round: int
-    state: State
+    state: "State"
     digest: str | None

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from flserver.aggregation.checks import Norms, rejected
+from flserver.events.words import rejected
+from flserver.models.norms import Norms
 from flserver.rounds.seats import Attempt, Seat
 from flserver.settings import MaxUpdateNorm
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from flserver.aggregation.checks import Norms
 from flserver.events.words import Decision, Participation
 from flserver.identity.peer import Peer
+from flserver.models.norms import Norms
 from flserver.rounds.backoff import Backoff
 from flserver.rounds.weights import Samples, Weight, weigh
 from flserver.settings import RoundPolicy

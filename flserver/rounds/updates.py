@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from flserver.aggregation import State
 from flserver.rounds.norms import settle
 from flserver.rounds.seats import Attempt, Result, Seat, Upload
 from flserver.wire.messages import Measurement
+
+if TYPE_CHECKING:
+    from flserver.models.state import State
 
 
 @dataclass(eq=False)
@@ -14,7 +17,7 @@ class Submission:
     """An upload with its tensors. ``release`` gives their memory back; nobody reads ``tensors`` after it."""
 
     upload: Upload
-    tensors: State
+    tensors: "State"
     metrics: tuple[Measurement, ...]
     release: Callable[[], None]
 

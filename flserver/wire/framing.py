@@ -99,6 +99,12 @@ class FrameReader:
         """Bytes of the body that have arrived and are kept."""
         return self._filled
 
+    def narrow(self, limits: FrameLimits) -> None:
+        """From here on these are the limits. Raises FrameRefused where what has come of the body is not within them."""
+        self._limits = limits
+        if self._got:
+            self._check_encoding()
+
     def give_room(self, room: memoryview) -> None:
         """Move the opening into ``room`` (writable, longer than that) and go on there."""
         room[: self._filled] = self.body

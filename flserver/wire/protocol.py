@@ -90,6 +90,10 @@ class Conversation:
         pickle = any(kind not in JSON_MESSAGES for kind in expected)
         return FrameLimits(json=self._json_limit if json else 0, pickle=self._pickle_limit if pickle else 0)
 
+    def limit_pickles(self, longest: int, pickles: PickleLimits) -> None:
+        """The limits on pickles, where they were not known before."""
+        self._pickle_limit, self._pickles = longest, pickles
+
     def receive(self, body: memoryview, tick: Tick = unmetered) -> Message:
         """Decode a whole body that came in, and go on to the state that its message leads to. ``tick`` is ``decode``'s.
 

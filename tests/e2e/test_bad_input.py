@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from flserver.cli.main import run_cli
 from flserver.errors import UsageError
+from flserver.process.basis import look_up
 from flserver.process.prepare import prepare
 from flserver.process.which_run import Plan, plan_run
 from flserver.settings import server_settings
@@ -299,10 +300,10 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: 
     assert isinstance(plan, Plan)
     said: list[str] = []
     if keep:
-        prepare(plan, Reader(db), said.append)
+        prepare(plan, look_up(plan, Reader(db)), said.append)
     else:
         with pytest.raises(UsageError, match=r"100 rounds need about .* free\. Free some") as caught:
-            prepare(plan, Reader(db), said.append)
+            prepare(plan, look_up(plan, Reader(db)), said.append)
         assert "\n" not in str(caught.value)
     assert not settings.store.checkpoint_dir.exists()
     assert any(line.startswith("checkpoints: about ") for line in said)

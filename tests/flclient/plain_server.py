@@ -15,13 +15,13 @@ def read_frame(connection):
 
 
 def read_bytes(connection, count):
-    body = b""
+    body = bytearray()
     while len(body) < count:
-        piece = connection.recv(count - len(body))
+        piece = connection.recv(min(count - len(body), 2**20))
         if not piece:
             raise EOFError(f"end of file after {len(body)} of {count} bytes")
         body += piece
-    return body
+    return bytes(body)
 
 
 def frame(body):

@@ -8,7 +8,10 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from flclient.cli import _answer
 from flclient.trainer import Measured, Trained, Trainer, TrainingPolicy
 from flserver.errors import UsageError
 from flserver.models.architectures import DEFAULT_MODEL, build, wire_module
@@ -84,15 +87,44 @@ def test_full_batch_training_is_plain_gradient_descent_from_the_received_model(d
 def test_every_round_starts_from_what_was_received(data):
     template = sent(build(DEFAULT_MODEL, 1))
     client = trainer(data)
-    assert same(client.train(template.module, 1).state, client.train(template.module, 2).state)
+    first = {name: tensor.clone() for name, tensor in client.train(template.module, 1).state.items()}
+    assert same(first, client.train(template.module, 2).state)
 
 
-def test_an_earlier_rounds_state_is_not_touched_by_the_next(data):
-    client = trainer(data)
-    first = client.train(sent(build(DEFAULT_MODEL, 1)).module, 1)
-    kept = {name: tensor.clone() for name, tensor in first.state.items()}
-    client.train(sent(build(DEFAULT_MODEL, 2)).module, 2)
-    assert same(first.state, kept)
+class Copies(TorchDispatchMode):
+    """Counts the bytes that are copied from one tensor to another, those of small tensors left out."""
+
+    NAMES = ("copy_", "_foreach_copy_", "clone", "_to_copy", "_reshape_copy", "cat", "stack")
+
+    def __init__(self, least):
+        super().__init__()
+        self.bytes, self._least = 0, least
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if function.overloadpacket.__name__ in self.NAMES:
+            self.bytes += sum(
+                t.nbytes for t in tree_leaves(made) if isinstance(t, torch.Tensor) and t.nbytes >= self._least
+            )
+        return made
+
+
+def test_from_a_model_to_the_upload_its_numbers_are_copied_twice(data):
+    template = sent(build(DEFAULT_MODEL, 1))
+    client, sending = trainer(data), []
+
+    class Connection:
+        def upload(self, pieces):
+            sending.extend(pieces)
+
+    weights = read_state(template.module)["fc1.weight"]
+    before = weights.clone()
+    with Copies(weights.nbytes) as copies:
+        _answer(client, Connection(), template, 1, 1)
+    assert copies.bytes == 2 * weights.nbytes
+    assert not torch.equal(weights, before), "what is sent is what was trained"
+    assert all(piece.obj is template.buffer.obj for piece in sending if len(piece) >= weights.nbytes)
+    assert sum(map(len, sending)) > weights.nbytes
 
 
 @pytest.mark.parametrize("given", [{"batch_size": 10}, {"batch_size": None}])

@@ -235,7 +235,7 @@ class Network:
             run_id="night",
             goodbye=goodbye,
             exchange=self.exchange,
-            folding=Folding(self.exchange, self.committer),
+            folding=Folding(self.exchange),
             recorder=self.recorder,
             strangers=self.strangers,
             memory=self.memory,
@@ -248,7 +248,10 @@ class Network:
             accept_dtypes=accept_dtypes,
             message_ids=count(1),
             update_ids=count(1),
+            known=threading.Event(),
         )
+        self.context.folding.committer = self.committer
+        self.context.known.set()
         self._connection_ids = count(1)
         self._lines: list[Line] = []
 

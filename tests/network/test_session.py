@@ -1,7 +1,9 @@
 """One connection from hello to goodbye: what is on record of each kind of beginning and end."""
 
+import dataclasses
 import pickle
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -286,3 +288,64 @@ def test_a_record_that_cannot_be_made_durable_lets_no_answer_out(
         assert line.ended().ours.sends == []
         assert line.story()[-1].endswith("server stopped")
     assert network.exchange.register("a", 10, PEER).number == 2, "the first one was given back"
+
+
+# --- before the model is made ----------------------------------------------------------------------------------------
+
+
+def early(network: Network, body: bytes) -> Line:
+    """An upload of a registered client's that comes while the model is being made, when its session waits for it."""
+    network.context.known.clear()
+    waiting = threading.Event()
+    await_model = network.context.await_model
+
+    def noted() -> None:
+        waiting.set()
+        await_model()
+
+    network.context.await_model = noted  # type: ignore[method-assign]
+    line = network.connect().send(body)
+    assert waiting.wait(PATIENCE)
+    return line
+
+
+@pytest.mark.parametrize("size", [10, 200], ids=["in its opening", "longer than that"])
+def test_a_registration_needs_no_model_and_an_upload_waits_for_it(network: Network, size: int) -> None:
+    limits = network.context.limits
+    network.context.known.clear()
+    network.registered("a")
+    line = early(network, update("a", linear(size)))
+    assert line.story() == ["opened"]
+    network.context.learn(limits, {}, frozenset())
+    line.ended()
+    assert line.story()[-2:] == [
+        "update duplicate: no model of this client is unanswered",
+        "closed, upload of a: closed",
+    ]
+
+
+@pytest.mark.parametrize("size", [10, 200], ids=["in its opening", "longer than that"])
+def test_what_is_too_long_for_the_model_is_refused_when_that_is_known(network: Network, size: int) -> None:
+    limits = dataclasses.replace(network.context.limits, pickle=200)
+    network.registered("a")
+    line = early(network, update("a", linear(size)))
+    network.context.learn(limits, {}, frozenset())
+    line.ended()
+    (message,) = line.of(e.MessageReceived)
+    assert message.outcome == "refused"
+    assert "where at most 200 may come: --max-update-size" in str(message.reason)
+
+
+def test_who_waits_for_a_model_that_never_comes_is_let_go(network: Network) -> None:
+    network.registered("a")
+    line = early(network, update("a", linear(200)))
+    network.context.give_up()
+    line.ended()
+    assert line.story()[1].endswith("failed: the server stopped before its model was made")
+
+
+def test_a_stranger_does_not_wait_for_the_model(network: Network) -> None:
+    network.registered("a")
+    network.context.known.clear()
+    line = network.connect(STRANGER).send(update("a", linear(200))).ended()
+    assert "refused" in line.story()[1]

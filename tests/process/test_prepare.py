@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from flserver.aggregation import FedAvg, State
 from flserver.errors import CheckpointError, UsageError
 from flserver.models.checkpoint import CheckpointStore
-from flserver.process.prepare import Prepared, initial_weights, of_parent, prepare
+from flserver.process.basis import Weights, initial_weights, look_up, of_parent
+from flserver.process.prepare import Prepared, load_weights, prepare
 from flserver.process.which_run import Parent, Plan
 from flserver.settings import StorePolicy, server_settings
 from flserver.store.reader import Reader
@@ -46,7 +47,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def start(tmp_path: Path, **given: str) -> Prepared:
     settings = server_settings({"model": "linear:factory", "db": str(tmp_path / "runs.sqlite")} | given)
     plan = Plan(run_id="r2", name="night", ref="night", settings=settings)
-    return prepare(plan, cast(Reader, FakeReader()), lambda line: None)
+    return prepare(plan, look_up(plan, cast(Reader, FakeReader())), lambda line: None)
 
 
 def test_a_start_lets_the_module_go_and_its_state_is_the_modules_memory(tmp_path: Path, made: list[Any]) -> None:
@@ -82,10 +83,14 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     save_file({"w": torch.arange(3.0)}, tmp_path / "first.safetensors")
     reader, store = cast(Reader, FakeReader()), store_in(tmp_path)
     weights = initial_weights(str(tmp_path / "first.safetensors"), reader, store)
-    assert weights.state["w"].tolist() == [0, 1, 2]
-    assert (weights.parent_run_id, weights.parent_round) == (None, None)
+    assert loaded(weights)["w"].tolist() == [0, 1, 2]
+    assert (weights.run_id, weights.round) == (None, None)
     with pytest.raises(UsageError, match="cannot read weights"):
-        initial_weights(str(tmp_path / "gone.safetensors"), reader, store)
+        loaded(initial_weights(str(tmp_path / "gone.safetensors"), reader, store))
+
+
+def loaded(weights: Weights) -> State:
+    return load_weights(weights, "fedavg", FedAvg())
 
 
 def store_in(checkpoint_dir: Path) -> StorePolicy:
@@ -109,8 +114,8 @@ def parent(tmp_path: Path) -> Reader:
 @pytest.mark.parametrize(("spec", "round"), [("r1", 2), ("night", 2), ("night:0", 0), ("r1:2", 2)])
 def test_weights_from_a_round_of_a_run(parent: Reader, tmp_path: Path, spec: str, round: int) -> None:
     weights = initial_weights(spec, parent, store_in(tmp_path))
-    assert {name: tensor.tolist() for name, tensor in weights.state.items()} == {"w": [round, round]}
-    assert (weights.parent_run_id, weights.parent_round) == ("r1", round)
+    assert {name: tensor.tolist() for name, tensor in loaded(weights).items()} == {"w": [round, round]}
+    assert (weights.run_id, weights.round) == ("r1", round)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +134,14 @@ def test_weights_that_are_not_there(parent: Reader, tmp_path: Path, spec: str, r
 
 
 def test_weights_of_a_run_whose_checkpoints_lie_elsewhere(parent: Reader, tmp_path: Path) -> None:
-    assert initial_weights("night", parent, store_in(tmp_path / "of the new run")).parent_round == 2
+    assert initial_weights("night", parent, store_in(tmp_path / "of the new run")).round == 2
 
 
 def test_weights_whose_file_was_changed_are_not_used(parent: Reader, tmp_path: Path) -> None:
     (file,) = (tmp_path / "r1").glob("round-000002-*")
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(CheckpointError, match="does not match its digest"):
-        initial_weights("night", parent, store_in(tmp_path))
+        loaded(initial_weights("night", parent, store_in(tmp_path)))
 
 
 class Remembering(FedAvg):
@@ -156,9 +161,10 @@ def test_a_child_has_the_parents_tensors_and_its_strategys_where_that_is_the_sam
 ) -> None:
     begun, remembering = Parent(run=parent.run("r1"), round=2), Remembering()
     settings = server_settings({"strategy": strategy, "checkpoint_dir": str(tmp_path)})
-    weights = of_parent(begun, parent, settings, remembering)
-    assert {name: tensor.tolist() for name, tensor in weights.state.items()} == {"w": [2, 2]}
-    assert (weights.parent_run_id, weights.parent_round) == ("r1", 2)
+    weights = of_parent(begun, parent, settings)
+    state = load_weights(weights, strategy, remembering)
+    assert {name: tensor.tolist() for name, tensor in state.items()} == {"w": [2, 2]}
+    assert (weights.run_id, weights.round) == ("r1", 2)
     assert {name: tensor.tolist() for name, tensor in remembering.own.items()} == own
 
 
@@ -167,7 +173,7 @@ def test_a_child_does_not_begin_with_a_checkpoint_that_is_pruned_changed_or_gone
 ) -> None:
     def begin(round: int) -> None:
         settings = server_settings({"checkpoint_dir": str(tmp_path)})
-        of_parent(Parent(run=parent.run("r1"), round=round), parent, settings, Remembering())
+        load_weights(of_parent(Parent(run=parent.run("r1"), round=round), parent, settings), "fedavg", Remembering())
 
     with pytest.raises(UsageError, match="--resume-from 1: its checkpoint in run night was pruned"):
         begin(1)

@@ -91,14 +91,14 @@ class Run:
         model = committer.commit_initial(tensors(0, 0, 0), 1)
         rules = policy(num_rounds=rounds, time_to_wait=0.0, **changed)
         self.exchange = Exchange(Rounds(rules, {}, None, Identity()), model)
-        self.folding = Folding(self.exchange, committer)
+        self.folding = Folding(self.exchange)
+        self.folding.committer = committer
         self.ended = threading.Event()
         self.coordinator = Coordinator(
             run_id="run",
             policy=rules,
             exchange=self.exchange,
-            committer=committer,
-            buffers=buffers,
+            prepare=lambda: (committer, buffers),
             recorder=self.recorder,
             process_id=1,
             attempts_before={},
