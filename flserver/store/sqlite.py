@@ -9,12 +9,11 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sqlalchemy import Connection, Engine, NullPool, StaticPool, Table, create_engine, event
-from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.dialects.sqlite import Insert, dialect, insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.clock import Deadline
@@ -31,6 +30,8 @@ CLOSE_PATIENCE = 1.0
 CLOSE_PAUSE = 0.02
 """Seconds between two tries of that."""
 APPLICATION_ID = 0x464C7376  # as the first migration writes it
+DIALECT = dialect()
+"""What statements are compiled for."""
 
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
 
@@ -219,7 +220,6 @@ def _driver(connection: Connection) -> sqlite3.Connection:
     return driver
 
 
-@cache
 def insert_or_update(table: Table) -> Insert:
     """An INSERT into ``table`` that changes the row of the same primary key where there is one."""
     statement = insert(table)
