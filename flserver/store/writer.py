@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import StoreError
@@ -25,7 +25,7 @@ from flserver.store.chain import GENESIS, Link, payload_digest
 from flserver.store.derive import derive, run_of
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import to_payload
-from flserver.store.prepared import prepare
+from flserver.store.prepared import inserting
 from flserver.store.sqlite import (
     cause,
     leave_one_file,
@@ -42,8 +42,6 @@ MAX_BATCH = 500
 SALT_BYTES = 16
 
 logger = logging.getLogger(__name__)
-
-_EVENTS = prepare(insert(tables.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +291,6 @@ class Writer:
             digest = link.digest()
             recorded.append(vars(link) | {"payload": entry.payload, "salt": salt, "digest": digest})
             derive(rows, Origin(link.seq, link.run_id, link.process_id), entry.event)
-        _EVENTS.run(connection, recorded)
+        inserting(tables.events).run(connection, recorded)
         rows.write()
         return recorded[-1]["seq"], digest

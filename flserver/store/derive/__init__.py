@@ -1,6 +1,7 @@
 """The rows that follow from an event: a pure function of the events before it and of itself.
 
-``runs``, ``connections`` and ``rounds`` mirror the facts in ``events/``; ``statements`` is what they are made of.
+``runs``, ``connections`` and ``rounds`` mirror the facts in ``events/``; ``statements`` is what they are made of, and
+``attempts`` what they need to know of the events before.
 """
 
 from flserver import events as e

@@ -39,7 +39,7 @@ class OpenAttempts(dict[AttemptKey, OpenAttempt]):
             )
             found[run_id, round, attempt] = OpenAttempt(
                 {client: bool(answered) for client, answered in connection.execute(invited)},
-                dict(connection.execute(undecided).tuples().all()),
+                {int(update_id): client for update_id, client in connection.execute(undecided)},
             )
         return found
 

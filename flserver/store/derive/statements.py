@@ -11,14 +11,13 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, cast, get_type_hints
 
-from sqlalchemy import Connection, Table, bindparam, insert, null, update
+from sqlalchemy import Connection, Table
 
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import tables as t
 from flserver.store.derive.attempts import OpenAttempts
-from flserver.store.prepared import Prepared, prepare
-from flserver.store.sqlite import insert_or_update
+from flserver.store.prepared import changing, inserting, key_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +87,10 @@ class Rows:
         """Write what was collected; nothing is, afterwards. Raises StoreError where a row to change is not there."""
         for table in t.DERIVED:  # parents before children
             if rows := self._inserts.get(table):
-                _insert(table).run(self.connection, rows)
+                inserting(table).run(self.connection, rows)
             self._write_changes(table)
             if rows := self._puts.get(table):
-                _insert_or_update(table).run(self.connection, rows)
+                inserting(table, or_update=True).run(self.connection, rows)
         self._clear()
 
     def _write_changes(self, table: Table) -> None:
@@ -99,7 +98,7 @@ class Rows:
         for key, values in self._changes.get(table, {}).items():
             alike[tuple(values), self._unset.get((table, key), ())].append(values | _by_key(table, key))
         for (columns, unset), rows in alike.items():
-            if _update(table, columns, unset).run(self.connection, rows) != len(rows):
+            if changing(table, columns, unset).run(self.connection, rows) != len(rows):
                 raise _missing(table, len(rows), [tuple(row.values())[len(columns) :] for row in rows[:3]])
 
 
@@ -128,28 +127,6 @@ def _key(table: Table) -> Callable[[Row], Key]:
 
 
 def _by_key(table: Table, key: Key) -> Row:
-    """The parameters by which :func:`_update` finds a row."""
-    names = _key_parameters(table)
+    """The parameters by which :func:`~flserver.store.prepared.changing` finds a row."""
+    names = key_parameters(table)
     return dict(zip(names, key, strict=True)) if len(names) > 1 else {names[0]: key}
-
-
-@cache
-def _key_parameters(table: Table) -> tuple[str, ...]:
-    return tuple(f"key_{column.name}" for column in table.primary_key)
-
-
-@cache
-def _insert(table: Table) -> Prepared:
-    return prepare(insert(table))
-
-
-@cache
-def _insert_or_update(table: Table) -> Prepared:
-    return prepare(insert_or_update(table))
-
-
-@cache
-def _update(table: Table, columns: tuple[str, ...], unset: tuple[str, ...]) -> Prepared:
-    by = [column == bindparam(f"key_{column.name}") for column in table.primary_key]
-    by += [table.c[column] == null() for column in unset]
-    return prepare(update(table).where(*by).values({column: bindparam(column) for column in columns}))
