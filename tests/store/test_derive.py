@@ -246,6 +246,15 @@ def test_rounds(recorded: Path, ask: Ask) -> None:
     assert reasons == [(None,), ("quorum",), (None,)]
 
 
+def test_a_round_says_with_which_arithmetic_it_was_made_and_an_older_one_does_not(database: Path, ask: Ask) -> None:
+    asked = "SELECT arithmetic FROM v1_runs"
+    story.write(database, [*story.started(), attempt(0, 1, ()), committed(0)])
+    assert ask(asked) == [(None,)]
+    story.write(database, [attempt(1, 1, ()), committed(1, arithmetic="a"), attempt(2, 1, ()), aborted(2, 1, [])])
+    assert ask("SELECT round, arithmetic FROM v1_rounds ORDER BY round") == [(0, None), (1, "a"), (2, None)]
+    assert ask(asked) == [("a",)]
+
+
 def test_client_rounds(recorded: Path, ask: Ask) -> None:
     query = (
         "SELECT attempt, client_id, participation, decision, reason, weight, seconds, bytes_in, bytes_out"
