@@ -32,8 +32,8 @@ def micro(size: str, directory: Path) -> dict[str, object]:
 
     ``parse_ratio``: an update read by the pickle machine / by ``pickle.loads``. ``write_ratio``: a model written into a
     template / by ``pickle.dumps``. ``add_ratio``: one update into FedAvg's exact sum / one float32 multiply-add pass.
-    ``events_per_commit``: events that share a transaction while eight sessions each wait for their own. The rest is of
-    the events of small rounds (``record``): processor time of the writer's thread an event, bytes of database an update.
+    ``events_per_commit``: events that share a transaction while eight sessions each wait for their own. The rest is
+    of small rounds' events (``record``): the writer's processor time an event, bytes of database an update.
     """
     torch.set_num_threads(1)
     module = wire_module(FACTORIES[size]())
