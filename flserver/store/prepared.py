@@ -14,6 +14,8 @@ from typing import Any
 from sqlalchemy import Column, Connection, Table
 from sqlalchemy.types import TypeDecorator
 
+from flserver.store.sqlite import driver_of
+
 MOST_ROWS = 64
 """Rows of one statement; each has at most some 20 parameters, of SQLite's 32,766."""
 
@@ -31,13 +33,13 @@ class Prepared:
 
     def run(self, connection: Connection, rows: Sequence[Row]) -> int:
         """Run it for ``rows``, which have its parameters by name; what is not there is NULL. Returns how many rows of
-        the table it inserted or changed."""
-        done = 0
+        the table it inserted or changed. Raises sqlite3.Error."""
+        driver, done = driver_of(connection), 0
         for some in _portions(rows):
             values: list[Any] = []
             for row in some:
                 values += self._values(row)
-            done += connection.exec_driver_sql(self.text(len(some)), tuple(values)).rowcount
+            done += driver.execute(self.text(len(some)), values).rowcount
         return done
 
     def _values(self, row: Row) -> list[Any]:

@@ -179,7 +179,7 @@ def set_wal(connection: Connection, path: Path) -> None:
 
     Raises StoreError where the file system cannot have one.
     """
-    mode = _driver(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    mode = driver_of(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise StoreError(f"{path} cannot use SQLite's WAL (journal_mode stays {mode}): is it on a network disk?")
 
@@ -208,7 +208,7 @@ def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], 
     let go within ``CLOSE_PATIENCE`` costs the tidy end, not the run: that is logged. ``pause`` waits some seconds;
     another process's reader gives no sign that could be waited for.
     """
-    driver, patience = _driver(connection), Deadline.after(CLOSE_PATIENCE)
+    driver, patience = driver_of(connection), Deadline.after(CLOSE_PATIENCE)
     driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     while True:
         try:
@@ -221,7 +221,8 @@ def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], 
         pause(CLOSE_PAUSE)
 
 
-def _driver(connection: Connection) -> sqlite3.Connection:
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """The driver's own connection, for what SQLAlchemy does not do, or not as fast. What it raises is sqlite3.Error."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 
 from flserver.errors import StoreError
 from flserver.events import Event
@@ -14,7 +13,7 @@ from flserver.store.derive import DERIVATIONS, derive
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import EVENT_TYPES
 from flserver.store.replay import rederive
-from flserver.store.sqlite import writing_engine
+from flserver.store.sqlite import driver_of, writing_engine
 from tests import facts
 from tests.facts import aborted, answered, attempt, committed, sent, silent
 from tests.store import story
@@ -74,9 +73,9 @@ def test_a_round_of_many_takes_few_statements(database: Path) -> None:
         rows = Rows(connection)
         for seq, event in enumerate(a_round(clients), 1):
             derive(rows, Origin(seq, story.RUN, 1), event)
-        listens = "before_cursor_execute"
-        sqlalchemy.event.listen(connection, listens, lambda _, cursor, sql, *more: statements.append(sql))
+        driver_of(connection).set_trace_callback(statements.append)
         rows.write()
+        driver_of(connection).set_trace_callback(None)
         written = connection.exec_driver_sql("SELECT COUNT(*) FROM updates WHERE decision = 'accepted'").scalar()
     assert written == len(clients)
     assert len(statements) < len(clients) / 4
