@@ -50,7 +50,9 @@ def test_who_is_awaited_and_whose_turn_it_is(moves: list[tuple[str, str]]) -> No
         assert attempt.awaits == bool(rounds.waited_for())
         assert attempt.suspected or not any(one.suspicion for one in attempt.seats.values())
         expected = turns(attempt.seats, updates)
-        order += [taken.client_id for taken, _ in updates.take_next(attempt)]
+        taken = [seat for seat, _ in updates.take_next(attempt)]
+        assert all(seat.counts and not seat.pending for seat in taken)
+        order += [seat.client_id for seat in taken]
         assert [client for client in order if client in expected] == expected
         assert order == sorted(order)
     rounds.end_attempt()
