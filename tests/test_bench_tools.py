@@ -36,6 +36,8 @@ def test_the_parts_are_measured(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert all(result[name] > 0 for name in ("parse_ratio", "write_ratio", "add_ratio"))
     assert result["events_per_commit"] >= 1
+    assert result["writer_us_an_event"] > 0
+    assert 0 < result["database_bytes_an_update"] <= 7 * 1024
 
 
 def test_large_bodies_go_through_every_part(tmp_path: Path) -> None:

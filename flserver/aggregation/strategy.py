@@ -27,11 +27,13 @@ class Strategy(ABC):
 
     ``needs`` says how long the tensors given to ``add`` stay valid: ``"stream"`` until ``add`` returns, which keeps
     memory independent of the number of clients, ``"all"`` until ``finish`` returns. One that streams may ask for single
-    updates to stay, with ``holds``, where whoever calls it set ``may_hold``.
+    updates to stay, with ``holds``, where whoever calls it set ``may_hold``. ``arithmetic`` names on record how it
+    computes, where that may change from one version to the next: equal names, equal bits.
     """
 
     needs: ClassVar[Literal["stream", "all"]] = "stream"
     order: ClassVar[Literal["ascending", "any"]] = "ascending"
+    arithmetic: ClassVar[str | None] = None
     may_hold = False
     scratch: Callable[[int], memoryview] = staticmethod(_own_memory)
     """Gives so many bytes of zeros (1 or more), which stay valid; whoever calls the strategy may set it before the

@@ -111,7 +111,8 @@ class RoundCommitted(Event):
     """A round exists: its checkpoint is durable, and this event's transaction decides its updates ``accepted``.
 
     Every update of the attempt whose decision is still NULL is named in ``outcomes``. ``clients`` is how many were sent
-    the model; None leaves the number that were invited. ``data_size`` are the samples counted.
+    the model; None leaves the number that were invited. ``data_size`` are the samples counted. ``arithmetic`` is the
+    strategy's; None: it has no name for it, or the event is older than that.
     """
 
     round: int
@@ -131,6 +132,7 @@ class RoundCommitted(Event):
     accuracy: float | None
     metrics: tuple[RoundMetric, ...]
     outcomes: tuple[ClientOutcome, ...]
+    arithmetic: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,13 @@ Pure: what is compared are addresses, certificates and the roster. ``rounds`` as
 update of a client counts.
 """
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from flserver.errors import IdentityRefused
 from flserver.events.words import IdentityKind
 from flserver.identity.peer import Certificate, Peer
+from flserver.identity.registered import Registered
 from flserver.identity.roster import Roster
 from flserver.settings import UploadFrom
 
@@ -97,7 +97,7 @@ class Identity:
         """Whether two peers, each of which may speak for a client, count as the same."""
         return self.upload_from != "same-address" or one.host == other.host
 
-    def expect_upload(self, peer: Peer, registered: Mapping[str, Peer]) -> Share:
+    def expect_upload(self, peer: Peer, registered: Registered) -> Share:
         """As whose an upload of this peer could count, before its message says whose it is.
 
         ``registered`` are the peers that registered in this process, by client. A certificate stands for one client;
@@ -109,7 +109,7 @@ class Identity:
             if stands_for not in registered:
                 raise IdentityRefused(f"an upload, and client {stands_for} has not registered")
         if self.upload_from == "same-address":
-            owner, clients = peer.host, sum(one.host == peer.host for one in registered.values())
+            owner, clients = peer.host, len(registered.at(peer.host))
         else:
             owner, clients = "anywhere", len(registered)
         if not clients:
@@ -117,7 +117,7 @@ class Identity:
             raise IdentityRefused(f"an upload, and no client has registered{where}")
         return Share(f"client {stands_for}", 1) if self._mutual_tls else Share(owner, clients)
 
-    def sender(self, client_id: str | None, peer: Peer, registered: Mapping[str, Peer]) -> str | None:
+    def sender(self, client_id: str | None, peer: Peer, registered: Registered) -> str | None:
         """Whose an upload is that cannot be used, where that is known: None where it is not.
 
         ``client_id`` is what its message says, None where that cannot be read. Then a certificate tells, or an address
@@ -133,19 +133,20 @@ class Identity:
             return None
         return client_id
 
-    def _only_one(self, peer: Peer, registered: Mapping[str, Peer]) -> str | None:
-        there = self.could_be(peer, registered)
-        sure = self._mutual_tls or (self.upload_from == "same-address" and not peer.local)
-        return there[0] if sure and len(there) == 1 else None
+    def _only_one(self, peer: Peer, registered: Registered) -> str | None:
+        if self._mutual_tls:
+            return next(iter(self.could_be(peer, registered)), None)
+        there = registered.at(peer.host)
+        return next(iter(there)) if self.upload_from == "same-address" and not peer.local and len(there) == 1 else None
 
-    def could_be(self, peer: Peer, registered: Mapping[str, Peer]) -> tuple[str, ...]:
+    def could_be(self, peer: Peer, registered: Registered) -> tuple[str, ...]:
         """The clients whose upload could come from a peer: by its certificate, else by where they registered."""
         if self._mutual_tls:
             with suppress(IdentityRefused):
                 stands_for = self._stands_for(peer.certificate)
                 return (stands_for,) if stands_for in registered else ()
             return ()
-        return tuple(sorted(client_id for client_id, one in registered.items() if self._same(one, peer)))
+        return tuple(sorted(registered.at(peer.host) if self.upload_from == "same-address" else registered))
 
     def lists(self, client_id: str) -> bool:
         """Whether a client may go on taking part: a roster that was read again may have left it out."""

@@ -1,12 +1,13 @@
 """The first entries that a server process makes in the record."""
 
 import getpass
+import logging
 import os
 import platform
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flserver import __version__, events
 from flserver.clock import utc_timestamp
@@ -19,6 +20,14 @@ from flserver.process.launched import Launched
 from flserver.process.which_run import Plan
 from flserver.settings.recorded import config_of
 from flserver.store.reader import Reader
+
+if TYPE_CHECKING:
+    from flserver.aggregation import Strategy
+
+BEFORE_NAMES = "float64 fold"
+"""What FedAvg did before arithmetics had names: sums in float64, in ascending order of the ids."""
+
+logger = logging.getLogger(__name__)
 
 
 def close_left_overs(recorder: Recorder, reader: Reader) -> None:
@@ -95,6 +104,23 @@ def record_opening(recorder: Recorder, launched: Launched, process_id: int, begi
         recorder.emit(events.OperatorActed(kind="override", detail=change))
     recorder.emit(events.StateChanged(state="joining"))
     recorder.flush()
+
+
+def record_arithmetic(recorder: Recorder, plan: Plan, strategy: "Strategy") -> None:
+    """Say, and put on record, that a resumed run goes on with another arithmetic than that of its last round."""
+    run, now = plan.resumed, strategy.arithmetic
+    if run is None or not run["rounds_committed"]:
+        return
+    before = run["arithmetic"] or (BEFORE_NAMES if run["strategy"] == "fedavg" else None)
+    if before == now:
+        return
+    logger.warning(
+        "run %s goes on with another arithmetic: %s, and not %s as so far. Its next rounds differ in their last bits "
+        "from what the version before would have made; v1_rounds.arithmetic tells them apart",
+        *(run["name"], now or "one without a name", before or "one without a name"),
+    )
+    change = {"setting": "arithmetic", "before": before, "now": now}
+    recorder.emit(events.OperatorActed(kind="override", detail=change))
 
 
 def _run_begins(plan: Plan, basis: Basis, resumed_from: int | None) -> events.Event:

@@ -12,6 +12,7 @@ from flserver.network.decoding import Decoding
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
 from flserver.network.strangers import Strangers
+from flserver.process.first_entries import record_arithmetic
 from flserver.process.launched import Launched
 from flserver.process.preparation import Preparation
 from flserver.process.resources import capacity_of, first_limits, limits_of, places_of
@@ -105,6 +106,7 @@ class Run:
             made=prepared.made,
             meanwhile=buffers.render,
         )
+        record_arithmetic(self._recorder, self._launched.plan, prepared.strategy)
         self.parameters = prepared.parameters
         self.exchange.replace_model(model)
         self._context.learn(limits, prepared.tied, prepared.buffers)

@@ -201,6 +201,7 @@ class Committer:
                 accuracy=accuracy,
                 metrics=own + facts.client_means,
                 outcomes=facts.outcomes,
+                arithmetic=self._strategy.arithmetic,
             )
         )
         known = (comparable(loss), comparable(accuracy))

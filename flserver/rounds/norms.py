@@ -79,6 +79,8 @@ def settle(attempt: Attempt) -> None:
     Half is half of those who are there, also of who was not sent this model: else it would be enough to keep the others
     busy for a round.
     """
+    if not attempt.suspected:
+        return
     suspects = [seat for seat in attempt.seats.values() if seat.suspicion is not None]
     to_come = 0 if attempt.over else sum(not seat.answered for seat in attempt.seats.values())
     if 2 * len(suspects) >= attempt.there:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from flserver.errors import RegistrationRefused
 from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
+from flserver.identity.registered import Registered
 from flserver.identity.rules import Identity
 from flserver.rounds.join_window import JoinWindow
 from flserver.rounds.places import Places
@@ -37,6 +38,7 @@ class Participants:
             client_id: Participant(client_id, data_size, registration, takes_part=client_id not in visitors)
             for client_id, (data_size, registration) in known.items()
         }
+        self.registered = Registered()  # those with a peer, as the participants have it
         self.window = JoinWindow(policy)
         self._refusal: str | None = None  # of every registration, once the run is over
 
@@ -68,6 +70,7 @@ class Participants:
         known.move("registers")
         known.data_size, known.registration, known.since = data_size, known.registration + 1, now
         known.peer, known.unanswered, known.last_answer = peer, None, None
+        self.registered[client_id] = peer
         self.window.take(client_id, now)
         return Registration(client_id, known.registration, rejoined)
 
@@ -89,6 +92,7 @@ class Participants:
         self.window.drop(registration.client_id)
         if not participant.takes_part:
             participant.peer = None
+            self.registered.pop(registration.client_id, None)
 
     def still_listed(self, registration: Registration) -> bool:
         """Whether a registration may go on: a roster that was read again may have left its client out."""

@@ -91,7 +91,7 @@ class Rounds(Participants):
         backoff = self.participants[registration.client_id].backoff
         if reason in GIVEN_UP:
             backoff.missed(self.attempt.round)
-        elif not self.waited_for() and any(other.answered for other in self.attempt.seats.values()):
+        elif not self.attempt.awaits and any(other.answered for other in self.attempt.seats.values()):
             backoff.left_last(self.attempt.round)
 
     def _seat(self, registration: Registration) -> Seat | None:
@@ -141,7 +141,7 @@ class Rounds(Participants):
     def waited_for(self) -> list[Seat]:
         """The seats whose answer may still come and is waited for."""
         assert self.attempt is not None
-        return [seat for seat in self.attempt.seats.values() if not seat.answered and not seat.left]
+        return [seat for seat in self.attempt.seats.values() if seat.awaited]
 
     @property
     def ends_at(self) -> float:
@@ -163,7 +163,7 @@ class Rounds(Participants):
         """Whether everyone waited for has answered or left, it is time, or the run is ``stopping``; in any case with
         all answers on record."""
         assert self.attempt is not None
-        done = stopping or now >= self.ends_at or not self.waited_for()
+        done = stopping or now >= self.ends_at or not self.attempt.awaits
         return done and self.attempt.recording == 0
 
     def end_attempt(self, now: float = math.inf, *, stopped: bool = False) -> list[Result]:
@@ -201,22 +201,17 @@ class Rounds(Participants):
 
     def expect_upload(self, peer: Peer) -> Share:
         """As whose an upload of this peer could count, before it is known whose it is. Raises IdentityRefused."""
-        return self._identity.expect_upload(peer, self._registered())
+        return self._identity.expect_upload(peer, self.registered)
 
     def sender(self, client_id: str | None, peer: Peer) -> tuple[str | None, tuple[str, ...]]:
         """Whose an upload is that cannot be used and may say whose; where that is not known, whose it could be."""
-        registered = self._registered()
-        sender = self._identity.sender(client_id, peer, registered)
-        return sender, () if sender is not None else self._identity.could_be(peer, registered)
+        sender = self._identity.sender(client_id, peer, self.registered)
+        return sender, () if sender is not None else self._identity.could_be(peer, self.registered)
 
     def not_asked(self, peer: Peer, accepted_at: float) -> str | None:
         """Whose a peer's upload is, if that is certain and it can only be a duplicate."""
-        sender = self._identity.sender(None, peer, self._registered())
+        sender = self._identity.sender(None, peer, self.registered)
         return sender if sender is not None and self.participants[sender].asked(accepted_at) is None else None
-
-    def _registered(self) -> dict[str, Peer]:
-        """The peers that registered in this process, by client."""
-        return {p.client_id: p.peer for p in self.participants.values() if p.peer is not None}
 
     def check_upload(self, client_id: str, peer: Peer) -> Participant:
         """Whose upload it is. Raises RegistrationRefused where nobody of that name takes part, IdentityRefused where
@@ -258,6 +253,7 @@ class Rounds(Participants):
         rejection = upload.rejection or seat.weight.refusal
         seat.take(upload, now, rejection or self.norms.too_far(upload.norms), self.norms.suspicion(upload.norms))
         running.recording += 1
+        running.suspected |= seat.suspicion is not None
         return verdict(seat.decision, seat.rejection, sent, seat)
 
     def reject_answer(self, upload: Upload, verdict: Verdict, rejection: str) -> Verdict:

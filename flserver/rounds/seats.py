@@ -162,6 +162,11 @@ class Seat:
         return self.update_id is not None
 
     @property
+    def awaited(self) -> bool:
+        """Whether its answer may still come and is waited for."""
+        return not self.answered and not self.left
+
+    @property
     def counts(self) -> bool:
         """Whether its update is averaged if the attempt is committed."""
         return self.answered and self.decision is None
@@ -175,7 +180,7 @@ class Seat:
 @dataclass
 class Attempt:
     """One try at a round. ``recording`` counts answers decided but not yet on record; ``not_sent`` are the clients that
-    are there and not invited, and why."""
+    are there and not invited, and why; ``suspected`` says whether any answer ever was."""
 
     round: int
     number: int
@@ -185,6 +190,10 @@ class Attempt:
     not_sent: dict[str, str] = field(default_factory=dict)
     recording: int = 0
     over: bool = False
+    suspected: bool = False
+
+    def __post_init__(self) -> None:
+        self._maybe_awaited = [*self.seats.values()]  # who is awaited is among them
 
     def invite(self, participants: Iterable[Participant], policy: RoundPolicy) -> None:
         """Give each a seat, in this order. What its samples count for depends on who else is invited."""
@@ -192,6 +201,15 @@ class Attempt:
         weights = weigh([one.samples for one in invited], policy.max_weight_share, capped=policy.caps_weight)
         for one in invited:
             self.seats[one.client_id] = Seat(one.client_id, one.data_size, one.registration, weights[one.client_id])
+        self._maybe_awaited = [*self.seats.values()]
+
+    @property
+    def awaits(self) -> bool:
+        """Whether anybody is waited for. Who is not will not be again but for :meth:`take_back`, so that over a whole
+        attempt every seat is passed once."""
+        while self._maybe_awaited and not self._maybe_awaited[-1].awaited:
+            self._maybe_awaited.pop()
+        return bool(self._maybe_awaited)
 
     @property
     def there(self) -> int:
@@ -208,6 +226,7 @@ class Attempt:
         seat = self.seats.get(upload.client_id)
         if seat is not None and seat.update_id == upload.update_id:
             seat.clear()
+            self._maybe_awaited.append(seat)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The updates of one attempt: those that wait for their turn to be folded, and what is left of them at its end."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ class Updates:
 
     waiting: dict[str, Submission] = field(default_factory=dict)
     taken: dict[str, Submission] = field(default_factory=dict)
+    _turns: deque[Seat] | None = None  # the seats whose turn has not been
 
     def take_next(self, attempt: Attempt) -> Ready:
         """Those whose turn it is: none with a smaller id can come before them any more.
@@ -44,12 +46,16 @@ class Updates:
         if not self.waiting:
             return ready
         settle(attempt)
-        for seat in attempt.seats.values():
-            if seat.client_id in self.taken or seat.decision == "rejected":
-                continue
-            if seat.client_id not in self.waiting or seat.pending:
+        if self._turns is None:
+            self._turns = deque(attempt.seats.values())
+        while self._turns:
+            seat = self._turns[0]
+            passed = seat.decision == "rejected" or seat.client_id in self.taken
+            if not passed and (seat.client_id not in self.waiting or seat.pending):
                 break
-            ready.append((seat, self._take(seat)))
+            self._turns.popleft()
+            if not passed:
+                ready.append((seat, self._take(seat)))
         return ready
 
     def take_rest(self, seats: Iterable[Seat]) -> Ready:

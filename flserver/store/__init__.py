@@ -8,6 +8,7 @@
 | sqlite   | all that is SQLite's: how the file is opened, left and copied                 |
 | lock     | who has the database: one server at a time                                    |
 | schema   | the file's schema: made, upgraded or refused                                  |
+| prepared | statements for many rows at once, made once in a process                      |
 | derive   | the rows that follow from an event; its modules mirror those of events/       |
 | replay   | all derived tables, made anew from the record                                 |
 | backlog  | PURE: what waits for its transaction, and who may add to it                   |

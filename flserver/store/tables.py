@@ -141,7 +141,7 @@ rounds = _table(
     aggregate_seconds real?, evaluate_seconds real?, checkpoint_seconds real?
     clients int, updates_accepted int?, data_size int?, base_digest text?, model_digest text?
     checkpoint text?, checkpoint_bytes int?, checkpoint_deleted_at text?, loss real?, accuracy real?, event_seq int?
-    reason text?
+    reason text?, arithmetic text?
     """,
 )
 client_rounds = _table(

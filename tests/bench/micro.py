@@ -20,6 +20,7 @@ from flserver.wire.messages import decode
 from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
 from tests.bench.models import FACTORIES
+from tests.bench.record import record
 
 REPEATS = 11
 SESSIONS = 8  # threads that record and wait for it, as sessions do
@@ -31,7 +32,8 @@ def micro(size: str, directory: Path) -> dict[str, object]:
 
     ``parse_ratio``: an update read by the pickle machine / by ``pickle.loads``. ``write_ratio``: a model written into a
     template / by ``pickle.dumps``. ``add_ratio``: one update into FedAvg's exact sum / one float32 multiply-add pass.
-    ``events_per_commit``: events that share a transaction while eight sessions each wait for their own.
+    ``events_per_commit``: events that share a transaction while eight sessions each wait for their own. The rest is
+    of small rounds' events (``record``): the writer's processor time an event, bytes of database an update.
     """
     torch.set_num_threads(1)
     module = wire_module(FACTORIES[size]())
@@ -43,6 +45,7 @@ def micro(size: str, directory: Path) -> dict[str, object]:
     strategy.begin(state)
     flat = torch.cat([tensor.reshape(-1) for tensor in state.values()])
     total = torch.zeros_like(flat)
+    recorded = record(50, 10, directory)
     return {
         "micro": True,
         "mb": float(size),
@@ -54,6 +57,7 @@ def micro(size: str, directory: Path) -> dict[str, object]:
         ),
         "add_ratio": _ratio(lambda: strategy.add(state, 1), lambda: total.add_(flat, alpha=0.125)),
         "events_per_commit": _events_per_commit(directory),
+        **{name: recorded[name] for name in ("writer_us_an_event", "database_bytes_an_update")},
     }
 
 

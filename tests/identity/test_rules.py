@@ -4,6 +4,7 @@ import pytest
 
 from flserver.errors import IdentityRefused
 from flserver.identity.peer import Certificate, Peer
+from flserver.identity.registered import Registered
 from flserver.identity.roster import Member, Roster
 from flserver.identity.rules import Identity
 
@@ -28,12 +29,12 @@ def certified(common_name: str | None, fingerprint: str = "sha256:aa", host: str
 def test_an_upload_counts_from_the_address_that_registered(upload_from: str | None, peer: Peer, counts: bool) -> None:
     identity = Identity(upload_from)
     if counts:
-        identity.expect_upload(peer, {"3": HERE})
+        identity.expect_upload(peer, Registered({"3": HERE}))
         identity.check_upload("3", peer, HERE)
         identity.check_registration("3", peer, HERE)
     else:
         with pytest.raises(IdentityRefused, match=r"no client has registered from 10\.0\.0\.2"):
-            identity.expect_upload(peer, {"3": HERE})
+            identity.expect_upload(peer, Registered({"3": HERE}))
         with pytest.raises(IdentityRefused, match=r"3 registered from 10\.0\.0\.1, an upload from 10\.0\.0\.2 does"):
             identity.check_upload("3", peer, HERE)
         with pytest.raises(IdentityRefused, match="registered from another address"):
@@ -77,9 +78,9 @@ class TestMutualTls:
         after = certified("3", fingerprint="sha256:bb", host="10.0.0.9")
         identity.check_registration("3", after, before)
         identity.check_upload("3", after, before)
-        identity.expect_upload(after, {"3": before})
+        identity.expect_upload(after, Registered({"3": before}))
         with pytest.raises(IdentityRefused, match="client 4 has not registered"):
-            identity.expect_upload(certified("4"), {"3": before})
+            identity.expect_upload(certified("4"), Registered({"3": before}))
 
     def test_same_address_can_be_asked_for_as_well(self) -> None:
         identity, before = Identity("same-address", mutual_tls=True), certified("3")
@@ -141,7 +142,7 @@ class TestTheRoster:
         )  # fmt: skip
         identity.check_registration("1", old, None)
         identity.roster = Roster([Member(client_id="1", fingerprint="sha256:12")])
-        identity.expect_upload(new, {"1": old})
+        identity.expect_upload(new, Registered({"1": old}))
         identity.check_upload("1", new, old)
         for refused in (identity.expect_upload, lambda peer, _: identity.check_upload("1", peer, old)):
             with pytest.raises(IdentityRefused, match=r"sha256:11 .*not the one that the roster has for client 1"):
@@ -158,7 +159,7 @@ def at(host: str, certificate: Certificate | None = None) -> Peer:
     return Peer(host=host, port=1, certificate=certificate)
 
 
-SITES = {"1": at("192.0.2.1"), "2": at("192.0.2.2"), "3": at("192.0.2.2"), "4": at("127.0.0.1")}
+SITES = Registered({"1": at("192.0.2.1"), "2": at("192.0.2.2"), "3": at("192.0.2.2"), "4": at("127.0.0.1")})
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_whose_an_unusable_upload_is(says: str | None, host: str, sender: str | 
 def test_a_certificate_says_whose_an_unreadable_upload_is() -> None:
     mine = Certificate(subject="commonName=1", common_name="1", fingerprint="sha256:11")
     other = Certificate(subject="commonName=9", common_name="9", fingerprint="sha256:99")
-    identity, registered = Identity(mutual_tls=True), {"1": at("127.0.0.1", mine)}
+    identity, registered = Identity(mutual_tls=True), Registered({"1": at("127.0.0.1", mine)})
     assert identity.sender(None, at("127.0.0.1", mine), registered) == "1"
     assert identity.sender("1", at("127.0.0.1", mine), registered) == "1"
     assert identity.sender("1", at("127.0.0.1", other), registered) is None
@@ -191,12 +192,12 @@ def test_a_certificate_says_whose_an_unreadable_upload_is() -> None:
 
 
 def test_where_anybody_may_upload_an_address_tells_nothing() -> None:
-    assert Identity("any").sender(None, at("192.0.2.1"), {"1": SITES["1"]}) is None
-    assert Identity("any").sender("1", at("192.0.2.9"), {"1": SITES["1"]}) == "1"
+    assert Identity("any").sender(None, at("192.0.2.1"), Registered({"1": SITES["1"]})) is None
+    assert Identity("any").sender("1", at("192.0.2.9"), Registered({"1": SITES["1"]})) == "1"
 
 
 def test_a_certificate_says_whose_it_could_be_whoever_else_has_registered() -> None:
-    identity, registered = Identity(mutual_tls=True), {"1": certified("1"), "2": certified("2")}
+    identity, registered = Identity(mutual_tls=True), Registered({"1": certified("1"), "2": certified("2")})
     assert identity.could_be(certified("2"), registered) == ("2",)
     assert identity.could_be(certified("9"), registered) == ()
     assert identity.sender(None, certified("9"), registered) is None

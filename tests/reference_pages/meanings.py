@@ -42,6 +42,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "parent_run_id": "The run whose model it began with (`--resume-from`, `--initial-weights`), if any.",
             "parent_round": "That model's round.",
             "server_version": "The flserver that began it.",
+            "arithmetic": "Of its last committed round: `v1_rounds.arithmetic`.",
         },
     ),
     "v1_processes": (
@@ -218,6 +219,9 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "accuracy": "Its accuracy, likewise.",
             "event_seq": "The event that ended the attempt: `v1_events.seq`.",
             "reason": "Why it was aborted: `quorum`, `implausible`, `failed`, or what stopped the server.",
+            "arithmetic": "How its strategy computes, where it has a name for that; `fedavg`'s is `exact sum`. Equal "
+            "names, equal bits. NULL in a round of `fedavg` that is older than the name: there the sum was in "
+            "float64, in ascending order of the ids. NULL also before an attempt is committed.",
         },
     ),
     "v1_client_rounds": (

@@ -37,6 +37,16 @@ class Recorder:
         return [event for event in self.events if isinstance(event, e.RoundCommitted)]
 
 
+def test_a_round_names_its_strategys_arithmetic(tmp_path: Path) -> None:
+    checkpoints, recorder = CheckpointStore(tmp_path, "run"), Recorder()
+    checkpoints.prepare()
+    committer = Committer(
+        process_id=1, recorder=recorder, strategy=FedAvg(), evaluator=None, checkpoints=checkpoints, keep=1
+    )
+    committer.commit_initial({"w": torch.zeros(1)}, 1)
+    assert [event.arithmetic for event in recorder.events if isinstance(event, e.RoundCommitted)] == ["exact sum"]
+
+
 def test_a_model_that_diverged_is_not_the_best_one(tmp_path: Path) -> None:
     losses = iter([math.nan, 2.5, math.inf, 3.0])
     evaluator = Evaluator(nn.Linear(1, 1), torch.device("cpu"), [("the test", lambda _, __: {"loss": next(losses)})])

@@ -72,7 +72,7 @@ def test_the_history_is_of_rounds_with_accepted_updates() -> None:
 
 
 def attempt_of(seats: list[Seat], *not_sent: str) -> Attempt:
-    made = Attempt(5, 1, 0.0, 100.0, {seat.client_id: seat for seat in seats})
+    made = Attempt(5, 1, 0.0, 100.0, {seat.client_id: seat for seat in seats}, suspected=True)
     made.not_sent = dict.fromkeys(not_sent, "owes an answer")
     return made
 

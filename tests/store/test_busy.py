@@ -12,12 +12,15 @@ import pytest
 
 from flserver.errors import StoreError
 from flserver.store import busy
+from flserver.store.derive.statements import Rows
 from flserver.store.schema import check, ensure_head
 from flserver.store.writer import Writer
+from tests import facts
 from tests.nobody import as_nobody
 from tests.old_database import old_database
 from tests.patience import PATIENCE, eventually
 from tests.store import story
+from tests.store.conftest import Ask
 
 FIRST = story.whole_run()[0]
 
@@ -122,3 +125,24 @@ writer.close()
         groups=[100],
     )
     assert said.splitlines() == [f"runs.sqlite{end} 100 0o640" for end in ("", "-shm", "-wal")]
+
+
+def test_what_was_rolled_back_is_derived_anew(database: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the attempt that is known from the first try would have what it has on the second one already."""
+    locked, write = sqlite3.OperationalError("database is locked"), Rows.write
+    locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    errors = [locked]
+
+    def first_locked(rows: Rows) -> None:
+        if errors:
+            raise errors.pop()
+        write(rows)
+
+    monkeypatch.setattr(Rows, "write", first_locked)
+    answered = facts.answered("1", 1, 1.0)
+    round_0 = [facts.attempt(0, 1, ()), facts.committed(0)]
+    round_1 = [facts.attempt(1, 1, ("1",)), *story.uploaded(1, "1", (1, 1)), facts.committed(1, 1, [answered])]
+    story.write(database, [*story.started(), *story.registered("1", 1), *round_0, *round_1])
+    assert not errors
+    assert ask("SELECT round, status FROM v1_rounds ORDER BY round") == [(0, "committed"), (1, "committed")]
+    assert ask("SELECT decision, weight FROM v1_updates") == [("accepted", 1.0)]

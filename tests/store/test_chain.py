@@ -1,11 +1,15 @@
 """The hash chain finds every change, and bears a purge."""
 
+import hashlib
 import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flserver.store.chain import GENESIS, Link, payload_digest, verify
+from flserver.store.payloads import canonical_json
 from flserver.store.reader import Reader
 from tests.store import story
 
@@ -29,6 +33,11 @@ def test_an_untouched_record_verifies_across_processes(recorded: Path) -> None:
 def test_the_first_row_follows_zeros(recorded: Path) -> None:
     first = Reader(recorded).query("SELECT seq, previous_digest FROM v1_events ORDER BY seq LIMIT 1")[1]
     assert first == [(1, "sha256:" + "0" * 64)]
+
+
+@given(st.builds(Link, seq=st.integers(), process_id=st.integers()))
+def test_a_rows_digest_is_that_of_its_columns_as_canonical_json(link: Link) -> None:
+    assert link.digest() == "sha256:" + hashlib.sha256(canonical_json(vars(link)).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("column", ["run_id", "type", "at", "payload_digest", "digest"])

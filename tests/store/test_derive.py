@@ -1,6 +1,7 @@
 """The tables follow from the events, and from nothing else; a contradiction stops the record."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import tables
-from flserver.store.derive import DERIVATIONS
+from flserver.store.derive import DERIVATIONS, derive
+from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import EVENT_TYPES
 from flserver.store.replay import rederive
-from flserver.store.sqlite import writing_engine
+from flserver.store.sqlite import driver_of, writing_engine
 from tests import facts
 from tests.facts import aborted, answered, attempt, committed, sent, silent
 from tests.store import story
@@ -40,6 +42,55 @@ def test_the_tables_equal_a_replay_of_the_events(recorded: Path, ask: Ask) -> No
     with writing_engine(recorded).begin() as connection:
         rederive(connection)
     assert {name: ask(f"SELECT * FROM {name} ORDER BY 1, 2, 3") for name in names} == before
+
+
+def test_the_tables_are_the_same_however_events_share_transactions(database: Path, ask: Ask) -> None:
+    names = [table.name for table in tables.DERIVED]
+    first, second = story.whole_run(), [*story.left_over(), facts.run_left_over(story.LEFT)]
+    told = [(story.RUN, event) for event in first] + [(story.LEFT, event) for event in second]
+    found = []
+    for size in (1, 7, len(told)):
+        with writing_engine(database).begin() as connection:
+            for table in reversed(tables.DERIVED):
+                connection.execute(table.delete())
+            rows = Rows(connection)
+            for seq, (run_id, event) in enumerate(told, 1):
+                derive(rows, Origin(seq, run_id, 1), event)
+                if seq % size == 0:
+                    rows.write()
+                    rows = Rows(connection)  # as a process that begins here
+            rows.write()
+        found.append({name: ask(f"SELECT * FROM {name} ORDER BY 1, 2, 3") for name in names})
+    assert all(found[0].values())
+    assert found[1:] == found[:1] * 2
+
+
+def test_a_round_of_many_takes_few_statements(database: Path) -> None:
+    clients = [str(number) for number in range(1, 201)]
+    engine = writing_engine(database)
+    statements: list[str] = []
+    with engine.begin() as connection:
+        rows = Rows(connection)
+        for seq, event in enumerate(a_round(clients), 1):
+            derive(rows, Origin(seq, story.RUN, 1), event)
+        driver_of(connection).set_trace_callback(statements.append)
+        rows.write()
+        driver_of(connection).set_trace_callback(None)
+        written = connection.exec_driver_sql("SELECT COUNT(*) FROM updates WHERE decision = 'accepted'").scalar()
+    assert written == len(clients)
+    assert len(statements) < len(clients) / 4
+
+
+def a_round(clients: list[str]) -> Iterator[Event]:
+    """One in which all of them answer."""
+    yield from story.started()
+    for client in clients:
+        yield from story.registered(client, int(client))
+    yield from [attempt(0, 1, ()), committed(0), attempt(1, 1, tuple(clients))]
+    for number, client in enumerate(clients, 1000):
+        yield sent(number + 5000, client, 1, 1)
+        yield from story.uploaded(number, client, (1, 1))
+    yield committed(1, 1, [answered(client, number, 0.005) for number, client in enumerate(clients, 1000)])
 
 
 def test_a_registration_is_on_record_as_it_was_sent(database: Path, ask: Ask) -> None:
@@ -192,6 +243,15 @@ def test_rounds(recorded: Path, ask: Ask) -> None:
     assert ends == [("AttemptAborted",), ("RoundCommitted",)]
     reasons = ask("SELECT reason FROM v1_rounds WHERE run_id = ? ORDER BY round, attempt", story.RUN)
     assert reasons == [(None,), ("quorum",), (None,)]
+
+
+def test_a_round_says_with_which_arithmetic_it_was_made_and_an_older_one_does_not(database: Path, ask: Ask) -> None:
+    asked = "SELECT arithmetic FROM v1_runs"
+    story.write(database, [*story.started(), attempt(0, 1, ()), committed(0)])
+    assert ask(asked) == [(None,)]
+    story.write(database, [attempt(1, 1, ()), committed(1, arithmetic="a"), attempt(2, 1, ()), aborted(2, 1, [])])
+    assert ask("SELECT round, arithmetic FROM v1_rounds ORDER BY round") == [(0, None), (1, "a"), (2, None)]
+    assert ask(asked) == [("a",)]
 
 
 def test_client_rounds(recorded: Path, ask: Ask) -> None:

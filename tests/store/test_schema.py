@@ -23,7 +23,7 @@ from tests.store.conftest import Ask
 
 CONTRACT = {
     "v1_runs": "run_id, name, status, started_at, ended_at, num_rounds, rounds_committed, model, strategy, seed, "
-    "config, final_digest, parent_run_id, parent_round, server_version",
+    "config, final_digest, parent_run_id, parent_round, server_version, arithmetic",
     "v1_processes": "process_id, run_id, host, user, pid, server_version, python_version, torch_version, overrides, "
     "started_at, ended_at, exit_code, resumed_from_round",
     "v1_operator_events": "run_id, process_id, at, kind, detail",
@@ -42,7 +42,7 @@ CONTRACT = {
     "v1_rounds": "run_id, round, attempt, status, process_id, started_at, ended_at, deadline_at, seconds, "
     "broadcast_seconds, wait_seconds, aggregate_seconds, evaluate_seconds, checkpoint_seconds, clients, "
     "updates_accepted, data_size, base_digest, model_digest, checkpoint, checkpoint_bytes, checkpoint_deleted_at, "
-    "loss, accuracy, event_seq, reason",
+    "loss, accuracy, event_seq, reason, arithmetic",
     "v1_client_rounds": "run_id, round, attempt, client_id, participation, decision, reason, data_size, weight, "
     "sent_at, seconds, bytes_in, bytes_out, update_norm, counted_size",
     "v1_round_metrics": "run_id, round, name, value, source, note",

@@ -21,6 +21,8 @@ CHUNK = 1 << 18  # elements converted to float64 at a time: 2 MiB, which stays i
 class FedAvg(Strategy):
     """The weighted mean, in memory that does not depend on the number of clients."""
 
+    arithmetic = "exact sum"
+
     def __init__(self) -> None:
         self._dtypes: dict[str, torch.dtype] = {}
         self._shapes: dict[str, torch.Size] = {}

@@ -1,55 +1,49 @@
 """The rows that follow from connections, messages and registrations."""
 
-from sqlalchemy import Connection
-
 from flserver import events as e
 from flserver.store import tables as t
-from flserver.store.derive.statements import Derivations, Origin, change, insert_row, shared
+from flserver.store.derive.statements import Derivations, Origin, Rows, shared
 
 
-def _connection_opened(connection: Connection, origin: Origin, event: e.ConnectionOpened) -> None:
-    insert_row(connection, t.connections, origin, event, purpose="unknown", opened_at=event.at)
+def _connection_opened(rows: Rows, origin: Origin, event: e.ConnectionOpened) -> None:
+    rows.insert_from(event, t.connections, origin, purpose="unknown", opened_at=event.at)
 
 
-def _peer_identified(connection: Connection, origin: Origin, event: e.PeerIdentified) -> None:
+def _peer_identified(rows: Rows, origin: Origin, event: e.PeerIdentified) -> None:
     told = shared(event, t.connections)
-    change(connection, t.connections, {"connection_id": told.pop("connection_id")}, told)
+    rows.change(t.connections, told.pop("connection_id"), told)
 
 
-def _connection_closed(connection: Connection, origin: Origin, event: e.ConnectionClosed) -> None:
-    change(
-        connection,
-        t.connections,
-        {"connection_id": event.connection_id},
-        {"client_id": event.client_id, "purpose": event.purpose, "closed_at": event.at}
-        | {"close_reason": event.reason, "bytes_in": event.bytes_in, "bytes_out": event.bytes_out},
-    )
+def _connection_closed(rows: Rows, origin: Origin, event: e.ConnectionClosed) -> None:
+    known = {"client_id": event.client_id, "purpose": event.purpose}
+    ended = {"closed_at": event.at, "close_reason": event.reason}
+    sums = {"bytes_in": event.bytes_in, "bytes_out": event.bytes_out}
+    rows.change(t.connections, event.connection_id, known | ended | sums)
 
 
-def _strangers_summed(connection: Connection, origin: Origin, event: e.StrangersSummed) -> None:
-    insert_row(connection, t.summaries, origin, event, event_seq=origin.seq)
+def _strangers_summed(rows: Rows, origin: Origin, event: e.StrangersSummed) -> None:
+    rows.insert_from(event, t.summaries, origin, event_seq=origin.seq)
 
 
-def _message_received(connection: Connection, origin: Origin, event: e.MessageReceived) -> None:
-    insert_row(connection, t.messages, origin, event, direction="in")
+def _message_received(rows: Rows, origin: Origin, event: e.MessageReceived) -> None:
+    rows.insert_from(event, t.messages, origin, direction="in")
 
 
-def _message_sent(connection: Connection, origin: Origin, event: e.MessageSent) -> None:
-    insert_row(connection, t.messages, origin, event, direction="out")
+def _message_sent(rows: Rows, origin: Origin, event: e.MessageSent) -> None:
+    rows.insert_from(event, t.messages, origin, direction="out")
     if event.attempt is not None and event.outcome == "ok":
-        keys = {"run_id": origin.run_id, "round": event.round, "attempt": event.attempt, "client_id": event.client_id}
-        change(connection, t.client_rounds, keys, {"sent_at": event.sent_at, "bytes_out": event.bytes})
+        seat = (origin.run_id, event.round, event.attempt, event.client_id)
+        rows.change(t.client_rounds, seat, {"sent_at": event.sent_at, "bytes_out": event.bytes})
 
 
-def _client_registered(connection: Connection, origin: Origin, event: e.ClientRegistered) -> None:
-    insert_row(connection, t.clients, origin, event, registered_at=event.at, rejoined=int(event.rejoined))
-    values = {"client_id": event.client_id, "purpose": "register"}
-    change(connection, t.connections, {"connection_id": event.connection_id}, values)
+def _client_registered(rows: Rows, origin: Origin, event: e.ClientRegistered) -> None:
+    rows.insert_from(event, t.clients, origin, registered_at=event.at)
+    rows.change(t.connections, event.connection_id, {"client_id": event.client_id, "purpose": "register"})
 
 
-def _client_left(connection: Connection, origin: Origin, event: e.ClientLeft) -> None:
-    keys = {"run_id": origin.run_id, "client_id": event.client_id, "registration": event.registration}
-    change(connection, t.clients, keys, {"left_at": event.at, "left_reason": event.reason})
+def _client_left(rows: Rows, origin: Origin, event: e.ClientLeft) -> None:
+    key = (origin.run_id, event.client_id, event.registration)
+    rows.change(t.clients, key, {"left_at": event.at, "left_reason": event.reason})
 
 
 DERIVATIONS: Derivations = {

@@ -4,77 +4,80 @@ Exactly one decision an update, and what was accepted is what was averaged: that
 contradicts it raises StoreError.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
-
-from sqlalchemy import ColumnElement, Connection, case, insert, null, select, update
 
 from flserver import events as e
 from flserver.errors import StoreError
 from flserver.events.words import MeasuredOn, RoundStatus
 from flserver.store import tables as t
-from flserver.store.derive.statements import Derivations, Origin, change, change_all, insert_row, matches, put, shared
+from flserver.store.derive.attempts import AttemptKey, OpenAttempt
+from flserver.store.derive.statements import Derivations, Origin, Rows, shared
 from flserver.text import json_number
 
 
-def _attempt(origin: Origin, number: int | None, attempt: int | None) -> dict[str, Any]:
-    return {"run_id": origin.run_id, "round": number, "attempt": attempt}
+def _key(origin: Origin, event: e.AttemptStarted | e.RoundCommitted | e.AttemptAborted) -> AttemptKey:
+    return (origin.run_id, event.round, event.attempt)
 
 
-def _attempt_started(connection: Connection, origin: Origin, event: e.AttemptStarted) -> None:
+def _attempt_started(rows: Rows, origin: Origin, event: e.AttemptStarted) -> None:
     values = {"status": "running", "started_at": event.at, "clients": len(event.clients)}
-    insert_row(connection, t.rounds, origin, event, **values)
-    attempt = _attempt(origin, event.round, event.attempt)
-    rows = [attempt | {"client_id": client, "participation": None, "reason": None} for client in event.clients]
-    passed_over = zip_longest(event.not_sent, event.why_not_sent)
-    rows += [attempt | {"client_id": client, "participation": "not_sent", "reason": why} for client, why in passed_over]
-    if rows:
-        connection.execute(insert(t.client_rounds), rows)
+    rows.insert_from(event, t.rounds, origin, **values)
+    attempt = {"run_id": origin.run_id, "round": event.round, "attempt": event.attempt}
+    for client in event.clients:
+        rows.insert(t.client_rounds, attempt | {"client_id": client})
+    for client, why in zip_longest(event.not_sent, event.why_not_sent):
+        rows.insert(t.client_rounds, attempt | {"client_id": client, "participation": "not_sent", "reason": why})
+    rows.attempts[_key(origin, event)] = OpenAttempt(dict.fromkeys(event.clients, False))
 
 
-def _update_received(connection: Connection, origin: Origin, event: e.UpdateReceived) -> None:
+def _update_received(rows: Rows, origin: Origin, event: e.UpdateReceived) -> None:
     counted = event.data_size if event.counted_size is None else event.counted_size
-    insert_row(connection, t.updates, origin, event, received_at=event.at, counted_size=counted)
-    attempt = _attempt(origin, event.answers_round, event.answers_attempt)
-    if event.decision is None and _status(connection, attempt) != "running":
-        raise StoreError(f"update {event.update_id} has no decision, and no running attempt that would make one")
+    rows.insert_from(event, t.updates, origin, received_at=event.at, counted_size=counted)
+    answers, attempt = (event.answers_round, event.answers_attempt), None
+    if event.answers_round is not None and event.answers_attempt is not None:
+        attempt = rows.attempts.get((origin.run_id, event.answers_round, event.answers_attempt))
+    if event.decision is None:
+        if attempt is None:
+            raise StoreError(f"update {event.update_id} has no decision, and no running attempt that would make one")
+        attempt.undecided[event.update_id] = event.client_id
     if event.answers_round is None:
         return
     answer = {name: getattr(event, name) for name in ("decision", "reason", "data_size", "update_norm")}
-    change(
-        connection,
-        t.client_rounds,
-        attempt | {"client_id": event.client_id},
-        answer | {"bytes_in": event.bytes, "counted_size": counted},
-        unset="bytes_in",  # a model is answered once
-    )
+    answer |= {"bytes_in": event.bytes, "counted_size": counted}
+    # A model is answered once.
+    rows.change(t.client_rounds, (origin.run_id, *answers, event.client_id), answer, unset="bytes_in")
+    if attempt is not None and event.client_id in attempt.invited:
+        attempt.invited[event.client_id] = True
     measured: dict[MeasuredOn, int] = {"received": event.answers_round - 1, "trained": event.answers_round}
     row = {"run_id": origin.run_id, "client_id": event.client_id, "update_id": event.update_id, "source": "client"}
-    metrics = [
-        row | vars(metric) | {"round": measured[metric.measured_on], "note": _note(metric.value)}
-        for metric in event.metrics
-    ]
-    put(connection, t.client_metrics, metrics)
+    for metric in event.metrics:
+        of_metric = vars(metric) | {"round": measured[metric.measured_on], "note": _note(metric.value)}
+        rows.put(t.client_metrics, row | of_metric)
 
 
-def _suspect_rejected(connection: Connection, origin: Origin, event: e.SuspectRejected) -> None:
+def _suspect_rejected(rows: Rows, origin: Origin, event: e.SuspectRejected) -> None:
     decided = {"decision": "rejected", "reason": event.reason}
-    change(connection, t.updates, {"update_id": event.update_id}, decided, unset="decision")
-    seat = _attempt(origin, event.round, event.attempt) | {"client_id": event.client_id}
-    change(connection, t.client_rounds, seat, decided, unset="decision")
+    attempt = rows.attempts.get((origin.run_id, event.round, event.attempt))
+    if attempt is None or attempt.undecided.pop(event.update_id, None) is None:
+        raise StoreError(f"updates has no open row for update {event.update_id} of attempt {event.attempt}")
+    rows.change(t.updates, event.update_id, decided)
+    rows.change(t.client_rounds, (origin.run_id, event.round, event.attempt, event.client_id), decided)
 
 
-def _round_committed(connection: Connection, origin: Origin, event: e.RoundCommitted) -> None:
-    attempt = _attempt(origin, event.round, event.attempt)
-    named = _named(connection, attempt, event.outcomes)
-    accepted = [{"update_id": o.update_id, "decision": "accepted", "weight": o.weight} for o in named]
-    change_all(connection, t.updates, {}, accepted, by="update_id")
-    accepted = [{"client_id": o.client_id, "decision": "accepted", "weight": o.weight} for o in named]
-    change_all(connection, t.client_rounds, attempt, accepted, by="client_id")
-    _end_attempt(connection, origin, event, "committed", updates_accepted=len(named))
-    metrics = [vars(metric) | {"run_id": origin.run_id, "note": _note(metric.value)} for metric in event.metrics]
-    put(connection, t.round_metrics, metrics)
+def _round_committed(rows: Rows, origin: Origin, event: e.RoundCommitted) -> None:
+    key = _key(origin, event)
+    attempt = rows.attempts.end(key)
+    _check_named(key, attempt, event)
+    for outcome in event.outcomes:
+        if outcome.update_id is not None:
+            accepted = {"decision": "accepted", "weight": outcome.weight}
+            rows.change(t.updates, outcome.update_id, accepted)
+            rows.change(t.client_rounds, (*key, outcome.client_id), accepted)
+    _end_attempt(rows, origin, attempt, event, "committed", updates_accepted=len(attempt.undecided))
+    for metric in event.metrics:
+        rows.put(t.round_metrics, vars(metric) | {"run_id": origin.run_id, "note": _note(metric.value)})
 
 
 def _note(value: float) -> str | None:
@@ -83,90 +86,73 @@ def _note(value: float) -> str | None:
     return written if isinstance(written, str) else None
 
 
-def _attempt_aborted(connection: Connection, origin: Origin, event: e.AttemptAborted) -> None:
-    attempt = _attempt(origin, event.round, event.attempt)
-    _named(connection, attempt, event.outcomes)
-    _abort_updates(connection, attempt, event.reason)
-    _end_attempt(connection, origin, event, "aborted", updates_accepted=0, data_size=0)
+def _attempt_aborted(rows: Rows, origin: Origin, event: e.AttemptAborted) -> None:
+    key = _key(origin, event)
+    attempt = rows.attempts.end(key)
+    _check_named(key, attempt, event)
+    _abort_updates(rows, key, attempt, event.reason)
+    _end_attempt(rows, origin, attempt, event, "aborted", updates_accepted=0, data_size=0)
 
 
-def end_left_over(connection: Connection, origin: Origin, event: e.RunLeftOver) -> None:
+def end_left_over(rows: Rows, origin: Origin, event: e.RunLeftOver) -> None:
     """Close the attempts that the run's server left open when it was killed, and decide their updates ``aborted``."""
-    c, invited = t.rounds.c, t.client_rounds.c
-    running = select(c.round, c.attempt).where(c.run_id == origin.run_id, c.status == "running")
-    for number, attempt_number in connection.execute(running).all():
-        attempt = _attempt(origin, number, attempt_number)
-        _abort_updates(connection, attempt, event.reason)
-        participation = case((invited.bytes_in != null(), "answered"), else_="cut_short")
-        open_rows = (*matches(t.client_rounds, attempt), invited.participation == null())
-        connection.execute(update(t.client_rounds).where(*open_rows).values(participation=participation))
+    for key in [key for key in rows.attempts if key[0] == origin.run_id]:
+        attempt = rows.attempts.end(key)
+        _abort_updates(rows, key, attempt, event.reason)
+        for client, answered in attempt.invited.items():
+            participation = "answered" if answered else "cut_short"
+            rows.change(t.client_rounds, (*key, client), {"participation": participation})
         ended = {"status": "aborted", "ended_at": event.at, "updates_accepted": 0, "data_size": 0}
-        change(connection, t.rounds, attempt, ended | {"event_seq": origin.seq, "reason": event.reason})
+        rows.change(t.rounds, key, ended | {"event_seq": origin.seq, "reason": event.reason})
 
 
 def _end_attempt(
-    connection: Connection,
+    rows: Rows,
     origin: Origin,
+    attempt: OpenAttempt,
     event: e.RoundCommitted | e.AttemptAborted,
     status: RoundStatus,
     **values: Any,
 ) -> None:
-    attempt = _attempt(origin, event.round, event.attempt)
-    row = {name: value for name, value in shared(event, t.rounds).items() if name not in attempt}
+    key = _key(origin, event)
+    row = {name: value for name, value in shared(event, t.rounds).items() if name not in ("round", "attempt")}
     if event.clients is None:
         del row["clients"]
     ended = row | {"status": status, "ended_at": event.at, "event_seq": origin.seq} | values
-    change(connection, t.rounds, attempt | {"status": "running"}, ended)
-    outcomes = [{name: getattr(o, name) for name in ("client_id", "participation", "seconds")} for o in event.outcomes]
-    change_all(connection, t.client_rounds, attempt, outcomes, by="client_id")
-    invited = t.client_rounds.c
-    left_out = select(invited.client_id).where(*matches(t.client_rounds, attempt), invited.participation == null())
-    if forgotten := connection.scalars(left_out).all():
-        raise StoreError(f"the end of {attempt} does not say what became of {forgotten}")
+    rows.change(t.rounds, key, ended)
+    for outcome in event.outcomes:
+        ended = {"participation": outcome.participation, "seconds": outcome.seconds}
+        rows.change(t.client_rounds, (*key, outcome.client_id), ended)
+    if forgotten := attempt.invited.keys() - {outcome.client_id for outcome in event.outcomes}:
+        raise StoreError(f"the end of {key} does not say what became of {sorted(forgotten)}")
 
 
-def _named(
-    connection: Connection, attempt: Mapping[str, Any], outcomes: Sequence[e.ClientOutcome]
-) -> list[e.ClientOutcome]:
-    """The outcomes that name an update. Raises StoreError unless they are the attempt's undecided ones, each once."""
-    named = [outcome for outcome in outcomes if outcome.update_id is not None]
-    c = t.updates.c
-    undecided = connection.execute(select(c.update_id, c.client_id).where(*_undecided(attempt))).all()
-    if sorted((o.update_id, o.client_id) for o in named) != sorted(map(tuple, undecided)):
-        raise StoreError(f"the end of {attempt} does not decide exactly its undecided updates")
-    return named
+def _check_named(key: AttemptKey, attempt: OpenAttempt, event: e.RoundCommitted | e.AttemptAborted) -> None:
+    """Raises StoreError unless the outcomes name the attempt's undecided updates, each once."""
+    named = [(outcome.update_id, outcome.client_id) for outcome in event.outcomes if outcome.update_id is not None]
+    if len(named) != len(attempt.undecided) or dict(named) != attempt.undecided:
+        raise StoreError(f"the end of {key} does not decide exactly its undecided updates")
 
 
-def _abort_updates(connection: Connection, attempt: Mapping[str, Any], reason: str) -> None:
-    clients = select(t.updates.c.client_id).where(*_undecided(attempt))
-    aborted = {"decision": "aborted", "reason": reason}
-    rows = (*matches(t.client_rounds, attempt), t.client_rounds.c.client_id.in_(clients))
-    connection.execute(update(t.client_rounds).where(*rows).values(aborted))
-    connection.execute(update(t.updates).where(*_undecided(attempt)).values(aborted))
+def _abort_updates(rows: Rows, key: AttemptKey, attempt: OpenAttempt, reason: str) -> None:
+    aborted: Mapping[str, Any] = {"decision": "aborted", "reason": reason}
+    for update_id, client in attempt.undecided.items():
+        rows.change(t.updates, update_id, aborted)
+        rows.change(t.client_rounds, (*key, client), aborted)
 
 
-def _undecided(attempt: Mapping[str, Any]) -> tuple[ColumnElement[bool], ...]:
-    c = t.updates.c
-    answers = (c.answers_round == attempt["round"], c.answers_attempt == attempt["attempt"])
-    return (c.run_id == attempt["run_id"], *answers, c.decision == null())
-
-
-def _status(connection: Connection, attempt: Mapping[str, Any]) -> str | None:
-    return connection.scalar(select(t.rounds.c.status).where(*matches(t.rounds, attempt)))
-
-
-def _checkpoint_deleted(connection: Connection, origin: Origin, event: e.CheckpointDeleted) -> None:
-    attempt = _attempt(origin, event.round, event.attempt)
-    change(connection, t.rounds, attempt, {"checkpoint_deleted_at": event.at})
+def _checkpoint_deleted(rows: Rows, origin: Origin, event: e.CheckpointDeleted) -> None:
+    key = (origin.run_id, event.round, event.attempt)
+    rows.change(t.rounds, key, {"checkpoint_deleted_at": event.at})
 
 
 DERIVATIONS: Derivations = {
     e.AttemptStarted: _attempt_started,
     e.UpdateReceived: _update_received,
     e.SuspectRejected: _suspect_rejected,
-    e.SuspectsCount: lambda connection, origin, event: None,  # these stand in the record only
+    e.SuspectsCount: lambda rows, origin, event: None,  # these stand in the record only
     e.RoundCommitted: _round_committed,
     e.AttemptAborted: _attempt_aborted,
     e.CheckpointDeleted: _checkpoint_deleted,
-    e.WeightConcentrated: lambda connection, origin, event: None,  # it stands in the record only
+    e.WeightConcentrated: lambda rows, origin, event: None,  # it stands in the record only
 }

@@ -1,15 +1,23 @@
-"""The few statements that the derivations are made of."""
+"""What the derivations write with: the rows of a transaction, and the few statements that they become.
 
-from collections.abc import Callable, Mapping, Sequence
+Building a statement takes longer than writing a row. So a transaction's rows are collected, each is written once,
+however often it was changed, and each statement is compiled once in a process and given many rows.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from operator import itemgetter
+from typing import Any, cast, get_type_hints
 
-from sqlalchemy import ColumnElement, Connection, Insert, Table, Update, bindparam, insert, null, update
+from sqlalchemy import Connection, Table
 
 from flserver.errors import StoreError
 from flserver.events import Event
-from flserver.store.sqlite import insert_or_update
+from flserver.store import tables as t
+from flserver.store.derive.attempts import OpenAttempts
+from flserver.store.prepared import changing, inserting, key_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,81 +29,104 @@ class Origin:
     process_id: int
 
 
-Derivations = Mapping[type[Event], Callable[[Connection, Origin, Any], None]]
-"""By an event's type, the function that writes the rows that follow from it."""
+Row = dict[str, Any]
+Key = Any
+"""The value of a table's primary key: of a column, or a tuple of several columns' in their order in the table."""
 
 
-@cache
-def _columns(table: Table) -> frozenset[str]:
-    return frozenset(table.c.keys())
+class Rows:
+    """The rows that a transaction inserts and changes; :meth:`write` writes them.
 
-
-@cache
-def _insert(table: Table) -> Insert:
-    return insert(table)
-
-
-def shared(event: Event, table: Table) -> dict[str, Any]:
-    """The event's fields that have a column of their name in ``table``."""
-    columns = _columns(table)
-    return {name: value for name, value in vars(event).items() if name in columns}
-
-
-def insert_row(connection: Connection, table: Table, origin: Origin, event: Event, **values: Any) -> None:
-    """Insert a row into ``table``: the event's fields go to the columns of their names, ``values`` to the others."""
-    connection.execute(_insert(table), shared(event, table) | {"run_id": origin.run_id} | values)
-
-
-@cache
-def _update(table: Table, keys: str, columns: str, unset: str | None = None) -> Update:
-    """``UPDATE`` of ``columns`` by ``keys``, whose parameters are called ``key_…``, where ``unset`` is still NULL."""
-    by = [table.c[key] == bindparam(f"key_{key}") for key in keys.split()]
-    if unset:
-        by.append(table.c[unset] == null())
-    return update(table).where(*by).values({column: bindparam(column) for column in columns.split()})
-
-
-def change(
-    connection: Connection, table: Table, keys: Mapping[str, Any], values: Mapping[str, Any], unset: str | None = None
-) -> None:
-    """Set ``values`` in the one row of ``table`` that has the values of ``keys`` in these columns and, where ``unset``
-    names one, NULL in that. Raises StoreError where there is none."""
-    change_all(connection, table, keys, [values], unset)
-
-
-def change_all(
-    connection: Connection,
-    table: Table,
-    keys: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    unset: str | None = None,
-    by: str = "",
-) -> None:
-    """Change many rows of ``table`` at once, one for each of ``rows``.
-
-    ``keys`` are the values that all of them have in these columns. ``by`` names further columns, with blanks between,
-    that tell them apart: each of ``rows`` holds the values of these by which it is found, and of the others the values
-    to set. Where ``unset`` names a column, that is NULL so far. Raises StoreError unless every one is found.
+    ``attempts`` are those that run, as the events so far have them. ``connection`` is the one of the transaction; after
+    one that was rolled back another object has to take this one's place.
     """
-    if not rows:
-        return
-    columns = " ".join(name for name in rows[0] if name not in by.split())
-    statement = _update(table, " ".join((*keys, by)), columns, unset)
-    fixed = {f"key_{key}": value for key, value in keys.items()}
-    parameters = [
-        fixed | {f"key_{name}" if name in by.split() else name: value for name, value in row.items()} for row in rows
-    ]
-    if connection.execute(statement, parameters).rowcount != len(rows):
-        raise StoreError(f"{table.name} has no open row for each of {len(rows)} with {dict(keys)}")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.attempts = OpenAttempts.of(connection)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._inserts: dict[Table, list[Row]] = defaultdict(list)
+        self._inserted: dict[Table, dict[Key, Row]] = defaultdict(dict)
+        self._changes: dict[Table, dict[Key, Row]] = defaultdict(dict)
+        self._unset: dict[tuple[Table, Key], tuple[str, ...]] = {}
+        self._puts: dict[Table, list[Row]] = defaultdict(list)
+
+    def insert(self, table: Table, row: Row) -> None:
+        """Insert ``row``, of which columns that are not there are NULL."""
+        self._inserts[table].append(row)
+        self._inserted[table][_key(table)(row)] = row
+
+    def insert_from(self, event: Event, table: Table, origin: Origin, **values: Any) -> None:
+        """Insert a row: the event's fields go to the columns of their names, ``values`` to the others."""
+        self.insert(table, {"run_id": origin.run_id} | shared(event, table) | values)
+
+    def change(self, table: Table, key: Key, values: Mapping[str, Any], unset: str | None = None) -> None:
+        """Set ``values`` in the row with that primary key; where ``unset`` names a column, that is NULL so far.
+
+        Raises StoreError, here or in :meth:`write`, where there is no such row.
+        """
+        row = self._inserted[table].get(key)
+        new = row is not None
+        if row is None:
+            row = self._changes[table].setdefault(key, {})
+        if unset is not None:
+            if row.get(unset) is not None:
+                raise _missing(table, 1, key)
+            if not new and unset not in row:
+                self._unset[table, key] = (*self._unset.get((table, key), ()), unset)
+        row.update(values)
+
+    def put(self, table: Table, row: Row) -> None:
+        """Insert a metric. Of several with one primary key the last stands: where a round is tried again, the last
+        answer's."""
+        self._puts[table].append(row)
+
+    def write(self) -> None:
+        """Write what was collected; nothing is, afterwards. Raises StoreError where a row to change is not there."""
+        for table in t.DERIVED:  # parents before children
+            if rows := self._inserts.get(table):
+                inserting(table).run(self.connection, rows)
+            self._write_changes(table)
+            if rows := self._puts.get(table):
+                inserting(table, or_update=True).run(self.connection, rows)
+        self._clear()
+
+    def _write_changes(self, table: Table) -> None:
+        alike: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Row]] = defaultdict(list)
+        for key, values in self._changes.get(table, {}).items():
+            alike[tuple(values), self._unset.get((table, key), ())].append(values | _by_key(table, key))
+        for (columns, unset), rows in alike.items():
+            if changing(table, columns, unset).run(self.connection, rows) != len(rows):
+                raise _missing(table, len(rows), [tuple(row.values())[len(columns) :] for row in rows[:3]])
 
 
-def put(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert metrics. Of several with one primary key the last stands: where a round is tried again, the last
-    answer's."""
-    if rows:
-        connection.execute(insert_or_update(table), rows)
+Derivations = Mapping[type[Event], Callable[[Rows, Origin, Any], None]]
+"""By an event's type, the function that adds the rows that follow from it."""
 
 
-def matches(table: Table, keys: Mapping[str, Any]) -> tuple[ColumnElement[bool], ...]:
-    """The conditions of a WHERE: each column of ``keys`` has its value there."""
-    return tuple(table.c[key] == value for key, value in keys.items())
+def shared(event: Event, table: Table) -> Row:
+    """The event's fields that have a column of their name in ``table``."""
+    values, kind = vars(event), cast(Hashable, type(event))
+    return {name: values[name] for name in _shared(table, kind)}
+
+
+@cache
+def _shared(table: Table, kind: Any) -> tuple[str, ...]:
+    return tuple(name for name in get_type_hints(kind) if name in table.c)
+
+
+def _missing(table: Table, count: int, keys: object) -> StoreError:
+    return StoreError(f"{table.name} has no open row for each of {count} with {keys}")
+
+
+@cache
+def _key(table: Table) -> Callable[[Row], Key]:
+    return itemgetter(*table.primary_key.columns.keys())
+
+
+def _by_key(table: Table, key: Key) -> Row:
+    """The parameters by which :func:`~flserver.store.prepared.changing` finds a row."""
+    names = key_parameters(table)
+    return dict(zip(names, key, strict=True)) if len(names) > 1 else {names[0]: key}
