@@ -1,17 +1,26 @@
 """The benchmark runs, and says so when what it measures does not."""
 
 import json
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.bench import __main__ as command_line
-from tests.bench.rounds import ROOT, BenchError, Shape, floor_command, run
+from tests.bench.driver import ROOT, BenchError, Refused, Shape, floor_command, run, run_server
+from tests.bench.endurance import endure
+from tests.bench.fsync import syncs_a_round
+from tests.bench.memory import idle_memory
+from tests.bench.report import Figure
+from tests.bench.rows import QUICK as QUICK_ROW
+from tests.bench.rows import ROWS, Row
 from tests.patience import PATIENCE
 
 QUICK = Shape(clients=2, size="0.03", rounds=2)
+RATIO = "a round, server / durable floor"
 
 
 def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -19,15 +28,83 @@ def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
 
 
-def test_the_quick_shape_runs_both_to_their_end(tmp_path: Path) -> None:
-    done = bench("--quick", "--dir", tmp_path)
+def test_the_quick_shape_runs_both_to_their_end_and_is_shown_beside_an_earlier_one(tmp_path: Path) -> None:
+    then, now, build = tmp_path / "then", tmp_path / "now", tmp_path / "build"
+    row = {RATIO: {"value": 1000.0, "unit": "×"}}
+    then.write_text(json.dumps({"machine": {"cores": 4096}, "rows": {QUICK_ROW: row}}))
+    done = bench("--quick", "--crowd", "--dir", build, "--json", now, "--compare", then)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert (result["clients"], result["mb"], result["rounds"]) == (3, 0.03, 3)
-    assert result["floor_exit_codes"] == result["server_exit_codes"] == [0]
-    for name in ("floor_seconds", "server_seconds", "ratio", "floor_peak_rss_mb", "server_peak_rss_mb"):
-        assert result[name] > 0, name
-    assert not list(tmp_path.iterdir())  # what the servers wrote is gone
+    assert "then it was another machine" in done.stdout
+    assert "cores 4096 → " in done.stdout
+    result = json.loads(now.read_text())
+    assert result["machine"]["cores"] > 0
+    figures = result["rows"][QUICK_ROW]
+    assert all(figure["value"] > 0 for figure in figures.values())
+    assert not list(build.iterdir())  # what the servers wrote is gone
+
+
+def test_a_figure_is_reached_or_falls_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = [
+        Figure("ratio", 1.5, "×", most=1.5),
+        Figure("served", 4900, least=8000),
+        Figure("counted", None, "no counter", most=5),
+        Figure("seconds", 2.0, "s"),
+    ]
+    assert [one.verdict for one in figures] == ["ok", "SHORT", "not measured", ""]
+    monkeypatch.setitem(ROWS, QUICK_ROW, Row(lambda given: figures))
+    then = tmp_path / "then"
+    then.write_text(json.dumps({"machine": {}, "rows": {QUICK_ROW: {"ratio": {"value": 3.0, "unit": "×"}}}}))
+    arguments = ["bench", "--quick", "--dir", str(tmp_path), "--compare", str(then)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert command_line.main() == 0
+    lines = {line[12:].split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line[12:].strip()}
+    assert lines["ratio"][1:] == ["ratio", "1.5", "×", "≤", "1.5", "3", "×", "-50", "%", "ok"]
+    assert lines["served"] == ["served", "4900", "≥", "8000", "–", "SHORT"]
+    assert lines["counted"][:3] == ["counted", "no", "counter"]
+    assert lines["counted"][-2:] == ["not", "measured"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--strict"])
+    assert command_line.main() == 1
+
+
+def test_a_row_that_cannot_be_measured_fails_the_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(given: object) -> list[Figure]:
+        raise BenchError("no server\nits log")
+
+    monkeypatch.setitem(ROWS, QUICK_ROW, Row(measure))
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--dir", str(tmp_path)])
+    assert command_line.main() == 1
+    assert "no server" in capsys.readouterr().out
+
+
+def test_the_table_names_every_work_and_what_is_to_be_reached() -> None:
+    named = {name: row.measure.args for name, row in ROWS.items() if isinstance(row.measure, partial)}
+    ratios = {"8x45": 1.5, "32x4.5": 1.8, "8x4.5": 1.7, "50x0.03": 3, "500x0.03": 3, "2000x0.03": 2, "8x400": 1.5}
+    for name, most in ratios.items():
+        clients, size = name.split("x")
+        assert named[name] == (int(clients), size, most)
+    assert set(ROWS) - set(ratios) == {"memory", "fsync", "8000", "rounds", "hostile", "6x800", QUICK_ROW}
+
+
+def test_few_rounds_are_held_against_each_other_and_resumed(tmp_path: Path) -> None:
+    figures = {one.what: one.value for one in endure(30, tmp_path)}
+    assert figures["rounds"] == 30
+    assert all(value is not None and value > 0 for value in figures.values())
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_what_a_round_makes_durable_is_counted(tmp_path: Path) -> None:
+    """Each round takes its checkpoint, that one's folder, and a transaction at least."""
+    calls, _ = syncs_a_round(2, "0.03", tmp_path, rounds=3)
+    assert calls >= 3
+
+
+def test_an_idle_server_is_smaller_than_one_with_work_and_hostile_updates_count(tmp_path: Path) -> None:
+    idle = idle_memory("4.5", tmp_path)
+    assert 0 < idle < run_server(Shape(2, "4.5", 2), tmp_path, "--max-update-norm", "off", hostile=1).peak
 
 
 def test_the_parts_are_measured(tmp_path: Path) -> None:
@@ -68,9 +145,11 @@ def test_a_server_that_does_not_come_up_is_reported_with_its_log() -> None:
 
 
 def test_trainers_that_are_let_down_are_reported(tmp_path: Path) -> None:
+    """The floor lets one in; it takes the other's registration for an answer, and ends."""
     one_short = [sys.executable, "-m", "tests.bench.floor", "--clients", "1", "--model", "0.03", "--rounds", "2"]
-    with pytest.raises(BenchError, match="the trainers failed"):
+    with pytest.raises(Refused, match="refused after 1 had registered") as refused:
         run([*one_short, "--dir", str(tmp_path)], QUICK)
+    assert refused.value.registered == 1
 
 
 def test_a_round_too_few_is_reported(tmp_path: Path) -> None:
@@ -80,7 +159,7 @@ def test_a_round_too_few_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_server_that_answers_nobody_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.bench.rounds.RUN_SECONDS", 5.0)
+    monkeypatch.setattr("tests.bench.driver.RUN_SECONDS", 5.0)
     mute = """
 import signal, socket, sys
 listener = socket.create_server(("127.0.0.1", 0))
@@ -92,10 +171,11 @@ signal.pause()
 
 
 def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.bench.rounds.END_SECONDS", 0.5)
+    monkeypatch.setattr("tests.bench.driver.END_SECONDS", 0.5)
     floor = f"sys.argv = {floor_command(QUICK, tmp_path)[2:]}"
     lingering = f"import signal, sys; {floor}; from tests.bench.floor import main; main(); signal.pause()"
-    assert run([sys.executable, "-c", lingering], QUICK).exit_code == -9
+    with pytest.raises(BenchError, match="ended with -9"):
+        run([sys.executable, "-c", lingering], QUICK)
 
 
 def test_the_floor_writes_a_checkpoint_a_round(tmp_path: Path) -> None:
@@ -105,10 +185,8 @@ def test_the_floor_writes_a_checkpoint_a_round(tmp_path: Path) -> None:
     assert all(file.stat().st_size > 30_000 for file in files)  # bytes: a model of 0.03 MB
 
 
-def test_a_server_that_ends_badly_fails_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: dict[str, object] = {"floor_exit_codes": [0], "server_exit_codes": [3]}
-    monkeypatch.setattr(command_line, "compare", lambda *_: ended)
-    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--dir", str(tmp_path)])
-    assert command_line.main() == 1
-    ended["server_exit_codes"] = [0]
-    assert command_line.main() == 0
+def test_a_server_that_ends_badly_is_reported(tmp_path: Path) -> None:
+    floor = f"sys.argv = {floor_command(QUICK, tmp_path)[2:]}"
+    failing = f"import sys; {floor}; from tests.bench.floor import main; main(); sys.exit(3)"
+    with pytest.raises(BenchError, match="ended with 3"):
+        run([sys.executable, "-c", failing], QUICK)

@@ -55,7 +55,7 @@ def test_the_profile_says_how_many_examples_there_are_and_that_none_has_a_deadli
 
 def test_what_starts_a_server_comes_last(request: pytest.FixtureRequest) -> None:
     assert {name for name in WITH_SERVERS if not (TESTS / name).exists()} == set()
-    starts = {"tests.e2e.harness.ServerProcess", "tests.e2e.conftest.Start", "tests.bench.rounds.run"}
+    starts = {"tests.e2e.harness.ServerProcess", "tests.e2e.conftest.Start", "tests.bench.driver.run"}
     tests = {path for path, tree in trees() if starts & imported_by(tree) and Path(path).name.startswith("test_")}
     assert {Path(path).parts[0] for path in tests} == WITH_SERVERS
     late = [item.path.relative_to(TESTS).parts[0] in WITH_SERVERS for item in request.session.items]

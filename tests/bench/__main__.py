@@ -6,30 +6,39 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.bench.rounds import ROOT, BenchError, Shape, compare, environment
+from tests.bench.driver import ROOT, BenchError, allow_descriptors, environment
+from tests.bench.report import Report
+from tests.bench.rows import LARGE, QUICK, ROWS, Given
 
-SHAPES = ("8x4.5", "8x45", "32x4.5")
-LARGE = {"framing": 4.5, "machine": 4.5, "template": 4.5, "checkpoint": 4.5, "round": 2.25}  # GB
-QUICK = "3x0.03"
+PARTS = {"framing": 4.5, "machine": 4.5, "template": 4.5, "checkpoint": 4.5, "round": 2.25}  # GB
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="ops/bench",
-        description="What a round costs when training costs nothing, against the least that any server must do. One "
-        "JSON line a shape. Quote the ratios (server / floor): seconds mean nothing on a machine that does other work.",
+        description="What a round costs when training costs nothing, against the least that any server must do: a "
+        "table of what is measured and what is to be reached on two cores. Quote the ratios (server / floor): seconds "
+        "mean nothing on a machine that does other work.",
+        epilog="Exit codes: 0 measured, 1 a row could not be, or with --strict falls short, 2 usage.",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--shape", action="append", choices=(*SHAPES, QUICK), help="clients x MB; may be repeated")
+    what.add_argument("--row", action="append", choices=ROWS, help="one row of the table; may be repeated")
     what.add_argument("--quick", action="store_true", help=f"{QUICK}, 3 rounds, once: does it work at all?")
     what.add_argument("--micro", action="store_true", help="the parts: parse, write, average, record")
     what.add_argument(
-        "--large", action="store_true", help="bodies over 4 GiB, part by part, and a whole round of 2.25 GB"
+        "--large",
+        action="store_true",
+        help=f"bodies over 4 GiB, part by part, a whole round of 2.25 GB, and the row {LARGE}",
     )
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--pairs", type=int, default=3, help="times that floor and server take turns")
+    parser.add_argument("--rounds", type=int, help="of each run, in place of the row's own number")
+    parser.add_argument("--turns", type=int, help="times that server and floor take turns (default: 3)")
+    parser.add_argument("--long", action="store_true", help="the row “rounds” with 10,000 of them, not 1,000")
+    parser.add_argument("--crowd", action="store_true", help="trainers in one thread, not in one each: cheaper")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and what machine it is")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="show an earlier --json beside it")
+    parser.add_argument("--strict", action="store_true", help="end with 1 where a row falls short")
     parser.add_argument("--size", default="45", choices=("0.03", "4.5", "45"), help="MB of --micro's model")
-    parser.add_argument("--gb", type=float, help="GB of --large's model, for all of it")
+    parser.add_argument("--gb", type=float, help="GB of --large's model, for all of its parts, and no row after them")
     parser.add_argument(
         "--dir", type=Path, default=ROOT / "build", help="where both write; a disk whose fsync is one (default: build)"
     )
@@ -40,24 +49,37 @@ def main() -> int:
 
         print(json.dumps(micro(given.size, given.dir)))
         return 0
-    if given.large:
-        return large(given.gb, given.dir)
-    rounds, pairs = (3, 1) if given.quick else (given.rounds, given.pairs)
-    failed = False
-    for text in [QUICK] if given.quick else given.shape or SHAPES:
+    if given.large and ((failed := large_parts(given.gb, given.dir)) or given.gb is not None):
+        return failed
+    try:
+        report = Report.beside(given.compare)
+    except (OSError, ValueError) as error:
+        parser.error(f"--compare {given.compare}: {error}")
+    usual = [name for name, row in ROWS.items() if row.usual]
+    names = [QUICK] if given.quick else [LARGE] if given.large else given.row or usual
+    measure(names, Given(given.dir, given.turns, given.rounds, given.long, given.crowd), report)
+    if given.json is not None:
+        given.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    return int(bool(report.failed) or (given.strict and report.falls_short))
+
+
+def measure(names: list[str], given: Given, report: Report) -> None:
+    """Print each row as soon as it is there."""
+    allow_descriptors()
+    print(report.head(), flush=True)
+    for name in names:
         try:
-            result = compare(Shape.parse(text, rounds), pairs, given.dir)
-        except BenchError as error:
-            print(f"{text}: {error}", file=sys.stderr)
-            return 1
-        print(json.dumps(result), flush=True)
-        failed |= any([*result["floor_exit_codes"], *result["server_exit_codes"]])  # type: ignore[misc]
-    return int(failed)
+            lines = report.add(name, ROWS[name].measure(given))
+        except (BenchError, TimeoutError) as error:
+            lines = report.fail(name, str(error))
+            print(f"{name}: {error}", file=sys.stderr)
+        print(lines, flush=True)
+    print(report.end())
 
 
-def large(gb: float | None, directory: Path) -> int:
+def large_parts(gb: float | None, directory: Path) -> int:
     """Each part of :mod:`tests.bench.large` in turn. Returns the exit code of the first that fails, or 0."""
-    for part, usual in LARGE.items():
+    for part, usual in PARTS.items():
         command = [sys.executable, "-m", "tests.bench.large", "--part", part, "--gb", str(gb or usual)]
         done = subprocess.run([*command, "--dir", str(directory)], cwd=ROOT, env=environment())
         if done.returncode:

@@ -94,7 +94,7 @@ def main() -> None:
     module = FACTORIES[given.model]()
     body = pickle.dumps({"header": "<MODEL>", "model": module})
     numbers = sum(parameter.numel() for parameter in module.parameters())
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
         print(f"listening for trainers on 127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
         Floor(body, numbers, given.clients, given.dir).run(listener, given.rounds)
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench.rounds import ROOT, environment
+from tests.bench.driver import ROOT, environment
 from tests.bench.wire import receive_exactly, receive_length
 
 PIECE = 1 << 20  # bytes that a peer has at once

@@ -2,6 +2,7 @@
 
 import os
 
+import torch
 from torch import nn
 
 BYTES_A_NUMBER = 4
@@ -29,10 +30,27 @@ def mb_45() -> nn.Module:
     return sequential(45)
 
 
+def mb_400() -> nn.Module:
+    return sequential(400)
+
+
+def mb_800() -> nn.Module:
+    return sequential(800)
+
+
 def of_megabytes() -> nn.Module:
     """As large as the environment says."""
     return sequential(float(os.environ["BENCH_MEGABYTES"]))
 
 
-FACTORIES = {"0.03": mb_0_03, "4.5": mb_4_5, "45": mb_45}
+def with_every_exponent(module: nn.Module) -> nn.Module:
+    """The float32 model, each tensor now with every exponent there is, subnormal numbers' too, in turn and finite."""
+    for parameter in module.parameters():
+        numbers = torch.arange(parameter.numel(), dtype=torch.int64)
+        bits = numbers % 255 << 23 | numbers * 2654435761 & 0x7FFFFF
+        parameter.data = bits.to(torch.int32).view(torch.float32).reshape(parameter.shape)
+    return module
+
+
+FACTORIES = {"0.03": mb_0_03, "4.5": mb_4_5, "45": mb_45, "400": mb_400, "800": mb_800}
 """Every size that is measured, in MB as text, and its model."""

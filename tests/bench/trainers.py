@@ -2,70 +2,94 @@
 
     python -m tests.bench.trainers --port P --clients 8 --model 45
 
-Prints one JSON line at the end: the seconds of each round, from the moment when the last trainer has the model whole to
-the moment when the last has the next one (or <FINISHED>).
+A thread each, or with ``--crowd`` all in one. Prints one JSON line at the end: the fields of
+:class:`tests.bench.answers.Outcome`.
 """
 
 import argparse
 import json
-import pickle
+import queue
 import socket
-import struct
 import threading
 import time
-from itertools import pairwise
+from dataclasses import asdict
 
-from tests.bench.models import FACTORIES
+import torch
+
+from tests.bench.answers import FIRST_ID, SMALL, Answer, Outcome, registration
+from tests.bench.crowd import Crowd
+from tests.bench.models import FACTORIES, with_every_exponent
 from tests.bench.wire import receive_exactly, receive_length, send_frame
 
-FIRST_ID = 1001  # ids from here on are pickled in as many bytes, so that one answer serves all
-SMALL = 4096  # bytes; <FINISHED> is smaller, every model larger
-
-
-class Answer:
-    """The pickled answer: a body that all trainers share, and a tail with the trainer's own id."""
-
-    def __init__(self, model: object) -> None:
-        whole = pickle.dumps({"header": "<MODEL>", "model": model, "id": FIRST_ID}, protocol=4)
-        tail = self.tail(FIRST_ID)
-        assert whole.endswith(tail)
-        self.shared = memoryview(whole)[: -len(tail)]
-
-    @staticmethod
-    def tail(client_id: int) -> bytes:
-        """The id, the end of the dict, the end of the pickle."""
-        return pickle.BININT2 + struct.pack("<H", client_id) + pickle.SETITEMS + pickle.STOP
+KEPT = 64_000_000  # bytes: a trainer has room for so much of a model; of a longer one the end lies over the beginning
 
 
 class Trainer(threading.Thread):
-    """One trainer. ``received`` has the moment (seconds) at which each model and <FINISHED> was there."""
+    """One trainer. ``received`` has the moment (seconds) at which each model and <FINISHED> was there.
 
-    def __init__(self, port: int, client_id: int, answer: Answer) -> None:
-        super().__init__(name=f"trainer-{client_id}")
-        self._address, self._id, self._answer = ("127.0.0.1", port), client_id, answer
+    Threads that still wait when it is clear how things end are left behind: they are daemons.
+    """
+
+    def __init__(self, port: int, client_id: int, answer: Answer, ended: "queue.SimpleQueue[Trainer]") -> None:
+        super().__init__(name=f"trainer-{client_id}", daemon=True)
+        self._address, self._id, self._answer, self._ended = ("127.0.0.1", port), client_id, answer, ended
         self.received: list[float] = []
-        self.finished = False
+        self.registered = self.finished = False
+        self.refusal: str | None = None
+        self.failure: str | None = None
 
     def run(self) -> None:
-        with socket.create_connection(self._address) as connection:
-            hello = {"header": "<METADATA>", "id": self._id, "data_size": 100 + self._id % 7}
-            send_frame(connection, json.dumps(hello).encode())
-            welcome = bytearray(receive_length(connection))
-            receive_exactly(connection, memoryview(welcome))
-            if json.loads(welcome)["header"] != "<SUCCESS>":
-                raise ConnectionError(welcome.decode())
-            body = bytearray()
-            while True:
-                size = receive_length(connection)
-                if len(body) < size:
-                    body = bytearray(size)
-                receive_exactly(connection, memoryview(body)[:size])
-                self.received.append(time.monotonic())
-                if size < SMALL:
-                    self.finished = b"<FINISHED>" in body[:size]
-                    return
-                with socket.create_connection(self._address) as upload:
-                    send_frame(upload, self._answer.shared, Answer.tail(self._id))
+        try:
+            with socket.create_connection(self._address) as connection:
+                self._register(connection)
+                if self.registered:
+                    self._take_part(connection)
+        except (OSError, EOFError) as error:
+            if self.registered:
+                self.failure = f"{type(error).__name__}: {error}"
+            else:
+                self.refusal = f"{type(error).__name__}: {error}"
+        self._ended.put(self)
+
+    def _register(self, connection: socket.socket) -> None:
+        send_frame(connection, registration(self._id))
+        welcome = bytearray(receive_length(connection))
+        receive_exactly(connection, memoryview(welcome))
+        self.registered = json.loads(welcome)["header"] == "<SUCCESS>"
+        self.refusal = None if self.registered else welcome.decode()
+
+    def _take_part(self, connection: socket.socket) -> None:
+        body = bytearray()
+        while True:
+            size = receive_length(connection)
+            if len(body) < min(size, KEPT):
+                body = bytearray(min(size, KEPT))
+            for at in range(0, size, KEPT):
+                receive_exactly(connection, memoryview(body)[: min(KEPT, size - at)])
+            self.received.append(time.monotonic())
+            if size < SMALL:
+                self.finished = b"<FINISHED>" in body[:size]
+                return
+            with socket.create_connection(self._address) as upload:
+                send_frame(upload, self._answer.shared, Answer.tail(self._id))
+
+
+def a_thread_each(port: int, answers: list[Answer]) -> Outcome:
+    """One trainer for each answer, until all have ended or one was let down."""
+    ended: queue.SimpleQueue[Trainer] = queue.SimpleQueue()
+    trainers = [Trainer(port, FIRST_ID + number, answer, ended) for number, answer in enumerate(answers)]
+    for trainer in trainers:
+        trainer.start()
+    outcome = Outcome()
+    for _ in trainers:
+        one = ended.get()
+        outcome.refusal, outcome.failure = one.refusal, one.failure
+        if not one.finished:
+            break
+    outcome.registered = sum(trainer.registered for trainer in trainers)
+    outcome.finished = sum(trainer.finished for trainer in trainers)
+    outcome.moments = [max(moments) for moments in zip(*(trainer.received for trainer in trainers), strict=False)]
+    return outcome
 
 
 def main() -> None:
@@ -73,17 +97,16 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--clients", type=int, required=True)
     parser.add_argument("--model", required=True, choices=FACTORIES)
+    parser.add_argument("--hostile", type=int, default=0, help="so many answer with every exponent in every tensor")
+    parser.add_argument("--crowd", action="store_true")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     answer = Answer(FACTORIES[given.model]())
-    trainers = [Trainer(given.port, FIRST_ID + number, answer) for number in range(given.clients)]
-    for trainer in trainers:
-        trainer.start()
-    for trainer in trainers:
-        trainer.join()
-    if not all(trainer.finished for trainer in trainers):
-        raise SystemExit("not every trainer was told <FINISHED>")
-    last = [max(moments) for moments in zip(*(trainer.received for trainer in trainers), strict=True)]
-    print(json.dumps([after - before for before, after in pairwise(last)]))
+    answers = [answer] * (given.clients - given.hostile)
+    if given.hostile:
+        answers += [Answer(with_every_exponent(FACTORIES[given.model]()))] * given.hostile
+    serve = Crowd.take_part if given.crowd else a_thread_each
+    print(json.dumps(asdict(serve(given.port, answers))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,182 @@
+"""The table: what is measured, and what is to be reached on two cores."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from tests.bench import endurance, fsync
+from tests.bench.driver import (
+    Refused,
+    Run,
+    Shape,
+    all_accepted,
+    checkpoint_bytes,
+    folder_in,
+    run,
+    run_floor,
+    run_server,
+    server_command,
+)
+from tests.bench.memory import idle_memory
+from tests.bench.report import Figure
+
+DESCRIPTORS = 20_000  # ``ulimit -n`` of the server with 8,000 trainers
+
+
+@dataclass(frozen=True)
+class Given:
+    """Where to write, and what the command line asks for in place of the usual."""
+
+    directory: Path
+    turns: int | None = None  # times that server and floor take turns
+    rounds: int | None = None
+    long: bool = False
+    crowd: bool = False
+
+    def shape(self, clients: int, size: str, rounds: int) -> Shape:
+        return Shape(clients, size, self.rounds or rounds, self.crowd)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. Not ``usual``: measured only where it is named."""
+
+    measure: Callable[[Given], list[Figure]]
+    usual: bool = True
+
+
+def in_turn(given: Given, turns: int, *runs: Callable[[], Run]) -> list[tuple[Run, ...]]:
+    """What else the machine does changes over the minutes that a benchmark takes, so that ratios are within a turn."""
+    return [tuple(one() for one in runs) for _ in range(given.turns or turns)]
+
+
+def against_the_floor(
+    clients: int, size: str, most: float | None, given: Given, *, rounds: int = 6, turns: int = 3
+) -> list[Figure]:
+    """Seconds a round of the server over those of the floor, with the same trainers."""
+    shape = given.shape(clients, size, rounds)
+    done = in_turn(given, turns, lambda: run_floor(shape, given.directory), lambda: run_server(shape, given.directory))
+    server = statistics.median(one.seconds for _, one in done)
+    return [
+        Figure(
+            "a round, server / durable floor" + (", one thread" if given.crowd else ""),
+            statistics.median(server.seconds / floor.seconds for floor, server in done),
+            "×",
+            most=most,
+        ),
+        Figure("lowest ratio of a turn", min(server.seconds / floor.seconds for floor, server in done), "×"),
+        Figure("highest ratio of a turn", max(server.seconds / floor.seconds for floor, server in done), "×"),
+        Figure("a round of the floor", 1000 * statistics.median(one.seconds for one, _ in done), "ms"),
+        Figure("a round of the server", 1000 * server, "ms"),
+        Figure("a trainer and round of the server", 1000 * server / clients, "ms"),
+        Figure("the floor's peak memory", max(one.peak for one, _ in done) / 1e6, "MB"),
+        Figure("the server's peak memory", max(one.peak for _, one in done) / 1e6, "MB"),
+    ]
+
+
+def memory(size: str, given: Given, *, few: int = 8, many: int = 32) -> list[Figure]:
+    """The peak over an idle server in model sizes, with few clients and with many."""
+    idle = idle_memory(size, given.directory)
+    over: list[float] = []
+    for clients in (few, many):
+        shape = given.shape(clients, size, 4)
+        with folder_in(given.directory) as folder:
+            done = run(server_command(shape, folder), shape)
+            all_accepted(folder, shape)
+            over.append((done.peak - idle) / checkpoint_bytes(folder))
+    return [
+        Figure(f"peak over an idle server, {few} × {size} MB", over[0], "models", most=9),
+        Figure(f"peak over an idle server, {many} × {size} MB", over[1], "models"),
+        Figure(f"the same, {many} beside {few} trainers", over[1] - over[0], "models", most=0.5),
+        Figure("the idle server", idle / 1e6, "MB"),
+    ]
+
+
+def durable_calls(size: str, given: Given, *, few: int = 8, many: int = 32) -> list[Figure]:
+    """fsync and fdatasync in a short round, with few clients and with many."""
+    first, second = f"fsync + fdatasync in a round, {few} trainers", f"the same, {many} beside {few} trainers"
+    if why := fsync.cannot_count():
+        return [Figure(first, None, why, most=5), Figure(second, None, why, most=0.7)]
+    done = [fsync.syncs_a_round(clients, size, given.directory) for clients in (few, many)]
+    return [
+        Figure(first, done[0][0], "", most=5),
+        Figure(f"fsync + fdatasync in a round, {many} trainers", done[1][0]),
+        Figure(second, done[1][0] - done[0][0], "more", most=0.7),
+        Figure("the longer of both rounds", max(seconds for _, seconds in done), "s", most=fsync.LONGEST),
+    ]
+
+
+def all_served(clients: int, given: Given) -> list[Figure]:
+    """Whether so many trainers take part with so few descriptors."""
+    shape = replace(given.shape(clients, "0.03", 3), crowd=True)
+    limited = ["sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh"]
+    with folder_in(given.directory) as folder:
+        try:
+            done = run([*limited, *server_command(shape, folder)], shape)
+        except Refused as refused:
+            return [Figure(f"served, ulimit -n {DESCRIPTORS}", refused.registered, "", least=clients)]
+        all_accepted(folder, shape)
+    return [
+        Figure(f"served, ulimit -n {DESCRIPTORS}", clients, "", least=clients),
+        Figure("a trainer and round", 1000 * done.seconds / clients, "ms"),
+        Figure("peak memory", done.peak / 1e6, "MB"),
+    ]
+
+
+def long_run(given: Given) -> list[Figure]:
+    usual = endurance.LONG_FORM if given.long else endurance.SHORT_FORM
+    return endurance.endure(given.rounds or usual, given.directory)
+
+
+def hostile(clients: int, size: str, given: Given) -> list[Figure]:
+    """What it costs when one client of several has every exponent in every tensor, and its update counts."""
+    shape, options = given.shape(clients, size, 4), ("--max-update-norm", "off")
+    done = in_turn(
+        given,
+        3,
+        lambda: run_server(shape, given.directory, *options),
+        lambda: run_server(shape, given.directory, *options, hostile=1),
+    )
+    return [
+        Figure(
+            f"a round, one of {clients} hostile / none",
+            statistics.median(bad.seconds / good.seconds for good, bad in done),
+            "×",
+            most=2,
+        ),
+        Figure("a round with one", 1000 * statistics.median(bad.seconds for _, bad in done), "ms"),
+        Figure("peak memory with one", max(bad.peak for _, bad in done) / 1e6, "MB"),
+        Figure("peak memory with none", max(good.peak for good, _ in done) / 1e6, "MB"),
+    ]
+
+
+def large(clients: int, size: str, given: Given) -> list[Figure]:
+    """A model of nearly a gigabyte: whole rounds."""
+    done = run_server(given.shape(clients, size, 2), given.directory)
+    return [
+        Figure("a round", max(done.rounds), "s", most=15),
+        Figure("peak memory", done.peak / 1e9, "GB", most=8.5),
+    ]
+
+
+QUICK = "3x0.03"
+LARGE = "6x800"
+ROWS = {
+    "8x45": Row(partial(against_the_floor, 8, "45", 1.5)),
+    "32x4.5": Row(partial(against_the_floor, 32, "4.5", 1.8, rounds=10)),
+    "8x4.5": Row(partial(against_the_floor, 8, "4.5", 1.7, rounds=20)),
+    "50x0.03": Row(partial(against_the_floor, 50, "0.03", 3, rounds=40)),
+    "500x0.03": Row(partial(against_the_floor, 500, "0.03", 3, rounds=10)),
+    "2000x0.03": Row(partial(against_the_floor, 2000, "0.03", 2, rounds=5)),
+    "8x400": Row(partial(against_the_floor, 8, "400", 1.5, rounds=4)),
+    "memory": Row(partial(memory, "45")),
+    "fsync": Row(partial(durable_calls, "0.03")),
+    "8000": Row(partial(all_served, 8000)),
+    "rounds": Row(long_run),
+    "hostile": Row(partial(hostile, 8, "45")),
+    LARGE: Row(partial(large, 6, "800"), usual=False),
+    QUICK: Row(partial(against_the_floor, 3, "0.03", None, rounds=3, turns=1), usual=False),
+}
+"""Every row by its name; sizes in MB. How a figure is to be read stands in the handbook."""
