@@ -23,7 +23,7 @@ from typing import IO
 
 from flserver.clock import monotonic
 from flserver.errors import ConnectionLost, NoRoom
-from flserver.models.pages import anonymous
+from flserver.models.pages import anonymous, mapped
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Room:
                 self._file = self._memory.file()
                 os.ftruncate(self._file.fileno(), self.size)
                 self._memory.allocate(self._file.fileno(), 0, wanted)
-                self._move_to(memoryview(mmap.mmap(self._file.fileno(), self.size)), arrived)
+                self._move_to(mapped(self._file.fileno(), self.size, writable=True), arrived)
                 moved = True
             else:
                 self._memory.allocate(self._file.fileno(), self._made, wanted - self._made)
@@ -253,4 +253,4 @@ class ReceiveMemory:
             rest = body
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
-            return memoryview(mmap.mmap(file.fileno(), len(body), access=mmap.ACCESS_READ))
+            return mapped(file.fileno(), len(body), writable=False)
