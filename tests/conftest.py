@@ -30,7 +30,7 @@ SETTLE = PATIENCE / 10  # seconds in which threads that a test has told to stop 
 DESCRIPTORS = Path("/proc/self/fd")
 TESTS = Path(__file__).parent
 WITH_SERVERS = {"e2e", "test_bench_tools.py"}
-KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]")
+KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,10 +10,17 @@ from flserver.identity.peer import Peer
 
 @dataclass(frozen=True)
 class Capacity:
-    """How many connections are served at once, and how many of one address."""
+    """How many connections have places, in all and of one address; and for how many there are descriptors, where who
+    comes waits when they are taken, and is not refused."""
 
     in_all: int
     an_address: int
+    descriptors_for: int
+
+    @property
+    def at_once(self) -> int:
+        """How many are served at once."""
+        return min(self.in_all, self.descriptors_for)
 
 
 class Served(Protocol):

@@ -4,13 +4,14 @@ that connect before the server is ready wait in its backlog."""
 import contextlib
 import errno
 import os
+import select
 import socket
 
 from flserver.errors import PortBusy, UsageError
 from flserver.network.busy_port import connection_on
 from flserver.settings.hosts import addresses, own_address
 
-BACKLOG = 1024
+BACKLOG = 65535  # Linux makes it net.core.somaxconn: who comes beyond that tries again, a second and more later
 
 
 class Listener:
@@ -39,6 +40,13 @@ class Listener:
     def address(self) -> tuple[str, int]:
         """The host and port that are listened on."""
         return own_address(self.socket)
+
+    def await_connection(self) -> None:
+        """Wait until one can be accepted, or listening is over."""
+        poll = select.poll()
+        with contextlib.suppress(ValueError):  # it was closed just now
+            poll.register(self.socket, select.POLLIN)
+            poll.poll()
 
     def close(self) -> None:
         """Stop listening. May be called again."""

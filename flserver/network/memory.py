@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from flserver.errors import NoRoom
-from flserver.models.pages import anonymous
+from flserver.models.pages import anonymous, mapped
 from flserver.network.lanes import Lane, Lanes
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Room:
                 self._file = self._memory.file()
                 os.ftruncate(self._file.fileno(), self.size)
                 self._memory.allocate(self._file.fileno(), 0, wanted)
-                self._move_to(memoryview(mmap.mmap(self._file.fileno(), self.size)), arrived)
+                self._move_to(mapped(self._file.fileno(), self.size, writable=True), arrived)
                 moved = True
             else:
                 self._memory.allocate(self._file.fileno(), self._made, wanted - self._made)
@@ -211,14 +211,13 @@ class ReceiveMemory:
             if self.charge(size):
                 buffer = anonymous(size)
                 weakref.finalize(buffer, self.uncharge, size)
-            else:
-                with self.file() as file:
-                    os.ftruncate(file.fileno(), size)
-                    self.allocate(file.fileno(), 0, size)
-                    buffer = mmap.mmap(file.fileno(), size)
+                return memoryview(buffer)
+            with self.file() as file:
+                os.ftruncate(file.fileno(), size)
+                self.allocate(file.fileno(), 0, size)
+                return mapped(file.fileno(), size, writable=True)
         except OSError as error:
             raise NoRoom(f"neither memory nor disk has room for the round's sum: {error.strerror}") from error
-        return memoryview(buffer)
 
     def own(self, room: Room, size: int) -> None:
         """Count ``size`` bytes of the room as its owner's; 0 for those of a room that was released.
@@ -273,4 +272,4 @@ class ReceiveMemory:
             rest = body
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
-            return memoryview(mmap.mmap(file.fileno(), len(body), access=mmap.ACCESS_READ))
+            return mapped(file.fileno(), len(body), writable=False)

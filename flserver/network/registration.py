@@ -2,11 +2,11 @@
 
 import contextlib
 import select
-import socket
 
 from flserver.clock import Deadline
 from flserver.errors import ConnectionLost, IdentityRefused, MessageRefused, PeerError, RegistrationRefused, StoreError
 from flserver.events.words import LeftReason
+from flserver.network.bell import Bell
 from flserver.network.connection import REPLY_PACE, AcceptedConnection
 from flserver.network.memory import Room
 from flserver.network.record import Outgoing
@@ -25,15 +25,14 @@ class RegisteredTrainer:
         self._connection = connection
         self._channel, self._record = connection.channel, connection.record
         self._exchange, self._recorder = connection.context.exchange, connection.context.recorder
-        self._bell_in, self._bell_out = socket.socketpair()
-        self._bell_out.setblocking(False)
+        self._bell = Bell()
 
     def serve(self, metadata: Metadata, frame: Received) -> LeftReason:
         """Register the client that ``frame``'s message names, and serve it to the end. Returns why it ended.
 
         Raises PeerError and StoreError.
         """
-        with self._bell_in, self._bell_out:
+        with contextlib.closing(self._bell):
             registration = self._register(metadata, frame)
             reason: LeftReason = "other"
             try:
@@ -41,7 +40,7 @@ class RegisteredTrainer:
                 self._connection.reply(
                     Success(msg=f"Registered as client {metadata.client_id}", run=self._connection.context.run_id)
                 )
-                self._exchange.confirm_registration(registration, self._ring)
+                self._exchange.confirm_registration(registration, self._bell.ring)
                 reason = self._send_models(registration)
                 self._say_goodbye(reason, understood=metadata.info.get(UNDERSTANDS_GOODBYE) is True)
             except ConnectionLost as error:
@@ -102,16 +101,11 @@ class RegisteredTrainer:
         if not stopped or understood or (context.goodbye == "finished" and context.has_model):
             self._connection.reply(Finished(complete=not stopped))
 
-    def _ring(self) -> None:
-        """There may be a new ticket; called from the coordinator's thread."""
-        with contextlib.suppress(OSError):  # a full pipe rings already; a closed one hears nobody
-            self._bell_out.send(b"\0")
-
     def _wait(self) -> None:
         """Wait until the bell rings. Raises where the trainer goes away, or speaks out of turn, first."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
-        poll.register(self._bell_in, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
         holding = self._channel.holding
         ready = {descriptor for descriptor, _ in poll.poll(0 if holding else None)}
         if holding or self._channel.fileno() in ready:
@@ -120,8 +114,8 @@ class RegisteredTrainer:
                 raise ConnectionLost(f"the trainer's connection ended: {cause}", cause)
             if self._channel.readable():
                 self._refuse_speech()
-        if self._bell_in.fileno() in ready:
-            self._bell_in.recv(4096)
+        if self._bell.fileno() in ready:
+            self._bell.hush()
 
     def _refuse_speech(self) -> None:
         """A registered trainer has nothing to say on this connection: record what it said and let it go."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from itertools import count
 
-from flserver.clock import Deadline
 from flserver.errors import Refused, StoreError
 from flserver.identity.peer import Peer
 from flserver.network.capacity import Capacity, Clients, who_goes
@@ -16,6 +15,7 @@ from flserver.network.context import Context
 from flserver.network.listener import Listener
 from flserver.network.record import ConnectionRecord
 from flserver.network.session import Session
+from flserver.network.workers import Workers
 from flserver.rounds.places import by_address
 from flserver.wire.proxy_header import plain_host
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 ACCEPT_PAUSE = 0.1  # seconds without a free descriptor before accepting is tried again
 CUT_IN_TURN = 64  # of as many connections one is cut at a time: a look at all of them pays for more than one newcomer
+LOOK_SECONDS = 50e-6  # a connection, before all of them are looked at: a tenth of the time at most goes into that
 MADE_ROOM = "made room for another connection before its first message was whole"
 MADE_PLACE = "made room for the upload of a client"
 
@@ -35,11 +36,13 @@ class Server:
         self._listener = listener
         self._context = context
         self._connection_ids = connection_ids
+        self._workers = Workers(self._run, lambda session: f"session-{session.connection_id}")
         self._lock = threading.Lock()  # guards the four below
-        self._threads: dict[Session, threading.Thread] = {}
-        self._ended: list[threading.Thread] = []
+        self._served: dict[Session, None] = {}
         self._cut: set[Session] = set()
         self._told: dict[Session, None] = {}  # refused and told so, the first ones first: they have no place any more
+        self._one_awaited = False
+        self._one_ended = threading.Condition(self._lock)  # notified where that is awaited
         self._stopped = threading.Event()
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
 
@@ -52,7 +55,7 @@ class Server:
     def open_connections(self) -> int:
         """How many connections are being served."""
         with self._lock:
-            return len(self._threads)
+            return len(self._served)
 
     @property
     def accepting(self) -> bool:
@@ -60,7 +63,7 @@ class Server:
         return self._acceptor.ident is None or self._acceptor.is_alive()
 
     def _accept_loop(self) -> None:
-        while not self._stopped.is_set():
+        while self._await_descriptors():
             try:
                 sock, address = self._listener.socket.accept()
             except OSError as error:
@@ -70,7 +73,7 @@ class Server:
                 logger.warning("accept failed: %s", error)
                 self._stopped.wait(ACCEPT_PAUSE)
                 continue
-            self._reap()
+            self._workers.reap()
             self._serve(sock, Peer(host=plain_host(address[0]), port=address[1]))
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
@@ -90,14 +93,39 @@ class Server:
 
     # --- who makes room ----------------------------------------------------------------------------------------------
 
+    def _await_descriptors(self) -> bool:
+        """Wait until there are descriptors for one more connection; False where accepting is over.
+
+        Meanwhile who comes waits in the listener's backlog and is not refused. Where nobody ends by itself, strangers
+        make room.
+        """
+        most = self._capacity.descriptors_for
+        if len(self._served) < most:
+            return not self._stopped.is_set()
+        self._listener.await_connection()
+        while not self._await_end(lambda: len(self._served) < most or self._stopped.is_set(), most * LOOK_SECONDS):
+            self._dismiss()
+            with suppress(Refused):  # nobody can go: trainers' uploads, which end
+                self._cut_some(list, most, lambda peer: False, "")
+        return not self._stopped.is_set()
+
+    def _await_end(self, enough: Callable[[], bool], seconds: float) -> bool:
+        """Wait until so many sessions have ended that it is ``enough``; False where that took too long."""
+        with self._lock:
+            self._one_awaited = True
+            try:
+                return self._one_ended.wait_for(enough, seconds)
+            finally:
+                self._one_awaited = False
+
     def _make_room_in_all(self, newcomer: Peer) -> None:
         """Raises Refused where the server is full of connections that do not make room."""
         most = self._capacity.in_all
         self._dismiss()
         with self._lock:
-            if len(self._threads) - len(self._told) < most:
+            if len(self._served) - len(self._told) < most:
                 return
-            hosts = Counter(session.peer.host for session in self._threads)
+            hosts = Counter(session.peer.host for session in self._served)
         # What is known of it so far is the address that it comes from, which may be a forwarder's.
         near = lambda peer: (peer.proxy_host or peer.host) == newcomer.host  # noqa: E731
         self._cut_some(list, most, near, f"{most} connections are open: {by_address(hosts)}")
@@ -110,7 +138,7 @@ class Server:
             return [other for other in sessions if other.peer.host == host and other is not session]
 
         with self._lock:
-            if len(self._threads) <= most or len(of_this_address(self._threads.keys() - self._told.keys())) < most:
+            if len(self._served) <= most or len(of_this_address(self._served.keys() - self._told.keys())) < most:
                 return
         full = f"not served: {most} connections are open from {host}"
         self._cut_some(of_this_address, most, lambda peer: peer.host == host, full)
@@ -124,7 +152,7 @@ class Server:
         """End connections that were refused and told so, the first ones first, where more are open than have a place:
         they take none, but a thread and a descriptor each."""
         with self._lock:
-            over = len(self._threads) + 1 - self._capacity.in_all
+            over = len(self._served) + 1 - self._capacity.at_once
             chosen = [session for session in self._told if session not in self._cut][: max(0, over)]
             self._cut.update(chosen)
         for session in chosen:
@@ -142,7 +170,7 @@ class Server:
         registered = self._context.exchange.registered_peers()
         clients = Clients([peer for peer, _ in registered], [peer for peer, there in registered if there])
         with self._lock:
-            goes = who_goes(among(self._threads.keys() - self._told.keys()), self._cut, clients, near)
+            goes = who_goes(among(self._served.keys() - self._told.keys()), self._cut, clients, near)
             chosen = [] if goes is None else goes[: max(1, most // CUT_IN_TURN)]
             self._cut.update(chosen)
         if goes is None:
@@ -153,14 +181,13 @@ class Server:
     # --- threads -----------------------------------------------------------------------------------------------------
 
     def _start(self, session: Session) -> None:
-        thread = threading.Thread(target=self._run, args=(session,), name=f"session-{session.connection_id}")
         with self._lock:
-            self._threads[session] = thread
+            self._served[session] = None
         try:
-            thread.start()
+            self._workers.give(session)
         except RuntimeError:
             with self._lock:
-                del self._threads[session]
+                del self._served[session]
             session.discard()
             raise
 
@@ -172,39 +199,29 @@ class Server:
             logger.exception("session %d failed", session.connection_id)
         finally:
             with self._lock:
-                self._ended.append(self._threads.pop(session))
+                del self._served[session]
                 self._cut.discard(session)
                 self._told.pop(session, None)
-
-    def _reap(self) -> None:
-        with self._lock:
-            ended, self._ended = self._ended, []
-        for thread in ended:
-            thread.join()
+                if self._one_awaited:
+                    self._one_ended.notify()
 
     def stop_accepting(self) -> None:
         """No new connections from here on."""
         self._stopped.set()
+        with self._lock:
+            self._one_ended.notify()
         self._listener.close()
         self._acceptor.join()
 
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then cut those that are left, and join all."""
-        deadline = Deadline.after(grace)
         self._context.give_up()
-        for thread in self._running():
-            thread.join(deadline.remaining())
+        self._await_end(lambda: not self._served, grace)
         self._context.memory.close()
         self._context.decoding.close()
         with self._lock:
-            left = list(self._threads)
+            left = list(self._served)
         for session in left:
             session.cut("the server stopped")
-        for thread in self._running():
-            thread.join()
-        self._reap()
+        self._workers.close()
         self._context.strangers.close()
-
-    def _running(self) -> list[threading.Thread]:
-        with self._lock:
-            return list(self._threads.values())

@@ -78,7 +78,7 @@ class App:
                 "inflight_bytes": lambda: run.memory.in_use,
                 "inflight_limit_bytes": lambda: run.memory.budget,
                 "open_connections": lambda: run.server.open_connections,
-                "open_connections_limit": lambda: run.capacity.in_all,
+                "open_connections_limit": lambda: run.capacity.at_once,
                 "model_parameters": lambda: run.parameters,
                 "database_bytes": lambda: database_bytes(db),
                 "audit_queue_length": lambda: self._writer.queue_length,

@@ -6,6 +6,7 @@ import resource
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from flserver.network import bell
 from flserver.network.capacity import Capacity
 from flserver.network.context import Limits
 from flserver.network.transport import Pace
@@ -27,7 +28,7 @@ SPARE_NESTING = 1_000  # containers inside each other: Python's own pickler goes
 USUAL_SPARE = 10_000  # opcodes of what most trainers keep in their models' attributes, and do not wait longer for
 USUAL_WEIGHT = 96 * USUAL_SPARE  # bytes that reading these takes
 RATE_WINDOW = 30.0  # seconds over which --min-rate is counted
-DESCRIPTORS_A_CONNECTION = 3  # of two, a client's: two sockets, a bell of two, and perhaps two updates in files
+DESCRIPTORS_A_CONNECTION = 1 + bell.DESCRIPTORS  # its socket, and a client's bell or an upload's file
 RESERVED_DESCRIPTORS = 160  # the database, checkpoints, signals, and 64 scrapers with what asyncio needs for them
 FEWEST_CONNECTIONS = 8  # however few descriptors there are: as few as --max-connections may say
 M_ARENA_MAX = -8  # mallopt(3)
@@ -86,12 +87,14 @@ def capacity_of(network: NetworkPolicy) -> Capacity:
     """How many connections can be served: as many as the settings say, as far as descriptors go."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = max(FEWEST_CONNECTIONS, (soft - RESERVED_DESCRIPTORS) // DESCRIPTORS_A_CONNECTION)
-    return Capacity(min(network.max_connections, possible), network.max_connections_per_address)
+    return Capacity(network.max_connections, network.max_connections_per_address, possible)
 
 
 def places_of(network: NetworkPolicy) -> Places:
-    """How many clients can be registered: half of the connections, so that each has a place for its upload too."""
-    return Places(capacity_of(network).in_all // 2, network.max_clients_per_address)
+    """How many clients can be registered: half of the connections, so that each has a place for its upload too, and no
+    more than leave an eighth of the descriptors to uploads, which take turns there."""
+    possible = capacity_of(network).descriptors_for
+    return Places(min(network.max_connections // 2, possible - possible // 8), network.max_clients_per_address)
 
 
 def allow_descriptors() -> None:

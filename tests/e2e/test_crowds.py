@@ -103,7 +103,7 @@ def test_five_hundred_idle_fifty_slow_and_a_port_scan_at_once(start: Start, join
         for peer in peers:
             peer.finished()
         # The sessions of the others end with the run.
-        assert server.metrics()["flserver_open_connections_limit"] == min(4096, (descriptors() - 160) // 3)
+        assert server.metrics()["flserver_open_connections_limit"] == min(4096, (descriptors() - 160) // 2)
     server.process.terminate()
     assert server.exit_code() == 0
     assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 15)]

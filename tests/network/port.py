@@ -19,10 +19,10 @@ HOME, AWAY, FAR = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 class Port:
     """A server on a port of its own, and peers of it from any loopback address."""
 
-    def __init__(self, network: Network, in_all: int = 100, an_address: int = 100) -> None:
+    def __init__(self, network: Network, in_all: int = 100, an_address: int = 100, descriptors_for: int = 1000) -> None:
         self.network, self.recorder = network, network.recorder
         self.listener = Listener("127.0.0.1", 0)
-        self.server = Server(self.listener, network.context, count(1), Capacity(in_all, an_address))
+        self.server = Server(self.listener, network.context, count(1), Capacity(in_all, an_address, descriptors_for))
         self._peers = ExitStack()
 
     def __enter__(self) -> "Port":
@@ -46,7 +46,7 @@ class Port:
 
     def _heard(self, number: int) -> float:
         """How much has come of a connection's first message."""
-        alive = {session.connection_id: session for session in list(self.server._threads)}
+        alive = {session.connection_id: session for session in list(self.server._served)}
         return alive[number].first_bytes if number in alive else inf
 
     def registered(self, client_id: str, host: str = HOME) -> socket.socket:

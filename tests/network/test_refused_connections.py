@@ -63,5 +63,5 @@ def test_its_record_says_why_it_was_refused_and_not_that_it_was_cut(port: Port) 
 def test_many_that_are_refused_take_no_more_threads_than_there_are_places(port: Port) -> None:
     for _ in range(40):
         refused(port)
-        eventually(lambda: len(port.server._threads) <= 4)  # those that were cut may still be ending
+        eventually(lambda: len(port.server._served) <= 4)  # those that were cut may still be ending
     port.registered("a")

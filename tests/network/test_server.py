@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -17,7 +18,7 @@ from flserver.wire.messages import FINISHED_BODY
 from tests.e2e.forwarder import host_of, version_1
 from tests.network.frames import framed
 from tests.network.port import AWAY, FAR, HOME, Port, ended
-from tests.network.served import Network, metadata
+from tests.network.served import Network, linear, metadata, update
 from tests.patience import PATIENCE, eventually
 from tests.recorder import raising
 
@@ -73,29 +74,12 @@ def test_accepting_is_over_once_it_was_stopped(port: Port) -> None:
 # --- threads --------------------------------------------------------------------------------------------------------
 
 
-def noted_threads(server: Server, noted: list[bool]) -> type[threading.Thread]:
-    class Noted(threading.Thread):
-        """A thread that notes at its start whether the server knows it."""
-
-        def start(self) -> None:
-            noted.append(self in server._threads.values())
-            super().start()
-
-    return Noted
-
-
-def test_a_thread_is_known_before_it_starts_and_no_longer_when_it_has_ended(
-    port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    noted: list[bool] = []
-    monkeypatch.setattr("flserver.network.server.threading.Thread", noted_threads(port.server, noted))
-    peer = port.connect()
-    assert noted == [True]
-    peer.close()
+def test_a_thread_whose_session_is_over_serves_the_next_one(port: Port) -> None:
+    port.connect().close()
     assert port.closed() == [(1, "end of file in the middle of a frame")]
-    eventually(lambda: not port.server._threads)
+    eventually(lambda: "session-none" in {thread.name for thread in threading.enumerate()})
     port.connect()
-    eventually(lambda: not port.server._ended)  # joined by the thread that accepts
+    assert [t.name for t in threading.enumerate() if t.name.startswith("session")] == ["session-2"]
 
 
 def test_where_no_thread_can_be_started_that_peer_is_not_served_and_has_a_row(
@@ -106,7 +90,7 @@ def test_where_no_thread_can_be_started_that_peer_is_not_served_and_has_a_row(
         peer = port.connect()
         assert port.closed() == [(1, "not served: can't start new thread")]
     assert ended(peer)
-    assert port.server._threads == {}
+    assert port.server._served == {}
     assert port.registered("a")
 
 
@@ -132,7 +116,7 @@ def test_a_defect_in_one_session_is_logged_and_costs_the_others_nothing(
     peer = port.connect(said=framed(metadata("a")))
     assert port.closed() == [(1, "server error: ZeroDivisionError: ours")]
     assert ended(peer)
-    eventually(lambda: not port.server._threads)
+    eventually(lambda: not port.server._served)
     (record,) = caplog.records
     assert (record.levelno, record.message) == (logging.ERROR, "session 1 failed")
     assert record.exc_info is not None
@@ -211,7 +195,7 @@ def test_a_registered_trainer_never_makes_room_and_the_newcomer_is_told_nothing(
     assert [record.message for record in caplog.records] == [f"no session for {AWAY}: {full}"]
     trainers[0].close()
     small.closed(2)
-    eventually(lambda: len(small.server._threads) == 3)
+    eventually(lambda: len(small.server._served) == 3)
     assert small.registered("e")
 
 
@@ -253,6 +237,64 @@ def test_behind_a_forwarder_the_address_is_its_clients(network_of: Callable[...,
         assert made_room(port, 1) == [1]
         hosts = [event.peer_host for event in port.recorder.of(e.PeerIdentified)]
         assert hosts == [host_of(number) for number in (1, 2, 1, 3, 1)]
+
+
+# --- descriptors ----------------------------------------------------------------------------------------------------
+
+
+def test_where_descriptors_are_taken_who_comes_waits_and_is_served_as_soon_as_one_ends(network: Network) -> None:
+    with Port(network, descriptors_for=3) as port:
+        trainers = [port.registered(client_id) for client_id in "abc"]
+        with ExitStack() as stack:
+            waiting = [stack.enter_context(socket.create_connection(port.listener.address, PATIENCE)) for _ in "de"]
+            for client_id, peer in zip("de", waiting, strict=True):
+                peer.sendall(framed(metadata(client_id)))
+            eventually(lambda: port.server._one_awaited)
+            assert len(port.recorder.of(e.ConnectionOpened)) == 3
+            for trainer, peer in zip(trainers, waiting, strict=False):
+                trainer.close()
+                assert b"<SUCCESS>" in peer.recv(1024), "first come, first served"
+            assert [host for host in port.closed(2) if "not served" in host[1]] == []
+
+
+def test_where_descriptors_are_taken_strangers_make_room(network: Network) -> None:
+    with Port(network, descriptors_for=3) as port:
+        port.registered("a", HOME)  # 1
+        port.connect(HOME)  # 2: it may be a's upload
+        port.connect(AWAY)  # 3
+        assert port.connect(HOME)
+        assert made_room(port, 1) == [3]
+
+
+def test_uploads_beyond_the_descriptors_take_turns_and_none_is_refused(network: Network) -> None:
+    """Three rounds of forty trainers that all answer at once, where there are descriptors for two uploads."""
+    most: list[int] = []
+    with Port(network, descriptors_for=42) as port, ExitStack() as stack:
+        trainers = {str(number): port.registered(str(number)) for number in range(40)}
+        port.recorder.before[e.UpdateReceived] = lambda: most.append(port.server.open_connections)
+        for round in (1, 2, 3):
+            attempt = network.begin(round)
+            for trainer in trainers.values():
+                trainer.recv(int.from_bytes(trainer.recv(8, socket.MSG_WAITALL), "big"), socket.MSG_WAITALL)
+            for client_id in trainers:
+                upload = stack.enter_context(socket.create_connection(port.listener.address, PATIENCE))
+                upload.sendall(framed(update(client_id, linear(value=round))))
+            port.recorder.wait_for(e.UpdateReceived, 40 * round)
+            network.exchange.close_attempt(attempt).updates.release()
+        assert {came.decision for came in port.recorder.of(e.UpdateReceived)} == {None}, "each counts"
+        assert {reason for _, reason in port.closed(3 * 40)} == {"closed"}
+        assert max(most) <= 42
+
+
+@pytest.mark.parametrize("newcomer", [True, False])
+def test_a_server_that_waits_for_descriptors_can_be_stopped(network: Network, newcomer: bool) -> None:
+    with Port(network, descriptors_for=1) as port, ExitStack() as stack:
+        port.registered("a")
+        if newcomer:
+            stack.enter_context(socket.create_connection(port.listener.address, PATIENCE))
+            eventually(lambda: port.server._one_awaited)
+        port.server.stop_accepting()
+        assert not port.server.accepting
 
 
 # --- the end --------------------------------------------------------------------------------------------------------
