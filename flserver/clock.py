@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 monotonic = time.monotonic
 processor_seconds = time.thread_time  # of the thread that asks
+all_processor_seconds = time.process_time  # of all threads
 
 
 def utc_now() -> str:

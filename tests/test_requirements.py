@@ -36,10 +36,12 @@ def test_whatever_the_project_needs_is_locked_in_a_version_that_it_takes(locked:
 
 
 def test_the_container_installs_what_is_locked_and_nothing_else() -> None:
-    installs = re.findall(
-        r"pip install (.*)", (ROOT / "ops" / "container" / "Containerfile").read_text(encoding="utf-8")
-    )
+    text = (ROOT / "ops" / "container" / "Containerfile").read_text(encoding="utf-8")
+    installs = re.findall(r"pip install (.*)", text)
     assert len(installs) == 2
+    ((lock, copied),) = re.findall(r"^ARG LOCK=(\S+)\nCOPY \$\{LOCK\} (\S+)$", text, re.MULTILINE)
+    assert (ROOT / lock) == LOCK, "--build-arg LOCK names another, such as the one for the CPU"
+    assert f"-r {copied}" in installs[0]
     assert "--require-hashes --no-deps -r" in installs[0]
     assert "--no-deps --no-build-isolation /src" in installs[1]
 
@@ -102,3 +104,72 @@ def test_what_was_not_looked_up_is_not_called_well(audit: Audit, locked: dict[st
         assert done.returncode == 2
         assert f"0 of {len(locked)} packages were looked up" in done.stdout
         assert "NOT looked up: the list could not be reached" in done.stderr
+
+
+# --- the lock is written ---------------------------------------------------------------------------------------------
+
+FAKE_PYTHON = """#!{python}
+import json, os, shutil, sys
+from pathlib import Path
+
+here, arguments = Path({here!r}), sys.argv[1:]
+if arguments[0] == "-":
+    os.execv({python!r}, [{python!r}, *arguments])
+if arguments[:2] == ["-m", "venv"]:
+    (Path(arguments[2]) / "bin").mkdir(parents=True)
+    shutil.copy(__file__, Path(arguments[2]) / "bin" / "python")
+if arguments[:2] == ["-m", "pip"]:
+    index = sorted(name for name in os.environ if name.startswith("PIP_INDEX"))
+    with (here / "asked").open("a") as file:
+        print(json.dumps([arguments[2:], index]), file=file)
+    if "--report" in arguments:
+        shutil.copy(here / "report.json", arguments[arguments.index("--report") + 1])
+        shutil.copy(arguments[arguments.index("--requirement") + 1], here / "wanted")
+"""
+CPU = "https://download.pytorch.org/whl/cpu"
+FOUND = {"torch": "2.9.1+cpu", "Typing_Extensions": "4.15.0", "alembic": "1.17.2"}
+
+
+def write_lock(folder: Path, *options: str) -> tuple[list[str], list[str], list[str]]:
+    """The lines of a lock written with a pip that has ``FOUND``; how that was called last; what it was to look for."""
+    installed = [
+        {
+            "metadata": {"name": name, "version": version},
+            "download_info": {"archive_info": {"hashes": {"sha256": f"{number:064x}"}}},
+        }
+        for number, (name, version) in enumerate(FOUND.items())
+    ]
+    (folder / "report.json").write_text(json.dumps({"install": installed}))
+    python, out = folder / "python", folder / "written.lock"
+    python.write_text(FAKE_PYTHON.format(python=sys.executable, here=str(folder)))
+    python.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(python), "PIP_INDEX_URL": "https://somewhere.else/simple"}
+    command = [ROOT / "ops" / "write-requirements", "--upgrade", "--out", out, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"wrote {out}: 3 packages\n"), done.stderr
+    asked = [json.loads(line) for line in (folder / "asked").read_text().splitlines()]
+    assert [index for _, index in asked] == [[]] * len(asked), "no index but the one that an option names"
+    return out.read_text().splitlines(), asked[-1][0], (folder / "wanted").read_text().splitlines()
+
+
+def test_a_lock_has_each_package_with_its_version_and_digest(tmp_path: Path) -> None:
+    lines, asked, wanted = write_lock(tmp_path)
+    assert lines[0].startswith("# Written by ops/write-requirements")
+    assert lines[1:] == [
+        "alembic==1.17.2 \\",
+        f"    --hash=sha256:{2:064x}",
+        "torch==2.9.1+cpu \\",
+        f"    --hash=sha256:{0:064x}",
+        "typing-extensions==4.15.0 \\",
+        f"    --hash=sha256:{1:064x}",
+    ]
+    assert {"--dry-run", "--ignore-installed", "--only-binary"} <= set(asked)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert wanted == project["project"]["dependencies"] + project["build-system"]["requires"]
+
+
+@pytest.mark.parametrize("option", [("--extra-index-url", CPU), (f"--extra-index-url={CPU}",)], ids=len)
+def test_a_lock_from_another_index_names_it_where_pip_reads_it(tmp_path: Path, option: tuple[str, ...]) -> None:
+    lines, asked, _ = write_lock(tmp_path, *option)
+    assert tuple(asked[-len(option) :]) == option
+    assert lines[1] == " ".join(option)

@@ -1,9 +1,11 @@
 """What a connection itself tells of its peer."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from flserver.events.words import Transport
+
+SITE_BITS = 64  # of an IPv6 address are one site's: whoever has it has all addresses in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,17 @@ class Peer:
         if self.certificate is not None:
             return f"certificate {self.certificate.fingerprint}"
         return None if self.local else self.host
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, as text: a certificate, or an address, which stands for all of its network in IPv6."""
+        if self.certificate is not None:
+            return f"certificate {self.certificate.fingerprint}"
+        try:
+            address = ip_address(self.host.partition("%")[0])
+        except ValueError:
+            return self.host
+        return self.host if address.version == 4 else str(ip_network((address, SITE_BITS), strict=False))
 
     @property
     def local(self) -> bool:

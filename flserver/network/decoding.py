@@ -1,7 +1,9 @@
 """Whose turn it is to take a message apart: a few at a time, in slices of processor time, within the memory's budget.
 
 Reading a pickle is the one thing that takes the interpreter for as long as a peer likes. So it is done on one thread at
-a time, and after each slice that thread makes way: for the other messages, and for whoever waits for the interpreter.
+a time, and after each slice nobody reads for a moment, which goes on while other threads have work, but for no longer
+than the slice: so whoever waits for the interpreter, above all who accepts connections, has half of it. Then the next
+message has its slice.
 
 A message that takes no more than the model that was sent, twice and a bit, is one of a few that are begun, and has
 every processor slice that it wants. One that takes more gives up its place and begins anew, alone: it rests after each
@@ -19,14 +21,15 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from flserver.clock import processor_seconds
+from flserver.clock import all_processor_seconds, monotonic, processor_seconds
 from flserver.errors import ConnectionLost
 from flserver.network.memory import ReceiveMemory
 from flserver.wire.pickles import Tick
 
 PLACES: Final = 4  # ordinary messages that are begun, beside one that is none
 SLICE: Final = 0.002  # seconds of processor time
-BREATH, REST = 0.1, 1.0  # pauses after a slice, in its lengths: of an ordinary message, and of another
+BREATH, REST = 0.1, 1.0  # pauses after a slice, in its lengths: the least, and the longest one
+BUSY = 0.5  # of a pause's time on the processor: the other threads have work, and the pause goes on
 OVERTAKEN: Final = 3  # ordinary messages that go before the other one, at most
 
 Result = TypeVar("Result")
@@ -85,7 +88,7 @@ class Decoding:
         self._memory = memory
         self.ordinary = ordinary
         self._lock = threading.Lock()  # guards everything below, and what turns hold but for their events
-        self._closed = False
+        self._closed = threading.Event()
         self._running: Turn | None = None
         self._begun: dict[Turn, None] = {}  # the oldest first
         self._newcomers, self._heavy = Line(), Line()
@@ -93,6 +96,7 @@ class Decoding:
         self._large: Turn | None = None  # the other one that is begun
         self._large_wants = False
         self._overtaken = 0
+        self._unpaused = 0.0  # seconds of processor time since the last pause
 
     def run(self, owner: Hashable, read: Callable[[Tick], Result]) -> Result:
         """What ``read`` returns, which is called when it is its turn, and is to call what it is given as a tick.
@@ -107,7 +111,7 @@ class Decoding:
     def close(self) -> None:
         """Nobody gets a turn any more; who waits for one stops waiting."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             waiting = [turn for line in (self._newcomers, self._heavy) for turns in line._of.values() for turn in turns]
             for turn in [*waiting, *self._begun]:
                 turn.go.set()
@@ -124,7 +128,7 @@ class Decoding:
 
     def _await(self, turn: Turn) -> None:
         turn.go.wait()
-        if self._closed:
+        if self._closed.is_set():
             raise ConnectionLost("the server is stopping", "other")
         turn.since = processor_seconds()
 
@@ -137,6 +141,7 @@ class Decoding:
             self._begun.pop(turn, None)
             if self._running is turn:
                 self._running = None
+                self._unpaused += processor_seconds() - turn.since
             if self._large is turn:
                 self._large, self._large_wants = None, False
             for other in self._begun:
@@ -152,7 +157,7 @@ class Decoding:
             raise _TooHeavy
         while not self._charge(turn, size):
             self._await(turn)
-        used = processor_seconds() - turn.since
+        used = self._unpaused + processor_seconds() - turn.since
         if used >= SLICE:
             self._make_way(turn, used)
 
@@ -169,21 +174,33 @@ class Decoding:
         return True
 
     def _make_way(self, turn: Turn, used: float) -> None:
+        """After ``used`` seconds of reading: let the other threads work, then the next message."""
+        until = monotonic() + used * REST
+        while self._others_work(used * BREATH) and monotonic() < until and not self._closed.is_set():
+            pass
         with self._lock:
+            self._unpaused = 0.0
             self._give_up(turn)
-        turn.go.wait(used * (BREATH if turn.most is not None else REST))
+        if turn.most is None:
+            turn.go.wait(used * REST)
         with self._lock:
-            if not self._closed:
+            if not self._closed.is_set():
                 self._wants(turn)
                 self._pass_on()
         self._await(turn)
+
+    def _others_work(self, seconds: float) -> bool:
+        """Pause for so long; whether other threads had a processor for much of the time."""
+        began, before = monotonic(), all_processor_seconds()
+        self._closed.wait(seconds)
+        return all_processor_seconds() - before > BUSY * (monotonic() - began)
 
     # --- who is next; under the lock ---------------------------------------------------------------------------------
 
     def _give_up(self, turn: Turn) -> None:
         """It has the processor no longer."""
         self._running = None
-        if not self._closed:
+        if not self._closed.is_set():
             turn.go.clear()
         self._pass_on()
 
@@ -197,7 +214,7 @@ class Decoding:
 
     def _pass_on(self) -> None:
         """Give the processor to the next one, where nobody has it."""
-        if self._running is not None or self._closed:
+        if self._running is not None or self._closed.is_set():
             return
         if self._large is None and self._heavy:
             self._large, self._large_wants = self._heavy.take(), True

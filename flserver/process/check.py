@@ -14,7 +14,7 @@ from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.network.listener import Listener
 from flserver.observers.http import listen
 from flserver.process.basis import look_up
-from flserver.process.names import NAMES, open_files
+from flserver.process.names import checks, open_files
 from flserver.process.which_run import Complete, Plan, plan_run, says_min_clients
 from flserver.settings import ServerSettings
 from flserver.store.lock import DatabaseLock
@@ -47,7 +47,7 @@ def check(settings: ServerSettings, given: Mapping[str, Any], say: Say, complain
             for line in open_files(plan.settings.store):
                 logger.warning("%s", line)
             planned, settings = (plan, reader), plan.settings
-        for name in NAMES:
+        for name in checks(begun=planned is not None and planned[0].begun):
             with problems.told():
                 name(settings)
         all_named = not problems.count

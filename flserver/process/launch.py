@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flserver.clock import Deadline
 from flserver.errors import EXIT_DONE, PortBusy
@@ -20,6 +20,9 @@ from flserver.process.names import check_names
 from flserver.process.signals import Signals
 from flserver.settings import NetworkPolicy, ServerSettings
 from flserver.settings.hosts import with_port
+
+if TYPE_CHECKING:
+    from flserver.process.which_run import Plan
 
 PORT_PATIENCE = 60.0  # seconds that a connection has to set the trainers' port free
 PORT_PAUSE = 0.5  # seconds between two tries of that
@@ -48,7 +51,7 @@ def launch(
             signals.take_hang_ups()  # a service is told to reload; a terminal that is closed means the end
         listener = None
         if not settings.store.listens_as_before:
-            listener = _listen(settings, signals, stack, said="min_clients" in given, resumed=False)
+            listener = _listen(settings, signals, stack, said="min_clients" in given)
 
         from flserver.process.basis import look_up
         from flserver.process.which_run import Complete, plan_run, says_min_clients
@@ -69,9 +72,7 @@ def launch(
             logger.warning("%s", plan.notice)
         basis = look_up(plan, reader)
         if listener is None:
-            resumed = plan.resumed is not None
-            said = says_min_clients(plan, given)
-            listener = _listen(plan.settings, signals, stack, said=said, resumed=resumed)
+            listener = _listen(plan.settings, signals, stack, said=says_min_clients(plan, given), plan=plan)
         admission = Admission(plan.settings)
         if admission.reloads:
             signals.take_hang_ups()
@@ -97,11 +98,13 @@ def launch(
         )
 
 
-def _listen(settings: ServerSettings, signals: Signals, stack: ExitStack, *, said: bool, resumed: bool) -> Listener:
-    """Listen for trainers until ``stack`` is closed; ``said`` and ``resumed`` are ``check_min_clients``'s. Raises
-    UsageError, for whatever can be seen to be wrong so far."""
-    network = settings.network
-    check_names(settings)
+def _listen(
+    settings: ServerSettings, signals: Signals, stack: ExitStack, *, said: bool, plan: "Plan | None" = None
+) -> Listener:
+    """Listen for trainers until ``stack`` is closed; ``said`` is ``check_min_clients``'s, and ``plan`` None is a run
+    that is new. Raises UsageError, for whatever can be seen to be wrong so far."""
+    network, resumed = settings.network, plan is not None and plan.resumed is not None
+    check_names(settings, begun=plan is not None and plan.begun)
     check_host(network, tls=settings.identity.tls_cert is not None)
     if warning := check_min_clients(settings, said=said, resumed=resumed):
         logger.warning("%s", warning)

@@ -1,5 +1,6 @@
 """What the settings name, looked at without torch: a slip of the pen is said at once, with what was perhaps meant."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,10 +15,15 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")
 BUILT_IN_MODEL: str = defaults(SERVER_SETTINGS)["model"]
 
 
-def check_names(settings: ServerSettings) -> None:
+def check_names(settings: ServerSettings, *, begun: bool = False) -> None:
     """Raises UsageError where an option names what is not there, as far as that can be told without torch."""
-    for check in NAMES:
+    for check in checks(begun=begun):
         check(settings)
+
+
+def checks(*, begun: bool) -> tuple[Callable[[ServerSettings], None], ...]:
+    """What is looked at, each by itself; of a run that has ``begun`` the model is in its checkpoints."""
+    return NAMES if begun else (*NAMES, _initial_weights)
 
 
 def _host(settings: ServerSettings) -> None:
@@ -76,4 +82,4 @@ def _initial_weights(settings: ServerSettings) -> None:
         raise UsageError(f"--initial-weights {spec}: there is no such file")
 
 
-NAMES = (_host, _group, _model, _strategy, _eval_data, _evaluate, _initial_weights)
+NAMES = (_host, _group, _model, _strategy, _eval_data, _evaluate)

@@ -28,14 +28,16 @@ class Parent:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``resumed`` is the run as it was found, ``parent`` where a child began; ``overrides`` are the settings that are
-    not as ``before``, in the run itself or in its parent. ``ref`` is what to call it by to go on with it."""
+    """``resumed`` is the run as it was found, which has ``begun`` where its round 0 is committed; ``parent`` is where a
+    child began. ``overrides`` are the settings that are not as ``before``, in the run itself or in its parent. ``ref``
+    is what to call it by to go on with it."""
 
     run_id: str
     name: str
     ref: str
     settings: ServerSettings
     resumed: Row | None = None
+    begun: bool = False
     parent: Parent | None = None
     before: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -126,6 +128,7 @@ def _resumed(reader: Reader, settings: ServerSettings, found: Row, given: Mappin
         ref=found["name"] if alone else found["run_id"],
         settings=_merged(settings, before, overrides),
         resumed=found,
+        begun=bool(reader.committed_rounds(found["run_id"])),
         parent=parent,
         before=before,
         overrides=overrides,

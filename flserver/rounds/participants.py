@@ -9,6 +9,7 @@ from flserver.identity.registered import Registered
 from flserver.identity.rules import Identity
 from flserver.rounds.join_window import JoinWindow
 from flserver.rounds.places import Places
+from flserver.rounds.rates import RegistrationRates
 from flserver.rounds.seats import Participant, Registration
 from flserver.settings import RoundPolicy
 
@@ -20,7 +21,7 @@ class Participants:
 
     ``known`` are those of earlier processes of this run (client id → samples, registrations so far), but ``visitors``
     left before a join window closed, and are newcomers; ``identity`` says who may speak for whom; of ``places`` None is
-    as many as come.
+    as many as come, and as often.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Participants:
         self._policy = policy
         self._identity = identity
         self._places = places
+        self._rates = RegistrationRates(places.an_address) if places is not None else None
         self.participants = {
             client_id: Participant(client_id, data_size, registration, takes_part=client_id not in visitors)
             for client_id, (data_size, registration) in known.items()
@@ -64,6 +66,8 @@ class Participants:
             raise RegistrationRefused(TRAINING_STARTED)
         if self._places is not None:
             self._places.check(peer.host, (there.host for there, is_there in self.registered_peers() if is_there))
+        if self._rates is not None:  # the last: who is refused uses nothing up
+            self._rates.take(client_id, peer, now, newcomer=known is None or not known.takes_part)
         if known is None:
             known = self.participants[client_id] = Participant(client_id, data_size, 0)
         rejoined = known.registration > 0

@@ -5,6 +5,7 @@ alembic takes a while to import and is wanted once a start: it is imported where
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,14 +24,19 @@ from flserver.store.sqlite import (
     DATABASE_ERRORS,
     cause,
     copy_database,
+    is_full,
     revision_of,
     temporary_engine,
+    temporary_folder,
     writing_engine,
 )
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Engine
+
+
+ROOM = 2  # times the database: a copy of it, and what is changed, all of it at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +126,11 @@ def as_it_will_be(path: Path, *, migrations: Path | None = None) -> Iterator[Rea
     if state.at_head:
         yield Reader(path)
         return
-    with _usage_errors(path):
+    folder = temporary_folder()
+    with _usage_errors(path, folder):
         stand_in = temporary_engine(path if state.current is not None else None)
     try:
-        with _usage_errors(path):
+        with _usage_errors(path, folder):
             _migrate(stand_in, migrations)
         yield Reader(path, stand_in)
     finally:
@@ -198,10 +205,24 @@ def _require_writable(path: Path) -> None:
 
 
 @contextmanager
-def _usage_errors(path: Path) -> Iterator[None]:
+def _usage_errors(path: Path, folder: Path | None = None) -> Iterator[None]:
+    """What fails is for the operator to mend; a disk that is full is that of ``folder``, None for the database's."""
     try:
         yield
     except DATABASE_ERRORS as error:
+        if is_full(error):
+            raise UsageError(_no_room(path, folder)) from error
         raise UsageError(f"{path} cannot be used as a database: {cause(error)}") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be used as a database: {error.strerror}") from error
+
+
+def _no_room(path: Path, folder: Path | None) -> str:
+    """What to say where the database cannot be copied and brought to the newest schema for want of room."""
+    size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}-wal")) if part.exists())
+    place = path.parent.resolve() if folder is None else folder.resolve()
+    needed, free = (number / 2**20 for number in (ROOM * size, shutil.disk_usage(place).free))
+    said = f"{path} cannot be upgraded: that takes up to {needed:,.0f} MiB in {place}, which has {free:,.0f} MiB free"
+    if folder is None:
+        return f"{said}: for a copy beside it and for what is changed. Make room there"
+    return f"{said}: an upgrade is tried there first. Make room, or name another folder in SQLITE_TMPDIR"

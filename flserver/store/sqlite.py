@@ -174,6 +174,18 @@ def cause(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether there was no room for what SQLite wanted to write."""
+    return getattr(getattr(error, "orig", None) or error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
+def temporary_folder() -> Path:
+    """Where SQLite keeps what is temporary: the first folder in which it can, in the order in which it looks."""
+    named = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"))
+    places = [Path(place) for place in (*named, "/var/tmp", "/usr/tmp", "/tmp") if place]
+    return next((place for place in places if place.is_dir() and os.access(place, os.W_OK | os.X_OK)), Path())
+
+
 def set_wal(connection: Connection, path: Path) -> None:
     """Switch the file to a write-ahead log. Not in a transaction: the PRAGMA refuses to run in one.
 
@@ -235,7 +247,7 @@ def temporary_engine(path: Path | None) -> Engine:
 
     Raises as :func:`open_for_reading` does.
     """
-    copy = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    copy = nameless()
     if path is not None:
         try:
             with closing(open_for_reading(path)) as source:
@@ -250,6 +262,11 @@ def temporary_engine(path: Path | None) -> Engine:
         connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def nameless() -> sqlite3.Connection:
+    """A database without a name, which is gone when it is closed."""
+    return sqlite3.connect("", isolation_level=None, check_same_thread=False)
 
 
 def is_ours(connection: Connection) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, free_port, sql
@@ -88,3 +91,24 @@ def test_the_port_of_the_start_is_in_use(killed: tuple[Path, int]) -> None:
     assert (process.returncode, told.count("\n")) == (2, 1)
     assert f"--host 127.0.0.1 --server-port {port}: Address already in use" in told
     assert sql(db, "SELECT COUNT(*) FROM events") == before
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with(start: Start, tmp_path: Path) -> None:
+    """They are in the checkpoint of its round 0; other ones are refused, as ever."""
+    weights, other = tmp_path / "weights.safetensors", tmp_path / "other.safetensors"
+    save_file({"fc1.weight": torch.full((10, 784), 0.5), "fc1.bias": torch.zeros(10)}, weights)
+    shutil.copy(weights, other)
+    server = start("--initial-weights", str(weights), "--server-port", "0", "--num-rounds", "3")
+    server.wait_for_line("round 0/3 committed")
+    server.kill()
+    weights.unlink()
+    command = [sys.executable, "-m", "flserver", "--db", str(server.db), "check", "--resume"]
+    for given, code in (([], 0), (["--initial-weights", str(weights)], 0), (["--initial-weights", str(other)], 2)):
+        told = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+        assert told.returncode == code, told.stdout + told.stderr
+    with resumed(server.db, "--time-to-wait", "0") as process, Peer(port_of(process), "a").join() as peer:
+        model = peer.model()
+        assert bool((model.fc1.weight == 0.5).all())  # type: ignore[union-attr]
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)

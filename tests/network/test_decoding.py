@@ -139,6 +139,58 @@ def test_a_large_one_is_begun_anew_and_goes_on_beside_a_stream_of_ordinary_ones(
         done.result(PATIENCE)
 
 
+def test_after_a_slice_nobody_reads_while_other_threads_work_but_no_longer_than_it_took(
+    decoding: Decoding, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[Turn | None] = []
+    busy = [True, True, False]
+
+    def others_work(seconds: float) -> bool:
+        pauses.append(decoding._running)
+        return busy[(len(pauses) - 1) % 3]
+
+    monkeypatch.setattr(decoding, "_others_work", others_work)
+    for rest, each in ((1e9, 3), (0.0, 1)):  # times a slice
+        monkeypatch.setattr(module, "REST", rest)
+        pauses.clear()
+        for done in [threads.submit(decoding.run, owner, ticks(4)) for owner in "aabb"]:
+            done.result(PATIENCE)
+        assert len(pauses) == 4 * 4 * each
+        assert None not in pauses, "nobody else is given the processor meanwhile"
+
+
+def test_others_work_where_they_have_a_processor_for_half_of_a_pause(
+    decoding: Decoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for share, work in ((0.4, False), (0.6, True)):
+        clocks = iter([0.0, 1.0])
+        used = iter([5.0, 5.0 + share])
+        monkeypatch.setattr(module, "monotonic", lambda clocks=clocks: next(clocks))
+        monkeypatch.setattr(module, "all_processor_seconds", lambda used=used: next(used))
+        assert decoding._others_work(0.0) is work
+
+
+def test_short_messages_share_a_slice(memory: ReceiveMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, the others have their moments between them."""
+    decoding, now, pauses = Decoding(memory, ORDINARY), 0.0, 0
+
+    def others_work(seconds: float) -> bool:
+        nonlocal pauses
+        pauses += 1
+        return False
+
+    def short(tick: Tick) -> None:
+        nonlocal now
+        tick(1)
+        now += 0.4 * module.SLICE
+
+    monkeypatch.setattr(module, "processor_seconds", lambda: now)
+    monkeypatch.setattr(decoding, "_others_work", others_work)
+    for number in range(12):
+        decoding.run("a", short)
+        assert pauses == number // 3
+
+
 def test_without_room_the_oldest_goes_on_and_the_others_wait_for_it(
     decoding: Decoding, memory: ReceiveMemory, threads: ThreadPoolExecutor
 ) -> None:

@@ -35,3 +35,10 @@ def test_digits_need_a_library_that_is_not_always_there(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UsageError, match=r"--eval-data digits needs scikit-learn: pip install 'flserver\[demo\]'"):
         check_names(server_settings({"eval_data": "digits"}))
+
+
+def test_the_weights_that_a_run_began_with_need_not_be_there_any_more_once_it_has_begun() -> None:
+    settings = server_settings({"initial_weights": "gone.safetensors", "resume": True})
+    check_names(settings, begun=True)
+    with pytest.raises(UsageError, match=r"--initial-weights gone\.safetensors: there is no such file"):
+        check_names(settings)

@@ -1,10 +1,12 @@
 """The schema is the contract's, and a file is made, upgraded or refused; never harmed."""
 
 import logging
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from flserver.errors import UsageError
 from flserver.store import tables
 from flserver.store.reader import Reader
 from flserver.store.schema import SchemaState, Upgrade, as_it_will_be, check, ensure_head, migrations_directory
+from flserver.store.sqlite import temporary_folder
 from tests.nobody import as_nobody
 from tests.patience import PATIENCE
 from tests.store import story
@@ -219,6 +222,53 @@ def test_an_upgrade_that_would_fail_fails_before_anything_is_written(recorded: P
     with pytest.raises(UsageError, match="no such table: nowhere"), as_it_will_be(recorded, migrations=migrations):
         pass
     assert recorded.read_bytes() == before
+
+
+@pytest.mark.parametrize("most", [8, 200], ids=["the copy", "the changes"])
+def test_where_the_temporary_folder_is_full_that_is_said_and_what_to_do(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """A database that may have so many pages stands for a disk that has no room for more."""
+    migrations = later_migrations(tmp_path, 'op.execute("CREATE TABLE large AS SELECT zeroblob(10000000) AS x")')
+    folder, before = tmp_path / "full", recorded.read_bytes()
+    folder.mkdir()
+    monkeypatch.setenv("SQLITE_TMPDIR", str(folder))
+
+    def small() -> sqlite3.Connection:
+        connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        connection.execute(f"PRAGMA max_page_count = {most}")
+        return connection
+
+    monkeypatch.setattr("flserver.store.sqlite.nameless", small)
+    with pytest.raises(UsageError) as caught, as_it_will_be(recorded, migrations=migrations):
+        pass
+    free = rf"in {re.escape(str(folder))}, which has [\d,]+ MiB free: an upgrade is tried there first"
+    said = rf"{re.escape(str(recorded))} cannot be upgraded: that takes up to \d+ MiB {free}\. .* in SQLITE_TMPDIR"
+    assert re.fullmatch(said, str(caught.value))
+    assert recorded.read_bytes() == before
+
+
+def test_where_the_databases_own_folder_is_full_that_is_said(
+    recorded: Path, newer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, copy: Path) -> None:
+        with closing(sqlite3.connect(copy)) as connection:
+            connection.execute("PRAGMA max_page_count = 8")
+            with closing(sqlite3.connect(source)) as database:
+                database.backup(connection)
+
+    monkeypatch.setattr("flserver.store.schema.copy_database", full)
+    with pytest.raises(UsageError, match=rf"MiB in {re.escape(str(recorded.parent))}, .* a copy beside it"):
+        ensure_head(recorded, migrations=newer)
+
+
+def test_the_temporary_folder_is_the_one_that_sqlite_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert temporary_folder() == tmp_path
+    for name in ("SQLITE_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name)
+    assert temporary_folder() == Path("/var/tmp")
 
 
 def test_a_copy_is_never_overwritten(recorded: Path, newer: Path) -> None:
