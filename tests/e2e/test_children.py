@@ -1,5 +1,6 @@
 """A run that begins at a round of another one, which stays as it is: the way out after a poisoned round."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,45 @@ def test_after_a_poisoned_round_children_begin_at_a_sound_one_and_the_parent_sta
     ):
         assert run_cli(arguments) == 0, arguments
         assert said in capsys.readouterr().out
+
+
+def test_on_an_open_port_a_child_waits_for_as_many_as_somebody_said_and_a_resumed_run_warns(
+    start: Start, join: Join
+) -> None:
+    """Of a run that one client alone began, where nobody else could reach it."""
+    everywhere = ("--host", "0.0.0.0", "--insecure")
+    parent = start("--num-rounds", "3", *FAST)
+    (a,) = join(parent, "a")
+    a.answer(0.5)
+    parent.wait_for_line("round 1/3 committed")
+    parent.kill()
+    record = "SELECT COUNT(*) FROM v1_events"
+    events = parent.sql(record)
+    refused = start("--resume-from", "1", *everywhere)
+    assert refused.exit_code() == 2
+    assert "Say how many clients it begins with, as in --min-clients 3, or admit none but yours" in refused.lines[-1]
+    assert refused.sql(record) == events, "nothing of it is on record"
+
+    child = start("--resume-from", "1", "--min-clients", "2", "--num-rounds", "1", *everywhere)
+    with Peer(child, "a").join() as stranger:
+        child.wait_for_line("1 more client needed by --min-clients or --min-updates")
+        with Peer(child, "b").join() as b:
+            answer(stranger, b, 0.25)
+            finish(child, stranger, b)
+    ((run_id,),) = child.sql("SELECT run_id FROM v1_runs WHERE parent_round = 1")
+    ((parent_id,),) = child.sql("SELECT run_id FROM v1_runs WHERE parent_run_id IS NULL")
+    assert digests(child, run_id)[0] == digests(child, parent_id)[1]
+    resumed = start("--resume", "--run-name", parent_id, *everywhere)
+    warned = "whoever reaches this port may register, and the run goes on with one client alone (--min-clients 1)"
+    resumed.wait_for_line(re.escape(f"WARNING --host 0.0.0.0: {warned}"))
+    with Peer(resumed, "a").join() as a:
+        for _ in range(2):
+            a.answer(0.25)
+        a.finished()
+    assert resumed.exit_code() == 0
+    said = start("--resume", "--run-name", parent_id, "--num-rounds", "4", "--min-clients", "1", *everywhere)
+    said.wait_for_line("state: joining")
+    assert warned not in said.log
 
 
 def test_what_no_child_can_begin_with_is_one_line(

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.certificates import Authority
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, NeuralNet, Peer, PeerAt, ServerProcess, closed, connect, field_module, send
+from tests.e2e.tls_peers import TlsPeer, served, trusting
 from tests.patience import PATIENCE, eventually
 
 Join = Callable[..., list[Peer]]
@@ -205,6 +207,35 @@ def test_a_flood_does_not_cut_an_honest_upload(start: Start, flood_from: str) ->
         ("1", "accepted"),
         ("66", "accepted"),
     ]
+
+
+def test_under_mutual_tls_no_flood_of_another_participant_reaches_an_upload(start: Start, tmp_path: Path) -> None:
+    """One whose uploads bring more than an honest one has brought, from the same address, and some that are silent."""
+    authority = Authority(tmp_path / "ca")
+    options = ("--max-connections", "16", "--strangers-per-minute", "1000000", *served(authority, mutual=True))
+    server = start("--num-rounds", "1", "--min-clients", "3", *options, *FAST)
+    contexts = {client: trusting(authority, authority.client(client)) for client in "12m"}
+    with contextlib.ExitStack() as stack:
+        one, two, mallory = (stack.enter_context(TlsPeer(server, c, context)).join() for c, context in contexts.items())
+        body = one.body(one.model())
+        frame = len(body).to_bytes(8, "big") + body
+        with one.connect() as upload:
+            upload.sendall(frame[:2000])
+            for number in range(60):
+                with contextlib.suppress(OSError):
+                    flood = stack.enter_context(mallory.connect())
+                    flood.sendall(frame[: 9000 * (number % 2)])
+            server.wait_for_sql("SELECT 1 FROM v1_connections WHERE close_reason LIKE 'made room%' LIMIT 1 OFFSET 30")
+            upload.sendall(frame[2000:])
+            assert closed(upload), "read to its end"
+        two.upload(two.model())
+        mallory.connection.close()
+        for peer in (one, two):
+            peer.finished()
+    assert server.exit_code() == 0
+    assert server.sql("SELECT client_id, decision FROM v1_updates ORDER BY 1") == [("1", "accepted"), ("2", "accepted")]
+    models = server.sql("SELECT COUNT(*), COUNT(DISTINCT model_digest) FROM v1_rounds WHERE status = 'committed'")
+    assert models == [(2, 1)], "both sent what they were sent"
 
 
 def test_one_client_has_no_more_uploads_under_way_than_its_share(start: Start) -> None:

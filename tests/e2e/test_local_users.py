@@ -4,8 +4,6 @@ import grp
 import os
 import select
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess
+from tests.e2e.hostile.costs import HOLD_LOCK, HOLD_TRANSACTION, holding
 from tests.nobody import as_nobody
 from tests.nobody import public as public
 from tests.patience import eventually
@@ -23,37 +22,7 @@ Join = Callable[..., list[Peer]]
 NOBODYS = 65534  # a user, and a group
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
-# Byte locks that whoever may read the file can take. In the -shm: 120 is the writer's, up to 127 those of checkpoints,
-# recovery and readers (https://sqlite.org/walformat.html); in the database: what a reader of a rollback journal locks.
-HOLD_LOCK = """
-import fcntl, os, sys
-descriptor = os.open(sys.argv[1], os.O_RDONLY)
-fcntl.lockf(descriptor, fcntl.LOCK_SH, int(sys.argv[3]), int(sys.argv[2]))
-print("locked", flush=True)
-sys.stdin.read()
-"""
-HOLD_TRANSACTION = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
-connection.execute("BEGIN IMMEDIATE")
-print("locked", flush=True)
-sys.stdin.read()
-"""
 SHARED_FIRST, SHARED_SIZE = 2**30 + 2, 510
-
-
-@contextmanager
-def holding(code: str, *arguments: object) -> Iterator[None]:
-    """Another process has a lock while the block runs."""
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        try:
-            assert other.stdout.readline() == "locked\n"
-            yield
-        finally:
-            other.communicate()
 
 
 @contextmanager

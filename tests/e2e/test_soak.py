@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from flserver import events as e
 from flserver.store.schema import ensure_head
@@ -18,12 +19,17 @@ from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, sql
 from tests.patience import PATIENCE
 from tests.soak.judge import judge_left, judge_memory
-from tests.soak.record import judge_record
+from tests.soak.machine import judge_files
+from tests.soak.members import PLACES, TRIED
+from tests.soak.models import digest, judge_models
+from tests.soak.record import judge_record, judge_rounds
 from tests.soak.run import soak
 from tests.soak.samples import MB, Sample
 from tests.store import story
 
 CONNECTIONS = 2000
+HOSTILE = {"becomes_much", "lingers", "locks", "occupies", "passes_for", "says_nasty", "stalls_at_metrics"}
+HOSTILE |= {"takes_places", "takes_turns", "visits", "writes_much"}
 
 
 def test_two_thousand_connections_leave_nothing_but_rows(tmp_path: Path) -> None:
@@ -36,6 +42,13 @@ def test_two_thousand_connections_leave_nothing_but_rows(tmp_path: Path) -> None
     assert figures["decisions"].keys() >= {"accepted", "duplicate", "rejected"}  # type: ignore[attr-defined]
     assert figures["refused"] > CONNECTIONS / 4  # type: ignore[operator]
     assert figures["failed"] > CONNECTIONS / 8  # type: ignore[operator]
+    hostile: dict[str, dict[str, int]] = figures["hostile"]  # type: ignore[assignment]
+    assert hostile.keys() == HOSTILE
+    assert all(count > 0 for answers in hostile.values() for count in answers.values())
+    assert hostile["takes_turns"]["was let go"] >= PLACES
+    assert hostile["takes_places"]["was refused"] == TRIED - PLACES
+    assert "was there twice" not in hostile["takes_turns"]
+    assert len(hostile["locks"]) == 3
 
 
 # --- it finds --------------------------------------------------------------------------------------------------------
@@ -162,6 +175,47 @@ def test_a_record_that_is_not_what_was_done_is_found(record: Path, change: str, 
     with closing(sqlite3.connect(record)) as database, database:
         assert database.execute(change).rowcount == 1
     assert judge_record(partial(sql, record), PORTS, DONE, 1) == [finding]
+
+
+def test_a_trainer_that_is_not_in_time_and_a_taker_of_turns_that_is_asked_too_often_are_found(record: Path) -> None:
+    ask = partial(sql, record)
+    assert judge_rounds(ask, ["1", "2"], ["3"], 1) == []
+    assert judge_rounds(ask, ["1", "3"], [], 1) == ["trainer 3 answered 1 rounds, and had 0 of them in time"]
+    with closing(sqlite3.connect(record)) as database, database:
+        database.execute("UPDATE client_rounds SET participation = 'timed_out', decision = NULL WHERE client_id = '2'")
+        _, _, _, *columns = [name for _, name, *_ in database.execute("PRAGMA table_info(client_rounds)")]
+        again = f"SELECT run_id, round + ?, attempt, {', '.join(columns)} FROM client_rounds WHERE client_id = '1'"
+        for further in (1, 2):
+            database.execute(f"INSERT INTO client_rounds {again} AND round = 1", (further,))
+    assert judge_rounds(ask, ["2"], ["1"], 1) == [
+        "trainer 2 answered 1 rounds, and had 0 of them in time",
+        "rounds were held up to their deadline: 1 clients timed out",
+        "1 was invited to 3 of 1 rounds, which it held up; 2 are allowed",
+    ]
+
+
+def test_a_model_that_is_not_the_mean_of_what_the_honest_sent_is_found() -> None:
+    sent = {str(number): {"w": torch.full((3,), float(number))} for number in (1, 2, 3)}
+    of_two, alone = digest({"w": torch.full((3,), 1.75)}), digest(sent["2"])
+    rows = [(1, of_two, "1", 1), (1, of_two, "2", 3), (2, alone, "2", 7)]
+    assert judge_models(rows, sent) == []
+    assert judge_models([(1, of_two, "1", 1), (1, of_two, "2", 2)], sent) == [
+        "round 1 is not the mean of what 1, 2 sent"
+    ]
+    assert judge_models([*rows, (2, alone, "mallory", 1)], sent) == ["round 2 accepted an update of mallory"]
+
+
+def test_a_file_that_is_open_to_more_is_found(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "runs.sqlite.checkpoints" / "run"
+    for folder in (checkpoints.parent, checkpoints):
+        folder.mkdir(mode=0o750)
+    files = [tmp_path / "runs.sqlite", tmp_path / "runs.sqlite-shm", checkpoints / "round-1"]
+    for file in files:
+        file.touch(0o640)
+    assert judge_files(files[0]) == []
+    for file in files[1:]:
+        file.chmod(0o644)
+    assert judge_files(files[0]) == ["runs.sqlite-shm is open to more: 644", "round-1 is open to more: 644"]
 
 
 def test_connections_without_a_row_and_rows_without_one_are_found(record: Path) -> None:

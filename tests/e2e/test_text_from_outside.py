@@ -14,16 +14,11 @@ import pytest
 
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect, free_port, send
+from tests.e2e.hostile.costs import FORMULAS, NASTY, harmless
 from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]
-# The cursor's home and a red screen, a bell, a lone surrogate, text that runs backwards, a line of its own, NUL.
-NASTY = "\x1b[H\x1b[41m\x07\ud800\u202egnp.exe\r\n2026-01-01 INFO all is well\x00"
 NASTY_JSON = json.dumps(NASTY)  # as escapes: how it travels in JSON
-
-
-def harmless(text: str) -> bool:
-    return all(char.isprintable() or char == "\n" for char in text)
 
 
 def attack(server: ServerProcess, join: Join) -> None:
@@ -56,8 +51,7 @@ def attack(server: ServerProcess, join: Join) -> None:
 
 def test_what_trainers_call_themselves_is_no_formula_in_csv(start: Start, join: Join) -> None:
     server = start("--num-rounds", "1", "--min-clients", "4", *FAST)
-    ids = ('=HYPERLINK("http://x")', "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)")
-    peers = join(server, *ids)
+    peers = join(server, *FORMULAS)
     for peer in peers:
         peer.answer()
     for peer in peers:
@@ -67,7 +61,7 @@ def test_what_trainers_call_themselves_is_no_formula_in_csv(start: Start, join: 
     command = [sys.executable, "-m", "flserver", "--db", str(server.db), *asked]
     for more, before in (((), "'"), (("--raw",), "")):
         said = subprocess.check_output([*command, *more], text=True)
-        assert list(csv.reader(said.splitlines()))[1:] == [[before + client, "-0.25"] for client in sorted(ids)]
+        assert list(csv.reader(said.splitlines()))[1:] == [[before + client, "-0.25"] for client in sorted(FORMULAS)]
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -4,15 +4,18 @@ import math
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.certificates import Authority
 from tests.e2e.agreement import assert_metrics_say_what_sql_says
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess
+from tests.e2e.tls_peers import served, trusting
 from tests.patience import PATIENCE
 
 MOST = 2**29 - 1
@@ -103,6 +106,42 @@ def test_an_owner_counts_with_no_more_than_its_share(start: Start, peers: ExitSt
     assert_metrics_say_what_sql_says(server)
     server.process.terminate()
     assert server.exit_code() == 0
+
+
+class CertifiedPeer(PeerFrom):
+    """The same with a certificate of its own: the forwarder passes TLS on."""
+
+    def __init__(self, server: ServerProcess, client_id: str, authority: Authority, data_size: int) -> None:
+        self.context = trusting(authority, authority.client(client_id))
+        super().__init__(server, client_id, "10.0.0.66", data_size)
+
+    def connect(self) -> socket.socket:
+        return self.context.wrap_socket(super().connect(), server_hostname="localhost")
+
+    def end_of_upload(self, upload: socket.socket) -> None:
+        """Nothing: an SSLSocket that was shut down reads what is under TLS."""
+
+
+def test_under_mutual_tls_a_certificate_is_an_owner_wherever_it_comes_from(
+    start: Start, peers: ExitStack, tmp_path: Path
+) -> None:
+    """Five clients of one address, of which two say that they have 2²⁹ − 1 samples each: each of these has its share
+    and no more, and the honest ones, whose neighbours they are, count with all that they have."""
+    authority = Authority(tmp_path / "ca")
+    options = ("--trusted-proxy", "127.0.0.1", "--max-weight-share", "cap:0.3", *served(authority, mutual=True))
+    server = start("--num-rounds", "1", "--min-clients", "5", *FAST, *options)
+    sizes = {"1": 100, "2": 300, "3": 200, "66": MOST, "67": MOST}
+    clients = [peers.enter_context(CertifiedPeer(server, one, authority, size)) for one, size in sizes.items()]
+    for client in clients:
+        client.join()
+    models = [client.answer(0.25 * number) for number, client in enumerate(clients)]
+    for client in clients:
+        client.finished()
+    assert server.exit_code() == 0
+    counted = [100, 300, 200, 450, 450]
+    assert [row[3] for row in server.sql(COUNTED, 1)] == counted
+    assert 0.3 * sum(counted) == 450
+    assert_same_bits(model_of(server, 1), mean(models, counted))
 
 
 def test_an_owner_of_more_than_its_share_is_rejected_and_costs_the_others_nothing(

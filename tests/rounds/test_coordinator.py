@@ -152,6 +152,19 @@ def test_a_stop_while_nobody_is_there_ends_it(start: Callable[..., Run]) -> None
     assert ended.status == "interrupted"
 
 
+def test_no_attempt_begins_after_a_stop_that_came_when_it_was_about_to(start: Callable[..., Run]) -> None:
+    """Enough are there, the coordinator has seen no stop yet, and says that it runs."""
+    with start() as run:
+        a = Trainer(run, "a")
+        run.recorder.before[e.StateChanged] = lambda: run.exchange.stop("stopped by a test")
+        run.coordinator.start()
+        assert run.finish() == "interrupted"
+        assert a.next() == Farewell("stopped")
+    assert run.recorder.of(e.StateChanged)[0].state == "running"
+    assert [event.round for event in run.recorder.of(e.AttemptStarted)] == [0]
+    assert run.recorder.of(e.AttemptAborted) == []
+
+
 def test_a_failing_strategy_fails_the_run_and_still_says_goodbye(
     start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,9 @@ from statistics import median
 
 from tests.soak.samples import MB, Sample
 
-# In the first 2,000 connections or so caches fill and the allocator finds its size: where those are all, the last
-# tenth lies about 2.5 MB above the second. In 20,000 it is 0.5 MB; a leak of 1 KB a connection makes 16 MB of it.
+# What needs most memory comes first. In the first 2,000 connections or so caches fill and the allocator finds its size:
+# where those are all, the last tenth lies 1 to 2.5 MB above the second. A leak of 1 KB a connection makes 16 MB in
+# 20,000.
 WARM_UP = 4.5 * MB
 PER_CONNECTION = 150  # bytes
 

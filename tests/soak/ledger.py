@@ -5,8 +5,10 @@ import threading
 from collections import Counter
 from contextlib import suppress
 
-from tests.e2e.harness import ServerProcess, connect
+from tests.e2e.harness import ServerProcess
 from tests.patience import PATIENCE
+
+HOME = "127.0.0.1"  # where the honest are
 
 
 class SoakError(Exception):
@@ -14,19 +16,21 @@ class SoakError(Exception):
 
 
 class Ledger:
-    """Every connection made, by kind and by its own port. One that the system refused is none."""
+    """Every connection made to ``server``, by kind and by its own port. One that the system refused is none."""
 
     def __init__(self, server: ServerProcess) -> None:
-        self._server = server
+        self.server = server
         self._lock = threading.Lock()  # guards everything below
         self._made: list[tuple[str, int]] = []
         self._counts: Counter[str] = Counter()
+        self._answers: dict[str, Counter[str]] = {}
         self._complaints: list[str] = []
 
-    def connect(self, kind: str) -> socket.socket:
-        """Raises OSError where the system refuses."""
+    def connect(self, kind: str, host: str = HOME) -> socket.socket:
+        """A connection from the address ``host``. Raises OSError where the system refuses."""
         try:
-            connection = connect(self._server.port)
+            connection = socket.create_connection((HOME, self.server.port), PATIENCE, (host, 0))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
             self.count("not connected")
             raise
@@ -38,6 +42,11 @@ class Ledger:
         """Something that the server must have a row of was done."""
         with self._lock:
             self._counts[what] += 1
+
+    def note(self, kind: str, answer: str) -> None:
+        """What a hostile peer of that kind did, or was answered."""
+        with self._lock:
+            self._answers.setdefault(kind, Counter())[answer] += 1
 
     def complain(self, complaint: str) -> None:
         """A peer was not treated as it must be."""
@@ -65,6 +74,12 @@ class Ledger:
     def counts(self) -> Counter[str]:
         with self._lock:
             return self._counts.copy()
+
+    @property
+    def answers(self) -> dict[str, dict[str, int]]:
+        """By kind of hostile peer, how often it did or was answered what."""
+        with self._lock:
+            return {kind: dict(sorted(answers.items())) for kind, answers in sorted(self._answers.items())}
 
     @property
     def complaints(self) -> list[str]:

@@ -1,7 +1,7 @@
 """What must hold in the record of a soak whose run is over, in SQL."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Ask = Callable[[str], list[tuple[Any, ...]]]
@@ -28,6 +28,10 @@ WRONG = {
         SELECT COUNT(*) FROM v1_rounds AS r WHERE status = 'committed' AND round > 0 AND data_size <> (
             SELECT SUM(counted_size) FROM v1_updates AS u WHERE u.run_id = r.run_id AND answers_round = round
             AND answers_attempt = attempt AND decision = 'accepted' HAVING COUNT(*) = updates_accepted)""",
+    "events hold more than is kept of a message": """
+        SELECT COUNT(*) FROM v1_events WHERE type <> 'RunStarted' AND length(payload) > 20000""",
+    "visitors who left before the window closed were invited": """
+        SELECT COUNT(*) FROM v1_client_rounds WHERE client_id = 'visitor'""",
     "messages belong to no connection": """
         SELECT COUNT(*) FROM v1_messages WHERE connection_id NOT IN (SELECT connection_id FROM v1_connections)""",
 }
@@ -54,6 +58,31 @@ def judge_record(ask: Ask, ports: Counter[int], done: Mapping[str, int], rounds:
     if aborted := number(ask, f"SELECT COUNT(*) FROM v1_rounds WHERE status = 'aborted' AND round <= {rounds}"):
         found.append(f"{aborted} attempts were aborted while enough trainers answered")
     return found
+
+
+def judge_rounds(ask: Ask, steady: Sequence[str], takers: Sequence[str], rounds: int) -> list[str]:
+    """A line for each of the ``steady`` clients that had not every one of the ``rounds`` in time, and for each of the
+    ``takers`` of turns that was invited more often than who holds up every round it is in."""
+    found = []
+    for client in steady:
+        answered = f"""
+            SELECT COUNT(*) FROM v1_client_rounds WHERE client_id = '{client}' AND round BETWEEN 1 AND {rounds}
+            AND participation = 'answered' AND decision = 'accepted'"""
+        if (count := number(ask, answered)) != rounds:
+            found.append(f"trainer {client} answered {rounds} rounds, and had {count} of them in time")
+    if held := number(ask, "SELECT COUNT(*) FROM v1_client_rounds WHERE participation = 'timed_out'"):
+        found.append(f"rounds were held up to their deadline: {held} clients timed out")
+    # After the n-th miss it sits out 2^(n - 1) rounds.
+    most = rounds.bit_length() + 1
+    for client in takers:
+        invited = f"client_id = '{quoted(client)}' AND participation <> 'not_sent'"
+        if (count := number(ask, f"SELECT COUNT(*) FROM v1_client_rounds WHERE {invited}")) > most:
+            found.append(f"{client} was invited to {count} of {rounds} rounds, which it held up; {most} are allowed")
+    return found
+
+
+def quoted(text: str) -> str:
+    return text.replace("'", "''")
 
 
 def number(ask: Ask, query: str) -> int:

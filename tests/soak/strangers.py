@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from tests.soak.ledger import Ledger, reset, until_closed
+from tests.soak.ledger import HOME, Ledger, reset, until_closed
 from tests.wire.pickle_opcodes import call, instance, mapping, message, module, name, pickled, raw, tensor, text
 
 Kind = Callable[["Street", random.Random], None]
@@ -31,9 +31,9 @@ class Street:
     over: threading.Event
 
     @contextmanager
-    def visit(self, kind: str) -> Iterator[socket.socket]:
+    def visit(self, kind: str, host: str = HOME) -> Iterator[socket.socket]:
         """A connection of one kind. That the server ended it in the middle is nothing to complain of."""
-        with self.ledger.connect(kind) as connection:
+        with self.ledger.connect(kind, host) as connection:
             try:
                 yield connection
             except ConnectionError:

@@ -1,6 +1,7 @@
 """The trainers, round after round: steady ones that always answer, and fickle ones that also leave, come back, answer
 twice, answer with something that cannot count, claim what cannot be so, or break off. The last boasts of its data."""
 
+import copy
 import json
 import random
 import socket
@@ -15,6 +16,7 @@ from flserver.wire.messages import MAX_DATA_SIZE
 from tests.e2e.harness import NeuralNet, field_module, receive, send
 from tests.patience import PATIENCE
 from tests.soak.ledger import Ledger, SoakError, reset, until_closed
+from tests.soak.models import State, on_grid
 from tests.soak.strangers import sound_upload
 
 STEADY = 2  # enough for a round without the others
@@ -103,8 +105,10 @@ CLAIMS = [
 
 @dataclass(frozen=True)
 class Answers:
-    """A trainer's uploads as bytes, made before it starts: training costs nothing here."""
+    """A trainer's uploads as bytes, made before it starts: training costs nothing here. All that can count have the
+    tensors of ``state``."""
 
+    state: State
     good: bytes
     again: bytes  # as good, with more metrics than are kept
     bad: Sequence[bytes]
@@ -112,27 +116,28 @@ class Answers:
 
     @classmethod
     def of(cls, client_id: object) -> "Answers":
-        nan, huge, wide, double = NeuralNet(), NeuralNet(), NeuralNet(), NeuralNet()
+        nan, huge, wide, sound = NeuralNet(), NeuralNet(), NeuralNet(), on_grid(NeuralNet())
         torch.nn.init.constant_(nan.fc1.bias, float("nan"))
         torch.nn.init.constant_(huge.fc1.bias, 3e38)
         wide.fc1 = torch.nn.Linear(785, 10)
         metrics = {f"{number:03} " + "é" * 120: {"received": 1.0} for number in range(64)}
         with field_module():
-            bad = [sound_upload(client_id, model) for model in (nan, huge, wide, double.double())]
+            bad = [sound_upload(client_id, model) for model in (nan, huge, wide, copy.deepcopy(sound).double())]
             good, again, *claiming = (
-                sound_upload(client_id, NeuralNet(), metrics=numbers) for numbers in (SOUND, metrics, *CLAIMS)
+                sound_upload(client_id, sound, metrics=numbers) for numbers in (SOUND, metrics, *CLAIMS)
             )
-        return cls(good, again, bad, claiming)
+        return cls(sound.state_dict(), good, again, bad, claiming)
 
 
 class Trainer(threading.Thread):
-    """One trainer. ``registered`` is set when its first registration is through."""
+    """One trainer. ``registered`` is set when its first registration is through; ``state`` is what it sends."""
 
     def __init__(self, ledger: Ledger, turns: Turns, number: int, seed: int) -> None:
         super().__init__(name=f"trainer-{number}")
         self._ledger, self._turns, self._number = ledger, turns, number
         self._moods = random.Random(f"trainer {number} of {seed}")
         self._answers = Answers.of(number)
+        self.state = self._answers.state
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()  # guards _retired, and _connection while another thread shuts it down
         self._retired = False
