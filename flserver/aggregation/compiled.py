@@ -28,7 +28,7 @@ from flserver.aggregation.bins import (
 )
 
 MAGNITUDE = 0x7FFFFFFFFFFFFFFF
-OPTIONS = {"nogil": True, "boundscheck": False}
+OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 
 def _pointer(kind, llvm):

@@ -17,6 +17,7 @@ from flserver.aggregation.bins import BLOCK
 from flserver.aggregation.compiled import (
     OPTIONS,
     _bin,
+    _bits,
     _float32_at,
     _float64_at,
     settle,
@@ -111,12 +112,15 @@ def _against(bins, block, place, exact, high, low, boundary, samples, limbs):
 @njit(**OPTIONS)
 def _nearest_32(bins, block, start, stop, exact, high, low, samples, target, limbs):
     unsure = 0
-    for i in range(start, stop):
-        quotient = high[i] / samples
+    for i in range(stop - start):
+        quotient = high[start + i] / samples
         one, other = np.float32(quotient - quotient * NEAR), np.float32(quotient + quotient * NEAR)
-        target[i - start] = one
-        unsure |= one != other
-    if not unsure:
+        target[i] = one
+        unsure |= _bits(np.float64(one) - np.float64(other))
+    if unsure == 0:
+        return
+    if exact:
+        _decide_32(high[start:stop], low[start:stop], samples, target)
         return
     for i in range(start, stop):
         quotient = high[i] / samples
@@ -128,6 +132,21 @@ def _nearest_32(bins, block, start, stop, exact, high, low, samples, target, lim
                 target[i - start] = np.float32(boundary)  # a tie, which goes to even
             else:
                 target[i - start] = max(one, other) if side > 0 else min(one, other)
+
+
+@njit(**OPTIONS)
+def _decide_32(high, low, samples, target):
+    """The same for all of a run at once, where the sum is ``high`` + ``low`` exactly, and without branches."""
+    upper = math.floor(samples / UPPER) * UPPER
+    lower = samples - upper
+    for i in range(len(target)):
+        quotient = high[i] / samples
+        one, other = np.float32(quotient - quotient * NEAR), np.float32(quotient + quotient * NEAR)
+        boundary = (np.float64(one) + np.float64(other)) / 2
+        side = ((high[i] - boundary * upper) - boundary * lower) + low[i]
+        side = side if quotient > 0.0 else -side  # ``other`` is further from zero
+        decided = other if side > 0.0 else (one if side < 0.0 else np.float32(boundary))
+        target[i] = decided if one != other else one
 
 
 @njit(**OPTIONS)

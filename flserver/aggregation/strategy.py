@@ -17,7 +17,7 @@ class Strategy(ABC):
     strategy raises ends the run as failed.
 
     ``order`` is what a class opts out of that with: of one with ``"any"`` the result has the same bits whatever the
-    order of the calls of ``add``, and these may come from several threads at once. One that adds to an ``ExactSum`` can.
+    order of the calls of ``add``, and these may come from several threads at once. One with an ``ExactSum`` can.
 
     ``needs`` says how long the tensors given to ``add`` stay valid: ``"stream"`` until ``add`` returns, which keeps
     memory independent of the number of clients, ``"all"`` until ``finish`` returns. One that streams may ask for single
@@ -50,8 +50,8 @@ class Strategy(ABC):
         """
 
     def reserve(self, update: State) -> None:  # noqa: B027 — most need nothing
-        """Make sure of the room that ``add`` will need for what is kept of this update: called before it is decided that
-        it counts. Raises TooDifferent where there is none. Then comes ``add`` with the same dict, or ``unreserve``."""
+        """Make sure of the room that ``add`` will need for what is kept of this update: called before it is decided
+        that it counts. Raises TooDifferent where there is none. ``add`` with this dict follows, or ``unreserve``."""
 
     def unreserve(self, update: State) -> None:  # noqa: B027
         """An update that was reserved for does not count."""

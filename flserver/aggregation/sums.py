@@ -100,7 +100,7 @@ class ExactSum:
         self.samples += n
 
     def add_to(self, part: Part, tensors: Sequence[torch.Tensor], n: int) -> None:
-        """The part of ``add`` that is in ``part``, which is one thread's meanwhile; for different parts also at once."""
+        """The part of ``add`` that is in ``part``, which is one thread's meanwhile; different ones at once."""
         kernel.load().add(part, tensors, n, self._scratch)
 
     def merge(self, other: "ExactSum") -> None:
