@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
+import torch
 
 from flserver.aggregation.bins import (
     BLOCK,
@@ -26,6 +27,7 @@ from flserver.aggregation.rounding import Way, rounded
 
 NEAR = 2.0**-48  # relative: more than a quotient's error
 UPPER = 2.0**28
+CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
 def add(part: Part, tensors: Sequence[np.ndarray], n: int, scratch: Scratch) -> None:
@@ -115,6 +117,22 @@ def _carry(part: Part, block: int, grid: int) -> None:
         bins.units[block, grid - 1] += CARRIED
         part.bin(block, grid - 1)[:] += multiples
         numbers[:] = (numbers - multiples) + 0.0
+
+
+def square_distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Σ (one − other)² in float64 of two flat tensors, a piece at a time."""
+    # Scratch for the whole tensor: fresh memory for each piece costs more in page faults than the sum itself.
+    size = min(CHUNK, one.numel())
+    difference, base = (torch.empty(size, dtype=torch.float64) for _ in range(2))
+    total = 0.0
+    for start in range(0, one.numel(), CHUNK):
+        piece = one[start : start + CHUNK]
+        mine, theirs = difference[: piece.numel()], base[: piece.numel()]
+        mine.copy_(piece)
+        theirs.copy_(other[start : start + CHUNK])
+        mine.sub_(theirs)
+        total += float(torch.dot(mine, mine))
+    return total
 
 
 def settle(part: Part, block: int, scratch: Scratch) -> None:
