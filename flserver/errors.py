@@ -17,6 +17,7 @@ FlserverError
 ├── UsageError                what the operator asked for cannot be done: one line, exit code 2
 │   └── PortBusy              not now: somebody's connection has the port that is to be listened on
 ├── StoreError                the database failed: the server stops, exit code 1
+├── TooDifferent              an update for whose integers there is no room: that update is rejected
 ├── StrategyError             the aggregation failed: exit code 1
  ├── TooDifferent              an update for which a strategy has no room: it is rejected
  ├── CheckpointError           a checkpoint failed or does not verify: exit code 1

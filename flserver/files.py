@@ -70,6 +70,30 @@ def make_folders(folder: Path, group: int | None = None) -> list[Path]:
     return missing
 
 
+def own_cache(name: str) -> Path | None:
+    """A folder of that name for what this process may trust to be its own, made if need be: this user's alone, in
+    folders that nobody else can change, without links. None where there is none.
+
+    It is in ``CACHE_DIRECTORY`` (systemd), ``XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+    try:
+        given = (
+            os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+            or os.environ.get("XDG_CACHE_HOME")
+            or Path.home() / ".cache"
+        )
+        folder = Path(given).resolve() / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found, users = folder.lstat(), (0, os.geteuid())
+        others = [place.stat() for place in folder.parents]
+    except (OSError, RuntimeError):  # no home
+        return None
+    alone = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == 0o700
+    # In a folder for all, such as /tmp, the sticky bit keeps others from putting something else in its place.
+    kept = all(up.st_uid in users and (up.st_mode & stat.S_ISVTX or not up.st_mode & 0o022) for up in others)
+    return folder if alone and kept and os.access(folder, os.W_OK) else None
+
+
 def open_regular(path: Path) -> FileIO:
     """Open the file at ``path`` to read it, without a buffer. Raises OSError where it cannot be read, or is a link, a
     pipe, a device or the like, which might never end."""

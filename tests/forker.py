@@ -17,7 +17,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "torchvision", "sklearn.datasets", "sqlalchemy", "alembic.command", "prometheus_client", "rich")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numba",
+    "sklearn.datasets",
+    "sqlalchemy",
+    "alembic.command",
+    "prometheus_client",
+    "rich",
+)
 LARGEST = 1 << 17  # bytes of a message: a command line and an environment
 
 

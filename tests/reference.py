@@ -6,6 +6,7 @@ python reference.py DATA INITIAL.safetensors ROUNDS OUT.safetensors ID [ID ...]
 import copy
 import json
 import sys
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,24 @@ def train(received, x, y):
     return model.state_dict()
 
 
+def nearest(value):
+    """The float32 that is nearest to a fraction, ties to even."""
+    unit = Fraction(1, 2**149)
+    while abs(value) >= unit * 2**24:
+        unit *= 2
+    return float(round(value / unit) * unit)  # round() goes to even
+
+
+def mean(tensors, weights):
+    """The mean as FedAvg defines it: the exact sum over the exact number of samples, rounded once."""
+    total = sum(weights)
+    columns = zip(*(tensor.flatten().tolist() for tensor in tensors), strict=True)
+    exact = (sum(n * Fraction(w) for n, w in zip(weights, column, strict=True)) / total for column in columns)
+    return torch.tensor([nearest(value) for value in exact]).view(tensors[0].shape)
+
+
 shares = {}
-for client in sorted(ids):  # FedAvg adds in ascending order of the ids as text
+for client in ids:
     with open(f"{data}/train/mnist_train_client{client}.json") as file:
         user = json.load(file)["user_data"]["0"]
     shares[client] = torch.tensor(user["x"], dtype=torch.float32), torch.tensor(user["y"]).long()
@@ -44,10 +61,7 @@ for client in sorted(ids):  # FedAvg adds in ascending order of the ids as text
 model = Net()
 model.load_state_dict(load_file(initial))
 for _ in range(int(rounds)):
-    sums = {name: torch.zeros(t.shape, dtype=torch.float64) for name, t in model.state_dict().items()}
-    for x, y in shares.values():
-        for name, tensor in train(model, x, y).items():
-            sums[name] += tensor.double() * len(y)
-    total = sum(len(y) for _, y in shares.values())
-    model.load_state_dict({name: (s / total).float() for name, s in sums.items()})
+    trained = [train(model, x, y) for x, y in shares.values()]
+    weights = [len(y) for _, y in shares.values()]
+    model.load_state_dict({name: mean([state[name] for state in trained], weights) for name in model.state_dict()})
 save_file(model.state_dict(), out)

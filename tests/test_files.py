@@ -102,3 +102,28 @@ def test_what_the_group_cannot_read_is_said(tmp_path: Path) -> None:
     assert "is not --group's to read" in line
     (line,) = files.complaints(path, path.stat().st_gid + 1)
     assert f"chgrp {path.stat().st_gid + 1} and chmod 640" in line
+
+
+@pytest.mark.parametrize("variable", ["CACHE_DIRECTORY", "XDG_CACHE_HOME"])
+def test_a_cache_is_ones_own_folder_that_nobody_else_can_change(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CACHE_DIRECTORY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "deep"))
+    folder = files.own_cache("one")
+    assert folder == tmp_path / "deep" / "one"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert files.own_cache("one") == folder
+    folder.chmod(0o750)  # somebody else may have looked in, or changed it
+    assert files.own_cache("one") is None
+    folder.chmod(0o700)
+    (tmp_path / "deep").chmod(0o777)  # somebody else can put another in its place
+    assert files.own_cache("one") is None
+    (tmp_path / "deep").chmod(0o1777)  # as /tmp: only its owner can
+    assert files.own_cache("one") == folder
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert files.own_cache("one") is None
+    monkeypatch.setenv(variable, "/dev/null")
+    assert files.own_cache("one") is None

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import blake3
 import torch
 
+from flserver.aggregation import kernel
 from flserver.events.words import rejected as rejected
 from flserver.models.norms import Norms as Norms
 from flserver.models.state import State, raw_bytes
 
 LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
-CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
+CHUNK = 1 << 18  # elements widened at a time
 VARIANCE = "running_var"  # what BatchNorm, in all its kinds, calls it
 
 
@@ -106,16 +107,11 @@ def _tied(update: State, tied: Mapping[str, str]) -> str | None:
 
 def _square_distance(given: torch.Tensor, sent: torch.Tensor) -> float:
     """Σ (given − sent)² in float64. Not finite where any element of ``given`` is not."""
-    one, other = given.reshape(-1), sent.reshape(-1)
-    # Scratch for the whole tensor: fresh memory for each piece costs more in page faults than the sum itself.
-    size = min(CHUNK, one.numel())
-    difference, base = (torch.empty(size, dtype=torch.float64) for _ in range(2))
+    one, other, loops = given.reshape(-1), sent.reshape(-1), kernel.load()
+    if one.dtype == other.dtype and one.itemsize >= 4:
+        return loops.square_distance(one.contiguous(), other.contiguous())
     total = 0.0
-    for start in range(0, one.numel(), CHUNK):
-        piece = one[start : start + CHUNK]
-        mine, theirs = difference[: piece.numel()], base[: piece.numel()]
-        mine.copy_(piece)
-        theirs.copy_(other[start : start + CHUNK])
-        mine.sub_(theirs)
-        total += float(torch.dot(mine, mine))
+    for start in range(0, one.numel(), CHUNK):  # so that a large model needs no second copy
+        mine, theirs = (flat[start : start + CHUNK].to(torch.float64) for flat in (one, other))
+        total += loops.square_distance(mine, theirs)
     return total

@@ -4,13 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
+from flserver.aggregation.parts import own_memory
 from flserver.errors import UsageError
-from flserver.models.pages import anonymous
 from flserver.models.state import State
-
-
-def _own_memory(size: int) -> memoryview:
-    return memoryview(anonymous(size))
 
 
 class Strategy(ABC):
@@ -35,9 +31,10 @@ class Strategy(ABC):
     order: ClassVar[Literal["ascending", "any"]] = "ascending"
     arithmetic: ClassVar[str | None] = None
     may_hold = False
-    scratch: Callable[[int], memoryview] = staticmethod(_own_memory)
+    scratch: Callable[[int], memoryview] = staticmethod(own_memory)
     """Gives so many bytes of zeros (1 or more), which stay valid; whoever calls the strategy may set it before the
-    first ``begin``, to memory that is counted. Raises NoRoom where there is no place for them."""
+    first ``begin``, to memory that is counted. Raises NoRoom where there is no place for them. May be called from any
+    thread that is in a call of the strategy's."""
 
     @property
     def on_arrival(self) -> bool:

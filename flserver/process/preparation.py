@@ -51,21 +51,14 @@ class Preparation:
 
     def _run(self) -> None:
         try:
+            from flserver.aggregation import kernel
             from flserver.process.prepare import prepare  # torch: 2 s, or 4 with torchvision
 
             prepared = prepare(self._plan, self._basis, self._say)
-            _warm_up()
+            kernel.load()  # now, and not in the first round
             settle_garbage()
             self._prepared = prepared
         except BaseException as error:
             self._error = error
         finally:
             os.close(self._running)
-
-
-def _warm_up() -> None:
-    """Have compiled now what would be compiled in the first round."""
-    from flserver import aggregation
-
-    if hasattr(aggregation, "warm_up"):
-        aggregation.warm_up()

@@ -32,6 +32,8 @@ def micro(size: str, directory: Path) -> dict[str, object]:
 
     ``parse_ratio``: an update read by the pickle machine / by ``pickle.loads``. ``write_ratio``: a model written into a
     template / by ``pickle.dumps``. ``add_ratio``: one update into FedAvg's exact sum / one float32 multiply-add pass.
+    ``every_exponent_ratio``: one with every exponent in every tensor, as a hostile client has it, / a usual one, into
+    the sum. ``mean_ratio``: the mean, rounded / one float32 multiply-add pass; with ties, which are the most work.
     ``events_per_commit``: events that share a transaction while eight sessions each wait for their own. The rest is
     of small rounds' events (``record``): the writer's processor time an event, bytes of database an update.
     """
@@ -46,6 +48,11 @@ def micro(size: str, directory: Path) -> dict[str, object]:
     flat = torch.cat([tensor.reshape(-1) for tensor in state.values()])
     total = torch.zeros_like(flat)
     recorded = record(50, 10, directory)
+    hostile = {name: _every_exponent(tensor) for name, tensor in state.items()}
+    honest = FedAvg()
+    honest.begin(state)
+    for given in (state, {name: tensor.flip(0) if tensor.dim() else tensor for name, tensor in state.items()}):
+        honest.add(given, 1)
     return {
         "micro": True,
         "mb": float(size),
@@ -56,9 +63,19 @@ def micro(size: str, directory: Path) -> dict[str, object]:
             lambda: write_state(template.module, state), lambda: pickle.dumps({"header": "<MODEL>", "model": module})
         ),
         "add_ratio": _ratio(lambda: strategy.add(state, 1), lambda: total.add_(flat, alpha=0.125)),
+        "every_exponent_ratio": _ratio(lambda: strategy.add(hostile, 1), lambda: strategy.add(state, 1)),
+        "mean_ratio": _ratio(honest.finish, lambda: total.add_(flat, alpha=0.125)),
         "events_per_commit": _events_per_commit(directory),
         **{name: recorded[name] for name in ("writer_us_an_event", "database_bytes_an_update")},
     }
+
+
+def _every_exponent(tensor: torch.Tensor) -> torch.Tensor:
+    """Finite numbers of any exponent, as many as ``tensor`` has, which is of float32."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    words = torch.randint(-(2**31), 2**31, tensor.shape, generator=torch.Generator().manual_seed(1)).to(torch.int32)
+    return words.view(torch.float32).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _ratio(ours: Callable[[], object], ordinary: Callable[[], object]) -> float:

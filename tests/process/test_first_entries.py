@@ -21,12 +21,12 @@ class Nameless(FedAvg):
 @pytest.mark.parametrize(
     ("row", "strategy", "change"),
     [
-        ({"arithmetic": None}, FedAvg(), (BEFORE_NAMES, "exact sum")),
-        ({"arithmetic": "an older sum"}, FedAvg(), ("an older sum", "exact sum")),
-        ({"arithmetic": "exact sum"}, FedAvg(), None),
+        ({"arithmetic": None}, FedAvg(), (BEFORE_NAMES, "exact-sum-1")),
+        ({"arithmetic": "an older sum"}, FedAvg(), ("an older sum", "exact-sum-1")),
+        ({"arithmetic": "exact-sum-1"}, FedAvg(), None),
         ({"arithmetic": None, "rounds_committed": 0}, FedAvg(), None),
         ({"arithmetic": None, "strategy": "mine:Strategy"}, Nameless(), None),
-        ({"arithmetic": "exact sum", "strategy": "mine:Strategy"}, Nameless(), ("exact sum", None)),
+        ({"arithmetic": "exact-sum-1", "strategy": "mine:Strategy"}, Nameless(), ("exact-sum-1", None)),
     ],
 )
 def test_a_resumed_run_says_that_its_arithmetic_is_another_one(

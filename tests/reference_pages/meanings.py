@@ -219,7 +219,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "accuracy": "Its accuracy, likewise.",
             "event_seq": "The event that ended the attempt: `v1_events.seq`.",
             "reason": "Why it was aborted: `quorum`, `implausible`, `failed`, or what stopped the server.",
-            "arithmetic": "How its strategy computes, where it has a name for that; `fedavg`'s is `exact sum`. Equal "
+            "arithmetic": "How its strategy computes, where it has a name for that; `fedavg`'s is `exact-sum-1`. Equal "
             "names, equal bits. NULL in a round of `fedavg` that is older than the name: there the sum was in "
             "float64, in ascending order of the ids. NULL also before an attempt is committed.",
         },

@@ -44,7 +44,7 @@ def test_a_round_names_its_strategys_arithmetic(tmp_path: Path) -> None:
         process_id=1, recorder=recorder, strategy=FedAvg(), evaluator=None, checkpoints=checkpoints, keep=1
     )
     committer.commit_initial({"w": torch.zeros(1)}, 1)
-    assert [event.arithmetic for event in recorder.events if isinstance(event, e.RoundCommitted)] == ["exact sum"]
+    assert [event.arithmetic for event in recorder.events if isinstance(event, e.RoundCommitted)] == ["exact-sum-1"]
 
 
 def test_a_model_that_diverged_is_not_the_best_one(tmp_path: Path) -> None:

@@ -2,86 +2,66 @@
 
     new = Σ nᵢ·wᵢ / Σ nᵢ
 
-The sum runs in float64 with the integer nᵢ below 2²⁹, in the order of the calls, with one division at the end and one
-rounding to the tensor's dtype, so equal updates give equal bits on every machine. Up to float32 each product is exact
-(24 + 29 bits ≤ 53), so a fused multiply-add gives the same bits as two operations. For float64 tensors it would not:
-there the product is rounded first. Integer and boolean tensors take the median (``medians``).
+The sum is exact and rounded once (``aggregation.sums``), so equal updates give equal bits, in whatever order they came,
+and on every machine. Integer and boolean tensors take the median (``medians``).
 """
 
-import torch
+from collections.abc import Sequence
+from threading import Lock
 
-from flserver.aggregation.strategies.medians import Medians
-from flserver.aggregation.strategies.rounding import round_once
+from flserver.aggregation.medians import Difference
 from flserver.aggregation.strategy import Strategy
-from flserver.models.state import State, empty_state
-
-CHUNK = 1 << 18  # elements converted to float64 at a time: 2 MiB, which stays in the cache
+from flserver.aggregation.sums import ARITHMETIC, ExactSum
+from flserver.models.state import State
 
 
 class FedAvg(Strategy):
     """The weighted mean, in memory that does not depend on the number of clients."""
 
-    arithmetic = "exact sum"
+    arithmetic = ARITHMETIC
+    order = "any"
 
     def __init__(self) -> None:
-        self._dtypes: dict[str, torch.dtype] = {}
-        self._shapes: dict[str, torch.Size] = {}
-        self._sums: State = {}
-        self._total = 0
-        self._medians, self._holds = Medians(), False
-        self._scratch = torch.empty(CHUNK, dtype=torch.float64)
+        self._sum = ExactSum({})
+        self._locks: Sequence[Lock] = ()  # each guards the part of the sum with its number
+        self._counting = Lock()  # guards all else of the sum, and what follows
+        self._adds = 0
+        self._reserved: dict[int, Difference] = {}
 
     def begin(self, global_state: State) -> None:
-        """See :meth:`Strategy.begin`. The sums' memory is kept as long as the layout stays."""
-        self._total = 0
-        self._medians.begin(global_state)
-        dtypes = {name: tensor.dtype for name, tensor in global_state.items()}
-        shapes = {name: tensor.shape for name, tensor in global_state.items()}
-        if (dtypes, shapes) != (self._dtypes, self._shapes):
-            self._dtypes, self._shapes = dtypes, shapes
-            self._sums = {
-                name: torch.empty(tensor.numel(), dtype=torch.float64)
-                for name, tensor in global_state.items()
-                if tensor.is_floating_point()
-            }
+        """See :meth:`Strategy.begin`. The sum's memory is kept as long as the layout stays."""
+        self._reserved.clear()
+        if not self._sum.begin(global_state):
+            self._sum = ExactSum(global_state, self._memory)
+            self._locks = [Lock() for _ in self._sum.parts]
+
+    def reserve(self, update: State) -> None:
+        """See :meth:`Strategy.reserve`: what is kept of an update's integers."""
+        difference = self._sum.medians.difference(update)
+        with self._counting:
+            self._reserved[id(update)] = difference
 
     def add(self, update: State, n: int) -> None:
-        """See :meth:`Strategy.add`. The update's memory is not needed any more afterwards, unless it ``holds``."""
-        if self._total == 0:
-            for total in self._sums.values():
-                total.zero_()
-        self._total += n
-        for name, total in self._sums.items():
-            self._add_product(total, update[name].reshape(-1), n)
-        self._holds = self._medians.add(update, hold=self.may_hold)
-
-    @property
-    def holds(self) -> bool:
-        """See :attr:`Strategy.holds`: of an update that differs in many integers these are looked at again."""
-        return self._holds or super().holds
-
-    def _add_product(self, total: torch.Tensor, flat: torch.Tensor, n: int) -> None:
-        for start in range(0, flat.numel(), CHUNK):
-            piece = flat[start : start + CHUNK]
-            wide = self._scratch[: piece.numel()]
-            wide.copy_(piece)
-            if flat.dtype == torch.float64:
-                wide.mul_(n)
-                total[start : start + CHUNK].add_(wide)
-            else:
-                total[start : start + CHUNK].add_(wide, alpha=n)
+        """See :meth:`Strategy.add`. The update's memory is not needed any more afterwards. Raises TooDifferent where
+        the update has nothing reserved and there is no room for its integers; then nothing was added."""
+        with self._counting:
+            difference = self._reserved.pop(id(update), None)
+        tensors, parts = self._sum.tensors(update), self._sum.parts
+        difference = difference or self._sum.medians.difference(update)
+        with self._counting:
+            self._sum.count(difference, n)
+            self._adds += 1
+            first = self._adds
+        # Who comes at the same time begins elsewhere, and all follow one another around.
+        for step in range(len(parts)):
+            which = (first + step) % len(parts)
+            with self._locks[which]:
+                self._sum.add_to(parts[which], tensors, n)
 
     def finish(self) -> State:
         """See :meth:`Strategy.finish`. At least one update was added."""
-        state = empty_state(self._dtypes, self._shapes)
-        for name, total in self._sums.items():
-            self._divide(total, state[name].view(-1))
-        for name, median in self._medians.finish().items():
-            state[name].copy_(median)
-        return state
+        return self._sum.mean()
 
-    def _divide(self, total: torch.Tensor, mean: torch.Tensor) -> None:
-        for start in range(0, total.numel(), CHUNK):
-            piece = total[start : start + CHUNK]
-            quotient = torch.div(piece, self._total, out=self._scratch[: piece.numel()])
-            mean[start : start + CHUNK] = round_once(quotient, mean.dtype)
+    def _memory(self, size: int) -> memoryview:
+        with self._counting:
+            return self.scratch(size)

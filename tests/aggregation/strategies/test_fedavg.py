@@ -1,28 +1,20 @@
-"""FedAvg against exact arithmetic and against itself in other orders."""
+"""FedAvg: the exact mean, whoever came first, on however many threads."""
 
-import math
-from fractions import Fraction
-from itertools import permutations
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserver.aggregation import State
-from flserver.aggregation.strategies.fedavg import CHUNK, FedAvg
+from flserver.aggregation import FedAvg, State, Strategy
+from flserver.aggregation.bins import BLOCK
+from tests.aggregation.exact import Member, mean, members, same_bits, zeros
 from tests.examples import times
 
-FLOATS = {
-    torch.float16: st.floats(width=16, allow_nan=False, allow_infinity=False),
-    torch.float32: st.floats(width=32, allow_nan=False, allow_infinity=False),
-    torch.float64: st.floats(allow_nan=False, allow_infinity=False, min_value=-1e290, max_value=1e290),
-    torch.bfloat16: st.integers(0, 2**16 - 1)
-    .map(lambda bits: float(torch.tensor(bits - 2**15, dtype=torch.int16).view(torch.bfloat16)))
-    .filter(math.isfinite),
-}
 
-
-def average(global_state: State, updates: list[tuple[State, int]]) -> State:
+def average(global_state: State, updates: list[Member]) -> State:
     fedavg = FedAvg()
     fedavg.begin(global_state)
     for update, n in updates:
@@ -30,72 +22,76 @@ def average(global_state: State, updates: list[tuple[State, int]]) -> State:
     return fedavg.finish()
 
 
-def ulp(dtype: torch.dtype, size: Fraction) -> Fraction:
-    """The distance between neighbours of ``dtype`` at a number of this size."""
-    info = torch.finfo(dtype)
-    smallest_normal = Fraction(info.smallest_normal)
-    exponent = math.floor(math.log2(max(size, smallest_normal)))
-    while Fraction(2) ** exponent > max(size, smallest_normal):
-        exponent -= 1
-    return Fraction(2) ** exponent * Fraction(info.eps)
-
-
-@st.composite
-def clients(draw: st.DrawFn) -> tuple[torch.dtype, list[tuple[list[float], int]]]:
-    dtype = draw(st.sampled_from(list(FLOATS)))
-    width = draw(st.integers(1, 4))
-    values = st.lists(FLOATS[dtype], min_size=width, max_size=width)
-    return dtype, draw(st.lists(st.tuples(values, st.integers(1, 2**29 - 1)), min_size=1, max_size=6))
-
-
-@times(3)
-@given(clients())
-def test_it_is_within_a_unit_of_the_exact_mean(case: tuple[torch.dtype, list[tuple[list[float], int]]]) -> None:
-    dtype, members = case
-    updates = [({"w": torch.tensor(values, dtype=dtype)}, n) for values, n in members]
-    got = average({"w": torch.zeros(len(members[0][0]), dtype=dtype)}, updates)["w"]
-    total = sum(n for _, n in members)
-    units = len(members) + 2 if dtype == torch.float64 else 1
-    for i, value in enumerate(got.to(torch.float64).tolist()):
-        column = [(Fraction(float(update["w"][i])), n) for update, n in updates]
-        exact = sum((n * w for w, n in column), Fraction(0)) / total
-        size = sum((n * abs(w) for w, n in column), Fraction(0)) / total
-        assert abs(Fraction(value) - exact) <= units * ulp(dtype, size)
-
-
-@times(0.5)
-@given(clients(), st.randoms(use_true_random=False))
-def test_the_same_updates_give_the_same_bits_in_any_split(
-    case: tuple[torch.dtype, list[tuple[list[float], int]]], random: object
+@times(1)
+@given(members(), st.randoms(use_true_random=False))
+def test_it_is_the_exact_mean_rounded_once_in_any_order_and_after_other_rounds(
+    updates: list[Member], chance: object
 ) -> None:
-    """Alone or beside other tensors, fresh or after another round: the same bits."""
-    dtype, members = case
-    updates = [({"w": torch.tensor(values, dtype=dtype)}, n) for values, n in members]
-    shape = {"w": torch.zeros(len(members[0][0]), dtype=dtype)}
-    expected = average(shape, updates)["w"]
+    model = zeros(updates[0][0])
     used = FedAvg()
-    used.begin(shape)
-    used.add({"w": torch.ones_like(shape["w"])}, 7)
-    used.begin(shape)
+    used.begin(model)
+    used.add({name: torch.ones_like(tensor) for name, tensor in model.items()}, 7)
+    used.begin(model)  # that attempt was not finished
+    chance.shuffle(updates)  # type: ignore[attr-defined]
     for update, n in updates:
+        used.reserve(update)
         used.add(update, n)
-    assert torch.equal(used.finish()["w"].view(torch.uint8), expected.view(torch.uint8))
+    got = used.finish()
+    assert list(got) == list(model)
+    assert all(same_bits(tensor, mean(updates, name)) for name, tensor in got.items() if tensor.is_floating_point())
+    again = average(model, list(reversed(updates)))
+    assert all(same_bits(tensor, again[name]) for name, tensor in got.items())
+
+
+def test_many_threads_at_once_give_the_bits_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each begins at another part, and two of them never work on the same one."""
+    monkeypatch.setattr("flserver.aggregation.parts.PART", 2 * BLOCK)
+    generator = torch.Generator().manual_seed(3)
+    shape = {"w": torch.zeros(11 * BLOCK), "b": torch.zeros(7), "n": torch.tensor(0)}
+    rows = [
+        {"w": torch.randn(11 * BLOCK, generator=generator), "b": torch.full((7,), 1.0 / k), "n": torch.tensor(k % 5)}
+        for k in range(1, 25)
+    ]
+    expected = average(shape, [(row, 10**k) for k, row in enumerate(rows[:8])] + [(row, 3) for row in rows[8:]])
+    fedavg, together, begun = FedAvg(), threading.Barrier(4), []
+    fedavg.begin(shape)
+    add_to, busy = fedavg._sum.add_to, [threading.Lock() for _ in fedavg._sum.parts]
+
+    def watched(part: object, tensors: object, n: int) -> None:
+        which = fedavg._sum.parts.index(part)  # type: ignore[arg-type]
+        begun.append((threading.get_ident(), which))
+        assert busy[which].acquire(blocking=False), "two threads in one part"
+        add_to(part, tensors, n)  # type: ignore[arg-type]
+        busy[which].release()
+
+    monkeypatch.setattr(fedavg._sum, "add_to", watched)
+
+    def fold(some: list[tuple[State, int]]) -> None:
+        together.wait()
+        for update, n in some:
+            fedavg.add(update, n)
+
+    weighted = [(row, 10**k if k < 8 else 3) for k, row in enumerate(rows)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fold, [weighted[k::4] for k in range(4)]))
+    assert len(fedavg._sum.parts) == 6
+    starts = [which for one in {t for t, _ in begun} for which in [w for t, w in begun if t == one][:: len(busy)]]
+    assert sorted(starts) == sorted(list(range(6)) * 4)
+    got = fedavg.finish()
+    assert all(same_bits(tensor, expected[name]) for name, tensor in got.items())
 
 
 def test_products_of_float32_and_large_weights_are_exact() -> None:
     w = torch.tensor([1 + 2**-23], dtype=torch.float32)
-    n = 2**29 - 1
-    mean = average({"w": w}, [({"w": w}, n), ({"w": w}, 1)])["w"]
-    assert torch.equal(mean, w)
+    assert torch.equal(average({"w": w}, [({"w": w}, 2**29 - 1), ({"w": w}, 1)])["w"], w)
 
 
-def test_a_float64_product_is_rounded_before_it_is_added() -> None:
-    a, b = 0.1, 0.3
-    got = average({"w": torch.zeros(1, dtype=torch.float64)}, [
-        ({"w": torch.tensor([a], dtype=torch.float64)}, 3),
-        ({"w": torch.tensor([b], dtype=torch.float64)}, 7),
-    ])["w"].item()  # fmt: skip
-    assert got == (a * 3 + b * 7) / 10
+def test_a_float64_product_is_not_rounded_before_it_is_added() -> None:
+    updates = [({"w": torch.tensor([value], dtype=torch.float64)}, n) for value, n in ((0.1, 3), (0.3, 7))]
+    got = average({"w": torch.zeros(1, dtype=torch.float64)}, updates)["w"]
+    assert torch.equal(got, mean(updates, "w"))
+    thirds = [({"w": torch.tensor([value], dtype=torch.float64)}, n) for value, n in ((1e16, 3), (1.0, 1), (-1e16, 3))]
+    assert average({"w": torch.zeros(1, dtype=torch.float64)}, thirds)["w"].item() == 1 / 7
 
 
 def test_integer_and_boolean_tensors_take_the_median_whatever_the_weights() -> None:
@@ -107,14 +103,6 @@ def test_integer_and_boolean_tensors_take_the_median_whatever_the_weights() -> N
     ])  # fmt: skip
     assert mean["count"].item() == 4
     assert mean["mask"].tolist() == [True, False]
-
-
-def test_large_tensors_are_folded_in_pieces_without_a_seam() -> None:
-    generator = torch.Generator().manual_seed(1)
-    rows = [torch.randn(2 * CHUNK + 17, generator=generator) for _ in range(3)]
-    got = average({"w": rows[0]}, [({"w": row}, n) for row, n in zip(rows, (1, 5, 11), strict=True)])["w"]
-    expected = (rows[0].double() + rows[1].double() * 5 + rows[2].double() * 11) / 17
-    assert torch.equal(got, expected.float())
 
 
 def test_the_result_is_not_the_strategys_own_memory() -> None:
@@ -130,16 +118,28 @@ def test_the_result_is_not_the_strategys_own_memory() -> None:
     assert first["n"].tolist() == [1]
 
 
-def test_non_contiguous_updates_are_read_as_they_are_shaped() -> None:
-    base = torch.arange(12.0).reshape(3, 4)
-    got = average({"w": torch.zeros(4, 3)}, [({"w": base.t()}, 2)])["w"]
-    assert torch.equal(got, base.t())
+def test_a_model_of_another_layout_begins_anew_and_one_in_another_order_keeps_its_own() -> None:
+    fedavg = FedAvg()
+    for state in (
+        {"a": torch.ones(2), "b": torch.zeros(3)},
+        {"b": torch.zeros(3), "a": torch.ones(2)},
+        {"a": torch.ones(4)},
+    ):
+        fedavg.begin(state)
+        fedavg.add(state, 2)
+        got = fedavg.finish()
+        assert list(got) == list(state)
+        assert all(torch.equal(got[name], tensor) for name, tensor in state.items())
 
 
-def test_the_order_of_two_large_and_one_small_number_matters_so_it_is_fixed() -> None:
-    """Why the coordinator folds in the order of the ids: float64 addition is not associative."""
-    columns = [torch.tensor([v], dtype=torch.float64) for v in (1e16, -1e16, 1.0)]
-    results = {
-        average({"w": columns[0]}, [({"w": c}, 1) for c in order])["w"].item() for order in permutations(columns)
-    }
-    assert len(results) > 1
+def test_an_update_that_is_reserved_for_and_does_not_count_leaves_nothing() -> None:
+    fedavg, state = FedAvg(), {"n": torch.tensor([1, 2]), "w": torch.zeros(1)}
+    fedavg.begin(state)
+    changed = {"n": torch.tensor([8, 9]), "w": torch.ones(1)}
+    fedavg.reserve(changed)
+    fedavg.add(state, 1)
+    assert fedavg.finish()["n"].tolist() == [1, 2]
+
+
+def test_only_who_says_so_is_called_in_any_order() -> None:
+    assert (Strategy.order, FedAvg.order, FedAvg.needs) == ("ascending", "any", "stream")

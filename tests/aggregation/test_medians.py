@@ -8,21 +8,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserver.aggregation import State
-from flserver.aggregation.strategies import medians
+from flserver.aggregation import State, medians
+from flserver.aggregation.medians import Medians
 from flserver.aggregation.strategies.fedavg import FedAvg
-from flserver.aggregation.strategies.medians import Medians
+from flserver.errors import NoRoom, TooDifferent
 from tests.examples import times
 
 KINDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
-def median_of(base: State, updates: Sequence[State], *, hold: bool = True) -> State:
-    taken = Medians()
-    taken.begin(base)
+def median_of(base: State, updates: Sequence[State]) -> State:
+    return counted(base, updates).finish()
+
+
+def counted(base: State, updates: Sequence[State]) -> Medians:
+    taken = Medians(base)
     for update in updates:
-        taken.add(update, hold=hold)
-    return taken.finish()
+        taken.add(taken.difference(update))
+    return taken
 
 
 def naive(base: State, updates: Sequence[State]) -> dict[str, list[int]]:
@@ -64,19 +67,33 @@ def rounds(draw: st.DrawFn) -> tuple[State, list[State]]:
     return base, [{n: t if draw(same) else tensor(t.dtype, t.shape) for n, t in base.items()} for _ in clients]
 
 
+def split(updates: list[State], data: st.DataObject) -> tuple[list[State], list[State]]:
+    where = data.draw(st.integers(0, len(updates)))
+    return updates[:where], updates[where:]
+
+
 @pytest.mark.parametrize("few", [medians.FEW, 3, 0])
 @times(0.7)
 @given(case=rounds(), data=st.data())
 def test_it_is_the_lower_median_of_all_clients_in_any_order(
     few: int, case: tuple[State, list[State]], data: st.DataObject
 ) -> None:
-    """However much of an update is kept by its places: all of it, some, or nothing."""
+    """However much of an update is kept as rows, in two parts, and one more that is taken back: the multiset is one."""
     base, updates = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(medians, "FEW", few)
         patch.setattr(medians, "WORK", data.draw(st.sampled_from([1, 5, 1 << 20])))
         patch.setattr(medians, "CHUNK", data.draw(st.sampled_from([1, 2, 1 << 18])))
-        got = median_of(base, data.draw(st.permutations(updates)), hold=data.draw(st.booleans()))
+        gone = data.draw(st.sampled_from(updates))
+        mine, other = (counted(base, part) for part in split(data.draw(st.permutations([*updates, gone])), data))
+        mine.merge(other)
+        if data.draw(st.booleans()):
+            mine.add(mine.difference(gone), -1)
+        else:
+            mine.merge(counted(base, [gone]), -1)
+        assert torch.equal(mine.rows(), counted(base, updates).rows())
+        assert mine.clients == len(updates)
+        got = mine.finish()
     assert {name: [*map(int, t.reshape(-1).tolist())] for name, t in got.items()} == naive(base, updates)
     assert all((got[n].dtype, got[n].shape) == (t.dtype, t.shape) for n, t in base.items())
 
@@ -110,35 +127,58 @@ def test_one_client_alone_has_its_way_and_a_tie_of_booleans_changes_nothing() ->
     assert median_of(base, tie)["m"].tolist() == [True, False]
 
 
-def test_what_is_kept_of_many_clients_stays_within_its_bound() -> None:
-    """Counters of each, and then large tensors that all of them change: those are looked at where they lie."""
+def test_what_is_kept_of_many_clients_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counters that each client has its own number in, until there is no room for rows: then whole tensors are kept."""
+    monkeypatch.setattr(medians, "KEPT", 5_000)
     base = {"count": torch.zeros(100, dtype=torch.int64), "index": torch.arange(2 * medians.FEW)}
-    taken = Medians()
-    taken.begin(base)
-    for client in range(medians.KEPT // (100 + medians.OVERHEAD) + 50):
-        changed = {"count": torch.full((100,), client), "index": base["index"]}
-        held = taken.add(changed, hold=True)
-        assert held == (taken._kept > medians.KEPT - 100 - medians.OVERHEAD and bool(taken._many["count"]))
-    assert taken._kept <= medians.KEPT
-    assert 0 < len(taken._many["count"]) <= 60
-    assert taken.add({"count": base["count"], "index": base["index"] + 1}, hold=True)
-    assert not taken.add({"count": base["count"], "index": base["index"]}, hold=True)
-    assert taken._many["index"][0].data_ptr() != base["index"].data_ptr()
+    taken, kept = Medians(base), 0
+    for client in range(1, 70):
+        difference = taken.difference({"count": torch.full((100,), client), "index": base["index"]})
+        taken.add(difference)
+        kept += len(difference.many)
+    assert taken._merged().shape[1] <= medians.KEPT
+    assert kept == 19
+    assert taken.finish()["count"].tolist() == [35] * 100
 
 
-def test_a_large_tensor_is_held_only_for_who_said_that_it_will_be() -> None:
+def test_clients_that_have_the_same_count_take_the_room_of_one() -> None:
+    base = {"count": torch.zeros(20, dtype=torch.int64)}
+    assert counted(base, [{"count": torch.full((20,), 7)}] * 50).rows().shape[1] == 20
+
+
+def test_an_update_for_which_there_is_no_room_is_refused_before_anything_of_it_counts() -> None:
+    base, wrong = {"index": torch.arange(9999), "w": torch.zeros(2)}, torch.arange(9999).flip(0)
+    fedavg = FedAvg()
+
+    def scratch(size: int) -> memoryview:
+        if size == wrong.nbytes:
+            raise NoRoom("no")
+        return memoryview(bytearray(size))
+
+    fedavg.scratch = scratch
+    fedavg.begin(base)
+    for update in ({"index": base["index"], "w": torch.ones(2)}, {"index": wrong, "w": torch.full((2,), 9.0)}):
+        if update["index"] is wrong:
+            with pytest.raises(TooDifferent, match="index differs"):
+                fedavg.reserve(update)
+            with pytest.raises(TooDifferent, match="index differs"):
+                fedavg.add(update, 5)
+        else:
+            fedavg.reserve(update)
+            fedavg.add(update, 5)
+    assert fedavg.finish()["w"].tolist() == [1.0, 1.0]
+
+
+def test_what_is_kept_of_a_large_tensor_is_not_the_updates_memory() -> None:
     base, wrong = {"index": torch.arange(9999)}, {"index": torch.arange(9999).flip(0)}
-    held, copied = FedAvg(), FedAvg()
-    held.may_hold = True
-    for fedavg in (held, copied):
-        fedavg.begin(base)
-        fedavg.add(base, 1)
-        assert not fedavg.holds
+    fedavg = FedAvg()
+    fedavg.begin(base)
+    fedavg.add(base, 1)
+    for _ in range(2):
         fedavg.add(wrong, 1)
-    assert (held.holds, copied.holds) == (True, False)
-    copied.add({"index": wrong["index"].clone()}, 1)
+    assert not fedavg.holds
     wrong["index"].zero_()  # its memory is another update's now
-    assert torch.equal(copied.finish()["index"], torch.arange(9999).flip(0))
+    assert torch.equal(fedavg.finish()["index"], torch.arange(9999).flip(0))
 
 
 def test_tensors_that_lie_across_are_read_as_they_are_shaped() -> None:

@@ -1,0 +1,157 @@
+"""Which loops an exact sum runs: those that numba compiles, or numpy's. The bits are the same.
+
+It is decided once a process, so that a round is as fast as the one before. ``load`` is for whoever starts the process;
+else the first sum decides.
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from flserver import files
+from flserver.aggregation import plain
+from flserver.aggregation.bins import exponents
+from flserver.aggregation.parts import Part, Scratch, own_memory
+from flserver.aggregation.rounding import Way
+
+LOOPS = ("bins", "compiled", "compiled_mean", "compiled_norms")  # files whose text makes what is compiled
+
+
+class Loops(Protocol):
+    """What a part of a sum is worked on with. ``tensors`` and ``targets`` are the layout's: flat, contiguous, of
+    float32 or float64."""
+
+    name: str
+
+    def add(self, part: Part, tensors: Sequence[torch.Tensor], n: int, scratch: Scratch) -> None:
+        """Add n times the numbers of ``tensors``; |n| below 2²⁹."""
+
+    def settle(self, part: Part, block: int, scratch: Scratch) -> None:
+        """Bring a block into its canonical form."""
+
+    def mean(
+        self, part: Part, targets: Sequence[torch.Tensor], ways: Sequence[Way], samples: int, scratch: Scratch
+    ) -> None:
+        """Round each sum over ``samples`` into ``targets``, in the way of its tensor."""
+
+    def square_distance(self, one: torch.Tensor, other: torch.Tensor) -> float:
+        """Σ (one − other)² in float64 of two flat, contiguous tensors of the same dtype, float32 or float64. Not finite
+        where any element of ``one`` is not, and ``other`` is."""
+
+
+class Plain:
+    """The loops in numpy."""
+
+    name = "numpy"
+
+    def add(self, part: Part, tensors: Sequence[torch.Tensor], n: int, scratch: Scratch) -> None:
+        """See :meth:`Loops.add`."""
+        plain.add(part, [tensor.numpy() for tensor in tensors], n, scratch)
+
+    def settle(self, part: Part, block: int, scratch: Scratch) -> None:
+        """See :meth:`Loops.settle`."""
+        plain.settle(part, block, scratch)
+
+    def mean(
+        self, part: Part, targets: Sequence[torch.Tensor], ways: Sequence[Way], samples: int, scratch: Scratch
+    ) -> None:
+        """See :meth:`Loops.mean`."""
+        plain.mean(part, [target.numpy() for target in targets], ways, samples, scratch)
+
+    def square_distance(self, one: torch.Tensor, other: torch.Tensor) -> float:
+        """See :meth:`Loops.square_distance`."""
+        return plain.square_distance(one, other)
+
+
+class Compiled:
+    """The loops that numba compiled. Raises ImportError where there is no numba."""
+
+    name = "numba"
+
+    def __init__(self, cache: Path | None) -> None:
+        import numba
+
+        if cache is not None:
+            numba.config.CACHE_DIR = str(cache / _version())  # type: ignore[attr-defined]
+        from numba.core.caching import NullCache
+
+        from flserver.aggregation import compiled, compiled_mean, compiled_norms
+
+        self._add, self._settle, self._mean = compiled.add, compiled.settle, compiled_mean.mean
+        self._square_distance = compiled_norms.square_distance
+        compiling = (self._add, self._settle, self._mean, self._square_distance)
+        self._kinds = {
+            "nearest 32": compiled_mean.NEAREST_32,
+            "odd 32": compiled_mean.ODD_32,
+            "nearest 64": compiled_mean.NEAREST_64,
+        }
+        if cache is not None:
+            for function in compiling:
+                function.enable_caching()
+        else:
+            for function in compiling:
+                function._cache = NullCache()
+        # One element through each, so that nobody waits for it later.
+        part, number = Part(np.array([[0, 0, 4, 0, 1]]), exponents([torch.float32])), [torch.ones(1)]
+        self.add(part, number, 1, own_memory)
+        self.settle(part, 0, own_memory)
+        self.mean(part, number, ["nearest 32"], 1, own_memory)
+        self.square_distance(number[0], number[0])
+
+    def add(self, part: Part, tensors: Sequence[torch.Tensor], n: int, scratch: Scratch) -> None:
+        """See :meth:`Loops.add`."""
+        place, addresses = np.zeros(2, dtype=np.int64), _addresses(tensors)
+        while not self._add(addresses, part.pieces, float(n), part.bins, place):
+            part.grow(scratch)
+
+    def settle(self, part: Part, block: int, scratch: Scratch) -> None:
+        """See :meth:`Loops.settle`."""
+        while not self._settle(part.bins, block):
+            part.grow(scratch)
+
+    def mean(
+        self, part: Part, targets: Sequence[torch.Tensor], ways: Sequence[Way], samples: int, scratch: Scratch
+    ) -> None:
+        """See :meth:`Loops.mean`."""
+        place, addresses = np.zeros(2, dtype=np.int64), _addresses(targets)
+        kinds = np.array([self._kinds[ways[which]] for which in part.pieces[:, 0]], dtype=np.int64)
+        while not self._mean(addresses, part.pieces, float(samples), kinds, part.bins, place):
+            part.grow(scratch)
+
+    def square_distance(self, one: torch.Tensor, other: torch.Tensor) -> float:
+        """See :meth:`Loops.square_distance`."""
+        found: float = self._square_distance(one.data_ptr(), other.data_ptr(), one.itemsize, one.numel())
+        return found
+
+
+def _addresses(tensors: Sequence[torch.Tensor]) -> np.ndarray:
+    return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
+
+
+def _version() -> str:
+    """What the compiled loops are made of: numba looks at the age of one file only."""
+    texts = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in LOOPS]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
+
+
+@functools.cache
+def load() -> Loops:
+    """The loops of this process: numba's, compiled or read from the cache, where there is numba. Takes some seconds the
+    first time on a machine.
+
+    numba's cache are pickles, so who can write them runs code: it is only in a folder that is this user's alone
+    (``files.own_cache``); where there is none, the loops are compiled anew.
+    """
+    for cache in (files.own_cache("flserver"), None):
+        try:
+            return Compiled(cache)
+        except ImportError:
+            break
+        except OSError:  # a full disk, say: without the cache
+            continue
+    return Plain()

@@ -1,0 +1,198 @@
+"""A sum of updates as a value: exact, whatever its order, and however it is cut up and put together again.
+
+Two sums of the same updates are equal, bit for bit, whichever machine made which part of them. One can be saved, read
+again, merged with another, and an update or a whole sum can be subtracted, as if it had never been there.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+
+import blake3
+import numpy as np
+import torch
+
+from flserver.aggregation import kernel
+from flserver.aggregation.bins import BLOCK, MOST_SAMPLES, PART
+from flserver.aggregation.medians import Difference, Medians
+from flserver.aggregation.parts import Layout, Part, Scratch, own_memory
+from flserver.aggregation.rounding import way_of
+from flserver.errors import UsageError
+from flserver.models.state import State, empty_state, raw_bytes
+
+ARITHMETIC = "exact-sum-1"
+"""The name of how a round's mean is computed: the exact sum, rounded once; medians of what is no float."""
+
+MOST_OF_ONE = (1 << 29) - 1  # samples
+
+
+class ExactSum:
+    """Σ nᵢ·wᵢ over updates of the layout of ``model``, and of its integers the multiset of what was changed in them.
+
+    ``model`` is the one that the updates answer; it stays as it is as long as the sum is used. ``scratch`` gives
+    memory for bins, and may raise. ``samples`` is Σ nᵢ, ``clients`` how many there are.
+    """
+
+    def __init__(self, model: State, scratch: Scratch = own_memory) -> None:
+        self.layout = Layout(model)
+        self._scratch = scratch
+        self._dtypes = {name: tensor.dtype for name, tensor in model.items()}
+        self._shapes = {name: tensor.shape for name, tensor in model.items()}
+        self.parts = [Part(pieces, self.layout.grids) for pieces in self.layout.parts]
+        self.medians = Medians(model, scratch)
+        self.samples = 0
+
+    @property
+    def clients(self) -> int:
+        """How many updates were added."""
+        return self.medians.clients
+
+    def begin(self, model: State) -> bool:
+        """Forget what was added; ``model`` is the one that updates answer from now on. Whether it has the same layout;
+        else nothing is done."""
+        dtypes = {name: tensor.dtype for name, tensor in model.items()}
+        shapes = {name: tensor.shape for name, tensor in model.items()}
+        if (list(dtypes), dtypes, shapes) != (list(self._dtypes), self._dtypes, self._shapes):
+            return False
+        self._forget(Medians(model, self._scratch))
+        return True
+
+    def _forget(self, medians: Medians) -> None:
+        for part in self.parts:
+            part.clear()
+        self.medians, self.samples = medians, 0
+
+    def add(self, update: State, n: int) -> None:
+        """Add an update with n samples, from 1 to 2²⁹ − 1; its numbers are finite, float64 up to 2⁹⁷⁰. Raises
+        TooDifferent, and then nothing was added."""
+        difference = self.medians.difference(update)
+        tensors = self.tensors(update)
+        self.count(difference, n)
+        for part in self.parts:
+            self.add_to(part, tensors, n)
+
+    def subtract(self, update: State, n: int) -> None:
+        """Take an update back that was added with n samples."""
+        tensors = self.tensors(update)
+        self.medians.add(self.medians.difference(update), -1)
+        self.samples -= n
+        for part in self.parts:
+            self.add_to(part, tensors, -n)
+
+    def tensors(self, update: State) -> list[torch.Tensor]:
+        """The floating-point tensors of an update as they are added: flat, contiguous, float32 or float64. They are
+        over the update's memory where that is so already. Raises ValueError where they are not the layout's."""
+        found = []
+        for name, dtype in self.layout.dtypes.items():
+            given = update[name]
+            if given.dtype != dtype or given.shape != self.layout.shapes[name]:
+                raise ValueError(f"{name} is {given.dtype} {list(given.shape)}, which the sum's layout has not")
+            flat = given.detach().reshape(-1)
+            found.append(flat.contiguous() if dtype.itemsize >= 4 else flat.to(torch.float32))
+        return found
+
+    def count(self, difference: Difference, n: int) -> None:
+        """The part of ``add`` that is not in ``parts``. For one thread at a time."""
+        if not 1 <= n <= MOST_OF_ONE:
+            raise ValueError(f"an update counts for 1 to {MOST_OF_ONE} samples, not {n}")
+        if self.samples + n > MOST_SAMPLES:
+            raise ValueError(f"a sum counts for at most {MOST_SAMPLES} samples")
+        self.medians.add(difference)
+        self.samples += n
+
+    def add_to(self, part: Part, tensors: Sequence[torch.Tensor], n: int) -> None:
+        """The part of ``add`` that is in ``part``, which is one thread's meanwhile; different ones at once."""
+        kernel.load().add(part, tensors, n, self._scratch)
+
+    def merge(self, other: "ExactSum") -> None:
+        """Add all that ``other``, a sum of the same layout and over the same model's integers, has."""
+        self._take(other, 1)
+
+    def subtract_sum(self, other: "ExactSum") -> None:
+        """Take back all that ``other`` has."""
+        self._take(other, -1)
+
+    def _take(self, other: "ExactSum", sign: int) -> None:
+        if other.layout != self.layout:
+            raise ValueError("sums of two layouts have no sum")
+        other.canonical()
+        self.canonical()  # so that there is room for all of the other's
+        for mine, its in zip(self.parts, other.parts, strict=True):
+            for block, grid in np.argwhere(its.bins.table >= 0):
+                mine.put(block, grid, its.bin(block, grid) * sign, int(its.bins.units[block, grid]), self._scratch)
+        self.medians.merge(other.medians, sign)
+        self.samples += sign * other.samples
+
+    def canonical(self) -> None:
+        """Do all carries, so that equal sums have equal bins."""
+        for part in self.parts:
+            for block in range(part.blocks):
+                kernel.load().settle(part, block, self._scratch)
+
+    def mean(self) -> State:
+        """The mean, rounded once, and the medians, in memory of its own. At least one update was added."""
+        state = empty_state(self._dtypes, self._shapes)
+        narrow = [name for name, dtype in self.layout.dtypes.items() if dtype.itemsize < 4]
+        wide = {name: torch.empty(self.layout.shapes[name], dtype=torch.float32) for name in narrow}
+        targets = [wide.get(name, state[name]).view(-1) for name in self.layout.names]
+        ways = [way_of(dtype) for dtype in self.layout.dtypes.values()]
+        for part in self.parts:
+            kernel.load().mean(part, targets, ways, self.samples, self._scratch)
+        for name, tensor in (wide | self.medians.finish()).items():
+            state[name].copy_(tensor)
+        return state
+
+    def save(self) -> State:
+        """The sum in its canonical form: ``bins``, rows of a grid's exponent and a block; ``numbers``, those of each
+        row; ``changes``, rows of place, value and times; ``counts``, samples and clients; ``layout``, as text."""
+        places = list(self._places())
+        numbers = [self.parts[part].bin(block, grid) for part, block, grid in places]
+        rows = [(int(self.layout.grids[grid]), part * (PART // BLOCK) + block) for part, block, grid in places]
+        return {
+            "layout": torch.frombuffer(bytearray(self._description()), dtype=torch.uint8),
+            "counts": torch.tensor([self.samples, self.clients]),
+            "bins": torch.tensor(rows, dtype=torch.int64).view(-1, 2),
+            "numbers": torch.from_numpy(np.array(numbers)).view(-1, BLOCK),
+            "changes": self.medians.rows(),
+        }
+
+    def load(self, saved: State) -> None:
+        """Be the sum that ``save`` gave. Raises UsageError where that was of another layout."""
+        if bytes(raw_bytes(saved["layout"])) != self._description():
+            raise UsageError("the saved sum is of a model with other tensors")
+        self._forget(Medians(self.medians.base, self._scratch))
+        grids = {int(exponent): grid for grid, exponent in enumerate(self.layout.grids)}
+        for (exponent, block), numbers in zip(saved["bins"].tolist(), saved["numbers"], strict=True):
+            part, inside = divmod(block, PART // BLOCK)
+            array = numbers.numpy()
+            units = int(np.ldexp(np.abs(array).max(), -exponent))
+            self.parts[part].put(inside, grids[exponent], array, units, self._scratch)
+        self.samples, clients = saved["counts"].tolist()
+        self.medians.load(clients, saved["changes"])
+
+    def digest(self) -> str:
+        """``blake3:hex`` of the canonical form: the same for equal sums, and only for them."""
+        digest = blake3.blake3()
+        for tensor in self.save().values():
+            digest.update(tensor.nbytes.to_bytes(8, "little"))
+            if tensor.numel():
+                digest.update(raw_bytes(tensor))
+        return "blake3:" + digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ExactSum) or self.layout != other.layout:
+            return False
+        mine, its = self.save(), other.save()
+        return all(torch.equal(mine[name], its[name]) for name in mine)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _places(self) -> Iterator[tuple[int, int, int]]:
+        """Where bins are, of the canonical form: part, block, grid, in ascending order."""
+        self.canonical()
+        for number, part in enumerate(self.parts):
+            for block, grid in np.argwhere(part.bins.table >= 0).tolist():
+                yield number, block, grid
+
+    def _description(self) -> bytes:
+        names = [[n, str(d).removeprefix("torch."), list(self._shapes[n])] for n, d in self._dtypes.items()]
+        return json.dumps(names).encode()
