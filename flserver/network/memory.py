@@ -190,7 +190,7 @@ class ReceiveMemory:
             if self._in_use + size > self.budget and not anyway:
                 return False
             while self._spare and self._in_use + size + sum(map(len, self._spare)) > self.budget:
-                self._spare.pop()
+                _drop(self._spare.pop())
             self._in_use += size
             return True
 
@@ -244,6 +244,8 @@ class ReceiveMemory:
             spare = sum(map(len, self._spare))
             if len(self._spare) < self.lanes.count - 1 and self._in_use + spare + len(buffer) <= self.budget:
                 self._spare.append(buffer)
+            else:
+                _drop(buffer)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -270,3 +272,8 @@ class ReceiveMemory:
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
             return memoryview(mmap.mmap(file.fileno(), len(body), access=mmap.ACCESS_READ))
+
+
+def _drop(buffer: mmap.mmap) -> None:
+    """Give the buffer's pages back at once: views of it live on for as long as it takes their threads to end."""
+    buffer.madvise(mmap.MADV_DONTNEED)

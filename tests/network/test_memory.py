@@ -239,6 +239,18 @@ def test_fewer_buffers_are_kept_than_there_are_lanes_and_within_the_budget(memor
     del whole
 
 
+def test_what_is_not_kept_is_given_back_at_once_although_there_are_views_of_it(memory: ReceiveMemory) -> None:
+    rooms = [take(memory, BODY // 2) for _ in range(memory.lanes.count)]
+    views = [room.view for room in rooms]
+    for room in rooms:
+        room.view[:] = b"x" * (BODY // 2)
+        room.release()
+    kept = [view for view in views if any(view.obj is spare for spare in memory._spare)]
+    dropped = [view for view in views if view not in kept]
+    assert (len(kept), len(dropped)) == (memory.lanes.count - 1, 1)
+    assert bytes(dropped[0]) == bytes(BODY // 2)
+
+
 def test_the_rounds_sum_is_counted_as_long_as_it_is_kept(memory: ReceiveMemory) -> None:
     scratch = memory.scratch(BODY)
     assert (len(scratch), bytes(scratch), memory.in_use) == (BODY, bytes(BODY), BODY)
