@@ -10,7 +10,7 @@ from flserver.aggregation import State, Strategy
 
 class AnyOrder(Strategy):
     """The weighted mean of updates whose products with their numbers of samples are integers: exact in float64, so in
-    any order. ``before`` is called before each ``reserve`` and ``add``, with the word and the update."""
+    any order. ``before`` is called before each ``reserve``, ``unreserve`` and ``add``, with the word and the update."""
 
     order = "any"
 
@@ -30,6 +30,9 @@ class AnyOrder(Strategy):
 
     def reserve(self, update: State) -> None:
         self.before("reserve", update)
+
+    def unreserve(self, update: State) -> None:
+        self.before("unreserve", update)
 
     def add(self, update: State, n: int) -> None:
         self.before("add", update)

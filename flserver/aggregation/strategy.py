@@ -55,10 +55,13 @@ class Strategy(ABC):
 
     def reserve(self, update: State) -> None:  # noqa: B027
         """Make sure of the room that ``add`` will take for this update, before it is decided that it counts. Only
-        called where ``order`` is any; what is reserved and not added is forgotten by the next ``begin``.
+        called where updates are added on arrival; what is reserved and not added is forgotten by the next ``begin``.
 
         Raises TooDifferent where there is none: the update is then rejected.
         """
+
+    def unreserve(self, update: State) -> None:  # noqa: B027
+        """An update that was reserved for is not added after all."""
 
     @abstractmethod
     def add(self, update: State, n: int) -> None:

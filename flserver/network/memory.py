@@ -7,8 +7,8 @@ as the disk has more than its reserve. So memory does not grow with the number o
 sent holds nobody up. What all rooms of one owner may hold is its session's to say. Of a body that is longer than the
 model's updates usually are, no more than such a one lies in memory; the rest goes to a file whatever the budget has.
 
-Bodies come in by ``lanes``, and as many buffers as there are lanes are kept for the next ones. The strategy's sum is
-counted too (``scratch``).
+Bodies come in by ``lanes``, and of as many buffers as there are lanes all but one are kept for the next ones. The
+strategy's sum is counted too (``scratch``).
 """
 
 import errno
@@ -195,7 +195,7 @@ class ReceiveMemory:
             if self._in_use + size > self.budget and not anyway:
                 return False
             while self._spare and self._in_use + size + sum(map(len, self._spare)) > self.budget:
-                self._spare.pop()
+                _drop(self._spare.pop())
             self._in_use += size
             return True
 
@@ -243,10 +243,13 @@ class ReceiveMemory:
         """Take a room's buffer back, which was charged with so many bytes."""
         with self._lock:
             self._in_use -= charged
-            # Kept for the next update: fresh pages cost as much as copying the update once.
+            # Kept for the next update: fresh pages cost as much as copying the update once. Where all lanes are free,
+            # as at the end of a round, one goes back to the system: the new model takes as much.
             spare = sum(map(len, self._spare))
-            if len(self._spare) < self.lanes.count and self._in_use + spare + len(buffer) <= self.budget:
+            if len(self._spare) < self.lanes.count - 1 and self._in_use + spare + len(buffer) <= self.budget:
                 self._spare.append(buffer)
+            else:
+                _drop(buffer)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -273,3 +276,8 @@ class ReceiveMemory:
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
             return mapped(file.fileno(), len(body), writable=False)
+
+
+def _drop(buffer: mmap.mmap) -> None:
+    """Give the buffer's pages back at once: views of it live on for as long as it takes their threads to end."""
+    buffer.madvise(mmap.MADV_DONTNEED)

@@ -30,7 +30,7 @@ class Implausible(Exception):
 
 
 class Committer:
-    """Makes rounds of one run. For one thread, but for ``reserve`` and ``add`` where updates are added on arrival.
+    """Makes rounds of one run. For one thread, but for what is done with updates that are added on arrival.
 
     ``made`` are the run's committed rounds whose checkpoints are on disk; ``keep`` is how many of them stay besides
     the best, and 0 keeps all. ``meanwhile`` is called with a new model while its checkpoint is being written: for what
@@ -105,6 +105,11 @@ class Committer:
         """Make sure that an update can be added. Raises TooDifferent where it cannot, and StrategyError."""
         with _strategy_errors():
             self._strategy.reserve(update)
+
+    def unreserve(self, update: "State") -> None:
+        """An update that could be added will not be. Raises StrategyError."""
+        with _strategy_errors():
+            self._strategy.unreserve(update)
 
     def add(self, update: "State", n: int) -> None:
         """Fold the next update that counts, of a client with ``n`` samples; in ascending order of the client ids,

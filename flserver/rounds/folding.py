@@ -48,13 +48,17 @@ class Folding:
             return self._exchange.reject_update(submission.upload, verdict, rejected("size", str(error)))
         except BaseException as error:
             self._exchange.fail(error)
-            self.withdraw(submission, verdict)
+            self._exchange.withdraw_update(submission.upload, verdict)
             raise
         return verdict
 
     def withdraw(self, submission: Submission, verdict: Verdict) -> None:
         """What was decided could not be put on record; the memory stays the caller's to release."""
-        self._exchange.withdraw_update(submission.upload, verdict)
+        try:
+            if verdict.counts and self.on_arrival:
+                self.committer.unreserve(submission.tensors)
+        finally:  # the attempt waits for that
+            self._exchange.withdraw_update(submission.upload, verdict)
 
     def confirm(self, submission: Submission, verdict: Verdict) -> None:
         """What was decided is on record: fold what counts. Its memory is released, here or by the coordinator."""

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from flserver.aggregation import State, bins, kernel
@@ -14,8 +14,6 @@ from flserver.aggregation.sums import ExactSum
 from flserver.errors import UsageError
 from tests.aggregation.exact import FORMATS, Member, mean, members, nearest, same_bits, zeros
 from tests.examples import times
-
-ANY_LOOPS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def sum_of(model: State, updates: list[Member]) -> ExactSum:

@@ -22,7 +22,8 @@ FOREVER = 3 * PATIENCE  # seconds
 
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReceiveMemory:
-    """Room for four bodies, a quarter of one at a time."""
+    """Room for four bodies, a quarter of one at a time, and eight lanes."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     for step in ("STEP", "FIRST_STEP"):
         monkeypatch.setattr(f"flserver.network.memory.{step}", BODY // 4)
     return ReceiveMemory(budget=4 * BODY, usual=BODY, directory=tmp_path / "checkpoints")
@@ -227,16 +228,28 @@ def test_an_owner_has_no_more_than_its_share_by_what_has_arrived(memory: Receive
     assert memory._owned == {}
 
 
-def test_as_many_buffers_are_kept_as_there_are_lanes_and_within_the_budget(memory: ReceiveMemory) -> None:
-    rooms = [take(memory, BODY // 2) for _ in range(memory.lanes.count + 2)]
+def test_fewer_buffers_are_kept_than_there_are_lanes_and_within_the_budget(memory: ReceiveMemory) -> None:
+    rooms = [take(memory, BODY // 2) for _ in range(8)]
     for room in rooms:
         room.release()
-    assert len(memory._spare) == min(memory.lanes.count, 8)
+    assert len(memory._spare) == 7
     again = take(memory, BODY // 2)
     assert any(again.view.obj is old.view.obj for old in rooms)
     whole = [take(memory) for _ in range(3)]
     assert memory.in_use + sum(map(len, memory._spare)) <= memory.budget, "spare ones make way"
     del whole
+
+
+def test_what_is_not_kept_is_given_back_at_once_although_there_are_views_of_it(memory: ReceiveMemory) -> None:
+    rooms = [take(memory, BODY // 2) for _ in range(memory.lanes.count)]
+    views = [room.view for room in rooms]
+    for room in rooms:
+        room.view[:] = b"x" * (BODY // 2)
+        room.release()
+    kept = [view for view in views if any(view.obj is spare for spare in memory._spare)]
+    dropped = [view for view in views if view not in kept]
+    assert (len(kept), len(dropped)) == (memory.lanes.count - 1, 1)
+    assert bytes(dropped[0]) == bytes(BODY // 2)
 
 
 def test_the_rounds_sum_is_counted_as_long_as_it_is_kept(memory: ReceiveMemory) -> None:

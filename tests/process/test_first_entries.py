@@ -10,7 +10,7 @@ from flserver.events import OperatorActed
 from flserver.process.first_entries import BEFORE_NAMES, record_arithmetic
 from flserver.process.which_run import Plan
 from flserver.settings import server_settings
-from tests.process.test_which_run import found
+from tests.process.runs import found
 from tests.recorder import RecordingRecorder
 
 

@@ -247,6 +247,18 @@ def test_an_update_for_which_the_strategy_has_no_room_is_rejected_before_it_is_f
     assert outcomes["b"] == ("answered", None)
 
 
+def test_what_could_not_be_put_on_record_keeps_no_room(start: Start) -> None:
+    called: list[tuple[str, float]] = []
+    run, (a, b) = start(AnyOrder(lambda what, update: called.append((what, float(update["w"][0])))))
+    submission, verdict = a.submit(tensors(9, 9, 9), confirm=False)
+    run.folding.withdraw(submission, verdict)
+    for trainer in (a, b):
+        trainer.submit(tensors(6, 6, 6))
+    assert run.finish() == "completed"
+    assert weights(run) == [6.0] * 3
+    assert called == [("reserve", 9), ("unreserve", 9), *[("reserve", 6), ("add", 6)] * 2]
+
+
 def test_what_cannot_count_is_not_folded(start: Start) -> None:
     strategy = AnyOrder()
     run, (a, b, _) = start(strategy, "abc", min_updates=1, round_timeout=0.5)

@@ -41,6 +41,11 @@ class FedAvg(Strategy):
         with self._counting:
             self._reserved[id(update)] = difference
 
+    def unreserve(self, update: State) -> None:
+        """See :meth:`Strategy.unreserve`."""
+        with self._counting:
+            self._reserved.pop(id(update), None)
+
     def add(self, update: State, n: int) -> None:
         """See :meth:`Strategy.add`. The update's memory is not needed any more afterwards. Raises TooDifferent where
         the update has nothing reserved and there is no room for its integers; then nothing was added."""

@@ -137,6 +137,7 @@ def test_an_update_that_is_reserved_for_and_does_not_count_leaves_nothing() -> N
     fedavg.begin(state)
     changed = {"n": torch.tensor([8, 9]), "w": torch.ones(1)}
     fedavg.reserve(changed)
+    fedavg.unreserve(changed)
     fedavg.add(state, 1)
     assert fedavg.finish()["n"].tolist() == [1, 2]
 
