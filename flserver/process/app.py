@@ -43,12 +43,14 @@ def serve(launched: Launched) -> int:
         preparation.start()
         # Until somebody is at the door a model that fails leaves no trace. From then on it is a run that fails.
         launched.signals.wait_for(preparation, launched.listener.socket)
-        if launched.signals.received:
-            launched.say(f"{launched.signals.wait()}: stopped before anything began")
-            return EXIT_INTERRUPTED
-        if preparation.done:
-            preparation.result()
-        return App(launched.begin(), preparation).run()
+        if not launched.signals.received:
+            if preparation.done:
+                preparation.result()
+            launched = launched.begin()
+            launched.basis.clean()
+            return App(launched, preparation).run()
+    launched.say(f"{launched.signals.wait()}: stopped before anything began")
+    return EXIT_INTERRUPTED
 
 
 def _warn(settings: ServerSettings) -> None:
@@ -99,6 +101,7 @@ class App:
                 endpoint.start()
                 stack.callback(endpoint.close)
                 self._say(f"metrics on http://{with_port(*endpoint.address)}/metrics")
+            self._launched.basis.checkpoints.prepare()
             self._writer.start(
                 on_committed=self._bus.publish,
                 on_commit_seconds=self._metrics.commit_took,

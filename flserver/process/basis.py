@@ -53,6 +53,13 @@ class Basis:
         """Of that round's model."""
         return self.committed[-1]["model_digest"] if self.committed else None
 
+    def clean(self) -> None:
+        """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
+        self.checkpoints.clean(self.round)
+        for row in self.committed:
+            if row["checkpoint_deleted_at"] is not None:
+                self.checkpoints.delete(row["checkpoint"])
+
 
 def look_up(plan: Plan, reader: Reader) -> Basis:
     """The basis of ``plan``. Nothing is written.

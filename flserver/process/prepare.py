@@ -33,13 +33,12 @@ logger = logging.getLogger(__name__)
 @dataclass(kw_only=True)
 class Prepared:
     """``model`` is the last committed round's, or the initial one; ``made`` are the committed rounds whose checkpoints
-    are on disk, ``pruned`` the files of the others; ``tied`` maps the later name of shared weights to the first one;
+    are on disk; ``tied`` maps the later name of shared weights to the first one;
     ``buffers`` are the tensors that are no parameters. The model has ``parameters`` numbers in ``parameter_tensors``
     tensors."""
 
     model: CurrentModel
     made: tuple[MadeRound, ...]
-    pruned: tuple[str, ...]
     tied: dict[str, str]
     buffers: frozenset[str]
     template: Template
@@ -53,12 +52,6 @@ class Prepared:
         """The model, for whoever replaces it by the next one: only what it is called stays here, and not its memory."""
         model, self.model = self.model, replace(self.model, state={})
         return model
-
-    def clean(self) -> None:
-        """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
-        self.checkpoints.clean(self.model.round)
-        for path in self.pruned:
-            self.checkpoints.delete(path)
 
 
 def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool = True) -> Prepared:
@@ -97,7 +90,6 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
     return Prepared(
         model=model,
         made=tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None),
-        pruned=tuple(row["checkpoint"] for row in rows if row["checkpoint_deleted_at"] is not None),
         tied=tied,
         buffers=buffers,
         template=template,

@@ -88,8 +88,6 @@ class Run:
         settings = self._launched.plan.settings
         try:
             prepared = self._preparation.result()
-            prepared.clean()
-            prepared.checkpoints.prepare()
         except Exception as error:
             raise StartError(one_line(error)) from error
         model, tensors = prepared.hand_over(), prepared.parameter_tensors
