@@ -244,9 +244,9 @@ class ReceiveMemory:
         with self._lock:
             self._in_use -= charged
             # Kept for the next update: fresh pages cost as much as copying the update once. Where all lanes are free,
-            # as at the end of a round, one goes back to the system: the new model takes as much.
-            spare = sum(map(len, self._spare))
-            if len(self._spare) < self.lanes.count - 1 and self._in_use + spare + len(buffer) <= self.budget:
+            # as at the end of a round, one goes back to the system: the new model takes as much. So does a longer one.
+            spare, fits = sum(map(len, self._spare)), len(buffer) <= self.most - STEP
+            if fits and len(self._spare) < self.lanes.count - 1 and self._in_use + spare + len(buffer) <= self.budget:
                 self._spare.append(buffer)
             else:
                 _drop(buffer)

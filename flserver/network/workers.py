@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-KEPT = 128  # threads that wait for a session, at most: as many as small uploads come at once, and little memory
+KEPT = 4  # threads that wait for a session, at most: as many as are at work at once; each keeps some 100 kB
+KEPT_SECONDS = 2.0  # that one waits: the time of some small rounds
 
 Session = TypeVar("Session")
 
@@ -55,10 +56,23 @@ class Workers(Generic[Session]):
                 if self._closed or self._idle >= KEPT:
                     break
                 self._idle += 1
-            given.append(self._given.get())
+            if not self._await(given):
+                break
         with self._lock:
             self._threads.discard(thread)
             self._ended.append(thread)
+
+    def _await(self, given: list[Session | None]) -> bool:
+        """Wait for another session, or for the end, which is None; False where none came in time."""
+        while True:
+            try:
+                given.append(self._given.get(timeout=KEPT_SECONDS))
+                return True
+            except queue.Empty:
+                with self._lock:
+                    if self._idle:  # else one is on its way to each that waits
+                        self._idle -= 1
+                        return False
 
     def reap(self) -> None:
         """Join those that have ended."""

@@ -32,7 +32,7 @@ def test_weights_that_are_views_of_one_buffer_are_the_update_that_they_would_be_
     start: Start, join: Join
 ) -> None:
     """Each of ten tensors brings the whole buffer along; what is kept is one, and it stays in memory."""
-    server = start("--num-rounds", "2", "--min-clients", "2", "--receive-memory", "1", *zoo("recurrent"), *FAST)
+    server = start("--num-rounds", "2", "--min-clients", "2", "--receive-memory", "64", *zoo("recurrent"), *FAST)
     peers = join(server, "a", "b")
     for _ in range(2):
         for peer in peers:

@@ -39,7 +39,10 @@ class Crew:
         return work
 
 
-def test_each_session_has_a_thread_of_its_own_which_is_known_named_and_used_again() -> None:
+def test_each_session_has_a_thread_of_its_own_which_is_known_named_and_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "KEPT_SECONDS", PATIENCE)
     crew = Crew()
     one, two = crew.give(1), crew.give(2)
     assert one.thread is not two.thread
@@ -57,8 +60,26 @@ def test_each_session_has_a_thread_of_its_own_which_is_known_named_and_used_agai
     assert not crew.workers._threads
 
 
+def test_a_thread_for_which_there_is_no_session_ends_and_the_next_one_is_served_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "KEPT_SECONDS", 0.01)
+    crew = Crew()
+    one = crew.give(1)
+    one.over.set()
+    eventually(lambda: len(crew.workers._ended) == 1)
+    crew.workers.reap()
+    assert crew.workers._idle == 0
+    two = crew.give(2)
+    assert two.thread is not one.thread
+    two.over.set()
+    crew.workers.close()
+    assert not crew.workers._threads
+
+
 def test_no_more_threads_than_are_kept_wait_and_the_others_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "KEPT", 2)
+    monkeypatch.setattr(workers, "KEPT_SECONDS", PATIENCE)
     crew = Crew()
     all_work = [crew.give(number) for number in range(5)]
     for work in all_work:

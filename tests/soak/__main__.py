@@ -11,14 +11,14 @@ from tests.soak.ledger import SoakError
 from tests.soak.run import soak
 
 ROOT = Path(__file__).parents[2]
-LEAST = 2000  # connections; with fewer the first tenth is over before memory is at its most
+LEAST = 2000  # connections; with fewer the warm-up is most of them
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="ops/soak",
         description="Honest trainers go round after round while strangers come and go in every way there is. At the "
-        "end no thread, descriptor or row may be left open, memory must have been flat since the first tenth, and "
+        "end no thread, descriptor or row may be left open, memory must have been flat since the warm-up, and "
         "/metrics must say what SQL says; the honest must have had each round in time, and it must be the mean of what "
         "they sent, bit for bit. One JSON line of figures; what does not hold, a line each on standard error.",
     )

@@ -4,6 +4,7 @@ the join window busy.
 They call themselves what a spreadsheet would calculate, and say of themselves what a terminal would obey.
 """
 
+import contextlib
 import json
 import socket
 import threading
@@ -74,7 +75,8 @@ class TurnTaker(threading.Thread):
         with self._lock:
             self._retired = True
             if self._connection is not None:
-                self._connection.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # closed already, or by the other side
+                    self._connection.shutdown(socket.SHUT_RDWR)
 
     def _work(self) -> None:
         while self._take_place():
