@@ -6,6 +6,7 @@ for as long beyond it as its bytes take at ``LANE_RATE``; and whoever waits goes
 bring less than that rate for ``LANE_SECONDS``.
 """
 
+import os
 import threading
 from collections import deque
 from typing import Final
@@ -99,3 +100,8 @@ class Lanes:
     def _wake(self) -> None:
         if self._waiting:
             self._waiting[0].notify()
+
+
+def processors() -> int:
+    """How many this process may use: a container, or ``taskset``, gives it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

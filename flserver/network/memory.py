@@ -24,7 +24,7 @@ from typing import IO
 
 from flserver.errors import NoRoom
 from flserver.models.pages import anonymous, mapped
-from flserver.network.lanes import Lane, Lanes
+from flserver.network.lanes import Lane, Lanes, processors
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class ReceiveMemory:
         self.budget = budget
         self.expect(usual)
         self._directory = directory
-        self.lanes = Lanes(max(2, os.cpu_count() or 1))
+        self.lanes = Lanes(max(2, processors()))
         self._lock = threading.RLock()  # guards everything below; again where garbage is found under it (``scratch``)
         self._in_use = 0
         self._spare: list[mmap.mmap] = []  # within the budget too

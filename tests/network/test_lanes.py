@@ -34,7 +34,7 @@ def forever(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReceiveMemory:
     """Room for four bodies, and two lanes."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("flserver.network.memory.processors", lambda: 1)
     return ReceiveMemory(4 * BODY, BODY, tmp_path)
 
 
@@ -127,3 +127,13 @@ def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, po
     rooms[0].release()
     with pytest.raises(ConnectionLost, match="stopping"):
         take(narrow)
+
+
+def test_processors_are_those_that_the_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert module.processors() == len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert module.processors() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
