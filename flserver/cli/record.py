@@ -48,6 +48,24 @@ def db_upgrade(ctx: click.Context, db: str | None) -> None:
         click.echo(f"{path}: {upgrade.before} → {upgrade.after}; what it was before is {upgrade.copy}")
 
 
+@db.command("downgrade")
+@click.argument("revision")
+@db_option
+@click.pass_context
+def db_downgrade(ctx: click.Context, revision: str, db: str | None) -> None:
+    """Bring the database down to an earlier REVISION after copying it, for an older flserver to go on with.
+
+    What that version has no columns for is kept in the events, and is back with the next upgrade.
+    """
+    from flserver.store.lock import DatabaseLock
+    from flserver.store.schema import downgrade
+
+    path = database(ctx, db)
+    with DatabaseLock(path):
+        done = downgrade(path, revision)
+    click.echo(f"{path}: {done.before} → {done.after}; what it was before is {done.copy}")
+
+
 @db.command("check")
 @db_option
 @click.pass_context

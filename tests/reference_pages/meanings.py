@@ -2,6 +2,7 @@
 text. Markdown."""
 
 PARAMETERS = {
+    "revision": "A revision of the schema, as `db check` prints it.",
     "run": "The run, by its id or its name.",
     "sql": "One statement; `-` reads it from standard input.",
 }
