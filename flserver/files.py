@@ -70,6 +70,15 @@ def make_folders(folder: Path, group: int | None = None) -> list[Path]:
     return missing
 
 
+def sync_folder(folder: Path) -> None:
+    """Return once the names in ``folder`` would survive a power loss. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def own_cache(name: str) -> Path | None:
     """A folder of that name for what this process may trust to be its own, made if need be: this user's alone, in
     folders that nobody else can change, without links. None where there is none.

@@ -10,6 +10,7 @@ import click
 
 from flserver import __version__
 from flserver.cli.ask import query, runs, show
+from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.models import export_model
@@ -46,5 +47,5 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
     return serve(values, given, unknown, typed=typed(ctx, "run_name"))
 
 
-for command in (check, runs, show, query, export_model, verify, db):
+for command in (check, runs, show, query, export_model, verify, backup, restore, db):
     cli.add_command(command)

@@ -213,6 +213,15 @@ class Reader:
                     found[run_id, int(committed["round"])] = str(committed["model_digest"])
         return found
 
+    def head(self) -> tuple[int, str]:
+        """The newest event's number and digest; 0 and the digest before the first where there is none."""
+        row = self._first("SELECT seq, digest FROM events ORDER BY seq DESC LIMIT 1")
+        return (row["seq"], row["digest"]) if row else (0, chain.GENESIS)
+
+    def event(self, seq: int) -> Row | None:
+        """The row of v1_events with this number; None where there is none."""
+        return self._first("SELECT * FROM v1_events WHERE seq = :seq", seq=seq)
+
     def verify_chain(self) -> chain.Verification:
         """Check the hash chain over all events of the database."""
         with self._errors(), self._connect() as connection:

@@ -18,6 +18,7 @@ import flserver
 from flserver.errors import UsageError
 from flserver.files import create, follow
 from flserver.store.busy import when_free
+from flserver.store.incomplete import complete, is_incomplete, mark_incomplete
 from flserver.store.reader import Reader
 from flserver.store.sqlite import (
     BUSY_TIMEOUT,
@@ -54,7 +55,8 @@ class SchemaState:
 
 @dataclass(frozen=True, kw_only=True)
 class Upgrade:
-    """A database was brought from the revision ``before`` to ``after``; the file ``copy`` is what it was before."""
+    """A database was brought from the revision ``before`` to ``after``, or down to it; the file ``copy`` is what it was
+    before."""
 
     before: str
     after: str
@@ -114,6 +116,32 @@ def ensure_head(
         return Upgrade(before=state.current, after=state.head, copy=copy)
 
 
+def downgrade(path: Path, revision: str) -> Upgrade:
+    """Bring the database at ``path`` down to an earlier ``revision``, so that the flserver which knows no later one can
+    go on with it. The caller holds the DatabaseLock; a copy is made first, as by :func:`ensure_head`.
+
+    Columns that this revision does not have are lost; events are not, and the next upgrade makes the tables anew from
+    them. Raises UsageError where there is no such earlier revision, or the file cannot be changed.
+    """
+    from alembic import command
+
+    _require_writable(path)
+    state = check(path)
+    if state.current is None:
+        raise UsageError(f"there is no database at {path}")
+    earlier = _earlier(state.current)
+    if revision not in earlier:
+        raise UsageError(f"{path} is at {state.current}: it can go down to {', '.join(earlier) or 'no other'}")
+    with _usage_errors(path):
+        copy = _copy(path, revision)
+        config, engine = _config(None), writing_engine(path)
+        with engine.begin() as connection:
+            config.attributes.update(connection=connection, down_to=revision)
+            command.downgrade(config, revision)
+            mark_incomplete(connection)
+    return Upgrade(before=state.current, after=revision, copy=copy)
+
+
 @contextmanager
 def as_it_will_be(path: Path, *, migrations: Path | None = None) -> Iterator[Reader]:
     """A reader of the database at ``path`` as :func:`ensure_head` would leave it; nothing is written.
@@ -162,6 +190,16 @@ def _migrate(engine: "Engine", migrations: Path | None) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if is_incomplete(connection):
+            complete(connection)
+
+
+def _earlier(revision: str) -> list[str]:
+    """The revisions before ``revision``, the latest first."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(_config(None))
+    return [script.revision for script in scripts.iterate_revisions(revision, "base")][1:]
 
 
 def _revision(path: Path) -> str | None:

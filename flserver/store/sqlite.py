@@ -289,8 +289,12 @@ def revision_of(path: Path) -> str | None:
         return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
-def copy_database(path: Path, copy: Path) -> None:
-    """Copy the database at ``path``, its WAL included, into the one file ``copy``. Raises sqlite3.Error."""
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+def copy_database(path: Path, copy: Path, begun: Callable[[], None] = lambda: None) -> None:
+    """Copy the database at ``path``, its WAL included, into the one file ``copy``: a state of one moment, also while a
+    server writes it. ``begun`` is called at that moment. Raises as :func:`open_for_reading` does."""
+    with closing(open_for_reading(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.execute("BEGIN")
+        source.execute("SELECT 1 FROM sqlite_master").fetchone()  # from here on it sees one state
+        begun()
         source.backup(target)
         target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it

@@ -39,3 +39,10 @@ def upgrade() -> None:
     for name, query in VIEWS.items():
         op.execute(f"DROP VIEW {name}")
         op.execute(f"CREATE VIEW {name} AS {query}")
+
+
+def downgrade() -> None:
+    """To 0001."""
+    op.execute("ALTER TABLE connections DROP COLUMN proxy_host")
+    op.execute("ALTER TABLE clients DROP COLUMN label")
+    op.execute("ALTER TABLE updates DROP COLUMN identity")

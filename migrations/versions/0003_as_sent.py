@@ -29,3 +29,9 @@ def upgrade() -> None:
     for name, query in VIEWS.items():
         op.execute(f"DROP VIEW {name}")
         op.execute(f"CREATE VIEW {name} AS {query}")
+
+
+def downgrade() -> None:
+    """To 0002."""
+    op.execute("ALTER TABLE clients DROP COLUMN metadata")
+    op.execute("ALTER TABLE round_metrics DROP COLUMN note")

@@ -14,6 +14,11 @@ UPDATES = """
     reason, update_digest, data_size, weight, received_at, wait_seconds, upload_seconds, update_norm, identity"""
 METRICS = "run_id, round, client_id, name, measured_on, source, value, update_id"
 
+VIEWS = {
+    "v1_updates": f"SELECT {UPDATES} FROM updates",
+    "v1_client_metrics": "SELECT run_id, round, client_id, name, value, measured_on, source FROM client_metrics",
+}
+
 STATEMENTS = (
     "DROP VIEW v1_updates",
     "DROP VIEW v1_client_metrics",
@@ -41,11 +46,7 @@ STATEMENTS = (
     "DROP TABLE updates_before",
     "CREATE INDEX updates_by_attempt ON updates (run_id, answers_round, answers_attempt)",
     "CREATE INDEX updates_by_message ON updates (message_id)",
-    f"CREATE VIEW v1_updates AS SELECT {UPDATES} FROM updates",
-    """
-    CREATE VIEW v1_client_metrics AS
-    SELECT run_id, round, client_id, name, value, measured_on, source FROM client_metrics
-    """,
+    *(f"CREATE VIEW {name} AS {query}" for name, query in VIEWS.items()),
 )
 
 
@@ -53,3 +54,7 @@ def upgrade() -> None:
     """From 0003."""
     for statement in STATEMENTS:
         op.execute(statement)
+
+
+def downgrade() -> None:
+    """To 0003. The column may stay without a digest: an older version writes one always, and reads what it finds."""

@@ -29,3 +29,9 @@ def upgrade() -> None:
     for name, query in VIEWS.items():
         op.execute(f"DROP VIEW {name}")
         op.execute(f"CREATE VIEW {name} AS {query}")
+
+
+def downgrade() -> None:
+    """To 0004."""
+    op.execute("ALTER TABLE updates DROP COLUMN parameters_norm")
+    op.execute("ALTER TABLE updates DROP COLUMN buffers_norm")

@@ -23,11 +23,19 @@ STATEMENTS = (
     ) STRICT
     """,
     "CREATE INDEX summaries_by_minute ON summaries (run_id, minute)",
-    f"CREATE VIEW v1_summaries AS SELECT {KIND}, {SUMS} FROM summaries GROUP BY {KIND}",
 )
+
+VIEWS = {"v1_summaries": f"SELECT {KIND}, {SUMS} FROM summaries GROUP BY {KIND}"}
 
 
 def upgrade() -> None:
     """From 0005."""
     for statement in STATEMENTS:
         op.execute(statement)
+    for name, query in VIEWS.items():
+        op.execute(f"CREATE VIEW {name} AS {query}")
+
+
+def downgrade() -> None:
+    """To 0005."""
+    op.execute("DROP TABLE summaries")

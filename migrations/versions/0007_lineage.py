@@ -39,3 +39,10 @@ def upgrade() -> None:
     for name, query in VIEWS.items():
         op.execute(f"DROP VIEW {name}")
         op.execute(f"CREATE VIEW {name} AS {query}")
+
+
+def downgrade() -> None:
+    """To 0006."""
+    op.execute("ALTER TABLE updates DROP COLUMN counted_size")
+    op.execute("ALTER TABLE client_rounds DROP COLUMN counted_size")
+    op.execute("ALTER TABLE client_metrics DROP COLUMN note")

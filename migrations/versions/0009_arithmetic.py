@@ -34,3 +34,8 @@ def upgrade() -> None:
     for name, query in VIEWS.items():
         op.execute(f"DROP VIEW {name}")
         op.execute(f"CREATE VIEW {name} AS {query}")
+
+
+def downgrade() -> None:
+    """To 0008."""
+    op.execute("ALTER TABLE rounds DROP COLUMN arithmetic")

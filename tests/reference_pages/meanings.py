@@ -2,6 +2,9 @@
 text. Markdown."""
 
 PARAMETERS = {
+    "databases": "None, or two databases that are to be compared.",
+    "folder": "The backup: a folder.",
+    "revision": "A revision of the schema, as `db check` prints it.",
     "run": "The run, by its id or its name.",
     "sql": "One statement; `-` reads it from standard input.",
 }

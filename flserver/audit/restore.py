@@ -1,0 +1,96 @@
+"""A backup made into a database that a server can go on with, once it was verified."""
+
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flserver.audit.backup import Backup, read_backup, usage_errors
+from flserver.audit.copies import Copies
+from flserver.audit.verify import verify_record
+from flserver.errors import UsageError
+from flserver.files import create, make_folders, sync_folder
+from flserver.settings.policies import checkpoints_beside
+from flserver.settings.recorded import settings_of
+from flserver.store.lock import DatabaseLock
+from flserver.store.reader import Reader
+from flserver.store.sqlite import copy_database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What was restored from ``backup``. ``problems`` are what does not hold, a line each: then nothing was restored.
+    ``notices`` are what the operator should know, ``command`` is what goes on with the newest run (None: nothing)."""
+
+    backup: Backup
+    problems: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    command: str | None = None
+
+
+def restore(folder: Path, db: Path, checkpoint_dir: Path | None = None) -> Restored:
+    """Make the database ``db``, which is not there yet, from the backup in ``folder``, its checkpoints in
+    ``checkpoint_dir`` (None: beside it).
+
+    What was copied is verified before the database has its name; where it does not hold, nothing stays. Raises
+    UsageError.
+    """
+    backup = read_backup(folder)
+    source, checkpoints = folder / backup.file, checkpoint_dir or checkpoints_beside(db)
+    whole = db.with_name(f".{db.name}.restoring")
+    if not db.parent.is_dir():
+        raise UsageError(f"{db} cannot be made: there is no directory {db.parent}")
+    with usage_errors(db, "cannot be restored"), DatabaseLock(db, stays=False):
+        for there in (db, db.with_name(f"{db.name}-wal")):
+            if there.exists():
+                raise UsageError(f"{there} is there already: name a database that is not, or move it away")
+        copies = Copies(checkpoints)
+        held = False
+        try:
+            whole.unlink(missing_ok=True)
+            os.close(create(whole))
+            copy_database(source, whole)
+            reader = Reader(whole)
+            make_folders(checkpoints)
+            beside = checkpoints_beside(source)
+            copies.take(reader, ((run, beside) for run in reader.runs()))
+            problems = tuple(line for good, line in verify_record(reader, checkpoints, db) if not good)
+            if held := not problems:
+                copies.finish()
+                os.rename(whole, db)
+                sync_folder(db.parent)
+        finally:
+            whole.unlink(missing_ok=True)
+            if not held:
+                copies.undo()
+        if not held:
+            return Restored(backup=backup, problems=problems)
+    return Restored(backup=backup, notices=tuple(_notices(backup, db)), command=_command(Reader(db), db, checkpoints))
+
+
+def _notices(backup: Backup, db: Path) -> Iterable[str]:
+    """What there is to know of the original: two servers of one run go on differently."""
+    original = Path(backup.database)
+    here = backup.host == socket.gethostname()
+    there = f"{original} on {backup.host}"
+    if here and original.exists() and not (db.exists() and original.samefile(db)):
+        yield f"the original is there: {there}"
+    elif backup.running:
+        yield f"when the backup was made, {there} was in use by run {', '.join(backup.running)}"
+    else:
+        return
+    yield (
+        f"if both are served, their records differ after event {backup.events}, and neither is the whole: "
+        "flserver verify ONE OTHER says where"
+    )
+
+
+def _command(reader: Reader, db: Path, checkpoints: Path) -> str | None:
+    """What an operator types to go on with the newest run."""
+    run = reader.newest_run()
+    if run is None or run["status"] == "completed":
+        return None
+    recorded = settings_of(run).get("checkpoint_dir")
+    elsewhere = Path(recorded) != checkpoints.absolute() if recorded else checkpoints != checkpoints_beside(db)
+    return f"flserver --db {db} --resume" + (f" --checkpoint-dir {checkpoints}" if elsewhere else "")

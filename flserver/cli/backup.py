@@ -1,0 +1,58 @@
+"""The commands that copy a record and bring it back."""
+
+from pathlib import Path
+
+import click
+
+from flserver.cli.common import checkpoint_dir_option, database, db_option
+from flserver.errors import EXIT_DONE, EXIT_FAILED
+
+
+@click.command("backup")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@checkpoint_dir_option
+@db_option
+@click.pass_context
+def backup(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: str | None) -> int:
+    """Copy the database and its checkpoints to DIR, also while a server writes them.
+
+    DIR is made, or is an earlier backup of this database, to which only what is new is copied. Exit code 1 where a
+    checkpoint is missing or is not what the record says; the rest is copied all the same.
+    """
+    from flserver.audit.backup import back_up
+
+    made = back_up(database(ctx, db), folder, checkpoint_dir)
+    for problem in made.problems:
+        click.echo(problem, err=True)
+    one = made.backup
+    click.echo(
+        f"{folder / one.file}: {one.events} events, head {one.head}\n"
+        f"{made.checkpoints} checkpoints copied, {made.bytes / 2**20:,.1f} MiB"
+    )
+    return EXIT_FAILED if made.problems else EXIT_DONE
+
+
+@click.command("restore")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@checkpoint_dir_option
+@db_option
+@click.pass_context
+def restore(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: str | None) -> int:
+    """Make the database that --db names, which is not there yet, from the backup in DIR.
+
+    What was copied is verified first. Exit code 1 where it does not hold: then nothing is made, and the backup's files
+    are as they were.
+    """
+    from flserver.audit.restore import restore as from_backup
+
+    path = database(ctx, db)
+    restored = from_backup(folder, path, checkpoint_dir)
+    for line in (*restored.problems, *restored.notices):
+        click.echo(line, err=True)
+    if restored.problems:
+        click.echo(f"{path} was not made: the backup does not hold", err=True)
+        return EXIT_FAILED
+    click.echo(f"{path} is as it was at {restored.backup.made_at}: all holds")
+    if restored.command is not None:
+        click.echo(f"to go on: {restored.command}")
+    return EXIT_DONE
