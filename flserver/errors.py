@@ -17,11 +17,10 @@ FlserverError
 ├── UsageError                what the operator asked for cannot be done: one line, exit code 2
 │   └── PortBusy              not now: somebody's connection has the port that is to be listened on
 ├── StoreError                the database failed: the server stops, exit code 1
-├── TooDifferent              an update for whose integers there is no room: that update is rejected
+├── TooDifferent              an update for which a strategy has no room: it is rejected
 ├── StrategyError             the aggregation failed: exit code 1
- ├── TooDifferent              an update for which a strategy has no room: it is rejected
- ├── CheckpointError           a checkpoint failed or does not verify: exit code 1
- └── StartError                the model could not be made, and trainers had come already: exit code 1
+├── CheckpointError           a checkpoint failed or does not verify: exit code 1
+└── StartError                the model could not be made, and trainers had come already: exit code 1
 """
 
 from typing import Literal
