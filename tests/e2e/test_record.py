@@ -1,8 +1,10 @@
 """Promises 6 and 7: what was accepted is what was averaged, /metrics says what SQL says, and everything has a row."""
 
+import contextlib
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from tests.e2e.agreement import assert_metrics_say_what_sql_says
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, closed, connect, send
+from tests.e2e.hostile.corpus import INPUTS
 from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]
@@ -33,6 +36,12 @@ def test_metrics_equal_sql_before_and_after_a_resume(start: Start, join: Join) -
         next(bad.parameters())[0, 0] = float("nan")
     b.upload(bad)
     c.answer(0.25)
+    for hostile in INPUTS[::20]:
+        with connect(server.port) as stranger, contextlib.suppress(OSError):  # refused before all is sent
+            stranger.sendall(hostile.wire)
+            stranger.shutdown(socket.SHUT_WR)
+            while stranger.recv(1 << 16):
+                pass
     a.answer(0.125)
     c.model()
     c.connection.close()
@@ -45,13 +54,26 @@ def test_metrics_equal_sql_before_and_after_a_resume(start: Start, join: Join) -
     resumed.wait_for_line("state: joining")
     assert_metrics_say_what_sql_says(resumed)
     assert resumed.metrics()['flserver_updates_total{decision="aborted"}'] == 1
+    refused = resumed.sql("SELECT COUNT(*) FROM v1_messages WHERE outcome = 'refused'")[0][0]
+    assert refused > len(INPUTS[::20]) / 2, "what is hostile was refused, and counts"
     (a, b) = join(resumed, "a", "b")
-    for _ in range(3):
+    a.answer()
+    b.answer()
+    a.answer()
+    b.model()
+    resumed.kill()
+    for peer in (a, b):
+        peer.connection.close()
+    again = start("--resume", "--time-to-wait", "0.5", "--min-clients", "2")
+    again.wait_for_line("state: joining")
+    assert_metrics_say_what_sql_says(again)
+    (a, b) = join(again, "a", "b")
+    for _ in range(2):
         a.answer()
         b.answer()
     for peer in (a, b):
         peer.finished()
-    assert resumed.exit_code() == 0
+    assert again.exit_code() == 0
 
 
 def test_metrics_linger_after_the_run_and_health_is_good_until_the_end(start: Start, join: Join) -> None:
