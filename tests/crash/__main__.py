@@ -30,10 +30,12 @@ def main() -> int:
     """Sweep; one JSON line of figures, a line for each thing that does not hold. Exit code 1 where there is one."""
     parser = argparse.ArgumentParser(prog="ops/crash-sweep")
     parser.add_argument("points", nargs="?", type=int, metavar="N", help="cut a run off at N points; left out: at all")
+    parser.add_argument("--part", default="1/1", metavar="I/K", help="only each K-th of them, from the I-th on")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="servers at once")
     given = parser.parse_args()
     warm_up()
-    figures, wrong = sweep(given.points, given.jobs)
+    part, parts = map(int, given.part.split("/"))
+    figures, wrong = sweep(given.points, given.jobs, slice(part - 1, None, parts))
     bitten = dict(bites())
     wrong += [f"{name}: a server that does this was not found out" for name, found in bitten.items() if found is None]
     print(json.dumps(figures | {"teeth": bitten, "wrong": len(wrong)}))
@@ -42,15 +44,17 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def sweep(count: int | None, jobs: int) -> tuple[dict[str, object], list[str]]:
-    """Cut the run off at ``count`` points (None: all), so many servers at once. Figures, and what is wrong."""
+def sweep(count: int | None, jobs: int, part: slice) -> tuple[dict[str, object], list[str]]:
+    """Cut the run off at ``part`` of ``count`` points (None: all), so many servers at once. Figures, and what is
+    wrong."""
     whole = Sweep()
     points, losses = whole.points(), whole.losses()
     every = sum(map(len, points.values()))
     kills = spread(points, every if count is None else count * 3 // 5)
     power = spread(losses, sum(map(len, losses.values())) if count is None else count - len(kills))
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        found = dict(zip([*kills, *power], pool.imap(whole.problems, [*kills, *power]), strict=True))
+        where_to = [*kills, *power][part]
+        found = dict(zip(where_to, pool.imap(whole.problems, where_to), strict=True))
     reached = [where for where, problems in found.items() if problems is not None]
     figures: dict[str, object] = {
         "operations": {kind: len(members) for kind, members in points.items()},

@@ -1,8 +1,8 @@
 """What the trainers of a small run do, one step after the other, and what they see.
 
 Four clients: ``a`` sends each answer twice, ``c``'s of round 2 is not finite, and ``d`` leaves with the first model
-that it gets and answers when that round is over. Somebody else registers as ``a``, too. What a client answers follows from
-the model and from who it is, so each round has the same updates in it, however often the server is killed.
+that it gets and answers when that round is over. Somebody else registers as ``a``, too. What a client answers follows
+from the model and from who it is, so each round has the same updates in it, however often the server is killed.
 """
 
 import contextlib
@@ -46,7 +46,10 @@ class Trainers:
         self.finished = False
 
     def take_part(self, server: Server, port: int, first: int) -> None:
-        """Play the script from round ``first`` on. Whatever a server that dies does to connections ends it."""
+        """Play the script from round ``first`` on. Whatever a server that dies does to connections ends it. Where no
+        round is left, the server ends by itself."""
+        if first > ROUNDS:
+            return
         self._late = None
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError, EOFError):
             peers = {name: stack.enter_context(Peer(port, name, size)) for name, size in SIZES.items()}
