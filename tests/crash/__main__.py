@@ -31,7 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="ops/crash-sweep")
     parser.add_argument("points", nargs="?", type=int, metavar="N", help="cut a run off at N points; left out: at all")
     parser.add_argument(
-        "--part", default="1/1", metavar="I/K", help="only each K-th of them, from the I-th on; teeth with 1"
+        "--part", default="1/1", metavar="I/K", help="each K-th of them, from the I-th on; teeth with 1"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="servers at once")
     given = parser.parse_args()
@@ -65,7 +65,7 @@ def sweep(count: int | None, jobs: int, part: slice) -> tuple[dict[str, object],
         "not_reached": len(found) - len(reached),  # another grouping of transactions had fewer operations
     }
     wrong = [f"{where}: {line}" for where, problems in found.items() for line in problems or ()]
-    if count is None and len(reached) < ENOUGH:
+    if part.step == 1 and count is None and len(reached) < ENOUGH:
         wrong.append(f"only {len(reached)} points were reached, not {ENOUGH}")
     return figures, wrong
 

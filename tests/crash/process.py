@@ -25,13 +25,15 @@ PORT = re.compile(r"listening for trainers on .*:(\d+)")
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """Before the ``number``-th operation of its ``kind``, counted from 1."""
+    """Before the ``number``-th operation of its ``kind``, counted from 1: of a run that begins, or of one that is
+    ``resumed``."""
 
     kind: Kind
     number: int
+    resumed: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.number}"
+        return f"{'resumed, ' if self.resumed else ''}{self.kind} {self.number}"
 
 
 class Server:

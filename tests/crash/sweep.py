@@ -14,6 +14,8 @@ from tests.crash.process import Patch, Point, Server, recorded, serving
 from tests.crash.script import Effect, Trainers
 from tests.crash.verdict import CHECKPOINTS, Uninterrupted, after_all, after_crash, looked_at
 
+CUT_SHORT = 2  # the round that has a checkpoint and is not committed, where a resumed run is cut off
+
 
 @dataclass(frozen=True, order=True)
 class Loss:
@@ -53,11 +55,33 @@ class Sweep:
             again.mkdir()
             Disk(self.operations).leave(again, lambda: True)
             assert contents(again) == contents(folder), "not every operation was seen"
+            self._resumed = self._record_resumed(Path(scratch))
 
-    def points(self) -> dict[Kind, list[Point]]:
-        """Every point of the run, by kind."""
-        counts = Counter(operation.kind for operation in self.operations)
-        return {kind: [Point(kind, k + 1) for k in range(counts[kind])] for kind in get_args(Kind) if counts[kind]}
+    def _record_resumed(self, scratch: Path) -> Sequence[Operation]:
+        """The operations of a server that goes on where another was killed."""
+        folder, log = scratch / "resumed", scratch / "more"
+        folder.mkdir()
+        self._leave_a_checkpoint(folder)
+        with serving(folder, record=log, patch=self._patch) as server:
+            self._play(server, Trainers(), folder)
+            assert server.end() == 0, server.log
+        return recorded(log)
+
+    def _leave_a_checkpoint(self, folder: Path) -> None:
+        """What a kill leaves that comes between a checkpoint and its round."""
+        renames = [at for at, operation in enumerate(self.operations) if operation.kind == "rename"]
+        Disk(self.operations[: renames[CUT_SHORT] + 1]).leave(folder, lambda: True)
+
+    def points(self) -> dict[str, list[Point]]:
+        """Every point, by kind: of the run, and of one that was cut short between a checkpoint and its round."""
+        groups = {}
+        for resumed, operations in ((False, self.operations), (True, self._resumed)):
+            counts = Counter(operation.kind for operation in operations)
+            for kind in get_args(Kind):
+                if counts[kind]:
+                    name = f"resumed, {kind}" if resumed else kind
+                    groups[name] = [Point(kind, k + 1, resumed) for k in range(counts[kind])]
+        return groups
 
     def losses(self) -> dict[str, list[Loss]]:
         """A power loss after every operation, of both kinds."""
@@ -81,6 +105,8 @@ class Sweep:
 
     def _kill(self, folder: Path, point: Point) -> list[Effect] | None:
         trainers = Trainers()
+        if point.resumed:
+            self._leave_a_checkpoint(folder)
         with serving(folder, kill_at=point, patch=self._patch) as server:
             self._play(server, trainers, folder)
             code = server.end()
