@@ -29,7 +29,7 @@ settings.load_profile("quick")
 SETTLE = PATIENCE / 10  # seconds in which threads that a test has told to stop may end; a leak is told after them
 DESCRIPTORS = Path("/proc/self/fd")
 TESTS = Path(__file__).parent
-WITH_SERVERS = {"e2e", "test_bench_tools.py"}
+WITH_SERVERS = {"crash", "e2e", "test_bench_tools.py"}
 KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 
 

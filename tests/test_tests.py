@@ -41,9 +41,9 @@ def test_no_test_file_is_anothers_library() -> None:
 
 
 def test_tests_lie_where_their_sources_lie() -> None:
-    """Apart from ``e2e`` (processes and sockets) and ``fuzz``, which are about the whole."""
+    """Apart from ``e2e`` (processes and sockets), ``crash`` and ``fuzz``, which are about the whole."""
     folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")} - {Path()}
-    of_a_source = {folder for folder in folders if folder.parts[0] not in ("e2e", "fuzz", "flclient")}
+    of_a_source = {folder for folder in folders if folder.parts[0] not in ("crash", "e2e", "fuzz", "flclient")}
     assert Path("store") in of_a_source
     assert {folder for folder in of_a_source if not (TESTS.parent / "flserver" / folder).is_dir()} == set()
 
@@ -55,7 +55,12 @@ def test_the_profile_says_how_many_examples_there_are_and_that_none_has_a_deadli
 
 def test_what_starts_a_server_comes_last(request: pytest.FixtureRequest) -> None:
     assert {name for name in WITH_SERVERS if not (TESTS / name).exists()} == set()
-    starts = {"tests.e2e.harness.ServerProcess", "tests.e2e.conftest.Start", "tests.bench.driver.run"}
+    starts = {
+        "tests.e2e.harness.ServerProcess",
+        "tests.e2e.conftest.Start",
+        "tests.bench.driver.run",
+        "tests.crash.command.run",
+    }
     tests = {path for path, tree in trees() if starts & imported_by(tree) and Path(path).name.startswith("test_")}
     assert {Path(path).parts[0] for path in tests} == WITH_SERVERS
     late = [item.path.relative_to(TESTS).parts[0] in WITH_SERVERS for item in request.session.items]

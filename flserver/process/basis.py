@@ -1,6 +1,6 @@
 """What a run's first model is made from, as far as the record and the settings say: looked up without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +56,20 @@ class Basis:
     def clean(self) -> None:
         """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
         self.checkpoints.clean(self.round)
-        for row in self.committed:
-            if row["checkpoint_deleted_at"] is not None:
-                self.checkpoints.delete(row["checkpoint"])
+        _delete_pruned(self.checkpoints, self.committed)
+
+
+def clean_complete(run: Row, reader: Reader, given: Path | None, store: StorePolicy) -> None:
+    """Remove the checkpoints of a complete ``run`` (a row of v1_runs) that a crash at its very end kept from deletion;
+    ``given`` is where they are said to lie now. Raises CheckpointError."""
+    folder = checkpoints_of(run, given, store.db)
+    _delete_pruned(CheckpointStore(folder, run["run_id"]), reader.committed_rounds(run["run_id"]))
+
+
+def _delete_pruned(checkpoints: CheckpointStore, committed: Iterable[Row]) -> None:
+    for row in committed:
+        if row["checkpoint_deleted_at"] is not None:
+            checkpoints.delete(row["checkpoint"])
 
 
 def look_up(plan: Plan, reader: Reader) -> Basis:

@@ -53,7 +53,7 @@ def launch(
         if not settings.store.listens_as_before:
             listener = _listen(settings, signals, stack, said="min_clients" in given)
 
-        from flserver.process.basis import look_up
+        from flserver.process.basis import clean_complete, look_up
         from flserver.process.which_run import Complete, plan_run, says_min_clients
         from flserver.store.busy import wait_until_readable
         from flserver.store.lock import DatabaseLock
@@ -66,6 +66,7 @@ def launch(
         reader = looking.enter_context(as_it_will_be(settings.store.db))
         plan = plan_run(reader, settings, given, typed=typed)
         if isinstance(plan, Complete):
+            clean_complete(plan.run, reader, given.get("checkpoint_dir"), settings.store)
             say(plan.notice)
             return EXIT_DONE
         if plan.notice is not None:

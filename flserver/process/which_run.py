@@ -52,9 +52,10 @@ def says_min_clients(plan: Plan | None, given: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Complete:
-    """There is nothing to do: the run that was asked for by name is complete."""
+    """There is nothing to do: the ``run``, a row of v1_runs, that was asked for by name is complete."""
 
     notice: str
+    run: Row
 
 
 def plan_run(
@@ -86,7 +87,7 @@ def plan_run(
             _resumed(reader, settings, found, given)  # raises where what is asked for would be refused of any run
         done = f"run {found['name']} is complete with its {found['num_rounds']} rounds"
         if name is not None:
-            return Complete(notice=f"{done}; a larger --num-rounds extends it")
+            return Complete(notice=f"{done}; a larger --num-rounds extends it", run=found)
         return _new(settings, f"--resume: {done}; starting a new one (a larger --num-rounds extends it)")
     return _resumed(reader, settings, found, given)
 

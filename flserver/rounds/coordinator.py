@@ -266,11 +266,11 @@ class Coordinator:
         self.due = None
         try:
             self._enter(status, detail)
+            if self.error is None:  # first: nobody comes back to a run that has ended, to delete what should not stay
+                self._committer.prune()
             digest = self._exchange.model.digest
             self._recorder.emit(events.RunEnded(run_id=self._run_id, status=status, final_digest=digest))
             self._recorder.flush()
-            if self.error is None:
-                self._committer.prune()
         except BaseException as error:
             if not isinstance(error, FlserverError):
                 logger.exception("the end of the run failed")

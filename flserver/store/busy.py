@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from flserver.clock import Deadline
 from flserver.errors import UsageError
+from flserver.store.rollback import roll_back
 from flserver.store.sqlite import DATABASE_ERRORS, cause, open_for_reading
 
 PAUSE = 0.1
@@ -51,7 +52,8 @@ def _is_lock(error: BaseException) -> bool:
 
 def wait_until_readable(path: Path, patience: float, pause: Callable[[float], object]) -> None:
     """Wait until no other program's lock keeps the database at ``path``, if it is there, from being read: as
-    :func:`when_free`. Whatever else is wrong with it, who reads it says."""
+    :func:`when_free`. What a crash left half done in it is undone. What else is wrong with it, who reads it says."""
     with suppress(UsageError, *DATABASE_ERRORS):
         if path.is_file():
+            when_free(path, patience, pause, lambda: roll_back(path))
             when_free(path, patience, pause, lambda: open_for_reading(path).close())

@@ -20,6 +20,7 @@ from flserver.files import create, follow
 from flserver.store.busy import when_free
 from flserver.store.incomplete import complete, is_incomplete, mark_incomplete
 from flserver.store.reader import Reader
+from flserver.store.rollback import roll_back
 from flserver.store.sqlite import (
     BUSY_TIMEOUT,
     DATABASE_ERRORS,
@@ -97,6 +98,8 @@ def ensure_head(
     cannot be ours or cannot be written; it is then untouched.
     """
     _require_writable(path)
+    with _usage_errors(path):
+        roll_back(path)
     state = check(path, migrations=migrations)
     if state.at_head:
         return None

@@ -122,6 +122,8 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         real = path.resolve()
         wants_to_write = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
         if not wants_to_write or os.access(real.parent, os.W_OK) or not os.access(real, os.R_OK):
+            if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise UsageError(f"{path}: a crash left a change half done; a start or db upgrade undoes it") from error
             raise
         wal, index, journal = (real.with_name(real.name + end) for end in ("-wal", "-shm", "-journal"))
         with suppress(sqlite3.OperationalError):

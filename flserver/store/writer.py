@@ -1,7 +1,6 @@
 """The recorder: one thread and one connection write everything, many events a transaction.
 
 An event that nobody waits for may linger for companions, so that a burst costs one fsync; ``flush`` cuts that short.
-
 What waits is bounded (``backlog``): who brings more waits too.
 """
 
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
+from flserver import faults
 from flserver.clock import Deadline, monotonic
 from flserver.errors import StoreError
 from flserver.events import Event
@@ -268,7 +268,10 @@ class Writer:
         """Write the events and what follows from them in one transaction; returns the chain's new head."""
         try:
             with connection.begin():
-                return self._insert(connection, batch)
+                head = self._insert(connection, batch)
+                faults.reach("commit")
+            faults.reach("committed")
+            return head
         except BaseException:
             self._rows = None  # it knows what was rolled back
             raise

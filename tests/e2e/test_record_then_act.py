@@ -274,6 +274,15 @@ def test_pruning_keeps_the_newest_and_the_rows(start: Start, join: Join) -> None
     assert [row[:2] for row in rows] == [(0, 1), (1, 1), (2, 1), (3, 0), (4, 0)]
     folder = server.db.with_name("runs.sqlite.checkpoints")
     assert [(folder / row[2]).exists() for row in rows] == [False, False, False, True, True]
+    # Nobody comes back to a complete run to prune it.
+    last = server.sql("SELECT type FROM v1_events WHERE type IN ('CheckpointDeleted', 'RunEnded') ORDER BY seq")
+    assert last == [("CheckpointDeleted",)] * 3 + [("RunEnded",)]
+    (folder / rows[0][2]).write_bytes(b"as if the power had failed at the end")
+    ((name,),) = server.sql("SELECT name FROM v1_runs")
+    again = start("--resume", "--run-name", name)
+    assert again.exit_code() == 0
+    again.wait_for_line("is complete with its 4 rounds")
+    assert not (folder / rows[0][2]).exists()
     (folder / rows[1][2]).write_bytes(b"as if a crash had come between the record of it and the deletion")
     resumed = start("--resume", "--num-rounds", "5", *FAST)
     resumed.wait_for_line("state: joining")
