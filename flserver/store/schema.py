@@ -101,9 +101,9 @@ def ensure_head(
 
     def migrate_when_free() -> None:
         engine = writing_engine(path, create=state.current is None)
-        when_free(path, patience, Event().wait, lambda: _migrate(engine, migrations))
+        when_free(path, patience, Event().wait, lambda: migrate(engine, migrations))
 
-    with _usage_errors(path):
+    with usage_errors(path):
         if state.current is None:
             if not path.exists():
                 os.close(create(path.resolve(), group))  # SQLite would make it for everybody to read
@@ -127,11 +127,11 @@ def as_it_will_be(path: Path, *, migrations: Path | None = None) -> Iterator[Rea
         yield Reader(path)
         return
     folder = temporary_folder()
-    with _usage_errors(path, folder):
+    with usage_errors(path, folder):
         stand_in = temporary_engine(path if state.current is not None else None)
     try:
-        with _usage_errors(path, folder):
-            _migrate(stand_in, migrations)
+        with usage_errors(path, folder):
+            migrate(stand_in, migrations)
         yield Reader(path, stand_in)
     finally:
         stand_in.dispose()
@@ -155,13 +155,14 @@ def _config(migrations: Path | None) -> "Config":
     return config
 
 
-def _migrate(engine: "Engine", migrations: Path | None) -> None:
+def migrate(engine: "Engine", migrations: Path | None = None, revision: str = "head") -> None:
+    """Bring the database of ``engine`` up to a ``revision``, in one transaction."""
     from alembic import command
 
     config = _config(migrations)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def _revision(path: Path) -> str | None:
@@ -169,7 +170,7 @@ def _revision(path: Path) -> str | None:
     _require_file(path)
     if not path.exists() or path.stat().st_size == 0:
         return None
-    with _usage_errors(path):
+    with usage_errors(path):
         return revision_of(path)
 
 
@@ -205,7 +206,7 @@ def _require_writable(path: Path) -> None:
 
 
 @contextmanager
-def _usage_errors(path: Path, folder: Path | None = None) -> Iterator[None]:
+def usage_errors(path: Path, folder: Path | None = None) -> Iterator[None]:
     """What fails is for the operator to mend; a disk that is full is that of ``folder``, None for the database's."""
     try:
         yield
