@@ -132,4 +132,4 @@ def _shown_key(key: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "NULL" if value is None else printable(value, 60) if isinstance(value, str) else repr(value)
+    return "NULL" if value is None else printable(value, 80) if isinstance(value, str) else repr(value)

@@ -47,7 +47,7 @@ def from_payload(type_name: str, payload: str) -> Event:
     """
     try:
         return _build(EVENT_TYPES[type_name], json.loads(payload))  # type: ignore[no-any-return]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise StoreError(f"the payload of a {type_name} event cannot be read: {error!r}") from error
 
 

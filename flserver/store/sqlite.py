@@ -286,7 +286,10 @@ def revision_of(path: Path) -> str | None:
             return None
         if not ours:
             raise UsageError(f"{path} is a database of another program")
-        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+        stated = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        if stated is None:
+            raise UsageError(f"{path} does not say which schema it has: alembic_version has no row")
+        return str(stated[0])
 
 
 def copy_database(path: Path, copy: Path) -> None:

@@ -108,6 +108,12 @@ class Writer:
         with self._lock:
             return self._last_digest
 
+    @property
+    def head(self) -> tuple[int, str]:
+        """``sequence`` and ``last_digest`` of one moment."""
+        with self._lock:
+            return self._sequence, self._last_digest
+
     def start(
         self,
         *,
