@@ -1,7 +1,6 @@
 """The recorder: one thread and one connection write everything, many events a transaction.
 
 An event that nobody waits for may linger for companions, so that a burst costs one fsync; ``flush`` cuts that short.
-
 What waits is bounded (``backlog``): who brings more waits too.
 """
 
@@ -99,18 +98,16 @@ class Writer:
     @property
     def sequence(self) -> int:
         """The last durable event's number in the record; 0 where there is none."""
-        with self._lock:
-            return self._sequence
+        return self.head[0]
 
     @property
     def last_digest(self) -> str:
         """The chain's head: the last durable event's digest."""
-        with self._lock:
-            return self._last_digest
+        return self.head[1]
 
     @property
     def head(self) -> tuple[int, str]:
-        """``sequence`` and ``last_digest`` of one moment."""
+        """``sequence`` and ``last_digest``, of one moment."""
         with self._lock:
             return self._sequence, self._last_digest
 

@@ -16,6 +16,7 @@ import torch
 
 from flserver.audit.report import Report
 from flserver.audit.verify import Verification
+from flserver.store.chain import Link, payload_digest
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect
 
 CHAIN = ("events", "alembic_version")  # the others are derived
@@ -29,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The record of a run with a drop-out, refusals, an update that is rejected, a kill and a resume."""
     folder = tmp_path_factory.mktemp("finished")
     with ExitStack() as stack:
-        options = ("--strangers-per-minute", "0", "--seed", "3", "--min-updates", "2")
+        options = ("--strangers-per-minute", "0", "--seed", "3", "--min-updates", "2", "--audit-head", "heads")
         server = stack.enter_context(ServerProcess(folder, "--num-rounds", "3", "--min-clients", "3", *options, *FAST))
 
         def joined(*names: str) -> list[Peer]:
@@ -81,9 +82,10 @@ def edit(finished: Path, tmp_path: Path) -> Iterator[Edit]:
         yield Edit(db, connection)
 
 
-def verified(db: Path, finished: Path) -> dict[str, Any]:
+def verified(db: Path, finished: Path, heads: Path | None = None) -> dict[str, Any]:
     """What ``verify --json`` says of the edited copy."""
-    verification, report = Verification(db, finished.with_name(f"{finished.name}.checkpoints")), Report()
+    folder = finished.with_name(f"{finished.name}.checkpoints")
+    verification, report = Verification(db, folder, audit_head=heads), Report()
     for finding in verification.run():
         report.add(finding)
     return dict(json.loads(json.dumps(report.as_json(verification.facts))))
@@ -232,3 +234,28 @@ def test_a_changed_schema_is_found(edit: Edit, finished: Path, statements: list[
     found = verified(edit.db, finished)
     assert found["exit_code"] == 1
     assert any(said in row["line"] for row in found["findings"])
+
+
+def test_an_end_that_was_cut_off_or_written_anew_shows_in_the_heads_noted_elsewhere(edit: Edit, finished: Path) -> None:
+    heads = finished.with_name("heads")
+    rounds = [line.split()[3] for line in heads.read_text().splitlines()]
+    assert rounds[:2] == ["0", "1"]
+    assert rounds[-2:] == ["3", "3"], "after each round, and at the stop of the process that was resumed"
+    assert verified(finished, finished, heads)["verdict"] == "holds"
+    last = int(heads.read_text().splitlines()[-1].split()[0])
+    rest = "FROM events ORDER BY seq DESC LIMIT 1"
+    edit(f"DELETE FROM events WHERE seq = {last}")
+    assert not verified(edit.db, finished)["counts"]["does not hold"].get("chain"), "the chain itself does not show it"
+    (found,) = [row for row in verified(edit.db, finished, heads)["findings"] if row["check"] == "head"]
+    assert "its end was cut off" in found["line"]
+    with closing(sqlite3.connect(edit.db)) as connection:
+        row = connection.execute(f"SELECT run_id, process_id, type, at, digest {rest}").fetchone()
+    salt, payload = "00" * 16, "{}"
+    link = Link(
+        seq=last, run_id=row[0], process_id=row[1], type="StateChanged", at=row[3],
+        payload_digest=payload_digest(salt, payload), previous_digest=row[4],
+    )  # fmt: skip
+    values = ", ".join(repr(value) for value in [*vars(link).values(), payload, salt, link.digest()])
+    edit(f"INSERT INTO events ({', '.join(vars(link))}, payload, salt, digest) VALUES ({values})")
+    (found,) = [row for row in verified(edit.db, finished, heads)["findings"] if row["check"] == "head"]
+    assert "it was written anew" in found["line"]
