@@ -20,7 +20,8 @@ from flserver.files import create, follow, make_folders, open_regular, sync_fold
 from flserver.settings.policies import checkpoints_beside
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.reader import Reader
-from flserver.store.sqlite import DATABASE_ERRORS, cause, copy_database
+from flserver.store.sqlite import DATABASE_ERRORS, cause
+from flserver.store.sqlite_copies import copy_database
 
 MANIFEST = "backup.json"
 TRIES = 10

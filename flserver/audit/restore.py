@@ -8,14 +8,14 @@ from pathlib import Path
 
 from flserver.audit.backup import Backup, read_backup, usage_errors
 from flserver.audit.copies import Copies
-from flserver.audit.verify import verify_record
+from flserver.audit.verify import Verification
 from flserver.errors import UsageError
 from flserver.files import create, make_folders, sync_folder
 from flserver.settings.policies import checkpoints_beside
 from flserver.settings.recorded import settings_of
 from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
-from flserver.store.sqlite import copy_database
+from flserver.store.sqlite_copies import copy_database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ def restore(folder: Path, db: Path, checkpoint_dir: Path | None = None) -> Resto
             make_folders(checkpoints)
             beside = checkpoints_beside(source)
             copies.take(reader, ((run, beside) for run in reader.runs()))
-            problems = tuple(line for good, line in verify_record(reader, checkpoints, db) if not good)
+            found = Verification(whole, checkpoints).run()
+            problems = tuple(finding.line for finding in found if finding.outcome == "broken")
             if held := not problems:
                 copies.finish()
                 os.rename(whole, db)

@@ -5,32 +5,58 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, reader
+from flserver.cli.common import checkpoint_dir_option, database, db_option
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
 
 
 @click.command("verify")
 @click.argument("databases", nargs=-1, metavar="[ONE OTHER]", type=click.Path(path_type=Path))
 @checkpoint_dir_option
+@click.option("--without-checkpoints", is_flag=True, help="Check the record alone, where its checkpoints are not here.")
+@click.option(
+    "--audit-head",
+    type=click.Path(),
+    callback=lambda ctx, param, value: Path(value) if value else None,
+    default=None,
+    metavar="FILE",
+    help="Where the server noted the chain's heads: finds an end that was cut off, or written anew.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of lines.")
 @db_option
 @click.pass_context
-def verify(ctx: click.Context, databases: tuple[Path, ...], checkpoint_dir: Path | None, db: str | None) -> int:
-    """Check the events' hash chain and every checkpoint against its digest. Exit code 1 where one does not hold.
+def verify(
+    ctx: click.Context,
+    databases: tuple[Path, ...],
+    checkpoint_dir: Path | None,
+    without_checkpoints: bool,
+    audit_head: Path | None,
+    as_json: bool,
+    db: str | None,
+) -> int:
+    """Hold the record against itself: the events' hash chain, every table against the events, every checkpoint.
+
+    Exit codes: 0 it holds, 1 it does not, 2 something could not be checked. The database is copied first, so that a
+    server that writes it is not held up.
 
     With two databases: say after which event their chains differ, as after both were served. Exit code 1 where each has
     events that the other has not.
     """
-    from flserver.audit.verify import verify_record
-
     if databases:
         return _compared(databases)
-    problems = lines = 0
-    for good, line in verify_record(reader(ctx, db), checkpoint_dir, database(ctx, db)):
-        click.echo(line, err=not good)
-        problems += not good
-        lines += 1
-    click.echo(f"{problems} of {lines} do not hold" if problems else f"all {lines} hold", err=bool(problems))
-    return EXIT_FAILED if problems else EXIT_DONE
+    from flserver.audit.report import Report
+    from flserver.audit.verify import Verification
+
+    report = Report()
+    verification = Verification(database(ctx, db), checkpoint_dir, not without_checkpoints, audit_head)
+    for finding in verification.run():
+        report.add(finding)
+        if not as_json:
+            click.echo(finding.line, err=finding.outcome != "holds")
+    if as_json:
+        click.echo(json.dumps(report.as_json(verification.facts), indent=1))
+    else:
+        click.echo(report.last_line, err=report.outcome != "holds")
+    return report.exit_code
 
 
 def _compared(databases: tuple[Path, ...]) -> int:

@@ -12,6 +12,7 @@ from flserver import events
 from flserver.clock import Deadline
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError, one_line
 from flserver.events.bus import Bus
+from flserver.observers.heads import HeadFile
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
@@ -102,6 +103,7 @@ class App:
                 stack.callback(endpoint.close)
                 self._say(f"metrics on http://{with_port(*endpoint.address)}/metrics")
             self._launched.basis.checkpoints.prepare()
+            self._note_heads(stack)
             self._writer.start(
                 on_committed=self._bus.publish,
                 on_commit_seconds=self._metrics.commit_took,
@@ -121,6 +123,15 @@ class App:
         if code == EXIT_INTERRUPTED:
             self._say(self._how_to_go_on())
         return code
+
+    def _note_heads(self, stack: ExitStack) -> None:
+        """Note the chain's heads where ``--audit-head`` says, until the writer has ended."""
+        plan, committed = self._launched.plan, self._launched.basis.round
+        if (file := plan.settings.store.audit_head) is not None:
+            heads = HeadFile(file, plan.run_id, None if committed < 0 else committed, lambda: self._writer.head)
+            heads.start()
+            stack.callback(heads.close)
+            self._bus.subscribe(heads)
 
     def _record_start(self) -> None:
         """Close what a dead process left open, then put on record which run this process works on."""

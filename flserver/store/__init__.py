@@ -11,6 +11,8 @@
 | prepared | statements for many rows at once, made once in a process                      |
 | derive   | the rows that follow from an event; its modules mirror those of events/       |
 | replay   | all derived tables, made anew from the record                                 |
+| scratch  | a copy of a database, and empty tables beside it to derive into               |
+| compare  | a record's tables held against those derived                                  |
 | backlog  | PURE: what waits for its transaction, and who may add to it                   |
 | writer   | the one thread and connection that write                                      |
 | reader   | everything that is read, through a connection that cannot write               |

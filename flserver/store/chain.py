@@ -37,6 +37,9 @@ class Link:
         return _sha256(written.encode())
 
 
+_COVERED = tuple(Link.__dataclass_fields__)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """What :func:`verify` found: how many events there are, how many payloads of them are purged.
@@ -60,35 +63,46 @@ def payload_digest(salt: str, payload: str) -> str:
     return _sha256(bytes.fromhex(salt) + payload.encode())
 
 
-def verify(rows: Iterable[Mapping[str, Any]]) -> Verification:
-    """Check the rows of ``events``: all of them, with all their columns, in ascending order of ``seq``.
+class Chain:
+    """Follows the rows of ``events``, in ascending order of ``seq``, and tells what is wrong with each."""
 
-    A changed row is one problem, not one for each row after it: every row is compared with what the row before states.
-    """
-    events = purged = 0
-    head = GENESIS
+    def __init__(self) -> None:
+        self.events = self.purged = 0
+        self.head = GENESIS
+        self._next = 1
+        self._follows = {GENESIS}  # what the next row may say of this one: what it states, and what it should state
+
+    def problem(self, row: Mapping[str, Any]) -> str | None:
+        """What is wrong with the next row, which has all its columns; None where it holds.
+
+        One change is one problem: each row is held against the row before as that is, whatever was wrong there.
+        """
+        link = Link(**{name: row[name] for name in _COVERED})
+        digest, expected, follows = link.digest(), self._next, self._follows
+        self.events += 1
+        self.purged += row["payload"] is None
+        self.head, self._next = row["digest"], link.seq + 1
+        self._follows = {self.head, digest}
+        if link.previous_digest not in follows:
+            return "does not follow the row before it: a row was removed, inserted or moved here"
+        if digest != self.head:
+            return "the row was changed"
+        if link.seq != expected:
+            return f"stands at place {expected}"
+        if row["payload"] is not None and not _payload_matches(row):
+            return "the payload was changed"
+        return None
+
+
+def verify(rows: Iterable[Mapping[str, Any]]) -> Verification:
+    """Check the rows of ``events``: all of them, with all their columns, in ascending order of ``seq``."""
+    chain = Chain()
     problems: list[str] = []
     for row in rows:
-        events += 1
-        problem = _problem(row, events, head)
+        problem = chain.problem(row)
         if problem and len(problems) < MAX_PROBLEMS:
             problems.append(f"event {row['seq']}: {problem}")
-        purged += row["payload"] is None
-        head = row["digest"]
-    return Verification(events=events, purged=purged, head=head, problems=tuple(problems))
-
-
-def _problem(row: Mapping[str, Any], position: int, previous: str) -> str | None:
-    link = Link(**{name: row[name] for name in Link.__dataclass_fields__})
-    if link.previous_digest != previous:
-        return "does not follow the row before it: a row was removed, inserted or moved here"
-    if link.digest() != row["digest"]:
-        return "the row was changed"
-    if link.seq != position:
-        return f"stands at place {position}"
-    if row["payload"] is not None and not _payload_matches(row):
-        return "the payload was changed"
-    return None
+    return Verification(events=chain.events, purged=chain.purged, head=chain.head, problems=tuple(problems))
 
 
 def _payload_matches(row: Mapping[str, Any]) -> bool:

@@ -5,8 +5,8 @@ the infinities as :func:`~flserver.text.json_number` writes them. (In the tables
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import PurePath
 from types import UnionType
@@ -47,7 +47,7 @@ def from_payload(type_name: str, payload: str) -> Event:
     """
     try:
         return _build(EVENT_TYPES[type_name], json.loads(payload))  # type: ignore[no-any-return]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise StoreError(f"the payload of a {type_name} event cannot be read: {error!r}") from error
 
 
@@ -76,34 +76,49 @@ def _finite(value: Any) -> Any:
     return {key: _finite(item) for key, item in plain.items()} if isinstance(plain, dict) else plain
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a class is built of JSON: the fields it ``knows``, those it ``needs``, and what makes of a value what its
+    field holds, for those fields where that is another."""
+
+    knows: frozenset[str]
+    needs: frozenset[str]
+    readers: tuple[tuple[str, Callable[[Any], Any]], ...]
+
+
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _plan(cls: type) -> _Plan:
+    hints, known = get_type_hints(cls), fields(cls)
+    readers = [(field.name, reader) for field in known if (reader := _reader(hints[field.name])) is not None]
+    needed = [field.name for field in known if field.default is MISSING and field.default_factory is MISSING]
+    return _Plan(frozenset(field.name for field in known), frozenset(needed), tuple(readers))
 
 
 def _build(cls: type, values: Mapping[str, Any]) -> Any:
-    hints = _hints(cls)
-    given = {field.name: _read(hints[field.name], values[field.name]) for field in fields(cls) if field.name in values}
-    missing = [
-        field.name
-        for field in fields(cls)
-        if field.name not in given and field.default is MISSING and field.default_factory is MISSING
-    ]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} missing")
+    plan = _plan(cls)
+    if missing := plan.needs - values.keys():
+        raise ValueError(f"{', '.join(sorted(missing))} missing")
+    given = {name: values[name] for name in values.keys() & plan.knows}
+    for name, read in plan.readers:
+        if name in given:
+            given[name] = read(given[name])
     return cls(**given)
 
 
-def _read(hint: Any, value: Any) -> Any:
-    """A JSON value as the type that a field of an event declares.
+def _reader(hint: Any) -> Callable[[Any], Any] | None:
+    """What makes of a JSON value one of the type that a field of an event declares; None where it is that already.
 
     A word is read as it stands, also where it is in no closed set of ours: the record of another version may have it.
     """
     if get_origin(hint) is tuple:
-        return tuple(_read(get_args(hint)[0], item) for item in value)
+        item = _reader(get_args(hint)[0]) or (lambda value: value)
+        return lambda value: tuple(item(part) for part in value)
     if get_origin(hint) in (Union, UnionType):
-        known = [option for option in get_args(hint) if option is not type(None)]
-        return None if value is None else _read(known[0], value)
-    if hint is float and isinstance(value, str):
-        return float(value)
-    return _build(hint, value) if is_dataclass(hint) and isinstance(hint, type) else value
+        (known,) = [option for option in get_args(hint) if option is not type(None)][:1]
+        some = _reader(known)
+        return some and (lambda value: None if value is None else some(value))
+    if hint is float:
+        return lambda value: float(value) if isinstance(value, str) else value
+    if is_dataclass(hint) and isinstance(hint, type):
+        return lambda value: _build(hint, value)
+    return None

@@ -1,16 +1,24 @@
-"""All derived tables made anew from the record."""
+"""All derived tables made anew from the record, and the record's chain looked at on the way."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, select
+from sqlalchemy import Connection, delete
 
 from flserver.errors import StoreError
 from flserver.store import tables as t
+from flserver.store.chain import Chain
 from flserver.store.derive import derive
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import from_payload
+from flserver.store.sqlite import cause, driver_of
 
 REPLAY_PAGE = 1000  # events in memory at once
+MOST_CONTRADICTIONS = 100  # after as many the tables are given up
+_EVENTS = tuple(t.events.c.keys())
+
+Row = dict[str, Any]
 
 
 def rederive(connection: Connection) -> None:
@@ -22,18 +30,123 @@ def rederive(connection: Connection) -> None:
     for table in reversed(t.DERIVED):
         connection.execute(delete(table))
     rows = Rows(connection)
-    for page in _recorded(connection):
+    for page in _recorded(connection, "main"):
         for row in page:
             if row["payload"] is None:
                 raise StoreError(f"event {row['seq']} was purged: the tables cannot be made anew from the record")
-            origin = Origin(row["seq"], row["run_id"], row["process_id"])
-            derive(rows, origin, from_payload(row["type"], row["payload"]))
+            _derive(rows, row)
         rows.write()
 
 
-def _recorded(connection: Connection) -> Iterator[Sequence[RowMapping]]:
-    last = 0
-    page = select(t.events).where(t.events.c.seq > bindparam("last")).order_by(t.events.c.seq).limit(REPLAY_PAGE)
-    while rows := connection.execute(page, {"last": last}).mappings().all():
-        yield rows
-        last = rows[-1]["seq"]
+@dataclass
+class Ranges:
+    """A set of numbers that come in ascending order, as ranges: both ends are in it."""
+
+    ranges: list[list[int]] = field(default_factory=list)
+
+    def add(self, number: int) -> None:
+        if self.ranges and self.ranges[-1][1] == number - 1:
+            self.ranges[-1][1] = number
+        else:
+            self.ranges.append([number, number])
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in self.ranges:
+            yield from range(first, last + 1)
+
+    def __len__(self) -> int:
+        return sum(last - first + 1 for first, last in self.ranges)
+
+
+@dataclass
+class Replayed:
+    """What a replay found: the chain's length and ``head``, what breaks it (as many as ``told`` at most), which events
+    are ``purged``. ``complete`` is False where the tables were given up."""
+
+    events: int = 0
+    head: str = ""
+    broken: int = 0
+    problems: list[str] = field(default_factory=list)
+    purged: Ranges = field(default_factory=Ranges)
+    complete: bool = True
+
+
+class Replay:
+    """Derives the tables of ``connection`` from the events of the database that is attached to it as ``record``.
+
+    What does not hold is told and passed over: what follows from the other events is derived all the same, and what
+    is missing contradicts nothing from there on (``Rows.gaps``). ``told`` is how many problems have a line.
+    """
+
+    def __init__(self, connection: Connection, told: int) -> None:
+        self._connection, self._told = connection, told
+        self._chain = Chain()
+        self._found = Replayed()
+        self._gaps = False
+        self._rows: Rows | None = None
+        self._contradictions = 0
+
+    def run(self) -> Replayed:
+        """Go through all events. Raises sqlite3.Error where they cannot be read."""
+        found = self._found
+        for page in _recorded(self._connection, "record"):
+            usable = [row for row in page if self._holds(row)]
+            if found.complete and not self._write(usable):
+                for row in usable:  # once more, each by itself: which of them is it?
+                    if found.complete and not self._write([row], tell=True):
+                        self._contradictions += 1
+                        found.complete = self._contradictions < MOST_CONTRADICTIONS
+        found.events, found.head = self._chain.events, self._chain.head
+        return found
+
+    def _holds(self, row: Row) -> bool:
+        """Look at the chain's next row; whether it has a payload to derive from."""
+        problem = self._chain.problem(row)
+        if problem is not None:
+            self._tell(f"event {row['seq']}: {problem}")
+        if row["payload"] is None:
+            self._found.purged.add(row["seq"])
+            self._set_gaps()
+        return row["payload"] is not None
+
+    def _tell(self, problem: str) -> None:
+        self._found.broken += 1
+        if len(self._found.problems) < self._told:
+            self._found.problems.append(problem)
+        self._set_gaps()
+
+    def _set_gaps(self) -> None:
+        self._gaps = True
+        if self._rows is not None:
+            self._rows.gaps = True
+
+    def _write(self, page: Sequence[Row], *, tell: bool = False) -> bool:
+        """Derive from the rows of a page, in one transaction; whether that could be done, else nothing of it is."""
+        seq = None
+        try:
+            with self._connection.begin():
+                if self._rows is None:
+                    self._rows = Rows(self._connection)
+                    self._rows.gaps = self._gaps
+                for row in page:
+                    seq = row["seq"]
+                    _derive(self._rows, row)
+                self._rows.write()
+        except Exception as error:  # what a payload holds that was changed can fail anywhere
+            self._rows = None
+            if tell:
+                self._tell(f"event {seq}: no rows follow from it: {cause(error)}")
+            return False
+        return True
+
+
+def _derive(rows: Rows, row: Row) -> None:
+    derive(rows, Origin(row["seq"], row["run_id"], row["process_id"]), from_payload(row["type"], row["payload"]))
+
+
+def _recorded(connection: Connection, database: str) -> Iterator[list[Row]]:
+    driver, start = driver_of(connection), -(2**63)
+    page = f"SELECT {', '.join(_EVENTS)} FROM {database}.events WHERE seq >= ? ORDER BY seq LIMIT {REPLAY_PAGE}"
+    while start < 2**63 and (rows := driver.execute(page, (start,)).fetchall()):
+        yield [dict(zip(_EVENTS, row, strict=True)) for row in rows]
+        start = rows[-1][0] + 1

@@ -25,13 +25,11 @@ from flserver.store.sqlite import (
     BUSY_TIMEOUT,
     DATABASE_ERRORS,
     cause,
-    copy_database,
     is_full,
     revision_of,
-    temporary_engine,
-    temporary_folder,
     writing_engine,
 )
+from flserver.store.sqlite_copies import copy_database, temporary_engine, temporary_folder
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -98,7 +96,7 @@ def ensure_head(
     cannot be ours or cannot be written; it is then untouched.
     """
     _require_writable(path)
-    with _usage_errors(path):
+    with usage_errors(path):
         roll_back(path)
     state = check(path, migrations=migrations)
     if state.at_head:
@@ -106,9 +104,9 @@ def ensure_head(
 
     def migrate_when_free() -> None:
         engine = writing_engine(path, create=state.current is None)
-        when_free(path, patience, Event().wait, lambda: _migrate(engine, migrations))
+        when_free(path, patience, Event().wait, lambda: migrate(engine, migrations))
 
-    with _usage_errors(path):
+    with usage_errors(path):
         if state.current is None:
             if not path.exists():
                 os.close(create(path.resolve(), group))  # SQLite would make it for everybody to read
@@ -135,7 +133,7 @@ def downgrade(path: Path, revision: str) -> Upgrade:
     earlier = _earlier(state.current)
     if revision not in earlier:
         raise UsageError(f"{path} is at {state.current}: it can go down to {', '.join(earlier) or 'no other'}")
-    with _usage_errors(path):
+    with usage_errors(path):
         copy = _copy(path, revision)
         config, engine = _config(None), writing_engine(path)
         with engine.begin() as connection:
@@ -158,11 +156,11 @@ def as_it_will_be(path: Path, *, migrations: Path | None = None) -> Iterator[Rea
         yield Reader(path)
         return
     folder = temporary_folder()
-    with _usage_errors(path, folder):
+    with usage_errors(path, folder):
         stand_in = temporary_engine(path if state.current is not None else None)
     try:
-        with _usage_errors(path, folder):
-            _migrate(stand_in, migrations)
+        with usage_errors(path, folder):
+            migrate(stand_in, migrations)
         yield Reader(path, stand_in)
     finally:
         stand_in.dispose()
@@ -186,14 +184,15 @@ def _config(migrations: Path | None) -> "Config":
     return config
 
 
-def _migrate(engine: "Engine", migrations: Path | None) -> None:
+def migrate(engine: "Engine", migrations: Path | None = None, revision: str = "head") -> None:
+    """Bring the database of ``engine`` up to a ``revision``, in one transaction."""
     from alembic import command
 
     config = _config(migrations)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        if is_incomplete(connection):
+        command.upgrade(config, revision)
+        if revision == "head" and is_incomplete(connection):
             complete(connection)
 
 
@@ -210,7 +209,7 @@ def _revision(path: Path) -> str | None:
     _require_file(path)
     if not path.exists() or path.stat().st_size == 0:
         return None
-    with _usage_errors(path):
+    with usage_errors(path):
         return revision_of(path)
 
 
@@ -246,7 +245,7 @@ def _require_writable(path: Path) -> None:
 
 
 @contextmanager
-def _usage_errors(path: Path, folder: Path | None = None) -> Iterator[None]:
+def usage_errors(path: Path, folder: Path | None = None) -> Iterator[None]:
     """What fails is for the operator to mend; a disk that is full is that of ``folder``, None for the database's."""
     try:
         yield

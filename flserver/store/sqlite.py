@@ -1,7 +1,7 @@
 """All that is SQLite's alone.
 
-How the file is opened, by the one writer and by readers that cannot write; its journal, and how a clean stop leaves it;
-its copies, one that stays and one that does not.
+How the file is opened, by the one writer and by readers that cannot write; its journal, and how a clean stop leaves it.
+Its copies are in ``sqlite_copies.py``.
 """
 
 import logging
@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sqlalchemy import Connection, Engine, NullPool, StaticPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.clock import Deadline
@@ -181,13 +181,6 @@ def is_full(error: BaseException) -> bool:
     return getattr(getattr(error, "orig", None) or error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-def temporary_folder() -> Path:
-    """Where SQLite keeps what is temporary: the first folder in which it can, in the order in which it looks."""
-    named = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"))
-    places = [Path(place) for place in (*named, "/var/tmp", "/usr/tmp", "/tmp") if place]
-    return next((place for place in places if place.is_dir() and os.access(place, os.W_OK | os.X_OK)), Path())
-
-
 def set_wal(connection: Connection, path: Path) -> None:
     """Switch the file to a write-ahead log. Not in a transaction: the PRAGMA refuses to run in one.
 
@@ -242,35 +235,6 @@ def driver_of(connection: Connection) -> sqlite3.Connection:
     return driver
 
 
-def temporary_engine(path: Path | None) -> Engine:
-    """An engine for a database of its own, at first a copy of the one at ``path`` (None: empty). Dispose of it.
-
-    SQLite keeps what is small of it in memory, and the rest in a file without a name.
-
-    Raises as :func:`open_for_reading` does.
-    """
-    copy = nameless()
-    if path is not None:
-        try:
-            with closing(open_for_reading(path)) as source:
-                source.backup(copy)
-        except BaseException:
-            copy.close()
-            raise
-    engine = create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
-    return engine
-
-
-def nameless() -> sqlite3.Connection:
-    """A database without a name, which is gone when it is closed."""
-    return sqlite3.connect("", isolation_level=None, check_same_thread=False)
-
-
 def is_ours(connection: Connection) -> bool:
     """Whether the file that ``connection`` reads is a database of flserver."""
     return bool(connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID)
@@ -288,15 +252,7 @@ def revision_of(path: Path) -> str | None:
             return None
         if not ours:
             raise UsageError(f"{path} is a database of another program")
-        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
-
-
-def copy_database(path: Path, copy: Path, begun: Callable[[], None] = lambda: None) -> None:
-    """Copy the database at ``path``, its WAL included, into the one file ``copy``: a state of one moment, also while a
-    server writes it. ``begun`` is called at that moment. Raises as :func:`open_for_reading` does."""
-    with closing(open_for_reading(path)) as source, closing(sqlite3.connect(copy)) as target:
-        source.execute("BEGIN")
-        source.execute("SELECT 1 FROM sqlite_master").fetchone()  # from here on it sees one state
-        begun()
-        source.backup(target)
-        target.execute("PRAGMA journal_mode = DELETE")  # one file, that anybody can open who may read it
+        stated = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        if stated is None:
+            raise UsageError(f"{path} does not say which schema it has: alembic_version has no row")
+        return str(stated[0])

@@ -99,14 +99,18 @@ class Writer:
     @property
     def sequence(self) -> int:
         """The last durable event's number in the record; 0 where there is none."""
-        with self._lock:
-            return self._sequence
+        return self.head[0]
 
     @property
     def last_digest(self) -> str:
         """The chain's head: the last durable event's digest."""
+        return self.head[1]
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """``sequence`` and ``last_digest``, of one moment."""
         with self._lock:
-            return self._last_digest
+            return self._sequence, self._last_digest
 
     def start(
         self,

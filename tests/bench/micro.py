@@ -21,6 +21,7 @@ from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
 from tests.bench.models import FACTORIES
 from tests.bench.record import record
+from tests.bench.verify import verified
 
 REPEATS = 11
 SESSIONS = 8  # threads that record and wait for it, as sessions do
@@ -35,7 +36,8 @@ def micro(size: str, directory: Path) -> dict[str, object]:
     ``every_exponent_ratio``: one with every exponent in every tensor, as a hostile client has it, / a usual one, into
     the sum. ``mean_ratio``: the mean, rounded / one float32 multiply-add pass; with ties, which are the most work.
     ``events_per_commit``: events that share a transaction while eight sessions each wait for their own. The rest is
-    of small rounds' events (``record``): the writer's processor time an event, bytes of database an update.
+    of small rounds' events (``record``): the writer's processor time an event, bytes of database an update, and the
+    processor time an event that ``flserver verify`` takes (``verify``).
     """
     torch.set_num_threads(1)
     module = wire_module(FACTORIES[size]())
@@ -67,6 +69,7 @@ def micro(size: str, directory: Path) -> dict[str, object]:
         "mean_ratio": _ratio(honest.finish, lambda: total.add_(flat, alpha=0.125)),
         "events_per_commit": _events_per_commit(directory),
         **{name: recorded[name] for name in ("writer_us_an_event", "database_bytes_an_update")},
+        "verify_us_an_event": verified(20_000, directory)["verify_us_an_event"],
     }
 
 

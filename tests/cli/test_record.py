@@ -15,15 +15,18 @@ from tests.recorded_run import PLAIN, RUN
 
 
 def test_a_sound_record_is_verified(flserver: Run, db: Path) -> None:
-    chain, *files, summary = lines(flserver("--db", db, "verify"))
-    assert summary == "all 5 hold"
+    schema, chain, tables, sums, *files, summary = lines(flserver("--db", db, "verify"))
+    assert summary == "all 8 hold"
+    assert schema.startswith("the schema is that of ")
+    assert re.fullmatch(r"\d+ rows in \d+ tables are what the events say", tables)
+    assert sums == "each committed round's samples are those of its accepted updates"
     assert re.fullmatch(r"\d+ events, an unbroken chain to sha256:[0-9a-f]{64}", chain)
     checked = [re.fullmatch(r"run (\w+) round (\d): sha256:[0-9a-f]{64}", line) for line in files]
     assert [match and match.groups() for match in checked] == [
-        ("plain", "0"),
         ("night", "0"),
         ("night", "2"),
         ("night", "3"),
+        ("plain", "0"),
     ], "every checkpoint that was not pruned"
 
 
@@ -33,9 +36,9 @@ def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -
     gone.unlink()
     code, out, err = flserver("--db", db, "verify")
     assert code == 1
-    assert len(out.splitlines()) == 3
-    missing, changed, summary = err.splitlines()
-    assert summary == "2 of 5 do not hold"
+    assert len(out.splitlines()) == 6
+    changed, missing, summary = err.splitlines()
+    assert summary == "1 of 8 do not hold, 1 of 8 cannot be told"
     assert "run plain round 0" in missing
     assert "No such file" in missing
     assert "--checkpoint-dir" not in missing, "the folder is where it was"
@@ -52,7 +55,7 @@ def test_a_table_that_was_changed_together_with_its_checkpoint_is_found(flserver
         connection.execute("UPDATE rounds SET model_digest = ? WHERE run_id = ? AND round = 2", (digest, RUN))
     code, _, err = flserver("--db", db, "verify")
     assert code == 1
-    assert f"run night round 2: v1_rounds says {digest}, the chain of events sha256:" in err
+    assert f"round 2, attempt 1: model_digest is {digest}" in err
     assert "does not match its digest" in err
 
 

@@ -71,11 +71,10 @@ CHAIN = """
 ### The chain
 
 Every row holds the digest of the one before it, from the first row of the first version on. So a row that was changed,
-removed or moved shows in `flserver verify`, which also holds every checkpoint, and every round's digest in `v1_rounds`,
-against the chain. The other tables are derived from the events, and `verify` does not compare them. Rows cut off at the
-end, and a chain that was rewritten from its first row on, are consistent too: only a head that was
-[noted elsewhere](../README.md#verify) shows those. A payload can be purged later, with its salt, without breaking the
-chain, and nobody can confirm a guess at what it was.
+removed or moved shows in `flserver verify`, which also derives every table from the events anew and compares it, and
+holds every checkpoint against them. Rows cut off at the end, and a chain that was written anew from some row on, are
+consistent too: only heads that were [noted elsewhere](../README.md#verify) show those. A payload can be purged later,
+with its salt, without breaking the chain, and nobody can confirm a guess at what it was.
 """
 
 AFTER = {"v1_client_rounds": PARTICIPATION, "v1_events": CHAIN}

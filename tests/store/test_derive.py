@@ -235,7 +235,7 @@ def test_rounds(recorded: Path, ask: Ask) -> None:
         " checkpoint_deleted_at IS NULL, accuracy, base_digest, model_digest FROM v1_rounds WHERE run_id = ?"
     )
     assert ask(query, story.RUN) == [
-        (0, 1, "committed", 0, 0, 200, 4.0, 1, 0, 0.1, None, "sha256:0"),
+        (0, 1, "committed", 0, 0, 0, 4.0, 1, 0, 0.1, None, "sha256:0"),
         (1, 1, "aborted", 3, 0, 0, 2.0, 0, 1, None, "sha256:0", None),
         (1, 2, "committed", 2, 2, 200, 4.0, 0, 1, 0.9, "sha256:0", "sha256:1"),
     ]

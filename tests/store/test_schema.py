@@ -18,7 +18,7 @@ from flserver.errors import UsageError
 from flserver.store import tables
 from flserver.store.reader import Reader
 from flserver.store.schema import SchemaState, Upgrade, as_it_will_be, check, ensure_head, migrations_directory
-from flserver.store.sqlite import temporary_folder
+from flserver.store.sqlite_copies import temporary_folder
 from tests.nobody import as_nobody
 from tests.patience import PATIENCE
 from tests.store import story
@@ -239,7 +239,7 @@ def test_where_the_temporary_folder_is_full_that_is_said_and_what_to_do(
         connection.execute(f"PRAGMA max_page_count = {most}")
         return connection
 
-    monkeypatch.setattr("flserver.store.sqlite.nameless", small)
+    monkeypatch.setattr("flserver.store.sqlite_copies.nameless", small)
     with pytest.raises(UsageError) as caught, as_it_will_be(recorded, migrations=migrations):
         pass
     free = rf"in {re.escape(str(folder))}, which has [\d,]+ MiB free: an upgrade is tried there first"

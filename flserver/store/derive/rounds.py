@@ -38,7 +38,7 @@ def _update_received(rows: Rows, origin: Origin, event: e.UpdateReceived) -> Non
     answers, attempt = (event.answers_round, event.answers_attempt), None
     if event.answers_round is not None and event.answers_attempt is not None:
         attempt = rows.attempts.get((origin.run_id, event.answers_round, event.answers_attempt))
-    if event.decision is None:
+    if event.decision is None and not (rows.gaps and attempt is None):
         if attempt is None:
             raise StoreError(f"update {event.update_id} has no decision, and no running attempt that would make one")
         attempt.undecided[event.update_id] = event.client_id
@@ -60,7 +60,8 @@ def _update_received(rows: Rows, origin: Origin, event: e.UpdateReceived) -> Non
 def _suspect_rejected(rows: Rows, origin: Origin, event: e.SuspectRejected) -> None:
     decided = {"decision": "rejected", "reason": event.reason}
     attempt = rows.attempts.get((origin.run_id, event.round, event.attempt))
-    if attempt is None or attempt.undecided.pop(event.update_id, None) is None:
+    known = attempt is not None and attempt.undecided.pop(event.update_id, None) is not None
+    if not (known or rows.gaps):
         raise StoreError(f"updates has no open row for update {event.update_id} of attempt {event.attempt}")
     rows.change(t.updates, event.update_id, decided)
     rows.change(t.client_rounds, (origin.run_id, event.round, event.attempt, event.client_id), decided)
@@ -68,14 +69,14 @@ def _suspect_rejected(rows: Rows, origin: Origin, event: e.SuspectRejected) -> N
 
 def _round_committed(rows: Rows, origin: Origin, event: e.RoundCommitted) -> None:
     key = _key(origin, event)
-    attempt = rows.attempts.end(key)
-    _check_named(key, attempt, event)
+    attempt = _end(rows, key, event)
     for outcome in event.outcomes:
         if outcome.update_id is not None:
             accepted = {"decision": "accepted", "weight": outcome.weight}
             rows.change(t.updates, outcome.update_id, accepted)
             rows.change(t.client_rounds, (*key, outcome.client_id), accepted)
-    _end_attempt(rows, origin, attempt, event, "committed", updates_accepted=len(attempt.undecided))
+    accepted_ones = sum(outcome.update_id is not None for outcome in event.outcomes)
+    _end_attempt(rows, origin, attempt, event, "committed", updates_accepted=accepted_ones)
     for metric in event.metrics:
         rows.put(t.round_metrics, vars(metric) | {"run_id": origin.run_id, "note": _note(metric.value)})
 
@@ -88,8 +89,7 @@ def _note(value: float) -> str | None:
 
 def _attempt_aborted(rows: Rows, origin: Origin, event: e.AttemptAborted) -> None:
     key = _key(origin, event)
-    attempt = rows.attempts.end(key)
-    _check_named(key, attempt, event)
+    attempt = _end(rows, key, event)
     _abort_updates(rows, key, attempt, event.reason)
     _end_attempt(rows, origin, attempt, event, "aborted", updates_accepted=0, data_size=0)
 
@@ -123,15 +123,21 @@ def _end_attempt(
     for outcome in event.outcomes:
         ended = {"participation": outcome.participation, "seconds": outcome.seconds}
         rows.change(t.client_rounds, (*key, outcome.client_id), ended)
-    if forgotten := attempt.invited.keys() - {outcome.client_id for outcome in event.outcomes}:
+    forgotten = attempt.invited.keys() - {outcome.client_id for outcome in event.outcomes}
+    if forgotten and not rows.gaps:
         raise StoreError(f"the end of {key} does not say what became of {sorted(forgotten)}")
 
 
-def _check_named(key: AttemptKey, attempt: OpenAttempt, event: e.RoundCommitted | e.AttemptAborted) -> None:
-    """Raises StoreError unless the outcomes name the attempt's undecided updates, each once."""
+def _end(rows: Rows, key: AttemptKey, event: e.RoundCommitted | e.AttemptAborted) -> OpenAttempt:
+    """The attempt, which is over. Raises StoreError where it does not run, and unless the outcomes name its undecided
+    updates, each once."""
+    if rows.gaps:
+        return rows.attempts.pop(key, None) or OpenAttempt()
+    attempt = rows.attempts.end(key)
     named = [(outcome.update_id, outcome.client_id) for outcome in event.outcomes if outcome.update_id is not None]
     if len(named) != len(attempt.undecided) or dict(named) != attempt.undecided:
         raise StoreError(f"the end of {key} does not decide exactly its undecided updates")
+    return attempt
 
 
 def _abort_updates(rows: Rows, key: AttemptKey, attempt: OpenAttempt, reason: str) -> None:

@@ -1,0 +1,108 @@
+"""The tables of a record held against those derived from its events: both in one scratch database (``scratch``).
+
+SQLite compares, row by row in the order of the keys, so that memory is bounded whatever the tables hold.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Table
+
+from flserver.store import tables as t
+from flserver.store.sqlite import driver_of
+
+Key = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A row that is not what the events say. ``columns`` of one that was changed: what the table has, what follows from
+    the events."""
+
+    table: str
+    key: Key
+    kind: Literal["changed", "added", "missing"]
+    columns: Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommittedRound:
+    """A round of which the events say that it was committed: its checkpoint's name below the run's folder, its digest,
+    and whether it was ``deleted``."""
+
+    run_id: str
+    round: int
+    checkpoint: str
+    digest: str
+    deleted: bool
+
+
+def row_count(connection: Connection, table: Table) -> int:
+    """How many rows the record's table has."""
+    return int(driver_of(connection).execute(f"SELECT COUNT(*) FROM record.{table.name}").fetchone()[0])
+
+
+def differences(connection: Connection, table: Table) -> Iterator[Difference]:
+    """The rows of the record's ``table`` that are not what the events say, and those that are missing; in the order of
+    their keys. Raises sqlite3.Error."""
+    driver, name = driver_of(connection), table.name
+    keys, columns = table.primary_key.columns.keys(), table.c.keys()
+    same = " AND ".join(f"r.{key} = d.{key}" for key in keys)
+    by = ", ".join(f"r.{key}" for key in keys)
+    differs = " OR ".join(f"r.{column} IS NOT d.{column}" for column in columns if column not in keys)
+    both = ", ".join(f"r.{column}, d.{column}" for column in columns)
+    there = f"FROM record.{name} AS r LEFT JOIN main.{name} AS d ON {same} WHERE d.{keys[0]} IS NULL OR {differs}"
+    found = 0
+    for row in driver.execute(f"SELECT {both} {there} ORDER BY {by}"):
+        pairs = {column: (row[2 * at], row[2 * at + 1]) for at, column in enumerate(columns)}
+        added = pairs[keys[0]][1] is None
+        found += added
+        changed = {} if added else {column: pair for column, pair in pairs.items() if not _equal(*pair)}
+        key = {column: pairs[column][0] for column in keys}
+        yield Difference(table=name, key=key, kind="added" if added else "changed", columns=changed)
+    derived = driver.execute(f"SELECT COUNT(*) FROM main.{name}").fetchone()[0]
+    if row_count(connection, table) - found == derived:
+        return
+    alone = f"FROM main.{name} AS r WHERE NOT EXISTS (SELECT 1 FROM record.{name} AS d WHERE {same})"
+    for row in driver.execute(f"SELECT {by} {alone} ORDER BY {by}"):
+        yield Difference(table=name, key=dict(zip(keys, row, strict=True)), kind="missing", columns={})
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(type(one) is type(other) and one == other)
+
+
+def committed_rounds(connection: Connection) -> Iterator[CommittedRound]:
+    """The rounds that the events have committed, with what they say of the checkpoints, run by run in order."""
+    query = f"""
+        SELECT run_id, round, checkpoint, model_digest, checkpoint_deleted_at IS NOT NULL FROM main.{t.rounds.name}
+        WHERE status = 'committed' ORDER BY run_id, round"""
+    for run_id, number, checkpoint, digest, deleted in driver_of(connection).execute(query):
+        yield CommittedRound(
+            run_id=run_id, round=number, checkpoint=checkpoint, digest=digest, deleted=bool(deleted)
+        )  # fmt: skip
+
+
+def runs(connection: Connection) -> list[Mapping[str, Any]]:
+    """The runs as the events have them: run_id, name and config."""
+    rows = driver_of(connection).execute("SELECT run_id, name, config FROM main.runs ORDER BY event_seq")
+    return [dict(zip(("run_id", "name", "config"), row, strict=True)) for row in rows]
+
+
+def wrong_sums(connection: Connection) -> Iterator[tuple[str, int, Any, int]]:
+    """The committed rounds whose number of samples is not the sum over their accepted updates, in the record's tables:
+    run_id, round, the number, the sum."""
+    yield from driver_of(connection).execute("""
+        WITH counted AS MATERIALIZED (
+            SELECT run_id, answers_round AS round, answers_attempt AS attempt, SUM(counted_size) AS sum
+            FROM record.updates WHERE decision = 'accepted' GROUP BY 1, 2, 3)
+        SELECT run_id, round, data_size, COALESCE(sum, 0)
+        FROM record.rounds LEFT JOIN counted USING (run_id, round, attempt)
+        WHERE status = 'committed' AND data_size IS NOT COALESCE(sum, 0) ORDER BY run_id, round""")
+
+
+def digest_at(connection: Connection, seq: int) -> str | None:
+    """The digest that the record's event ``seq`` states; None where there is no such event."""
+    row = driver_of(connection).execute("SELECT digest FROM record.events WHERE seq = ?", (seq,)).fetchone()
+    return row and str(row[0])

@@ -1,0 +1,50 @@
+"""The numbers that REAL cannot hold, of the rounds from before there was a column for them: the events have them.
+
+Every column of every table follows from the events, so that a record can be held against itself.
+"""
+
+from alembic import op
+
+revision = "0013"
+down_revision = "0009"
+
+# A payload that is no JSON any more was tampered with: the chain says so.
+EVENTS = "(SELECT run_id, type, CASE WHEN json_valid(payload) THEN payload ELSE '{}' END AS payload FROM events)"
+
+VIEWS: dict[str, str] = {}
+
+STATEMENTS = (
+    f"""
+    UPDATE round_metrics SET note = told.value
+    FROM (
+        SELECT run_id, metric.value ->> 'round' AS round, metric.value ->> 'name' AS name,
+            metric.value ->> 'source' AS source, metric.value ->> 'value' AS value
+        FROM {EVENTS} AS recorded, json_each(recorded.payload, '$.metrics') AS metric
+        WHERE recorded.type = 'RoundCommitted' AND json_type(metric.value, '$.value') = 'text'
+    ) AS told
+    WHERE round_metrics.value IS NULL AND round_metrics.note IS NULL AND round_metrics.run_id = told.run_id
+        AND round_metrics.round = told.round AND round_metrics.name = told.name
+        AND round_metrics.source = told.source
+    """,
+    f"""
+    UPDATE client_metrics SET note = told.value
+    FROM (
+        SELECT recorded.payload ->> 'update_id' AS update_id, metric.value ->> 'name' AS name,
+            metric.value ->> 'measured_on' AS measured_on, metric.value ->> 'value' AS value
+        FROM {EVENTS} AS recorded, json_each(recorded.payload, '$.metrics') AS metric
+        WHERE recorded.type = 'UpdateReceived' AND json_type(metric.value, '$.value') = 'text'
+    ) AS told
+    WHERE client_metrics.value IS NULL AND client_metrics.note IS NULL AND client_metrics.update_id = told.update_id
+        AND client_metrics.name = told.name AND client_metrics.measured_on = told.measured_on
+    """,
+)
+
+
+def upgrade() -> None:
+    """From 0009."""
+    for statement in STATEMENTS:
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    """To 0009, which reads these notes too."""
