@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flserver.audit.verify import verify_record
+from flserver.audit.verify import Verification
 from flserver.errors import UsageError
-from flserver.store.reader import Reader
 from tests.crash.script import ACCEPTED, ROUNDS, Effect
 
 DB = "runs.sqlite"
@@ -105,7 +104,7 @@ def after_all(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -
         yield f"files are left over or missing: {sorted(files ^ meant.files)}"
     db = record.folder / DB
     try:
-        yield from (f"verify: {line}" for holds, line in verify_record(Reader(db), None, db) if not holds)
+        yield from (f"verify: {found.line}" for found in Verification(db).run() if found.outcome != "holds")
     except UsageError as error:
         yield f"verify: {error}"
 
