@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flserver.audit.backup import Backup, read_backup, usage_errors
 from flserver.audit.copies import Copies
+from flserver.audit.report import Finding
 from flserver.audit.verify import Verification
 from flserver.errors import UsageError
 from flserver.files import create, make_folders, sync_folder
@@ -56,7 +57,7 @@ def restore(folder: Path, db: Path, checkpoint_dir: Path | None = None) -> Resto
             beside = checkpoints_beside(source)
             copies.take(reader, ((run, beside) for run in reader.runs()))
             found = Verification(whole, checkpoints).run()
-            problems = tuple(finding.line for finding in found if finding.outcome == "broken")
+            problems = tuple(finding.line for finding in found if _spoils(finding))
             if held := not problems:
                 copies.finish()
                 os.rename(whole, db)
@@ -68,6 +69,11 @@ def restore(folder: Path, db: Path, checkpoint_dir: Path | None = None) -> Resto
         if not held:
             return Restored(backup=backup, problems=problems)
     return Restored(backup=backup, notices=tuple(_notices(backup, db)), command=_command(Reader(db), db, checkpoints))
+
+
+def _spoils(finding: Finding) -> bool:
+    """Whether a backup is not restored for this: what does not hold, and a checkpoint that is not there."""
+    return finding.outcome == "broken" or (finding.check == "checkpoints" and finding.outcome == "unknown")
 
 
 def _notices(backup: Backup, db: Path) -> Iterable[str]:

@@ -40,7 +40,7 @@ def kept(flserver: Run, db: Path, tmp_path: Path) -> Path:
 
 def test_a_backup_can_be_asked_as_it_is(flserver: Run, db: Path, kept: Path) -> None:
     copy = kept / "runs.sqlite"
-    assert lines(flserver("--db", copy, "verify"))[-1] == "all 5 hold"
+    assert lines(flserver("--db", copy, "verify"))[-1] == "all 8 hold"
     assert checkpoints(copy) == checkpoints(db)
     assert flserver("--db", copy, "runs", "--format", "json") == flserver("--db", db, "runs", "--format", "json")
     assert sorted(path.name for path in kept.iterdir()) == ["backup.json", "runs.sqlite", "runs.sqlite.checkpoints"]
@@ -141,7 +141,7 @@ def test_it_is_restored_with_its_checkpoints_and_told_how_to_go_on(
     original, both = err.splitlines()
     assert original == f"the original is there: {db} on {socket.gethostname()}"
     assert both.startswith(f"if both are served, their records differ after event {Reader(db).head()[0]}, ")
-    assert lines(flserver("--db", new, "verify"))[-1] == "all 5 hold"
+    assert lines(flserver("--db", new, "verify"))[-1] == "all 8 hold"
     assert checkpoints(new) == checkpoints(db)
     assert sorted(path.name for path in new.parent.iterdir()) == ["fresh.sqlite", "fresh.sqlite.checkpoints"]
     refused(flserver("--db", new, "restore", kept), "is there already")
@@ -166,7 +166,8 @@ def test_a_backup_that_does_not_hold_is_not_restored(flserver: Run, kept: Path, 
     code, out, err = flserver("--db", tmp_path / "new" / "runs.sqlite", "restore", kept)
     assert (code, out) == (1, "")
     assert err.endswith(" was not made: the backup does not hold\n")
-    assert ("event 3" if damage == "event" else "run night round 3") in err
+    said = {"event": "event 3", "table": "round 3, attempt 1: model_digest is sha256:00"}
+    assert said.get(damage, "run night round 3") in err
     assert files(tmp_path / "new") == {}
     assert files(kept) == before
 
