@@ -52,12 +52,21 @@ def db_upgrade(ctx: click.Context, db: str | None) -> None:
 @db_option
 @click.pass_context
 def db_check(ctx: click.Context, db: str | None) -> int:
-    """Say which schema the database has. Exit code 1 where it needs an upgrade."""
+    """Say which schema the database has, who has it open, and what is wrong with it: its file, its WAL, its chain of
+    events, and the checkpoints from which its runs would go on.
+
+    Exit code 1 where it needs an upgrade, or something is wrong.
+    """
+    from flserver.audit.condition import problems
+    from flserver.store.lock import holder
     from flserver.store.schema import check
 
     path = database(ctx, db)
     state = check(path)
     if state.current is None:
         raise UsageError(f"there is no database at {path}")
-    click.echo(json.dumps({"db": str(path), "schema": state.current, "newest": state.head, "at_head": state.at_head}))
-    return EXIT_DONE if state.at_head else EXIT_FAILED
+    found, has_it = list(problems(path)), holder(path)
+    told = {"db": str(path), "schema": state.current, "newest": state.head, "at_head": state.at_head}
+    open_in = None if has_it is None else {"pid": has_it.pid, "since": has_it.since}
+    click.echo(json.dumps(told | {"open_in": open_in, "problems": found}))
+    return EXIT_DONE if state.at_head and not found else EXIT_FAILED

@@ -10,7 +10,16 @@ from typing import Any
 
 from flserver import events
 from flserver.clock import Deadline
-from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError, one_line
+from flserver.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    CheckpointError,
+    FlserverError,
+    StoreError,
+    UsageError,
+    one_line,
+)
 from flserver.events.bus import Bus
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
@@ -25,7 +34,6 @@ from flserver.process.run import Run
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.store.backlog import MOST_EVENTS
-from flserver.store.sqlite import cause
 from flserver.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -106,6 +114,7 @@ class App:
                 on_committed=self._bus.publish,
                 on_commit_seconds=self._metrics.commit_took,
                 on_failure=self._store_failed,
+                on_head=self._launched.lock.note_head,
             )
             stack.callback(self._writer.close)
             try:
@@ -114,8 +123,7 @@ class App:
                 self._writer.emit(events.ServerStopped(process_id=self._seeds.process_id, exit_code=code))
                 self._writer.close()
             except FlserverError as error:
-                logger.error("failed: %s", one_line(error))
-                return EXIT_FAILED
+                return self._failed(error)
             if network.metrics_port and network.metrics_linger and not self._signals.received:
                 self._linger(network.metrics_linger)
         if code == EXIT_INTERRUPTED:
@@ -183,14 +191,18 @@ class App:
     def _exit_code(self) -> int:
         coordinator = self._parts.coordinator
         if coordinator.error is not None:
-            error = coordinator.error
-            logger.error("failed: %s", one_line(error))
-            return error.exit_code if isinstance(error, FlserverError) else EXIT_FAILED
+            return self._failed(coordinator.error)
         return {"completed": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}.get(coordinator.state, EXIT_FAILED)
+
+    def _failed(self, error: BaseException) -> int:
+        """Say what ended the run, once, and how it goes on when that is mended. The exit code."""
+        logger.error("failed: %s", one_line(error))
+        if isinstance(error, StoreError | CheckpointError):
+            logger.error("when that is mended, %s", self._how_to_go_on())
+        return error.exit_code if isinstance(error, FlserverError) else EXIT_FAILED
 
     def _store_failed(self, error: BaseException) -> None:
         """Called on the writer's thread: without its record the server does not go on."""
-        logger.error("the audit record failed: %s", cause(error))
         logger.debug("where it failed", exc_info=error)
         self._metrics.write_failed()
         self._parts.exchange.stop("the audit record failed")

@@ -22,12 +22,12 @@ from flserver.store.reader import Reader
 from flserver.store.sqlite import (
     BUSY_TIMEOUT,
     DATABASE_ERRORS,
-    cause,
     copy_database,
     is_full,
     revision_of,
     temporary_engine,
     temporary_folder,
+    unusable,
     writing_engine,
 )
 
@@ -212,7 +212,7 @@ def _usage_errors(path: Path, folder: Path | None = None) -> Iterator[None]:
     except DATABASE_ERRORS as error:
         if is_full(error):
             raise UsageError(_no_room(path, folder)) from error
-        raise UsageError(f"{path} cannot be used as a database: {cause(error)}") from error
+        raise unusable(path, "used as a database", error) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be used as a database: {error.strerror}") from error
 
