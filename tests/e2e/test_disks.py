@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import Start
 from tests.e2e.disks import BrokenDisk, SmallDisk, breakable, cannot_mount, make_read_only, make_writable, own_mounts
-from tests.e2e.harness import FAST, TESTS, Peer, ServerProcess
+from tests.e2e.harness import FAST, Peer, ServerProcess
 
 Join = Callable[..., list[Peer]]
 WHY_NOT = cannot_mount() or (None if shutil.which("cc") else "no C compiler (cc)")
@@ -30,7 +30,7 @@ def broken(tmp_path: Path) -> BrokenDisk:
 
 
 class Fault(NamedTuple):
-    """A ``call`` that fails with an error's ``number`` on files with ``on`` in their name, and what is ``said`` then."""
+    """A ``call`` that fails with the error ``number`` on files with ``on`` in their name, and what is ``said`` then."""
 
     call: str
     on: str
@@ -179,120 +179,3 @@ def test_a_folder_that_becomes_read_only_ends_the_run_and_is_said_at_a_start(
     assert refused.exit_code() == 2, refused.log
     assert "Read-only file system" in refused.lines[-1] or "cannot be written" in refused.lines[-1]
     make_writable(tmp_path)
-
-
-def killed(start: Start, join: Join, rounds: int) -> ServerProcess:
-    """A run that was killed with so many rounds committed; the WAL has all of it."""
-    server = start("--num-rounds", "9", "--run-name", "ward", *FAST)
-    (a,) = join(server, "a")
-    for _ in range(rounds):
-        a.answer(0.1)
-    a.model()
-    server.kill()
-    return server
-
-
-def flip(file: Path, at: int) -> None:
-    with file.open("r+b") as opened:
-        opened.seek(at if at >= 0 else file.stat().st_size + at)
-        (byte,) = opened.read(1)
-        opened.seek(-1, os.SEEK_CUR)
-        opened.write(bytes([byte ^ 1]))
-
-
-def checked(server: ServerProcess) -> list[str]:
-    """What ``db check`` finds."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flserver", "--db", str(server.db), "db", "check"],
-        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr
-    problems: list[str] = json.loads(done.stdout)["problems"]
-    assert bool(problems) == (done.returncode == 1)
-    return problems
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "flipped in the last commit", "gone"])
-def test_a_damaged_wal_is_found_and_a_child_goes_on(start: Start, join: Join, damage: str) -> None:
-    server = killed(start, join, 3)
-    wal, folder = server.db.with_name("runs.sqlite-wal"), server.db.parent
-    if damage != "gone":
-        assert checked(server) == []
-    size = wal.stat().st_size
-    match damage:
-        case "truncated":
-            os.truncate(wal, size * 3 // 4)
-        case "flipped":
-            flip(wal, size * 3 // 4)
-        case "flipped in the last commit":
-            flip(wal, -100)
-        case "gone":
-            shutil.copy(folder / "runs.sqlite", folder / "kept.sqlite")
-            wal.unlink()
-    (folder / "runs.sqlite-shm").unlink(missing_ok=True)
-    if damage == "gone":  # without its WAL the file is what it was before the start: there is nothing to go on with
-        return
-    problems = checked(server)
-    assert any("has lost commits: event" in problem for problem in problems)
-    assert any("-wal is damaged" in problem for problem in problems) == ("flipped" in damage or damage == "truncated")
-    resumed = start("--resume", "--run-name", "ward")
-    assert resumed.exit_code() == 1
-    assert "has lost commits: event" in resumed.lines[-1]
-    way_out = re.search(r"a run of its own at round (\d), .*--resume-from (\d)$", resumed.lines[-1])
-    assert way_out is not None, resumed.log
-    child = start("--run-name", "ward", "--resume-from", way_out[2], "--num-rounds", "1", *FAST)
-    child.wait_for_line("has lost commits")
-    (a,) = join(child, "a")
-    a.answer()
-    a.finished()
-    assert child.exit_code() == 0, child.log
-
-
-def test_a_damaged_database_is_found(start: Start, join: Join) -> None:
-    server = killed(start, join, 2)
-    with contextlib.closing(sqlite3.connect(server.db)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'rounds'").fetchall()
-        ((size,),) = connection.execute("PRAGMA page_size").fetchall()
-        ((seq, payload),) = connection.execute(
-            "SELECT seq, payload FROM events WHERE type = 'RoundCommitted' ORDER BY seq DESC LIMIT 1"
-        ).fetchall()
-    sound = server.db.read_bytes()
-    flip(server.db, (page - 1) * size)  # what kind of page it is
-    assert any("is damaged" in problem for problem in checked(server))
-    resumed = start("--resume", "--run-name", "ward")
-    assert resumed.exit_code() == 1
-    assert "is damaged" in resumed.lines[-1]
-    assert "--initial-weights" in resumed.lines[-1]
-    server.db.write_bytes(sound)
-    flip(server.db, sound.index(payload.encode()) + payload.index('"model_digest":"sha256:') + 30)
-    assert any("the chain of events is broken" in problem for problem in checked(server))
-    resumed = start("--resume", "--run-name", "ward")
-    assert resumed.exit_code() == 1
-    assert f"event {seq} is not what the chain has there" in resumed.lines[-1]
-    assert "--resume-from 1" in resumed.lines[-1]
-    server.db.write_bytes(sound)
-    goes_on(start, join, 3)
-
-
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])
-def test_a_damaged_checkpoint_is_found_and_the_round_before_it_is_named(start: Start, join: Join, damage: str) -> None:
-    server = killed(start, join, 2)
-    ((path,),) = server.sql("SELECT checkpoint FROM v1_rounds WHERE round = 2 AND status = 'committed'")
-    file = server.db.with_name("runs.sqlite.checkpoints") / path
-    match damage:
-        case "flipped":
-            flip(file, -1)
-        case "truncated":
-            os.truncate(file, 1000)
-        case "gone":
-            file.unlink()
-    (problem,) = checked(server)
-    assert "run ward cannot go on from round 2: checkpoint " in problem
-    resumed = start("--resume", "--run-name", "ward")
-    assert resumed.exit_code() == 1
-    assert "at round 1, the newest whose checkpoint is sound: " in resumed.lines[-1]
-    assert resumed.lines[-1].endswith(f"--db {server.db} --run-name ward --resume-from 1")
