@@ -4,27 +4,31 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from flserver.errors import CheckpointError
+from flserver.errors import CheckpointError, Damaged
 from flserver.models.digests import check_file, located
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.lock import Note, read_note
 from flserver.store.reader import Reader
 from flserver.store.wal import read_frames
 
-LEAST_ROOM = 1 << 20  # bytes that a start itself writes, as a rule
-
 
 def problems(path: Path) -> Iterator[str]:
     """What is wrong with the database at ``path``, a line each. Raises UsageError where it cannot be read at all."""
-    yield from _disk(path)
     frames = read_frames(path)
     if frames.lost:
         yield (
             f"{path}-wal is damaged, or a power loss cut it: {frames.lost} frames after {frames.sound} sound ones "
             f"cannot be read, with the ends of {frames.committed} transactions"
         )
-    reader = Reader(path)
+    try:
+        yield from _record(path, Reader(path))
+    except Damaged as error:
+        yield str(error)
+
+
+def _record(path: Path, reader: Reader) -> Iterator[str]:
     if (damage := reader.damage()) is not None:
         yield f"{path} is damaged: {damage}"
     if (lost := what_is_lost(path, reader, read_note(path))) is not None:
@@ -45,23 +49,21 @@ def problems(path: Path) -> Iterator[str]:
 def what_is_lost(path: Path, reader: Reader, before: Note | None) -> str | None:
     """What to say where the database has not the head that was durable ``before``; None where it has, or nothing is
     known of that."""
-    head = reader.head()
-    if before is None or not before.sequence or head is None:
+    if before is None or not before.sequence:
         return None
-    found = reader.event(before.sequence)
+    found, head = reader.event(before.sequence), reader.head()
     if found is not None and found.digest() == before.digest:
         return None
-    now = f"its last one is {head.seq}" if found is None else "another one has that number"
+    last = "there is none now" if head is None else f"its last one is {head.seq}"
+    now = last if found is None else "another one has that number"
     return (
         f"{path} has lost commits: event {before.sequence} was durable, and {now}. Its -wal file is damaged or did not "
         "come along, or an older copy is in its place"
     )
 
 
-def _disk(path: Path) -> Iterator[str]:
+def room(path: Path) -> dict[str, Any]:
+    """Whether the database at ``path`` could be written here, and how much room there is beside it."""
     folder = path.resolve().parent
-    for place in (path, folder):
-        if not os.access(place, os.W_OK):
-            yield f"{place} cannot be written"
-    if (free := shutil.disk_usage(folder).free) < LEAST_ROOM:
-        yield f"{folder} has {free:,} bytes free"
+    writable = all(os.access(place, os.W_OK) for place in (path, folder))
+    return {"writable": writable, "bytes_free": shutil.disk_usage(folder).free}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, reader
+from flserver.cli.common import checkpoint_dir_option, database, db_option, operator_options, reader
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from flserver.settings.operator import Operator
 
 
 @click.command("verify")
@@ -32,16 +33,20 @@ def db() -> None:
 
 
 @db.command("upgrade")
+@operator_options
 @db_option
 @click.pass_context
-def db_upgrade(ctx: click.Context, db: str | None) -> None:
+def db_upgrade(ctx: click.Context, db: str | None, operator: Operator) -> None:
     """Make the database, or bring an old one to this version's schema after copying it beside itself."""
+    from flserver.process.acts import record_act, upgrade_detail
     from flserver.store.lock import DatabaseLock
     from flserver.store.schema import check, ensure_head
 
     path = database(ctx, db)
-    with DatabaseLock(path):
+    with DatabaseLock(path) as lock:
         upgrade = ensure_head(path)
+        if upgrade is not None:
+            record_act(path, lock, "upgrade", upgrade_detail(upgrade), operator)
     if upgrade is None:
         click.echo(f"{path} is at {check(path).current}")
     else:
@@ -57,7 +62,7 @@ def db_check(ctx: click.Context, db: str | None) -> int:
 
     Exit code 1 where it needs an upgrade, or something is wrong.
     """
-    from flserver.audit.condition import problems
+    from flserver.audit.condition import problems, room
     from flserver.store.lock import holder
     from flserver.store.schema import check
 
@@ -68,5 +73,5 @@ def db_check(ctx: click.Context, db: str | None) -> int:
     found, has_it = list(problems(path)), holder(path)
     told = {"db": str(path), "schema": state.current, "newest": state.head, "at_head": state.at_head}
     open_in = None if has_it is None else {"pid": has_it.pid, "since": has_it.since}
-    click.echo(json.dumps(told | {"open_in": open_in, "problems": found}))
+    click.echo(json.dumps(told | room(path) | {"open_in": open_in, "problems": found}))
     return EXIT_DONE if state.at_head and not found else EXIT_FAILED

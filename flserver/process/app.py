@@ -24,6 +24,7 @@ from flserver.events.bus import Bus
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
+from flserver.process.acts import acted, sender_detail, who_sent
 from flserver.process.first_entries import close_left_overs, record_opening, restore_metrics
 from flserver.process.launched import Launched
 from flserver.process.names import open_files
@@ -33,6 +34,7 @@ from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
+from flserver.settings.operator import Note
 from flserver.store.backlog import MOST_EVENTS
 from flserver.store.writer import Writer
 
@@ -96,6 +98,8 @@ class App:
                 "audit_sequence": lambda: self._writer.sequence,
             }
         )
+        identity = plan.settings.identity
+        self._why_stop, self._why_reload = Note(db), Note(identity.clients or identity.tls_cert or db)
         self._bus = Bus()
         # Metrics first: who reads of a round in the log finds it counted.
         self._bus.subscribe(self._metrics, *launched.console)
@@ -169,23 +173,26 @@ class App:
         grace = self._launched.plan.settings.rounds.stop_grace
         patience = f"what runs has {grace:g} s to end; once more" if grace else "once more"
         self._say(f"{signal}: stopping ({patience}: at once)")
-        self._writer.emit(events.OperatorActed(kind="stop", detail={"signal": signal, "grace": grace}))
+        sender = self._signals.sender
+        detail = {"signal": signal, "grace": grace} | sender_detail(sender)
+        self._writer.emit(acted("stop", detail, who_sent(sender).said_in(self._why_stop)))
         self._parts.stop(f"stopped by {signal}", grace)
 
     def _reload(self) -> None:
         """Read certificates and roster again; what cannot be used changes nothing."""
-        admission = self._launched.admission
+        admission, sender = self._launched.admission, self._signals.sender
+        operator, sent = who_sent(sender).said_in(self._why_reload), sender_detail(sender)
         try:
             admission.reload()
         except UsageError as error:
             logger.error("SIGHUP: nothing is changed: %s", one_line(error))
-            self._writer.emit(events.OperatorActed(kind="reload", detail={"refused": one_line(error)}))
+            self._writer.emit(acted("reload", {"refused": one_line(error)} | sent, operator))
         else:
             detail = admission.describe()
             clients = "" if detail["clients"] is None else f", {len(detail['clients'])} clients on the roster"
             what = f"certificate {detail['certificate']}{clients}" if admission.reloads else "nothing"
             logger.info("SIGHUP: read again: %s", what)
-            self._writer.emit(events.OperatorActed(kind="reload", detail=detail))
+            self._writer.emit(acted("reload", detail | sent, operator))
             self._parts.exchange.roster_changed()
 
     def _exit_code(self) -> int:

@@ -13,6 +13,7 @@ from flserver.process.resume_command import go_back_command
 from flserver.process.which_run import Plan
 from flserver.store.lock import Note
 from flserver.store.reader import Reader, Row
+from flserver.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +24,13 @@ def check_record(plan: Plan, reader: Reader, before: Note | None) -> None:
     Raises Damaged where the run of ``plan`` cannot go on with it. A new run can where commits are lost: that is warned
     of.
     """
+    db, goes_on = plan.settings.store.db, plan.settings.store.resume
     if plan.resumed is None and plan.parent is None:
+        lost = what_is_lost(db, reader, before)
+        if lost is not None and goes_on:
+            raise Damaged(f"{lost}. Put the newer database back, with its -wal file")
+        _warn(lost)
         return
-    db = plan.settings.store.db
     if (damage := reader.damage()) is not None:
         raise Damaged(
             f"{db} is damaged: {damage}. Put a copy of it back, or begin a new run with the newest file in its folder "
@@ -33,8 +38,7 @@ def check_record(plan: Plan, reader: Reader, before: Note | None) -> None:
         )
     lost = what_is_lost(db, reader, before)
     if plan.resumed is None:
-        if lost is not None:
-            logger.warning("%s", lost)
+        _warn(lost)
         return
     committed = reader.committed_rounds(plan.run_id)
     if lost is not None:
@@ -44,16 +48,23 @@ def check_record(plan: Plan, reader: Reader, before: Note | None) -> None:
             _check_last(db, reader, committed[-1])
 
 
+def _warn(lost: str | None) -> None:
+    if lost is not None:
+        logger.warning("%s", lost)
+
+
 def _check_last(db: Path, reader: Reader, committed: Row) -> None:
     """Raises Damaged where the row of the last committed round is not what its event says."""
     payload = reader.payload(committed["event_seq"])
     if payload is None:
         return
     event = json.loads(payload)
-    for key in ("round", "attempt", "model_digest", "checkpoint"):
+    for key in ("round", "attempt", "model_digest"):
         now, was = committed[key], event.get(key)
         if now != was:
-            raise Damaged(f"{db}: {key} of round {committed['round']} is {now}, and {was} in the chain of events")
+            where = f"{key} of round {committed['round']}"
+            said = f"{printable(str(now))}, and {printable(str(was))} in the chain of events"
+            raise Damaged(f"{db}: {where} is {said}")
 
 
 @contextmanager

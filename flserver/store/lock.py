@@ -99,7 +99,7 @@ class DatabaseLock:
 
     def _sign(self, descriptor: int) -> None:
         """Write down who has it now, and keep how far the record had come."""
-        self.before = before = _note(descriptor)
+        self.before = before = _note(descriptor) if self._database.exists() else None  # else it was of another one
         own = Note(pid=os.getpid(), since=utc_now())
         self._own = own if before is None else replace(own, sequence=before.sequence, digest=before.digest)
         _write(descriptor, self._own)

@@ -1,16 +1,13 @@
 """A WAL, a database or a checkpoint that is not what was written: it is found, and the way that is left is named."""
 
 import contextlib
-import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 
+from flserver.audit.condition import problems
 from tests.e2e.conftest import Start
-from tests.e2e.harness import FAST, TESTS, Peer, ServerProcess
+from tests.e2e.harness import FAST, Peer, ServerProcess
 
 Join = Callable[..., list[Peer]]
 
@@ -35,17 +32,7 @@ def flipped(content: bytes, at: int) -> bytes:
 
 def checked(server: ServerProcess) -> list[str]:
     """What ``db check`` finds."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flserver", "--db", str(server.db), "db", "check"],
-        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr
-    problems: list[str] = json.loads(done.stdout)["problems"]
-    assert bool(problems) == (done.returncode == 1)
-    return problems
+    return list(problems(server.db))
 
 
 def test_a_damaged_wal_is_found_and_a_child_goes_on(start: Start, join: Join) -> None:
@@ -65,6 +52,13 @@ def test_a_damaged_wal_is_found_and_a_child_goes_on(start: Start, join: Join) ->
         assert "has lost commits: event" in resumed.lines[-1]
         way_out = re.search(r"a run of its own at round (\d), .*--resume-from (\d)$", resumed.lines[-1])
         assert way_out is not None, resumed.log
+    server.db.write_bytes(before)
+    wal.unlink()
+    for option in ("--run-name=ward", "--num-rounds=9"):
+        resumed = start("--resume", option)
+        assert resumed.exit_code() == 1
+        assert "has lost commits: event" in resumed.lines[-1]
+    wal.write_bytes(damaged)
     child = start("--run-name", "ward", "--resume-from", way_out[2], "--num-rounds", "1", *FAST)
     child.wait_for_line("has lost commits")
     (a,) = join(child, "a")

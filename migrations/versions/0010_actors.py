@@ -1,0 +1,22 @@
+"""Who did something to a run or the database, and why. Older acts have neither on record.
+
+Columns are added at the end, of the table and of the view: what reads the view by name or by place goes on.
+"""
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+
+STATEMENTS = (
+    "ALTER TABLE operator_events ADD COLUMN actor TEXT",
+    "ALTER TABLE operator_events ADD COLUMN reason TEXT",
+    "DROP VIEW v1_operator_events",
+    "CREATE VIEW v1_operator_events AS SELECT run_id, process_id, at, kind, detail, actor, reason FROM operator_events",
+)
+
+
+def upgrade() -> None:
+    """From 0009."""
+    for statement in STATEMENTS:
+        op.execute(statement)
