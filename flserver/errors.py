@@ -15,7 +15,8 @@ FlserverError
 │   │   └── RegistrationRefused  an id or a time at which nobody may register
 │   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
 ├── UsageError                what the operator asked for cannot be done: one line, exit code 2
-│   └── PortBusy              not now: somebody's connection has the port that is to be listened on
+│   ├── PortBusy              not now: somebody's connection has the port that is to be listened on
+│   └── Damaged               the database is not what was written: exit code 1
 ├── StoreError                the database failed: the server stops, exit code 1
 ├── TooDifferent              an update for which a strategy has no room: it is rejected
 ├── StrategyError             the aggregation failed: exit code 1
@@ -125,6 +126,13 @@ class UsageError(FlserverError):
 
 class PortBusy(UsageError):
     """Nobody listens on the port, but somebody's connection has it until it ends."""
+
+
+class Damaged(UsageError):
+    """The database is damaged, or has lost what was durable: nothing can be begun with it, and the message says what
+    can. Exit code 1."""
+
+    exit_code = EXIT_FAILED
 
 
 class StoreError(FlserverError):

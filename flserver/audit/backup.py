@@ -19,6 +19,7 @@ from flserver.errors import UsageError
 from flserver.files import create, follow, make_folders, open_regular, sync_folder
 from flserver.settings.policies import checkpoints_beside
 from flserver.settings.recorded import checkpoints_of, settings_of
+from flserver.store.chain import GENESIS
 from flserver.store.reader import Reader
 from flserver.store.sqlite import DATABASE_ERRORS, cause
 from flserver.store.sqlite_copies import copy_database
@@ -65,15 +66,15 @@ def back_up(db: Path, folder: Path, checkpoint_dir: Path | None = None) -> Made:
         _prepare(folder, db, made)
         with _removed(whole), closing(Copies(checkpoints_beside(made))) as copies:
             reader = _copied(db, whole, checkpoint_dir, copies)
-            events, head = reader.head()
+            head = reader.head()
             running = tuple(run["name"] for run in reader.runs() if run["status"] == "running")
             backup = Backup(
                 database=str(db.resolve()),
                 host=socket.gethostname(),
                 file=db.name,
                 made_at=utc_now(),
-                events=events,
-                head=head,
+                events=head.seq if head else 0,
+                head=head.digest() if head else GENESIS,
                 running=running,
             )
             copies.finish()
@@ -107,10 +108,11 @@ def _prepare(folder: Path, db: Path, made: Path) -> None:
     if made.exists():
         if os.path.samefile(made, db):
             raise UsageError(f"{folder} is where the database itself lies")
-        seq, digest = Reader(made).head()
-        now = Reader(db).event(seq)
-        if seq and (now is None or now["digest"] != digest):
-            raise UsageError(f"{made} is no earlier state of {db}: they differ at event {seq}. Name another folder")
+        head = Reader(made).head()
+        if head is not None and Reader(db).event(head.seq) != head:
+            raise UsageError(
+                f"{made} is no earlier state of {db}: they differ at event {head.seq}. Name another folder"
+            )
 
 
 def _copied(db: Path, whole: Path, checkpoint_dir: Path | None, copies: Copies) -> Reader:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from flserver.store.reader import Reader, Row
+from flserver.store.chain import Link
+from flserver.store.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,8 +11,8 @@ class Fork:
     """The last event that two databases have in common (0: none), and the next one of each (None: it has no more)."""
 
     common: int
-    ours: Row | None
-    theirs: Row | None
+    ours: Link | None
+    theirs: Link | None
 
 
 def fork(one: Reader, other: Reader) -> Fork:
@@ -20,11 +21,12 @@ def fork(one: Reader, other: Reader) -> Fork:
     A digest stands for all events before it, so the place is found by halves. What the rows say is believed:
     verification is what holds each chain against itself. Raises UsageError.
     """
-    least, most = 0, min(one.head()[0], other.head()[0])  # they agree at ``least``, and nowhere after ``most``
+    ends = (one.head(), other.head())
+    least, most = 0, min(0 if end is None else end.seq for end in ends)  # they agree at one, nowhere after the other
     while least < most:
         middle = (least + most + 1) // 2
         ours, theirs = one.event(middle), other.event(middle)
-        if ours is not None and theirs is not None and ours["digest"] == theirs["digest"]:
+        if ours is not None and theirs is not None and ours == theirs:
             least = middle
         else:
             most = middle - 1

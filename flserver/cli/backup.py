@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option
+from flserver.cli.common import checkpoint_dir_option, database, db_option, operator_options
 from flserver.errors import EXIT_DONE, EXIT_FAILED
+from flserver.settings.operator import Operator
 
 
 @click.command("backup")
@@ -35,15 +36,18 @@ def backup(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: st
 @click.command("restore")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @checkpoint_dir_option
+@operator_options
 @db_option
 @click.pass_context
-def restore(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: str | None) -> int:
+def restore(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: str | None, operator: Operator) -> int:
     """Make the database that --db names, which is not there yet, from the backup in DIR.
 
     What was copied is verified first. Exit code 1 where it does not hold: then nothing is made, and the backup's files
     are as they were.
     """
     from flserver.audit.restore import restore as from_backup
+    from flserver.process.acts import record_act
+    from flserver.store.lock import DatabaseLock
 
     path = database(ctx, db)
     restored = from_backup(folder, path, checkpoint_dir)
@@ -53,6 +57,10 @@ def restore(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: s
         click.echo(f"{path} was not made: the backup does not hold", err=True)
         return EXIT_FAILED
     click.echo(f"{path} is as it was at {restored.backup.made_at}: all holds")
+    with DatabaseLock(path) as lock:
+        made_at, events, head = restored.backup.made_at, restored.backup.events, restored.backup.head
+        detail = {"from": str(folder.absolute()), "made_at": made_at, "events": events, "head": head}
+        record_act(path, lock, "restore", detail, operator)
     if restored.command is not None:
         click.echo(f"to go on: {restored.command}")
     return EXIT_DONE

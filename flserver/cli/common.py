@@ -1,12 +1,15 @@
 """What several commands share."""
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flserver.cli.tables import FORMATS
+from flserver.settings.operator import Operator
 from flserver.settings.options import sources
 
 if TYPE_CHECKING:
@@ -34,6 +37,23 @@ checkpoint_dir_option = click.option(
     metavar="PATH",
     help="Where the checkpoints lie.",
 )
+
+
+def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator for a command that changes something: ``--actor`` and ``--reason``, which may also stand before it.
+
+    The command is given ``operator``, an Operator.
+    """
+
+    @functools.wraps(command)
+    def with_operator(*args: Any, actor: str | None, reason: str | None, **values: Any) -> Any:
+        before = click.get_current_context().find_root().params
+        operator = Operator.of(actor or before.get("actor"), reason or before.get("reason"))
+        return command(*args, operator=operator, **values)
+
+    decorated: Callable[..., Any] = click.option("--reason", metavar="TEXT", help="Why, for the record.")(with_operator)
+    who = "Who does this, for the record. Default: the system's user."
+    return click.option("--actor", metavar="NAME", help=who)(decorated)
 
 
 def database(ctx: click.Context, db: str | None) -> Path:

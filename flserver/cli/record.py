@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option
+from flserver.cli.common import checkpoint_dir_option, database, db_option, operator_options
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from flserver.settings.operator import Operator
 
 
 @click.command("verify")
@@ -68,7 +69,7 @@ def _compared(databases: tuple[Path, ...]) -> int:
     found = fork(*map(Reader, databases))
     click.echo(f"the same up to event {found.common}" if found.common else "no event in common")
     for path, event in zip(databases, (found.ours, found.theirs), strict=True):
-        more = "ends there" if event is None else f"goes on with event {event['seq']}, {event['type']} at {event['at']}"
+        more = "ends there" if event is None else f"goes on with event {event.seq}, {event.type} at {event.at}"
         click.echo(f"{path} {more}")
     return EXIT_FAILED if found.ours is not None and found.theirs is not None else EXIT_DONE
 
@@ -79,16 +80,20 @@ def db() -> None:
 
 
 @db.command("upgrade")
+@operator_options
 @db_option
 @click.pass_context
-def db_upgrade(ctx: click.Context, db: str | None) -> None:
+def db_upgrade(ctx: click.Context, db: str | None, operator: Operator) -> None:
     """Make the database, or bring an old one to this version's schema after copying it beside itself."""
+    from flserver.process.acts import record_act, upgrade_detail
     from flserver.store.lock import DatabaseLock
     from flserver.store.schema import check, ensure_head
 
     path = database(ctx, db)
-    with DatabaseLock(path):
+    with DatabaseLock(path) as lock:
         upgrade = ensure_head(path)
+        if upgrade is not None:
+            record_act(path, lock, "upgrade", upgrade_detail(upgrade), operator)
     if upgrade is None:
         click.echo(f"{path} is at {check(path).current}")
     else:
@@ -97,18 +102,22 @@ def db_upgrade(ctx: click.Context, db: str | None) -> None:
 
 @db.command("downgrade")
 @click.argument("revision")
+@operator_options
 @db_option
 @click.pass_context
-def db_downgrade(ctx: click.Context, revision: str, db: str | None) -> None:
+def db_downgrade(ctx: click.Context, revision: str, db: str | None, operator: Operator) -> None:
     """Bring the database down to an earlier REVISION after copying it, for an older flserver to go on with.
 
     What that version has no columns for is kept in the events, and is back with the next upgrade.
     """
+    from flserver.process.acts import record_act
     from flserver.store.lock import DatabaseLock
-    from flserver.store.schema import downgrade
+    from flserver.store.schema import check_way_down, downgrade
 
     path = database(ctx, db)
-    with DatabaseLock(path):
+    with DatabaseLock(path) as lock:
+        before = check_way_down(path, revision)
+        record_act(path, lock, "downgrade", {"before": before, "after": revision}, operator)
         done = downgrade(path, revision)
     click.echo(f"{path}: {done.before} → {done.after}; what it was before is {done.copy}")
 
@@ -117,12 +126,21 @@ def db_downgrade(ctx: click.Context, revision: str, db: str | None) -> None:
 @db_option
 @click.pass_context
 def db_check(ctx: click.Context, db: str | None) -> int:
-    """Say which schema the database has. Exit code 1 where it needs an upgrade."""
+    """Say which schema the database has, who has it open, and what is wrong with it: its file, its WAL, its chain of
+    events, and the checkpoints from which its runs would go on.
+
+    Exit code 1 where it needs an upgrade, or something is wrong.
+    """
+    from flserver.audit.condition import problems, room
+    from flserver.store.lock import holder
     from flserver.store.schema import check
 
     path = database(ctx, db)
     state = check(path)
     if state.current is None:
         raise UsageError(f"there is no database at {path}")
-    click.echo(json.dumps({"db": str(path), "schema": state.current, "newest": state.head, "at_head": state.at_head}))
-    return EXIT_DONE if state.at_head else EXIT_FAILED
+    found, has_it = list(problems(path)), holder(path)
+    told = {"db": str(path), "schema": state.current, "newest": state.head, "at_head": state.at_head}
+    open_in = None if has_it is None else {"pid": has_it.pid, "since": has_it.since}
+    click.echo(json.dumps(told | room(path) | {"open_in": open_in, "problems": found}))
+    return EXIT_DONE if state.at_head and not found else EXIT_FAILED

@@ -14,6 +14,7 @@ def serve(values: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequenc
     the log; ``typed`` says whether the run's name was typed at a terminal. The exit code."""
     from flserver.observers.console import JsonFormatter, LiveConsole, LogConsole
     from flserver.process.launch import launch
+    from flserver.process.signals import unheard
 
     settings = server_settings(values)
     level = getattr(logging, values["log_level"].upper())
@@ -24,7 +25,8 @@ def serve(values: Mapping[str, Any], given: Mapping[str, Any], warnings: Sequenc
 
             console = LiveConsole(Console(stderr=True), level)
             handler = console.handler
-            console.start()
+            with unheard():
+                console.start()
             stack.callback(console.close)
         else:
             console = LogConsole()

@@ -87,10 +87,13 @@ class QuorumSettled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorActed(Event):
-    """Somebody, or a signal, told the server something. ``detail`` says what, by the kind."""
+    """Somebody, or a signal, told the server something. ``detail`` says what, by the kind; ``actor`` who they say they
+    are, or the user who sent the signal, None where that is unknown; ``reason`` why, as they say."""
 
     kind: OperatorAct
     detail: Mapping[str, Any]
+    actor: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,7 +103,9 @@ class CheckpointStore:
             os.rename(temporary, self._folder / name)
             _sync_folder(self._folder)
         except OSError as error:
-            raise CheckpointError(f"cannot write the checkpoint of round {round}: {error.strerror}") from error
+            raise CheckpointError(
+                f"the checkpoint of round {round} cannot be written: {self._folder}: {error.strerror} ({self._room()})"
+            ) from error
         return Written(f"{self._run_id}/{name}", digest, size, monotonic() - started)
 
     @contextmanager
@@ -137,18 +139,25 @@ class CheckpointStore:
         if ahead:
             raise CheckpointError(
                 f"{ahead[0]} is from a round after {committed + 1}, but the database's last committed round is "
-                f"{committed}: the database has lost commits. Restore runs of this database from a copy with its "
-                f"-wal file, or move the newer checkpoints away to go on from round {committed}"
+                f"{committed}: the database has lost commits. Put the newer database back, with its -wal file, or move "
+                f"the newer checkpoints away to go on from round {committed}"
             )
 
     def clean(self, committed: int) -> None:
         """Remove what a crash left of the round after ``committed``. Raises CheckpointError as :meth:`check` does."""
         self.check(committed)
-        for path, round in self.files().items():
-            if round == committed + 1:
+        left = [path for path, round in self.files().items() if round == committed + 1]
+        try:
+            for path in (*left, *self._folder.glob(".round-*.partial")):
                 path.unlink()
-        for path in self._folder.glob(".round-*.partial"):
-            path.unlink()
+        except OSError as error:
+            raise CheckpointError(f"{path}, which a crash left, cannot be removed: {error.strerror}") from error
+
+    def _room(self) -> str:
+        try:
+            return f"{free_space(self._folder) / 2**20:,.1f} MiB free"
+        except OSError as error:
+            return str(error.strerror)
 
     def delete(self, path: str) -> None:
         """Delete the run's file at ``path``, below the checkpoint directory. It may be gone already; where it cannot be

@@ -10,12 +10,22 @@ from typing import Any
 
 from flserver import events
 from flserver.clock import Deadline
-from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError, one_line
+from flserver.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    CheckpointError,
+    FlserverError,
+    StoreError,
+    UsageError,
+    one_line,
+)
 from flserver.events.bus import Bus
 from flserver.observers.heads import HeadFile
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
+from flserver.process.acts import acted, sender_detail, who_sent
 from flserver.process.first_entries import close_left_overs, record_opening, restore_metrics
 from flserver.process.launched import Launched
 from flserver.process.names import open_files
@@ -25,8 +35,8 @@ from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
+from flserver.settings.operator import Note
 from flserver.store.backlog import MOST_EVENTS
-from flserver.store.sqlite import cause
 from flserver.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -89,6 +99,8 @@ class App:
                 "audit_sequence": lambda: self._writer.sequence,
             }
         )
+        identity = plan.settings.identity
+        self._why_stop, self._why_reload = Note(db), Note(identity.clients or identity.tls_cert or db)
         self._bus = Bus()
         # Metrics first: who reads of a round in the log finds it counted.
         self._bus.subscribe(self._metrics, *launched.console)
@@ -108,6 +120,7 @@ class App:
                 on_committed=self._bus.publish,
                 on_commit_seconds=self._metrics.commit_took,
                 on_failure=self._store_failed,
+                on_head=self._launched.lock.note_head,
             )
             stack.callback(self._writer.close)
             try:
@@ -116,8 +129,7 @@ class App:
                 self._writer.emit(events.ServerStopped(process_id=self._seeds.process_id, exit_code=code))
                 self._writer.close()
             except FlserverError as error:
-                logger.error("failed: %s", one_line(error))
-                return EXIT_FAILED
+                return self._failed(error)
             if network.metrics_port and network.metrics_linger and not self._signals.received:
                 self._linger(network.metrics_linger)
         if code == EXIT_INTERRUPTED:
@@ -172,36 +184,43 @@ class App:
         grace = self._launched.plan.settings.rounds.stop_grace
         patience = f"what runs has {grace:g} s to end; once more" if grace else "once more"
         self._say(f"{signal}: stopping ({patience}: at once)")
-        self._writer.emit(events.OperatorActed(kind="stop", detail={"signal": signal, "grace": grace}))
+        sender = self._signals.sender
+        detail = {"signal": signal, "grace": grace} | sender_detail(sender)
+        self._writer.emit(acted("stop", detail, who_sent(sender).said_in(self._why_stop)))
         self._parts.stop(f"stopped by {signal}", grace)
 
     def _reload(self) -> None:
         """Read certificates and roster again; what cannot be used changes nothing."""
-        admission = self._launched.admission
+        admission, sender = self._launched.admission, self._signals.sender
+        operator, sent = who_sent(sender).said_in(self._why_reload), sender_detail(sender)
         try:
             admission.reload()
         except UsageError as error:
             logger.error("SIGHUP: nothing is changed: %s", one_line(error))
-            self._writer.emit(events.OperatorActed(kind="reload", detail={"refused": one_line(error)}))
+            self._writer.emit(acted("reload", {"refused": one_line(error)} | sent, operator))
         else:
             detail = admission.describe()
             clients = "" if detail["clients"] is None else f", {len(detail['clients'])} clients on the roster"
             what = f"certificate {detail['certificate']}{clients}" if admission.reloads else "nothing"
             logger.info("SIGHUP: read again: %s", what)
-            self._writer.emit(events.OperatorActed(kind="reload", detail=detail))
+            self._writer.emit(acted("reload", detail | sent, operator))
             self._parts.exchange.roster_changed()
 
     def _exit_code(self) -> int:
         coordinator = self._parts.coordinator
         if coordinator.error is not None:
-            error = coordinator.error
-            logger.error("failed: %s", one_line(error))
-            return error.exit_code if isinstance(error, FlserverError) else EXIT_FAILED
+            return self._failed(coordinator.error)
         return {"completed": EXIT_DONE, "interrupted": EXIT_INTERRUPTED}.get(coordinator.state, EXIT_FAILED)
+
+    def _failed(self, error: BaseException) -> int:
+        """Say what ended the run, once, and how it goes on when that is mended. The exit code."""
+        logger.error("failed: %s", one_line(error))
+        if isinstance(error, StoreError | CheckpointError):
+            logger.error("when that is mended, %s", self._how_to_go_on())
+        return error.exit_code if isinstance(error, FlserverError) else EXIT_FAILED
 
     def _store_failed(self, error: BaseException) -> None:
         """Called on the writer's thread: without its record the server does not go on."""
-        logger.error("the audit record failed: %s", cause(error))
         logger.debug("where it failed", exc_info=error)
         self._metrics.write_failed()
         self._parts.exchange.stop("the audit record failed")

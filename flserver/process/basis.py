@@ -9,6 +9,7 @@ from flserver.files import group_id
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.digests import located
 from flserver.process.own_code import digests_of
+from flserver.process.soundness import or_go_back
 from flserver.process.which_run import Parent, Plan
 from flserver.settings import ServerSettings, StorePolicy
 from flserver.settings.recorded import checkpoints_of
@@ -81,7 +82,8 @@ def look_up(plan: Plan, reader: Reader) -> Basis:
     checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id, group_id(settings.store.group))
     checkpoints.check_place()
     committed = tuple(reader.committed_rounds(plan.run_id)) if resumed else ()
-    checkpoints.check(committed[-1]["round"] if committed else -1)
+    with or_go_back(plan, committed):
+        checkpoints.check(committed[-1]["round"] if committed else -1)
     before = reader.code(plan.run_id) if resumed else {}
     return Basis(
         committed=committed,

@@ -15,13 +15,14 @@ from flserver.network.listener import Listener
 from flserver.observers.http import listen
 from flserver.process.basis import look_up
 from flserver.process.names import checks, open_files
+from flserver.process.soundness import check_record
 from flserver.process.which_run import Complete, Plan, plan_run, says_min_clients
 from flserver.settings import ServerSettings
-from flserver.store.lock import DatabaseLock
+from flserver.store.lock import DatabaseLock, Note
 from flserver.store.reader import Reader
 from flserver.store.schema import as_it_will_be
 from flserver.store.schema import check as check_schema
-from flserver.store.sqlite import check_wal
+from flserver.store.wal import check_wal
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,12 @@ def check(settings: ServerSettings, given: Mapping[str, Any], say: Say, complain
     with ExitStack() as stack:
         planned: tuple[Plan, Reader] | None = None
         with problems.told():
-            reader = _look(settings, stack, say)
+            reader, before = _look(settings, stack, say)
             plan = plan_run(reader, settings, given, typed=typed)
             if isinstance(plan, Complete):
                 say(plan.notice)
                 return EXIT_DONE
+            check_record(plan, reader, before)
             _tell(plan, say)
             for line in open_files(plan.settings.store):
                 logger.warning("%s", line)
@@ -94,11 +96,12 @@ class Problems:
                 self._complain(line)
 
 
-def _look(settings: ServerSettings, stack: ExitStack, say: Say) -> Reader:
-    """A reader of the database as a start would leave it; nobody else has it while ``stack`` is open."""
+def _look(settings: ServerSettings, stack: ExitStack, say: Say) -> tuple[Reader, Note | None]:
+    """A reader of the database as a start would leave it, and what the lock's file says; nobody else has it while
+    ``stack`` is open."""
     db = settings.store.db
     schema = check_schema(db)
-    stack.enter_context(DatabaseLock(db, stays=False))
+    lock = stack.enter_context(DatabaseLock(db, stays=False))
     reader = stack.enter_context(as_it_will_be(db))
     check_wal(db)
     if schema.current is None:
@@ -107,7 +110,7 @@ def _look(settings: ServerSettings, stack: ExitStack, say: Say) -> Reader:
         say(f"database: {db}")
     else:
         say(f"database: {db} will be brought from {schema.current} to {schema.head}, after a copy beside it")
-    return reader
+    return reader, lock.before
 
 
 def _tell(plan: Plan, say: Say) -> None:

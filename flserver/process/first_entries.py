@@ -1,6 +1,5 @@
 """The first entries that a server process makes in the record."""
 
-import getpass
 import logging
 import os
 import platform
@@ -15,9 +14,11 @@ from flserver.events.bus import Recorder
 from flserver.events.words import OperatorAct
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import LastRound, RunFacts
+from flserver.process.acts import acted, upgrade_detail
 from flserver.process.basis import Basis
 from flserver.process.launched import Launched
 from flserver.process.which_run import Plan
+from flserver.settings.operator import system_user
 from flserver.settings.recorded import config_of
 from flserver.store.reader import Reader
 
@@ -79,13 +80,14 @@ def record_opening(recorder: Recorder, launched: Launched, process_id: int, begi
     ``beginning`` says where it listens and who is let in.
     """
     plan, upgrade, committed = launched.plan, launched.upgrade, launched.basis.round
+    operator = plan.settings.operator
     resumed_from = committed if plan.resumed is not None and committed >= 0 else None
     recorder.emit(_run_begins(plan, launched.basis, resumed_from))
     recorder.emit(
         events.ServerStarted(
             process_id=process_id,
             host=socket.gethostname(),
-            user=_user(),
+            user=system_user(),
             pid=os.getpid(),
             server_version=__version__,
             python_version=platform.python_version(),
@@ -95,13 +97,12 @@ def record_opening(recorder: Recorder, launched: Launched, process_id: int, begi
         )
     )
     if upgrade is not None:
-        detail = {"before": upgrade.before, "after": upgrade.after, "copy": str(upgrade.copy)}
-        recorder.emit(events.OperatorActed(kind="upgrade", detail=detail))
+        recorder.emit(acted("upgrade", upgrade_detail(upgrade), operator))
     kind: OperatorAct = "start" if plan.resumed is None else "resume"
-    recorder.emit(events.OperatorActed(kind=kind, detail=beginning))
+    recorder.emit(acted(kind, beginning, operator))
     for key, value in plan.overrides.items():
         change = {"setting": key, "before": plan.before[key], "now": value}
-        recorder.emit(events.OperatorActed(kind="override", detail=change))
+        recorder.emit(acted("override", change, operator))
     recorder.emit(events.StateChanged(state="joining"))
     recorder.flush()
 
@@ -120,7 +121,7 @@ def record_arithmetic(recorder: Recorder, plan: Plan, strategy: "Strategy") -> N
         *(run["name"], now or "one without a name", before or "one without a name"),
     )
     change = {"setting": "arithmetic", "before": before, "now": now}
-    recorder.emit(events.OperatorActed(kind="override", detail=change))
+    recorder.emit(acted("override", change, plan.settings.operator))
 
 
 def _run_begins(plan: Plan, basis: Basis, resumed_from: int | None) -> events.Event:
@@ -145,10 +146,3 @@ def _run_begins(plan: Plan, basis: Basis, resumed_from: int | None) -> events.Ev
         parent_round=weights.round if weights else None,
         code=basis.code,
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return str(os.getuid())

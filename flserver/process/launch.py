@@ -54,6 +54,7 @@ def launch(
             listener = _listen(settings, signals, stack, said="min_clients" in given)
 
         from flserver.process.basis import clean_complete, look_up
+        from flserver.process.soundness import check_record
         from flserver.process.which_run import Complete, plan_run, says_min_clients
         from flserver.store.busy import wait_until_readable
         from flserver.store.lock import DatabaseLock
@@ -71,6 +72,7 @@ def launch(
             return EXIT_DONE
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
+        check_record(plan, reader, lock.before)
         basis = look_up(plan, reader)
         if listener is None:
             listener = _listen(plan.settings, signals, stack, said=says_min_clients(plan, given), plan=plan)

@@ -18,6 +18,7 @@ from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.process.basis import Basis, Weights
 from flserver.process.own_code import changes
+from flserver.process.soundness import or_go_back
 from flserver.process.which_run import Plan
 from flserver.rounds.model import CurrentModel
 from flserver.settings import ServerSettings
@@ -78,7 +79,8 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
     rows = basis.committed
     if rows:
         state.clear()
-        model = _last_model(rows[-1], layout, strategy, basis.checkpoints)
+        with or_go_back(plan, rows[:-1]):
+            model = _last_model(rows[-1], layout, strategy, basis.checkpoints)
     else:
         if basis.weights is not None:
             state.clear()

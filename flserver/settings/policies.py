@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flserver.errors import UsageError
+from flserver.settings.operator import Operator
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
 from flserver.settings.setting import CAP, defaults
 
@@ -145,6 +146,7 @@ class ServerSettings:
     store: StorePolicy
     network: NetworkPolicy
     identity: IdentityPolicy
+    operator: Operator
     values: Mapping[str, Any]
 
 
@@ -169,6 +171,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         store=_pick(StorePolicy, meant),
         network=_pick(NetworkPolicy, meant),
         identity=_pick(IdentityPolicy, meant),
+        operator=Operator.of(merged["actor"], merged["reason"]),
         values=merged,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from flserver.settings.policies import ServerSettings, checkpoints_beside
 from flserver.settings.server import PATHS
 
-NOT_OF_THE_RUN = ("db", "resume", "run_name", "log_format", "log_level")
+NOT_OF_THE_RUN = ("db", "resume", "run_name", "log_format", "log_level", "actor", "reason")
 
 
 def config_of(settings: ServerSettings) -> dict[str, Any]:

@@ -5,8 +5,9 @@
 | chain    | PURE: digests, and the hash chain over the events                             |
 | payloads | PURE: an event as the text that is kept, canonical JSON, and back             |
 | tables   | the tables, for statements; their DDL, and the views', is in migrations       |
-| sqlite   | all that is SQLite's: how the file is opened, left and copied                 |
-| lock     | who has the database: one server at a time                                    |
+| sqlite   | all that is SQLite's: how the file is opened and copied, what its errors say  |
+| wal      | its write-ahead log: begun, left, looked into                                 |
+| lock     | who has the database, one server at a time; how far its record had come       |
 | schema   | the file's schema: made, upgraded or refused                                  |
 | prepared | statements for many rows at once, made once in a process                      |
 | derive   | the rows that follow from an event; its modules mirror those of events/       |

@@ -1,14 +1,63 @@
-"""Who has a database: one server, or one upgrade, at a time."""
+"""Who has a database: one server, or one upgrade, at a time; and how far its record had come."""
 
 import fcntl
+import json
 import os
 from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from flserver.clock import utc_now
 from flserver.errors import UsageError
 from flserver.files import FILE_MODE, create
+
+NOTE_BYTES = 256  # what the file holds, always as many, so that it is written anew without more room
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What stands in the lock's file: the process that has, or had, the database, ``since`` when (UTC), and the chain's
+    head that it had made durable: the last event's number (0: none is known) and digest.
+
+    The head is written after each commit and not synced: it may lag behind the database, and never be ahead of it.
+    """
+
+    pid: int
+    since: str
+    sequence: int = 0
+    digest: str = ""
+
+
+def read_note(path: Path) -> Note | None:
+    """What the lock's file beside the database at ``path`` says; None where there is none, or it says nothing."""
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return _note(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def holder(path: Path) -> Note | None:
+    """What the process wrote down that has the database at ``path``; None where none has, or that cannot be seen."""
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _note(descriptor)
+    except OSError:
+        return None
+    else:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 class DatabaseLock:
@@ -16,16 +65,18 @@ class DatabaseLock:
 
     The lock is on a file of its own beside the database (``runs.sqlite.lock``): SQLite's own locks are dropped when any
     descriptor of the database is closed. That file stays there, unless it is this one's and ``stays`` is False at the
-    end: then nothing came of it. Entering raises UsageError where somebody else has the lock, or there can be none.
+    end: then nothing came of it. ``before`` is what it said of whoever had the database before, None where it said
+    nothing. Entering raises UsageError where somebody else has the lock, or there can be none.
     """
 
     def __init__(self, path: Path, *, stays: bool = True) -> None:
         self.stays = stays
         self._database = path
-        real = path.resolve()  # two names of one database are one lock
-        self._file = real.with_name(real.name + ".lock")
+        self._file = _lock_of(path)
         self._made = False
         self._descriptor: int | None = None
+        self.before: Note | None = None
+        self._own: Note | None = None
 
     def __enter__(self) -> Self:
         while self._descriptor is None:
@@ -33,15 +84,30 @@ class DatabaseLock:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is(descriptor, self._file):  # else who had it has just taken the file away
+                    self._sign(descriptor)
                     self._descriptor = descriptor
             except BlockingIOError as error:
-                raise UsageError(f"another flserver has {self._database} open") from error
+                holder = _note(descriptor)
+                named = "" if holder is None else f": process {holder.pid}, since {holder.since}"
+                raise UsageError(f"another flserver has {self._database} open{named}") from error
             except OSError as error:
                 raise UsageError(f"{self._file} cannot be locked: {error.strerror}") from error
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
         return self
+
+    def _sign(self, descriptor: int) -> None:
+        """Write down who has it now, and keep how far the record had come."""
+        self.before = before = _note(descriptor) if self._database.exists() else None  # else it was of another one
+        own = Note(pid=os.getpid(), since=utc_now())
+        self._own = own if before is None else replace(own, sequence=before.sequence, digest=before.digest)
+        _write(descriptor, self._own)
+
+    def note_head(self, sequence: int, digest: str) -> None:
+        """Write down that the event ``sequence`` with that ``digest`` is durable. Raises OSError."""
+        if self._descriptor is not None and self._own is not None:  # while the block runs
+            _write(self._descriptor, replace(self._own, sequence=sequence, digest=digest))
 
     def _open(self) -> int:
         try:
@@ -62,6 +128,24 @@ class DatabaseLock:
                 self._file.unlink(missing_ok=True)  # while it is locked: nobody else's is taken away
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _lock_of(path: Path) -> Path:
+    real = path.resolve()  # two names of one database are one lock
+    return real.with_name(real.name + ".lock")
+
+
+def _note(descriptor: int) -> Note | None:
+    """What the file says; None where it says nothing, as an older flserver's."""
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        found = Note(**json.loads(os.pread(descriptor, NOTE_BYTES, 0)))
+        if type(found.pid) is int and type(found.sequence) is int and isinstance(found.digest, str):
+            return found
+    return None
+
+
+def _write(descriptor: int, note: Note) -> None:
+    os.pwrite(descriptor, json.dumps(asdict(note)).encode().ljust(NOTE_BYTES - 1) + b"\n", 0)
 
 
 def _is(descriptor: int, file: Path) -> bool:

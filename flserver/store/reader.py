@@ -14,12 +14,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from flserver.errors import UsageError
+from flserver.errors import Damaged, UsageError
 from flserver.events import RoundCommitted, RunStarted
 from flserver.events.totals import Totals
 from flserver.events.words import MetricSource
 from flserver.store import chain
-from flserver.store.sqlite import cause, is_ours, reading_engine
+from flserver.store.chain import Link, payload_digest
+from flserver.store.sqlite import cause, is_ours, reading_engine, unusable
 from flserver.store.totals import read_totals
 
 CHAIN_PAGE = 1000  # events in memory at once
@@ -213,14 +214,35 @@ class Reader:
                     found[run_id, int(committed["round"])] = str(committed["model_digest"])
         return found
 
-    def head(self) -> tuple[int, str]:
-        """The newest event's number and digest; 0 and the digest before the first where there is none."""
-        row = self._first("SELECT seq, digest FROM events ORDER BY seq DESC LIMIT 1")
-        return (row["seq"], row["digest"]) if row else (0, chain.GENESIS)
+    def damage(self) -> str | None:
+        """What SQLite finds wrong with the file's form, the first thing of it; None where it is sound, which says
+        nothing of what stands in it. Every page is read."""
+        found = str(self._rows("PRAGMA quick_check")[0]["quick_check"])
+        return None if found == "ok" else " ".join(found.split())
 
-    def event(self, seq: int) -> Row | None:
-        """The row of v1_events with this number; None where there is none."""
-        return self._first("SELECT * FROM v1_events WHERE seq = :seq", seq=seq)
+    def head(self) -> Link | None:
+        """The last event's place in the chain; None where there is no event."""
+        return self._link("ORDER BY seq DESC LIMIT 1")
+
+    def event(self, seq: int) -> Link | None:
+        """The place in the chain of the event with that number; None where there is none."""
+        return self._link("WHERE seq = :seq", seq=seq)
+
+    def payload(self, seq: int) -> str | None:
+        """The payload of that event; None where it was purged. Raises Damaged where it is not what the chain has."""
+        link, row = self.event(seq), self._first("SELECT payload, salt, digest FROM events WHERE seq = :seq", seq=seq)
+        with suppress(ValueError, TypeError):  # a salt that is not hex
+            if link is None or row is None or link.digest() != row["digest"]:
+                pass
+            elif row["payload"] is None:
+                return None
+            elif payload_digest(row["salt"], row["payload"]) == link.payload_digest:
+                return str(row["payload"])
+        raise Damaged(f"{self._path}: event {seq} is not what the chain has there: flserver verify says more")
+
+    def _link(self, which: str, **parameters: Any) -> Link | None:
+        row = self._first(f"SELECT {', '.join(Link.__dataclass_fields__)} FROM events {which}", **parameters)
+        return None if row is None else Link(**row)
 
     def verify_chain(self) -> chain.Verification:
         """Check the hash chain over all events of the database."""
@@ -254,7 +276,7 @@ class Reader:
         try:
             yield
         except SQLAlchemyError as error:
-            raise UsageError(f"{self._path} cannot be read: {cause(error)}") from error
+            raise unusable(self._path, "read", error) from error
 
 
 _RUNS = "SELECT v1_runs.* FROM v1_runs JOIN runs USING (run_id)"

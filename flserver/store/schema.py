@@ -24,9 +24,9 @@ from flserver.store.rollback import roll_back
 from flserver.store.sqlite import (
     BUSY_TIMEOUT,
     DATABASE_ERRORS,
-    cause,
     is_full,
     revision_of,
+    unusable,
     writing_engine,
 )
 from flserver.store.sqlite_copies import copy_database, temporary_engine, temporary_folder
@@ -126,13 +126,7 @@ def downgrade(path: Path, revision: str) -> Upgrade:
     """
     from alembic import command
 
-    _require_writable(path)
-    state = check(path)
-    if state.current is None:
-        raise UsageError(f"there is no database at {path}")
-    earlier = _earlier(state.current)
-    if revision not in earlier:
-        raise UsageError(f"{path} is at {state.current}: it can go down to {', '.join(earlier) or 'no other'}")
+    current = check_way_down(path, revision)
     with usage_errors(path):
         copy = _copy(path, revision)
         config, engine = _config(None), writing_engine(path)
@@ -140,7 +134,19 @@ def downgrade(path: Path, revision: str) -> Upgrade:
             config.attributes.update(connection=connection, down_to=revision)
             command.downgrade(config, revision)
             mark_incomplete(connection)
-    return Upgrade(before=state.current, after=revision, copy=copy)
+    return Upgrade(before=current, after=revision, copy=copy)
+
+
+def check_way_down(path: Path, revision: str) -> str:
+    """The revision of the database at ``path``. Raises UsageError where :func:`downgrade` would."""
+    _require_writable(path)
+    state = check(path)
+    if state.current is None:
+        raise UsageError(f"there is no database at {path}")
+    earlier = _earlier(state.current)
+    if not state.at_head or revision not in earlier:
+        raise UsageError(f"{path} is at {state.current}: it can go down to {', '.join(earlier) or 'no other'}")
+    return state.current
 
 
 @contextmanager
@@ -252,7 +258,7 @@ def usage_errors(path: Path, folder: Path | None = None) -> Iterator[None]:
     except DATABASE_ERRORS as error:
         if is_full(error):
             raise UsageError(_no_room(path, folder)) from error
-        raise UsageError(f"{path} cannot be used as a database: {cause(error)}") from error
+        raise unusable(path, "used as a database", error) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be used as a database: {error.strerror}") from error
 

@@ -1,23 +1,20 @@
 """All that is SQLite's alone.
 
-How the file is opened, by the one writer and by readers that cannot write; its journal, and how a clean stop leaves it.
-Its copies are in ``sqlite_copies.py``.
+How the file is opened, by the one writer and by readers that cannot write, and what its errors say. Its write-ahead log
+and its copies have files of their own (``wal.py``, ``sqlite_copies.py``).
 """
 
-import logging
 import os
+import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from flserver.clock import Deadline
-from flserver.errors import StoreError, UsageError
-from flserver.files import follow
+from flserver.errors import Damaged, StoreError, UsageError
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a connection that reads waits for another one's lock."""
@@ -27,15 +24,9 @@ LOCK_NOTICE = 1.0
 STATEMENTS = 256
 """Statements that the one that writes keeps compiled: some 25 of its own, for each power of two of rows."""
 
-CLOSE_PATIENCE = 1.0
-"""Seconds that a clean stop waits for readers, to leave a database in one file."""
-CLOSE_PAUSE = 0.02
-"""Seconds between two tries of that."""
 APPLICATION_ID = 0x464C7376  # as the first migration writes it
 
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
-
-logger = logging.getLogger(__name__)
 
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION}
 # PRAGMAs that only tell something: about a table or index, or, without an argument, about the file.
@@ -176,56 +167,32 @@ def cause(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error)
 
 
+def what_failed(path: Path, error: BaseException) -> str:
+    """What to tell of an error of the database at ``path``: SQLite's words, its name for it, how much room there is."""
+    inner = getattr(error, "orig", None) or error
+    name = getattr(inner, "sqlite_errorname", None)
+    try:
+        free = f"{shutil.disk_usage(path.resolve().parent).free / 2**20:,.1f} MiB free at {path.parent}"
+    except OSError as unknown:
+        free = f"{path.parent}: {unknown.strerror}"
+    return f"{path}: {cause(error)} ({f'{name}; ' if name else ''}{free})"
+
+
+def unusable(path: Path, doing: str, error: BaseException) -> UsageError:
+    """What to raise where the database at ``path`` cannot be used because of ``error``; ``doing`` says for what."""
+    said = f"{path} cannot be {doing}: {cause(error)}"
+    inner = getattr(error, "orig", None) or error
+    if getattr(inner, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+        return UsageError(said)
+    return Damaged(
+        f"{said}. It is damaged: put a copy of it back, or begin a new run with the newest file in its folder of "
+        "checkpoints (--initial-weights FILE.safetensors); flserver db check says more"
+    )
+
+
 def is_full(error: BaseException) -> bool:
     """Whether there was no room for what SQLite wanted to write."""
     return getattr(getattr(error, "orig", None) or error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-
-
-def set_wal(connection: Connection, path: Path) -> None:
-    """Switch the file to a write-ahead log. Not in a transaction: the PRAGMA refuses to run in one.
-
-    Raises StoreError where the file system cannot have one.
-    """
-    mode = driver_of(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode != "wal":
-        raise StoreError(f"{path} cannot use SQLite's WAL (journal_mode stays {mode}): is it on a network disk?")
-
-
-def share_companions(path: Path) -> None:
-    """Let who may read the database at ``path``, which is open, read what SQLite has made beside it: it gives those
-    files the database's mode, but only root's its group."""
-    real = path.resolve()
-    for end in ("-wal", "-shm"):
-        follow(real, real.with_name(real.name + end))
-
-
-def check_wal(path: Path) -> None:
-    """Raises StoreError where the database at ``path`` could not have a write-ahead log. What is made beside it to find
-    that out is gone afterwards."""
-    with store_errors(f"{path} cannot be written"), TemporaryDirectory(prefix=".flserver-", dir=path.parent) as folder:
-        beside = Path(folder) / path.name
-        with writing_engine(beside, create=True).connect() as connection:
-            set_wal(connection, path)
-
-
-def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], None]) -> None:
-    """Fold the WAL into the file at ``path``, where the one connection that writes is about to be closed.
-
-    Readers of a WAL need to write beside it; after this they need not. All is durable by now, so a reader that does not
-    let go within ``CLOSE_PATIENCE`` costs the tidy end, not the run: that is logged. ``pause`` waits some seconds;
-    another process's reader gives no sign that could be waited for.
-    """
-    driver, patience = driver_of(connection), Deadline.after(CLOSE_PATIENCE)
-    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    while True:
-        try:
-            driver.execute("PRAGMA journal_mode = DELETE")
-            return
-        except sqlite3.OperationalError as error:  # locked: SQLite does not wait for readers here
-            if patience.passed:
-                logger.warning("%s is left in WAL mode, somebody reads it: %s", path, error)
-                return
-        pause(CLOSE_PAUSE)
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:

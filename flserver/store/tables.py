@@ -92,7 +92,7 @@ processes = _table(
 )
 operator_events = _table(
     "operator_events",
-    "event_seq int key, run_id text, process_id int, at text, kind text, detail json",
+    "event_seq int key, run_id text, process_id int, at text, kind text, detail json, actor text?, reason text?",
 )
 connections = _table(
     "connections",

@@ -26,14 +26,8 @@ from flserver.store.derive import derive, run_of
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import to_payload
 from flserver.store.prepared import inserting
-from flserver.store.sqlite import (
-    cause,
-    leave_one_file,
-    set_wal,
-    share_companions,
-    store_errors,
-    writing_engine,
-)
+from flserver.store.sqlite import store_errors, what_failed, writing_engine
+from flserver.store.wal import fold_left_over, leave_as_it_is, leave_one_file, set_wal, share_companions
 
 LINGER = 0.1
 """Seconds that an event waits for companions: with the commit itself, below the 0.2 s of promise 2. Each halving of it
@@ -64,6 +58,7 @@ class Writer:
         self._on_committed: Callable[[Sequence[Event]], None] = lambda events: None
         self._on_commit_seconds: Callable[[float], None] = lambda seconds: None
         self._on_failure: Callable[[BaseException], None] = lambda error: None
+        self._on_head: Callable[[int, str], None] = lambda sequence, digest: None
         self._connection: Connection | None = None
         self._rows: Rows | None = None  # the writer's thread alone has it; None where it is to be read from the tables
         self._thread = threading.Thread(target=self._run, name="store-writer")
@@ -118,15 +113,18 @@ class Writer:
         on_committed: Callable[[Sequence[Event]], None],
         on_commit_seconds: Callable[[float], None],
         on_failure: Callable[[BaseException], None],
+        on_head: Callable[[int, str], None] = lambda sequence, digest: None,
     ) -> None:
         """Open the database, which is at head, and start the thread.
 
         ``on_committed`` gets the events of each transaction after it, in order; ``on_commit_seconds`` its duration;
-        ``on_failure`` what broke the writer, once. All three are called on the thread and must be quick.
+        ``on_failure`` what broke the writer, once; ``on_head``, after each, the last event's number and digest. All are
+        called on the thread and must be quick.
 
         Raises StoreError where the database cannot be opened.
         """
         self._on_committed, self._on_commit_seconds, self._on_failure = on_committed, on_commit_seconds, on_failure
+        self._on_head = on_head
         with store_errors(f"{self._path} cannot be opened for writing"):
             connection = writing_engine(self._path).connect()
             try:
@@ -201,13 +199,16 @@ class Writer:
 
     def _require_healthy(self) -> None:
         if self._failure is not None:
-            raise StoreError(f"the record has failed: {cause(self._failure)}") from self._failure
+            raise StoreError(
+                f"the record cannot be written: {what_failed(self._path, self._failure)}"
+            ) from self._failure
 
     # --- the writer's thread ------------------------------------------------------------------------------------------
 
     def _open(self, connection: Connection) -> None:
         """Find where the chain stands."""
         set_wal(connection, self._path)
+        fold_left_over(connection, self._path)
         head = select(tables.events.c.seq, tables.events.c.digest).order_by(tables.events.c.seq.desc()).limit(1)
         with connection.begin():
             row = connection.execute(head).first()
@@ -219,11 +220,12 @@ class Writer:
         connection = self._connection
         assert connection is not None
         try:
-            with connection:
-                while batch := self._take():
-                    self._write(connection, batch)
-                leave_one_file(connection, self._path, self._pause)
+            while batch := self._take():
+                self._write(connection, batch)
+            leave_one_file(connection, self._path, self._pause)
+            connection.close()
         except Exception as error:
+            leave_as_it_is(connection, self._path)
             with self._lock:
                 self._failure = error
                 for waiting in (self._durable, *self._room.values()):
@@ -253,6 +255,7 @@ class Writer:
         seconds = monotonic() - started
         with self._lock:
             self._sequence, self._last_digest = sequence, digest
+        self._on_head(sequence, digest)
         self._on_commit_seconds(seconds)
         self._on_committed([entry.event for entry in batch])
         # Last: who returns from a flush finds that those who watch have seen it too.

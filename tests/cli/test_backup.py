@@ -31,9 +31,10 @@ def checkpoints(db: Path) -> dict[str, bytes]:
 def kept(flserver: Run, db: Path, tmp_path: Path) -> Path:
     """A backup."""
     folder = tmp_path / "deep" / "kept"
-    events, head = Reader(db).head()
+    head = Reader(db).head()
+    assert head is not None
     said, copied = lines(flserver("--db", db, "backup", folder))
-    assert said == f"{folder / 'runs.sqlite'}: {events} events, head {head}"
+    assert said == f"{folder / 'runs.sqlite'}: {head.seq} events, head {head.digest()}"
     assert copied.startswith("4 checkpoints copied, ")
     return folder
 
@@ -133,17 +134,23 @@ def test_it_is_restored_with_its_checkpoints_and_told_how_to_go_on(
 ) -> None:
     (tmp_path / "new").mkdir()
     new = tmp_path / "new" / "fresh.sqlite"
-    code, out, err = flserver("--db", new, "restore", kept)
+    code, out, err = flserver("--db", new, "restore", kept, "--actor", "Ada", "--reason", "the disk died")
     assert code == 0
     first, then = out.splitlines()
     assert first.startswith(f"{new} is as it was at ")
     assert then == f"to go on: flserver --db {new} --resume", "the newest run, plain, was interrupted"
     original, both = err.splitlines()
     assert original == f"the original is there: {db} on {socket.gethostname()}"
-    assert both.startswith(f"if both are served, their records differ after event {Reader(db).head()[0]}, ")
+    assert both.startswith(f"if both are served, their records differ after event {Reader(db).head().seq}, ")
     assert lines(flserver("--db", new, "verify"))[-1] == "all 8 hold"
     assert checkpoints(new) == checkpoints(db)
-    assert sorted(path.name for path in new.parent.iterdir()) == ["fresh.sqlite", "fresh.sqlite.checkpoints"]
+    assert sorted(path.name for path in new.parent.iterdir()) == [
+        "fresh.sqlite",
+        "fresh.sqlite.checkpoints",
+        "fresh.sqlite.lock",
+    ]
+    (said,) = Reader(new).query("SELECT kind, actor, reason FROM v1_operator_events WHERE kind = 'restore'")[1]
+    assert said == ("restore", "Ada", "the disk died")
     refused(flserver("--db", new, "restore", kept), "is there already")
 
 
@@ -201,7 +208,7 @@ def test_what_is_no_whole_backup_is_refused(flserver: Run, kept: Path, tmp_path:
 
 
 def test_two_records_of_one_past_are_told_apart(flserver: Run, db: Path, kept: Path, tmp_path: Path) -> None:
-    copy, (common, _) = kept / "runs.sqlite", Reader(db).head()
+    copy, common = kept / "runs.sqlite", Reader(db).head().seq
     code, out, _ = flserver("verify", db, copy)
     assert (code, out.splitlines()[0]) == (0, f"the same up to event {common}")
     assert out.count("ends there") == 2

@@ -1,5 +1,6 @@
 """Whether a start would succeed: everything is looked at, and nothing is left."""
 
+import os
 import socket
 import sqlite3
 import stat
@@ -80,7 +81,7 @@ def test_each_thing_that_cannot_be_done_has_its_line(flserver: Run, tmp_path: Pa
 def test_a_database_that_a_server_has(flserver: Run, db: Path) -> None:
     with DatabaseLock(db):
         (line,) = complaints(flserver("--db", db, "check", *ANY_PORT))
-    assert line == f"another flserver has {db} open"
+    assert line.startswith(f"another flserver has {db} open: process {os.getpid()}, since ")
     before = names(db.parent)
     lines(flserver("--db", db, "check", *ANY_PORT))
     assert names(db.parent) == before

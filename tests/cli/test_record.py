@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import re
 import sqlite3
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from flserver.store.lock import DatabaseLock
 from tests.cli.conftest import COUNT, Run, lines, refused, spoil
+from tests.old_database import old_database
 from tests.recorded_run import PLAIN, RUN
 
 
@@ -124,3 +126,27 @@ def test_an_empty_checkpoint_dir_counts_as_left_out(
 ) -> None:
     monkeypatch.chdir(db.parent)
     assert flserver("--db", db, *command, "--checkpoint-dir", "")[0] == 0
+
+
+def test_an_upgrade_by_hand_is_on_record_with_who_did_it_and_why(flserver: Run, tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    old_database(path)
+    lines(flserver("--db", path, "db", "upgrade", "--actor", "Ada", "--reason", "before the new version"))
+    acts = "SELECT run_id, process_id, kind, actor, reason FROM v1_operator_events"
+    assert lines(flserver("--db", path, "query", acts, "--format", "csv"))[1:] == [
+        ",0,upgrade,Ada,before the new version"
+    ]
+    assert lines(flserver("--db", path, "verify"))[0].startswith("1 events, an unbroken chain to")
+
+
+def test_what_is_wrong_with_a_database_is_said(flserver: Run, db: Path) -> None:
+    with DatabaseLock(db) as lock:
+        lock.note_head(10**6, "sha256:of an event that the WAL had")
+        code, out, _ = flserver("--db", db, "db", "check")
+        assert code == 1
+        assert json.loads(out)["open_in"]["pid"] == os.getpid()
+    code, out, _ = flserver("--db", db, "db", "check")
+    assert code == 1
+    told = json.loads(out)
+    assert told["open_in"] is None
+    assert any("has lost commits: event 1000000 was durable" in problem for problem in told["problems"])

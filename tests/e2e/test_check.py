@@ -56,7 +56,7 @@ def test_a_killed_run_is_checked_resumed_and_cannot_be_started_twice(start: Star
     done = check(tmp_path, "--resume", "--server-port", str(port), "--metrics-port", "0")
     assert done.returncode == 2
     locked, in_use = done.stderr.splitlines()
-    assert locked == "flserver: another flserver has runs.sqlite open"
+    assert locked.startswith("flserver: another flserver has runs.sqlite open: process ")
     assert "Address already in use" in in_use
     assert resumed.process.poll() is None
 

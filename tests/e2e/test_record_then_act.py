@@ -6,6 +6,7 @@ The writer is held up by a transaction of the test's own on the same database: w
 import contextlib
 import hashlib
 import json
+import re
 import select
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -260,7 +261,8 @@ def test_a_second_server_on_one_database_is_kept_out(start: Start) -> None:
     server.wait_for_line("state: joining")
     second = start(*FAST)
     assert second.exit_code() == 2
-    assert "another flserver has" in second.lines[-1]
+    pid, since = server.process.pid, r"20\d\d-\d\d-\d\dT[\d:.]+Z$"
+    assert re.search(rf"another flserver has .*runs.sqlite open: process {pid}, since {since}", second.lines[-1])
 
 
 def test_pruning_keeps_the_newest_and_the_rows(start: Start, join: Join) -> None:

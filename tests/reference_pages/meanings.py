@@ -76,7 +76,11 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "the database).",
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
             "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
-            "and the grace in seconds; with `upgrade` both schemas and the copy.",
+            "and the grace in seconds; with `upgrade` both schemas and the copy. `sender_pid` and `sender_uid` are of "
+            "the process that sent a signal, where the system tells.",
+            "actor": "Who did it, as `--actor` says, else the system's user; of a signal, the user who sent it, or who "
+            "its `.reason` file says it is. NULL where that is unknown, and in rows from before it was asked.",
+            "reason": "Why, as `--reason` or the `.reason` file says. NULL where nothing was said.",
         },
     ),
     "v1_clients": (

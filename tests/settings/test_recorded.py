@@ -21,6 +21,8 @@ def test_what_is_this_processs_business_is_not_recorded() -> None:
             "run_name",
             "log_format",
             "log_level",
+            "actor",
+            "reason",
         }
     )
     assert recorded["num_rounds"] == 7

@@ -1,12 +1,14 @@
 """Who has the database, and what of that stays on the disk."""
 
 import fcntl
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flserver.errors import UsageError
-from flserver.store.lock import DatabaseLock
+from flserver.store.lock import DatabaseLock, holder, read_note
 
 
 @pytest.fixture
@@ -62,3 +64,33 @@ def test_a_file_that_is_taken_away_while_it_is_being_locked_is_made_anew(
         with pytest.raises(UsageError, match="another flserver has"), DatabaseLock(database):
             pass
     assert len(calls) == 2
+
+
+def test_its_file_says_who_has_it_and_how_far_the_record_had_come(database: Path, lock: Path) -> None:
+    assert holder(database) is None
+    with DatabaseLock(database) as held:
+        assert held.before is None
+        held.note_head(7, "sha256:seven")
+        told = holder(database)
+        assert told is not None
+        assert (told.pid, told.sequence, told.digest) == (os.getpid(), 7, "sha256:seven")
+        with (
+            pytest.raises(UsageError, match=f"open: process {os.getpid()}, since {told.since}"),
+            DatabaseLock(database),
+        ):
+            pass
+    assert holder(database) is None
+    with DatabaseLock(database) as next_one:
+        assert next_one.before == told
+    assert read_note(database) == replace(told, since=read_note(database).since), "a head is kept"  # type: ignore[union-attr]
+    database.unlink()
+    with DatabaseLock(database) as anew:
+        assert anew.before is None, "that was of another database"
+
+
+@pytest.mark.parametrize("content", [b"", b"4711\n", b"[1]", b'{"pid": "x", "since": 1}', b'{"pid": 1}', b"\xff" * 300])
+def test_a_file_that_says_nothing_is_no_note(database: Path, lock: Path, content: bytes) -> None:
+    lock.write_bytes(content)
+    assert read_note(database) is None
+    with DatabaseLock(database) as held:
+        assert held.before is None

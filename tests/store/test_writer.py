@@ -213,7 +213,7 @@ def test_close_drains_and_leaves_one_file(database: Path, ask: Ask) -> None:
 def test_close_does_not_fail_because_of_a_reader(
     database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("flserver.store.sqlite.CLOSE_PATIENCE", 0.05)
+    monkeypatch.setattr("flserver.store.wal.CLOSE_PATIENCE", 0.05)
     recording = Recording(database)
     recording.start()
     reader = sqlite3.connect(database)

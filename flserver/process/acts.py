@@ -1,0 +1,54 @@
+"""What operators do, on record: in a server's run, and by a command that changes the database."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flserver.events import OperatorActed
+from flserver.events.words import OperatorAct
+from flserver.process.signals import Sender
+from flserver.settings.operator import Operator, user_called
+from flserver.store.lock import DatabaseLock
+from flserver.store.schema import Upgrade
+from flserver.store.writer import Writer
+
+NO_RUN, NO_PROCESS = "", 0  # what a command's act is of
+
+
+def acted(kind: OperatorAct, detail: Mapping[str, Any], operator: Operator) -> OperatorActed:
+    """An act, as an event."""
+    return OperatorActed(kind=kind, detail=detail, actor=operator.actor, reason=operator.reason)
+
+
+def record_act(db: Path, lock: DatabaseLock, kind: OperatorAct, detail: Mapping[str, Any], operator: Operator) -> None:
+    """Put an act of a command on record, which has the ``lock`` of the database, and belongs to no run.
+
+    Raises StoreError.
+    """
+    writer = Writer(db, run_id=NO_RUN, process_id=NO_PROCESS)
+    writer.start(
+        on_committed=lambda events: None,
+        on_commit_seconds=lambda seconds: None,
+        on_failure=lambda error: None,
+        on_head=lock.note_head,
+    )
+    try:
+        writer.emit(acted(kind, detail, operator))
+        writer.flush()
+    finally:
+        writer.close()
+
+
+def upgrade_detail(upgrade: Upgrade) -> dict[str, str]:
+    """What is on record of an upgrade."""
+    return {"before": upgrade.before, "after": upgrade.after, "copy": str(upgrade.copy)}
+
+
+def who_sent(sender: Sender | None) -> Operator:
+    """Who sent a signal: a user of this system, unknown where the system does not tell."""
+    return Operator(actor=None if sender is None else user_called(sender.uid))
+
+
+def sender_detail(sender: Sender | None) -> dict[str, int]:
+    """What else is on record of who sent it."""
+    return {} if sender is None else {"sender_pid": sender.pid, "sender_uid": sender.uid}
