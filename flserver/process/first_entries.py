@@ -102,6 +102,10 @@ def record_opening(recorder: Recorder, launched: Launched, process_id: int, begi
     for key, value in plan.overrides.items():
         change = {"setting": key, "before": plan.before[key], "now": value}
         recorder.emit(events.OperatorActed(kind="override", detail=change))
+    store = plan.settings.store
+    if store.keep_updates:
+        rounds = store.keep_updates_rounds
+        recorder.emit(events.OperatorActed(kind="keep-updates", detail={"rounds": rounds or "all"}))
     recorder.emit(events.StateChanged(state="joining"))
     recorder.flush()
 

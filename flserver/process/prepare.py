@@ -14,6 +14,7 @@ from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
 from flserver.models.datasets import to_be_fetched
 from flserver.models.evaluation import Evaluator, evaluator_for
+from flserver.models.kept import KeptUpdates
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.process.basis import Basis, Weights
@@ -45,6 +46,7 @@ class Prepared:
     strategy: Strategy
     evaluator: Evaluator | None
     checkpoints: CheckpointStore
+    kept: KeptUpdates | None
     parameters: int
     parameter_tensors: int
 
@@ -96,6 +98,7 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
         strategy=strategy,
         evaluator=evaluator,
         checkpoints=basis.checkpoints,
+        kept=basis.kept if settings.store.keep_updates else None,
         parameters=sum(sizes),
         parameter_tensors=len(sizes),
     )
@@ -165,6 +168,12 @@ def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> 
     store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
     to_come = max(rounds - max(model.round, 0), 0)
     needed = estimate(model.state, to_come, store.keep_checkpoints)
+    if store.keep_updates:
+        kept_rounds = min(to_come, store.keep_updates_rounds + 1) if store.keep_updates_rounds else to_come
+        updates = kept_rounds * plan.settings.rounds.min_clients
+        kept = estimate(model.state, updates, 0) if updates else 0
+        say(f"kept updates: about {_size(kept)} with {plan.settings.rounds.min_clients} a round")
+        needed += kept
     free = free_space(store.checkpoint_dir)
     for_them = f"{to_come} round{'s' * (to_come != 1)} to come"
     say(f"checkpoints: about {_size(needed)} for {for_them}, {_size(free)} free at {store.checkpoint_dir}")

@@ -144,6 +144,18 @@ class Reader:
             raise UsageError(f"run {run_id} has no committed round{'' if number is None else f' {number}'}")
         return rows[-1]
 
+    def kept_rounds(self, run_id: str) -> frozenset[int]:
+        """The rounds of which updates are kept."""
+        query = "SELECT DISTINCT answers_round FROM v1_updates WHERE run_id = :run AND kept IS NOT NULL"
+        return frozenset(row["answers_round"] for row in self._rows(query, run=run_id))
+
+    def accepted(self, run_id: str, number: int) -> list[Row]:
+        """The rows of v1_updates that round ``number`` was made of, in ascending order of the clients' ids."""
+        query = """
+            SELECT * FROM v1_updates WHERE run_id = :run AND answers_round = :number AND decision = 'accepted'
+            ORDER BY client_id"""
+        return self._rows(query, run=run_id, number=number)
+
     def measured(self, run_id: str, number: int, source: MetricSource) -> Mapping[str, float]:
         """What was measured on the model of round ``number``, here or by the clients (averaged over them), by the
         metric's name: loss in nats, accuracy from 0 to 1, NaN and the infinities as what they are."""

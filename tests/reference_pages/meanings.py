@@ -69,11 +69,12 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "run_id": RUN,
             "process_id": PROCESS,
             "at": "When.",
-            "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, or `upgrade` (of "
-            "the database).",
+            "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, `upgrade` (of "
+            "the database), or `keep-updates` (accepted updates are kept).",
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
             "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
-            "and the grace in seconds; with `upgrade` both schemas and the copy.",
+            "and the grace in seconds; with `upgrade` both schemas and the copy; "
+            "with `keep-updates` how many rounds' stay.",
         },
     ),
     "v1_clients": (
@@ -188,6 +189,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "parameters_norm": "`update_norm` of its parameters alone.",
             "buffers_norm": "`update_norm` of its floating-point buffers alone, such as running statistics.",
             "counted_size": COUNTED,
+            "kept": "Where its tensors lie as they were averaged, below the checkpoint directory; the name is their "
+            "BLAKE3. NULL where it was not accepted, without `--keep-updates`, and once the file was deleted.",
         },
     ),
     "v1_rounds": (
