@@ -119,7 +119,8 @@ class KeptUpdates:
 
 def read_kept(directory: Path, path: str, digest_of: "Callable[[State], str]") -> "State":
     """The tensors of the update that the record calls ``path``, below the checkpoint directory. They have the digest
-    that the path names, as ``digest_of`` makes it. Raises Missing where there is no such file, CheckpointError where it is not what it was."""
+    that the path names, as ``digest_of`` makes it. Raises Missing where there is no such file, CheckpointError where
+    it is not what it was."""
     from flserver.models.checkpoint_format import read, serialize
 
     place = located(directory, path, NAME)

@@ -19,6 +19,7 @@ from flserver.events import RoundCommitted, RunStarted
 from flserver.events.totals import Totals
 from flserver.events.words import MetricSource
 from flserver.store import chain
+from flserver.store.lineage import RESTING
 from flserver.store.sqlite import cause, is_ours, reading_engine
 from flserver.store.totals import read_totals
 
@@ -155,6 +156,19 @@ class Reader:
             SELECT * FROM v1_updates WHERE run_id = :run AND answers_round = :number AND decision = 'accepted'
             ORDER BY client_id"""
         return self._rows(query, run=run_id, number=number)
+
+    def resting_on(self, run_id: str, number: int) -> list[Row]:
+        """The committed rounds whose models rest on that of round ``number`` of the run, as in ``lineage.RESTING``."""
+        rows = self._rows(RESTING, seeds=json.dumps([[run_id, number]]), client=None)
+        return [row for row in rows if (row["run_id"], row["round"]) != (run_id, number)]
+
+    def resting_on_client(self, client_id: str) -> list[Row]:
+        """The committed rounds whose models rest on any accepted update of the client's, as in ``lineage.RESTING``."""
+        query = """
+            SELECT run_id, MIN(answers_round) AS number FROM v1_updates
+            WHERE client_id = :client AND decision = 'accepted' GROUP BY run_id"""
+        seeds = [[row["run_id"], row["number"]] for row in self._rows(query, client=client_id)]
+        return self._rows(RESTING, seeds=json.dumps(seeds), client=client_id)
 
     def measured(self, run_id: str, number: int, source: MetricSource) -> Mapping[str, float]:
         """What was measured on the model of round ``number``, here or by the clients (averaged over them), by the
