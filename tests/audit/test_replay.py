@@ -45,15 +45,17 @@ class Momentum(FedAvg):
 
 
 class Largest(Strategy):
-    """No sum."""
+    """No sum. Whatever it is given is in the order of the model's names, as it was then."""
 
     needs = "all"
 
     def begin(self, global_state):
         self.updates = []
+        assert list(global_state) == ["w", "d", "h", "n", "flag"]
 
     def add(self, update, n):
         self.updates.append((n, update))
+        assert list(update) == ["w", "d", "h", "n", "flag"]
 
     def finish(self):
         return {name: tensor.clone() for name, tensor in max(self.updates, key=lambda pair: pair[0])[1].items()}
