@@ -4,6 +4,7 @@ text. Markdown."""
 PARAMETERS = {
     "run": "The run, by its id or its name.",
     "sql": "One statement; `-` reads it from standard input.",
+    "what": "A round, as a run's id or name and its number, or else a client's id.",
 }
 
 RUN = "The run: `v1_runs.run_id`."
