@@ -1,9 +1,11 @@
 """Updates that a real server keeps, also through a crash, and its rounds computed again from them."""
 
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -12,6 +14,7 @@ from flserver.cli.main import run_cli
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, NeuralNet, Peer
 
+MEASURED = ("loss", "accuracy")
 Join = Callable[..., list[Peer]]
 DECIDED = "SELECT client_id, decision, kept IS NULL FROM v1_updates WHERE answers_round = ? ORDER BY update_id"
 
@@ -30,7 +33,9 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_a_server_keeps_makes_its_rounds_again(tmp_path: Path, start: Start, join: Join) -> None:
+def test_what_a_server_keeps_makes_its_rounds_again(
+    tmp_path: Path, start: Start, join: Join, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("--num-rounds", "3", "--min-clients", "3", "--min-updates", "2", "--run-name", "night", *FAST)
     server = start("--keep-updates", "--keep-updates-rounds", "2", *options)
     a, b, c = join(server, "a", "b", "c")
@@ -76,7 +81,10 @@ def test_what_a_server_keeps_makes_its_rounds_again(tmp_path: Path, start: Start
     assert run_cli(["--db", str(server.db), "verify"]) == 0
     out = tmp_path / "without.safetensors"
     command = ["--db", str(server.db), "replay", "night", "--without", "b", "--round", "2", "--out", str(out)]
+    capsys.readouterr()
     assert run_cli([*command, "--eval-data", "digits"]) == 0
+    measured = capsys.readouterr().out.splitlines()[2:4]
+    assert [re.sub(r"\d+\.\d{3}", "N", line) for line in measured] == [f"{n}: N on record, N now" for n in MEASURED]
     without = FedAvg()
     without.begin(net(0).state_dict())
     for value in (3, 345):
