@@ -271,3 +271,4 @@ def aborted(
 
 weight_concentrated = maker(e.WeightConcentrated, owner="client 1", weight=0.95, clients=("1",), round=1, attempt=1)
 checkpoint_deleted = maker(e.CheckpointDeleted, round=0, attempt=1, checkpoint="…")
+kept_updates_deleted = maker(e.KeptUpdatesDeleted, round=1)

@@ -19,7 +19,7 @@ class Strategy(ABC):
     ``order = "any"`` is opted into by a class whose result is the same bits whatever the order: each update is then
     decided, given to ``add`` and freed as it arrives. ``reserve`` and ``add`` are called from several threads at once,
     ``begin`` and ``finish`` never while one of those runs. With ``needs = "all"`` it changes nothing, nor for a
-    subclass with an ``add`` of its own that does not say it again.
+    subclass with an ``add`` of its own that does not say it again. A strategy that is a sum may have a ``subtract``.
 
     ``needs`` says how long the tensors given to ``add`` stay valid: ``"stream"`` until ``add`` returns, which keeps
     memory independent of the number of clients, ``"all"`` until ``finish`` returns. One that streams may ask for single
@@ -39,8 +39,17 @@ class Strategy(ABC):
     @property
     def on_arrival(self) -> bool:
         """Whether updates may be added in any order and from several threads, as they arrive."""
-        says, adds = (next(c for c in type(self).__mro__ if name in vars(c)) for name in ("order", "add"))
-        return self.order == "any" and self.needs == "stream" and issubclass(says, adds)
+        return self.order == "any" and self.needs == "stream" and self._goes_with_add("order")
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether an update that was added can be taken back: there is a ``subtract`` that goes with ``add``."""
+        return type(self).subtract is not Strategy.subtract and self._goes_with_add("subtract")
+
+    def _goes_with_add(self, name: str) -> bool:
+        """Whether ``name`` was said by a class that knew the ``add`` that is called."""
+        says, adds = (next(c for c in type(self).__mro__ if what in vars(c)) for what in (name, "add"))
+        return issubclass(says, adds)
 
     @property
     def holds(self) -> bool:
@@ -69,6 +78,11 @@ class Strategy(ABC):
 
         The tensors have the names, shapes and dtypes of the global model and are finite; they need not be contiguous.
         """
+
+    def subtract(self, update: State, n: int) -> None:
+        """Take an update back that was added with ``n`` samples: what ``finish`` then makes has the same bits as if it
+        had never been. Only called where the strategy ``is_sum``."""
+        raise UsageError(f"{type(self).__name__} is no sum: no update can be taken back out of it")
 
     @abstractmethod
     def finish(self) -> State:

@@ -15,6 +15,7 @@ from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.models import export_model
 from flserver.cli.record import db, verify
+from flserver.cli.replay import descendants, replay
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS
 from flserver.settings.options import options, run, sources, unknown_variables
@@ -47,5 +48,5 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
     return serve(values, given, unknown, typed=typed(ctx, "run_name"))
 
 
-for command in (check, runs, show, query, export_model, verify, backup, restore, db):
+for command in (check, runs, show, query, export_model, verify, replay, descendants, backup, restore, db):
     cli.add_command(command)

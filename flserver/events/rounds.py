@@ -107,12 +107,21 @@ class RoundMetric:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptUpdate:
+    """Where the tensors of an accepted update lie: their path below the checkpoint directory."""
+
+    update_id: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundCommitted(Event):
     """A round exists: its checkpoint is durable, and this event's transaction decides its updates ``accepted``.
 
     Every update of the attempt whose decision is still NULL is named in ``outcomes``. ``clients`` is how many were sent
     the model; None leaves the number that were invited. ``data_size`` are the samples counted. ``arithmetic`` is the
-    strategy's; None: it has no name for it, or the event is older than that.
+    strategy's; None: it has no name for it, or the event is older than that. ``kept`` are the accepted updates whose
+    tensors are on disk: all, or none.
     """
 
     round: int
@@ -133,6 +142,7 @@ class RoundCommitted(Event):
     metrics: tuple[RoundMetric, ...]
     outcomes: tuple[ClientOutcome, ...]
     arithmetic: str | None = None
+    kept: tuple[KeptUpdate, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,3 +185,10 @@ class CheckpointDeleted(Event):
     round: int
     attempt: int
     checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptUpdatesDeleted(Event):
+    """The files with a committed round's updates were deleted; their rows and digests stay."""
+
+    round: int

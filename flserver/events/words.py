@@ -21,7 +21,9 @@ RunStatus = Literal["running", "completed", "interrupted", "failed"]
 Awaited = Literal["registrations", "participants", "updates"]
 """What clients are waited for to do: to register, to come back so that a round can begin, to answer."""
 
-OperatorAct = Literal["start", "resume", "override", "stop", "reload", "upgrade", "downgrade", "restore"]
+OperatorAct = Literal[
+    "start", "resume", "override", "stop", "reload", "keep-updates", "upgrade", "downgrade", "restore"
+]
 """``v1_operator_events.kind``."""
 
 # --- connections and messages ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ SHA-256 of the file's bytes: ``sha256sum`` checks it. The strategy's own tensors
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class CheckpointStore:
         """Make the folder, durably. Raises UsageError where it cannot be made or written to."""
         try:
             for made in make_folders(self._folder, self._group):
-                _sync_folder(made.parent)
+                sync_folder(made.parent)
         except OSError as error:
             raise UsageError(f"--checkpoint-dir: cannot make {self._folder}: {error.strerror}") from error
         if not os.access(self._folder, os.W_OK):
@@ -101,7 +101,7 @@ class CheckpointStore:
                 digest = hashing.result()
             name = f"round-{round:06d}-{digest.removeprefix('sha256:')[:16]}.safetensors"
             os.rename(temporary, self._folder / name)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint of round {round} cannot be written: {self._folder}: {error.strerror} ({self._room()})"
@@ -192,7 +192,7 @@ def free_space(directory: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _write_durably(file: int, pieces: Sequence[bytes | memoryview]) -> None:
+def _write_durably(file: int, pieces: Iterable[bytes | memoryview]) -> None:
     """Write all ``pieces`` to the new file, close it, and return once it would survive a power loss."""
     begun = at = 0
     try:
@@ -209,6 +209,14 @@ def _write_durably(file: int, pieces: Sequence[bytes | memoryview]) -> None:
         os.close(file)
 
 
+def write_file(temporary: Path, place: Path, pieces: Iterable[bytes | memoryview], group: int | None = None) -> None:
+    """Write a file that is ``place`` once its bytes are durable, by way of ``temporary`` beside it; its name is durable
+    with ``sync_folder``. Raises OSError."""
+    temporary.unlink(missing_ok=True)
+    _write_durably(create(temporary, group), pieces)
+    os.rename(temporary, place)
+
+
 def _begin_writeback(file: int, start: int, size: int) -> None:
     """Let the disk begin with what was written, while more is: the fsync, which alone makes it durable, waits less."""
     if hasattr(os, "posix_fadvise"):  # Linux then starts to write what is dirty; only a hint, so a refusal says nothing
@@ -216,7 +224,8 @@ def _begin_writeback(file: int, start: int, size: int) -> None:
             os.posix_fadvise(file, start, size, os.POSIX_FADV_DONTNEED)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """What was made, renamed or removed in ``folder`` survives a power loss now. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,8 +13,8 @@ from flserver.text import printable
 NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")  # the round, and 16 digits of the digest
 
 
-def located(folder: Path, path: str) -> Path:
-    """Where the checkpoint lies that the record calls ``path``, below ``folder``.
+def located(folder: Path, path: str, named: re.Pattern[str] = NAME) -> Path:
+    """Where the file lies that the record calls ``path``, below ``folder``: a checkpoint, or what else is so ``named``.
 
     A record may be a stranger's. Raises CheckpointError where it names no checkpoint, or something that lies elsewhere.
     """
@@ -23,8 +23,9 @@ def located(folder: Path, path: str) -> Path:
         below = place.is_relative_to(realpath(folder))
     except (ValueError, TypeError):  # no text, or none that a path can be
         place, below = Path(), False
-    if not below or not NAME.fullmatch(place.name):
-        raise CheckpointError(f"the record names {printable(str(path))!r}, which is no checkpoint below {folder}")
+    what = "checkpoint" if named is NAME else "kept update"
+    if not below or not named.fullmatch(place.name):
+        raise CheckpointError(f"the record names {printable(str(path))!r}, which is no {what} below {folder}")
     return place
 
 

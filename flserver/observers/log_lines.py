@@ -11,6 +11,7 @@ from flserver.text import printable, three_decimals
 MOST_NAMES = 10  # clients that one line names; the others are counted
 WORRYING: Final[tuple[RunState, ...]] = ("waiting", "interrupted", "failed")
 
+TELLING = "who can read them can try to tell what a client trained on"
 Line = tuple[int, str]
 """A logging level and a text that is safe to print."""
 
@@ -101,6 +102,9 @@ class Lines:
                 return logging.INFO, printable(f"{detail['setting']} is now {detail['now']}, was {detail['before']}")
             case "upgrade":
                 return logging.INFO, printable(f"database upgraded from {detail['before']}; copy: {detail['copy']}")
+            case "keep-updates":
+                what = "all of them" if detail["rounds"] == "all" else f"of the newest {detail['rounds']} rounds"
+                return logging.WARNING, f"accepted updates are kept beside the checkpoints ({what}): {TELLING}"
         return None  # the start, the resumption and the stop have lines of their own
 
     def _connection_opened(self, event: e.ConnectionOpened) -> None:

@@ -8,6 +8,7 @@ from flserver.errors import UsageError
 from flserver.files import group_id
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.digests import located
+from flserver.models.kept import KeptUpdates
 from flserver.process.own_code import digests_of
 from flserver.process.soundness import or_go_back
 from flserver.process.which_run import Parent, Plan
@@ -35,12 +36,15 @@ class Weights:
 @dataclass(frozen=True, kw_only=True)
 class Basis:
     """``committed`` are the run's rounds so far (rows of v1_rounds), ``weights`` what it begins with where it has none
-    and does not begin with what the model is built with. ``code`` is what events.RunStarted says, ``code_before`` what
+    and does not begin with what the model is built with. ``kept`` is where updates are kept, or were: those of
+    ``kept_rounds`` on record. ``code`` is what events.RunStarted says, ``code_before`` what
     it said when a resumed run began."""
 
     committed: tuple[Row, ...]
     weights: Weights | None
     checkpoints: CheckpointStore
+    kept: KeptUpdates
+    kept_rounds: frozenset[int]
     code: Mapping[str, str]
     code_before: Mapping[str, str]
 
@@ -55,8 +59,10 @@ class Basis:
         return self.committed[-1]["model_digest"] if self.committed else None
 
     def clean(self) -> None:
-        """Remove the checkpoints that a crash left: of the round that it cut short, and those it kept from deletion."""
+        """Remove the checkpoints and the kept updates that a crash left: of the round that it cut short, and those it
+        kept from deletion."""
         self.checkpoints.clean(self.round)
+        self.kept.clean(self.kept_rounds)
         _delete_pruned(self.checkpoints, self.committed)
 
 
@@ -79,7 +85,8 @@ def look_up(plan: Plan, reader: Reader) -> Basis:
     Raises UsageError for what cannot be done, CheckpointError where the files do not fit the record.
     """
     settings, resumed = plan.settings, plan.resumed is not None
-    checkpoints = CheckpointStore(settings.store.checkpoint_dir, plan.run_id, group_id(settings.store.group))
+    place = (settings.store.checkpoint_dir, plan.run_id, group_id(settings.store.group))
+    checkpoints, kept = CheckpointStore(*place), KeptUpdates(*place, settings.store.keep_updates_rounds)
     checkpoints.check_place()
     committed = tuple(reader.committed_rounds(plan.run_id)) if resumed else ()
     with or_go_back(plan, committed):
@@ -89,6 +96,8 @@ def look_up(plan: Plan, reader: Reader) -> Basis:
         committed=committed,
         weights=None if committed else _weights(plan, reader),
         checkpoints=checkpoints,
+        kept=kept,
+        kept_rounds=reader.kept_rounds(plan.run_id) if kept.on_disk() else frozenset(),
         code=digests_of(settings),
         code_before={key: digest for key, digest in before.items() if key not in plan.overrides},
     )

@@ -103,6 +103,10 @@ def record_opening(recorder: Recorder, launched: Launched, process_id: int, begi
     for key, value in plan.overrides.items():
         change = {"setting": key, "before": plan.before[key], "now": value}
         recorder.emit(acted("override", change, operator))
+    store = plan.settings.store
+    if store.keep_updates:
+        rounds = store.keep_updates_rounds
+        recorder.emit(acted("keep-updates", {"rounds": rounds or "all"}, operator))
     recorder.emit(events.StateChanged(state="joining"))
     recorder.flush()
 

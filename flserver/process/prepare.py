@@ -14,6 +14,7 @@ from flserver.models.checkpoint import CheckpointStore, free_space
 from flserver.models.checkpoint_format import estimate, read
 from flserver.models.datasets import to_be_fetched
 from flserver.models.evaluation import Evaluator, evaluator_for
+from flserver.models.kept import KeptUpdates
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.process.basis import Basis, Weights
@@ -46,6 +47,7 @@ class Prepared:
     strategy: Strategy
     evaluator: Evaluator | None
     checkpoints: CheckpointStore
+    kept: KeptUpdates | None
     parameters: int
     parameter_tensors: int
 
@@ -98,6 +100,7 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
         strategy=strategy,
         evaluator=evaluator,
         checkpoints=basis.checkpoints,
+        kept=basis.kept if settings.store.keep_updates else None,
         parameters=sum(sizes),
         parameter_tensors=len(sizes),
     )
@@ -166,17 +169,23 @@ def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> 
     """Tell what all rounds after ``model``'s will take. Raises UsageError where the disk has not as much."""
     store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
     to_come = max(rounds - max(model.round, 0), 0)
-    needed = estimate(model.state, to_come, store.keep_checkpoints)
-    free = free_space(store.checkpoint_dir)
-    for_them = f"{to_come} round{'s' * (to_come != 1)} to come"
-    say(f"checkpoints: about {_size(needed)} for {for_them}, {_size(free)} free at {store.checkpoint_dir}")
-    clients = plan.settings.rounds.min_clients
+    clients, for_them = plan.settings.rounds.min_clients, f"{to_come} round{'s' * (to_come != 1)} to come"
+    checkpoints, updates = estimate(model.state, to_come, store.keep_checkpoints), ""
+    needed, free = checkpoints, free_space(store.checkpoint_dir)
+    if store.keep_updates:
+        staying = min(to_come, store.keep_updates_rounds + 1) if store.keep_updates_rounds else to_come
+        kept = estimate(model.state, 0, 0) * staying * clients
+        updates, needed = f", {_size(kept)} for the updates of {clients} client{'s' * (clients > 1)}", needed + kept
+    say(
+        f"checkpoints: about {_size(checkpoints)} for {for_them}{updates}, {_size(free)} free at {store.checkpoint_dir}"
+    )
     record, beside = _size(RECORD_BYTES * to_come * clients), _size(free_space(store.db.parent))
     say(f"record: about {record} for them with {clients} client{'s' * (clients > 1)}, {beside} free beside {store.db}")
     if needed > free:
+        with_them, or_these = (" with the updates", " or --keep-updates-rounds") if store.keep_updates else ("", "")
         raise UsageError(
-            f"the checkpoints of {rounds} rounds need about {_size(needed)}, but {store.checkpoint_dir} has "
-            f"{_size(free)} free. Free some, choose another --checkpoint-dir, or set --keep-checkpoints"
+            f"the checkpoints of {rounds} rounds need about {_size(needed)}{with_them}, but {store.checkpoint_dir} has "
+            f"{_size(free)} free. Free some, choose another --checkpoint-dir, or set --keep-checkpoints{or_these}"
         )
 
 

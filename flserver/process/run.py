@@ -102,6 +102,7 @@ class Run:
             checkpoints=prepared.checkpoints,
             keep=settings.store.keep_checkpoints,
             made=prepared.made,
+            kept=prepared.kept,
             meanwhile=buffers.render,
         )
         record_arithmetic(self._recorder, self._launched.plan, prepared.strategy)

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 from flserver import events
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, TooDifferent, one_line
-from flserver.events import RoundMetric
+from flserver.events import KeptUpdate, RoundMetric
 from flserver.events.bus import Recorder
 from flserver.models.retention import MadeRound, comparable, going
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.outcomes import AttemptFacts, aborted, client_means, outcomes, phases, sent_to
-from flserver.rounds.seats import Attempt
-from flserver.rounds.updates import EndedAttempt
+from flserver.rounds.seats import Attempt, Seat
+from flserver.rounds.updates import EndedAttempt, Updates
 from flserver.rounds.weights import heaviest
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State, Strategy
     from flserver.models.checkpoint import CheckpointStore
     from flserver.models.evaluation import Evaluator
+    from flserver.models.kept import KeptUpdates
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ class Committer:
     """Makes rounds of one run. For one thread, but for what is done with updates that are added on arrival.
 
     ``made`` are the run's committed rounds whose checkpoints are on disk; ``keep`` is how many of them stay besides
-    the best, and 0 keeps all. ``meanwhile`` is called with a new model while its checkpoint is being written: for what
-    can be made ready and is not to be seen before it is committed.
+    the best, and 0 keeps all. ``kept`` is where updates are kept, if they are. ``meanwhile`` is called with a new model
+    while its checkpoint is being written: for what can be made ready and is not to be seen before it is committed.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Committer:
         checkpoints: "CheckpointStore",
         keep: int,
         made: Sequence[MadeRound] = (),
+        kept: "KeptUpdates | None" = None,
         meanwhile: "Callable[[State], object]" = lambda state: None,
     ) -> None:
         self._meanwhile = meanwhile
@@ -57,6 +59,8 @@ class Committer:
         self._evaluator = evaluator
         self._checkpoints = checkpoints
         self._keep = keep
+        self._kept = kept
+        self._round = 0  # that is being made
         self.made = list(made)
         self._warned = False
 
@@ -98,6 +102,7 @@ class Committer:
 
     def begin(self, model: CurrentModel) -> None:
         """A new attempt starts from the last committed model. Raises StrategyError."""
+        self._round = model.round + 1
         with _strategy_errors():
             self._strategy.begin(model.state)
 
@@ -120,6 +125,19 @@ class Committer:
         with _strategy_errors():
             self._strategy.add(update, n)
 
+    def keep(self, update_id: int, update: "State") -> None:
+        """Write an update that counts so far to the disk, where updates are kept. Raises CheckpointError."""
+        if self._kept is not None:
+            from flserver.aggregation.checks import state_digest
+
+            self._kept.keep(self._round, update_id, update, state_digest(update))
+
+    def forget(self, updates: Updates) -> None:
+        """The attempt whose ``updates`` these are is aborted: give their memory back, and what was kept of them."""
+        updates.release()
+        if self._kept is not None:
+            self._kept.forget(self._round)
+
     def commit(self, base: CurrentModel, attempt: Attempt, ended: EndedAttempt, ended_at: float) -> CurrentModel:
         """Commit the round of an attempt at ``base`` that ended at ``ended_at`` (monotonic), with the updates added.
 
@@ -138,9 +156,16 @@ class Committer:
             aggregate_seconds=aggregated,
             client_means=client_means(base.round, measured),
             outcomes=outcomes(ended.results, committed=True),
+            kept=self._settle_kept(attempt.round, ended.accepted),
         )
         self._warn_of_weight(attempt, ended)
         return self._make_durable(attempt, state, facts)
+
+    def _settle_kept(self, round: int, accepted: Sequence[Seat]) -> tuple[KeptUpdate, ...]:
+        if self._kept is None:
+            return ()
+        places = self._kept.settle(round, [seat.update_id for seat in accepted if seat.update_id is not None])
+        return tuple(KeptUpdate(update_id=update_id, path=path) for update_id, path in places.items())
 
     def _warn_of_weight(self, attempt: Attempt, ended: EndedAttempt) -> None:
         """Say once who has nearly all of the weight: that may be as it should, or somebody who says what it likes."""
@@ -207,6 +232,7 @@ class Committer:
                 metrics=own + facts.client_means,
                 outcomes=facts.outcomes,
                 arithmetic=self._strategy.arithmetic,
+                kept=facts.kept,
             )
         )
         known = (comparable(loss), comparable(accuracy))
@@ -214,17 +240,23 @@ class Committer:
         return CurrentModel(attempt.round, state, written.digest)
 
     def prune(self) -> None:
-        """Delete the checkpoints that need not stay, after that is on record. Call when the newest round is durable."""
+        """Delete the checkpoints and the kept updates that need not stay, after that is on record. Call when the newest
+        round is durable."""
         pruned = going(self.made, self._keep)
-        if not pruned:
+        old = self._kept.going(self.made[-1].round) if self._kept is not None and self.made else []
+        if not pruned and not old:
             return
         self.made = [made for made in self.made if made not in pruned]
         for made in pruned:
             deleted = events.CheckpointDeleted(round=made.round, attempt=made.attempt, checkpoint=made.checkpoint)
             self._recorder.emit(deleted)
+        for round in old:
+            self._recorder.emit(events.KeptUpdatesDeleted(round=round))
         self._recorder.flush()
         for made in pruned:
             self._checkpoints.delete(made.checkpoint)
+        for round in old:
+            self._kept.delete(round)  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager

@@ -249,7 +249,7 @@ class Coordinator:
         return f"would have been an implausible model ({why})"
 
     def _abort(self, attempt: Attempt, ended: EndedAttempt, reason: str, detail: str | None = None) -> None:
-        ended.updates.release()
+        self._committer.forget(ended.updates)
         self._recorder.emit(aborted(attempt, reason, monotonic(), ended.results, detail))
         if detail is not None:  # then it may be the model that is at fault
             logger.warning("%s", way_back(self._committer.made, self._exchange.model.round, self._go_back))

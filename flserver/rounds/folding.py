@@ -61,18 +61,21 @@ class Folding:
             self._exchange.withdraw_update(submission.upload, verdict)
 
     def confirm(self, submission: Submission, verdict: Verdict) -> None:
-        """What was decided is on record: fold what counts. Its memory is released, here or by the coordinator."""
-        if not verdict.counts or verdict.suspect or not self.on_arrival:
-            self._exchange.confirm_update(submission, verdict)
-            return
-        assert verdict.counted_size is not None
+        """What was decided is on record: keep what counts, where updates are kept, and fold it. Its memory is released,
+        here or by the coordinator."""
+        folds = verdict.counts and not verdict.suspect and self.on_arrival
         try:
-            self.committer.add(submission.tensors, verdict.counted_size)
+            if verdict.counts:
+                self.committer.keep(submission.upload.update_id, submission.tensors)
+            if folds:
+                assert verdict.counted_size is not None
+                self.committer.add(submission.tensors, verdict.counted_size)
         except BaseException as error:  # the coordinator's to raise: it costs the run, and is not this peer's doing
             self._exchange.fail(error)
             if not isinstance(error, Exception):
                 raise
         finally:
-            submission.tensors = {}
-            submission.release()
-            self._exchange.confirm_update(submission, verdict, folded=True)
+            if folds:
+                submission.tensors = {}
+                submission.release()
+            self._exchange.confirm_update(submission, verdict, folded=folds)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flserver import events
-from flserver.events import ClientOutcome, RoundMetric
+from flserver.events import ClientOutcome, KeptUpdate, RoundMetric
 from flserver.rounds.seats import Attempt, Result, Seat
 from flserver.wire.messages import Measurement
 
@@ -29,6 +29,7 @@ class AttemptFacts:
     aggregate_seconds: float | None = None
     client_means: tuple[RoundMetric, ...] = ()
     outcomes: tuple[ClientOutcome, ...] = ()
+    kept: tuple[KeptUpdate, ...] = ()
 
 
 def client_means(round: int, measured: Sequence[tuple[int, tuple[Measurement, ...]]]) -> tuple[RoundMetric, ...]:

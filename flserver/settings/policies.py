@@ -85,6 +85,8 @@ class StorePolicy:
     db: Path
     checkpoint_dir: Path
     keep_checkpoints: int
+    keep_updates: bool
+    keep_updates_rounds: int
     resume: bool
     resume_from: int | None
     run_name: str | None
@@ -163,6 +165,9 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
     meant["go_on_at"] = _go_on_at(merged)
+    if merged["keep_updates_rounds"] and not merged["keep_updates"]:
+        given = f"--keep-updates-rounds {merged['keep_updates_rounds']}"
+        raise UsageError(f"{given} needs --keep-updates; without that none is kept, which --keep-updates-rounds 0 says")
     meant["max_clients_per_address"] = merged["max_clients_per_address"] or merged["max_connections_per_address"] // 2
     return ServerSettings(
         rounds=_pick(RoundPolicy, meant),

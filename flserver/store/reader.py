@@ -20,6 +20,7 @@ from flserver.events.totals import Totals
 from flserver.events.words import MetricSource
 from flserver.store import chain
 from flserver.store.chain import Link, payload_digest
+from flserver.store.lineage import RESTING
 from flserver.store.sqlite import cause, is_ours, reading_engine, unusable
 from flserver.store.totals import read_totals
 
@@ -144,6 +145,31 @@ class Reader:
         if not rows:
             raise UsageError(f"run {run_id} has no committed round{'' if number is None else f' {number}'}")
         return rows[-1]
+
+    def kept_rounds(self, run_id: str) -> frozenset[int]:
+        """The rounds of which updates are kept."""
+        query = "SELECT DISTINCT answers_round FROM v1_updates WHERE run_id = :run AND kept IS NOT NULL"
+        return frozenset(row["answers_round"] for row in self._rows(query, run=run_id))
+
+    def accepted(self, run_id: str, number: int) -> list[Row]:
+        """The rows of v1_updates that round ``number`` was made of, in ascending order of the clients' ids."""
+        query = """
+            SELECT * FROM v1_updates WHERE run_id = :run AND answers_round = :number AND decision = 'accepted'
+            ORDER BY client_id"""
+        return self._rows(query, run=run_id, number=number)
+
+    def resting_on(self, run_id: str, number: int) -> list[Row]:
+        """The committed rounds whose models rest on that of round ``number`` of the run, as in ``lineage.RESTING``."""
+        rows = self._rows(RESTING, seeds=json.dumps([[run_id, number]]), client=None)
+        return [row for row in rows if (row["run_id"], row["round"]) != (run_id, number)]
+
+    def resting_on_client(self, client_id: str) -> list[Row]:
+        """The committed rounds whose models rest on any accepted update of the client's, as in ``lineage.RESTING``."""
+        query = """
+            SELECT run_id, MIN(answers_round) AS number FROM v1_updates
+            WHERE client_id = :client AND decision = 'accepted' GROUP BY run_id"""
+        seeds = [[row["run_id"], row["number"]] for row in self._rows(query, client=client_id)]
+        return self._rows(RESTING, seeds=json.dumps(seeds), client=client_id)
 
     def measured(self, run_id: str, number: int, source: MetricSource) -> Mapping[str, float]:
         """What was measured on the model of round ``number``, here or by the clients (averaged over them), by the

@@ -130,7 +130,7 @@ updates = _table(
     update_id int key, run_id text, message_id int, connection_id int, client_id text
     answers_round int?, answers_attempt int?, arrived_round int?, decision text?, reason text?, update_digest text?
     data_size int, weight real?, received_at text, wait_seconds real?, upload_seconds real?, update_norm real?
-    identity text, parameters_norm real?, buffers_norm real?, counted_size int?
+    identity text, parameters_norm real?, buffers_norm real?, counted_size int?, kept text?
     """,
 )
 rounds = _table(

@@ -6,7 +6,7 @@ Every column of every table follows from the events, so that a record can be hel
 from alembic import op
 
 revision = "0013"
-down_revision = "0010"
+down_revision = "0012"
 
 # A payload that is no JSON any more was tampered with: the chain says so.
 EVENTS = "(SELECT run_id, type, CASE WHEN json_valid(payload) THEN payload ELSE '{}' END AS payload FROM events)"

@@ -8,13 +8,14 @@ import pytest
 
 from flserver.store.writer import Writer
 from tests.cli.conftest import COUNT
+from tests.kept_run import write_kept
 from tests.nobody import as_nobody
 from tests.recorded_run import RUN
 from tests.store import story
 
 IMPORTS = """
 import json
-import flserver.audit.export, flserver.audit.verify
+import flserver.audit.export, flserver.audit.replay, flserver.audit.verify
 from flserver.cli.main import run_cli
 """
 END = "\0"
@@ -66,3 +67,15 @@ def test_every_command_that_reads_works_on_a_read_only_medium(left: Path) -> Non
     assert "all 8 hold" in verified
     assert json.loads(check)["at_head"] is True
     assert "round 3 of run night" in exported
+
+
+def test_rounds_are_computed_again_on_a_read_only_medium(public: Path) -> None:
+    write_kept(public / "runs.sqlite")
+    for place in public.rglob("*"):
+        place.chmod(0o755 if place.is_dir() else 0o644)
+    public.chmod(0o555)
+    asked = (("replay", "night"), ("replay", "night", "--without", "10"), ("descendants", "night:2"))
+    compared, without, later = said(public / "runs.sqlite", *asked)
+    assert "all 2 computed again are as on record" in compared
+    assert "without client 10: sha256:" in without
+    assert later.count("sha256:") == 3

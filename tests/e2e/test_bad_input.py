@@ -309,6 +309,25 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: 
     assert any(line.startswith("checkpoints: about ") for line in said)
 
 
+def test_too_little_disk_for_updates_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flserver.process.prepare.free_space", lambda directory: 2_000_000)
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+
+    def said_of(**more: object) -> list[str]:
+        settings = server_settings({"db": str(db), "num_rounds": 30, "min_clients": 3} | more)
+        plan, said = plan_run(Reader(db), settings, {}), list[str]()
+        assert isinstance(plan, Plan)
+        prepare(plan, look_up(plan, Reader(db)), said.append)
+        return said
+
+    said_of()
+    kept = said_of(keep_updates=True, keep_updates_rounds=5)
+    assert any("1.1 MB for 30 rounds to come, 644.7 kB for the updates of 3 clients, " in line for line in kept), kept
+    with pytest.raises(UsageError, match=r"with the updates, but .* or --keep-updates-rounds"):
+        said_of(keep_updates=True)
+
+
 # --- the trainer -----------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ PARAMETERS = {
     "revision": "A revision of the schema, as `db check` prints it.",
     "run": "The run, by its id or its name.",
     "sql": "One statement; `-` reads it from standard input.",
+    "what": "A round, as a run's id or name and its number, or else a client's id.",
 }
 
 RUN = "The run: `v1_runs.run_id`."
@@ -72,11 +73,12 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "run_id": RUN,
             "process_id": PROCESS,
             "at": "When.",
-            "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, or `upgrade` (of "
-            "the database).",
+            "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, `keep-updates` "
+            "(accepted updates are kept), or `upgrade`, `downgrade` or `restore` (of the database).",
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
             "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
-            "and the grace in seconds; with `upgrade` both schemas and the copy. `sender_pid` and `sender_uid` are of "
+            "and the grace in seconds; with `upgrade` and `downgrade` both schemas; with `restore` of what backup; "
+            "with `keep-updates` how many rounds' stay. `sender_pid` and `sender_uid` are of "
             "the process that sent a signal, where the system tells.",
             "actor": "Who did it, as `--actor` says, else the system's user; of a signal, the user who sent it, or who "
             "its `.reason` file says it is. NULL where that is unknown, and in rows from before it was asked.",
@@ -195,6 +197,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "parameters_norm": "`update_norm` of its parameters alone.",
             "buffers_norm": "`update_norm` of its floating-point buffers alone, such as running statistics.",
             "counted_size": COUNTED,
+            "kept": "Where its tensors lie as they were averaged, below the checkpoint directory; the name is their "
+            "BLAKE3. NULL where it was not accepted, without `--keep-updates`, and once the file was deleted.",
         },
     ),
     "v1_rounds": (

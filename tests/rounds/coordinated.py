@@ -12,6 +12,7 @@ from flserver.clock import monotonic
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.models.checkpoint import CheckpointStore
+from flserver.models.kept import KeptUpdates
 from flserver.rounds import Registration, Rounds, Upload, Verdict
 from flserver.rounds.broadcast import BroadcastBuffers, Ticket
 from flserver.rounds.committer import Committer
@@ -71,7 +72,14 @@ class Trainer:
 
 
 class Run:
-    def __init__(self, folder: Path, rounds: int = 1, strategy: Strategy | None = None, **changed: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rounds: int = 1,
+        strategy: Strategy | None = None,
+        kept: KeptUpdates | None = None,
+        **changed: object,
+    ) -> None:
         self.recorder = RecordingRecorder()
         self.update_ids = itertools.count(1)
         module = torch.nn.Module()
@@ -85,6 +93,7 @@ class Run:
             evaluator=None,
             checkpoints=CheckpointStore(folder, "run"),
             keep=0,
+            kept=kept,
             meanwhile=buffers.render,
         )
         CheckpointStore(folder, "run").prepare()

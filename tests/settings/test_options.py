@@ -239,3 +239,11 @@ def test_the_policy_of_a_cap():
     for value, meant in ((1.0, (1.0, False)), ("cap:0.25", (0.25, True)), (0.5, (0.5, False))):
         rounds = server_settings({"max_weight_share": value}).rounds
         assert (rounds.max_weight_share, rounds.caps_weight) == meant
+
+
+def test_how_many_rounds_updates_stay_needs_updates_that_are_kept() -> None:
+    with pytest.raises(UsageError, match="--keep-updates-rounds 3 needs --keep-updates"):
+        server_settings({"keep_updates_rounds": 3})
+    kept = server_settings({"keep_updates": True, "keep_updates_rounds": 3}).store
+    assert (kept.keep_updates, kept.keep_updates_rounds) == (True, 3)
+    assert server_settings({}).store.keep_updates is False

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flserver.events import ClientMetric, Event
+from flserver.events import ClientMetric, Event, KeptUpdate
 from flserver.store.writer import Writer
 from tests import facts
 from tests.facts import RUN, aborted, answered, attempt, committed, opened, sent, silent
@@ -98,7 +98,9 @@ def whole_run() -> list[Event]:
             loss=0.5,
             accuracy=0.9,
             metrics=(facts.round_metric(value=2.25, source="clients"),),
+            kept=(KeptUpdate(update_id=4, path="…/a.safetensors"), KeptUpdate(update_id=6, path="…/b.safetensors")),
         ),
+        facts.kept_updates_deleted(),
         facts.weight_concentrated(),
         facts.checkpoint_deleted(),
         facts.left("1", "reset"),

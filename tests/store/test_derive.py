@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import StoreError
-from flserver.events import Event
+from flserver.events import Event, KeptUpdate
 from flserver.store import tables
 from flserver.store.derive import DERIVATIONS, derive
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import EVENT_TYPES
+from flserver.store.reader import Reader
 from flserver.store.replay import rederive
 from flserver.store.sqlite import driver_of, writing_engine
 from tests import facts
@@ -365,3 +366,24 @@ def test_a_contradiction_stops_the_record(database: Path, ask: Ask, events: list
     # Nothing of the transaction stays: no event without its rows.
     assert ask("SELECT COUNT(*) FROM events") == before
     assert ask("SELECT COUNT(*) FROM updates") == [(0,)]
+
+
+def test_an_update_is_kept_from_the_commit_to_its_deletion(database: Path, ask: Ask) -> None:
+    kept = [KeptUpdate(update_id=1, path="…/a.safetensors")]
+    outcomes = [answered("1", 1, 1.0), silent("2")]
+    made = [*ROUND_1, *story.uploaded(1, "1", (1, 1)), committed(1, 1, outcomes, kept=tuple(kept))]
+    story.write(database, [*made, *story.uploaded(2, "2", (1, 1), "late")])
+    where = "SELECT update_id, kept FROM v1_updates ORDER BY update_id"
+    assert ask(where) == [(1, "…/a.safetensors"), (2, None)]
+    assert Reader(database).kept_rounds(story.RUN) == {1}
+    story.write(database, [facts.kept_updates_deleted(1)], process_id=2)
+    assert ask(where) == [(1, None), (2, None)]
+    assert Reader(database).kept_rounds(story.RUN) == frozenset()
+
+
+def test_what_was_not_accepted_is_not_kept(database: Path) -> None:
+    kept = (KeptUpdate(update_id=2, path="…/b.safetensors"),)
+    made = [*ROUND_1, *story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", None, "duplicate")]
+    outcomes = [answered("1", 1, 1.0), silent("2")]
+    with pytest.raises(StoreError, match="keeps update 2"):
+        story.write(database, [*made, committed(1, 1, outcomes, kept=kept)])

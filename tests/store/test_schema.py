@@ -41,7 +41,7 @@ CONTRACT = {
     "at, seconds, outcome, reason",
     "v1_updates": "run_id, update_id, message_id, connection_id, client_id, answers_round, answers_attempt, "
     "arrived_round, decision, reason, update_digest, data_size, weight, received_at, wait_seconds, upload_seconds, "
-    "update_norm, identity, parameters_norm, buffers_norm, counted_size",
+    "update_norm, identity, parameters_norm, buffers_norm, counted_size, kept",
     "v1_rounds": "run_id, round, attempt, status, process_id, started_at, ended_at, deadline_at, seconds, "
     "broadcast_seconds, wait_seconds, aggregate_seconds, evaluate_seconds, checkpoint_seconds, clients, "
     "updates_accepted, data_size, base_digest, model_digest, checkpoint, checkpoint_bytes, checkpoint_deleted_at, "
@@ -182,7 +182,7 @@ def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_pat
     for view, added in (
         ("v1_connections", (None,)),
         ("v1_clients", (None, None)),
-        ("v1_updates", ("claimed", None, None, 100)),
+        ("v1_updates", ("claimed", None, None, 100, None)),
     ):
         columns, rows = reader.query(f"SELECT * FROM {view}")
         assert columns == CONTRACT[view].split(", ")

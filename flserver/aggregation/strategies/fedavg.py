@@ -63,6 +63,11 @@ class FedAvg(Strategy):
             with self._locks[which]:
                 self._sum.add_to(parts[which], tensors, n)
 
+    def subtract(self, update: State, n: int) -> None:
+        """See :meth:`Strategy.subtract`: exact, of the medians too."""
+        with self._counting:
+            self._sum.subtract(update, n)
+
     def finish(self) -> State:
         """See :meth:`Strategy.finish`. At least one update was added."""
         return self._sum.mean()

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
+from sqlalchemy import update
+
 from flserver import events as e
 from flserver.errors import StoreError
 from flserver.events.words import MeasuredOn, RoundStatus
@@ -75,8 +77,12 @@ def _round_committed(rows: Rows, origin: Origin, event: e.RoundCommitted) -> Non
             accepted = {"decision": "accepted", "weight": outcome.weight}
             rows.change(t.updates, outcome.update_id, accepted)
             rows.change(t.client_rounds, (*key, outcome.client_id), accepted)
-    accepted_ones = sum(outcome.update_id is not None for outcome in event.outcomes)
-    _end_attempt(rows, origin, attempt, event, "committed", updates_accepted=accepted_ones)
+    accepted_ones = {outcome.update_id for outcome in event.outcomes if outcome.update_id is not None}
+    _end_attempt(rows, origin, attempt, event, "committed", updates_accepted=len(accepted_ones))
+    for kept in event.kept:
+        if kept.update_id not in accepted_ones:
+            raise StoreError(f"the end of {key} keeps update {kept.update_id}, which it does not accept")
+        rows.change(t.updates, kept.update_id, {"kept": kept.path})
     for metric in event.metrics:
         rows.put(t.round_metrics, vars(metric) | {"run_id": origin.run_id, "note": _note(metric.value)})
 
@@ -152,6 +158,16 @@ def _checkpoint_deleted(rows: Rows, origin: Origin, event: e.CheckpointDeleted) 
     rows.change(t.rounds, key, {"checkpoint_deleted_at": event.at})
 
 
+def _kept_updates_deleted(rows: Rows, origin: Origin, event: e.KeptUpdatesDeleted) -> None:
+    rows.write()  # so that all that were kept are in the table
+    kept = (
+        t.updates.c.run_id == origin.run_id,
+        t.updates.c.answers_round == event.round,
+        t.updates.c.kept.is_not(None),
+    )
+    rows.connection.execute(update(t.updates).where(*kept).values(kept=None))
+
+
 DERIVATIONS: Derivations = {
     e.AttemptStarted: _attempt_started,
     e.UpdateReceived: _update_received,
@@ -160,5 +176,6 @@ DERIVATIONS: Derivations = {
     e.RoundCommitted: _round_committed,
     e.AttemptAborted: _attempt_aborted,
     e.CheckpointDeleted: _checkpoint_deleted,
+    e.KeptUpdatesDeleted: _kept_updates_deleted,
     e.WeightConcentrated: lambda rows, origin, event: None,  # it stands in the record only
 }
