@@ -34,6 +34,7 @@ from flserver.events.rounds import (
     WeightConcentrated,
 )
 from flserver.events.runs import (
+    HeadSigned,
     OperatorActed,
     QuorumSettled,
     RunEnded,
@@ -57,6 +58,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionOpened",
     "Event",
+    "HeadSigned",
     "MessageReceived",
     "MessageSent",
     "OperatorActed",

@@ -56,6 +56,7 @@ def whole_run() -> list[Event]:
     return [
         *started(),
         facts.operator_acted(),
+        facts.head_signed(),
         facts.state_changed(),
         *registered("1", 1),
         facts.identified(1),
