@@ -22,6 +22,8 @@ FlserverError
 ├── CheckpointError           a checkpoint failed or does not verify: exit code 1
 ├── StartError                the model could not be made, and trainers had come already: exit code 1
 └── HeadError                 a signed head or a proof cannot be read, or does not hold: exit code 1
+    ├── NoHead                none could be fetched, so that nothing could be checked: exit code 2
+    ├── NoHead                none could be fetched, so that nothing could be checked: exit code 2
     └── Rewritten             a head contradicts an earlier one of the same log: its past was changed
 """
 
@@ -162,3 +164,9 @@ class HeadError(FlserverError):
 
 class Rewritten(HeadError):
     """A head that its log has signed contradicts an earlier one: the past was changed, cut, or told differently."""
+
+
+class NoHead(HeadError):
+    """No head could be fetched: nothing is known of it, and nothing was checked."""
+
+    exit_code = EXIT_USAGE

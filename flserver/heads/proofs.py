@@ -12,6 +12,8 @@ from flserver.errors import HeadError
 from flserver.heads.note import HASH_BYTES, MOST_BYTES, Note, decoded, encoded, number
 
 INCLUSION = "c2sp.org/tlog-proof@v1"
+ROWS = "flserver-rows/v1"
+"""What a file with a client's rows is, as it says itself: lines of JSON, each event with its payload and its proof."""
 MOST_HASHES = 63
 """Of a proof: a tree of 2**63 leaves has paths of as many."""
 

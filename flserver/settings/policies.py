@@ -78,7 +78,8 @@ class EvaluationPolicy:
 class StorePolicy:
     """Where the record and the models go, which group may read them, and which run is meant: with ``resume`` it goes
     on, with ``resume_from`` a child of it begins at that round. In a run's settings on record, ``resume_from`` says
-    where it began. A database that another program has locked is waited for, ``db_patience`` seconds."""
+    where it began. A database that another program has locked is waited for, ``db_patience`` seconds. The record's
+    heads are signed with ``sign_key``, if any."""
 
     db: Path
     checkpoint_dir: Path
@@ -88,6 +89,8 @@ class StorePolicy:
     run_name: str | None
     group: str | None
     db_patience: float
+    sign_key: Path | None
+    sign_key_passphrase_file: Path | None
 
     @property
     def listens_as_before(self) -> bool:

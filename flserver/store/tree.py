@@ -5,6 +5,7 @@ what is between two kept levels is computed from at most 255 rows each.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from sqlalchemy import Connection, text
 
@@ -13,6 +14,7 @@ from flserver.heads.tree import STRIDE, Frontier, Node, frontier, leaf_hash, nod
 from flserver.store import tables
 from flserver.store.prepared import inserting
 
+MOST_FOUND = 4096  # nodes that many proofs have in common, each computed once
 ALGORITHM = "sha256:"
 
 
@@ -35,8 +37,8 @@ def keep(connection: Connection, nodes: Sequence[Node]) -> None:
 
 def frontier_of(connection: Connection) -> Frontier:
     """The tree over all events."""
-    size = connection.execute(text("SELECT COALESCE(MAX(seq), 0) FROM events")).scalar_one()
-    return frontier(StoredNodes(connection), size)
+    nodes = StoredNodes(connection)
+    return frontier(nodes, nodes.size)
 
 
 class StoredNodes:
@@ -47,8 +49,17 @@ class StoredNodes:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._found = lru_cache(MOST_FOUND)(self._computed)
 
     def __call__(self, level: int, place: int) -> bytes:
+        return self._found(level, place)
+
+    @property
+    def size(self) -> int:
+        """Of the tree: the number of events."""
+        return int(self._connection.execute(text("SELECT COALESCE(MAX(seq), 0) FROM events")).scalar_one())
+
+    def _computed(self, level: int, place: int) -> bytes:
         below = level % STRIDE
         hashes = self._kept(level - below, place << below, 1 << below)
         while len(hashes) > 1:

@@ -44,7 +44,7 @@ def serve(health: Answers) -> Iterator[Callable[..., MetricsServer]]:
     """Starts servers, and closes them."""
     servers = []
 
-    def start(metrics: object = None, **options: float) -> MetricsServer:
+    def start(metrics: object = None, **options: object) -> MetricsServer:
         seconds = {"connection_seconds": PATIENCE} | options
         server = MetricsServer("127.0.0.1", 0, metrics or Metrics({}), health, **seconds)  # type: ignore[arg-type]
         servers.append(server)
