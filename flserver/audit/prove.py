@@ -9,11 +9,11 @@ from flserver.heads.note import Checkpoint, Note, encoded
 from flserver.heads.proofs import ROWS, Extension, Inclusion
 from flserver.heads.tree import consistency_proof, frontier, inclusion_proof
 from flserver.store.chain import Link
-from flserver.store.reader import Reader
 from flserver.store.tree import StoredNodes
+from flserver.store.tree_reader import TreeReader
 
 
-def newest_head(reader: Reader) -> Note:
+def newest_head(reader: TreeReader) -> Note:
     """The newest signed head on record. Raises UsageError where there is none."""
     found = reader.newest_head()
     if found is None:
@@ -21,7 +21,7 @@ def newest_head(reader: Reader) -> Note:
     return Note.parse(found)
 
 
-def extension(reader: Reader, old: Checkpoint | int, head: Note) -> Extension:
+def extension(reader: TreeReader, old: Checkpoint | int, head: Note) -> Extension:
     """That ``head`` extends an earlier one, or that of so many events.
 
     Raises Rewritten where the record does not have one of the two, HeadError where the later comes first.
@@ -37,7 +37,7 @@ def extension(reader: Reader, old: Checkpoint | int, head: Note) -> Extension:
     return Extension(old=size, proof=tuple(proof), head=head)
 
 
-def inclusion(reader: Reader, seq: int, head: Note) -> Inclusion:
+def inclusion(reader: TreeReader, seq: int, head: Note) -> Inclusion:
     """That the event with the number ``seq`` is in the record that ``head`` is of.
 
     Raises UsageError where there is none, HeadError where it came later, Rewritten where the record is another.
@@ -54,7 +54,7 @@ def inclusion(reader: Reader, seq: int, head: Note) -> Inclusion:
     return Inclusion(extra=_link(row).canonical(), index=seq - 1, proof=proof, head=head)
 
 
-def event_of(reader: Reader, what: str) -> int:
+def event_of(reader: TreeReader, what: str) -> int:
     """The number of the event that ``what`` means: its own, ``update:ID`` the update's, ``RUN:ROUND`` the committed
     round's. Raises UsageError."""
     if what.isdecimal():
@@ -70,7 +70,7 @@ def event_of(reader: Reader, what: str) -> int:
     return int(reader.committed_round(reader.run(run)["run_id"], int(number))["event_seq"])
 
 
-def own_rows(reader: Reader, client: str, head: Note) -> Iterator[str]:
+def own_rows(reader: TreeReader, client: str, head: Note) -> Iterator[str]:
     """Lines of JSON: first what this is, then every event that is about ``client`` alone and that ``head`` covers, with
     payload, salt and its proof. Raises Rewritten where the record is not that of ``head``."""
     yield json.dumps({"format": ROWS, "client": client, "head": str(head)})

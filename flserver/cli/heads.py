@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from flserver.cli.common import db_option, reader
+from flserver.cli.common import database, db_option
 from flserver.errors import EXIT_DONE, HeadError, Rewritten, UsageError
 from flserver.text import printable
 
@@ -84,11 +84,12 @@ def prove(
     """
     from flserver.audit import prove as proofs
     from flserver.heads.note import Checkpoint
+    from flserver.store.tree_reader import TreeReader
     from flserver.witness.keeping import read_note
 
     if sum(given is not None for given in (what, since, client)) != 1:
         raise UsageError("prove takes one of an event, --since and --client")
-    record = reader(ctx, db)
+    record = TreeReader(database(ctx, db))
     signed = proofs.newest_head(record) if head is None else read_note(head)
     with _written(out) as file:
         if since is not None:

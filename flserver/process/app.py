@@ -30,6 +30,7 @@ from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.store.backlog import MOST_EVENTS
 from flserver.store.sqlite import cause
+from flserver.store.tree_reader import TreeReader
 from flserver.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class App:
                 "audit_sequence": lambda: self._writer.sequence,
             }
         )
+        self._tree = TreeReader(db)
         self._heads = CheckpointPage(self._proven)
         self._bus = Bus()
         # Metrics first: who reads of a round in the log finds it counted.
@@ -227,7 +229,7 @@ class App:
 
     def _proven(self, since: int, head: events.HeadSigned) -> str:
         """Called on the metrics' thread."""
-        return str(extension(self._launched.reader, since, Note.parse(head.note)))
+        return str(extension(self._tree, since, Note.parse(head.note)))
 
     def _linger(self, seconds: float) -> None:
         """Let the last values be scraped."""

@@ -12,9 +12,10 @@
 | derive   | the rows that follow from an event; its modules mirror those of events/       |
 | replay   | all derived tables, made anew from the record                                 |
 | tree     | the Merkle tree over the events' digests, as the database has it              |
-| appending | what one transaction appends: events, what follows from them, a signed head  |
+| appending | what a transaction appends: events, what follows, a signed head              |
 | backlog  | PURE: what waits for its transaction, and who may add to it                   |
 | writer   | the one thread and connection that write                                      |
 | reader   | everything that is read, through a connection that cannot write               |
+| tree_reader | what heads and proofs are made of                                          |
 | totals   | a run's sums, from which /metrics goes on after a restart                     |
 """

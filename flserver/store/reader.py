@@ -15,13 +15,12 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
-from flserver.events import RoundCommitted, RunStarted, UpdateReceived
+from flserver.events import RoundCommitted, RunStarted
 from flserver.events.totals import Totals
 from flserver.events.words import MetricSource
 from flserver.store import chain
 from flserver.store.sqlite import cause, is_ours, reading_engine
 from flserver.store.totals import read_totals
-from flserver.store.tree import StoredNodes
 
 CHAIN_PAGE = 1000  # events in memory at once
 
@@ -213,40 +212,6 @@ class Reader:
                     committed = json.loads(payload)
                     found[run_id, int(committed["round"])] = str(committed["model_digest"])
         return found
-
-    @contextmanager
-    def nodes(self) -> Iterator[StoredNodes]:
-        """The tree over the events, of one moment; it raises StoreError where it is damaged."""
-        with self._errors(), self._connect() as connection:
-            yield StoredNodes(connection)
-
-    def newest_head(self) -> str | None:
-        """The signed note of the newest head on record."""
-        row = self._first("SELECT note FROM v1_heads ORDER BY event_seq DESC LIMIT 1")
-        return None if row is None else str(row["note"])
-
-    def event(self, seq: int) -> Row | None:
-        """The row of events with that number."""
-        return self._first("SELECT * FROM events WHERE seq = :seq", seq=seq)
-
-    def event_of_update(self, update_id: int) -> int | None:
-        """The number of the event that says that this update was received; None where none says so any more."""
-        query = """
-            SELECT seq FROM events JOIN updates USING (run_id)
-            WHERE update_id = :update AND type = :type AND json_valid(payload)
-                AND json_extract(payload, '$.update_id') = :update"""
-        row = self._first(query, update=update_id, type=UpdateReceived.__name__)
-        return None if row is None else int(row["seq"])
-
-    def events_of_client(self, client_id: str, upto: int) -> Iterator[Row]:
-        """The rows of events that are about this client alone, of the first ``upto`` events."""
-        query = text("""
-            SELECT * FROM events WHERE seq <= :upto AND json_valid(payload)
-                AND json_extract(payload, '$.client_id') = :client ORDER BY seq""")
-        with self._errors(), self._connect() as connection:
-            pages = connection.execution_options(yield_per=CHAIN_PAGE)
-            for row in pages.execute(query, {"client": client_id, "upto": upto}).mappings():
-                yield dict(row)
 
     def verify_chain(self) -> chain.Verification:
         """Check the hash chain over all events of the database."""

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import HeadError, UsageError
+from flserver.heads import keys
 from flserver.heads.keys import PrivateKey, cosigned_at, load, opened
 from flserver.heads.note import LOG, WITNESS, Note, PublicKey
-from tests.heads.test_note import PEER, SAID
+from tests.heads.vectors import PEER, SAID
 
 ROOT = bytes(range(32))
 
@@ -30,8 +31,6 @@ def test_a_note_that_others_signed_verifies() -> None:
     with pytest.raises(HeadError, match="three lines"):
         opened(note, PublicKey.parse(PEER))
     # The text is no head; the signature is checked as any other.
-    from flserver.heads import keys
-
     assert keys._holds(PublicKey.parse(PEER), note.signatures[0].data, note.text.encode())
 
 

@@ -5,14 +5,8 @@ import pytest
 from flserver.errors import HeadError
 from flserver.heads.note import LOG, WITNESS, Checkpoint, Note, PublicKey, Signature, cosigned_text, decoded
 from flserver.heads.proofs import Extension, Inclusion
+from tests.heads.vectors import PEER, SAID
 
-# From the documentation of golang.org/x/mod/sumdb/note.
-PEER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
-SAID = """If you think cryptography is the answer to your problem,
-then you don't know what your problem is.
-
-— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=
-"""
 ROOT = bytes(range(32))
 HEAD = Checkpoint(origin="log.example/a", size=20852163, root=ROOT)
 SIGNATURE = Signature("log.example/a", b"abcd", bytes(64))

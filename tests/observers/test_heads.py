@@ -1,6 +1,5 @@
 """``/checkpoint`` gives the newest head and its proof, to each who asks only so often."""
 
-from collections.abc import Callable
 from http import HTTPStatus
 from itertools import repeat
 
@@ -9,11 +8,7 @@ import pytest
 from flserver import events as e
 from flserver.observers import heads
 from flserver.observers.heads import BURST, MOST_ADDRESSES, Allowance, CheckpointPage
-from flserver.observers.http import MetricsServer
 from tests import facts
-from tests.observers.test_http import ask
-from tests.observers.test_http import health as health
-from tests.observers.test_http import serve as serve
 
 NOTE = "log\n40\nqg==\n\n— log YWJjZGU=\n"
 
@@ -76,18 +71,3 @@ def test_an_allowance_is_no_more_than_its_burst(clock: list[float]) -> None:
     allowance = Allowance(2.0, 3)
     clock[0] += 1000.0
     assert [allowance.take() for _ in range(4)] == [True, True, True, False]
-
-
-def test_over_http(serve: Callable[..., MetricsServer], page: CheckpointPage) -> None:
-    page.observe(facts.head_signed(size=40, note=NOTE))
-    server = serve(checkpoint=page)
-    code, headers, body = ask(server, "/checkpoint?since=12")
-    assert (code, body) == (200, f"old 12\n\n{NOTE}".encode())
-    assert headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert ask(server, "/checkpoint", "HEAD")[::2] == (200, b"")
-    assert ask(server, "/checkpoint?since=41")[0] == 409
-    codes = [ask(server, "/checkpoint")[0] for _ in range(BURST)]
-    assert 429 in codes
-    code, headers, _ = ask(server, "/checkpoint")
-    assert (code, headers["Retry-After"]) == (429, "1")
-    assert ask(serve(), "/checkpoint")[0] == 404, "a server without"

@@ -11,7 +11,9 @@ from sqlalchemy import Connection
 from flserver.errors import StoreError
 from flserver.heads.tree import Frontier, consistency_proof, extends, inclusion_proof, root_from_inclusion
 from flserver.store import tree
-from flserver.store.appending import Appending, signs_nothing
+from flserver.store.appending import Appending, Head, signs_nothing
+from flserver.store.derive.statements import Rows
+from flserver.store.payloads import to_payload
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from flserver.store.sqlite import writing_engine
@@ -21,8 +23,6 @@ from tests.old_database import old_database
 from tests.store import story
 from tests.store.conftest import Ask
 from tests.store.recording import Recording, states
-
-NO_RUN = "INSERT INTO runs VALUES ('r', 'r', 'running', 't', NULL, 1, NULL, 'm', 's', 0, '{}', NULL, NULL, NULL, 1)"
 
 
 def leaves(ask: Ask) -> list[bytes]:
@@ -131,10 +131,6 @@ def test_what_is_signed_is_the_tree_that_the_transaction_leaves(database: Path, 
         return facts.head_signed(size=grown.size, root=tree.written(grown.root))
 
     with writing_engine(database).begin() as connection:
-        from flserver.store.appending import Head
-        from flserver.store.derive.statements import Rows
-        from flserver.store.payloads import to_payload
-
         rows = Rows(connection)
         batch = [(event, to_payload(event)) for event in story.started()]
         head, events = Appending(story.RUN, 1, sign).append(rows, Head(), batch)  # type: ignore[arg-type]
