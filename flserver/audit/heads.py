@@ -43,10 +43,8 @@ def check(reader: TreeReader) -> Iterator[tuple[bool, str]]:
     broken += [f"tree_nodes level {level} place {place}: there are not so many events" for level, place in kept]
     yield from ((False, line) for line in broken)
     if not broken:
-        yield (
-            True,
-            f"{count} nodes of the tree over {tree.size} events, {len(heads)} signed heads: root {written(tree.root)}",
-        )
+        root = written(tree.root)
+        yield True, f"{count} nodes of the tree over {tree.size} events, {len(heads)} signed heads: root {root}"
 
 
 def _differences(made: list[Node], kept: dict[tuple[int, int], str]) -> Iterator[str]:
