@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from flserver.clock import monotonic
 from flserver.events import Event, HeadSigned
 
-PER_SECOND, BURST = 1.0, 20  # answers to one address; a witness needs one a minute
+PER_SECOND, BURST = 5.0, 20  # answers to one address, which may be a forwarder; a witness needs one a minute
 ALL_PER_SECOND, ALL_BURST = 20.0, 100  # to all of them
 MOST_ADDRESSES = 1024  # told apart
 _SIZE = re.compile("0|[1-9][0-9]{0,17}")

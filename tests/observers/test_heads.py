@@ -7,7 +7,7 @@ import pytest
 
 from flserver import events as e
 from flserver.observers import heads
-from flserver.observers.heads import BURST, MOST_ADDRESSES, Allowance, CheckpointPage
+from flserver.observers.heads import BURST, MOST_ADDRESSES, PER_SECOND, Allowance, CheckpointPage
 from tests import facts
 
 NOTE = "log\n40\nqg==\n\n— log YWJjZGU=\n"
@@ -56,7 +56,7 @@ def test_who_asks_too_often_waits_and_nobody_else_does(page: CheckpointPage, clo
     answers = [page.answer("", "a")[0] for _ in range(BURST + 1)]
     assert answers == [*repeat(HTTPStatus.OK, BURST), HTTPStatus.TOO_MANY_REQUESTS]
     assert page.answer("", "b")[0] == HTTPStatus.OK
-    clock[0] += 1.0
+    clock[0] += 1 / PER_SECOND
     assert [page.answer("", "a")[0] for _ in range(2)] == [HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS]
 
 
