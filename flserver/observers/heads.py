@@ -36,7 +36,7 @@ class Allowance:
 
 
 class CheckpointPage:
-    """Sees heads when they are durable, and answers with the newest. ``prove`` reads the database, for a few ms."""
+    """Sees heads when they are durable, and answers with the newest. ``prove`` reads the database, for some 5 ms."""
 
     def __init__(self, prove: Proves) -> None:
         self._prove = prove
