@@ -74,8 +74,8 @@ Every row holds the digest of the one before it, from the first row of the first
 removed or moved shows in `flserver verify`, which also holds every checkpoint, and every round's digest in `v1_rounds`,
 against the chain. The other tables are derived from the events, and `verify` does not compare them. Rows cut off at the
 end, and a chain that was rewritten from its first row on, are consistent too: only a head that was
-[noted elsewhere](../README.md#verify), or [witnessed](../README.md#signed-heads-and-witnesses), shows those. A payload can be purged later, with its salt, without breaking the
-chain, and nobody can confirm a guess at what it was.
+[noted elsewhere](../README.md#verify), or [witnessed](../README.md#signed-heads-and-witnesses), shows those. A payload
+can be purged later, with its salt, without breaking the chain, and nobody can confirm a guess at what it was.
 """
 
 AFTER = {"v1_client_rounds": PARTICIPATION, "v1_events": CHAIN}
