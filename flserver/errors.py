@@ -21,7 +21,10 @@ FlserverError
 ├── TooDifferent              an update for which a strategy has no room: it is rejected
 ├── StrategyError             the aggregation failed: exit code 1
 ├── CheckpointError           a checkpoint failed or does not verify: exit code 1
-└── StartError                the model could not be made, and trainers had come already: exit code 1
+├── StartError                the model could not be made, and trainers had come already: exit code 1
+└── HeadError                 a signed head or a proof cannot be read, or does not hold: exit code 1
+    ├── NoHead                none could be fetched, so that nothing could be checked: exit code 2
+    └── Rewritten             a head contradicts an earlier one of the same log: its past was changed
 """
 
 from typing import Literal
@@ -160,3 +163,17 @@ def one_line(error: BaseException) -> str:
     """An error of somebody else's code, for the one line that the operator reads."""
     text = " ".join(str(error).split())
     return text if isinstance(error, FlserverError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+class HeadError(FlserverError):
+    """A signed head, a key or a proof that cannot be read, is not signed by whom it should be, or does not hold."""
+
+
+class Rewritten(HeadError):
+    """A head that its log has signed contradicts an earlier one: the past was changed, cut, or told differently."""
+
+
+class NoHead(HeadError):
+    """No head could be fetched: nothing is known of it, and nothing was checked."""
+
+    exit_code = EXIT_USAGE

@@ -52,6 +52,9 @@ server_started = maker(
 )
 server_stopped = maker(e.ServerStopped, exit_code=0, process_id=1)
 operator_acted = maker(e.OperatorActed, kind="start", detail={"argv": ["flserver"]})
+head_signed = maker(
+    e.HeadSigned, size=1, root="sha256:aa", key="log+aabbccdd+AQ", note="log\n1\nqg==\n\n— log YWJjZGU=\n"
+)
 state_changed = maker(e.StateChanged, state="joining")
 waited = maker(
     e.Waited,

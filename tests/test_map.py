@@ -19,10 +19,13 @@ OUTSIDE = ("ops/", "tests/", "migrations/")
 TEXT = {
     "package.module:Class",
     "pyproject.toml",
+    "/checkpoint",
     "/metrics",
+    "cryptography",
     "flclient",
     "flserver",
     "flserver check",
+    "flserver[sign]",
     "flserver/migrations",
     "sha256sum",
     "purpose",

@@ -1,87 +1,72 @@
-"""The chain's heads noted elsewhere (``--audit-head``), and the record held against them.
+"""The tree over the events, and every signed head, held against the chain."""
 
-A line each: ``seq digest run round time``; the round is ``-`` where none is committed yet.
-"""
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from flserver.errors import HeadError
+from flserver.heads.note import Checkpoint, Note
+from flserver.heads.tree import Frontier, Node
+from flserver.store.tree import leaf, written
+from flserver.store.tree_reader import TreeReader
 
-from flserver.audit.report import Finding, limited
-from flserver.errors import UsageError
-from flserver.files import open_regular
-
-LINE = re.compile(r"([1-9][0-9]{0,18}) (sha256:[0-9a-f]{64}) (\S+) (-|[0-9]+) (\S+)")
-NAMED = 10
+PAGE = 1000  # events in memory at once
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """The chain's head as it was noted: the last event's number and digest, the run, its last round, and when."""
+def check(reader: TreeReader) -> Iterator[tuple[bool, str]]:
+    """Lines that say what holds (True) and what does not (False): the tree's nodes, then the heads.
 
-    seq: int
-    digest: str
-    run: str
-    round: str
-    at: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heads:
-    """What a file of heads says: the ``heads``, in its order, and which of its lines cannot be read."""
-
-    file: Path
-    heads: Sequence[Head]
-    unreadable: Sequence[int]
-
-
-def read_heads(file: Path) -> Heads:
-    """The heads noted in ``file``. What is cut off at its end, where the server died as it wrote, is no line.
-
-    Raises UsageError where it cannot be read, or has no head.
+    The events' digests are taken as they stand: whether they are the events' is the chain's matter. So is whether a
+    head's row is its event's. The tree is computed anew, in one pass and in memory for a page of events and the heads.
+    A head's signature is not checked: its key stands in the same record, and whoever changes that signs anew.
     """
-    try:
-        with open_regular(file) as opened:
-            lines = opened.readall().decode("utf-8", "replace").split("\n")
-    except OSError as error:
-        raise UsageError(f"--audit-head {file}: {error.strerror}") from error
-    heads, unreadable = [], []
-    for number, line in enumerate(lines[:-1], 1):
-        if match := LINE.fullmatch(line):
-            seq, digest, run, round, at = match.groups()
-            heads.append(Head(seq=int(seq), digest=digest, run=run, round=round, at=at))
-        else:
-            unreadable.append(number)
-    if not heads:
-        raise UsageError(f"--audit-head {file}: no head of a record is noted there")
-    return Heads(file=file, heads=heads, unreadable=unreadable)
-
-
-def check_heads(noted: Heads, events: int, digest_at: Callable[[int], str | None]) -> Iterator[Finding]:
-    """Whether the record still has every head that was noted: of ``events`` events, ``digest_at`` gives the digests."""
-    for number in noted.unreadable:
-        line = f"line {number} of {noted.file} is no head of a record"
-        yield Finding(check="head", outcome="unknown", line=line, where={"line": number})
-    broken = 0
-    for finding in limited(_wrong(noted, events, digest_at), NAMED, f"{noted.file}"):
-        broken += finding.count
-        yield finding
+    heads = reader.heads()
+    kept = {(row["level"], row["place"]): row["hash"] for row in reader.tree_nodes()}
+    count, broken = len(kept), list[str]()
+    tree, due = Frontier(), 0
+    for digests in reader.digests(PAGE):
+        try:
+            leaves = [leaf(digest) for digest in digests]
+        except ValueError:
+            yield False, f"the tree cannot be checked: of the events after {tree.size}, one has no digest"
+            return
+        while due < len(heads) and heads[due]["size"] <= tree.size + len(leaves):
+            there = heads[due]["size"] - tree.size
+            if there > 0:
+                tree, made = tree.extended(leaves[:there])
+                leaves = leaves[there:]
+                broken += _differences(made, kept)
+            broken += _head(heads[due], tree)
+            due += 1
+        tree, made = tree.extended(leaves)
+        broken += _differences(made, kept)
+    broken += [f"head of {row['size']} events: there are {tree.size}" for row in heads[due:]]
+    broken += [f"tree_nodes level {level} place {place}: there are not so many events" for level, place in kept]
+    yield from ((False, line) for line in broken)
     if not broken:
-        last = noted.heads[-1]
-        line = f"the record has each of the {len(noted.heads)} heads in {noted.file}, the last at event {last.seq}"
-        yield Finding(check="head", outcome="holds", line=line)
+        root = written(tree.root)
+        yield True, f"{count} nodes of the tree over {tree.size} events, {len(heads)} signed heads: root {root}"
 
 
-def _wrong(noted: Heads, events: int, digest_at: Callable[[int], str | None]) -> Iterator[Finding]:
-    for head in noted.heads:
-        found = digest_at(head.seq)
-        if found == head.digest:
-            continue
-        what = (
-            f"the record has {events} events: its end was cut off"
-            if found is None
-            else f"the record has {found} there: it was written anew"
-        )
-        line = f"head of {head.at}, round {head.round} of run {head.run}: event {head.seq} was {head.digest}; {what}"
-        yield Finding(check="head", outcome="broken", line=line, where={"seq": head.seq, "digest": head.digest})
+def _differences(made: list[Node], kept: dict[tuple[int, int], str]) -> Iterator[str]:
+    """What the table says otherwise of nodes; it has said then what it has to say of them."""
+    for node in made:
+        found = kept.pop((node.level, node.place), None)
+        if found != written(node.hash):
+            is_now = "is missing" if found is None else f"is {found}"
+            yield f"tree_nodes level {node.level} place {node.place}: {is_now}, and {written(node.hash)} by the events"
+
+
+def _head(row: Mapping[str, Any], tree: Frontier) -> Iterator[str]:
+    where = f"head of {row['size']} events (event {row['event_seq']})"
+    if row["size"] != tree.size:  # there are two of one size, or they are not in order
+        yield f"{where}: stands behind one of {tree.size}"
+        return
+    if row["root"] != written(tree.root):
+        yield f"{where}: its root is {row['root']}, and {written(tree.root)} by the events"
+    try:
+        signed = Checkpoint.parse(Note.parse(row["note"]).text)
+    except HeadError as error:
+        yield f"{where}: what was signed cannot be read: {error}"
+        return
+    if (signed.size, written(signed.root)) != (row["size"], row["root"]):
+        yield f"{where}: what was signed is a head of {signed.size} events with the root {written(signed.root)}"

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from flserver.audit.checkpoints import check_checkpoints
-from flserver.audit.heads import check_heads, read_heads
+from flserver.audit.heads import check as check_tree
+from flserver.audit.noted_heads import check_heads, read_heads
 from flserver.audit.report import Finding, limited
 from flserver.store import compare
 from flserver.store import tables as t
 from flserver.store.replay import Replay, Replayed
 from flserver.store.scratch import Scratch, scratch
 from flserver.store.sqlite import store_errors
+from flserver.store.tree_reader import TreeReader
 from flserver.text import printable
 
 NAMED = 10
@@ -53,6 +55,8 @@ class Verification:
                 yield from self._tables(place)
             else:
                 yield _unknown("tables", "too many events have no rows that follow: the tables are not compared")
+            if {t.heads.name, "tree_nodes"} <= place.comparable:
+                yield from self._tree(place)
             if self.with_checkpoints:
                 rounds = list(compare.committed_rounds(place.connection))
                 runs = compare.runs(place.connection)
@@ -97,6 +101,12 @@ class Verification:
             yield Finding(check="tables", outcome="holds", line=line)
         if {t.rounds.name, t.updates.name} <= place.comparable:
             yield from self._sums(place)
+
+    def _tree(self, place: Scratch) -> Iterator[Finding]:
+        """The tree over the events and the heads that were signed of it."""
+        lines = check_tree(TreeReader(place.copy))
+        found = (Finding(check="tree", outcome="holds" if good else "broken", line=line) for good, line in lines)
+        yield from limited(found, NAMED, "the tree")
 
     def _sums(self, place: Scratch) -> Iterator[Finding]:
         wrong = False

@@ -13,6 +13,7 @@ from flserver.cli.ask import query, runs, show
 from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
+from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
 from flserver.cli.record import db, verify
 from flserver.cli.replay import descendants, replay
@@ -48,5 +49,20 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
     return serve(values, given, unknown, typed=typed(ctx, "run_name"))
 
 
-for command in (check, runs, show, query, export_model, verify, replay, descendants, backup, restore, db):
+for command in (
+    check,
+    runs,
+    show,
+    query,
+    export_model,
+    verify,
+    replay,
+    descendants,
+    backup,
+    restore,
+    prove,
+    keygen,
+    witness,
+    db,
+):
     cli.add_command(command)

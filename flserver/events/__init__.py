@@ -36,6 +36,7 @@ from flserver.events.rounds import (
     WeightConcentrated,
 )
 from flserver.events.runs import (
+    HeadSigned,
     OperatorActed,
     QuorumSettled,
     RunEnded,
@@ -59,6 +60,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionOpened",
     "Event",
+    "HeadSigned",
     "KeptUpdate",
     "KeptUpdatesDeleted",
     "MessageReceived",

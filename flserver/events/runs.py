@@ -97,6 +97,17 @@ class OperatorActed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadSigned(Event):
+    """The record's head was signed: of the first ``size`` events, all before this one, whose tree has this ``root``.
+    ``note`` is a signed note (C2SP's tlog-checkpoint), and ``key`` the public key for it."""
+
+    size: int
+    root: str
+    key: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateChanged(Event):
     """The run entered a state. ``detail`` says why, as text for people."""
 

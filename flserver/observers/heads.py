@@ -1,119 +1,74 @@
-"""The chain's head, noted in a file that may live elsewhere (``--audit-head``), after every round and at every stop.
+"""``/checkpoint``: the newest signed head, and the proof that it extends an earlier one; no more of the record."""
 
-A line each: ``seq digest run round time``. ``flserver verify --audit-head`` reads them: decisions/audit-head.md.
-"""
-
-import logging
-import os
-import stat
-import threading
-from collections import deque
+import re
 from collections.abc import Callable
-from pathlib import Path
+from http import HTTPStatus
+from urllib.parse import parse_qsl
 
-from flserver.clock import utc_now
-from flserver.events import Event, RoundCommitted
+from flserver.clock import monotonic
+from flserver.events import Event, HeadSigned
 
-CLOSE_SECONDS = 5.0
-"""How long a stop waits for a file that does not answer."""
-MOST_LINES = 1000  # that wait for such a file; the newest are kept
+PER_SECOND, BURST = 5.0, 20  # answers to one address, which may be a forwarder; a witness needs one a minute
+ALL_PER_SECOND, ALL_BURST = 20.0, 100  # to all of them
+MOST_ADDRESSES = 1024  # told apart
+_SIZE = re.compile("0|[1-9][0-9]{0,17}")
 
-logger = logging.getLogger(__name__)
+Proves = Callable[[int, HeadSigned], str]
+"""The text of a head with the proof that it extends the one of so many events, which it has too."""
 
 
-class HeadFile:
-    """Appends heads to the file at ``path``, durably, on a thread of its own: a disk elsewhere that is gone or hangs
-    costs a warning and no round. ``head`` gives the chain's length and digest, ``round`` is the last committed one."""
+class Allowance:
+    """So many things a second, and as many as ``burst`` at once."""
 
-    def __init__(self, path: Path, run_id: str, round: int | None, head: Callable[[], tuple[int, str]]) -> None:
-        self._path, self._run_id, self._round, self._head = path, run_id, round, head
-        self._thread = threading.Thread(target=self._run, name="audit-head", daemon=True)  # see the class
-        self._work = threading.Condition()  # guards what follows
-        self._lines: deque[str] = deque(maxlen=MOST_LINES)
-        self._noted = 0
-        self._closing = False
-        self._failed = False  # the thread's alone
+    def __init__(self, per_second: float, burst: int) -> None:
+        self._per_second, self._burst = per_second, burst
+        self._left, self._at = float(burst), monotonic()
 
-    def start(self) -> None:
-        """Begin; also make the file, so that it is said at once where that cannot be done."""
-        self._thread.start()
-
-    def observe(self, event: Event) -> None:
-        """Called after an event is durable, on the writer's thread."""
-        if isinstance(event, RoundCommitted):
-            self._round = event.round
-            self._note()
-
-    def _note(self) -> None:
-        sequence, digest = self._head()
-        with self._work:
-            if sequence > self._noted:
-                self._noted = sequence
-                round = "-" if self._round is None else self._round
-                self._lines.append(f"{sequence} {digest} {self._run_id} {round} {utc_now()}\n")
-                self._work.notify()
-
-    def close(self) -> None:
-        """Note the last head, once nothing is recorded any more, and wait for the thread, but not for ever."""
-        self._note()
-        with self._work:
-            self._closing = True
-            self._work.notify()
-        self._thread.join(CLOSE_SECONDS)
-        if self._thread.is_alive():
-            logger.warning("--audit-head %s does not answer: the last heads are not noted there", self._path)
-
-    def _run(self) -> None:
-        self._append("")
-        kept: list[str] = []  # that could not be noted yet: once more with the next
-        while True:
-            with self._work:
-                self._work.wait_for(lambda: self._lines or self._closing)
-                kept, closing = [*kept, *self._lines][-MOST_LINES:], self._closing
-                self._lines.clear()
-            if kept and self._append("".join(kept)):
-                kept = []
-            if closing:
-                return
-
-    def _append(self, text: str) -> bool:
-        """Whether that could be done; the first time that it cannot is said."""
-        try:
-            _append(self._path, text)
-        except OSError as error:
-            if not self._failed:
-                logger.warning(
-                    "--audit-head %s: %s; the run goes on, and heads are noted again once that is mended",
-                    *(self._path, error.strerror or error),
-                )
-            self._failed = True
+    def take(self) -> bool:
+        """Whether there is one more now."""
+        now = monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
             return False
-        if self._failed:
-            logger.info("--audit-head %s: heads are noted again", self._path)
-        self._failed = False
+        self._left -= 1
         return True
 
 
-def _append(path: Path, text: str) -> None:
-    """Append ``text`` durably; what a crash left of a line before it is ended first. Raises OSError."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    made = not path.exists()
-    descriptor = os.open(path, flags, 0o640)
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is not a regular file")
-        if text and found.st_size and os.pread(descriptor, 1, found.st_size - 1) != b"\n":
-            text = "\n" + text
-        data = memoryview(text.encode())
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if made:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+class CheckpointPage:
+    """Sees heads when they are durable, and answers with the newest. ``prove`` reads the database, for some 5 ms."""
+
+    def __init__(self, prove: Proves) -> None:
+        self._prove = prove
+        self._newest: HeadSigned | None = None  # set by the writer's thread, as a whole
+        self._all = Allowance(ALL_PER_SECOND, ALL_BURST)
+        self._of: dict[str, Allowance] = {}  # by address, the one that asked last at the end
+
+    def observe(self, event: Event) -> None:
+        """Called after the head's transaction."""
+        if isinstance(event, HeadSigned):
+            self._newest = event
+
+    def answer(self, query: str, address: str) -> tuple[HTTPStatus, bytes]:
+        """To a request from ``address`` with this ``query``: ``since=SIZE``, or nothing."""
+        if not (self._allowance(address).take() and self._all.take()):
+            return HTTPStatus.TOO_MANY_REQUESTS, b"too many requests; one a minute does\n"
+        given = dict(parse_qsl(query, keep_blank_values=True))
+        since = given.get("since")
+        if given.keys() - {"since"} or (since is not None and not _SIZE.fullmatch(since)):
+            return HTTPStatus.BAD_REQUEST, b"/checkpoint or /checkpoint?since=SIZE, a number of events\n"
+        newest = self._newest
+        if newest is None:
+            return HTTPStatus.NOT_FOUND, b"no head is signed here so far: --sign-key FILE has them signed\n"
+        if since is None:
+            return HTTPStatus.OK, newest.note.encode()
+        if int(since) > newest.size:  # whoever asks has seen more than there is
+            return HTTPStatus.CONFLICT, newest.note.encode()
+        return HTTPStatus.OK, self._prove(int(since), newest).encode()
+
+    def _allowance(self, address: str) -> Allowance:
+        found = self._of.pop(address, None) or Allowance(PER_SECOND, BURST)
+        self._of[address] = found
+        if len(self._of) > MOST_ADDRESSES:
+            del self._of[next(iter(self._of))]
+        return found

@@ -1,4 +1,4 @@
-"""``/metrics`` and ``/healthz`` over HTTP.
+"""``/metrics``, ``/healthz`` and ``/checkpoint`` over HTTP.
 
 One thread, one event loop: a scraper that stalls, or drips its request byte by byte, holds a socket until its deadline
 and nothing else, so it delays neither the next scrape nor the stop. Where there are too many of them, the one whose
@@ -38,6 +38,12 @@ class Exposes(Protocol):
     def exposition(self, accept: str) -> tuple[bytes, str]: ...
 
 
+class Answers(Protocol):
+    """The part of ``heads.CheckpointPage`` that the HTTP server needs."""
+
+    def answer(self, query: str, address: str) -> tuple[HTTPStatus, bytes]: ...
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there, for who asks for metrics. Raises UsageError where the address cannot be had."""
     family, address = addresses(host, port, "--metrics-host")[0]
@@ -50,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class MetricsServer:
-    """Serves GET and HEAD of ``/metrics`` and ``/healthz`` on a thread of its own, which ``close`` joins."""
+    """Serves GET and HEAD of its pages on a thread of its own, which ``close`` joins."""
 
     def __init__(
         self,
@@ -58,10 +64,11 @@ class MetricsServer:
         port: int,
         metrics: Exposes,
         health: Callable[[], Health],
+        checkpoint: Answers | None = None,
         connection_seconds: float = CONNECTION_SECONDS,
     ) -> None:
         self._host, self._port = host, port
-        self._metrics, self._health = metrics, health
+        self._metrics, self._health, self._checkpoint = metrics, health, checkpoint
         self._connection_seconds = connection_seconds
         self._open: dict[asyncio.StreamWriter, bool] = {}  # oldest first; whether its request is complete
         self._next_refusal = Deadline.after(0)
@@ -142,7 +149,7 @@ class MetricsServer:
             return
         if writer in self._open:
             self._open[writer] = True
-        writer.write(self._response(line, headers))
+        writer.write(self._response(line, headers, str((writer.get_extra_info("peername") or ("",))[0])))
         writer.close()
         await writer.wait_closed()
 
@@ -157,7 +164,7 @@ class MetricsServer:
         while await reader.read(REQUEST_LIMIT):
             pass
 
-    def _response(self, line: bytes, headers: list[bytes]) -> bytes:
+    def _response(self, line: bytes, headers: list[bytes], address: str) -> bytes:
         words = line.decode("latin-1").split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return _bytes(HTTPStatus.BAD_REQUEST, b"bad request\n", TEXT)
@@ -165,19 +172,23 @@ class MetricsServer:
         if method not in ("GET", "HEAD"):
             return _bytes(HTTPStatus.METHOD_NOT_ALLOWED, b"GET or HEAD\n", TEXT, "Allow: GET, HEAD\r\n")
         try:
-            status, body, content_type = self._page(target.partition("?")[0], headers)
+            status, body, content_type = self._page(target, headers, address)
         except Exception:
             logger.exception("%s failed", target.partition("?")[0])
             status, body, content_type = HTTPStatus.INTERNAL_SERVER_ERROR, b"failed; the log says why\n", TEXT
-        response = _bytes(status, body, content_type)
+        wait = "Retry-After: 1\r\n" if status == HTTPStatus.TOO_MANY_REQUESTS else ""
+        response = _bytes(status, body, content_type, wait)
         return response if method == "GET" else response[: len(response) - len(body)]
 
-    def _page(self, path: str, headers: list[bytes]) -> tuple[HTTPStatus, bytes, str]:
+    def _page(self, target: str, headers: list[bytes], address: str) -> tuple[HTTPStatus, bytes, str]:
+        path, _, query = target.partition("?")
         if path == "/metrics":
             return HTTPStatus.OK, *self._metrics.exposition(_header("accept", headers))
         if path == "/healthz":
             return *self._health().response(), "application/json"
-        return HTTPStatus.NOT_FOUND, b"/metrics or /healthz\n", TEXT
+        if path == "/checkpoint" and self._checkpoint is not None:
+            return *self._checkpoint.answer(query, address), TEXT
+        return HTTPStatus.NOT_FOUND, b"/metrics, /healthz or /checkpoint\n", TEXT
 
 
 def _header(name: str, headers: list[bytes]) -> str:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from flserver import events
+from flserver.audit.prove import extension
 from flserver.clock import Deadline
 from flserver.errors import (
     EXIT_DONE,
@@ -21,10 +22,12 @@ from flserver.errors import (
     one_line,
 )
 from flserver.events.bus import Bus
-from flserver.observers.heads import HeadFile
+from flserver.heads.note import Note as SignedNote
+from flserver.observers.heads import CheckpointPage
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
 from flserver.observers.metrics import Metrics, database_bytes
+from flserver.observers.noted_heads import HeadFile
 from flserver.process.acts import acted, sender_detail, who_sent
 from flserver.process.first_entries import close_left_overs, record_opening, restore_metrics
 from flserver.process.launched import Launched
@@ -33,10 +36,12 @@ from flserver.process.preparation import Preparation
 from flserver.process.resources import allow_descriptors, limit_arenas
 from flserver.process.resume_command import resume_command
 from flserver.process.run import Run
+from flserver.process.signing import signer
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.operator import Note
 from flserver.store.backlog import MOST_EVENTS
+from flserver.store.tree_reader import TreeReader
 from flserver.store.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -81,8 +86,13 @@ class App:
         self._signals, self._say = launched.signals, launched.say
         plan, db = launched.plan, launched.plan.settings.store.db
         self._seeds = launched.reader.id_seeds()
-        patience = plan.settings.store.db_patience
-        self._writer = Writer(db, run_id=plan.run_id, process_id=self._seeds.process_id, patience=patience)
+        self._writer = Writer(
+            db,
+            run_id=plan.run_id,
+            process_id=self._seeds.process_id,
+            patience=plan.settings.store.db_patience,
+            sign=signer(plan.settings.store),
+        )
         self._parts = run = Run(launched, preparation, self._writer, self._seeds)
         self._metrics = Metrics(
             {
@@ -101,16 +111,19 @@ class App:
         )
         identity = plan.settings.identity
         self._why_stop, self._why_reload = Note(db), Note(identity.clients or identity.tls_cert or db)
+        self._tree = TreeReader(db)
+        self._heads = CheckpointPage(self._proven)
         self._bus = Bus()
         # Metrics first: who reads of a round in the log finds it counted.
-        self._bus.subscribe(self._metrics, *launched.console)
+        self._bus.subscribe(self._metrics, self._heads, *launched.console)
 
     def run(self) -> int:
         """Start everything, wait for the end of the run, stop everything. Returns the exit code."""
         network = self._launched.plan.settings.network
         with ExitStack() as stack:
             if network.metrics_port:
-                endpoint = MetricsServer(network.metrics_host, network.metrics_port, self._metrics, self._health)
+                address = network.metrics_host, network.metrics_port
+                endpoint = MetricsServer(*address, self._metrics, self._health, self._heads)
                 endpoint.start()
                 stack.callback(endpoint.close)
                 self._say(f"metrics on http://{with_port(*endpoint.address)}/metrics")
@@ -243,6 +256,10 @@ class App:
             digest=writer.last_digest,
             queue_length=writer.queue_length,
         )
+
+    def _proven(self, since: int, head: events.HeadSigned) -> str:
+        """Called on the metrics' thread."""
+        return str(extension(self._tree, since, SignedNote.parse(head.note)))
 
     def _linger(self, seconds: float) -> None:
         """Let the last values be scraped."""

@@ -82,4 +82,13 @@ def _initial_weights(settings: ServerSettings) -> None:
         raise UsageError(f"--initial-weights {spec}: there is no such file")
 
 
-NAMES = (_host, _group, _model, _strategy, _eval_data, _evaluate)
+def _sign_key(settings: ServerSettings) -> None:
+    if settings.store.sign_key is not None:
+        from flserver.process.signing import signer  # with cryptography and SQLAlchemy
+
+        signer(settings.store)
+    elif settings.store.sign_key_passphrase_file is not None:
+        raise UsageError("--sign-key-passphrase-file needs --sign-key: it has that key's passphrase")
+
+
+NAMES = (_host, _group, _model, _strategy, _eval_data, _evaluate, _sign_key)

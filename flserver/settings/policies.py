@@ -80,7 +80,7 @@ class StorePolicy:
     """Where the record and the models go, which group may read them, and which run is meant: with ``resume`` it goes
     on, with ``resume_from`` a child of it begins at that round. In a run's settings on record, ``resume_from`` says
     where it began. A database that another program has locked is waited for, ``db_patience`` seconds. In the file
-    ``audit_head`` the chain's heads are noted."""
+    ``audit_head`` the chain's heads are noted, with ``sign_key`` they are signed."""
 
     db: Path
     checkpoint_dir: Path
@@ -93,6 +93,8 @@ class StorePolicy:
     group: str | None
     db_patience: float
     audit_head: Path | None
+    sign_key: Path | None
+    sign_key_passphrase_file: Path | None
 
     @property
     def listens_as_before(self) -> bool:

@@ -54,6 +54,8 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="evaluate", kind="str", default=None, metavar="MODULE:FUNCTION", help="Evaluate every global model with function(model, round) -> dict of numbers; an accuracy is from 0 to 1."),
     Setting(name="metrics-host", kind="str", default="127.0.0.1", help="Name or address of /metrics and /healthz, written as --host's."),
     Setting(name="metrics-port", kind="int", default=9464, minimum=0, maximum=65535, help="Port of /metrics and /healthz; 0 turns them off."),
+    Setting(name="sign-key", kind="path", default=None, metavar="FILE", help="Sign the record's head after every round, and at every start, stop and end, with this key, which flserver keygen makes: /checkpoint on the metrics port has the newest."),
+    Setting(name="sign-key-passphrase-file", kind="path", default=None, metavar="FILE", help="Its passphrase: the first line of this file."),
     Setting(name="metrics-linger", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that /metrics outlives a finished run, so that its last values are scraped."),
     Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, and for the sum of a round, in MiB; beyond it they lie in unlinked files in the checkpoint directory."),
     Setting(name="max-update-size", kind="int", default=None, minimum=1, maximum=2**48, metavar="BYTES", help="Longest message with a model. Default: as many whole models as the model has parameter tensors, 2 at least and 64 at most, and 64 KiB more."),

@@ -14,8 +14,11 @@
 | replay   | all derived tables, made anew from the record                                 |
 | scratch  | a copy of a database, and empty tables beside it to derive into               |
 | compare  | a record's tables held against those derived                                  |
+| tree     | the Merkle tree over the events' digests, as the database has it              |
+| appending | what a transaction appends: events, what follows, a signed head              |
 | backlog  | PURE: what waits for its transaction, and who may add to it                   |
 | writer   | the one thread and connection that write                                      |
 | reader   | everything that is read, through a connection that cannot write               |
+| tree_reader | what heads and proofs are made of                                          |
 | totals   | a run's sums, from which /metrics goes on after a restart                     |
 """

@@ -27,14 +27,17 @@ class Link:
     payload_digest: str
     previous_digest: str
 
-    def digest(self) -> str:
-        """``sha256:hex`` of the columns as canonical JSON, written out here since it is always the same."""
-        written = (
+    def canonical(self) -> bytes:
+        """The columns as canonical JSON, written out here since it is always the same."""
+        return (
             f'{{"at":{quoted(self.at)},"payload_digest":{quoted(self.payload_digest)},'
             f'"previous_digest":{quoted(self.previous_digest)},"process_id":{self.process_id},'
             f'"run_id":{quoted(self.run_id)},"seq":{self.seq},"type":{quoted(self.type)}}}'
-        )
-        return _sha256(written.encode())
+        ).encode()
+
+    def digest(self) -> str:
+        """``sha256:hex`` of that."""
+        return _sha256(self.canonical())
 
 
 _COVERED = tuple(Link.__dataclass_fields__)

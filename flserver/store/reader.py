@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import Damaged, UsageError
-from flserver.events import RoundCommitted, RunStarted
+from flserver.events import RunStarted
 from flserver.events.totals import Totals
 from flserver.events.words import MetricSource
 from flserver.store import chain
@@ -226,19 +226,6 @@ class Reader:
         """The run's counts, sums and durations, all of one moment."""
         with self._errors(), self._connect() as connection:
             return read_totals(connection, run_id)
-
-    def chained_digests(self) -> Mapping[tuple[str, int], str]:
-        """The model digests (``sha256:hex``) that the events state, by run_id and round; purged events state none."""
-        query = text("SELECT run_id, payload FROM events WHERE type = :type AND payload IS NOT NULL ORDER BY seq")
-        found = {}
-        with self._errors(), self._connect() as connection:
-            pages = connection.execution_options(yield_per=CHAIN_PAGE)
-            for run_id, payload in pages.execute(query, {"type": RoundCommitted.__name__}):
-                # Where it was tampered with, the chain says so.
-                with suppress(ValueError, LookupError, TypeError, OverflowError, RecursionError):
-                    committed = json.loads(payload)
-                    found[run_id, int(committed["round"])] = str(committed["model_digest"])
-        return found
 
     def damage(self) -> str | None:
         """What SQLite finds wrong with the file's form, the first thing of it; None where it is sound, which says

@@ -34,13 +34,15 @@ Schema = dict[tuple[str, str], tuple[str, str | None]]
 class Scratch:
     """What the database is held against, and where.
 
-    ``connection`` has the derived tables, empty and without indexes, and, attached as ``record``, the database's copy.
+    ``connection`` has the derived tables, empty and without indexes, and, attached as ``record``, the database's
+    ``copy``.
     ``revision`` is the schema that the database has; ``problems`` is what is wrong with the schema and with the file.
     ``comparable`` are the tables of the copy that are what the schema says. ``incomplete`` is True where a downgrade
     took columns off that were not filled again since.
     """
 
     connection: Connection
+    copy: Path
     revision: str
     problems: tuple[str, ...]
     comparable: frozenset[str]
@@ -84,10 +86,10 @@ def scratch(path: Path) -> Iterator[Scratch]:
                 _attach(driver_of(connection), copy)
                 if not state.at_head and comparable:
                     comparable = frozenset(_names(_schema(driver_of(connection))))
-        copy.unlink()  # it stays as long as it is open
         with derived.connect() as connection:
             yield Scratch(
                 connection=connection,
+                copy=copy,
                 revision=state.current,
                 problems=problems,
                 comparable=comparable,

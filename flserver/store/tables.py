@@ -1,7 +1,7 @@
 """The tables, for statements. Their DDL, indexes and keys stand in migrations; a test holds the two together.
 
-``events`` is the record. Every other table is derived from it (see ``derive``) and exists to be asked. Units are those
-of the events.
+``events`` is the record. Every other table is derived from it (see ``derive``) and exists to be asked, but for
+``tree_nodes``, which follow from the events' digests. Units are those of the events.
 """
 
 import math
@@ -163,9 +163,16 @@ client_metrics = _table(
     value real?, update_id int, note text?
     """,
 )
+heads = _table(
+    "heads",
+    "event_seq int key, run_id text, process_id int, at text, size int, root text, key text, note text",
+)
+
+tree_nodes = _table("tree_nodes", "level int key, place int key, hash text")
+"""Hashes of complete subtrees of the tree over the events' digests (see ``tree``)."""
 
 DERIVED: tuple[Table, ...] = (
-    runs, processes, operator_events, connections, clients, messages, summaries, updates, rounds, client_rounds,
+    runs, processes, operator_events, heads, connections, clients, messages, summaries, updates, rounds, client_rounds,
     round_metrics, client_metrics,
 )  # fmt: skip
 """Every table that follows from ``events``, parents before children."""

@@ -5,7 +5,6 @@ What waits is bounded (``backlog``): who brings more waits too.
 """
 
 import logging
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,14 +17,12 @@ from flserver import faults
 from flserver.clock import Deadline, monotonic
 from flserver.errors import StoreError
 from flserver.events import Event
-from flserver.store import tables
+from flserver.store import tables, tree
+from flserver.store.appending import Appending, Head, Signs, signs_nothing
 from flserver.store.backlog import Backlog
 from flserver.store.busy import when_free
-from flserver.store.chain import GENESIS, Link, payload_digest
-from flserver.store.derive import derive, run_of
-from flserver.store.derive.statements import Origin, Rows
+from flserver.store.derive.statements import Rows
 from flserver.store.payloads import to_payload
-from flserver.store.prepared import inserting
 from flserver.store.sqlite import store_errors, what_failed, writing_engine
 from flserver.store.wal import fold_left_over, leave_as_it_is, leave_one_file, set_wal, share_companions
 
@@ -34,7 +31,6 @@ LINGER = 0.1
 costs a round of trainers that answer one after the other as many more commits."""
 MAX_BATCH = 500
 """Events in one transaction: what waits behind it does not wait long."""
-SALT_BYTES = 16
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +45,14 @@ class _Entry:
 class Writer:
     """Implements ``events.bus.Recorder``: the events of one process's work on one run."""
 
-    def __init__(self, path: Path, *, run_id: str, process_id: int, patience: float = 60.0) -> None:
-        """``patience`` is how many seconds another program's lock on the database is waited for."""
+    def __init__(
+        self, path: Path, *, run_id: str, process_id: int, patience: float = 60.0, sign: Signs = signs_nothing
+    ) -> None:
+        """``patience`` is how many seconds another program's lock on the database is waited for; ``sign`` signs heads
+        of the record."""
         self._path = path
         self._patience = patience
-        self._run_id = run_id
-        self._process_id = process_id
+        self._chain = Appending(run_id, process_id, sign)
         self._on_committed: Callable[[Sequence[Event]], None] = lambda events: None
         self._on_commit_seconds: Callable[[float], None] = lambda seconds: None
         self._on_failure: Callable[[BaseException], None] = lambda error: None
@@ -76,8 +74,7 @@ class Writer:
         self._wanted = 0  # a flush waits for as many events
         self._closing = False
         self._failure: BaseException | None = None
-        self._sequence = 0
-        self._last_digest = GENESIS
+        self._head = Head()
 
     @property
     def queue_length(self) -> int:
@@ -105,7 +102,7 @@ class Writer:
     def head(self) -> tuple[int, str]:
         """``sequence`` and ``last_digest``, of one moment."""
         with self._lock:
-            return self._sequence, self._last_digest
+            return self._head.tree.size, self._head.digest
 
     def start(
         self,
@@ -209,12 +206,12 @@ class Writer:
         """Find where the chain stands."""
         set_wal(connection, self._path)
         fold_left_over(connection, self._path)
-        head = select(tables.events.c.seq, tables.events.c.digest).order_by(tables.events.c.seq.desc()).limit(1)
+        last = select(tables.events.c.digest).order_by(tables.events.c.seq.desc()).limit(1)
         with connection.begin():
-            row = connection.execute(head).first()
+            digest = connection.execute(last).scalar()
+            if digest is not None:
+                self._head = Head(digest, tree.frontier_of(connection))
         share_companions(self._path)
-        if row is not None:
-            self._sequence, self._last_digest = row
 
     def _run(self) -> None:
         connection = self._connection
@@ -251,13 +248,13 @@ class Writer:
 
     def _write(self, connection: Connection, batch: Sequence[_Entry]) -> None:
         started = monotonic()
-        sequence, digest = when_free(self._path, self._patience, self._pause, lambda: self._commit(connection, batch))
+        head, events = when_free(self._path, self._patience, self._pause, lambda: self._commit(connection, batch))
         seconds = monotonic() - started
         with self._lock:
-            self._sequence, self._last_digest = sequence, digest
-        self._on_head(sequence, digest)
+            self._head = head
+        self._on_head(head.tree.size, head.digest)
         self._on_commit_seconds(seconds)
-        self._on_committed([entry.event for entry in batch])
+        self._on_committed(events)
         # Last: who returns from a flush finds that those who watch have seen it too.
         with self._lock:
             self._committed += len(batch)
@@ -271,37 +268,16 @@ class Writer:
         with self._lock:
             self._work.wait(seconds)
 
-    def _commit(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
-        """Write the events and what follows from them in one transaction; returns the chain's new head."""
+    def _commit(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[Head, Sequence[Event]]:
+        """Write the events and what follows from them in one transaction; returns the chain's new head, and all events
+        that were written."""
         try:
             with connection.begin():
-                head = self._insert(connection, batch)
+                rows = self._rows = self._rows or Rows(connection)
+                written = self._chain.append(rows, self._head, [(entry.event, entry.payload) for entry in batch])
                 faults.reach("commit")
             faults.reach("committed")
-            return head
+            return written
         except BaseException:
             self._rows = None  # it knows what was rolled back
             raise
-
-    def _insert(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
-        rows = self._rows = self._rows or Rows(connection)
-        digest = self._last_digest
-        recorded = []
-        salts = secrets.token_hex(SALT_BYTES * len(batch))
-        for at, entry in enumerate(batch):
-            salt = salts[2 * SALT_BYTES * at : 2 * SALT_BYTES * (at + 1)]
-            link = Link(
-                seq=self._sequence + 1 + at,
-                run_id=run_of(entry.event, self._run_id),
-                process_id=self._process_id,
-                type=type(entry.event).__name__,
-                at=entry.event.at,
-                payload_digest=payload_digest(salt, entry.payload),
-                previous_digest=digest,
-            )
-            digest = link.digest()
-            recorded.append(vars(link) | {"payload": entry.payload, "salt": salt, "digest": digest})
-            derive(rows, Origin(link.seq, link.run_id, link.process_id), entry.event)
-        inserting(tables.events).run(connection, recorded)
-        rows.write()
-        return recorded[-1]["seq"], digest

@@ -6,7 +6,7 @@ Columns are added at the end, of the table and of the view: what reads a view by
 from alembic import op
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 VIEWS = {
     "v1_updates": """
@@ -18,7 +18,7 @@ VIEWS = {
 
 
 def upgrade() -> None:
-    """From 0010."""
+    """From 0011."""
     op.execute("ALTER TABLE updates ADD COLUMN kept TEXT")
     for name, query in VIEWS.items():
         op.execute(f"DROP VIEW {name}")
@@ -26,5 +26,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """To 0010."""
+    """To 0011."""
     op.execute("ALTER TABLE updates DROP COLUMN kept")

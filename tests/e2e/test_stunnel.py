@@ -5,18 +5,22 @@ import re
 import shutil
 import signal
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from flserver.errors import NoHead
+from flserver.heads.keys import PrivateKey, opened
+from flserver.heads.proofs import Extension
+from flserver.witness.watch import fetcher
 from tests.certificates import Authority, Pair
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess, send
 from tests.e2e.trainers import trainers
 from tests.e2e.tunnels import OPS, HaProxy, Stunnel
 from tests.fldata import write_fldata
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 
 LARGE = ("--num-rounds", "1", "--min-clients", "2", "--model", "torchvision:squeezenet1_1", *FAST)
 REFUSED = "SELECT reason FROM v1_messages WHERE outcome = 'refused'"
@@ -240,16 +244,29 @@ def test_stunnel_is_patient_for_weeks_and_no_longer_than_it_can_count() -> None:
     assert 20 * 86_400 < int(seconds) < 2**31 // 1000
 
 
+def shown(port: int) -> str | None:
+    """The newest head, once there is one."""
+    with suppress(NoHead):
+        return fetcher(f"http://localhost:{port}")(0)
+    return None
+
+
 @pytest.mark.haproxy
 def test_unchanged_trainers_through_haproxy_have_their_addresses(start: Start, certs: Path, tmp_path: Path) -> None:
     data = write_fldata(tmp_path / "FLdata", (1, 2), samples=100)
-    server = start("--num-rounds", "2", "--min-clients", "2", *FAST, "--trusted-proxy", "127.0.0.1")
+    log = PrivateKey.generate("log.example/a")
+    log.write(tmp_path / "key")
+    options = ("--trusted-proxy", "127.0.0.1", "--sign-key", "key")
+    server = start("--num-rounds", "2", "--min-clients", "2", *FAST, *options)
     folders = [certs / "clients" / str(client) for client in (1, 2)]
-    with HaProxy(server.port, certs) as proxy, ExitStack() as stack:
+    with HaProxy(server, certs) as proxy, ExitStack() as stack:
         for client, folder in enumerate(folders, 1):
             tunnel = stack.enter_context(
                 Stunnel(proxy.port, folder, "flserver.example", f"local = 127.0.0.{client + 1}")
             )
+            # The site's witness goes the same way as its trainer.
+            head = eventually(lambda port=tunnel.port: shown(port), lambda: server.log, pause=0.5)
+            assert opened(Extension.parse(head).head, log.public).size > 0
             stack.enter_context(trainers(tunnel, data, client))
         assert server.exit_code() == 0
         proxy.wait_for_line(r' 127\.0\.0\.2:\d+ "1" ', count=3)
@@ -268,7 +285,7 @@ def test_haproxy_lets_nobody_in_without_a_certificate(start: Start, certs: Path,
     others = Authority(tmp_path / "others")
     server = start("--num-rounds", "1", "--min-clients", "2", *FAST, "--trusted-proxy", "127.0.0.1")
     stranger = folder_of(tmp_path / "stranger", others.client("1"), certs / "ca.crt")
-    with HaProxy(server.port, certs) as proxy, Stunnel(proxy.port, stranger, "flserver.example") as tunnel:
+    with HaProxy(server, certs) as proxy, Stunnel(proxy.port, stranger, "flserver.example") as tunnel:
         with pytest.raises((ConnectionError, EOFError)), Peer(tunnel.port, 1) as peer:
             peer.register()
         proxy.wait_for_line("refused: .*certificate verify failed")

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from flserver.clock import Deadline
-from tests.e2e.harness import TESTS, free_port
+from tests.e2e.harness import TESTS, ServerProcess, free_port
 from tests.patience import PATIENCE, eventually
 
 OPS = TESTS.parent / "ops"
@@ -105,13 +105,14 @@ class Stunnel(Forwarding):
 class HaProxy(Forwarding):
     """HAProxy in front of a server. ``folder`` is what ``ops/certificates`` makes for the server."""
 
-    def __init__(self, server: int, folder: Path) -> None:
+    def __init__(self, server: ServerProcess, folder: Path) -> None:
         port = free_port()
         text = changed(
             (OPS / "haproxy" / "flserver.cfg").read_text(),
             {
                 r"bind :50053 ": f"bind 127.0.0.1:{port} ",
-                r"flserver 127\.0\.0\.1:50052 ": f"flserver 127.0.0.1:{server} ",
+                r"flserver 127\.0\.0\.1:50052 ": f"flserver 127.0.0.1:{server.port} ",
+                r"metrics 127\.0\.0\.1:9464": f"metrics 127.0.0.1:{server.metrics_port}",
             },
         )
         (folder / "flserver.cfg").write_text(text)

@@ -1,100 +1,73 @@
-"""Heads are noted durably after every round and at the end, and a file that cannot be written stops nobody."""
+"""``/checkpoint`` gives the newest head and its proof, to each who asks only so often."""
 
-import logging
-import os
-from pathlib import Path
+from http import HTTPStatus
+from itertools import repeat
 
 import pytest
 
-from flserver.audit.heads import read_heads
-from flserver.observers.heads import HeadFile
+from flserver import events as e
+from flserver.observers import heads
+from flserver.observers.heads import BURST, MOST_ADDRESSES, PER_SECOND, Allowance, CheckpointPage
 from tests import facts
-from tests.patience import eventually
+
+NOTE = "log\n40\nqg==\n\n— log YWJjZGU=\n"
 
 
-class Chain:
-    def __init__(self) -> None:
-        self.length = 0
-
-    def head(self) -> tuple[int, str]:
-        return self.length, f"sha256:{self.length:064x}"
+def proven(since: int, head: e.HeadSigned) -> str:
+    return f"old {since}\n\n{head.note}"
 
 
-def noted(path: Path) -> list[tuple[int, str, str]]:
-    return [(head.seq, head.run, head.round) for head in read_heads(path).heads]
+@pytest.fixture
+def page() -> CheckpointPage:
+    return CheckpointPage(proven)
 
 
-def test_each_round_and_the_end_have_a_line(tmp_path: Path) -> None:
-    chain, file = Chain(), tmp_path / "heads"
-    heads = HeadFile(file, "r1", None, chain.head)
-    heads.start()
-    for round in range(2):
-        chain.length += 10
-        heads.observe(facts.attempt(round))
-        heads.observe(facts.committed(round))
-        eventually(lambda: file.read_text().count("\n") > round)  # noqa: B023
-    chain.length += 1
-    heads.close()
-    assert noted(file) == [(10, "r1", "0"), (20, "r1", "1"), (21, "r1", "1")]
-    assert file.stat().st_mode & 0o777 & ~0o640 == 0
-    assert read_heads(file).heads[0].digest == chain_digest(10)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(heads, "monotonic", lambda: now[0])
+    return now
 
 
-def chain_digest(length: int) -> str:
-    return f"sha256:{length:064x}"
+def test_the_newest_head_is_given_and_a_proof_where_one_is_asked_for(page: CheckpointPage) -> None:
+    status, body = page.answer("", "192.0.2.1")
+    assert status == HTTPStatus.NOT_FOUND
+    assert b"--sign-key" in body
+    page.observe(facts.head_signed(size=12, note="older"))
+    page.observe(facts.state_changed())
+    page.observe(facts.head_signed(size=40, note=NOTE))
+    assert page.answer("", "192.0.2.1") == (HTTPStatus.OK, NOTE.encode())
+    for since in (0, 12, 40):
+        assert page.answer(f"since={since}", "a") == (HTTPStatus.OK, f"old {since}\n\n{NOTE}".encode())
+    assert page.answer("since=41", "a") == (HTTPStatus.CONFLICT, NOTE.encode()), "whoever asks has seen more"
 
 
-def test_a_run_that_commits_nothing_has_a_line_too_and_none_is_said_twice(tmp_path: Path) -> None:
-    chain, file = Chain(), tmp_path / "heads"
-    chain.length = 3
-    for _ in range(2):  # a second process finds the chain as it was
-        heads = HeadFile(file, "r1", None, chain.head)
-        heads.start()
-        heads.close()
-    assert noted(file) == [(3, "r1", "-")] * 2
+@pytest.mark.parametrize(
+    "query", ["since=", "since=-1", "since=1e3", "since=007", "since=1&x=2", "x", "since=" + "9" * 40]
+)
+def test_what_is_no_size_is_refused(page: CheckpointPage, query: str) -> None:
+    page.observe(facts.head_signed(size=40, note=NOTE))
+    assert page.answer(query, "a")[0] == HTTPStatus.BAD_REQUEST
 
 
-def test_what_a_crash_left_of_a_line_spoils_no_other(tmp_path: Path) -> None:
-    chain, file = Chain(), tmp_path / "heads"
-    chain.length = 5
-    file.write_text(f"2 {chain_digest(2)} r1 0 2026-01-31T09:00:00.000000Z\n4 sha256:00")
-    heads = HeadFile(file, "r1", 0, chain.head)
-    heads.start()
-    heads.close()
-    assert noted(file) == [(2, "r1", "0"), (5, "r1", "0")]
-    assert read_heads(file).unreadable == [2]
+def test_who_asks_too_often_waits_and_nobody_else_does(page: CheckpointPage, clock: list[float]) -> None:
+    page = CheckpointPage(proven)
+    page.observe(facts.head_signed(size=40, note=NOTE))
+    answers = [page.answer("", "a")[0] for _ in range(BURST + 1)]
+    assert answers == [*repeat(HTTPStatus.OK, BURST), HTTPStatus.TOO_MANY_REQUESTS]
+    assert page.answer("", "b")[0] == HTTPStatus.OK
+    clock[0] += 1 / PER_SECOND
+    assert [page.answer("", "a")[0] for _ in range(2)] == [HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS]
 
 
-def test_a_file_that_cannot_be_written_is_said_once_and_tried_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    chain, mount = Chain(), tmp_path / "mount"
-    heads = HeadFile(mount / "heads", "r1", None, chain.head)
-    heads.start()
-    for round in range(3):
-        if round == 2:
-            eventually(lambda: caplog.messages)
-            mount.mkdir()
-        chain.length += 10
-        heads.observe(facts.committed(round))
-    heads.close()
-    assert noted(mount / "heads") == [(10, "r1", "0"), (20, "r1", "1"), (30, "r1", "2")]
-    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1
-    assert "No such file or directory; the run goes on" in warnings[0]
-    assert "heads are noted again" in caplog.messages[-1]
+def test_many_addresses_together_are_held_too_and_not_all_remembered(page: CheckpointPage, clock: list[float]) -> None:
+    page = CheckpointPage(proven)
+    answers = [page.answer("", f"address {number}")[0] for number in range(2 * MOST_ADDRESSES)]
+    assert answers.count(HTTPStatus.TOO_MANY_REQUESTS) == 2 * MOST_ADDRESSES - heads.ALL_BURST
+    assert len(page._of) == MOST_ADDRESSES
 
 
-def test_a_link_and_a_pipe_are_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to(tmp_path / "precious")
-    for name in ("pipe", "link"):
-        heads = HeadFile(tmp_path / name, "r1", None, lambda: (1, chain_digest(1)))
-        heads.start()
-        heads.close()
-    assert not (tmp_path / "precious").exists()
-    assert [message.split(";")[0].rpartition(": ")[2] for message in caplog.messages] == [
-        "it is not a regular file",
-        "Too many levels of symbolic links",
-    ]
+def test_an_allowance_is_no_more_than_its_burst(clock: list[float]) -> None:
+    allowance = Allowance(2.0, 3)
+    clock[0] += 1000.0
+    assert [allowance.take() for _ in range(4)] == [True, True, True, False]

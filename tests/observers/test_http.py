@@ -15,10 +15,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flserver.errors import UsageError
+from flserver.observers.heads import BURST, CheckpointPage
 from flserver.observers.health import Health
 from flserver.observers.http import CONNECTION_LIMIT, REQUEST_LIMIT, MetricsServer
 from flserver.observers.metrics import Metrics
 from flserver.settings.hosts import bare
+from tests import facts
 from tests.hosts import LINK_LOCAL, needs_ipv6, needs_link_local
 from tests.observers.observed_run import WELL
 from tests.patience import PATIENCE, eventually
@@ -44,7 +46,7 @@ def serve(health: Answers) -> Iterator[Callable[..., MetricsServer]]:
     """Starts servers, and closes them."""
     servers = []
 
-    def start(metrics: object = None, **options: float) -> MetricsServer:
+    def start(metrics: object = None, **options: object) -> MetricsServer:
         seconds = {"connection_seconds": PATIENCE} | options
         server = MetricsServer("127.0.0.1", 0, metrics or Metrics({}), health, **seconds)  # type: ignore[arg-type]
         servers.append(server)
@@ -323,3 +325,19 @@ def test_healthz_is_the_healths_own_answer(serve: Callable[..., MetricsServer], 
         status, headers, body = ask(server, "/healthz")
         assert (status, headers["Content-Type"]) == (expected, "application/json")
         assert (status, body) == health.health.response()
+
+
+def test_heads_are_given_and_to_nobody_too_often(serve: Callable[..., MetricsServer]) -> None:
+    page = CheckpointPage(lambda since, head: f"old {since}\n\n{head.note}")
+    page.observe(facts.head_signed(size=40, note="a note\n"))
+    server = serve(checkpoint=page)
+    code, headers, body = ask(server, "/checkpoint?since=12")
+    assert (code, body) == (200, b"old 12\n\na note\n")
+    assert headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert ask(server, "/checkpoint", "HEAD")[::2] == (200, b"")
+    assert ask(server, "/checkpoint?since=41")[0] == 409
+    codes = [ask(server, "/checkpoint")[0] for _ in range(BURST)]
+    assert 429 in codes
+    code, headers, _ = ask(server, "/checkpoint")
+    assert (code, headers["Retry-After"]) == (429, "1")
+    assert ask(serve(), "/checkpoint")[0] == 404, "a server without"

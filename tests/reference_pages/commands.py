@@ -38,7 +38,7 @@ def commands_page(server: click.Command = cli, client: click.Command = flclient)
 def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Command, tuple[Setting, ...]]]:
     if isinstance(command, click.Group):
         for name, child in command.commands.items():
-            if not isinstance(child, click.Group):
+            if not isinstance(child, click.Group) or child.invoke_without_command:
                 keys = {parameter.name for parameter in child.params}
                 all_of_them = keys >= {setting.key for setting in SERVER_SETTINGS}
                 yield f"{path} {name}", child, SERVER_SETTINGS if all_of_them else ()

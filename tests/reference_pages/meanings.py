@@ -6,8 +6,12 @@ PARAMETERS = {
     "folder": "The backup: a folder.",
     "revision": "A revision of the schema, as `db check` prints it.",
     "run": "The run, by its id or its name.",
+    "what": "To `prove`: an event by its number, `update:ID`, or a committed round as `RUN:ROUND`. Of `descendants`: such "
+    "a round, or else a client's id.",
+    "one": "What one witness saw.",
+    "other": "What the other saw.",
+    "file": "What `flserver prove` made.",
     "sql": "One statement; `-` reads it from standard input.",
-    "what": "A round, as a run's id or name and its number, or else a client's id.",
 }
 
 RUN = "The run: `v1_runs.run_id`."
@@ -283,6 +287,19 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "measured_on": "`received`: the global model as it came. `trained`: its own, after training.",
             "source": "`client`: who measured it.",
             "note": "`NaN`, `Infinity` or `-Infinity`: what was sent.",
+        },
+    ),
+    "v1_heads": (
+        "A signed head of the record. With `--sign-key` there is one of every round, and of every start, stop and end.",
+        {
+            "run_id": RUN,
+            "process_id": PROCESS,
+            "at": "When it was signed.",
+            "size": "How many events it is of: all before its own.",
+            "root": "The root of the Merkle tree (RFC 6962, SHA-256) whose leaves are their digests.",
+            "key": "The public key, as `name+keyid+base64`. The name is the head's origin.",
+            "note": "What was signed, with the signature: a C2SP tlog-checkpoint.",
+            "event_seq": "The event that put it on record.",
         },
     ),
     "v1_events": (

@@ -73,7 +73,8 @@ CHAIN = """
 Every row holds the digest of the one before it, from the first row of the first version on. So a row that was changed,
 removed or moved shows in `flserver verify`, which also derives every table from the events anew and compares it, and
 holds every checkpoint against them. Rows cut off at the end, and a chain that was written anew from some row on, are
-consistent too: only heads that were [noted elsewhere](../README.md#verify) show those. A payload can be purged later,
+consistent too: only heads that were [noted elsewhere](../README.md#verify), or
+[witnessed](../README.md#signed-heads-and-witnesses), show those. A payload can be purged later,
 with its salt, without breaking the chain, and nobody can confirm a guess at what it was.
 """
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flserver.events import ClientMetric, Event, KeptUpdate
+from flserver.store.appending import Signs, signs_nothing
 from flserver.store.writer import Writer
 from tests import facts
 from tests.facts import RUN, aborted, answered, attempt, committed, opened, sent, silent
@@ -56,6 +57,7 @@ def whole_run() -> list[Event]:
     return [
         *started(),
         facts.operator_acted(),
+        facts.head_signed(),
         facts.state_changed(),
         *registered("1", 1),
         facts.identified(1),
@@ -131,10 +133,12 @@ def left_over() -> list[Event]:
     ]
 
 
-def write(path: Path, events: Iterable[Event], *, run_id: str = RUN, process_id: int = 1) -> None:
+def write(
+    path: Path, events: Iterable[Event], *, run_id: str = RUN, process_id: int = 1, sign: Signs = signs_nothing
+) -> None:
     """Record ``events`` as one server process does, from start to clean stop."""
     failures: list[BaseException] = []
-    writer = Writer(path, run_id=run_id, process_id=process_id)
+    writer = Writer(path, run_id=run_id, process_id=process_id, sign=sign)
     writer.start(**(QUIET | {"on_failure": failures.append}))
     try:
         for event in events:

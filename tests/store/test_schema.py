@@ -50,6 +50,7 @@ CONTRACT = {
     "sent_at, seconds, bytes_in, bytes_out, update_norm, counted_size",
     "v1_round_metrics": "run_id, round, name, value, source, note",
     "v1_client_metrics": "run_id, round, client_id, name, value, measured_on, source, note",
+    "v1_heads": "run_id, process_id, at, size, root, key, note, event_seq",
     "v1_events": "seq, run_id, type, at, payload, previous_digest, digest",
 }
 

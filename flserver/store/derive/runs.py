@@ -52,6 +52,10 @@ def _operator_acted(rows: Rows, origin: Origin, event: e.OperatorActed) -> None:
     rows.insert_from(event, t.operator_events, origin, event_seq=origin.seq, process_id=origin.process_id)
 
 
+def _head_signed(rows: Rows, origin: Origin, event: e.HeadSigned) -> None:
+    rows.insert_from(event, t.heads, origin, event_seq=origin.seq, process_id=origin.process_id)
+
+
 DERIVATIONS: Derivations = {
     e.RunStarted: _run_started,
     e.RunResumed: _run_resumed,
@@ -61,6 +65,7 @@ DERIVATIONS: Derivations = {
     e.ServerStarted: _server_started,
     e.ServerStopped: _server_stopped,
     e.OperatorActed: _operator_acted,
+    e.HeadSigned: _head_signed,
     e.StateChanged: lambda rows, origin, event: None,  # these stand in the record only
     e.Waited: lambda rows, origin, event: None,
 }
