@@ -13,6 +13,7 @@ from flserver.cli.ask import query, runs, show
 from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.models import export_model
+from flserver.cli.purge import purge
 from flserver.cli.record import db, verify
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS
@@ -46,5 +47,5 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
     return serve(values, given, unknown, typed=typed(ctx, "run_name"))
 
 
-for command in (check, runs, show, query, export_model, verify, db):
+for command in (check, runs, show, query, export_model, verify, purge, db):
     cli.add_command(command)

@@ -35,7 +35,9 @@ from flserver.events.rounds import (
 )
 from flserver.events.runs import (
     OperatorActed,
+    PayloadsPurged,
     QuorumSettled,
+    RestingRow,
     RunEnded,
     RunLeftOver,
     RunResumed,
@@ -60,8 +62,10 @@ __all__ = [
     "MessageReceived",
     "MessageSent",
     "OperatorActed",
+    "PayloadsPurged",
     "PeerIdentified",
     "QuorumSettled",
+    "RestingRow",
     "RoundCommitted",
     "RoundMetric",
     "RunEnded",

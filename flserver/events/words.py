@@ -21,7 +21,7 @@ RunStatus = Literal["running", "completed", "interrupted", "failed"]
 Awaited = Literal["registrations", "participants", "updates"]
 """What clients are waited for to do: to register, to come back so that a round can begin, to answer."""
 
-OperatorAct = Literal["start", "resume", "override", "stop", "reload", "upgrade"]
+OperatorAct = Literal["start", "resume", "override", "stop", "reload", "upgrade", "purge"]
 """``v1_operator_events.kind``."""
 
 # --- connections and messages ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flserver.clock import utc_moment
 from flserver.errors import UsageError
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
 from flserver.settings.setting import CAP, defaults
@@ -160,6 +161,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
+    _check_date(merged["retain_until"])
     meant["go_on_at"] = _go_on_at(merged)
     meant["max_clients_per_address"] = merged["max_clients_per_address"] or merged["max_connections_per_address"] // 2
     return ServerSettings(
@@ -171,6 +173,15 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         identity=_pick(IdentityPolicy, meant),
         values=merged,
     )
+
+
+def _check_date(text: str | None) -> None:
+    """Raises UsageError where ``--retain-until`` names no moment."""
+    try:
+        if text:
+            utc_moment(text)
+    except ValueError as error:
+        raise UsageError(f"--retain-until {error}") from error
 
 
 def _dtypes(text: str) -> frozenset[str]:

@@ -32,6 +32,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="group", kind="str", default=None, metavar="NAME", help="The group that may read what is made anew: database, checkpoints. Default: the server's own."),
     Setting(name="db-patience", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that the server waits for a database that another program has locked; nothing is answered or sent meanwhile."),
     Setting(name="audit-head", kind="path", default=None, metavar="FILE", help="Note the head of the record's hash chain in this file after every round and at every stop. It belongs on another machine: verify --audit-head then finds a record whose end was cut off or written anew. Where it cannot be written the run goes on, with a warning."),
+    Setting(name="retain-until", kind="str", default=None, metavar="DATE", help="Until this date (or time, UTC) flserver purge takes nothing of this run. Default: it may at any time."),
     Setting(name="keep-checkpoints", kind="int", default=0, minimum=0, maximum=MAX_COUNT, metavar="K", help="Keep the newest K checkpoints and the best; 0 keeps all."),
     Setting(name="model", kind="str", default="neural_net_helper:NeuralNet", metavar="SPEC", help="neural_net_helper:NeuralNet, torchvision:NAME or package.module:factory."),
     Setting(name="initial-weights", kind="str", default=None, metavar="FILE|RUN[:ROUND]", help="Start from a .safetensors file or from a round of a run in this database."),

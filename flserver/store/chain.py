@@ -34,7 +34,7 @@ class Link:
             f'"previous_digest":{quoted(self.previous_digest)},"process_id":{self.process_id},'
             f'"run_id":{quoted(self.run_id)},"seq":{self.seq},"type":{quoted(self.type)}}}'
         )
-        return _sha256(written.encode())
+        return sha256_of(written.encode())
 
 
 _COVERED = tuple(Link.__dataclass_fields__)
@@ -60,7 +60,7 @@ def payload_digest(salt: str, payload: str) -> str:
 
     Raises ValueError where ``salt`` is not that.
     """
-    return _sha256(bytes.fromhex(salt) + payload.encode())
+    return sha256_of(bytes.fromhex(salt) + payload.encode())
 
 
 class Chain:
@@ -112,5 +112,6 @@ def _payload_matches(row: Mapping[str, Any]) -> bool:
         return False
 
 
-def _sha256(data: bytes) -> str:
+def sha256_of(data: bytes) -> str:
+    """``sha256:hex``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()

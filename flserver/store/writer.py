@@ -5,7 +5,6 @@ What waits is bounded (``backlog``): who brings more waits too.
 """
 
 import logging
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,13 +17,12 @@ from flserver.clock import Deadline, monotonic
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.store import tables
+from flserver.store.append import append
 from flserver.store.backlog import Backlog
 from flserver.store.busy import when_free
-from flserver.store.chain import GENESIS, Link, payload_digest
-from flserver.store.derive import derive, run_of
-from flserver.store.derive.statements import Origin, Rows
+from flserver.store.chain import GENESIS
+from flserver.store.derive.statements import Rows
 from flserver.store.payloads import to_payload
-from flserver.store.prepared import inserting
 from flserver.store.sqlite import (
     cause,
     leave_one_file,
@@ -39,7 +37,6 @@ LINGER = 0.1
 costs a round of trainers that answer one after the other as many more commits."""
 MAX_BATCH = 500
 """Events in one transaction: what waits behind it does not wait long."""
-SALT_BYTES = 16
 
 logger = logging.getLogger(__name__)
 
@@ -278,23 +275,6 @@ class Writer:
 
     def _insert(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[int, str]:
         rows = self._rows = self._rows or Rows(connection)
-        digest = self._last_digest
-        recorded = []
-        salts = secrets.token_hex(SALT_BYTES * len(batch))
-        for at, entry in enumerate(batch):
-            salt = salts[2 * SALT_BYTES * at : 2 * SALT_BYTES * (at + 1)]
-            link = Link(
-                seq=self._sequence + 1 + at,
-                run_id=run_of(entry.event, self._run_id),
-                process_id=self._process_id,
-                type=type(entry.event).__name__,
-                at=entry.event.at,
-                payload_digest=payload_digest(salt, entry.payload),
-                previous_digest=digest,
-            )
-            digest = link.digest()
-            recorded.append(vars(link) | {"payload": entry.payload, "salt": salt, "digest": digest})
-            derive(rows, Origin(link.seq, link.run_id, link.process_id), entry.event)
-        inserting(tables.events).run(connection, recorded)
-        rows.write()
-        return recorded[-1]["seq"], digest
+        entries = [(entry.event, entry.payload) for entry in batch]
+        head = (self._sequence, self._last_digest)
+        return append(connection, rows, head, entries, self._run_id, self._process_id)

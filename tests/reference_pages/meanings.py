@@ -69,11 +69,12 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "run_id": RUN,
             "process_id": PROCESS,
             "at": "When.",
-            "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, or `upgrade` (of "
-            "the database).",
+            "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, `upgrade` (of "
+            "the database), or `purge`.",
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
             "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
-            "and the grace in seconds; with `upgrade` both schemas and the copy.",
+            "and the grace in seconds; with `upgrade` both schemas and the copy; with `purge` what went, how much, "
+            "who did it and why.",
         },
     ),
     "v1_clients": (

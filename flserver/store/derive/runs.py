@@ -61,6 +61,7 @@ DERIVATIONS: Derivations = {
     e.ServerStarted: _server_started,
     e.ServerStopped: _server_stopped,
     e.OperatorActed: _operator_acted,
+    e.PayloadsPurged: lambda rows, origin, event: None,
     e.StateChanged: lambda rows, origin, event: None,  # these stand in the record only
     e.Waited: lambda rows, origin, event: None,
 }
