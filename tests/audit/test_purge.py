@@ -76,14 +76,14 @@ def test_without_yes_it_is_only_said_what_would_go(flserver: Run, db: Path) -> N
 def test_what_was_purged_is_in_no_file_and_the_record_holds(flserver: Run, db: Path, ask: Ask) -> None:
     assert traces(db) == set(OUTSIDE)
     numbers = "SELECT update_id, client_id, data_size, weight, update_digest, decision FROM updates"
-    before, totals = ask(numbers), Reader(db).totals(facts.RUN)
+    before = ask(numbers)
     said = ("--actor", "dpo", "--reason", "retention is over")
     lines(flserver("--db", db, "purge", "--what", "payloads", "--run", "night", "--yes", *said))
     assert traces(db) - {"192.0.2.7"} == set(), "the other run has an address"
     lines(flserver("--db", db, "purge", "--what", "payloads", "--run", "killed", "--yes"))
     assert traces(db) == set()
     assert ask(numbers)[:6] == before[:6]
-    assert Reader(db).totals(facts.RUN).rejected == totals.rejected, "the kind of a reason stays"
+    assert Reader(db).totals(facts.RUN).rejected == {"shape": 1}, "the kind of a reason stays"
     assert Reader(db).totals(facts.RUN).messages.keys() >= {("in", "<MODEL>", "ok")}
     (acts, _) = ask("SELECT kind, detail FROM v1_operator_events WHERE kind = 'purge' ORDER BY at")
     assert json.loads(acts[1])["actor"] == "dpo"
