@@ -1,6 +1,7 @@
 """A purge takes what it says and nothing else, leaves no trace of it in any file, and the record goes on to hold."""
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,7 @@ from flserver.audit.verify import Verification
 from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
+from flserver.store.writer import Writer
 from tests import facts
 from tests.cli.conftest import Run, lines, refused
 from tests.cli.conftest import flserver as flserver
@@ -198,3 +200,24 @@ def test_checkpoints_go_but_the_newest_of_a_run_that_can_be_resumed(flserver: Ru
     refused(
         flserver("--db", db, "purge", "--what", "checkpoints", "--client", "1"), "a checkpoint is no single client's"
     )
+
+
+def test_what_a_killed_server_left_beside_the_database_holds_nothing_either(
+    flserver: Run, db: Path, tmp_path: Path
+) -> None:
+    left = tmp_path / "left"
+    left.mkdir()
+    writer = Writer(db, run_id=story.LEFT, process_id=4)
+    writer.start(**story.QUIET)
+    for event in (facts.opened(90), facts.registered("90", 90, info={"site": "Fjord hospital"})):
+        writer.emit(event)
+    writer.flush()
+    for end in ("", "-wal"):
+        shutil.copy(f"{db}{end}", left)
+    writer.close()
+    copied = left / db.name
+    assert traces(copied) == set(OUTSIDE)
+    lines(flserver("--db", copied, "purge", "--what", "payloads", "--before", "2999-01-31", "--yes"))
+    assert traces(copied) == set()
+    assert {path.name for path in left.iterdir()} == {"runs.sqlite", "runs.sqlite.lock"}
+    assert verified(copied)["verdict"] == "holds"
