@@ -106,3 +106,17 @@ def test_a_file_of_heads_that_says_nothing_is_refused(
     if content is not None:
         (tmp_path / "heads").write_text(content)
     refused(flserver("--db", db, "verify", "--audit-head", tmp_path / "heads"), reason)
+
+
+def test_a_round_that_counts_other_samples_than_its_updates_does_not_hold(flserver: Run, tmp_path: Path) -> None:
+    """Also where chain and tables agree on it."""
+    path = tmp_path / "sums.sqlite"
+    ensure_head(path)
+    events = [facts.attempt(0), facts.committed(0, data_size=7)]
+    story.write(path, [*story.started(), *events])
+    code, _, err = flserver("--db", path, "verify", "--without-checkpoints")
+    assert code == 1
+    assert err.splitlines() == [
+        f"run {facts.RUN} round 0: data_size is 7, its accepted updates have 0",
+        "1 of 4 do not hold",
+    ]

@@ -239,3 +239,9 @@ def test_the_policy_of_a_cap():
     for value, meant in ((1.0, (1.0, False)), ("cap:0.25", (0.25, True)), (0.5, (0.5, False))):
         rounds = server_settings({"max_weight_share": value}).rounds
         assert (rounds.max_weight_share, rounds.caps_weight) == meant
+
+
+def test_until_when_a_run_is_retained_is_a_date():
+    assert server_settings({"retain_until": "2031-12-31"}).values["retain_until"] == "2031-12-31"
+    with pytest.raises(UsageError, match="--retain-until soon: no date, such as 2026-01-31"):
+        server_settings({"retain_until": "soon"})
