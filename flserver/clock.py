@@ -29,6 +29,16 @@ def utc_timestamp(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+def utc_moment(text: str) -> str:
+    """What somebody wrote as a date (its midnight, UTC) or as a time (UTC where it does not say), in the form of
+    :func:`utc_now`. Raises ValueError, with a sentence."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text}: no date, such as 2026-01-31, nor a time, such as 2026-01-31T09:00+01:00") from error
+    return utc_text((found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp())
+
+
 @dataclass(frozen=True)
 class Deadline:
     """A moment on the monotonic clock, carried through every step that must be over by then."""

@@ -66,6 +66,12 @@ waited = maker(
     awaited="updates",
     round=1,
 )
+payloads_purged = maker(
+    e.PayloadsPurged,
+    run_id=RUN,
+    sequences=((3, 4), (9, 9)),
+    rows=(e.RestingRow(table="clients", key=(RUN, "1", 1), digest="sha256:aa"),),
+)
 quorum_settled = maker(e.QuorumSettled, min_updates=2)
 
 # --- connections and messages ----------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ class Verification:
             if t.events.name not in place.comparable:
                 yield _unknown("chain", "the events cannot be read, so nothing can be held against them")
                 return
+            compare.make_seals(place.connection)
             replayed = Replay(place.connection, NAMED).run()
             yield from self._chain(replayed)
             if heads is not None:
@@ -78,9 +79,13 @@ class Verification:
         if not replayed.broken:
             line = f"{replayed.events} events, an unbroken chain to {replayed.head}"
             yield Finding(check="chain", outcome="holds", line=line)
-        if purged:
-            line = f"the payloads of {purged} events were purged: what they were cannot be told"
-            yield Finding(check="purges", outcome="unknown", line=line, count=purged)
+        if covered := purged - replayed.uncovered:
+            line = f"the payloads of {covered} events were purged, and purges on record say so"
+            yield Finding(check="purges", outcome="holds", line=line)
+        if replayed.uncovered:
+            line = f"the payloads of {replayed.uncovered} events are gone, and no purge is on record: what they were"
+            line += " cannot be told"
+            yield Finding(check="purges", outcome="unknown", line=line, count=replayed.uncovered)
 
     def _tables(self, place: Scratch) -> Iterator[Finding]:
         rows, broken = 0, False
@@ -134,7 +139,8 @@ def _difference(found: compare.Difference) -> Finding:
         "missing": "the row is missing",
         "changed": "; ".join(
             f"{column} is {_shown(now)}, by the events {_shown(was)}" for column, (now, was) in found.columns.items()
-        ),
+        )
+        or "it is not what a purge has left",
     }
     line = f"{found.table} {_shown_key(found.key)}: {said[found.kind]}"
     where = {"table": found.table, "key": dict(found.key), "what": found.kind, "columns": list(found.columns)}

@@ -15,6 +15,7 @@ from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
+from flserver.cli.purge import purge
 from flserver.cli.record import db, verify
 from flserver.cli.replay import descendants, replay
 from flserver.errors import EXIT_DONE
@@ -56,6 +57,7 @@ for command in (
     query,
     export_model,
     verify,
+    purge,
     replay,
     descendants,
     backup,

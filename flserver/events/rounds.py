@@ -189,6 +189,8 @@ class CheckpointDeleted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class KeptUpdatesDeleted(Event):
-    """The files with a committed round's updates were deleted; their rows and digests stay."""
+    """The files with a committed round's updates were deleted, all of them or those of ``update_ids``; their rows and
+    digests stay."""
 
     round: int
+    update_ids: tuple[int, ...] | None = None

@@ -108,6 +108,26 @@ class HeadSigned(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestingRow:
+    """A row of a table that rested on purged payloads, as it was left: its key's values in their order, and its digest
+    (``store.purge.row_digest``)."""
+
+    table: str
+    key: tuple[Any, ...]
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PayloadsPurged(Event):
+    """The payloads and salts of some events of a run were removed, and the text from outside in the ``rows`` that
+    rested on them. ``sequences`` are those events' numbers, as first and last of ranges."""
+
+    run_id: str
+    sequences: tuple[tuple[int, int], ...]
+    rows: tuple[RestingRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateChanged(Event):
     """The run entered a state. ``detail`` says why, as text for people."""
 

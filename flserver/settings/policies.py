@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flserver.clock import utc_moment
 from flserver.errors import UsageError
 from flserver.settings.operator import Operator
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
@@ -166,6 +167,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
+    _check_date(merged["retain_until"])
     meant["go_on_at"] = _go_on_at(merged)
     if merged["keep_updates_rounds"] and not merged["keep_updates"]:
         given = f"--keep-updates-rounds {merged['keep_updates_rounds']}"
@@ -181,6 +183,15 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         operator=Operator.of(merged["actor"], merged["reason"]),
         values=merged,
     )
+
+
+def _check_date(text: str | None) -> None:
+    """Raises UsageError where ``--retain-until`` names no moment."""
+    try:
+        if text:
+            utc_moment(text)
+    except ValueError as error:
+        raise UsageError(f"--retain-until {error}") from error
 
 
 def _dtypes(text: str) -> frozenset[str]:

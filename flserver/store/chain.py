@@ -37,7 +37,7 @@ class Link:
 
     def digest(self) -> str:
         """``sha256:hex`` of that."""
-        return _sha256(self.canonical())
+        return sha256_of(self.canonical())
 
 
 _COVERED = tuple(Link.__dataclass_fields__)
@@ -63,7 +63,7 @@ def payload_digest(salt: str, payload: str) -> str:
 
     Raises ValueError where ``salt`` is not that.
     """
-    return _sha256(bytes.fromhex(salt) + payload.encode())
+    return sha256_of(bytes.fromhex(salt) + payload.encode())
 
 
 class Chain:
@@ -115,5 +115,6 @@ def _payload_matches(row: Mapping[str, Any]) -> bool:
         return False
 
 
-def _sha256(data: bytes) -> str:
+def sha256_of(data: bytes) -> str:
+    """``sha256:hex``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -3,13 +3,15 @@
 SQLite compares, row by row in the order of the keys, so that memory is bounded whatever the tables hold.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Table
 
 from flserver.store import tables as t
+from flserver.store.purge import row_digest
 from flserver.store.sqlite import driver_of
 
 Key = Mapping[str, Any]
@@ -48,11 +50,16 @@ def differences(connection: Connection, table: Table) -> Iterator[Difference]:
     their keys. Raises sqlite3.Error."""
     driver, name = driver_of(connection), table.name
     keys, columns = table.primary_key.columns.keys(), table.c.keys()
+    sealed = driver.execute("SELECT COUNT(*) FROM main.sealed WHERE name = ?", (name,)).fetchone()[0]
+    key_of = f"json_array({', '.join(f'r.{key}' for key in keys)})"
+    free = f"NOT EXISTS (SELECT 1 FROM main.sealed AS s WHERE s.name = '{name}' AND s.key = {key_of})"
+    free = free if sealed else "TRUE"
     same = " AND ".join(f"r.{key} = d.{key}" for key in keys)
     by = ", ".join(f"r.{key}" for key in keys)
     differs = " OR ".join(f"r.{column} IS NOT d.{column}" for column in columns if column not in keys)
     both = ", ".join(f"r.{column}, d.{column}" for column in columns)
-    there = f"FROM record.{name} AS r LEFT JOIN main.{name} AS d ON {same} WHERE d.{keys[0]} IS NULL OR {differs}"
+    there = f"FROM record.{name} AS r LEFT JOIN main.{name} AS d ON {same}"
+    there = f"{there} WHERE (d.{keys[0]} IS NULL OR {differs}) AND {free}"
     found = 0
     for row in driver.execute(f"SELECT {both} {there} ORDER BY {by}"):
         pairs = {column: (row[2 * at], row[2 * at + 1]) for at, column in enumerate(columns)}
@@ -62,11 +69,46 @@ def differences(connection: Connection, table: Table) -> Iterator[Difference]:
         key = {column: pairs[column][0] for column in keys}
         yield Difference(table=name, key=key, kind="added" if added else "changed", columns=changed)
     derived = driver.execute(f"SELECT COUNT(*) FROM main.{name}").fetchone()[0]
-    if row_count(connection, table) - found == derived:
+    if sealed:
+        yield from _changed_since_purged(connection, table)
+    elif row_count(connection, table) - found == derived:
         return
-    alone = f"FROM main.{name} AS r WHERE NOT EXISTS (SELECT 1 FROM record.{name} AS d WHERE {same})"
+    alone = f"FROM main.{name} AS r WHERE NOT EXISTS (SELECT 1 FROM record.{name} AS d WHERE {same}) AND {free}"
     for row in driver.execute(f"SELECT {by} {alone} ORDER BY {by}"):
         yield Difference(table=name, key=dict(zip(keys, row, strict=True)), kind="missing", columns={})
+
+
+def make_seals(connection: Connection) -> None:
+    """Make the table of the rows that purges have left."""
+    driver_of(connection).execute(
+        "CREATE TABLE main.sealed (name TEXT, key TEXT, digest TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID"
+    )
+
+
+def seal(connection: Connection, table: Table, key: Sequence[Any], digest: str | None) -> None:
+    """From here on the row is held against a purge's digest; with None, against the events again."""
+    driver, text = driver_of(connection), f"json_array({', '.join('?' * len(key))})"
+    if digest is None:
+        driver.execute(f"DELETE FROM main.sealed WHERE name = ? AND key = {text}", (table.name, *key))
+    else:
+        driver.execute(f"INSERT OR REPLACE INTO main.sealed VALUES (?, {text}, ?)", (table.name, *key, digest))
+
+
+def _changed_since_purged(connection: Connection, table: Table) -> Iterator[Difference]:
+    """The rows that purges have left, which are not as they left them."""
+    keys, columns = table.primary_key.columns.keys(), table.c.keys()
+    same = " AND ".join(f"r.{key} = json_extract(s.key, '$[{at}]')" for at, key in enumerate(keys))
+    both = ", ".join(f"r.{column}" for column in columns)
+    query = f"""
+        SELECT s.key, s.digest, {both} FROM main.sealed AS s LEFT JOIN record.{table.name} AS r ON {same}
+        WHERE s.name = ? ORDER BY s.key"""
+    for text, digest, *row in driver_of(connection).execute(query, (table.name,)):
+        key = dict(zip(keys, json.loads(text), strict=True))
+        found = dict(zip(columns, row, strict=True))
+        if found[keys[0]] is None:
+            yield Difference(table=table.name, key=key, kind="missing", columns={})
+        elif row_digest(table, found) != digest:
+            yield Difference(table=table.name, key=key, kind="changed", columns={})
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -146,10 +146,14 @@ class Reader:
             raise UsageError(f"run {run_id} has no committed round{'' if number is None else f' {number}'}")
         return rows[-1]
 
+    def kept_updates(self, run_id: str) -> list[Row]:
+        """The rows of v1_updates whose tensors are kept, in the order of their rounds."""
+        query = "SELECT * FROM v1_updates WHERE run_id = :run AND kept IS NOT NULL ORDER BY answers_round, update_id"
+        return self._rows(query, run=run_id)
+
     def kept_rounds(self, run_id: str) -> frozenset[int]:
-        """The rounds of which updates are kept."""
-        query = "SELECT DISTINCT answers_round FROM v1_updates WHERE run_id = :run AND kept IS NOT NULL"
-        return frozenset(row["answers_round"] for row in self._rows(query, run=run_id))
+        """Of which rounds updates are kept."""
+        return frozenset(row["answers_round"] for row in self.kept_updates(run_id))
 
     def accepted(self, run_id: str, number: int) -> list[Row]:
         """The rows of v1_updates that round ``number`` was made of, in ascending order of the clients' ids."""

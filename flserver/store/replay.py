@@ -7,11 +7,15 @@ from typing import Any
 from sqlalchemy import Connection, delete
 
 from flserver.errors import StoreError
+from flserver.events import Event, PayloadsPurged, UpdateReceived
 from flserver.store import tables as t
 from flserver.store.chain import Chain
+from flserver.store.compare import seal
 from flserver.store.derive import derive
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import from_payload
+from flserver.store.purge import rows_of, sealing
+from flserver.store.ranges import Ranges
 from flserver.store.sqlite import cause, driver_of
 
 REPLAY_PAGE = 1000  # events in memory at once
@@ -39,35 +43,17 @@ def rederive(connection: Connection) -> None:
 
 
 @dataclass
-class Ranges:
-    """A set of numbers that come in ascending order, as ranges: both ends are in it."""
-
-    ranges: list[list[int]] = field(default_factory=list)
-
-    def add(self, number: int) -> None:
-        if self.ranges and self.ranges[-1][1] == number - 1:
-            self.ranges[-1][1] = number
-        else:
-            self.ranges.append([number, number])
-
-    def __iter__(self) -> Iterator[int]:
-        for first, last in self.ranges:
-            yield from range(first, last + 1)
-
-    def __len__(self) -> int:
-        return sum(last - first + 1 for first, last in self.ranges)
-
-
-@dataclass
 class Replayed:
     """What a replay found: the chain's length and ``head``, what breaks it (as many as ``told`` at most), which events
-    are ``purged``. ``complete`` is False where the tables were given up."""
+    are ``purged``, and how many of them no purge on record covers (``uncovered``). ``complete`` is False where the
+    tables were given up."""
 
     events: int = 0
     head: str = ""
     broken: int = 0
     problems: list[str] = field(default_factory=list)
     purged: Ranges = field(default_factory=Ranges)
+    uncovered: int = 0
     complete: bool = True
 
 
@@ -85,6 +71,8 @@ class Replay:
         self._gaps = False
         self._rows: Rows | None = None
         self._contradictions = 0
+        self._sealed = 0  # purges so far
+        self._covered: list[list[int]] = []
 
     def run(self) -> Replayed:
         """Go through all events. Raises sqlite3.Error where they cannot be read."""
@@ -97,6 +85,8 @@ class Replay:
                         self._contradictions += 1
                         found.complete = self._contradictions < MOST_CONTRADICTIONS
         found.events, found.head = self._chain.events, self._chain.head
+        covered = Ranges(sorted(self._covered))
+        found.uncovered = sum(seq not in covered for seq in found.purged)
         return found
 
     def _holds(self, row: Row) -> bool:
@@ -120,6 +110,18 @@ class Replay:
         if self._rows is not None:
             self._rows.gaps = True
 
+    def _follow_purges(self, origin: Origin, event: Event) -> None:
+        """Note the rows that a purge has left; a metric that is put anew after it is derived as ever."""
+        if isinstance(event, PayloadsPurged):
+            self._sealed += 1
+            self._covered += [list(both) for both in event.sequences]
+            for table, key, digest in sealing(event):
+                seal(self._connection, table, key, digest)
+        elif self._sealed and isinstance(event, UpdateReceived):
+            for table, key in rows_of(event, origin):
+                if table is t.client_metrics:
+                    seal(self._connection, table, key, None)
+
     def _write(self, page: Sequence[Row], *, tell: bool = False) -> bool:
         """Derive from the rows of a page, in one transaction; whether that could be done, else nothing of it is."""
         seq = None
@@ -130,7 +132,7 @@ class Replay:
                     self._rows.gaps = self._gaps
                 for row in page:
                     seq = row["seq"]
-                    _derive(self._rows, row)
+                    self._follow_purges(*_derive(self._rows, row))
                 self._rows.write()
         except Exception as error:  # what a payload holds that was changed can fail anywhere
             self._rows = None
@@ -140,8 +142,11 @@ class Replay:
         return True
 
 
-def _derive(rows: Rows, row: Row) -> None:
-    derive(rows, Origin(row["seq"], row["run_id"], row["process_id"]), from_payload(row["type"], row["payload"]))
+def _derive(rows: Rows, row: Row) -> tuple[Origin, Event]:
+    origin = Origin(row["seq"], row["run_id"], row["process_id"])
+    event = from_payload(row["type"], row["payload"])
+    derive(rows, origin, event)
+    return origin, event
 
 
 def _recorded(connection: Connection, database: str) -> Iterator[list[Row]]:

@@ -97,7 +97,7 @@ operator_events = _table(
 connections = _table(
     "connections",
     """
-    connection_id int key, run_id text, peer_host text, peer_port int, client_id text?, purpose text, transport text
+    connection_id int key, run_id text, peer_host text?, peer_port int?, client_id text?, purpose text, transport text
     certificate_subject text?, certificate_fingerprint text?
     opened_at text, closed_at text?, close_reason text?, bytes_in int?, bytes_out int?, proxy_host text?
     """,
@@ -106,7 +106,7 @@ clients = _table(
     "clients",
     """
     run_id text key, client_id text key, registration int key, connection_id int, identity text, data_size int
-    info json, rejoined int, registered_at text, left_at text?, left_reason text?, label text?
+    info json?, rejoined int, registered_at text, left_at text?, left_reason text?, label text?
     metadata json?
     """,
 )
@@ -120,7 +120,7 @@ messages = _table(
 summaries = _table(
     "summaries",
     """
-    event_seq int key, run_id text, minute text, prefix text, reason text, purpose text, header text, outcome text?
+    event_seq int key, run_id text, minute text, prefix text?, reason text, purpose text, header text, outcome text?
     connections int, messages int, message_bytes int, answers int, failed_answers int, bytes_in int, bytes_out int
     """,
 )

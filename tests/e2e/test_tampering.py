@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from flserver.audit.purge import Wanted, carry_out, plan
 from flserver.audit.report import Report
 from flserver.audit.verify import Verification
 from flserver.store.chain import Link, payload_digest
+from flserver.store.lock import DatabaseLock
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect
 
 CHAIN = ("events", "alembic_version")  # the others are derived
@@ -63,11 +65,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return server.db
 
 
+@pytest.fixture(scope="module")
+def purged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same record, of which all payloads were purged that can be."""
+    db = tmp_path_factory.mktemp("purged") / "runs.sqlite"
+    shutil.copy(finished, db)
+    wanted = Wanted(what="payloads", run=None, before="2999", client=None, actor="a", reason=None)
+    with DatabaseLock(db):
+        carry_out(db, wanted, plan(db, wanted, None))
+    return db
+
+
 class Edit:
     """Runs SQL on a copy of the record, ``db``."""
 
     def __init__(self, db: Path, connection: sqlite3.Connection) -> None:
         self.db, self._connection = db, connection
+
+    def restore(self, source: Path) -> None:
+        """Begin again with another record."""
+        with closing(sqlite3.connect(source)) as connection:
+            connection.backup(self._connection)
 
     def __call__(self, statement: str) -> None:
         with self._connection:
@@ -155,8 +173,9 @@ def test_every_part_of_every_key_is_compared(edit: Edit, finished: Path) -> None
         assert set(expected) <= set(named)
 
 
-def test_a_row_deleted_or_inserted_in_any_table_is_found(edit: Edit, finished: Path) -> None:
-    deleted, inserted = [], []
+def replace_rows(edit: Edit, finished: Path) -> list[tuple[str, str]]:
+    """Delete a row of each table, and insert it under another key. Returns what is to be found."""
+    expected = []
     for name, columns in derived(finished).items():
         edit(f"CREATE TABLE one AS SELECT * FROM {name} WHERE {first(name)}")
         edit(f"DELETE FROM {name} WHERE {first(name)}")
@@ -167,11 +186,14 @@ def test_a_row_deleted_or_inserted_in_any_table_is_found(edit: Edit, finished: P
             edit("UPDATE one SET round = 77")  # a round is committed once
         edit(f"INSERT INTO {name} SELECT * FROM one")
         edit("DROP TABLE one")
-        deleted.append((name, "missing"))
-        inserted.append((name, "added"))
-    found = verified(edit.db, finished)
-    named = [(row["table"], row["what"]) for row in found["findings"] if row["check"] == "tables"]
-    assert sorted(named) == sorted(deleted + inserted)
+        expected += [(name, "missing"), (name, "added")]
+    return sorted(expected)
+
+
+def test_a_row_deleted_or_inserted_in_any_table_is_found(edit: Edit, finished: Path) -> None:
+    expected = replace_rows(edit, finished)
+    found = verified(edit.db, finished)["findings"]
+    assert sorted((row["table"], row["what"]) for row in found if row["check"] == "tables") == expected
 
 
 @pytest.mark.parametrize("column", CHAINED)
@@ -259,3 +281,31 @@ def test_an_end_that_was_cut_off_or_written_anew_shows_in_the_heads_noted_elsewh
     edit(f"INSERT INTO events ({', '.join(vars(link))}, payload, salt, digest) VALUES ({values})")
     (found,) = [row for row in verified(edit.db, finished, heads)["findings"] if row["check"] == "head"]
     assert "it was written anew" in found["line"]
+
+
+def test_the_purged_record_holds(purged: Path, finished: Path) -> None:
+    found = verified(purged, finished)
+    assert (found["verdict"], found["findings"]) == ("holds", [])
+    assert found["purged"] > 50
+
+
+def test_after_a_purge_an_edit_of_any_column_is_found(edit: Edit, purged: Path, finished: Path) -> None:
+    """One column of each table at a time."""
+    for number in range(max(map(len, derived(finished).values()))):
+        edit.restore(purged)
+        expected = []
+        for name, columns in derived(finished).items():
+            if number < len(columns) and not columns[number]["pk"]:
+                edit(f"UPDATE {name} SET {setting([columns[number]])} WHERE {first(name)}")
+                expected.append((name, "changed"))
+        found = verified(edit.db, finished)["findings"]
+        assert sorted((row["table"], row["what"]) for row in found if row["check"] == "tables") == sorted(expected)
+
+
+def test_after_a_purge_a_row_deleted_or_inserted_in_any_table_is_found(
+    edit: Edit, purged: Path, finished: Path
+) -> None:
+    edit.restore(purged)
+    expected = replace_rows(edit, finished)
+    found = verified(edit.db, finished)["findings"]
+    assert sorted((row["table"], row["what"]) for row in found if row["check"] == "tables") == expected

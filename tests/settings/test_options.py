@@ -247,3 +247,9 @@ def test_how_many_rounds_updates_stay_needs_updates_that_are_kept() -> None:
     kept = server_settings({"keep_updates": True, "keep_updates_rounds": 3}).store
     assert (kept.keep_updates, kept.keep_updates_rounds) == (True, 3)
     assert server_settings({}).store.keep_updates is False
+
+
+def test_until_when_a_run_is_retained_is_a_date():
+    assert server_settings({"retain_until": "2031-12-31"}).values["retain_until"] == "2031-12-31"
+    with pytest.raises(UsageError, match="--retain-until soon: no date, such as 2026-01-31"):
+        server_settings({"retain_until": "soon"})

@@ -165,6 +165,8 @@ def _kept_updates_deleted(rows: Rows, origin: Origin, event: e.KeptUpdatesDelete
         t.updates.c.answers_round == event.round,
         t.updates.c.kept.is_not(None),
     )
+    if event.update_ids is not None:
+        kept = (*kept, t.updates.c.update_id.in_(event.update_ids))
     rows.connection.execute(update(t.updates).where(*kept).values(kept=None))
 
 

@@ -66,6 +66,7 @@ DERIVATIONS: Derivations = {
     e.ServerStopped: _server_stopped,
     e.OperatorActed: _operator_acted,
     e.HeadSigned: _head_signed,
+    e.PayloadsPurged: lambda rows, origin, event: None,
     e.StateChanged: lambda rows, origin, event: None,  # these stand in the record only
     e.Waited: lambda rows, origin, event: None,
 }

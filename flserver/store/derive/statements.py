@@ -59,7 +59,7 @@ class Rows:
     def insert(self, table: Table, row: Row) -> None:
         """Insert ``row``, of which columns that are not there are NULL."""
         self._inserts[table].append(row)
-        self._inserted[table][_key(table)(row)] = row
+        self._inserted[table][key_getter(table)(row)] = row
 
     def insert_from(self, event: Event, table: Table, origin: Origin, **values: Any) -> None:
         """Insert a row: the event's fields go to the columns of their names, ``values`` to the others."""
@@ -125,7 +125,8 @@ def _missing(table: Table, count: int, keys: object) -> StoreError:
 
 
 @cache
-def _key(table: Table) -> Callable[[Row], Key]:
+def key_getter(table: Table) -> Callable[[Row], Key]:
+    """What gives the key of a row of ``table``."""
     return itemgetter(*table.primary_key.columns.keys())
 
 

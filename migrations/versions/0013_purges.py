@@ -1,6 +1,8 @@
-"""The numbers that REAL cannot hold, of the rounds from before there was a column for them: the events have them.
+"""Text from outside may be NULL, once it was purged. And the numbers that REAL cannot hold, of the rounds from before
+there was a column for them, are as the events have them: every column follows from those.
 
-Every column of every table follows from the events, so that a record can be held against itself.
+SQLite cannot take NOT NULL off a column, but takes a table's text without it, where that is all that changes:
+https://www.sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes
 """
 
 from alembic import op
@@ -40,8 +42,23 @@ STATEMENTS = (
 )
 
 
+OPTIONAL = {
+    "connections": ("peer_host TEXT", "peer_port INTEGER"),
+    "clients": ("info TEXT",),
+    "summaries": ("prefix TEXT",),
+}
+
+
 def upgrade() -> None:
     """From 0009."""
+    op.execute("PRAGMA writable_schema = ON")
+    for table, columns in OPTIONAL.items():
+        for column in columns:
+            op.execute(
+                f"UPDATE sqlite_master SET sql = replace(sql, '{column} NOT NULL', '{column}')"
+                f" WHERE type = 'table' AND name = '{table}'"
+            )
+    op.execute("PRAGMA writable_schema = RESET")
     for statement in STATEMENTS:
         op.execute(statement)
 

@@ -1,0 +1,73 @@
+"""The command that removes for good."""
+
+from pathlib import Path
+
+import click
+
+from flserver.cli.common import checkpoint_dir_option, database, db_option, operator_options
+from flserver.clock import utc_moment
+from flserver.errors import EXIT_DONE, UsageError
+from flserver.settings.operator import Operator
+
+
+@click.command("purge")
+@click.option("--what", type=click.Choice(["payloads", "checkpoints", "updates"]), required=True, help="What goes.")
+@click.option("--run", "run", default=None, metavar="RUN", help="Of this run, all of it.")
+@click.option("--before", default=None, metavar="DATE", help="Of all runs, what is older than this date or time (UTC).")
+@click.option("--client", default=None, metavar="ID", help="Of all runs, what is about this client alone.")
+@click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would go.")
+@operator_options
+@checkpoint_dir_option
+@db_option
+@click.pass_context
+def purge(
+    ctx: click.Context,
+    what: str,
+    run: str | None,
+    before: str | None,
+    client: str | None,
+    yes: bool,
+    checkpoint_dir: Path | None,
+    db: str | None,
+    operator: Operator,
+) -> int:
+    """Remove payloads with the text from outside, checkpoints, or kept updates, for good.
+
+    No server may have the database open.
+
+    The chain, numbers, times, digests and client ids stay, verify goes on to find an edit in them, and the purge is
+    itself on record.
+    """
+    from flserver.audit.purge import Wanted, carry_out, plan
+    from flserver.store.lock import DatabaseLock
+
+    path = database(ctx, db)
+    if not path.is_file():
+        raise UsageError(f"there is no database {path}")
+    wanted = Wanted(
+        what=what,  # type: ignore[arg-type]
+        run=run,
+        before=None if before is None else _moment(before),
+        client=client,
+        operator=operator,
+    )
+    with DatabaseLock(path) as lock:
+        made = plan(path, wanted, checkpoint_dir)
+        for line in made.lines:
+            click.echo(line)
+        if made.empty:
+            click.echo("there is nothing to purge")
+        elif yes:
+            head = carry_out(path, wanted, made)
+            lock.note_head(head.tree.size, head.digest)
+            click.echo("purged")
+        else:
+            click.echo("nothing was purged: --yes does it, and there is no way back")
+    return EXIT_DONE
+
+
+def _moment(text: str) -> str:
+    try:
+        return utc_moment(text)
+    except ValueError as error:
+        raise UsageError(f"--before {error}") from error

@@ -1,0 +1,122 @@
+"""How a record is verified: beside a server that writes it, with room, and with what it says to people and programs."""
+
+import json
+import shutil
+import sqlite3
+from collections import namedtuple
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flserver.audit.verify import Verification
+from flserver.store.schema import ensure_head
+from flserver.store.scratch import scratch
+from flserver.store.writer import Writer
+from tests import facts
+from tests.cli.conftest import Run, lines, refused
+from tests.cli.conftest import flserver as flserver
+from tests.recorded_run import write_database
+from tests.store import story
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    path = tmp_path / "runs.sqlite"
+    write_database(path)
+    return path
+
+
+def test_a_database_is_verified_while_it_is_written_and_nothing_of_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "live.sqlite"
+    ensure_head(path)
+    writer = Writer(path, run_id=story.RUN, process_id=1)
+    writer.start(**story.QUIET)
+    for event in story.whole_run():
+        writer.emit(event)
+    writer.flush()
+    wal = path.with_name("live.sqlite-wal")
+    assert wal.stat().st_size > 0, "the record is in there still"
+    with scratch(path):
+        writer.emit(facts.state_changed())
+        writer.close()
+        assert not wal.exists(), "a reader would have kept it"
+    assert {finding.outcome for finding in Verification(path, with_checkpoints=False).run()} == {"holds"}
+
+
+def test_what_it_says_as_json(flserver: Run, db: Path) -> None:
+    (object_,) = [json.loads("\n".join(lines(flserver("--db", db, "verify", "--json"))))]
+    assert list(object_) == [
+        *("db", "schema", "events", "head", "purged", "tables", "verdict", "exit_code", "counts", "findings"),
+    ]
+    assert (object_["verdict"], object_["exit_code"], object_["findings"]) == ("holds", 0, [])
+    assert object_["counts"]["holds"] == {"schema": 1, "chain": 1, "tables": 1, "sums": 1, "checkpoints": 4}
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE rounds SET accuracy = 0.99 WHERE round = 2")
+    code, out, err = flserver("--db", db, "verify", "--json")
+    assert (code, err) == (1, "")
+    (finding,) = json.loads(out)["findings"]
+    assert finding["line"].endswith("round 2, attempt 1: accuracy is 0.99, by the events 0.95")
+    assert (finding["table"], finding["what"], finding["columns"]) == ("rounds", "changed", ["accuracy"])
+    assert finding["key"] == {"run_id": finding["key"]["run_id"], "round": 2, "attempt": 1}
+
+
+def test_many_differences_are_ten_lines_and_a_count(flserver: Run, tmp_path: Path) -> None:
+    path = tmp_path / "many.sqlite"
+    ensure_head(path)
+    story.write(path, [*story.started(), *(facts.opened(number) for number in range(1, 31))])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE connections SET peer_port = 1")
+    code, _, err = flserver("--db", path, "verify")
+    assert code == 1
+    assert len(err.splitlines()) == 12
+    assert err.splitlines()[-2:] == ["… and 20 more in connections", "30 of 33 do not hold"]
+
+
+def test_the_record_alone_is_verified_where_no_checkpoint_is_here(flserver: Run, db: Path) -> None:
+    shutil.rmtree(db.with_name(f"{db.name}.checkpoints"))
+    code, _, err = flserver("--db", db, "verify")
+    assert (code, err.splitlines()[-1]) == (2, "4 of 8 cannot be told")
+    assert lines(flserver("--db", db, "verify", "--without-checkpoints"))[-1] == "all 4 hold"
+
+
+def test_where_there_is_no_room_for_the_copy_that_is_said_first(
+    flserver: Run, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: namedtuple("Usage", "free")(1000))
+    refused(flserver("--db", db, "verify"), "Make room, or name another folder in SQLITE_TMPDIR")
+
+
+def test_the_copy_is_gone_afterwards(flserver: Run, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path / "scratch"))
+    lines(flserver("--db", db, "verify"))
+    db.write_bytes(db.read_bytes()[:5000])
+    assert flserver("--db", db, "verify")[0] != 0
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file"), ("", "no head of a record is noted"), ("hello\n", "no head of a record is noted")],
+)
+def test_a_file_of_heads_that_says_nothing_is_refused(
+    flserver: Run, db: Path, tmp_path: Path, content: str | None, reason: str
+) -> None:
+    if content is not None:
+        (tmp_path / "heads").write_text(content)
+    refused(flserver("--db", db, "verify", "--audit-head", tmp_path / "heads"), reason)
+
+
+def test_a_round_that_counts_other_samples_than_its_updates_does_not_hold(flserver: Run, tmp_path: Path) -> None:
+    """Also where chain and tables agree on it."""
+    path = tmp_path / "sums.sqlite"
+    ensure_head(path)
+    events = [facts.attempt(0), facts.committed(0, data_size=7)]
+    story.write(path, [*story.started(), *events])
+    code, _, err = flserver("--db", path, "verify", "--without-checkpoints")
+    assert code == 1
+    assert err.splitlines() == [
+        f"run {facts.RUN} round 0: data_size is 7, its accepted updates have 0",
+        "1 of 4 do not hold",
+    ]
