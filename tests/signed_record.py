@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from flserver.events import HeadSigned
 from flserver.heads.keys import PrivateKey
 from flserver.process.signing import signer
 from flserver.settings.policies import server_settings
@@ -19,7 +18,7 @@ def signed_record(folder: Path) -> Path:
     LOG.write(key)
     ensure_head(path)
     sign = signer(server_settings({"sign_key": str(key)}).store)
-    told = [event for event in story.whole_run() if not isinstance(event, HeadSigned)]
+    told = story.sound_run()
     for begin in range(0, len(told), 15):  # each a transaction, and a head where one is due
         story.write(path, told[begin : begin + 15], sign=sign)
     story.write(path, [facts.state_changed() for _ in range(300)], sign=sign)

@@ -50,7 +50,7 @@ OPTIONAL = {
 
 
 def upgrade() -> None:
-    """From 0009."""
+    """From 0012."""
     op.execute("PRAGMA writable_schema = ON")
     for table, columns in OPTIONAL.items():
         for column in columns:
@@ -64,4 +64,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """To 0009, which reads these notes too."""
+    """To 0012. What was purged stays NULL: an older version writes it always, and reads what it finds."""

@@ -38,7 +38,7 @@ def old_record(path: Path, revision: str) -> None:
     """A record as that version has left it: the tables' columns of then."""
     now = path.with_name("now.sqlite")
     ensure_head(now)
-    story.write(now, as_then(story.whole_run(), revision))
+    story.write(now, as_then(story.sound_run(), revision))
     story.write(now, as_then(story.left_over(), revision), run_id=story.LEFT, process_id=2)
     story.write(now, [facts.run_left_over(story.LEFT)], process_id=3)
     old_database(path, revision)

@@ -1,6 +1,5 @@
 """A purge takes what it says and nothing else, leaves no trace of it in any file, and the record goes on to hold."""
 
-import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -40,7 +39,7 @@ def db(tmp_path: Path) -> Path:
     path = tmp_path / "runs.sqlite"
     ensure_head(path)
     hospital = facts.registered("9", 9, info={"site": "Fjord hospital"})
-    story.write(path, [*story.whole_run()[:-3], facts.opened(9), hospital, *story.whole_run()[-3:]])
+    story.write(path, [*story.sound_run()[:-3], facts.opened(9), hospital, *story.sound_run()[-3:]])
     story.write(path, story.left_over(), run_id=story.LEFT, process_id=2)
     return path
 
@@ -87,9 +86,8 @@ def test_what_was_purged_is_in_no_file_and_the_record_holds(flserver: Run, db: P
     assert ask(numbers)[:6] == before[:6]
     assert Reader(db).totals(facts.RUN).rejected == {"shape": 1}, "the kind of a reason stays"
     assert Reader(db).totals(facts.RUN).messages.keys() >= {("in", "<MODEL>", "ok")}
-    (acts, _) = ask("SELECT kind, detail FROM v1_operator_events WHERE kind = 'purge' ORDER BY at")
-    assert json.loads(acts[1])["actor"] == "dpo"
-    assert json.loads(acts[1])["reason"] == "retention is over"
+    (acts, _) = ask("SELECT kind, actor, reason FROM v1_operator_events WHERE kind = 'purge' ORDER BY at")
+    assert acts == ("purge", "dpo", "retention is over")
     found = verified(db)
     assert (found["verdict"], found["findings"]) == ("holds", [])
     assert found["purged"] == ask("SELECT COUNT(*) FROM events WHERE payload IS NULL")[0][0] > 40
@@ -196,7 +194,7 @@ def test_checkpoints_go_but_the_newest_of_a_run_that_can_be_resumed(flserver: Ru
     with closing(sqlite3.connect(db)) as connection:
         deleted = connection.execute("SELECT COUNT(*) FROM rounds WHERE checkpoint_deleted_at IS NOT NULL").fetchone()
     assert deleted == (4,)
-    assert lines(flserver("--db", db, "verify"))[-1] == "all 5 hold"
+    assert lines(flserver("--db", db, "verify"))[-1] == "all 6 hold"
     refused(
         flserver("--db", db, "purge", "--what", "checkpoints", "--client", "1"), "a checkpoint is no single client's"
     )

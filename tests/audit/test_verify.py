@@ -32,7 +32,7 @@ def test_a_database_is_verified_while_it_is_written_and_nothing_of_it_is_held(tm
     ensure_head(path)
     writer = Writer(path, run_id=story.RUN, process_id=1)
     writer.start(**story.QUIET)
-    for event in story.whole_run():
+    for event in story.sound_run():
         writer.emit(event)
     writer.flush()
     wal = path.with_name("live.sqlite-wal")
@@ -50,7 +50,7 @@ def test_what_it_says_as_json(flserver: Run, db: Path) -> None:
         *("db", "schema", "events", "head", "purged", "tables", "verdict", "exit_code", "counts", "findings"),
     ]
     assert (object_["verdict"], object_["exit_code"], object_["findings"]) == ("holds", 0, [])
-    assert object_["counts"]["holds"] == {"schema": 1, "chain": 1, "tables": 1, "sums": 1, "checkpoints": 4}
+    assert object_["counts"]["holds"] == {"schema": 1, "chain": 1, "tables": 1, "sums": 1, "tree": 1, "checkpoints": 4}
     with closing(sqlite3.connect(db)) as connection, connection:
         connection.execute("UPDATE rounds SET accuracy = 0.99 WHERE round = 2")
     code, out, err = flserver("--db", db, "verify", "--json")
@@ -70,14 +70,14 @@ def test_many_differences_are_ten_lines_and_a_count(flserver: Run, tmp_path: Pat
     code, _, err = flserver("--db", path, "verify")
     assert code == 1
     assert len(err.splitlines()) == 12
-    assert err.splitlines()[-2:] == ["… and 20 more in connections", "30 of 33 do not hold"]
+    assert err.splitlines()[-2:] == ["… and 20 more in connections", "30 of 34 do not hold"]
 
 
 def test_the_record_alone_is_verified_where_no_checkpoint_is_here(flserver: Run, db: Path) -> None:
     shutil.rmtree(db.with_name(f"{db.name}.checkpoints"))
     code, _, err = flserver("--db", db, "verify")
-    assert (code, err.splitlines()[-1]) == (2, "4 of 8 cannot be told")
-    assert lines(flserver("--db", db, "verify", "--without-checkpoints"))[-1] == "all 4 hold"
+    assert (code, err.splitlines()[-1]) == (2, "4 of 9 cannot be told")
+    assert lines(flserver("--db", db, "verify", "--without-checkpoints"))[-1] == "all 5 hold"
 
 
 def test_where_there_is_no_room_for_the_copy_that_is_said_first(
@@ -118,5 +118,5 @@ def test_a_round_that_counts_other_samples_than_its_updates_does_not_hold(flserv
     assert code == 1
     assert err.splitlines() == [
         f"run {facts.RUN} round 0: data_size is 7, its accepted updates have 0",
-        "1 of 4 do not hold",
+        "1 of 5 do not hold",
     ]

@@ -41,7 +41,7 @@ def kept(flserver: Run, db: Path, tmp_path: Path) -> Path:
 
 def test_a_backup_can_be_asked_as_it_is(flserver: Run, db: Path, kept: Path) -> None:
     copy = kept / "runs.sqlite"
-    assert lines(flserver("--db", copy, "verify"))[-1] == "all 8 hold"
+    assert lines(flserver("--db", copy, "verify"))[-1] == "all 9 hold"
     assert checkpoints(copy) == checkpoints(db)
     assert flserver("--db", copy, "runs", "--format", "json") == flserver("--db", db, "runs", "--format", "json")
     assert sorted(path.name for path in kept.iterdir()) == ["backup.json", "runs.sqlite", "runs.sqlite.checkpoints"]
@@ -142,7 +142,7 @@ def test_it_is_restored_with_its_checkpoints_and_told_how_to_go_on(
     original, both = err.splitlines()
     assert original == f"the original is there: {db} on {socket.gethostname()}"
     assert both.startswith(f"if both are served, their records differ after event {Reader(db).head().seq}, ")
-    assert lines(flserver("--db", new, "verify"))[-1] == "all 8 hold"
+    assert lines(flserver("--db", new, "verify"))[-1] == "all 9 hold"
     assert checkpoints(new) == checkpoints(db)
     assert sorted(path.name for path in new.parent.iterdir()) == [
         "fresh.sqlite",

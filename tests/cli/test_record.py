@@ -17,9 +17,10 @@ from tests.recorded_run import PLAIN, RUN
 
 
 def test_a_sound_record_is_verified(flserver: Run, db: Path) -> None:
-    schema, chain, tables, sums, *files, summary = lines(flserver("--db", db, "verify"))
-    assert summary == "all 8 hold"
+    schema, chain, tables, sums, tree, *files, summary = lines(flserver("--db", db, "verify"))
+    assert summary == "all 9 hold"
     assert schema.startswith("the schema is that of ")
+    assert "nodes of the tree over" in tree
     assert re.fullmatch(r"\d+ rows in \d+ tables are what the events say", tables)
     assert sums == "each committed round's samples are those of its accepted updates"
     assert re.fullmatch(r"\d+ events, an unbroken chain to sha256:[0-9a-f]{64}", chain)
@@ -38,9 +39,9 @@ def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -
     gone.unlink()
     code, out, err = flserver("--db", db, "verify")
     assert code == 1
-    assert len(out.splitlines()) == 6
+    assert len(out.splitlines()) == 7
     changed, missing, summary = err.splitlines()
-    assert summary == "1 of 8 do not hold, 1 of 8 cannot be told"
+    assert summary == "1 of 9 do not hold, 1 of 9 cannot be told"
     assert "run plain round 0" in missing
     assert "No such file" in missing
     assert "--checkpoint-dir" not in missing, "the folder is where it was"
@@ -136,7 +137,7 @@ def test_an_upgrade_by_hand_is_on_record_with_who_did_it_and_why(flserver: Run, 
     assert lines(flserver("--db", path, "query", acts, "--format", "csv"))[1:] == [
         ",0,upgrade,Ada,before the new version"
     ]
-    assert lines(flserver("--db", path, "verify"))[0].startswith("1 events, an unbroken chain to")
+    assert lines(flserver("--db", path, "verify"))[1].startswith("1 events, an unbroken chain to")
 
 
 def test_what_is_wrong_with_a_database_is_said(flserver: Run, db: Path) -> None:

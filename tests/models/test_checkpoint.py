@@ -134,7 +134,7 @@ def test_what_the_disk_refuses_is_raised_and_not_tried_again(
 
     for name in ("fsync", "write", "rename"):
         monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
-    with pytest.raises(CheckpointError, match="checkpoint of round 2 cannot be written: .*Input/output error"):
+    with pytest.raises(CheckpointError, match=r"checkpoint of round 2 cannot be written: .*Input/output error"):
         store.write(2, state(), {})
     assert calls.count(failing) == 1
     if failing != "fsync of the folder":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flserver.events import ClientMetric, Event, KeptUpdate
+from flserver.events import ClientMetric, Event, HeadSigned, KeptUpdate
 from flserver.store.appending import Signs, signs_nothing
 from flserver.store.writer import Writer
 from tests import facts
@@ -119,6 +119,11 @@ def whole_run() -> list[Event]:
         facts.run_resumed(config={"num_rounds": 3}),
         facts.server_stopped(3),
     ]
+
+
+def sound_run() -> list[Event]:
+    """The same without the signed head, which is not one of a real tree."""
+    return [event for event in whole_run() if not isinstance(event, HeadSigned)]
 
 
 def left_over() -> list[Event]:

@@ -16,6 +16,13 @@ from tests.store import story
 
 REVISIONS = sorted(file.name[:4] for file in (migrations_directory() / "versions").glob("[0-9]*.py"))
 HEAD, EARLIER = REVISIONS[-1], REVISIONS[:-1]
+LOOSENED = (
+    ("updates", "update_digestTEXT"),
+    ("connections", "peer_hostTEXT"),
+    ("connections", "peer_portINTEGER"),
+    ("clients", "infoTEXT"),
+    ("summaries", "prefixTEXT"),
+)
 Tables = dict[str, list[dict[str, Any]]]
 
 
@@ -23,7 +30,7 @@ Tables = dict[str, list[dict[str, Any]]]
 def database(tmp_path: Path) -> Path:
     path = tmp_path / "runs.sqlite"
     ensure_head(path)
-    story.write(path, story.whole_run())
+    story.write(path, story.sound_run())
     return path
 
 
@@ -47,7 +54,7 @@ def tables(path: Path) -> Tables:
 @pytest.mark.parametrize("revision", EARLIER)
 def test_down_it_is_what_that_version_made(database: Path, revision: str, tmp_path: Path) -> None:
     before = tables(database)
-    assert all(before.values()), "everything happened once"
+    assert {name for name, rows in before.items() if not rows} == {"heads", "tree_nodes"}, "what else happens, has"
     done = downgrade(database, revision)
     assert (done.before, done.after) == (HEAD, revision)
     assert check(database).current == revision
@@ -56,8 +63,10 @@ def test_down_it_is_what_that_version_made(database: Path, revision: str, tmp_pa
     old_database(made, revision)
     expected = schema(made)
     found = schema(database)
-    if revision < "0004":  # a digest may be missing there: what an older version writes and reads is the same
-        expected["updates"] = expected["updates"].replace("update_digestTEXTNOTNULL", "update_digestTEXT")
+    # What was once allowed to be missing may be missing there: an older version writes it always, and reads what it finds.
+    for table, column in LOOSENED:
+        if table in expected:
+            expected[table] = expected[table].replace(f"{column}NOTNULL", column)
     assert {name: sql for name, sql in found.items() if not name.startswith("sqlite_")} == expected
     after = tables(database)
     assert after["events"] == before["events"]

@@ -160,13 +160,13 @@ def _checkpoint_deleted(rows: Rows, origin: Origin, event: e.CheckpointDeleted) 
 
 def _kept_updates_deleted(rows: Rows, origin: Origin, event: e.KeptUpdatesDeleted) -> None:
     rows.write()  # so that all that were kept are in the table
-    kept = (
+    kept = [
         t.updates.c.run_id == origin.run_id,
         t.updates.c.answers_round == event.round,
         t.updates.c.kept.is_not(None),
-    )
+    ]
     if event.update_ids is not None:
-        kept = (*kept, t.updates.c.update_id.in_(event.update_ids))
+        kept.append(t.updates.c.update_id.in_(event.update_ids))
     rows.connection.execute(update(t.updates).where(*kept).values(kept=None))
 
 
