@@ -63,7 +63,7 @@ def test_down_it_is_what_that_version_made(database: Path, revision: str, tmp_pa
     old_database(made, revision)
     expected = schema(made)
     found = schema(database)
-    # What was once allowed to be missing may be missing there: an older version writes it always, and reads what it finds.
+    # What may be missing by now may be missing there: an older version writes it always, and reads what it finds.
     for table, column in LOOSENED:
         if table in expected:
             expected[table] = expected[table].replace(f"{column}NOTNULL", column)
