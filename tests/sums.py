@@ -28,10 +28,10 @@ class AnyOrder(Strategy):
         self._sums = {name: torch.zeros(t.shape, dtype=torch.float64) for name, t in global_state.items()}
         self._total = 0
 
-    def reserve(self, update: State) -> None:
+    def reserve(self, update: State, n: int) -> None:
         self.before("reserve", update)
 
-    def unreserve(self, update: State) -> None:
+    def unreserve(self, update: State, n: int) -> None:
         self.before("unreserve", update)
 
     def add(self, update: State, n: int) -> None:

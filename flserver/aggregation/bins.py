@@ -37,6 +37,7 @@ PART = 1 << 20  # elements
 STEP = 36  # bits from a grid to the next
 HIGHEST, LOWEST = 990, -1098  # exponents of the grids that float64 needs
 HIGHEST_32, LOWEST_32 = 162, -162  # those that float32 and narrower ones need, with room for 2^53 samples
+USUAL = (-18, -54, -90)  # the grids of a model's usual numbers, the last one for float64
 HEADROOM = 49  # |p| ≤ 2^(k + HEADROOM) where k is the first grid of p
 CAPACITY = 1 << 53  # units
 CARRIES = 1 << 52  # units, beyond which a bin gives some to the next

@@ -240,11 +240,11 @@ def _cut(numbers, pieces):
 
 
 @njit(**OPTIONS)
-def add(addresses, pieces, n, bins, place):
+def add(addresses, pieces, n, bins, place, spare):
     """Add n times the tensors' elements to a part of a sum; whether all of it is done.
 
     ``pieces`` are rows: which of ``addresses``, the first byte there, bytes an element (4 or 8), the first element in
-    the part, elements. ``left`` counts the slots that are ``free``; where they are too few for what may come, ``place``
+    the part, elements. ``left`` counts the slots that are ``free``; where they are fewer than ``spare``, ``place``
     (piece, element) says where to go on.
     """
     rests, cut = np.empty(BLOCK), np.empty((3, BLOCK))
@@ -252,7 +252,7 @@ def add(addresses, pieces, n, bins, place):
         which, skipped, size, begin, count = pieces[place[0]]
         done = place[1]
         while done < count:
-            if bins.left[0] < len(bins.exponents):
+            if bins.left[0] < spare:
                 place[1] = done
                 return False
             block, start = (begin + done) // BLOCK, (begin + done) % BLOCK

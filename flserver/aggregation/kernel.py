@@ -28,8 +28,13 @@ class Loops(Protocol):
 
     name: str
 
-    def add(self, part: Part, tensors: Sequence[torch.Tensor], n: int, scratch: Scratch) -> None:
-        """Add n times the numbers of ``tensors``; |n| below 2²⁹."""
+    def add(
+        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, spare: int
+    ) -> bool:
+        """Add n times the numbers of ``tensors`` to ``part``, those of ``pieces`` of its table; |n| below 2²⁹.
+
+        Whether all is done: each block needs ``spare`` slots free, no less than there are grids. ``done`` (piece,
+        element) is how far it came, and where it goes on."""
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """Bring a block into its canonical form."""
@@ -49,9 +54,11 @@ class Plain:
 
     name = "numpy"
 
-    def add(self, part: Part, tensors: Sequence[torch.Tensor], n: int, scratch: Scratch) -> None:
+    def add(
+        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, spare: int
+    ) -> bool:
         """See :meth:`Loops.add`."""
-        plain.add(part, [tensor.numpy() for tensor in tensors], n, scratch)
+        return plain.add(pieces, [tensor.numpy() for tensor in tensors], n, part, done, spare)
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """See :meth:`Loops.settle`."""
@@ -98,16 +105,17 @@ class Compiled:
                 function._cache = NullCache()
         # One element through each, so that nobody waits for it later.
         part, number = Part(np.array([[0, 0, 4, 0, 1]]), exponents([torch.float32])), [torch.ones(1)]
-        self.add(part, number, 1, own_memory)
+        part.make_sure(own_memory)
+        self.add(part.pieces, number, 1, part, np.zeros(2, dtype=np.int64), len(part.bins.exponents))
         self.settle(part, 0, own_memory)
         self.mean(part, number, ["nearest 32"], 1, own_memory)
         self.square_distance(number[0], number[0])
 
-    def add(self, part: Part, tensors: Sequence[torch.Tensor], n: int, scratch: Scratch) -> None:
+    def add(
+        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, spare: int
+    ) -> bool:
         """See :meth:`Loops.add`."""
-        place, addresses = np.zeros(2, dtype=np.int64), _addresses(tensors)
-        while not self._add(addresses, part.pieces, float(n), part.bins, place):
-            part.grow(scratch)
+        return bool(self._add(_addresses(tensors), pieces, float(n), part.bins, done, spare))
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """See :meth:`Loops.settle`."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from flserver.aggregation.bins import BLOCK, PART, exponents, magics
+from flserver.aggregation.bins import BLOCK, PART, USUAL, exponents, magics
 from flserver.models.pages import anonymous
 from flserver.models.state import State
 
@@ -82,14 +82,42 @@ class Part:
             *(nothing, nothing, np.zeros(1, dtype=np.int64)),
             *(grids, magics(grids)),
         )
-        self._usual = 3 if (pieces[:, 2] == 8).any() else 2
+        self._usual = USUAL if (pieces[:, 2] == 8).any() else USUAL[:2]  # exponents of the grids of usual numbers
         self._memory: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+
+    @property
+    def kept_free(self) -> int:
+        """How many slots stay free between two updates: twice what a block could need at once, so that one can be taken
+        back, the usual bins that blocks do not have yet, which are nobody's rare numbers' to take, and the bins that
+        carries could make for the mean."""
+        there = self.bins.table >= 0
+        usual = self.blocks * len(self._usual) - int(there[:, np.isin(self.bins.exponents, self._usual)].sum())
+        settled = there[self.rare]
+        return 2 * len(self.bins.exponents) + usual + int((settled[:, 1:] & ~settled[:, :-1]).sum())
+
+    @property
+    def rare(self) -> np.ndarray:
+        """The blocks with more bins than usual numbers need: the mean settles them first."""
+        found: np.ndarray = np.flatnonzero((self.bins.table >= 0).sum(axis=1) > 2)
+        return found
+
+    def make_sure(self, scratch: Scratch) -> None:
+        """See that as many slots are free as have to be. Raises what ``scratch`` raises."""
+        while self.bins.left[0] < self.kept_free:
+            self.grow(scratch)
+
+    def until(self, place: np.ndarray) -> np.ndarray:
+        """The pieces, as far as before ``place`` (piece, element)."""
+        pieces = self.pieces[: place[0] + 1].copy()
+        if place[0] < len(self.pieces):
+            pieces[-1, 4] = place[1]
+        return pieces
 
     def grow(self, scratch: Scratch) -> None:
-        """Make room for bins: at first for the usual ones of each block, later for some rare ones. There are always as
-        many slots free as a block could need at once. Raises what ``scratch`` raises."""
-        spare = len(self.bins.exponents)
-        more = spare + (self.blocks // 4 if self._memory else self.blocks * self._usual)
+        """Make room for bins: at first for the usual ones of each block, later for some rare ones. Raises what
+        ``scratch`` raises."""
+        more = 2 * len(self.bins.exponents) + (self.blocks // 4 if self._memory else self.blocks * len(self._usual))
         memory = np.frombuffer(scratch(more * BIN), dtype=np.float64).reshape(more, BLOCK)
         slots, free, left = self.bins.slots, self.bins.free, self.bins.left
         free = np.concatenate([free[: left[0]], np.arange(len(slots), len(slots) + more)[::-1]])
@@ -101,6 +129,30 @@ class Part:
             free=np.concatenate([free, np.empty(len(slots) + more - len(free), dtype=np.int64)]),
         )
         self._rows = [row for memory in self._memory for row in memory]
+
+    def drop_zeros(self) -> None:
+        """Drop the bins of zeros, such as an update leaves that was taken back."""
+        table, _, _, free, left, *_ = self.bins
+        for block, grid in np.argwhere(table >= 0):
+            if not self.bin(block, grid).any():
+                free[left[0]] = table[block, grid]
+                left[0] += 1
+                table[block, grid] = -1
+
+    def trim(self) -> None:
+        """Give back what memory is not needed, after bins were dropped."""
+        table, left = self.bins.table, self.bins.left
+        while len(self._memory) > 1 and left[0] - len(self._memory[-1]) >= self.kept_free:
+            count = len(self._rows) - len(self._memory.pop())
+            nobodys = np.setdiff1d(np.arange(count), table)
+            for (block, grid), slot in zip(np.argwhere(table >= count), nobodys, strict=False):
+                self._rows[slot][:] = self.bin(block, grid)
+                table[block, grid] = slot
+            self._rows = self._rows[:count]
+            nobodys = np.setdiff1d(np.arange(count), table)[::-1]
+            free = np.concatenate([nobodys, np.empty(count - len(nobodys), dtype=np.int64)])
+            left[0] = len(nobodys)
+            self.bins = self.bins._replace(slots=self.bins.slots[:count].copy(), free=free)
 
     def clear(self) -> None:
         """Forget all that was added; the memory stays."""

@@ -30,16 +30,23 @@ UPPER = 2.0**28
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
-def add(part: Part, tensors: Sequence[np.ndarray], n: int, scratch: Scratch) -> None:
-    """Add n times the numbers of ``tensors``, each flat and of float32 or float64, to the part."""
-    for which, skipped, size, begin, count in part.pieces.tolist():
+def add(pieces: np.ndarray, tensors: Sequence[np.ndarray], n: int, part: Part, place: np.ndarray, spare: int) -> bool:
+    """Add n times the numbers of ``tensors``, each flat and of float32 or float64, to the part; whether all of it is
+    done. Where fewer than ``spare`` slots are free, ``place`` (piece, element) says where to go on."""
+    for number in range(place[0], len(pieces)):
+        which, skipped, size, begin, count = pieces[number].tolist()
         numbers = tensors[which][skipped // size :][:count]
         for block, start, stop, done in _runs(begin, count):
-            if part.bins.left[0] < len(part.bins.exponents):
-                part.grow(scratch)
+            if done < place[1]:
+                continue
+            if part.bins.left[0] < spare:
+                place[:] = number, done
+                return False
             run = numbers[done : done + stop - start].astype(np.float64)
             for piece in _cut(run) if size == 8 else (run,):
                 _add_run(part, piece * n, block, start, stop)
+        place[:] = number + 1, 0
+    return True
 
 
 def _runs(begin: int, count: int) -> list[tuple[int, int, int, int]]:

@@ -62,14 +62,15 @@ class Strategy(ABC):
         """Start anew from the global model that was sent out (CPU tensors by name, not to be changed), and forget an
         attempt that was not finished."""
 
-    def reserve(self, update: State) -> None:  # noqa: B027
-        """Make sure of the room that ``add`` will take for this update, before it is decided that it counts. Only
-        called where updates are added on arrival; what is reserved and not added is forgotten by the next ``begin``.
+    def reserve(self, update: State, n: int) -> None:  # noqa: B027
+        """Make sure of the room that ``add`` will take for this update and ``n``, before it is on record that it
+        counts. Only called where updates are added on arrival; before ``finish`` each one that was reserved for is
+        either added or ``unreserve`` is called, and the next ``begin`` forgets all.
 
         Raises TooDifferent where there is none: the update is then rejected.
         """
 
-    def unreserve(self, update: State) -> None:  # noqa: B027
+    def unreserve(self, update: State, n: int) -> None:  # noqa: B027
         """An update that was reserved for is not added after all."""
 
     @abstractmethod

@@ -6,6 +6,7 @@ again, merged with another, and an update or a whole sum can be subtracted, as i
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import blake3
 import numpy as np
@@ -16,7 +17,7 @@ from flserver.aggregation.bins import BLOCK, MOST_SAMPLES, PART
 from flserver.aggregation.medians import Difference, Medians
 from flserver.aggregation.parts import Layout, Part, Scratch, own_memory
 from flserver.aggregation.rounding import way_of
-from flserver.errors import UsageError
+from flserver.errors import NoRoom, UsageError
 from flserver.models.state import State, empty_state, raw_bytes
 
 ARITHMETIC = "exact-sum-1"
@@ -63,7 +64,7 @@ class ExactSum:
 
     def add(self, update: State, n: int) -> None:
         """Add an update with n samples, from 1 to 2²⁹ − 1; its numbers are finite, float64 up to 2⁹⁷⁰. Raises
-        TooDifferent, and then nothing was added."""
+        TooDifferent where there is no room for its integers; then nothing was added."""
         difference = self.medians.difference(update)
         tensors = self.tensors(update)
         self.count(difference, n)
@@ -100,8 +101,34 @@ class ExactSum:
         self.samples += n
 
     def add_to(self, part: Part, tensors: Sequence[torch.Tensor], n: int) -> None:
-        """The part of ``add`` that is in ``part``, which is one thread's meanwhile; different ones at once."""
-        kernel.load().add(part, tensors, n, self._scratch)
+        """The part of ``add`` that is in ``part``, which is one thread's meanwhile; different ones at once.
+
+        Raises what ``scratch`` raises, and then nothing was added. Afterwards there is room for the mean."""
+        loops, done = kernel.load(), np.zeros(2, dtype=np.int64)
+        try:
+            while not loops.add(part.pieces, tensors, n, part, done, spare=2 * len(self.layout.grids)):
+                part.grow(self._scratch)
+            part.make_sure(self._scratch)
+        except NoRoom:
+            self._take_back(part, tensors, n, part.until(done))
+            raise
+
+    def take_from(self, part: Part, tensors: Sequence[torch.Tensor], n: int) -> None:
+        """Take back what ``add_to`` added, and the bins and the memory that nothing else needs."""
+        self._take_back(part, tensors, n, part.pieces)
+
+    def _take_back(self, part: Part, tensors: Sequence[torch.Tensor], n: int, pieces: np.ndarray) -> None:
+        loops, done = kernel.load(), np.zeros(2, dtype=np.int64)
+        while not loops.add(pieces, tensors, -n, part, done, spare=len(self.layout.grids)):
+            before = part.bins.left[0]
+            part.drop_zeros()
+            if part.bins.left[0] == before:  # what is left of it has to be carried
+                part.grow(self._scratch)
+        part.drop_zeros()
+        with suppress(NoRoom):  # digits may have been put otherwise than they were taken
+            for block in part.rare:
+                loops.settle(part, block, self._scratch)
+        part.trim()
 
     def merge(self, other: "ExactSum") -> None:
         """Add all that ``other``, a sum of the same layout and over the same model's integers, has."""

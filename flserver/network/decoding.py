@@ -8,8 +8,9 @@ message has its slice.
 A message that takes no more than the model that was sent, twice and a bit, is one of a few that are begun, and has
 every processor slice that it wants. One that takes more gives up its place and begins anew, alone: it rests after each
 slice for as long as that took, and the others go first. Both kinds are served owner by owner (a certificate or an
-address), and those of one owner as they came. So nobody's messages wait for those of an owner that sends many, and an
-ordinary one does not wait for the end of a large one.
+address), and of each owner client by client, as far as their first bytes name one of its clients; the rest have one
+turn together. So nobody's messages wait for those of an owner that sends many, a client's not for those of its
+neighbours, and an ordinary one does not wait for the end of a large one.
 
 What reading takes is counted to the memory's budget before it is taken. Where there is no room the oldest goes on all
 the same, and the others wait for it: what is being read is over the budget by one message at most.
@@ -17,7 +18,7 @@ the same, and the others wait for it: what is being read is over the budget by o
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -40,10 +41,11 @@ class _TooHeavy(Exception):
 
 
 class Turn:
-    """A message's place in the order. ``most`` is what it may take (bytes): None for as much as it likes."""
+    """A message's place in the order. ``most`` is what it may take (bytes): None for as much as it likes. ``client``
+    tells the messages of one owner apart."""
 
-    def __init__(self, owner: Hashable, most: int | None) -> None:
-        self.owner, self.most = owner, most
+    def __init__(self, owner: Hashable, most: int | None, client: Hashable = None) -> None:
+        self.owner, self.client, self.most = owner, client, most
         self.go = threading.Event()  # set while it has the processor, or is to look whether it may go on
         self.since = 0.0
         self.taken = self.charged = 0  # bytes
@@ -51,34 +53,49 @@ class Turn:
 
 
 class Line:
-    """Turns that wait: owners one after another, each owner's as they came."""
+    """Turns that wait: owners one after another, of each its clients one after another, each one's as they came."""
 
     def __init__(self) -> None:
-        self._of: dict[Hashable, deque[Turn]] = {}
+        self._of: dict[Hashable, dict[Hashable, deque[Turn]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._of)
 
+    def __iter__(self) -> Iterator[Turn]:
+        return (turn for clients in self._of.values() for turns in clients.values() for turn in turns)
+
+    def holds(self, owner: Hashable) -> bool:
+        """Whether a turn of this owner waits."""
+        return owner in self._of
+
     def put(self, turn: Turn) -> None:
         """Let it wait."""
-        self._of.setdefault(turn.owner, deque()).append(turn)
+        self._of.setdefault(turn.owner, {}).setdefault(turn.client, deque()).append(turn)
 
     def take(self) -> Turn:
-        """The next one; its owner is last from here on. Raises StopIteration where there is none."""
+        """The next one; its owner, and its client among the owner's, are last from here on. Raises StopIteration where
+        there is none."""
         owner = next(iter(self._of))
-        turns = self._of.pop(owner)
+        clients = self._of.pop(owner)
+        client = next(iter(clients))
+        turns = clients.pop(client)
         turn = turns.popleft()
         if turns:
-            self._of[owner] = turns
+            clients[client] = turns
+        if clients:
+            self._of[owner] = clients
         return turn
 
     def remove(self, turn: Turn) -> None:
         """It waits no longer, if it did."""
-        turns = self._of.get(turn.owner, deque())
+        clients = self._of.get(turn.owner, {})
+        turns = clients.get(turn.client, deque())
         if turn in turns:
             turns.remove(turn)
-        if not turns:
-            self._of.pop(turn.owner, None)
+            if not turns:
+                del clients[turn.client]
+            if not clients:
+                del self._of[turn.owner]
 
 
 class Decoding:
@@ -98,22 +115,29 @@ class Decoding:
         self._overtaken = 0
         self._unpaused = 0.0  # seconds of processor time since the last pause
 
-    def run(self, owner: Hashable, read: Callable[[Tick], Result]) -> Result:
+    def run(
+        self, owner: Hashable, read: Callable[[Tick], Result], client: Callable[[], Hashable] = lambda: None
+    ) -> Result:
         """What ``read`` returns, which is called when it is its turn, and is to call what it is given as a tick.
 
-        It is called anew where it takes more than an ordinary message. Raises what it raises, and ConnectionLost when
-        :meth:`close` was called.
+        It is called anew where it takes more than an ordinary message. ``client`` is asked where others of the owner
+        wait. Raises what ``read`` raises, and ConnectionLost when :meth:`close` was called.
         """
         with suppress(_TooHeavy):  # which has what was read in its traceback: it must be gone before the second try
-            return self._run(Turn(owner, self.ordinary), read)
-        return self._run(Turn(owner, None), read)
+            return self._run(Turn(owner, self.ordinary, self._client(owner, client)), read)
+        return self._run(Turn(owner, None, self._client(owner, client)), read)
+
+    def _client(self, owner: Hashable, client: Callable[[], Hashable]) -> Hashable:
+        """The client's name, where it is of use."""
+        with self._lock:
+            alone = not (self._newcomers.holds(owner) or self._heavy.holds(owner))
+        return None if alone else client()
 
     def close(self) -> None:
         """Nobody gets a turn any more; who waits for one stops waiting."""
         with self._lock:
             self._closed.set()
-            waiting = [turn for line in (self._newcomers, self._heavy) for turns in line._of.values() for turn in turns]
-            for turn in [*waiting, *self._begun]:
+            for turn in [*self._newcomers, *self._heavy, *self._begun]:
                 turn.go.set()
 
     def _run(self, turn: Turn, read: Callable[[Tick], Result]) -> Result:

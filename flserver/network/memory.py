@@ -206,7 +206,8 @@ class ReceiveMemory:
 
     def scratch(self, size: int) -> memoryview:
         """``size`` bytes of zeros for as long as the caller keeps them, 1 or more: in memory where the budget has them,
-        else in an unlinked file. Raises NoRoom where neither has a place."""
+        else in an unlinked file, which leaves the disk twice its reserve: bodies have the other half. Raises NoRoom
+        where neither has a place."""
         try:
             if self.charge(size):
                 buffer = anonymous(size)
@@ -214,7 +215,7 @@ class ReceiveMemory:
                 return memoryview(buffer)
             with self.file() as file:
                 os.ftruncate(file.fileno(), size)
-                self.allocate(file.fileno(), 0, size)
+                self.allocate(file.fileno(), 0, size, leaving=2 * self._disk_reserve)
                 return mapped(file.fileno(), size, writable=True)
         except OSError as error:
             raise NoRoom(f"neither memory nor disk has room for the round's sum: {error.strerror}") from error
@@ -258,13 +259,13 @@ class ReceiveMemory:
         self._directory.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=self._directory)
 
-    def allocate(self, descriptor: int, start: int, size: int) -> None:
+    def allocate(self, descriptor: int, start: int, size: int, *, leaving: int | None = None) -> None:
         """Make sure of a file's bytes: a page of a mapping that the disk has no place for ends the process.
 
-        Raises OSError, also where the disk would have less than its reserve left.
+        Raises OSError, also where the disk would have less than its reserve left, or less than ``leaving``.
         """
         disk = os.fstatvfs(descriptor)
-        if disk.f_bavail * disk.f_frsize - size < self._disk_reserve:
+        if disk.f_bavail * disk.f_frsize - size < (leaving or self._disk_reserve):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(descriptor, start, size)
 

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import (
@@ -250,13 +251,14 @@ class Session:
             return conversation.receive(frame.hold())
         share = context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
         connection.await_model(frame.reader)
-        from flserver.network.unusable import check_asked
+        from flserver.network.unusable import check_asked, said_to_be_of
 
         if self._first.room is None:
             check_asked(connection, frame)
         body = frame.hold(waits=not context.folding.on_arrival)
         owner = share.owner if self.peer.certificate is not None else self.peer.host
-        return context.decoding.run(owner, lambda tick: conversation.receive(body, tick))
+        client = partial(said_to_be_of, connection, body)
+        return context.decoding.run(owner, lambda tick: conversation.receive(body, tick), client)
 
     def _room(self, length: int) -> Room:
         """Find room for a body of ``length`` bytes; raises as ``Context.room`` and ``await_model``."""

@@ -3,6 +3,8 @@
 And those that nobody waits for: where their sender is known before they are read, they are not read.
 """
 
+from contextlib import suppress
+
 from flserver.errors import (
     FrameTooLong,
     IdentityRefused,
@@ -23,6 +25,7 @@ from flserver.wire.messages import Update, said_of_itself
 from flserver.wire.pickles import read_opening
 
 MOST_NAMES = 10  # of clients, in a reason
+NAME_OPCODES = 32  # in which an update's header and client are said: trainers need half as many
 
 
 def is_upload(frame: Received, refusal: Refused) -> bool:
@@ -50,6 +53,16 @@ def check_asked(connection: AcceptedConnection, frame: Received) -> None:
         refusal = error
     refusal.header, refusal.client_id = header, client_id
     raise refusal
+
+
+def said_to_be_of(connection: AcceptedConnection, body: memoryview) -> str | None:
+    """The client that an upload names in its first bytes, where this peer may speak for it."""
+    _, client_id = said_of_itself(read_opening(body, NAME_OPCODES))
+    if client_id is not None:
+        with suppress(RegistrationRefused, IdentityRefused):
+            connection.context.exchange.check_upload(client_id, connection.peer)
+            return client_id
+    return None
 
 
 def keep_duplicate(connection: AcceptedConnection, frame: Received, refusal: NotAskedFor) -> None:

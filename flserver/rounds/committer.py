@@ -106,15 +106,15 @@ class Committer:
         with _strategy_errors():
             self._strategy.begin(model.state)
 
-    def reserve(self, update: "State") -> None:
+    def reserve(self, update: "State", n: int) -> None:
         """Make sure that an update can be added. Raises TooDifferent where it cannot, and StrategyError."""
         with _strategy_errors():
-            self._strategy.reserve(update)
+            self._strategy.reserve(update, n)
 
-    def unreserve(self, update: "State") -> None:
+    def unreserve(self, update: "State", n: int) -> None:
         """An update that could be added will not be. Raises StrategyError."""
         with _strategy_errors():
-            self._strategy.unreserve(update)
+            self._strategy.unreserve(update, n)
 
     def add(self, update: "State", n: int) -> None:
         """Fold the next update that counts, of a client with ``n`` samples; in ascending order of the client ids,
@@ -144,6 +144,9 @@ class Committer:
         Returns the new global model. The caller flushes the record before anyone sees it. Raises Implausible, and
         StrategyError, CheckpointError or StoreError.
         """
+        if self.on_arrival:
+            for seat, submission in ended.updates.take_rest(ended.suspects):  # who were rejected at last
+                self.unreserve(submission.tensors, seat.counted_size)
         state = self._new_state(base)
         aggregated = monotonic() - ended_at
         broadcast, wait = phases(attempt, ended_at)

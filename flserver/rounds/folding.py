@@ -41,7 +41,8 @@ class Folding:
         if not verdict.counts or not self.on_arrival:
             return verdict
         try:
-            self.committer.reserve(submission.tensors)
+            assert verdict.counted_size is not None
+            self.committer.reserve(submission.tensors, verdict.counted_size)
         except TooDifferent as error:
             from flserver.aggregation.checks import rejected  # torch is not there yet when trainers register
 
@@ -56,7 +57,8 @@ class Folding:
         """What was decided could not be put on record; the memory stays the caller's to release."""
         try:
             if verdict.counts and self.on_arrival:
-                self.committer.unreserve(submission.tensors)
+                assert verdict.counted_size is not None
+                self.committer.unreserve(submission.tensors, verdict.counted_size)
         finally:  # the attempt waits for that
             self._exchange.withdraw_update(submission.upload, verdict)
 

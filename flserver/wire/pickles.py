@@ -42,13 +42,13 @@ def read_message(
     return value
 
 
-def read_opening(opening: memoryview | bytes | bytearray) -> dict[str, object]:
+def read_opening(opening: memoryview | bytes | bytearray, opcodes: int = _OPENING.opcodes) -> dict[str, object]:
     """What the first bytes of a pickled message say of it, before they end or something in them is refused; no more is
-    looked at than an ordinary message needs.
+    looked at than an ordinary message needs, or than so many ``opcodes``.
 
     The inert items of the dict that it is, as far as they stand there. Raises nothing, whatever the bytes are.
     """
-    machine = Machine(memoryview(opening).cast("B"), _OPENING, opcodes=_OPENING.opcodes)
+    machine = Machine(memoryview(opening).cast("B"), _OPENING, opcodes=opcodes)
     machine.whole = False
     try:
         value = machine.load()

@@ -160,11 +160,11 @@ def test_an_update_for_which_there_is_no_room_is_refused_before_anything_of_it_c
     for update in ({"index": base["index"], "w": torch.ones(2)}, {"index": wrong, "w": torch.full((2,), 9.0)}):
         if update["index"] is wrong:
             with pytest.raises(TooDifferent, match="index differs"):
-                fedavg.reserve(update)
+                fedavg.reserve(update, 5)
             with pytest.raises(TooDifferent, match="index differs"):
                 fedavg.add(update, 5)
         else:
-            fedavg.reserve(update)
+            fedavg.reserve(update, 5)
             fedavg.add(update, 5)
     assert fedavg.finish()["w"].tolist() == [1.0, 1.0]
 

@@ -238,4 +238,4 @@ def test_memory_comes_from_who_has_a_budget(loops: kernel.Loops) -> None:
     made.begin({"w": torch.zeros(8 * BLOCK)})
     made.add({"w": torch.ones(8 * BLOCK)}, 1)
     spare = len(bins.exponents([torch.float32]))
-    assert asked == [(2 * 8 + spare) * BLOCK * 8]
+    assert asked == [(2 * 8 + 2 * spare) * BLOCK * 8]

@@ -20,6 +20,8 @@ from tests.e2e.tls_peers import TlsPeer, served, trusting
 from tests.patience import PATIENCE
 
 AT_ONCE = 32  # connections of a flood
+AT_ONCE_ALL = 600  # messages that are complete at one moment
+BEFORE_AN_ANSWER = 30  # of these that are read while somebody who registers is answered, at most: it would be all
 A_ROUND = 8  # messages of a flood that are read while an honest round is made, at most: there would be hundreds
 
 
@@ -94,6 +96,37 @@ def test_a_flood_of_messages_that_become_much_does_not_hold_rounds_up(start: Sta
             peer.finished()
     assert server.exit_code() == 0
     assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 2 * rounds)]
+    assert "Traceback" not in server.log
+
+
+def test_hundreds_of_messages_at_once_hold_no_registration_up(start: Start) -> None:
+    """From the address of the honest, whose round is made meanwhile: of so many few are read before each answer."""
+    options = ("--num-rounds", "3", "--min-clients", "2", "--strangers-per-minute", "100000")
+    server = start(*options, *FAST)
+    read = "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'refused' AND header = '<MODEL>'"
+    bodies = cycle([body_of(value) for value in MUCH.values()])
+    with Peer(server, 1).join() as one, Peer(server, 2).join() as two, contextlib.ExitStack() as stack:
+        play([one, two], 1)
+        held = [(stack.enter_context(connect(server.port)), next(bodies)) for _ in range(AT_ONCE_ALL)]
+        for sock, body in held:
+            sock.sendall(len(body).to_bytes(8, "big") + body[:-1])
+        for sock, body in held:
+            sock.sendall(body[-1:])
+        for _ in range(8):
+            ((before,),) = server.sql(read)
+            with Peer(server, 1) as again:
+                assert "is registered already" in again.register()["msg"]
+            ((after,),) = server.sql(read)
+            assert after - before < BEFORE_AN_ANSWER
+        ((before,),) = server.sql(read)
+        play([one, two], 2)
+        ((after,),) = server.sql(read)
+        assert after - before < 2 * A_ROUND, "an update waits for its own client's messages, not for its neighbours'"
+        for peer in (one, two):
+            peer.finished()
+        ended = "SELECT status FROM v1_runs WHERE status <> 'running'"  # its process gives the rest some seconds
+        assert server.wait_for_sql(ended) == [("completed",)]
+    assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 6)]
     assert "Traceback" not in server.log
 
 

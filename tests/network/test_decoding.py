@@ -57,6 +57,49 @@ def test_owners_come_one_after_another_and_each_ones_messages_as_they_came() -> 
     assert order == [0, 3, 5, 2, 6, 4]
 
 
+def test_of_one_owner_its_clients_come_one_after_another_and_who_names_none_has_one_turn_with_the_like() -> None:
+    line = Line()
+    said = [("a", None), ("a", None), ("b", None), ("a", "1"), ("a", "2"), ("a", "1"), ("b", "3"), ("a", None)]
+    turns = [Turn(owner, None, client) for owner, client in said]
+    for turn in turns:
+        line.put(turn)
+    assert list(line) == [turns[n] for n in (0, 1, 7, 3, 5, 4, 2, 6)]
+    line.remove(turns[4])
+    line.remove(turns[4])
+    order = []
+    while line:
+        order.append(turns.index(line.take()))
+    assert order == [0, 2, 3, 6, 1, 5, 7]
+
+
+def test_a_client_does_not_wait_for_those_of_its_owner_that_name_nobody(
+    decoding: Decoding, threads: ThreadPoolExecutor
+) -> None:
+    """Nor is it asked for its name where nobody waits."""
+    go_on, order = threading.Event(), []
+
+    def reading(name: str) -> Callable[[Tick], None]:
+        def read(tick: Tick) -> None:
+            if name == "first":
+                assert go_on.wait(PATIENCE)
+            order.append(name)
+
+        return read
+
+    first = threads.submit(decoding.run, "a", reading("first"), lambda: pytest.fail("nobody waits"))
+    eventually(lambda: decoding._running)
+    crowd = []
+    for number in range(9):
+        crowd.append(threads.submit(decoding.run, "a", reading("crowd")))
+        eventually(lambda number=number: len(list(decoding._newcomers)) == number + 1)
+    named = threads.submit(decoding.run, "a", reading("named"), lambda: "1")
+    eventually(lambda: len(list(decoding._newcomers)) == 10)
+    go_on.set()
+    for done in [first, *crowd, named]:
+        done.result(PATIENCE)
+    assert order.index("named") == 2
+
+
 def test_what_was_read_is_returned_what_it_raises_is_raised_and_nothing_stays_charged(
     decoding: Decoding, memory: ReceiveMemory
 ) -> None:

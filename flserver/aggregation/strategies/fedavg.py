@@ -9,9 +9,12 @@ and on every machine. Integer and boolean tensors take the median (``medians``).
 from collections.abc import Sequence
 from threading import Lock
 
+from torch import Tensor
+
 from flserver.aggregation.medians import Difference
 from flserver.aggregation.strategy import Strategy
 from flserver.aggregation.sums import ARITHMETIC, ExactSum
+from flserver.errors import NoRoom, TooDifferent
 from flserver.models.state import State
 
 
@@ -25,43 +28,58 @@ class FedAvg(Strategy):
         self._sum = ExactSum({})
         self._locks: Sequence[Lock] = ()  # each guards the part of the sum with its number
         self._counting = Lock()  # guards all else of the sum, and what follows
-        self._adds = 0
+        self._folds = 0
         self._reserved: dict[int, Difference] = {}
 
     def begin(self, global_state: State) -> None:
-        """See :meth:`Strategy.begin`. The sum's memory is kept as long as the layout stays."""
+        """See :meth:`Strategy.begin`. The sum's memory is kept as long as the layout stays. Raises NoRoom where there
+        is none for the usual numbers of a model."""
         self._reserved.clear()
         if not self._sum.begin(global_state):
             self._sum = ExactSum(global_state, self._memory)
             self._locks = [Lock() for _ in self._sum.parts]
+        for part in self._sum.parts:
+            part.make_sure(self._memory)
 
-    def reserve(self, update: State) -> None:
-        """See :meth:`Strategy.reserve`: what is kept of an update's integers."""
+    def reserve(self, update: State, n: int) -> None:
+        """See :meth:`Strategy.reserve`. How many bins an update's numbers need shows when they are split, so they are
+        folded here already; it does not count before it is added."""
         difference = self._sum.medians.difference(update)
+        tensors, parts = self._sum.tensors(update), self._sum.parts
+        with self._counting:
+            self._folds += 1
+            first = self._folds
+        # Who comes at the same time begins elsewhere, and all follow one another around.
+        turns = [(first + step) % len(parts) for step in range(len(parts))]
+        for done, which in enumerate(turns):
+            try:
+                with self._locks[which]:
+                    self._sum.add_to(parts[which], tensors, n)
+            except NoRoom as error:
+                self._take_back(tensors, n, turns[:done])
+                raise TooDifferent("its numbers are of more magnitudes than there is room to add exactly") from error
         with self._counting:
             self._reserved[id(update)] = difference
 
-    def unreserve(self, update: State) -> None:
+    def unreserve(self, update: State, n: int) -> None:
         """See :meth:`Strategy.unreserve`."""
         with self._counting:
-            self._reserved.pop(id(update), None)
+            reserved = self._reserved.pop(id(update), None)
+        if reserved is not None:
+            self._take_back(self._sum.tensors(update), n, range(len(self._sum.parts)))
+
+    def _take_back(self, tensors: Sequence[Tensor], n: int, parts: Sequence[int]) -> None:
+        for which in parts:
+            with self._locks[which]:
+                self._sum.take_from(self._sum.parts[which], tensors, n)
 
     def add(self, update: State, n: int) -> None:
         """See :meth:`Strategy.add`. The update's memory is not needed any more afterwards. Raises TooDifferent where
-        the update has nothing reserved and there is no room for its integers; then nothing was added."""
+        it was not reserved for and there is no room for it; then nothing was added."""
+        if id(update) not in self._reserved:
+            self.reserve(update, n)
         with self._counting:
-            difference = self._reserved.pop(id(update), None)
-        tensors, parts = self._sum.tensors(update), self._sum.parts
-        difference = difference or self._sum.medians.difference(update)
-        with self._counting:
-            self._sum.count(difference, n)
-            self._adds += 1
-            first = self._adds
-        # Who comes at the same time begins elsewhere, and all follow one another around.
-        for step in range(len(parts)):
-            which = (first + step) % len(parts)
-            with self._locks[which]:
-                self._sum.add_to(parts[which], tensors, n)
+            self._sum.count(self._reserved.pop(id(update)), n)
 
     def subtract(self, update: State, n: int) -> None:
         """See :meth:`Strategy.subtract`: exact, of the medians too."""

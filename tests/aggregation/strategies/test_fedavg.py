@@ -34,7 +34,7 @@ def test_it_is_the_exact_mean_rounded_once_in_any_order_and_after_other_rounds(
     used.begin(model)  # that attempt was not finished
     chance.shuffle(updates)  # type: ignore[attr-defined]
     for update, n in updates:
-        used.reserve(update)
+        used.reserve(update, n)
         used.add(update, n)
     got = used.finish()
     assert list(got) == list(model)
@@ -136,8 +136,8 @@ def test_an_update_that_is_reserved_for_and_does_not_count_leaves_nothing() -> N
     fedavg, state = FedAvg(), {"n": torch.tensor([1, 2]), "w": torch.zeros(1)}
     fedavg.begin(state)
     changed = {"n": torch.tensor([8, 9]), "w": torch.ones(1)}
-    fedavg.reserve(changed)
-    fedavg.unreserve(changed)
+    fedavg.reserve(changed, 2)
+    fedavg.unreserve(changed, 2)
     fedavg.add(state, 1)
     assert fedavg.finish()["n"].tolist() == [1, 2]
 
