@@ -56,6 +56,17 @@ def test_every_fault_in_the_handbook_has_its_test() -> None:
     assert {name for name in named if f"def {name}(" not in sources} == set()
 
 
+def test_every_promise_names_what_holds_it() -> None:
+    _, _, table = README.read_text().partition("\n## What is promised\n")
+    rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("| **")]
+    assert len(rows) == 9
+    for row in rows:
+        *_, held_by, _ = row.split("|")
+        named = re.findall(r"`([^`]+)`", held_by)
+        assert named, row
+        assert [path for path in named if not (README.parent / path).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(README.parent)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     broken = []
