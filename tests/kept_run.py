@@ -99,5 +99,6 @@ def _round(
     file = checkpoints.write(round, model, strategy.state() if round else {})
     outcomes = [facts.answered(client, update_id, 1 / len(ids)) for client, update_id in ids.items()]
     written = {"model_digest": file.digest, "checkpoint": file.path, "checkpoint_bytes": file.size}
+    written["data_size"] = sum(sizes.values())
     named = tuple(e.KeptUpdate(update_id=update_id, path=path) for update_id, path in places.items())
     return [*events, facts.committed(round, 1, outcomes, **written, arithmetic=strategy.arithmetic, kept=named)]

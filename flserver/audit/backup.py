@@ -21,6 +21,7 @@ from flserver.settings.policies import checkpoints_beside
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.chain import GENESIS
 from flserver.store.reader import Reader
+from flserver.store.schema import check
 from flserver.store.sqlite import DATABASE_ERRORS, cause
 from flserver.store.sqlite_copies import copy_database
 
@@ -46,10 +47,10 @@ class Backup:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A backup, how many checkpoints and bytes were copied for it, and what is wrong with them, a line each."""
+    """A backup, how many files and bytes were copied for it, and what is wrong with them, a line each."""
 
     backup: Backup
-    checkpoints: int
+    files: int
     bytes: int
     problems: tuple[str, ...]
 
@@ -61,6 +62,8 @@ def back_up(db: Path, folder: Path, checkpoint_dir: Path | None = None) -> Made:
     """
     if not db.is_file():
         raise UsageError(f"there is no database {db}")
+    if not check(db).at_head:
+        raise UsageError(f"{db} is of an older version: flserver --db {db} db upgrade copies it too")
     made, whole = folder / db.name, folder / f".{db.name}.partial"
     with usage_errors(folder, "cannot be a backup"):
         _prepare(folder, db, made)
@@ -82,7 +85,7 @@ def back_up(db: Path, folder: Path, checkpoint_dir: Path | None = None) -> Made:
             os.rename(whole, made)
             copies.prune()  # what the backup before this one named
             sync_folder(folder)
-    return Made(backup=backup, checkpoints=copies.copied, bytes=copies.bytes, problems=tuple(copies.problems))
+    return Made(backup=backup, files=copies.copied, bytes=copies.bytes, problems=tuple(copies.problems))
 
 
 def read_backup(folder: Path) -> Backup:

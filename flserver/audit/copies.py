@@ -1,7 +1,9 @@
-"""Checkpoints that a record names, copied from where they lie to another folder, and checked on the way."""
+"""Checkpoints and kept updates that a record names, copied from where they lie to another folder; checkpoints are
+checked on the way (whether an update is what it was, ``flserver replay`` says)."""
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from io import FileIO
@@ -10,7 +12,9 @@ from pathlib import Path
 from flserver.errors import CheckpointError
 from flserver.files import create, make_folders, open_regular, sync_folder
 from flserver.models.digests import NAME, located
+from flserver.models.kept import NAME as KEPT
 from flserver.store.reader import Reader, Row
+from flserver.text import printable
 
 PIECE = 1 << 20  # bytes
 HELD = 500  # files of a run held open: more than any sensible --keep-checkpoints
@@ -47,16 +51,17 @@ class Copies:
 
         Raises OSError where a copy cannot be written.
         """
-        self._named, self.problems, missing = set(), [], []
+        self._named, self.problems = set(), []
+        missing: list[str] = []
         for run, folder in sources:
             for row in reader.committed_rounds(run["run_id"]):
                 if row["checkpoint_deleted_at"] is not None:
                     continue
                 where = f"run {run['name']} round {row['round']}"
-                try:
-                    self._take(located(folder, row["checkpoint"]), located(self._folder, row["checkpoint"]), row, where)
-                except CheckpointError as error:
-                    missing.append(f"{where}: {error}")
+                self._take(folder, row["checkpoint"], NAME, where, missing, row)
+            for row in reader.kept_updates(run["run_id"]):
+                where = f"run {run['name']} round {row['answers_round']} client {printable(row['client_id'])}"
+                self._take(folder, row["kept"], KEPT, where, missing)
         self.problems += [*missing, *(said for path, said in self._changed.items() if path in self._named)]
         return missing
 
@@ -70,9 +75,10 @@ class Copies:
 
     def prune(self) -> None:
         """Remove every checkpoint here that the record did not name at last. Raises OSError."""
-        for path in self._folder.glob("*/*"):
-            if NAME.fullmatch(path.name) and path not in self._named:
-                path.unlink(missing_ok=True)
+        for named, files in ((NAME, "*/*"), (KEPT, "*/updates/*/*")):
+            for path in list(self._folder.glob(files)):
+                if named.fullmatch(path.name) and path not in self._named:
+                    path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -82,22 +88,35 @@ class Copies:
         """Remove what was copied."""
         for path in self._made:
             path.unlink(missing_ok=True)
-            if not any(path.parent.iterdir()):
-                path.parent.rmdir()
+            for folder in path.parents:
+                if folder == self._folder or any(folder.iterdir()):
+                    break
+                folder.rmdir()
 
-    def _take(self, source: Path, target: Path, row: Row, where: str) -> None:
-        if target not in self._made and not (target.is_file() and target.stat().st_size == row["checkpoint_bytes"]):
-            file = self._held.get(source)
-            if file is None:
-                try:
-                    file = open_regular(source)
-                except OSError as error:
-                    raise CheckpointError(f"checkpoint {source}: {error.strerror}") from error
-            with file:
-                digest = self._copy(file.fileno(), target)
-            if digest != row["model_digest"]:
-                self._changed[target] = f"{where}: {source} is {digest}, and the record says {row['model_digest']}"
-        self._named.add(target)
+    def _take(
+        self, folder: Path, path: str, named: re.Pattern[str], where: str, missing: list[str], row: Row | None = None
+    ) -> None:
+        """Copy the file that the record calls ``path``; with ``row``, its round, it is a checkpoint."""
+        try:
+            source, target = located(folder, path, named), located(self._folder, path, named)
+            size = target.stat().st_size if target.is_file() else None
+            if target not in self._made and (size is None or (row and size != row["checkpoint_bytes"])):
+                digest = self._read(source, target)
+                if row and digest != row["model_digest"]:
+                    self._changed[target] = f"{where}: {source} is {digest}, and the record says {row['model_digest']}"
+            self._named.add(target)
+        except CheckpointError as error:
+            missing.append(f"{where}: {error}")
+
+    def _read(self, source: Path, target: Path) -> str:
+        file = self._held.get(source)
+        if file is None:
+            try:
+                file = open_regular(source)
+            except OSError as error:
+                raise CheckpointError(f"{source}: {error.strerror}") from error
+        with file:
+            return self._copy(file.fileno(), target)
 
     def _copy(self, source: int, target: Path) -> str:
         """Copy an open file, durably. Returns its digest (``sha256:hex``)."""

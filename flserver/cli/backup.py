@@ -28,7 +28,7 @@ def backup(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: st
     one = made.backup
     click.echo(
         f"{folder / one.file}: {one.events} events, head {one.head}\n"
-        f"{made.checkpoints} checkpoints copied, {made.bytes / 2**20:,.1f} MiB"
+        f"{made.files} files copied, {made.bytes / 2**20:,.1f} MiB"
     )
     return EXIT_FAILED if made.problems else EXIT_DONE
 

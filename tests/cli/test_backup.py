@@ -35,7 +35,7 @@ def kept(flserver: Run, db: Path, tmp_path: Path) -> Path:
     assert head is not None
     said, copied = lines(flserver("--db", db, "backup", folder))
     assert said == f"{folder / 'runs.sqlite'}: {head.seq} events, head {head.digest()}"
-    assert copied.startswith("4 checkpoints copied, ")
+    assert copied.startswith("4 files copied, ")
     return folder
 
 
@@ -54,7 +54,7 @@ def test_an_earlier_backup_is_brought_up_to_date_and_only_what_is_new_is_copied(
     before = {path: path.stat().st_ino for path in kept.rglob("round-*")}
     story.write(db, story.started("third", 3, "third"), run_id="third", process_id=3)
     *_, copied = lines(flserver("--db", db, "backup", kept))
-    assert copied == "0 checkpoints copied, 0.0 MiB"
+    assert copied == "0 files copied, 0.0 MiB"
     assert {path: path.stat().st_ino for path in kept.rglob("round-*")} == before
     assert Reader(kept / "runs.sqlite").head() == Reader(db).head()
     assert json.loads((kept / "backup.json").read_text())["running"] == ["third"]
@@ -87,7 +87,7 @@ def test_a_checkpoint_that_is_gone_or_changed_is_told_and_the_rest_is_copied(
     gone.unlink()
     code, out, err = flserver("--db", db, "backup", tmp_path / "kept")
     assert code == 1
-    assert "3 checkpoints copied" in out
+    assert "3 files copied" in out
     missing, changed = err.splitlines()
     assert missing.startswith("run plain round 0: ")
     assert "No such file" in missing

@@ -1,0 +1,78 @@
+"""Kept updates in a backup, and purged."""
+
+from pathlib import Path
+
+import pytest
+
+from flserver.store.reader import Reader
+from tests.cli.conftest import Run, lines, refused
+from tests.kept_run import CHILD, RUN
+
+
+def kept(db: Path, run_id: str = RUN) -> set[str]:
+    folder = db.with_name(f"{db.name}.checkpoints")
+    return {str(path.relative_to(folder)) for path in folder.glob(f"{run_id}/updates/*/*")}
+
+
+def on_record(db: Path, run_id: str = RUN) -> set[str]:
+    return {row["kept"] for row in Reader(db).kept_updates(run_id)}
+
+
+def clients(db: Path, run_id: str = RUN) -> set[str]:
+    return {row["client_id"] for row in Reader(db).kept_updates(run_id)}
+
+
+def test_they_are_in_a_backup_and_are_restored(flserver: Run, db: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    new = tmp_path / "new" / "runs.sqlite"
+    assert flserver("--db", db, "backup", tmp_path / "backup")[0] == 0
+    assert kept(tmp_path / "backup" / "runs.sqlite") == kept(db) == on_record(db)
+    assert flserver("--db", new, "restore", tmp_path / "backup")[0] == 0
+    assert kept(new) == kept(db)
+    assert flserver("--db", new, "replay", "night", "--round", "2")[0] == 0
+
+
+def test_what_was_deleted_since_goes_from_the_backup(flserver: Run, db: Path, tmp_path: Path) -> None:
+    assert flserver("--db", db, "backup", tmp_path / "backup")[0] == 0
+    assert flserver("--db", db, "purge", "--what", "updates", "--client", "10", "--yes")[0] == 0
+    assert flserver("--db", db, "backup", tmp_path / "backup")[0] == 0
+    assert kept(tmp_path / "backup" / "runs.sqlite") == kept(db)
+
+
+def test_one_that_is_missing_is_told(flserver: Run, db: Path, tmp_path: Path) -> None:
+    gone = db.with_name(f"{db.name}.checkpoints") / sorted(on_record(db))[0]
+    gone.unlink()
+    code, _, err = flserver("--db", db, "backup", tmp_path / "backup")
+    assert code == 1
+    assert f"{gone}: No such file or directory" in err
+
+
+def test_those_of_one_client_are_purged_and_the_others_stay(flserver: Run, db: Path) -> None:
+    before = on_record(db)
+    assert {"1", "10", "2"} == clients(db)
+    said = lines(flserver("--db", db, "purge", "--what", "updates", "--client", "10"))
+    assert said[0].endswith(" kept updates of 1 rounds") or " kept updates of 2 rounds" in "".join(said)
+    assert on_record(db) == kept(db) == before, "nothing went yet"
+    said = lines(flserver("--db", db, "purge", "--what", "updates", "--client", "10", "--yes"))
+    assert said[-1] == "purged"
+    assert clients(db) == {"1", "2"}
+    assert kept(db) == on_record(db) < before
+    assert clients(db, CHILD) == set()
+    assert lines(flserver("--db", db, "verify"))[-1].startswith("all ")
+    code, _, err = flserver("--db", db, "replay", "night", "--round", "2")
+    assert (code, "not kept" in err) == (2, True)
+
+
+@pytest.mark.parametrize("which", [("--run", "night"), ("--before", "2100-01-01")])
+def test_those_of_a_run_or_from_before_a_date_are_purged(flserver: Run, db: Path, which: tuple[str, str]) -> None:
+    assert flserver("--db", db, "purge", "--what", "updates", *which, "--yes")[0] == 0
+    assert kept(db) == on_record(db) == set()
+    assert bool(kept(db, CHILD)) == (which[0] == "--run")
+    assert lines(flserver("--db", db, "verify"))[-1].startswith("all ")
+
+
+def test_nothing_goes_without_saying_whose(flserver: Run, db: Path) -> None:
+    refused(flserver("--db", db, "purge", "--what", "updates", "--yes"), "one of --run, --before and --client")
+    assert lines(flserver("--db", db, "purge", "--what", "updates", "--client", "nobody", "--yes")) == [
+        "there is nothing to purge"
+    ]
