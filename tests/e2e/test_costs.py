@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 
 import torch
@@ -15,13 +15,14 @@ from tests.certificates import Authority
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, PeerAt, ServerProcess, connect, send
 from tests.e2e.hostile.attack import to_the_end
-from tests.e2e.hostile.costs import MUCH, body_of
+from tests.e2e.hostile.costs import HOLD_TRANSACTION, MUCH, body_of, holding
 from tests.e2e.tls_peers import TlsPeer, served, trusting
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 
 AT_ONCE = 32  # connections of a flood
 AT_ONCE_ALL = 600  # messages that are complete at one moment
 BEFORE_AN_ANSWER = 30  # of these that are read while somebody who registers is answered, at most: it would be all
+LEAST_READ, MOST_READ = 1 << 20, 32 << 20  # bytes that are made of a large one and of some ordinary ones at once
 A_ROUND = 8  # messages of a flood that are read while an honest round is made, at most: there would be hundreds
 
 
@@ -112,12 +113,15 @@ def test_hundreds_of_messages_at_once_hold_no_registration_up(start: Start) -> N
             sock.sendall(len(body).to_bytes(8, "big") + body[:-1])
         for sock, body in held:
             sock.sendall(body[-1:])
+        charged = []
         for _ in range(8):
             ((before,),) = server.sql(read)
+            charged.append(server.metrics()["flserver_inflight_bytes"])
             with Peer(server, 1) as again:
                 assert "is registered already" in again.register()["msg"]
             ((after,),) = server.sql(read)
             assert after - before < BEFORE_AN_ANSWER
+        assert LEAST_READ < max(charged) < MOST_READ, "what is made of them is counted to the budget; they are not"
         ((before,),) = server.sql(read)
         play([one, two], 2)
         ((after,),) = server.sql(read)
@@ -128,6 +132,58 @@ def test_hundreds_of_messages_at_once_hold_no_registration_up(start: Start) -> N
         assert server.wait_for_sql(ended) == [("completed",)]
     assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 6)]
     assert "Traceback" not in server.log
+
+
+def test_a_flood_of_answers_given_again_waits_for_the_record_and_writes_little(start: Start) -> None:
+    """With 64 long-named metrics each, beside rounds, and while another program holds the database up. They are read:
+    another client's could come from there."""
+    server = start("--num-rounds", "5", "--min-clients", "3", "--db-patience", str(PATIENCE), *FAST)
+    metrics = {"é" * 120 + f"{number:04}": {"received": 1.0} for number in range(64)}
+    stop, sent = threading.Event(), count()
+    with contextlib.ExitStack() as stack:
+        *honest, greedy = [
+            stack.enter_context(PeerAt(server, name, host)).join()
+            for name, host in (("1", "127.0.1.1"), ("2", "127.0.1.2"), ("greedy", "127.0.1.2"))
+        ]
+        play([*honest, greedy], 1)
+        greedy.connection.close()
+        again = greedy.body(nn.Linear(4, 4), metrics=metrics)
+
+        def keep_sending() -> None:
+            while not stop.is_set():
+                with contextlib.suppress(OSError), greedy.connect() as upload:
+                    send(upload, again)
+                    upload.shutdown(socket.SHUT_WR)
+                    to_the_end(upload)
+                    next(sent)
+
+        threads = [threading.Thread(target=keep_sending) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        stack.callback(lambda: [thread.join() for thread in threads])
+        stack.callback(stop.set)
+        play(honest, 2)
+        with holding(HOLD_TRANSACTION, server.db):
+            bound, lengths = server.metrics()["flserver_audit_queue_length_limit"] / 8, [0.0]
+
+            def all_wait() -> bool:
+                lengths.append(server.metrics()["flserver_audit_queue_length"])
+                assert lengths[-1] <= bound
+                return lengths[-1] > bound / 8 and lengths[-20:] == lengths[-1:] * 20
+
+            eventually(all_wait)
+        assert lengths[-1] == bound, "it is full of short events"
+        play(honest, 2)
+        stop.set()
+        for peer in honest:
+            peer.finished()
+    assert server.exit_code() == 0
+    decided = dict(server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1"))
+    assert decided.pop("duplicate") >= next(sent) > bound / 8
+    assert decided == {"accepted": 3 + 2 * 4}
+    assert server.sql("SELECT COUNT(*) FROM v1_client_metrics") == [(0,)]
+    ((events,),) = server.sql("SELECT COUNT(*) FROM v1_events")
+    assert server.db.stat().st_size < 2000 * events, "what they measured is not kept"
 
 
 class Greedy(TlsPeer):
