@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flserver.clock import monotonic
 from flserver.errors import CheckpointError, UsageError, one_line
-from flserver.files import create, make_folders
+from flserver.files import create, make_folders, sync_folder
 from flserver.models.digests import NAME, located, sha256_of
 from flserver.text import printable
 
@@ -222,12 +222,3 @@ def _begin_writeback(file: int, start: int, size: int) -> None:
     if hasattr(os, "posix_fadvise"):  # Linux then starts to write what is dirty; only a hint, so a refusal says nothing
         with suppress(OSError):
             os.posix_fadvise(file, start, size, os.POSIX_FADV_DONTNEED)
-
-
-def sync_folder(folder: Path) -> None:
-    """What was made, renamed or removed in ``folder`` survives a power loss now. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

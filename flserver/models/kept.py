@@ -16,8 +16,8 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from flserver.errors import CheckpointError, one_line
-from flserver.files import make_folders, open_regular
-from flserver.models.checkpoint import sync_folder, write_file
+from flserver.files import make_folders, open_regular, sync_folder
+from flserver.models.checkpoint import write_file
 from flserver.models.digests import located
 
 if TYPE_CHECKING:  # a start looks at the place before torch is there

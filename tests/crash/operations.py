@@ -65,7 +65,10 @@ class _Watched:
 
 
 def _watch_os(watched: _Watched) -> None:
-    real = {name: getattr(os, name) for name in ("open", "write", "fsync", "rename", "unlink", "mkdir", "ftruncate")}
+    real = {
+        name: getattr(os, name)
+        for name in ("open", "write", "pwrite", "fsync", "rename", "unlink", "mkdir", "ftruncate")
+    }
 
     def open_(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         def do() -> int:
@@ -82,6 +85,14 @@ def _watch_os(watched: _Watched) -> None:
             return int(real["write"](descriptor, data))
         at = os.lseek(descriptor, 0, os.SEEK_CUR)
         return int(watched.tell(Operation("write", name, at, bytes(data)), lambda: real["write"](descriptor, data)))
+
+    def pwrite(descriptor: int, data: Any, at: int) -> int:
+        name = watched.name(descriptor)
+        if name is None:
+            return int(real["pwrite"](descriptor, data, at))
+        return int(
+            watched.tell(Operation("write", name, at, bytes(data)), lambda: real["pwrite"](descriptor, data, at))
+        )
 
     def on_path(kind: Kind) -> Callable[..., Any]:
         def call(path: Any, *arguments: Any, **named: Any) -> Any:
@@ -106,7 +117,7 @@ def _watch_os(watched: _Watched) -> None:
         else:
             watched.tell(Operation("truncate", name, length), lambda: real["ftruncate"](descriptor, length))
 
-    replaced: dict[str, Any] = {"open": open_, "write": write, "rename": rename, "replace": rename}
+    replaced: dict[str, Any] = {"open": open_, "write": write, "pwrite": pwrite, "rename": rename, "replace": rename}
     replaced |= {"remove": on_path("unlink"), "ftruncate": ftruncate, "fdatasync": on_path("fsync")}
     replaced |= {kind: on_path(kind) for kind in ("fsync", "unlink", "mkdir")}
     for name, function in replaced.items():

@@ -50,7 +50,7 @@ def answer_before_row() -> None:
 
 def file_never_synced() -> None:
     """A checkpoint's bytes are left to the system."""
-    fsync, synced = os.fsync, checkpoint._sync_folder
+    fsync, synced = os.fsync, checkpoint.sync_folder
 
     def only_folders(folder: Any) -> None:
         os.fsync = fsync
@@ -58,12 +58,12 @@ def file_never_synced() -> None:
         os.fsync = lambda descriptor: None
 
     os.fsync = lambda descriptor: None
-    checkpoint._sync_folder = only_folders
+    checkpoint.sync_folder = only_folders
 
 
 def folder_never_synced() -> None:
     """A checkpoint's name is left to the system."""
-    checkpoint._sync_folder = lambda folder: None
+    checkpoint.sync_folder = lambda folder: None
 
 
 def _once_durable() -> list[Callable[[], object]]:
