@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Table
 
+from flserver.events import KeptUpdatesDeleted, RoundCommitted
 from flserver.store import tables as t
 from flserver.store.purge import row_digest
 from flserver.store.sqlite import driver_of
@@ -79,10 +80,29 @@ def differences(connection: Connection, table: Table) -> Iterator[Difference]:
 
 
 def make_seals(connection: Connection) -> None:
-    """Make the table of the rows that purges have left."""
-    driver_of(connection).execute(
-        "CREATE TABLE main.sealed (name TEXT, key TEXT, digest TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID"
+    """Make the table of the rows that purges have left, and that of the updates whose tensors are kept."""
+    driver = driver_of(connection)
+    driver.execute(
+        "CREATE TABLE main.sealed (name TEXT, key TEXT, digest TEXT, kept TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID"
     )
+    driver.execute("CREATE TABLE main.kept (update_id INTEGER PRIMARY KEY, run_id TEXT, round INTEGER, path TEXT)")
+
+
+def note_kept(connection: Connection, run_id: str, event: RoundCommitted) -> None:
+    """The updates that a round keeps, from its event, which no purge takes."""
+    rows = [(kept.update_id, run_id, event.round, kept.path) for kept in event.kept]
+    driver_of(connection).executemany("INSERT OR REPLACE INTO main.kept VALUES (?, ?, ?, ?)", rows)
+
+
+def note_deleted(connection: Connection, run_id: str, event: KeptUpdatesDeleted) -> None:
+    """Rows that a purge has left name no kept update any more: they were as the purge says when they still did."""
+    driver = driver_of(connection)
+    which, given = "run_id = ? AND round = ?", [run_id, event.round]
+    for update_id, path in driver.execute(f"SELECT update_id, path FROM main.kept WHERE {which}", given).fetchall():
+        if event.update_ids is None or update_id in event.update_ids:
+            of_it = (path, t.updates.name, update_id)
+            driver.execute("UPDATE main.sealed SET kept = ? WHERE name = ? AND key = json_array(?)", of_it)
+            driver.execute("DELETE FROM main.kept WHERE update_id = ?", (update_id,))
 
 
 def seal(connection: Connection, table: Table, key: Sequence[Any], digest: str | None) -> None:
@@ -91,7 +111,7 @@ def seal(connection: Connection, table: Table, key: Sequence[Any], digest: str |
     if digest is None:
         driver.execute(f"DELETE FROM main.sealed WHERE name = ? AND key = {text}", (table.name, *key))
     else:
-        driver.execute(f"INSERT OR REPLACE INTO main.sealed VALUES (?, {text}, ?)", (table.name, *key, digest))
+        driver.execute(f"INSERT OR REPLACE INTO main.sealed VALUES (?, {text}, ?, NULL)", (table.name, *key, digest))
 
 
 def _changed_since_purged(connection: Connection, table: Table) -> Iterator[Difference]:
@@ -100,14 +120,16 @@ def _changed_since_purged(connection: Connection, table: Table) -> Iterator[Diff
     same = " AND ".join(f"r.{key} = json_extract(s.key, '$[{at}]')" for at, key in enumerate(keys))
     both = ", ".join(f"r.{column}" for column in columns)
     query = f"""
-        SELECT s.key, s.digest, {both} FROM main.sealed AS s LEFT JOIN record.{table.name} AS r ON {same}
+        SELECT s.key, s.digest, s.kept, {both} FROM main.sealed AS s LEFT JOIN record.{table.name} AS r ON {same}
         WHERE s.name = ? ORDER BY s.key"""
-    for text, digest, *row in driver_of(connection).execute(query, (table.name,)):
+    for text, digest, kept, *row in driver_of(connection).execute(query, (table.name,)):
         key = dict(zip(keys, json.loads(text), strict=True))
         found = dict(zip(columns, row, strict=True))
         if found[keys[0]] is None:
             yield Difference(table=table.name, key=key, kind="missing", columns={})
-        elif row_digest(table, found) != digest:
+        elif kept is not None and found["kept"] is not None:
+            yield Difference(table=table.name, key=key, kind="changed", columns={"kept": (found["kept"], None)})
+        elif row_digest(table, found if kept is None else found | {"kept": kept}) != digest:
             yield Difference(table=table.name, key=key, kind="changed", columns={})
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Connection, delete
 
 from flserver.errors import StoreError
-from flserver.events import Event, PayloadsPurged, UpdateReceived
+from flserver.events import Event, KeptUpdatesDeleted, PayloadsPurged, RoundCommitted, UpdateReceived
 from flserver.store import tables as t
 from flserver.store.chain import Chain
-from flserver.store.compare import seal
+from flserver.store.compare import note_deleted, note_kept, seal
 from flserver.store.derive import derive
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import from_payload
@@ -117,6 +117,10 @@ class Replay:
             self._covered += [list(both) for both in event.sequences]
             for table, key, digest in sealing(event):
                 seal(self._connection, table, key, digest)
+        elif isinstance(event, RoundCommitted):
+            note_kept(self._connection, origin.run_id, event)
+        elif isinstance(event, KeptUpdatesDeleted):
+            note_deleted(self._connection, origin.run_id, event)
         elif self._sealed and isinstance(event, UpdateReceived):
             for table, key in rows_of(event, origin):
                 if table is t.client_metrics:

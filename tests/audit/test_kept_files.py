@@ -1,5 +1,7 @@
 """Kept updates in a backup, and purged."""
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,25 @@ def test_nothing_goes_without_saying_whose(flserver: Run, db: Path) -> None:
     assert lines(flserver("--db", db, "purge", "--what", "updates", "--client", "nobody", "--yes")) == [
         "there is nothing to purge"
     ]
+
+
+@pytest.mark.parametrize("second", [("--run", "night"), ("--client", "2")])
+def test_a_record_of_which_payloads_went_first_holds_when_its_kept_updates_go(
+    flserver: Run, db: Path, second: tuple[str, str]
+) -> None:
+    assert flserver("--db", db, "purge", "--what", "payloads", "--run", "night", "--yes")[0] == 0
+    before = {row["update_id"]: row["kept"] for row in Reader(db).kept_updates(RUN)}
+    assert flserver("--db", db, "purge", "--what", "updates", *second, "--yes")[0] == 0
+    assert lines(flserver("--db", db, "verify"))[-1].startswith("all ")
+    after = {row["update_id"] for row in Reader(db).kept_updates(RUN)}
+    update_id = min(before.keys() - after)
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE updates SET kept = ? WHERE update_id = ?", (before[update_id], update_id))
+    code, _, err = flserver("--db", db, "verify")
+    assert code == 1
+    assert f"updates update_id {update_id}: kept is " in err
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE updates SET kept = NULL, data_size = 3 WHERE update_id = ?", (update_id,))
+    code, _, err = flserver("--db", db, "verify")
+    assert code == 1
+    assert f"updates update_id {update_id}: " in err
