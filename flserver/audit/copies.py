@@ -9,9 +9,9 @@ from contextlib import ExitStack, suppress
 from io import FileIO
 from pathlib import Path
 
-from flserver.errors import CheckpointError
+from flserver.errors import CheckpointError, UsageError
 from flserver.files import create, make_folders, open_regular, sync_folder
-from flserver.models.digests import NAME, located
+from flserver.models.digests import NAME, located, sha256_of_file
 from flserver.models.kept import NAME as KEPT
 from flserver.store.reader import Reader, Row
 from flserver.text import printable
@@ -29,7 +29,9 @@ class Copies:
     ``copied`` and ``bytes`` say how many were copied, ``problems`` what is wrong with what is there now, a line each.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, replaces: bool = True) -> None:
+        """``replaces`` says whether a file that is not what the record says is copied over; else it is an error."""
+        self._replaces = replaces
         self._folder = folder.resolve()  # as ``located`` gives paths
         self._made: set[Path] = set()
         self._named: set[Path] = set()
@@ -92,6 +94,8 @@ class Copies:
                 if folder == self._folder or any(folder.iterdir()):
                     break
                 folder.rmdir()
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
 
     def _take(
         self, folder: Path, path: str, named: re.Pattern[str], where: str, missing: list[str], row: Row | None = None
@@ -99,8 +103,10 @@ class Copies:
         """Copy the file that the record calls ``path``; with ``row``, its round, it is a checkpoint."""
         try:
             source, target = located(folder, path, named), located(self._folder, path, named)
-            size = target.stat().st_size if target.is_file() else None
-            if target not in self._made and (size is None or (row and size != row["checkpoint_bytes"])):
+            there = sha256_of_file(target) if target not in self._made and target.is_file() else None
+            if there is not None and row and there != row["model_digest"] and not self._replaces:
+                raise UsageError(f"{target} is there already, and is not what the record says: move it away")
+            if target not in self._made and (there is None or (row and there != row["model_digest"])):
                 digest = self._read(source, target)
                 if row and digest != row["model_digest"]:
                     self._changed[target] = f"{where}: {source} is {digest}, and the record says {row['model_digest']}"

@@ -14,8 +14,11 @@ from flserver.errors import UsageError
 from flserver.files import create, make_folders, sync_folder
 from flserver.settings.policies import checkpoints_beside
 from flserver.settings.recorded import settings_of
+from flserver.store.chain import GENESIS
 from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
+from flserver.store.schema import as_it_will_be, migrate
+from flserver.store.sqlite import writing_engine
 from flserver.store.sqlite_copies import copy_database
 
 
@@ -40,26 +43,28 @@ def restore(folder: Path, db: Path, checkpoint_dir: Path | None = None) -> Resto
     backup = read_backup(folder)
     source, checkpoints = folder / backup.file, checkpoint_dir or checkpoints_beside(db)
     whole = db.with_name(f".{db.name}.restoring")
-    if not db.parent.is_dir():
-        raise UsageError(f"{db} cannot be made: there is no directory {db.parent}")
+    with usage_errors(db, "cannot be restored"):
+        make_folders(db.parent)
     with usage_errors(db, "cannot be restored"), DatabaseLock(db, stays=False):
-        for there in (db, db.with_name(f"{db.name}-wal")):
-            if there.exists():
+        for there in (db, *(db.with_name(f"{db.name}{end}") for end in ("-wal", "-journal"))):
+            if os.path.lexists(there):
                 raise UsageError(f"{there} is there already: name a database that is not, or move it away")
-        copies = Copies(checkpoints)
+        copies = Copies(checkpoints, replaces=False)
         held = False
         try:
             whole.unlink(missing_ok=True)
             os.close(create(whole))
             copy_database(source, whole)
-            reader = Reader(whole)
             make_folders(checkpoints)
             beside = checkpoints_beside(source)
-            copies.take(reader, ((run, beside) for run in reader.runs()))
+            with as_it_will_be(whole) as reader:  # a backup may be an older version's
+                copies.take(reader, ((run, beside) for run in reader.runs()))
+                misstated = list(_misstated(backup, reader))
             found = Verification(whole, checkpoints).run()
-            problems = tuple(finding.line for finding in found if _spoils(finding))
+            problems = (*misstated, *(one.line for one in found if _spoils(one)))
             if held := not problems:
                 copies.finish()
+                migrate(writing_engine(whole))
                 os.rename(whole, db)
                 sync_folder(db.parent)
         finally:
@@ -71,9 +76,17 @@ def restore(folder: Path, db: Path, checkpoint_dir: Path | None = None) -> Resto
     return Restored(backup=backup, notices=tuple(_notices(backup, db)), command=_command(Reader(db), db, checkpoints))
 
 
+def _misstated(backup: Backup, reader: Reader) -> Iterable[str]:
+    """What the manifest says otherwise than the database."""
+    head = reader.head()
+    events, digest = (head.seq, head.digest()) if head else (0, GENESIS)
+    if (events, digest) != (backup.events, backup.head):
+        yield f"the backup is of {backup.events} events to {backup.head}; there are {events} to {digest}"
+
+
 def _spoils(finding: Finding) -> bool:
-    """Whether a backup is not restored for this: what does not hold, and a checkpoint that is not there."""
-    return finding.outcome == "broken" or (finding.check == "checkpoints" and finding.outcome == "unknown")
+    """Whether a backup is not restored for this: all that does not hold or cannot be told, but a purge on record."""
+    return finding.outcome != "holds" and finding.check != "purges"
 
 
 def _notices(backup: Backup, db: Path) -> Iterable[str]:

@@ -10,6 +10,12 @@ from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from flserver.settings.operator import Operator
 
 
+def _file(name: str) -> Path:
+    if not name:
+        raise UsageError("--audit-head is empty: nothing would be held against it")
+    return Path(name)
+
+
 @click.command("verify")
 @click.argument("databases", nargs=-1, metavar="[ONE OTHER]", type=click.Path(path_type=Path))
 @checkpoint_dir_option
@@ -17,7 +23,7 @@ from flserver.settings.operator import Operator
 @click.option(
     "--audit-head",
     type=click.Path(),
-    callback=lambda ctx, param, value: Path(value) if value else None,
+    callback=lambda ctx, param, value: None if value is None else _file(value),
     default=None,
     metavar="FILE",
     help="Where the server noted the chain's heads: finds an end that was cut off, or written anew.",

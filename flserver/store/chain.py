@@ -109,8 +109,10 @@ def verify(rows: Iterable[Mapping[str, Any]]) -> Verification:
 
 
 def _payload_matches(row: Mapping[str, Any]) -> bool:
+    salt = row["salt"]
     try:
-        return bool(payload_digest(row["salt"], row["payload"]) == row["payload_digest"])
+        written = bytes.fromhex(salt).hex() == salt  # there is one way to write it
+        return written and bool(payload_digest(salt, row["payload"]) == row["payload_digest"])
     except (TypeError, ValueError):  # a salt that is gone or is not hex
         return False
 

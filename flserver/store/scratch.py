@@ -26,6 +26,9 @@ ROOM = 2  # times the database: its copy, and what is derived of it, all of it a
 INTEGRITY_PROBLEMS = 10
 CACHE = 64 * 1024  # KiB of each of the two databases in memory, at most
 
+WORDS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\w+|[^\s\w]""")
+QUOTED_NAME = re.compile(r'"[A-Za-z_]\w*"')
+
 Schema = dict[tuple[str, str], tuple[str, str | None]]
 """Of each table, index, view and trigger by kind and name: its table's name and its text."""
 
@@ -69,7 +72,8 @@ def scratch(path: Path) -> Iterator[Scratch]:
         with usage_errors(path, folder):
             copy_database(path, copy)
             with closing(sqlite3.connect(copy)) as target:
-                incomplete = target.execute("PRAGMA user_version").fetchone()[0] == MARK
+                marked = target.execute("PRAGMA user_version").fetchone()[0] == MARK
+                incomplete = marked and not state.at_head  # at head it means nothing, whoever set it
                 target.execute("PRAGMA user_version = 0")
             migrate(expected, revision=state.current)
             if not state.at_head:
@@ -135,13 +139,16 @@ def _look_at(copy: Path, meant: Schema) -> tuple[tuple[str, ...], frozenset[str]
 
 
 def _schema(driver: sqlite3.Connection) -> Schema:
-    rows = driver.execute("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat_'")
+    rows = driver.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT IN ('sqlite_stat1', 'sqlite_stat4')"
+    )
     return {(kind, name): (table, text and _plain(text)) for kind, name, table, text in rows}
 
 
 def _plain(text: str) -> str:
-    """A statement without what SQLite itself changes in it when a column comes or goes: blanks and quotes of names."""
-    return "'".join(part if number % 2 else re.sub(r'[\s"]', "", part) for number, part in enumerate(text.split("'")))
+    """A statement's words and signs. What SQLite itself changes in it when a column comes or goes, blanks and quotes of
+    simple names, makes no difference; everything else does."""
+    return " ".join(word[1:-1] if QUOTED_NAME.fullmatch(word) else word for word in WORDS.findall(text))
 
 
 def _names(schema: Schema) -> list[str]:

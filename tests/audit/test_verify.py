@@ -120,3 +120,62 @@ def test_a_round_that_counts_other_samples_than_its_updates_does_not_hold(flserv
         f"run {facts.RUN} round 0: data_size is 7, its accepted updates have 0",
         "1 of 5 do not hold",
     ]
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ('CREATE VIEW v1_runs AS {v1_runs} WHERE "runs.run_id > 0"',),
+        ("CREATE VIEW v1_runs AS {v1_runs} /* no */",),
+    ],
+)
+def test_what_only_looks_like_the_views_text_is_found(flserver: Run, db: Path, statements: tuple[str, ...]) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        (text,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'v1_runs'").fetchone()
+        connection.execute("DROP VIEW v1_runs")
+        for statement in statements:
+            connection.execute(statement.format(v1_runs=text.partition(" AS ")[2]))
+    code, _, err = flserver("--db", db, "verify", "--without-checkpoints")
+    assert code == 1
+    assert "the view v1_runs was changed" in err
+
+
+def test_blanks_and_quotes_of_names_are_no_change(flserver: Run, db: Path) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        (text,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'v1_operator_events'").fetchone()
+        connection.execute("DROP VIEW v1_operator_events")
+        connection.execute(text.replace(" FROM operator_events", '  FROM\n"operator_events"'))
+    assert flserver("--db", db, "verify", "--without-checkpoints")[0] == 0
+
+
+def test_a_table_with_a_name_like_sqlites_own_is_found(flserver: Run, db: Path) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("CREATE TABLE hidden (x)")
+        connection.execute(
+            "UPDATE sqlite_master SET name = 'sqlite_stat8', tbl_name = 'sqlite_stat8',"
+            " sql = 'CREATE TABLE sqlite_stat8 (x)' WHERE name = 'hidden'"
+        )
+    code, _, err = flserver("--db", db, "verify", "--without-checkpoints")
+    assert code == 1
+    assert "sqlite_stat8" in err
+
+
+def test_a_mark_of_a_downgrade_hides_nothing_at_the_newest_schema(flserver: Run, db: Path) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("UPDATE rounds SET accuracy = 0.5 WHERE round = 3")
+    code, _, err = flserver("--db", db, "verify", "--without-checkpoints")
+    assert code == 1
+    assert "accuracy is 0.5" in err
+
+
+@pytest.mark.parametrize("salt", ["upper(salt)", "' ' || salt"])
+def test_a_salt_has_one_way_to_be_written(flserver: Run, db: Path, salt: str) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute(f"UPDATE events SET salt = {salt}")
+    assert flserver("--db", db, "verify", "--without-checkpoints")[0] == 1
+
+
+def test_a_file_of_heads_without_a_name_is_refused(flserver: Run, db: Path) -> None:
+    refused(flserver("--db", db, "verify", "--audit-head", ""), "--audit-head is empty")

@@ -13,6 +13,7 @@ import pytest
 from flserver.audit import backup
 from flserver.audit.backup import back_up
 from flserver.store.reader import Reader
+from flserver.store.schema import downgrade
 from tests import facts
 from tests.cli.conftest import Run, lines, refused, spoil
 from tests.recorded_run import PLAIN, RUN
@@ -221,3 +222,58 @@ def test_two_records_of_one_past_are_told_apart(flserver: Run, db: Path, kept: P
     assert code == 1
     assert f"{copy} goes on with event {common + 1}, RunStarted at " in out
     refused(flserver("verify", db), "verify compares two databases")
+
+
+def test_a_copy_that_went_bad_in_a_backup_is_made_anew(flserver: Run, db: Path, kept: Path) -> None:
+    spoil(kept / "runs.sqlite", RUN, 3)
+    assert lines(flserver("--db", db, "backup", kept))[1].startswith("1 files copied")
+    assert checkpoints(kept / "runs.sqlite") == checkpoints(db)
+
+
+def test_a_backup_whose_end_was_cut_or_whose_manifest_lies_is_not_restored(
+    flserver: Run, kept: Path, tmp_path: Path
+) -> None:
+    manifest = kept / "backup.json"
+    whole = json.loads(manifest.read_text())
+    for lie in ({"events": 1}, {"head": "sha256:" + "0" * 64}):
+        manifest.write_text(json.dumps(whole | lie))
+        code, _, err = flserver("--db", tmp_path / "new" / "runs.sqlite", "restore", kept)
+        assert code == 1
+        assert "the backup is of " in err
+    assert files(tmp_path / "new") == {}
+
+
+def test_a_backup_that_cannot_be_told_whole_is_not_restored(flserver: Run, kept: Path, tmp_path: Path) -> None:
+    downgrade(kept / "runs.sqlite", "0009")
+    with contextlib.closing(sqlite3.connect(kept / "runs.sqlite")) as connection, connection:
+        connection.execute("UPDATE rounds SET accuracy = 0.999 WHERE round = 3")
+    code, _, err = flserver("--db", tmp_path / "new.sqlite", "restore", kept)
+    assert code == 1
+    assert "was not made" in err
+
+
+def test_nothing_that_is_there_is_replaced(flserver: Run, kept: Path, tmp_path: Path) -> None:
+    theirs = next((kept / "runs.sqlite.checkpoints").glob(f"{RUN}/round-000003-*"))
+    mine = tmp_path / "models" / RUN / theirs.name
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"something of mine")
+    new = tmp_path / "new.sqlite"
+    refused(flserver("--db", new, "restore", kept, "--checkpoint-dir", tmp_path / "models"), "is there already")
+    assert files(tmp_path / "models") == {f"{RUN}/{theirs.name}": b"something of mine"}
+    new.symlink_to(tmp_path / "nowhere")
+    refused(flserver("--db", new, "restore", kept), "is there already")
+    new.unlink()
+    new.with_name("new.sqlite-journal").write_bytes(b"half")
+    refused(flserver("--db", new, "restore", kept), "new.sqlite-journal is there already")
+
+
+def test_a_backup_of_an_older_version_is_restored(flserver: Run, kept: Path, tmp_path: Path) -> None:
+    copy = kept / "runs.sqlite"
+    downgrade(copy, "0012")
+    with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("PRAGMA user_version = 0")  # as that version has left it
+    new = tmp_path / "new.sqlite"
+    code, out, err = flserver("--db", new, "restore", kept)
+    assert code == 0, err
+    assert "all holds" in out
+    assert lines(flserver("--db", new, "verify"))[-1] == "all 9 hold"

@@ -17,11 +17,13 @@ import torch
 from flserver.audit.purge import Wanted, carry_out, plan
 from flserver.audit.report import Report
 from flserver.audit.verify import Verification
+from flserver.heads.keys import PrivateKey
+from flserver.settings.operator import Operator
 from flserver.store.chain import Link, payload_digest
 from flserver.store.lock import DatabaseLock
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect
 
-CHAIN = ("events", "alembic_version")  # the others are derived
+CHAIN = ("events", "alembic_version", "tree_nodes")  # the others are derived; the tree: tests/audit/test_heads.py
 CHAINED = ("seq", "run_id", "process_id", "type", "at", "payload", "salt", "payload_digest")
 LINKS = ("previous_digest", "digest")
 METRICS = {"loss": {"received": 2.5, "trained": 1.0}, "accuracy": {"received": 0.5}}
@@ -32,7 +34,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The record of a run with a drop-out, refusals, an update that is rejected, a kill and a resume."""
     folder = tmp_path_factory.mktemp("finished")
     with ExitStack() as stack:
+        PrivateKey.generate("log.example/a").write(folder / "key")
         options = ("--strangers-per-minute", "0", "--seed", "3", "--min-updates", "2", "--audit-head", "heads")
+        options += ("--sign-key", str(folder / "key"))
         server = stack.enter_context(ServerProcess(folder, "--num-rounds", "3", "--min-clients", "3", *options, *FAST))
 
         def joined(*names: str) -> list[Peer]:
@@ -70,7 +74,7 @@ def purged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same record, of which all payloads were purged that can be."""
     db = tmp_path_factory.mktemp("purged") / "runs.sqlite"
     shutil.copy(finished, db)
-    wanted = Wanted(what="payloads", run=None, before="2999", client=None, actor="a", reason=None)
+    wanted = Wanted(what="payloads", run=None, before="2999", client=None, operator=Operator(actor="a"))
     with DatabaseLock(db):
         carry_out(db, wanted, plan(db, wanted, None))
     return db
