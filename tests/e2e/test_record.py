@@ -171,7 +171,7 @@ def test_whatever_came_has_a_row(start: Start, join: Join) -> None:
     assert json.loads(server.sql("SELECT config FROM v1_runs")[0][0])["num_rounds"] == 1
 
 
-def test_the_thirteen_views_answer_and_the_chain_holds(start: Start, join: Join, tmp_path: Path) -> None:
+def test_the_fourteen_views_answer_and_the_chain_holds(start: Start, join: Join, tmp_path: Path) -> None:
     options = ("--run-name", "views", "--eval-data", "digits", "--strangers-per-minute", "0")
     server = start("--num-rounds", "2", "--min-clients", "2", *options, *FAST)
     with connect(server.port) as scan:
@@ -186,7 +186,7 @@ def test_the_thirteen_views_answer_and_the_chain_holds(start: Start, join: Join,
         peer.finished()
     assert server.exit_code() == 0
     views = [name for (name,) in server.sql("SELECT name FROM sqlite_master WHERE type = 'view' AND name LIKE 'v1_%'")]
-    assert len(views) == 13
+    assert len(views) == 14
     for view in views:
         assert server.sql(f"SELECT COUNT(*) FROM {view}")[0][0] > 0, view
     means = server.sql("SELECT round, name, value FROM v1_round_metrics WHERE source = 'clients' ORDER BY round, name")
