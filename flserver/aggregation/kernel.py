@@ -19,7 +19,13 @@ from flserver.aggregation.bins import exponents
 from flserver.aggregation.parts import Part, Scratch, own_memory
 from flserver.aggregation.rounding import Way
 
-LOOPS = ("bins", "compiled", "compiled_mean", "compiled_norms")  # files whose text makes what is compiled
+LOOPS = (
+    "bins",
+    "compiled",
+    "compiled_words",
+    "compiled_mean",
+    "compiled_norms",
+)  # files whose text makes what is compiled
 
 
 class Loops(Protocol):
@@ -80,9 +86,9 @@ class Compiled:
             numba.config.CACHE_DIR = str(cache / _version())  # type: ignore[attr-defined]
         from numba.core.caching import NullCache
 
-        from flserver.aggregation import compiled, compiled_mean, compiled_norms
+        from flserver.aggregation import compiled_mean, compiled_norms, compiled_words
 
-        self._add, self._settle, self._mean = compiled.add, compiled.settle, compiled_mean.mean
+        self._add, self._settle, self._mean = compiled_words.add, compiled_words.settle, compiled_mean.mean
         self._square_distance = compiled_norms.square_distance
         compiling = (self._add, self._settle, self._mean, self._square_distance)
         self._kinds = {

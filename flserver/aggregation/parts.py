@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from flserver.aggregation.bins import BLOCK, PART, exponents, magics
+from flserver.aggregation.bins import BLOCK, NO_WORD, PART, exponents, magics
 from flserver.models.pages import anonymous
 from flserver.models.state import State
 
@@ -57,11 +57,16 @@ class Bins(NamedTuple):
     """A part's bins as the loops see them. A *slot* is the memory of a bin.
 
     ``table`` and ``units`` have a row a block and a column a grid: the slot of the bin, or -1, and the bound of what is
-    in it; ``slots`` the slots' addresses; ``free`` those that are nobody's, of which the first ``left[0]`` count.
+    in it; ``word``, ``unit`` and ``filled`` have for each block the slot of its word, or NO_WORD or SPILLED, the
+    exponent of its unit, and the bound of how many are in it; ``slots`` the slots' addresses; ``free`` those that are
+    nobody's, of which the first ``left[0]`` count.
     """
 
     table: np.ndarray
     units: np.ndarray
+    word: np.ndarray
+    unit: np.ndarray
+    filled: np.ndarray
     slots: np.ndarray
     free: np.ndarray
     left: np.ndarray
@@ -79,16 +84,18 @@ class Part:
         self.bins = Bins(
             np.full((self.blocks, len(grids)), -1, dtype=np.int64),
             np.zeros((self.blocks, len(grids)), dtype=np.int64),
+            np.full(self.blocks, NO_WORD, dtype=np.int64),
+            *(np.zeros(self.blocks, dtype=np.int64) for _ in range(2)),
             *(nothing, nothing, np.zeros(1, dtype=np.int64)),
             *(grids, magics(grids)),
         )
-        self._usual = 3 if (pieces[:, 2] == 8).any() else 2
+        self._usual = 3 if (pieces[:, 2] == 8).any() else 1
         self._memory: list[np.ndarray] = []
 
     def grow(self, scratch: Scratch) -> None:
         """Make room for bins: at first for the usual ones of each block, later for some rare ones. There are always as
         many slots free as a block could need at once. Raises what ``scratch`` raises."""
-        spare = len(self.bins.exponents)
+        spare = len(self.bins.exponents) + 1
         more = spare + (self.blocks // 4 if self._memory else self.blocks * self._usual)
         memory = np.frombuffer(scratch(more * BIN), dtype=np.float64).reshape(more, BLOCK)
         slots, free, left = self.bins.slots, self.bins.free, self.bins.left
@@ -105,6 +112,7 @@ class Part:
     def clear(self) -> None:
         """Forget all that was added; the memory stays."""
         self.bins.table[:] = -1
+        self.bins.word[:] = NO_WORD
         count = len(self.bins.slots)
         self.bins.free[:] = np.arange(count)[::-1]
         self.bins.left[0] = count
@@ -116,11 +124,11 @@ class Part:
 
     def put(self, block: int, grid: int, numbers: np.ndarray, units: int, scratch: Scratch) -> None:
         """Add numbers of at most so many units to a bin that has room for them."""
-        table, bounds, _, free, left, *_ = self.bins
+        table, bounds, free, left = self.bins.table, self.bins.units, self.bins.free, self.bins.left
         if table[block, grid] < 0:
             if left[0] <= len(self.bins.exponents):
                 self.grow(scratch)
-                table, bounds, _, free, left, *_ = self.bins
+                free, left = self.bins.free, self.bins.left
             left[0] -= 1
             table[block, grid] = free[left[0]]
             bounds[block, grid] = 0

@@ -85,7 +85,7 @@ def _make_room(part: Part, block: int, grid: int, more: int) -> None:
 
 
 def _is_full(part: Part, block: int, grid: int, more: int) -> bool:
-    table, units, *_ = part.bins
+    table, units = part.bins.table, part.bins.units
     if units[block, grid] + more <= CAPACITY or table[block, grid] < 0:
         return False
     units[block, grid] = _units(part, block, grid)
@@ -97,7 +97,7 @@ def _units(part: Part, block: int, grid: int) -> int:
 
 
 def _make(part: Part, block: int, grid: int) -> None:
-    table, units, _, free, left, *_ = part.bins
+    table, units, free, left = part.bins.table, part.bins.units, part.bins.free, part.bins.left
     if table[block, grid] < 0:
         left[0] -= 1
         table[block, grid] = free[left[0]]
@@ -139,7 +139,8 @@ def settle(part: Part, block: int, scratch: Scratch) -> None:
     """Bring a block into its canonical form."""
     if part.bins.left[0] < len(part.bins.exponents):
         part.grow(scratch)
-    table, units, _, free, left, exponents, _ = part.bins
+    table, units, free, left = part.bins.table, part.bins.units, part.bins.free, part.bins.left
+    exponents = part.bins.exponents
     for grid in range(1, len(exponents)):
         if table[block, grid] >= 0 and units[block, grid] > CARRIES:  # so that all have room
             _carry(part, block, grid)
