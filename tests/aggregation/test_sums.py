@@ -271,12 +271,10 @@ def test_what_cancels_in_a_word_is_rounded_as_it_is(loops: kernel.Loops, n: int)
     """Large numbers that leave little, of either sign: a word's halves are then both large, and their sum is not."""
     generator = torch.Generator().manual_seed(n)
     large = torch.rand(150, generator=generator) + 1
-    # Neighbours of the large ones, some units away, and with what the third adds of both signs.
-    near = (large.view(torch.int32) + torch.randint(-9, 10, (150,), generator=generator, dtype=torch.int32)).view(
-        torch.float32
-    )
-    third = (torch.rand(150, generator=generator) - 0.5) * 2.0**-22
-    given = [({"w": large}, n), ({"w": -near}, n), ({"w": third}, n)]
+    few = torch.randint(-127, 128, (150,), generator=generator)
+    third = few * 2.0 ** (n.bit_length() - 51)  # a few units of the word
+    third[0] = 1  # else they went to bins
+    given = [({"w": large}, n), ({"w": -large}, n), ({"w": third}, n)]
     assert same_bits(sum_of({"w": large}, given).mean()["w"], mean(given, "w"))
 
 
