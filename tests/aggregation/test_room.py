@@ -166,6 +166,36 @@ def test_a_word_that_has_to_be_spilled_for_what_there_is_no_room_for_costs_the_o
     assert scratch.used == before
 
 
+def test_words_that_stand_where_memory_is_given_back_are_moved(loops: kernel.Loops) -> None:
+    strategy, scratch = begun(1000, zeros(usual(1)))
+    before, odd = scratch.used, every_exponent()
+    odd["w"][-2 * BLOCK :] = 0
+    strategy.reserve(odd, 9)
+    strategy.add(usual(2), 3)
+    part = strategy._sum.parts[0]
+    if loops.name == "numba":
+        assert (part.bins.word >= before // BIN).any()
+    strategy.unreserve(odd, 9)
+    assert scratch.used == before
+    assert max(part.bins.table.max(), part.bins.word.max()) < before // BIN
+    assert same_bits(strategy.finish()["w"], usual(2)["w"])
+
+
+def test_what_a_word_had_room_for_is_taken_back_without_spilling_it(loops: kernel.Loops) -> None:
+    strategy, _ = begun(AT_FIRST, zeros(usual(1)))
+    word, large = strategy._sum.parts[0].bins.word, [{"w": usual(seed)["w"] * 2**7} for seed in (2, 3)]
+    strategy.add(usual(1), 1)
+    was = list(word)
+    for _ in range(3):
+        for update in large:
+            strategy.reserve(update, 1)
+        for update in large:
+            strategy.unreserve(update, 1)
+    assert list(word) == was
+    assert loops.name == "numpy" or min(was) >= 0
+    assert same_bits(strategy.finish()["w"], usual(1)["w"])
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_is_added_rejected_and_taken_back_the_room_that_has_to_be_free_is(
     loops: kernel.Loops, seed: int
