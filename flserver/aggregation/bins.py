@@ -17,10 +17,22 @@ as an integer: a product's first bin grows by at most |p|/2^k + 1 units, those b
 2^53 the bin is looked at; one that holds more than 2^52 units gives what is a multiple of the next grid to the next bin
 (a *carry*, split as above: at most 2^17 units of that grid), and keeps at most 2^35.
 
-**Canonical form.** After the carries from the lowest bin to the highest every bin holds from −2^35, which is left out,
-to 2^35 units, which is not: digits in base 2^36, which one number has in only one way. (A half, which goes to even,
-could be written in two: so −2^35 becomes 2^35 and one unit less above.) Bins of zeros are dropped. So equal sums have
-equal bits, whatever they were made of.
+**Words.** Two bins are much memory to read and write where one 64-bit integer an element is enough, as it is for usual
+float32. So a block's sum may begin as a *word*, in units of 2^u where its first products are below 2^(u+54), or a few
+bits more: it is no finer than the second bin would be. A product
+below 2^(u+62) is split as above, at M = 1.5·2^(u+20+52) and at M = 1.5·2^(u+52): |p| ≤ 2^(u+20+51) keeps p + M within
+[2^(u+20+52), 2^(u+20+53)], where neighbouring float64 are 2^(u+20) apart and have neighbouring bits, so that the
+difference of the bits of p + M and of M is how many units h has; likewise the rest, of at most 2^(u+19). What is left
+over goes to the bins from the unit's grid (the highest that is no coarser than the unit) downwards. A bound of the
+units is kept as for bins, within 2^62; beyond it the word is *spilled*: its upper and lower 32 bits are numbers to be
+added to the bins, down to the unit's grid and no further, and the block has bins only from then on. A sum is its word
+and its bins together, so which of them hold it makes no bit another. What is taken back has been in the word, so it is
+let in within 2^63: taking back spills nothing that was added in the same way.
+
+**Canonical form.** Words are spilled. After the carries from the lowest bin to the highest every bin holds from −2^35,
+which is left out, to 2^35 units, which is not: digits in base 2^36, which one number has in only one way. (A half,
+which goes to even, could be written in two: so −2^35 becomes 2^35 and one unit less above.) Bins of zeros are dropped.
+So equal sums have equal bits, whatever they were made of.
 
 **Blocks.** A bin exists for a *block* of 4,096 elements, where a number needs it: 32 KiB, so that its elements and two
 bins stay in the first two levels of a cache between a look at their range and their sum, and one odd number costs a bin
@@ -44,6 +56,12 @@ CARRIES = 1 << 52  # units, beyond which a bin gives some to the next
 REST = 1 << (STEP - 1)  # units, that a bin below the first grows by at most
 CARRIED = (1 << 17) + 1  # units, that a bin grows by at most where the one below gives it a carry
 MOST_SAMPLES = (1 << 53) - 1  # Σ n
+BELOW = 54  # a word's first products are below 2^(unit + BELOW)
+WORD_BITS = 62  # a word is exact within 2^62 units
+HALF = 32  # bits of its lower half
+WORD_FROM = 26  # products below 2^(unit + 26) go to bins: a word would hold too little of them
+UPPER_BITS = 20  # from the second grid of a word's split to the first
+NO_WORD, SPILLED = -1, -2  # in place of a slot
 CUT = 2.0**29 + 1  # what float64 is cut into pieces with
 SCALE = 2.0**-128  # the highest grid's M is no float64: there the split is scaled
 

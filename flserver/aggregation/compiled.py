@@ -19,7 +19,6 @@ from flserver.aggregation.bins import (
     CAPACITY,
     CARRIED,
     CARRIES,
-    CUT,
     HEADROOM,
     HIGHEST,
     REST,
@@ -204,7 +203,7 @@ def _make_room(bins, block, grid, more):
 
 @njit(**OPTIONS)
 def _add_run(numbers, largest, n, bins, block, start, stop, rests):
-    """One tensor's elements from ``start`` to ``stop`` of a block, which are not all zero."""
+    """One tensor's elements from ``start`` to ``stop`` of a block, which are not all zero, onto bins."""
     bound = largest * abs(n)
     grid = _first_grid(bound, bins)
     more = np.int64(math.ldexp(bound, -bins.exponents[grid])) + 1
@@ -218,68 +217,26 @@ def _add_run(numbers, largest, n, bins, block, start, stop, rests):
         _rests_of_two(numbers, n, bins.magic[grid], bins.magic[grid + 1], rests)
     elif _add_one(numbers, n, high, bins.magic[grid], rests) == 0:
         return
+    _add_all(rests, bins, block, start, stop, len(bins.exponents))
+
+
+@njit(**OPTIONS)
+def _add_all(rests, bins, block, start, stop, through):
+    """Numbers onto as many bins as they need, on none below grid ``through`` before that; they are zeros afterwards."""
     while True:
         bound = _largest64(rests.ctypes.data, len(rests))
         if bound == 0:
             return
         grid = _first_grid(bound, bins)
-        _make_room(bins, block, grid, REST)
+        if grid >= through:
+            grid, through = through, len(bins.exponents)
+        _make_room(bins, block, grid, np.int64(math.ldexp(bound, -bins.exponents[grid])) + 1)
         _add_rests(_bin(bins, block, grid, stop)[start:], bins.magic[grid], rests)
 
 
 @njit(**OPTIONS)
-def _cut(numbers, pieces):
-    """Float64 into three pieces of at most 24 bits, which add up to it (Veltkamp, 1968)."""
-    for i in range(len(numbers)):
-        wide = numbers[i] * CUT
-        pieces[0, i] = wide - (wide - numbers[i])
-        rest = numbers[i] - pieces[0, i]
-        wide = rest * CUT
-        pieces[1, i] = wide - (wide - rest)
-        pieces[2, i] = rest - pieces[1, i]
-
-
-@njit(**OPTIONS)
-def add(addresses, pieces, n, bins, place, spare):
-    """Add n times the tensors' elements to a part of a sum; whether all of it is done.
-
-    ``pieces`` are rows: which of ``addresses``, the first byte there, bytes an element (4 or 8), the first element in
-    the part, elements. ``left`` counts the slots that are ``free``; where they are fewer than ``spare``, ``place``
-    (piece, element) says where to go on.
-    """
-    rests, cut = np.empty(BLOCK), np.empty((3, BLOCK))
-    while place[0] < len(pieces):
-        which, skipped, size, begin, count = pieces[place[0]]
-        done = place[1]
-        while done < count:
-            if bins.left[0] < spare:
-                place[1] = done
-                return False
-            block, start = (begin + done) // BLOCK, (begin + done) % BLOCK
-            run = min(BLOCK - start, count - done)
-            stop, address = start + run, addresses[which] + skipped + done * size
-            if size == 4:
-                largest = _largest32(address, run)
-                if largest != 0:
-                    numbers = carray(_float32_at(address), run)
-                    _add_run(numbers, largest, n, bins, block, start, stop, rests)
-            else:
-                _cut(carray(_float64_at(address), run), cut)
-                for piece in range(3):
-                    largest = _largest64(cut[piece].ctypes.data, run)
-                    if largest != 0:
-                        _add_run(cut[piece, :run], largest, n, bins, block, start, stop, rests)
-            done += run
-        place[0] += 1
-        place[1] = 0
-    return True
-
-
-@njit(**OPTIONS)
-def settle(bins, block):
-    """Bring a block into its canonical form; whether there were slots enough for that."""
-    if bins.left[0] < len(bins.exponents):
-        return False
+def _settle(bins, block):
+    """Bring a block of bins into its canonical form; there are slots enough for that."""
     for grid in range(1, len(bins.exponents)):
         if bins.table[block, grid] >= 0 and bins.units[block, grid] > CARRIES:  # so that all have room
             _carry(bins, block, grid)
@@ -294,4 +251,3 @@ def settle(bins, block):
                 bins.free[bins.left[0]] = bins.table[block, grid]
                 bins.left[0] += 1
                 bins.table[block, grid] = -1
-    return True

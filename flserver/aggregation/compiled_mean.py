@@ -13,15 +13,15 @@ import math
 import numpy as np
 from numba import carray, njit
 
-from flserver.aggregation.bins import BLOCK
+from flserver.aggregation.bins import BLOCK, HALF
 from flserver.aggregation.compiled import (
     OPTIONS,
     _bin,
     _bits,
     _float32_at,
     _float64_at,
-    settle,
 )
+from flserver.aggregation.compiled_words import LOWER, halves, prepare, word_of
 
 NEAREST_32, ODD_32, NEAREST_64 = 0, 1, 2
 NEAR, NEAR_64 = 2.0**-48, 2.0**-94  # relative: more than a quotient's error
@@ -95,6 +95,16 @@ def _sum(bins, block, count, high, low):
 
 
 @njit(**OPTIONS)
+def _sum_of_word(bins, block, high, low):
+    """The same of a block that has a word and no bins: exactly, for the upper half is 0 or no less than the lower."""
+    halves(bins, block, high, low)
+    for i in range(len(high)):
+        total = high[i] + low[i]
+        low[i] -= total - high[i]
+        high[i] = total
+
+
+@njit(**OPTIONS)
 def _against(bins, block, place, exact, high, low, boundary, samples, limbs):
     """The sign of the sum − boundary · samples, for a boundary of at most 25 bits near their quotient.
 
@@ -132,6 +142,23 @@ def _nearest_32(bins, block, start, stop, exact, high, low, samples, target, lim
                 target[i - start] = np.float32(boundary)  # a tie, which goes to even
             else:
                 target[i - start] = max(one, other) if side > 0 else min(one, other)
+
+
+@njit(**OPTIONS)
+def _word_32(word, unit, samples, target):
+    """The same of a run that is in a word only, in one go; whether all of it is decided.
+
+    Both halves are integers, so their sum is rounded once, also where they cancel: then only by ``part``'s rounding and
+    the product's is the quotient off.
+    """
+    part, upper = math.ldexp(1.0 / samples, unit), np.float64(1 << HALF)
+    unsure = 0
+    for i in range(len(target)):
+        quotient = (np.float64(word[i] >> HALF) * upper + np.float64(word[i] & LOWER)) * part
+        one, other = np.float32(quotient - quotient * NEAR), np.float32(quotient + quotient * NEAR)
+        target[i] = one
+        unsure |= _bits(np.float64(one) - np.float64(other))
+    return unsure == 0
 
 
 @njit(**OPTIONS)
@@ -224,17 +251,25 @@ def mean(addresses, pieces, samples, kinds, bins, place):
         kind, done = kinds[place[0]], place[1]
         while done < count:
             block, start = (begin + done) // BLOCK, (begin + done) % BLOCK
-            if block != current:
-                bound = 0
-                for grid in range(len(bins.exponents)):
-                    bound += bins.table[block, grid] >= 0
-                if bound > 2 and not settle(bins, block):
-                    place[1] = done
-                    return False
-                exact = _sum(bins, block, BLOCK, high, low) <= 2
-                current = block
             run = min(BLOCK - start, count - done)
             stop, address = start + run, addresses[which] + skipped + done * size
+            used = 0
+            for grid in range(len(bins.exponents)):
+                used += bins.table[block, grid] >= 0
+            word_only = used == 0 and bins.word[block] >= 0
+            if word_only and kind == NEAREST_32:
+                target = carray(_float32_at(address), run)
+                if _word_32(word_of(bins, block, stop)[start:], bins.unit[block], samples, target):
+                    done += run
+                    continue
+            if block != current:
+                if word_only:
+                    _sum_of_word(bins, block, high, low)
+                elif (used > 2 or bins.word[block] >= 0) and not prepare(bins, block):
+                    place[1] = done
+                    return False
+                exact = word_only or _sum(bins, block, BLOCK, high, low) <= 2
+                current = block
             if kind == NEAREST_32:
                 target = carray(_float32_at(address), run)
                 _nearest_32(bins, block, start, stop, exact, high, low, samples, target, limbs)

@@ -19,7 +19,13 @@ from flserver.aggregation.bins import exponents
 from flserver.aggregation.parts import Part, Scratch, own_memory
 from flserver.aggregation.rounding import Way
 
-LOOPS = ("bins", "compiled", "compiled_mean", "compiled_norms")  # files whose text makes what is compiled
+LOOPS = (
+    "bins",
+    "compiled",
+    "compiled_words",
+    "compiled_mean",
+    "compiled_norms",
+)  # files whose text makes what is compiled
 
 
 class Loops(Protocol):
@@ -29,12 +35,12 @@ class Loops(Protocol):
     name: str
 
     def add(
-        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, spare: int
+        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, back: bool
     ) -> bool:
         """Add n times the numbers of ``tensors`` to ``part``, those of ``pieces`` of its table; |n| below 2²⁹.
 
-        Whether all is done: each block needs ``spare`` slots free, no less than there are grids. ``done`` (piece,
-        element) is how far it came, and where it goes on."""
+        Whether all is done: each block needs as many slots free as there are grids, and twice as many unless something
+        is taken ``back``. ``done`` (piece, element) is how far it came, and where it goes on."""
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """Bring a block into its canonical form."""
@@ -55,10 +61,10 @@ class Plain:
     name = "numpy"
 
     def add(
-        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, spare: int
+        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, back: bool
     ) -> bool:
         """See :meth:`Loops.add`."""
-        return plain.add(pieces, [tensor.numpy() for tensor in tensors], n, part, done, spare)
+        return plain.add(pieces, [tensor.numpy() for tensor in tensors], n, part, done, back)
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """See :meth:`Loops.settle`."""
@@ -87,9 +93,9 @@ class Compiled:
             numba.config.CACHE_DIR = str(cache / _version())  # type: ignore[attr-defined]
         from numba.core.caching import NullCache
 
-        from flserver.aggregation import compiled, compiled_mean, compiled_norms
+        from flserver.aggregation import compiled_mean, compiled_norms, compiled_words
 
-        self._add, self._settle, self._mean = compiled.add, compiled.settle, compiled_mean.mean
+        self._add, self._settle, self._mean = compiled_words.add, compiled_words.settle, compiled_mean.mean
         self._square_distance = compiled_norms.square_distance
         compiling = (self._add, self._settle, self._mean, self._square_distance)
         self._kinds = {
@@ -106,16 +112,16 @@ class Compiled:
         # One element through each, so that nobody waits for it later.
         part, number = Part(np.array([[0, 0, 4, 0, 1]]), exponents([torch.float32])), [torch.ones(1)]
         part.make_sure(own_memory)
-        self.add(part.pieces, number, 1, part, np.zeros(2, dtype=np.int64), len(part.bins.exponents))
+        self.add(part.pieces, number, 1, part, np.zeros(2, dtype=np.int64), False)
         self.settle(part, 0, own_memory)
         self.mean(part, number, ["nearest 32"], 1, own_memory)
         self.square_distance(number[0], number[0])
 
     def add(
-        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, spare: int
+        self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, back: bool
     ) -> bool:
         """See :meth:`Loops.add`."""
-        return bool(self._add(_addresses(tensors), pieces, float(n), part.bins, done, spare))
+        return bool(self._add(_addresses(tensors), pieces, float(n), part.bins, done, back))
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """See :meth:`Loops.settle`."""

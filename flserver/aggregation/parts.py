@@ -6,7 +6,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from flserver.aggregation.bins import BLOCK, PART, USUAL, exponents, magics
+from flserver.aggregation.bins import (
+    BLOCK,
+    CARRIES,
+    HALF,
+    HEADROOM,
+    NO_WORD,
+    PART,
+    SPILLED,
+    STEP,
+    USUAL,
+    exponents,
+    magics,
+)
 from flserver.models.pages import anonymous
 from flserver.models.state import State
 
@@ -57,11 +69,16 @@ class Bins(NamedTuple):
     """A part's bins as the loops see them. A *slot* is the memory of a bin.
 
     ``table`` and ``units`` have a row a block and a column a grid: the slot of the bin, or -1, and the bound of what is
-    in it; ``slots`` the slots' addresses; ``free`` those that are nobody's, of which the first ``left[0]`` count.
+    in it; ``word``, ``unit`` and ``filled`` have for each block the slot of its word, or NO_WORD or SPILLED, the
+    exponent of its unit, and the bound of how many are in it; ``slots`` the slots' addresses; ``free`` those that are
+    nobody's, of which the first ``left[0]`` count.
     """
 
     table: np.ndarray
     units: np.ndarray
+    word: np.ndarray
+    unit: np.ndarray
+    filled: np.ndarray
     slots: np.ndarray
     free: np.ndarray
     left: np.ndarray
@@ -77,24 +94,46 @@ class Part:
         self.blocks = -(-int((pieces[:, 3] + pieces[:, 4]).max()) // BLOCK)
         nothing = np.empty(0, dtype=np.int64)
         self.bins = Bins(
-            np.full((self.blocks, len(grids)), -1, dtype=np.int64),
-            np.zeros((self.blocks, len(grids)), dtype=np.int64),
-            *(nothing, nothing, np.zeros(1, dtype=np.int64)),
-            *(grids, magics(grids)),
+            table=np.full((self.blocks, len(grids)), -1, dtype=np.int64),
+            units=np.zeros((self.blocks, len(grids)), dtype=np.int64),
+            word=np.full(self.blocks, NO_WORD, dtype=np.int64),
+            unit=np.zeros(self.blocks, dtype=np.int64),
+            filled=np.zeros(self.blocks, dtype=np.int64),
+            slots=nothing,
+            free=nothing,
+            left=np.zeros(1, dtype=np.int64),
+            exponents=grids,
+            magic=magics(grids),
         )
         self._usual = USUAL if (pieces[:, 2] == 8).any() else USUAL[:2]  # exponents of the grids of usual numbers
+        self._is_usual = np.isin(grids, self._usual)
         self._memory: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
 
     @property
     def kept_free(self) -> int:
         """How many slots stay free between two updates: twice what a block could need at once, so that one can be taken
-        back, the usual bins that blocks do not have yet, which are nobody's rare numbers' to take, and the bins that
-        carries could make for the mean."""
+        back, the usual bins that blocks do not have yet, which are nobody's rare numbers' to take, the bins that words
+        could be spilled into, and those that carries could make for the mean. A word's own slot is free then."""
         there = self.bins.table >= 0
-        usual = self.blocks * len(self._usual) - int(there[:, np.isin(self.bins.exponents, self._usual)].sum())
-        settled = there[self.rare]
-        return 2 * len(self.bins.exponents) + usual + int((settled[:, 1:] & ~settled[:, :-1]).sum())
+        words = self.bins.word >= 0
+        spilled = there | self._spilled() if words.any() else there
+        missing = (~there & (spilled | self._is_usual)).sum(axis=1)
+        full = words & (there & (self.bins.units > CARRIES)).any(axis=1)
+        settled = spilled[(spilled.sum(axis=1) > 2) | full]
+        carried = int((settled[:, 1:] & ~settled[:, :-1]).sum())
+        return 2 * len(self.bins.exponents) + int(np.maximum(missing - words, 0).sum()) + carried
+
+    def _spilled(self) -> np.ndarray:
+        """The bins that the blocks' words could be spilled into: those between the grid of the largest number that may
+        be in one and the grid of its unit."""
+        bins, columns = self.bins, np.arange(len(self.bins.exponents))
+        largest = bins.unit + np.frexp(bins.filled + 2.0**HALF)[1]
+        highest = (bins.exponents[0] + HEADROOM - largest) // STEP
+        lowest = np.minimum(-((bins.unit - bins.exponents[0]) // STEP), columns[-1])
+        between = (columns >= highest[:, None]) & (columns <= lowest[:, None])
+        found: np.ndarray = between & (bins.word >= 0)[:, None]
+        return found
 
     @property
     def rare(self) -> np.ndarray:
@@ -131,32 +170,47 @@ class Part:
         self._rows = [row for memory in self._memory for row in memory]
 
     def drop_zeros(self) -> None:
-        """Drop the bins of zeros, such as an update leaves that was taken back."""
-        table, _, _, free, left, *_ = self.bins
+        """Drop the bins and words of zeros, such as an update leaves that was taken back."""
+        table, word, free, left = self.bins.table, self.bins.word, self.bins.free, self.bins.left
         for block, grid in np.argwhere(table >= 0):
             if not self.bin(block, grid).any():
                 free[left[0]] = table[block, grid]
                 left[0] += 1
                 table[block, grid] = -1
+        for block in np.flatnonzero(word >= 0):
+            numbers = self._rows[word[block]].view(np.int64)
+            self.bins.filled[block] = max(int(numbers.max()), -int(numbers.min()))
+            if self.bins.filled[block] == 0:
+                free[left[0]] = word[block]
+                left[0] += 1
+                word[block] = NO_WORD
+        word[(word == SPILLED) & (table < 0).all(axis=1)] = NO_WORD
 
     def trim(self) -> None:
         """Give back what memory is not needed, after bins were dropped."""
-        table, left = self.bins.table, self.bins.left
+        table, word, left = self.bins.table, self.bins.word, self.bins.left
         while len(self._memory) > 1 and left[0] - len(self._memory[-1]) >= self.kept_free:
             count = len(self._rows) - len(self._memory.pop())
-            nobodys = np.setdiff1d(np.arange(count), table)
-            for (block, grid), slot in zip(np.argwhere(table >= count), nobodys, strict=False):
-                self._rows[slot][:] = self.bin(block, grid)
-                table[block, grid] = slot
+            slots = iter(self._nobodys(count))
+            for owners in (table, word):
+                for place in map(tuple, np.argwhere(owners >= count)):
+                    slot = next(slots)
+                    self._rows[slot].view(np.int64)[:] = self._rows[owners[place]].view(np.int64)
+                    owners[place] = slot
             self._rows = self._rows[:count]
-            nobodys = np.setdiff1d(np.arange(count), table)[::-1]
+            nobodys = self._nobodys(count)[::-1]
             free = np.concatenate([nobodys, np.empty(count - len(nobodys), dtype=np.int64)])
             left[0] = len(nobodys)
             self.bins = self.bins._replace(slots=self.bins.slots[:count].copy(), free=free)
 
+    def _nobodys(self, count: int) -> np.ndarray:
+        """Of the first ``count`` slots those that are free."""
+        return np.setdiff1d(np.arange(count), np.append(self.bins.table, self.bins.word))
+
     def clear(self) -> None:
         """Forget all that was added; the memory stays."""
         self.bins.table[:] = -1
+        self.bins.word[:] = NO_WORD
         count = len(self.bins.slots)
         self.bins.free[:] = np.arange(count)[::-1]
         self.bins.left[0] = count
@@ -168,11 +222,11 @@ class Part:
 
     def put(self, block: int, grid: int, numbers: np.ndarray, units: int, scratch: Scratch) -> None:
         """Add numbers of at most so many units to a bin that has room for them."""
-        table, bounds, _, free, left, *_ = self.bins
+        table, bounds, free, left = self.bins.table, self.bins.units, self.bins.free, self.bins.left
         if table[block, grid] < 0:
             if left[0] <= len(self.bins.exponents):
                 self.grow(scratch)
-                table, bounds, _, free, left, *_ = self.bins
+                free, left = self.bins.free, self.bins.left
             left[0] -= 1
             table[block, grid] = free[left[0]]
             bounds[block, grid] = 0

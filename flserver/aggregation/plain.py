@@ -30,9 +30,11 @@ UPPER = 2.0**28
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
-def add(pieces: np.ndarray, tensors: Sequence[np.ndarray], n: int, part: Part, place: np.ndarray, spare: int) -> bool:
+def add(pieces: np.ndarray, tensors: Sequence[np.ndarray], n: int, part: Part, place: np.ndarray, back: bool) -> bool:
     """Add n times the numbers of ``tensors``, each flat and of float32 or float64, to the part; whether all of it is
-    done. Where fewer than ``spare`` slots are free, ``place`` (piece, element) says where to go on."""
+    done. Where too few slots are free for what may come, and, unless something is taken ``back``, for taking that back,
+    ``place`` (piece, element) says where to go on."""
+    spare = len(part.bins.exponents) * (1 if back else 2)
     for number in range(place[0], len(pieces)):
         which, skipped, size, begin, count = pieces[number].tolist()
         numbers = tensors[which][skipped // size :][:count]
@@ -92,7 +94,7 @@ def _make_room(part: Part, block: int, grid: int, more: int) -> None:
 
 
 def _is_full(part: Part, block: int, grid: int, more: int) -> bool:
-    table, units, *_ = part.bins
+    table, units = part.bins.table, part.bins.units
     if units[block, grid] + more <= CAPACITY or table[block, grid] < 0:
         return False
     units[block, grid] = _units(part, block, grid)
@@ -104,7 +106,7 @@ def _units(part: Part, block: int, grid: int) -> int:
 
 
 def _make(part: Part, block: int, grid: int) -> None:
-    table, units, _, free, left, *_ = part.bins
+    table, units, free, left = part.bins.table, part.bins.units, part.bins.free, part.bins.left
     if table[block, grid] < 0:
         left[0] -= 1
         table[block, grid] = free[left[0]]
@@ -146,7 +148,8 @@ def settle(part: Part, block: int, scratch: Scratch) -> None:
     """Bring a block into its canonical form."""
     if part.bins.left[0] < len(part.bins.exponents):
         part.grow(scratch)
-    table, units, _, free, left, exponents, _ = part.bins
+    table, units, free, left = part.bins.table, part.bins.units, part.bins.free, part.bins.left
+    exponents = part.bins.exponents
     for grid in range(1, len(exponents)):
         if table[block, grid] >= 0 and units[block, grid] > CARRIES:  # so that all have room
             _carry(part, block, grid)

@@ -106,7 +106,7 @@ class ExactSum:
         Raises what ``scratch`` raises, and then nothing was added. Afterwards there is room for the mean."""
         loops, done = kernel.load(), np.zeros(2, dtype=np.int64)
         try:
-            while not loops.add(part.pieces, tensors, n, part, done, spare=2 * len(self.layout.grids)):
+            while not loops.add(part.pieces, tensors, n, part, done, back=False):
                 part.grow(self._scratch)
             part.make_sure(self._scratch)
         except NoRoom:
@@ -119,7 +119,7 @@ class ExactSum:
 
     def _take_back(self, part: Part, tensors: Sequence[torch.Tensor], n: int, pieces: np.ndarray) -> None:
         loops, done = kernel.load(), np.zeros(2, dtype=np.int64)
-        while not loops.add(pieces, tensors, -n, part, done, spare=len(self.layout.grids)):
+        while not loops.add(pieces, tensors, -n, part, done, back=True):
             before = part.bins.left[0]
             part.drop_zeros()
             if part.bins.left[0] == before:  # what is left of it has to be carried

@@ -139,3 +139,92 @@ def test_wide_numbers_are_taken_back_too(loops: kernel.Loops) -> None:
         strategy.add(usual(n, size, torch.float64), n)
     assert same_bits(strategy.finish()["w"], mean_of([(usual(n, size, torch.float64), n) for n in (1, 2**29 - 1)]))
     assert scratch.used == scratch.most
+
+
+def huge(seed: int, most: int) -> State:
+    """Too large for words that usual numbers began, and for half of the blocks of every magnitude."""
+    numbers = torch.ldexp(usual(seed)["w"], torch.tensor(60))
+    numbers[most * BLOCK :] = every_exponent()["w"][most * BLOCK :]
+    return {"w": numbers}
+
+
+def test_a_word_that_has_to_be_spilled_for_what_there_is_no_room_for_costs_the_others_nothing(
+    loops: kernel.Loops,
+) -> None:
+    strategy, scratch = begun(AT_FIRST + 12, zeros(usual(1)))
+    before, honest = scratch.used, [(usual(1), 999), (usual(2), 7), (usual(3), 100)]
+    part = strategy._sum.parts[0]
+    for update, n in honest:
+        strategy.add(update, n)
+        with pytest.raises(TooDifferent):
+            strategy.reserve(huge(n, BLOCKS // 2), n)
+        assert scratch.used == before
+        assert part.bins.left[0] >= part.kept_free
+    if loops.name == "numba":
+        assert list(part.bins.word >= 0) == [False] * (BLOCKS // 2) + [True] * (BLOCKS // 2)
+    assert same_bits(strategy.finish()["w"], mean_of(honest))
+    assert scratch.used == before
+
+
+def test_words_that_stand_where_memory_is_given_back_are_moved(loops: kernel.Loops) -> None:
+    strategy, scratch = begun(1000, zeros(usual(1)))
+    before, odd = scratch.used, every_exponent()
+    odd["w"][-2 * BLOCK :] = 0
+    strategy.reserve(odd, 9)
+    strategy.add(usual(2), 3)
+    part = strategy._sum.parts[0]
+    if loops.name == "numba":
+        assert (part.bins.word >= before // BIN).any()
+    strategy.unreserve(odd, 9)
+    assert scratch.used == before
+    assert max(part.bins.table.max(), part.bins.word.max()) < before // BIN
+    assert same_bits(strategy.finish()["w"], usual(2)["w"])
+
+
+def test_what_a_word_had_room_for_is_taken_back_without_spilling_it(loops: kernel.Loops) -> None:
+    strategy, _ = begun(AT_FIRST, zeros(usual(1)))
+    word, large = strategy._sum.parts[0].bins.word, [{"w": usual(seed)["w"] * 2**7} for seed in (2, 3)]
+    strategy.add(usual(1), 1)
+    was = list(word)
+    for _ in range(3):
+        for update in large:
+            strategy.reserve(update, 1)
+        for update in large:
+            strategy.unreserve(update, 1)
+    assert list(word) == was
+    assert loops.name == "numpy" or min(was) >= 0
+    assert same_bits(strategy.finish()["w"], usual(1)["w"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_added_rejected_and_taken_back_the_room_that_has_to_be_free_is(
+    loops: kernel.Loops, seed: int
+) -> None:
+    """Numbers of all sizes beside numbers that are alike, of few samples and many, in any order."""
+    random, scale = np.random.default_rng(seed), 2.0 ** (-4, -20, 10)[seed % 3]
+    strategy, scratch = begun(AT_FIRST + 20 * (seed % 4), zeros(usual(1)))
+    part, size = strategy._sum.parts[0], BLOCKS * BLOCK
+    reserved: list[tuple[State, int]] = []
+    counted: list[tuple[State, int]] = []
+    for _ in range(10):
+        numbers = random.standard_normal(size) * scale
+        if odd := random.random() < 0.5:
+            low, high = sorted(random.integers(-149, 90, 2))
+            numbers *= np.ldexp(1.0, random.integers(low, high + 1, size))
+        update = {"w": torch.from_numpy(np.clip(numbers, -(2.0**120), 2.0**120).astype(np.float32))}
+        n = int(random.choice([1, 1000, 2**29 - 1]))
+        try:
+            strategy.reserve(update, n)
+        except TooDifferent:
+            pass
+        else:
+            (reserved if odd else counted).append((update, n))
+        if reserved and random.random() < 0.4:
+            strategy.unreserve(*reserved.pop())
+        assert part.bins.left[0] >= part.kept_free
+    for update, n in reserved:
+        strategy.unreserve(update, n)
+    scratch.most = scratch.used
+    for update, n in counted:
+        strategy.add(update, n)
+    assert same_bits(strategy.finish()["w"], mean_of(counted))

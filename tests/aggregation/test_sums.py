@@ -1,5 +1,7 @@
 """The exact sum against rational arithmetic: in any order, cut up in any way, with updates taken back."""
 
+import importlib.util
+import itertools
 import random
 from fractions import Fraction
 
@@ -232,10 +234,58 @@ def test_memory_comes_from_who_has_a_budget(loops: kernel.Loops) -> None:
         asked.append(size)
         return memoryview(bytearray(size))
 
-    made = ExactSum({"w": torch.zeros(8 * BLOCK)}, scratch)
+    made, usual = ExactSum({"w": torch.zeros(8 * BLOCK)}, scratch), {"w": torch.full((8 * BLOCK,), 1 / 3)}
     assert asked == []
-    made.add({"w": torch.ones(8 * BLOCK)}, 1)
-    made.begin({"w": torch.zeros(8 * BLOCK)})
-    made.add({"w": torch.ones(8 * BLOCK)}, 1)
+    made.add(usual, 2**29 - 1)
     spare = len(bins.exponents([torch.float32]))
     assert asked == [(2 * 8 + 2 * spare) * BLOCK * 8]
+    made.begin({"w": torch.zeros(8 * BLOCK)})
+    made.add(usual, 2**29 - 1)
+    assert len(asked) == 1
+
+
+def words_of(made: ExactSum) -> int:
+    return int((made.parts[0].bins.word >= 0).sum())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numpy's loops have no words")
+def test_usual_numbers_need_one_word_an_element_until_it_is_full() -> None:
+    update = {"w": torch.rand(2 * BLOCK, generator=torch.Generator().manual_seed(3)) / 8}
+    made = ExactSum({"w": torch.zeros(2 * BLOCK)})
+    made.add(update, 1000)
+    assert words_of(made) == 2
+    assert not (made.parts[0].bins.table >= 0).any()
+    for _ in range(300):  # more than 2^8 of the first one's bound
+        made.add(update, 1000)
+    assert words_of(made) == 0
+    assert (made.parts[0].bins.table >= 0).any()
+    other = ExactSum({"w": torch.zeros(2 * BLOCK)})
+    other.add(update, 301 * 1000)
+    other.medians.clients = made.clients
+    assert made == other
+
+
+@pytest.mark.parametrize("n", [1, 3, 999, 2**29 - 1])
+def test_what_cancels_in_a_word_is_rounded_as_it_is(loops: kernel.Loops, n: int) -> None:
+    """Large numbers that leave little, of either sign: a word's halves are then both large, and their sum is not."""
+    generator = torch.Generator().manual_seed(n)
+    large = torch.rand(150, generator=generator) + 1
+    few = torch.randint(-3, 4, (150,), generator=generator)
+    third = few * 2.0 ** (n.bit_length() - 53)  # a few units of the word
+    third[0] = 1  # else they went to bins
+    given = [({"w": large}, n), ({"w": -large}, n), ({"w": third}, n)]
+    assert same_bits(sum_of({"w": large}, given).mean()["w"], mean(given, "w"))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_a_word_has_the_same_sum_whichever_update_chose_its_unit(loops: kernel.Loops, order: tuple[int, ...]) -> None:
+    """One far too large for the others' words, one too small for them, one with numbers of all sizes in one block."""
+    generator = torch.Generator().manual_seed(8)
+    usual = torch.randn(40, generator=generator) * 0.05
+    sizes = torch.randint(-140, 100, (40,), generator=generator)
+    mixed = torch.ldexp(usual, sizes)
+    updates = [usual, usual * 2.0**90, usual * 2.0**-70, mixed]
+    given = [({"w": updates[i]}, 2**i * 5 + 1) for i in order]
+    made = sum_of({"w": usual}, given)
+    assert same_bits(made.mean()["w"], mean(given, "w"))
+    assert made == sum_of({"w": usual}, sorted(given, key=lambda one: one[1]))
