@@ -7,18 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from flserver.audit.condition import what_is_lost
+from flserver.audit.report import Report
+from flserver.audit.verify import Verification
 from flserver.clock import utc_moment, utc_now
-from flserver.errors import UsageError
+from flserver.errors import Damaged, UsageError
 from flserver.events import CheckpointDeleted, Event, KeptUpdatesDeleted, OperatorActed
 from flserver.models.digests import located
 from flserver.models.kept import NAME as KEPT
 from flserver.settings.operator import Operator
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.appending import Head
+from flserver.store.lock import Note
 from flserver.store.purge import Selection, preview, purge
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
+NAMED = 3
+"""Findings that a refusal names; the rest is counted."""
 What = Literal["payloads", "checkpoints", "updates"]
 
 
@@ -52,8 +58,11 @@ class Plan:
         return not (self.selections or self.files)
 
 
-def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None) -> Plan:
-    """What a purge would do. Raises UsageError where it is refused."""
+def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None, before: Note | None = None) -> Plan:
+    """What a purge would do; ``before`` is what the lock's file says of whoever had the database.
+
+    Raises UsageError where it is refused, and Damaged where the database has lost commits.
+    """
     state = check(db)
     if not state.at_head:
         raise UsageError(f"{db} is of an older version: flserver --db {db} db upgrade")
@@ -62,6 +71,9 @@ def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None) -> Plan:
     if wanted.what == "checkpoints" and wanted.client is not None:
         raise UsageError("a checkpoint is no single client's: --client goes with --what payloads")
     reader, made = Reader(db), Plan()
+    if (lost := what_is_lost(db, reader, before)) is not None:
+        raise Damaged(f"{lost}. Put the newer database back, with its -wal file: nothing is purged")
+    _require_sound(db)
     runs = reader.runs() if wanted.run is None else [reader.run(wanted.run)]
     for run in runs:
         if (kept := retained_until(run)) is not None and utc_now() < kept:
@@ -97,6 +109,21 @@ def carry_out(db: Path, wanted: Wanted, made: Plan) -> Head:
         for path in paths:
             path.unlink(missing_ok=True)
     return head
+
+
+def _require_sound(db: Path) -> None:
+    """A purge takes the digests of rows as they stand, and believes them: an edit would hold for good afterwards."""
+    report = Report()
+    for finding in Verification(db, with_checkpoints=False).run():
+        report.add(finding)
+    # Payloads that are gone already do not stand in the way: the rows that only they gave do not hold.
+    wrong = [found.line for found in report.findings if found.outcome == "broken" or found.check != "purges"]
+    if wrong:
+        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise UsageError(
+            f"{db} does not hold, and a purge would hide that: {'; '.join(wrong[:NAMED])}{more}. Nothing is purged. "
+            "flserver verify says more; put a sound copy back"
+        )
 
 
 def retained_until(run: Row) -> str | None:

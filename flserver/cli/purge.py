@@ -33,7 +33,7 @@ def purge(
 ) -> int:
     """Remove payloads with the text from outside, checkpoints, or kept updates, for good.
 
-    No server may have the database open.
+    No server may have the database open, and the record has to hold: it is verified first.
 
     The chain, numbers, times, digests and client ids stay, verify goes on to find an edit in them, and the purge is
     itself on record.
@@ -52,7 +52,7 @@ def purge(
         operator=operator,
     )
     with DatabaseLock(path) as lock:
-        made = plan(path, wanted, checkpoint_dir)
+        made = plan(path, wanted, checkpoint_dir, lock.before)
         for line in made.lines:
             click.echo(line)
         if made.empty:

@@ -17,6 +17,7 @@ import torch
 from flserver.audit.purge import Wanted, carry_out, plan
 from flserver.audit.report import Report
 from flserver.audit.verify import Verification
+from flserver.settings.operator import Operator
 from flserver.store.chain import Link, payload_digest
 from flserver.store.lock import DatabaseLock
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect
@@ -70,7 +71,7 @@ def purged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same record, of which all payloads were purged that can be."""
     db = tmp_path_factory.mktemp("purged") / "runs.sqlite"
     shutil.copy(finished, db)
-    wanted = Wanted(what="payloads", run=None, before="2999", client=None, actor="a", reason=None)
+    wanted = Wanted(what="payloads", run=None, before="2999", client=None, operator=Operator(actor="a", reason=None))
     with DatabaseLock(db):
         carry_out(db, wanted, plan(db, wanted, None))
     return db
