@@ -23,6 +23,7 @@ from flserver.store.derive.statements import Key, Origin, Row, Rows, key_getter
 from flserver.store.payloads import canonical_json, from_payload, to_payload
 from flserver.store.ranges import Ranges
 from flserver.store.sqlite import driver_of, reading_engine, store_errors, writing_engine
+from flserver.text import printable
 
 PURGEABLE = (
     *(e.ConnectionOpened, e.PeerIdentified, e.ConnectionClosed, e.StrangersSummed, e.MessageReceived, e.MessageSent),
@@ -38,6 +39,8 @@ FROM_OUTSIDE: Mapping[str, Mapping[str, Sequence[str]]] = {
     "summaries": {"prefix": ()},
 }
 """By table, the columns with text from outside: it becomes NULL, but for a word of a closed set that it begins with."""
+RESTING = frozenset({*FROM_OUTSIDE, "client_metrics"})
+"""The tables whose rows can rest on an event that can be purged."""
 NOBODY = 0
 """The process of events that no server process wrote."""
 ROWS_OF_AN_EVENT = 5000
@@ -224,6 +227,18 @@ def _append(connection: Connection, head: Head, said: Sequence[e.Event], run_id:
 def _as_text(value: Any) -> Any:
     """A key as the table has it."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def unfounded(event: e.PayloadsPurged, gone: Ranges) -> str | None:
+    """What an event says was purged and cannot have been; ``gone`` are the purgeable events before it, of its run,
+    without a payload. None where it can."""
+    for first, last in event.sequences:
+        if first > last or not gone.covers(first, last):
+            return f"it says that the payloads of events {first} to {last} were purged, which they were not"
+    for row in event.rows:
+        if row.table not in RESTING:
+            return f"it says that a purge has left a row of {printable(row.table)}, which none touches"
+    return None
 
 
 def sealing(event: e.PayloadsPurged) -> Iterator[tuple[Table, tuple[Any, ...], str]]:
