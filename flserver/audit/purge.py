@@ -19,7 +19,7 @@ from flserver.settings.operator import Operator
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.appending import Head
 from flserver.store.lock import Note
-from flserver.store.purge import Selection, preview, purge
+from flserver.store.purge import Selection, overwrite, preview, purge
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
@@ -44,12 +44,13 @@ class Wanted:
 @dataclass
 class Plan:
     """What will go. ``lines`` say it, ``selections`` are of payloads, ``files`` are with their run and event;
-    ``left_over`` runs are closed first."""
+    ``left_over`` runs are closed first; files that are ``deleted`` by the record are there still."""
 
     lines: list[str] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
     files: list[tuple[list[Path], str, CheckpointDeleted | KeptUpdatesDeleted]] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
+    deleted: list[Path] = field(default_factory=list)
     events: int = 0
     rows: int = 0
 
@@ -96,8 +97,8 @@ def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None, before: Note | N
 
 
 def carry_out(db: Path, wanted: Wanted, made: Plan) -> Head:
-    """Do it. The caller holds the DatabaseLock, and has since the plan was made. Returns the chain's head. Raises
-    StoreError or OSError."""
+    """Do it, but for what ``finish`` does. The caller holds the DatabaseLock, and has since the plan was made. Returns
+    the chain's head. Raises StoreError or OSError."""
     runs = list(dict.fromkeys([*(s.run_id for s in made.selections), *(run_id for _, run_id, _ in made.files)]))
     detail: dict[str, Any] = {"what": wanted.what, "run": wanted.run, "before": wanted.before, "client": wanted.client}
     detail |= {"events": made.events, "rows": made.rows, "files": sum(len(paths) for paths, _, _ in made.files)}
@@ -126,6 +127,14 @@ def _require_sound(db: Path) -> None:
         )
 
 
+def finish(db: Path, made: Plan) -> None:
+    """Do again what does not depend on anything that goes: a purge can have been interrupted after it was on record.
+    The caller holds the DatabaseLock. Raises StoreError or OSError."""
+    overwrite(db)
+    for path in made.deleted:
+        path.unlink(missing_ok=True)
+
+
 def retained_until(run: Row) -> str | None:
     """Until when nothing of a run (a row of v1_runs) may be purged, as on record; None: it may at any time."""
     kept = settings_of(run).get("retain_until")
@@ -151,6 +160,12 @@ def _plan_checkpoints(
     rounds = [row for row in reader.committed_rounds(run["run_id"]) if row["checkpoint_deleted_at"] is None]
     folder, shared = checkpoints_of(run, checkpoint_dir, db), _others_files(reader, run, checkpoint_dir, db)
     going = []
+    here = {located(folder, row["checkpoint"]) for row in rounds}
+    for row in reader.committed_rounds(run["run_id"]):
+        path = located(folder, row["checkpoint"])
+        if row["checkpoint_deleted_at"] is not None and path not in shared | here and path.is_file():
+            made.deleted.append(path)
+            made.lines.append(f"{path} is deleted by the record, and still there")
     for row in rounds:
         path = located(folder, row["checkpoint"])
         if row is rounds[-1] and run["status"] != "completed":

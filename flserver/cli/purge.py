@@ -38,7 +38,7 @@ def purge(
     The chain, numbers, times, digests and client ids stay, verify goes on to find an edit in them, and the purge is
     itself on record.
     """
-    from flserver.audit.purge import Wanted, carry_out, plan
+    from flserver.audit.purge import Wanted, carry_out, finish, plan
     from flserver.store.lock import DatabaseLock
 
     path = database(ctx, db)
@@ -57,9 +57,13 @@ def purge(
             click.echo(line)
         if made.empty:
             click.echo("there is nothing to purge")
+            if yes:
+                finish(path, made)
+                click.echo("what went before was overwritten once more")
         elif yes:
             head = carry_out(path, wanted, made)
             lock.note_head(head.tree.size, head.digest)
+            finish(path, made)
             click.echo("purged")
         else:
             click.echo("nothing was purged: --yes does it, and there is no way back")

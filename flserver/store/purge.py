@@ -4,6 +4,7 @@ What is purged are events about connections, messages, registrations and updates
 about runs, rounds and operators name several clients or none, and stay.
 """
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,8 +126,7 @@ def purge(
     """Remove what the selections mean, in one transaction with the events that say so, and with what else is ``told``
     of runs after them. Runs that are ``left_over`` are closed first. The caller holds the DatabaseLock.
 
-    Afterwards neither the file nor anything beside it has the text any more. Returns the chain's head. Raises
-    StoreError.
+    The text is in free pages and in the WAL until ``overwrite``. Returns the chain's head. Raises StoreError.
     """
     with store_errors(f"{path} could not be purged"):
         engine = writing_engine(path)
@@ -145,11 +145,24 @@ def purge(
                         head = _append(connection, head, said, selection.run_id)
                 for run_id, event in told:
                     head = _append(connection, head, [event], run_id)
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            driver.execute("VACUUM")
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            driver.execute("PRAGMA journal_mode = DELETE")
     return head
+
+
+def overwrite(path: Path) -> None:
+    """Leave nothing of what went in free pages or in the WAL. The caller holds the DatabaseLock.
+
+    Raises StoreError where that could not be done, because somebody reads the database say: it can be tried again.
+    """
+    again = f"what is purged is on record, and {path} could still hold text of it in free pages or the -wal file"
+    with store_errors(f"{again}: end whoever reads it, and give the same command again"):
+        with writing_engine(path).connect() as connection:
+            driver = driver_of(connection)
+            driver.execute("PRAGMA secure_delete = ON")
+            for step in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                done = driver.execute(step).fetchone()
+                if done is not None and done[0]:
+                    raise sqlite3.OperationalError(f"{step}: the database is in use")
+            driver.execute("PRAGMA journal_mode = DELETE")
 
 
 def _remove(connection: Connection, run_id: str, found: Purge) -> Iterator[e.Event]:

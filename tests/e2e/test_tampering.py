@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from flserver.audit.purge import Wanted, carry_out, plan
+from flserver.audit.purge import Wanted, carry_out, finish, plan
 from flserver.audit.report import Report
 from flserver.audit.verify import Verification
 from flserver.settings.operator import Operator
@@ -73,7 +73,9 @@ def purged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(finished, db)
     wanted = Wanted(what="payloads", run=None, before="2999", client=None, operator=Operator(actor="a", reason=None))
     with DatabaseLock(db):
-        carry_out(db, wanted, plan(db, wanted, None))
+        made = plan(db, wanted, None)
+        carry_out(db, wanted, made)
+        finish(db, made)
     return db
 
 
