@@ -7,18 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from flserver.audit.condition import what_is_lost
+from flserver.audit.report import Report
+from flserver.audit.verify import Verification
 from flserver.clock import utc_moment, utc_now
-from flserver.errors import UsageError
+from flserver.errors import Damaged, UsageError
 from flserver.events import CheckpointDeleted, Event, KeptUpdatesDeleted, OperatorActed
 from flserver.models.digests import located
 from flserver.models.kept import NAME as KEPT
 from flserver.settings.operator import Operator
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.appending import Head
-from flserver.store.purge import Selection, preview, purge
+from flserver.store.lock import Note
+from flserver.store.purge import Selection, overwrite, preview, purge
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
+NAMED = 3
+"""Findings that a refusal names; the rest is counted."""
 What = Literal["payloads", "checkpoints", "updates"]
 
 
@@ -38,12 +44,13 @@ class Wanted:
 @dataclass
 class Plan:
     """What will go. ``lines`` say it, ``selections`` are of payloads, ``files`` are with their run and event;
-    ``left_over`` runs are closed first."""
+    ``left_over`` runs are closed first; files that are ``deleted`` by the record are there still."""
 
     lines: list[str] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
     files: list[tuple[list[Path], str, CheckpointDeleted | KeptUpdatesDeleted]] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
+    deleted: list[Path] = field(default_factory=list)
     events: int = 0
     rows: int = 0
 
@@ -52,8 +59,11 @@ class Plan:
         return not (self.selections or self.files)
 
 
-def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None) -> Plan:
-    """What a purge would do. Raises UsageError where it is refused."""
+def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None, before: Note | None = None) -> Plan:
+    """What a purge would do; ``before`` is what the lock's file says of whoever had the database.
+
+    Raises UsageError where it is refused, and Damaged where the database has lost commits.
+    """
     state = check(db)
     if not state.at_head:
         raise UsageError(f"{db} is of an older version: flserver --db {db} db upgrade")
@@ -62,6 +72,9 @@ def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None) -> Plan:
     if wanted.what == "checkpoints" and wanted.client is not None:
         raise UsageError("a checkpoint is no single client's: --client goes with --what payloads")
     reader, made = Reader(db), Plan()
+    if (lost := what_is_lost(db, reader, before)) is not None:
+        raise Damaged(f"{lost}. Put the newer database back, with its -wal file: nothing is purged")
+    _require_sound(db)
     runs = reader.runs() if wanted.run is None else [reader.run(wanted.run)]
     for run in runs:
         if (kept := retained_until(run)) is not None and utc_now() < kept:
@@ -84,8 +97,8 @@ def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None) -> Plan:
 
 
 def carry_out(db: Path, wanted: Wanted, made: Plan) -> Head:
-    """Do it. The caller holds the DatabaseLock, and has since the plan was made. Returns the chain's head. Raises
-    StoreError or OSError."""
+    """Do it, but for what ``finish`` does. The caller holds the DatabaseLock, and has since the plan was made. Returns
+    the chain's head. Raises StoreError or OSError."""
     runs = list(dict.fromkeys([*(s.run_id for s in made.selections), *(run_id for _, run_id, _ in made.files)]))
     detail: dict[str, Any] = {"what": wanted.what, "run": wanted.run, "before": wanted.before, "client": wanted.client}
     detail |= {"events": made.events, "rows": made.rows, "files": sum(len(paths) for paths, _, _ in made.files)}
@@ -97,6 +110,29 @@ def carry_out(db: Path, wanted: Wanted, made: Plan) -> Head:
         for path in paths:
             path.unlink(missing_ok=True)
     return head
+
+
+def _require_sound(db: Path) -> None:
+    """A purge takes the digests of rows as they stand, and believes them: an edit would hold for good afterwards."""
+    report = Report()
+    for finding in Verification(db, with_checkpoints=False).run():
+        report.add(finding)
+    # Payloads that are gone already do not stand in the way: the rows that only they gave do not hold.
+    wrong = [found.line for found in report.findings if found.outcome == "broken" or found.check != "purges"]
+    if wrong:
+        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise UsageError(
+            f"{db} does not hold, and a purge would hide that: {'; '.join(wrong[:NAMED])}{more}. Nothing is purged. "
+            "flserver verify says more; put a sound copy back"
+        )
+
+
+def finish(db: Path, made: Plan) -> None:
+    """Do again what does not depend on anything that goes: a purge can have been interrupted after it was on record.
+    The caller holds the DatabaseLock. Raises StoreError or OSError."""
+    overwrite(db)
+    for path in made.deleted:
+        path.unlink(missing_ok=True)
 
 
 def retained_until(run: Row) -> str | None:
@@ -124,6 +160,12 @@ def _plan_checkpoints(
     rounds = [row for row in reader.committed_rounds(run["run_id"]) if row["checkpoint_deleted_at"] is None]
     folder, shared = checkpoints_of(run, checkpoint_dir, db), _others_files(reader, run, checkpoint_dir, db)
     going = []
+    here = {located(folder, row["checkpoint"]) for row in rounds}
+    for row in reader.committed_rounds(run["run_id"]):
+        path = located(folder, row["checkpoint"])
+        if row["checkpoint_deleted_at"] is not None and path not in shared | here and path.is_file():
+            made.deleted.append(path)
+            made.lines.append(f"{path} is deleted by the record, and still there")
     for row in rounds:
         path = located(folder, row["checkpoint"])
         if row is rounds[-1] and run["status"] != "completed":

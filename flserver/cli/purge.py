@@ -33,12 +33,12 @@ def purge(
 ) -> int:
     """Remove payloads with the text from outside, checkpoints, or kept updates, for good.
 
-    No server may have the database open.
+    No server may have the database open, and the record has to hold: it is verified first.
 
     The chain, numbers, times, digests and client ids stay, verify goes on to find an edit in them, and the purge is
     itself on record.
     """
-    from flserver.audit.purge import Wanted, carry_out, plan
+    from flserver.audit.purge import Wanted, carry_out, finish, plan
     from flserver.store.lock import DatabaseLock
 
     path = database(ctx, db)
@@ -52,14 +52,18 @@ def purge(
         operator=operator,
     )
     with DatabaseLock(path) as lock:
-        made = plan(path, wanted, checkpoint_dir)
+        made = plan(path, wanted, checkpoint_dir, lock.before)
         for line in made.lines:
             click.echo(line)
         if made.empty:
             click.echo("there is nothing to purge")
+            if yes:
+                finish(path, made)
+                click.echo("what went before was overwritten once more")
         elif yes:
             head = carry_out(path, wanted, made)
             lock.note_head(head.tree.size, head.digest)
+            finish(path, made)
             click.echo("purged")
         else:
             click.echo("nothing was purged: --yes does it, and there is no way back")

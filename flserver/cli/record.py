@@ -91,12 +91,13 @@ def db() -> None:
 @click.pass_context
 def db_upgrade(ctx: click.Context, db: str | None, operator: Operator) -> None:
     """Make the database, or bring an old one to this version's schema after copying it beside itself."""
-    from flserver.process.acts import record_act, upgrade_detail
+    from flserver.process.acts import record_act, require_whole, upgrade_detail
     from flserver.store.lock import DatabaseLock
     from flserver.store.schema import check, ensure_head
 
     path = database(ctx, db)
     with DatabaseLock(path) as lock:
+        require_whole(path, lock)
         upgrade = ensure_head(path)
         if upgrade is not None:
             record_act(path, lock, "upgrade", upgrade_detail(upgrade), operator)

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flserver.audit.condition import what_is_lost
+from flserver.errors import Damaged
 from flserver.events import OperatorActed
 from flserver.events.words import OperatorAct
 from flserver.process.signals import Sender
 from flserver.settings.operator import Operator, user_called
 from flserver.store.lock import DatabaseLock
+from flserver.store.reader import Reader
 from flserver.store.schema import Upgrade
 from flserver.store.writer import Writer
 
@@ -23,8 +26,9 @@ def acted(kind: OperatorAct, detail: Mapping[str, Any], operator: Operator) -> O
 def record_act(db: Path, lock: DatabaseLock, kind: OperatorAct, detail: Mapping[str, Any], operator: Operator) -> None:
     """Put an act of a command on record, which has the ``lock`` of the database, and belongs to no run.
 
-    Raises StoreError.
+    Raises StoreError, and Damaged where the database has lost commits.
     """
+    require_whole(db, lock)
     writer = Writer(db, run_id=NO_RUN, process_id=NO_PROCESS)
     writer.start(
         on_committed=lambda events: None,
@@ -37,6 +41,13 @@ def record_act(db: Path, lock: DatabaseLock, kind: OperatorAct, detail: Mapping[
         writer.flush()
     finally:
         writer.close()
+
+
+def require_whole(db: Path, lock: DatabaseLock) -> None:
+    """Raises Damaged where the database has not the head that the lock's file notes: one that is written there instead
+    would hide that."""
+    if (lost := what_is_lost(db, Reader(db), lock.before)) is not None:
+        raise Damaged(f"{lost}. Put the newer database back, with its -wal file")
 
 
 def upgrade_detail(upgrade: Upgrade) -> dict[str, str]:

@@ -16,6 +16,8 @@ from flserver.store.purge import row_digest
 from flserver.store.sqlite import driver_of
 
 Key = Mapping[str, Any]
+_MADE_BY_ONE = ("clients", "messages", "updates")
+"""Tables of whose rows each is made by one event that can be purged: where the events still give the row, none was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,9 @@ def differences(connection: Connection, table: Table) -> Iterator[Difference]:
     their keys. Raises sqlite3.Error."""
     driver, name = driver_of(connection), table.name
     keys, columns = table.primary_key.columns.keys(), table.c.keys()
+    if name in _MADE_BY_ONE:
+        of_events = f"SELECT json_array({', '.join(keys)}) FROM main.{name}"
+        driver.execute(f"DELETE FROM main.sealed WHERE name = ? AND key IN ({of_events})", (name,))
     sealed = driver.execute("SELECT COUNT(*) FROM main.sealed WHERE name = ?", (name,)).fetchone()[0]
     key_of = f"json_array({', '.join(f'r.{key}' for key in keys)})"
     free = f"NOT EXISTS (SELECT 1 FROM main.sealed AS s WHERE s.name = '{name}' AND s.key = {key_of})"

@@ -4,6 +4,7 @@ What is purged are events about connections, messages, registrations and updates
 about runs, rounds and operators name several clients or none, and stay.
 """
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from flserver.store.derive.statements import Key, Origin, Row, Rows, key_getter
 from flserver.store.payloads import canonical_json, from_payload, to_payload
 from flserver.store.ranges import Ranges
 from flserver.store.sqlite import driver_of, reading_engine, store_errors, writing_engine
+from flserver.text import printable
 
 PURGEABLE = (
     *(e.ConnectionOpened, e.PeerIdentified, e.ConnectionClosed, e.StrangersSummed, e.MessageReceived, e.MessageSent),
@@ -38,6 +40,8 @@ FROM_OUTSIDE: Mapping[str, Mapping[str, Sequence[str]]] = {
     "summaries": {"prefix": ()},
 }
 """By table, the columns with text from outside: it becomes NULL, but for a word of a closed set that it begins with."""
+RESTING = frozenset({*FROM_OUTSIDE, "client_metrics"})
+"""The tables whose rows can rest on an event that can be purged."""
 NOBODY = 0
 """The process of events that no server process wrote."""
 ROWS_OF_AN_EVENT = 5000
@@ -122,8 +126,7 @@ def purge(
     """Remove what the selections mean, in one transaction with the events that say so, and with what else is ``told``
     of runs after them. Runs that are ``left_over`` are closed first. The caller holds the DatabaseLock.
 
-    Afterwards neither the file nor anything beside it has the text any more. Returns the chain's head. Raises
-    StoreError.
+    The text is in free pages and in the WAL until ``overwrite``. Returns the chain's head. Raises StoreError.
     """
     with store_errors(f"{path} could not be purged"):
         engine = writing_engine(path)
@@ -142,11 +145,24 @@ def purge(
                         head = _append(connection, head, said, selection.run_id)
                 for run_id, event in told:
                     head = _append(connection, head, [event], run_id)
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            driver.execute("VACUUM")
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            driver.execute("PRAGMA journal_mode = DELETE")
     return head
+
+
+def overwrite(path: Path) -> None:
+    """Leave nothing of what went in free pages or in the WAL. The caller holds the DatabaseLock.
+
+    Raises StoreError where that could not be done, because somebody reads the database say: it can be tried again.
+    """
+    again = f"what is purged is on record, and {path} could still hold text of it in free pages or the -wal file"
+    with store_errors(f"{again}: end whoever reads it, and give the same command again"):
+        with writing_engine(path).connect() as connection:
+            driver = driver_of(connection)
+            driver.execute("PRAGMA secure_delete = ON")
+            for step in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                done = driver.execute(step).fetchone()
+                if done is not None and done[0]:
+                    raise sqlite3.OperationalError(f"{step}: the database is in use")
+            driver.execute("PRAGMA journal_mode = DELETE")
 
 
 def _remove(connection: Connection, run_id: str, found: Purge) -> Iterator[e.Event]:
@@ -224,6 +240,18 @@ def _append(connection: Connection, head: Head, said: Sequence[e.Event], run_id:
 def _as_text(value: Any) -> Any:
     """A key as the table has it."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def unfounded(event: e.PayloadsPurged, gone: Ranges) -> str | None:
+    """What an event says was purged and cannot have been; ``gone`` are the purgeable events before it, of its run,
+    without a payload. None where it can."""
+    for first, last in event.sequences:
+        if first > last or not gone.covers(first, last):
+            return f"it says that the payloads of events {first} to {last} were purged, which they were not"
+    for row in event.rows:
+        if row.table not in RESTING:
+            return f"it says that a purge has left a row of {printable(row.table)}, which none touches"
+    return None
 
 
 def sealing(event: e.PayloadsPurged) -> Iterator[tuple[Table, tuple[Any, ...], str]]:

@@ -27,3 +27,8 @@ class Ranges:
     def __contains__(self, number: int) -> bool:
         at = bisect_right(self.ranges, number, key=lambda both: both[0])
         return at > 0 and number <= self.ranges[at - 1][1]
+
+    def covers(self, first: int, last: int) -> bool:
+        """Whether all numbers from ``first`` to ``last`` are in it."""
+        at = bisect_right(self.ranges, first, key=lambda both: both[0])
+        return at > 0 and last <= self.ranges[at - 1][1]

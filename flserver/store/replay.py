@@ -7,19 +7,20 @@ from typing import Any
 from sqlalchemy import Connection, delete
 
 from flserver.errors import StoreError
-from flserver.events import Event, KeptUpdatesDeleted, PayloadsPurged, RoundCommitted, UpdateReceived
+from flserver.events import Event, KeptUpdatesDeleted, OperatorActed, PayloadsPurged, RoundCommitted, UpdateReceived
 from flserver.store import tables as t
 from flserver.store.chain import Chain
 from flserver.store.compare import note_deleted, note_kept, seal
 from flserver.store.derive import derive
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import from_payload
-from flserver.store.purge import rows_of, sealing
+from flserver.store.purge import PURGEABLE, rows_of, sealing, unfounded
 from flserver.store.ranges import Ranges
 from flserver.store.sqlite import cause, driver_of
 
 REPLAY_PAGE = 1000  # events in memory at once
 MOST_CONTRADICTIONS = 100  # after as many the tables are given up
+_PURGEABLE = frozenset(kind.__name__ for kind in PURGEABLE)
 _EVENTS = tuple(t.events.c.keys())
 
 Row = dict[str, Any]
@@ -73,6 +74,10 @@ class Replay:
         self._contradictions = 0
         self._sealed = 0  # purges so far
         self._covered: list[list[int]] = []
+        self._gone: dict[str, Ranges] = {}  # by run, the purgeable events without a payload
+        self._unsaid: int | None = None  # the last purge, until an operator's act says who did it
+        self._erased = False  # whether a payload went with it
+        self._refused: set[int] = set()
 
     def run(self) -> Replayed:
         """Go through all events. Raises sqlite3.Error where they cannot be read."""
@@ -84,6 +89,7 @@ class Replay:
                     if found.complete and not self._write([row], tell=True):
                         self._contradictions += 1
                         found.complete = self._contradictions < MOST_CONTRADICTIONS
+        self._require_act(None)
         found.events, found.head = self._chain.events, self._chain.head
         covered = Ranges(sorted(self._covered))
         found.uncovered = sum(seq not in covered for seq in found.purged)
@@ -96,6 +102,8 @@ class Replay:
             self._tell(f"event {row['seq']}: {problem}")
         if row["payload"] is None:
             self._found.purged.add(row["seq"])
+            if row["type"] in _PURGEABLE:
+                self._gone.setdefault(row["run_id"], Ranges()).add(row["seq"])
             self._set_gaps()
         return row["payload"] is not None
 
@@ -112,11 +120,9 @@ class Replay:
 
     def _follow_purges(self, origin: Origin, event: Event) -> None:
         """Note the rows that a purge has left; a metric that is put anew after it is derived as ever."""
+        self._require_act(event)
         if isinstance(event, PayloadsPurged):
-            self._sealed += 1
-            self._covered += [list(both) for both in event.sequences]
-            for table, key, digest in sealing(event):
-                seal(self._connection, table, key, digest)
+            self._follow_purge(origin, event)
         elif isinstance(event, RoundCommitted):
             note_kept(self._connection, origin.run_id, event)
         elif isinstance(event, KeptUpdatesDeleted):
@@ -125,6 +131,34 @@ class Replay:
             for table, key in rows_of(event, origin):
                 if table is t.client_metrics:
                     seal(self._connection, table, key, None)
+
+    def _follow_purge(self, origin: Origin, event: PayloadsPurged) -> None:
+        """Believe a purge what it can have done, and nothing of one that says more."""
+        problem = unfounded(event, self._gone.get(origin.run_id, Ranges()))
+        if problem is None and event.rows and not (event.sequences or (self._unsaid is not None and self._erased)):
+            problem = "it says that a purge has left rows, and no payload went"
+        if problem is not None:
+            self._refuse(origin.seq, problem)
+        elif event.sequences or event.rows:
+            self._erased = True
+            self._unsaid = origin.seq
+            self._sealed += 1
+            self._covered += [list(both) for both in event.sequences]
+            for table, key, digest in sealing(event):
+                seal(self._connection, table, key, digest)
+
+    def _require_act(self, event: Event | None) -> None:
+        """A purge is said by its events, one after another, and then by the operator's act; None: the record ends."""
+        if self._unsaid is None or isinstance(event, PayloadsPurged):
+            return
+        if not (isinstance(event, OperatorActed) and event.kind == "purge"):
+            self._refuse(self._unsaid, "it says that payloads were purged, and no operator's act follows it")
+        self._unsaid, self._erased = None, False
+
+    def _refuse(self, seq: int, problem: str) -> None:
+        if seq not in self._refused:  # a page can be gone through twice
+            self._refused.add(seq)
+            self._tell(f"event {seq}: {problem}")
 
     def _write(self, page: Sequence[Row], *, tell: bool = False) -> bool:
         """Derive from the rows of a page, in one transaction; whether that could be done, else nothing of it is."""

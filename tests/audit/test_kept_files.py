@@ -76,7 +76,8 @@ def test_those_of_a_run_or_from_before_a_date_are_purged(flserver: Run, db: Path
 def test_nothing_goes_without_saying_whose(flserver: Run, db: Path) -> None:
     refused(flserver("--db", db, "purge", "--what", "updates", "--yes"), "one of --run, --before and --client")
     assert lines(flserver("--db", db, "purge", "--what", "updates", "--client", "nobody", "--yes")) == [
-        "there is nothing to purge"
+        "there is nothing to purge",
+        "what went before was overwritten once more",
     ]
 
 
