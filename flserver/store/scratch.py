@@ -26,6 +26,15 @@ ROOM = 2  # times the database: its copy, and what is derived of it, all of it a
 INTEGRITY_PROBLEMS = 10
 CACHE = 64 * 1024  # KiB of each of the two databases in memory, at most
 
+LOOSENED = (
+    ("updates", "update_digestTEXT"),
+    ("connections", "peer_hostTEXT"),
+    ("connections", "peer_portINTEGER"),
+    ("clients", "infoTEXT"),
+    ("summaries", "prefixTEXT"),
+)
+"""By table, the columns, as in :func:`_plain`, that may be NULL since a migration: a way down may leave it so."""
+
 Schema = dict[tuple[str, str], tuple[str, str | None]]
 """Of each table, index, view and trigger by kind and name: its table's name and its text."""
 
@@ -76,7 +85,7 @@ def scratch(path: Path) -> Iterator[Scratch]:
                 migrate(derived)
             with expected.connect() as connection:
                 meant = _schema(driver_of(connection))
-            problems, comparable = _look_at(copy, meant)
+            problems, comparable = _look_at(copy, meant, loosened=incomplete)
             if not state.at_head:
                 if problems:
                     comparable = frozenset()  # what is not as it was meant is not upgraded
@@ -111,8 +120,12 @@ def _require_room(path: Path, folder: Path) -> None:
         )
 
 
-def _look_at(copy: Path, meant: Schema) -> tuple[tuple[str, ...], frozenset[str]]:
-    """What is wrong with the file and the schema of the copy, and which tables of it are as they were ``meant``."""
+def _look_at(copy: Path, meant: Schema, *, loosened: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+    """What is wrong with the file and the schema of the copy, and which tables of it are as they were ``meant``.
+
+    Where they may be ``loosened``, columns of which something is NULL by now may be without NOT NULL: a way down leaves
+    them so.
+    """
     with closing(sqlite3.connect(copy)) as driver:
         driver.execute("PRAGMA trusted_schema = OFF")
         try:
@@ -121,6 +134,8 @@ def _look_at(copy: Path, meant: Schema) -> tuple[tuple[str, ...], frozenset[str]
         except sqlite3.DatabaseError as error:
             return (f"the file: {error}",), frozenset()
         problems = [f"the file: {text}" for text in whole if text != "ok"]
+        if loosened:
+            meant = _followed(meant, found)
         for kind, name in sorted(meant.keys() | found.keys()):
             before, now = meant.get((kind, name)), found.get((kind, name))
             if before != now:
@@ -142,6 +157,17 @@ def _schema(driver: sqlite3.Connection) -> Schema:
 def _plain(text: str) -> str:
     """A statement without what SQLite itself changes in it when a column comes or goes: blanks and quotes of names."""
     return "'".join(part if number % 2 else re.sub(r'[\s"]', "", part) for number, part in enumerate(text.split("'")))
+
+
+def _followed(meant: Schema, found: Schema) -> Schema:
+    """The schema that was meant, in which those columns may be NULL that may be so in the one found."""
+    followed = dict(meant)
+    for table, column in LOOSENED:
+        if ("table", table) in meant and ("table", table) in found:
+            owner, text = meant["table", table]
+            if text and f"{column}NOTNULL" not in (found["table", table][1] or ""):
+                followed["table", table] = owner, text.replace(f"{column}NOTNULL", column)
+    return followed
 
 
 def _names(schema: Schema) -> list[str]:
