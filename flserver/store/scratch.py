@@ -14,13 +14,13 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from flserver.errors import UsageError
 from flserver.store.incomplete import MARK
 from flserver.store.schema import check, migrate, usage_errors
-from flserver.store.sqlite import driver_of, writing_engine
-from flserver.store.sqlite_copies import copy_database, temporary_engine, temporary_folder
+from flserver.store.sqlite import driver_of, open_for_reading, writing_engine
+from flserver.store.sqlite_copies import copy_database, engine_of, temporary_engine, temporary_folder
 
 ROOM = 2  # times the database: its copy, and what is derived of it, all of it at most
 INTEGRITY_PROBLEMS = 10
@@ -44,14 +44,14 @@ class Scratch:
     """What the database is held against, and where.
 
     ``connection`` has the derived tables, empty and without indexes, and, attached as ``record``, the database's
-    ``copy``.
+    copy; ``copy`` reads it too.
     ``revision`` is the schema that the database has; ``problems`` is what is wrong with the schema and with the file.
     ``comparable`` are the tables of the copy that are what the schema says. ``incomplete`` is True where a downgrade
     took columns off that were not filled again since.
     """
 
     connection: Connection
-    copy: Path
+    copy: Engine
     revision: str
     problems: tuple[str, ...]
     comparable: frozenset[str]
@@ -72,6 +72,7 @@ def scratch(path: Path) -> Iterator[Scratch]:
     descriptor, name = tempfile.mkstemp(prefix="flserver-verify-", suffix=".sqlite", dir=folder)
     os.close(descriptor)
     copy = Path(name)
+    reading: Engine | None = None
     expected = temporary_engine(None)
     derived = expected if state.at_head else temporary_engine(None)
     try:
@@ -95,10 +96,12 @@ def scratch(path: Path) -> Iterator[Scratch]:
                 _attach(driver_of(connection), copy)
                 if not state.at_head and comparable:
                     comparable = frozenset(_names(_schema(driver_of(connection))))
+            reading = engine_of(open_for_reading(copy))
+        copy.unlink()  # it stays as long as it is open: whoever ends this process leaves nothing of the record
         with derived.connect() as connection:
             yield Scratch(
                 connection=connection,
-                copy=copy,
+                copy=reading,
                 revision=state.current,
                 problems=problems,
                 comparable=comparable,
@@ -106,8 +109,9 @@ def scratch(path: Path) -> Iterator[Scratch]:
             )
     finally:
         copy.unlink(missing_ok=True)
-        for engine in {id(expected): expected, id(derived): derived}.values():
-            engine.dispose()
+        for engine in {expected, derived, reading}:
+            if engine is not None:
+                engine.dispose()
 
 
 def _require_room(path: Path, folder: Path) -> None:
@@ -164,7 +168,7 @@ def _followed(meant: Schema, found: Schema) -> Schema:
     followed = dict(meant)
     for table, column in LOOSENED:
         if ("table", table) in meant and ("table", table) in found:
-            owner, text = meant["table", table]
+            owner, text = followed["table", table]
             if text and f"{column}NOTNULL" not in (found["table", table][1] or ""):
                 followed["table", table] = owner, text.replace(f"{column}NOTNULL", column)
     return followed

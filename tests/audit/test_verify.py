@@ -96,6 +96,15 @@ def test_the_copy_is_gone_afterwards(flserver: Run, db: Path, tmp_path: Path, mo
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+def test_the_copy_has_no_name_while_it_is_verified(db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever ends the process then leaves nothing of the record."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path / "scratch"))
+    for finding in Verification(db).run():
+        assert list((tmp_path / "scratch").iterdir()) == []
+        assert finding.outcome == "holds"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(None, "No such file"), ("", "no head of a record is noted"), ("hello\n", "no head of a record is noted")],
