@@ -96,6 +96,14 @@ class HeadFile:
         return True
 
 
+def note_now(path: Path, sequence: int, digest: str) -> None:
+    """Note the head that a command has left, which is of no run. Where that cannot be done, it is said."""
+    try:
+        _append(path, f"{sequence} {digest} - - {utc_now()}\n")
+    except OSError as error:
+        logger.warning("--audit-head %s: %s; the head is not noted there", path, error.strerror or error)
+
+
 def _append(path: Path, text: str) -> None:
     """Append ``text`` durably; what a crash left of a line before it goes first: it was no head yet. Raises OSError."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
