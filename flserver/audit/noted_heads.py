@@ -71,6 +71,10 @@ def check_heads(noted: Heads, events: int, digest_at: Callable[[int], str | None
         last = noted.heads[-1]
         line = f"the record has each of the {len(noted.heads)} heads in {noted.file}, the last at event {last.seq}"
         yield Finding(check="head", outcome="holds", line=line)
+        if (after := events - max(head.seq for head in noted.heads)) > 0:
+            line = f"{after} events stand after the last head in {noted.file}: whether they are the ones that were"
+            line += " recorded cannot be told"
+            yield Finding(check="head", outcome="unknown", line=line, count=after, where={"seq": last.seq})
 
 
 def _wrong(noted: Heads, events: int, digest_at: Callable[[int], str | None]) -> Iterator[Finding]:

@@ -110,7 +110,7 @@ class Verification:
 
     def _tree(self, place: Scratch) -> Iterator[Finding]:
         """The tree over the events and the heads that were signed of it."""
-        lines = check_tree(TreeReader(place.copy))
+        lines = check_tree(TreeReader(self.db, place.copy))
         found = (Finding(check="tree", outcome="holds" if good else "broken", line=line) for good, line in lines)
         yield from limited(found, NAMED, "the tree")
 

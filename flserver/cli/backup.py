@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, operator_options
+from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
 from flserver.errors import EXIT_DONE, EXIT_FAILED
 from flserver.settings.operator import Operator
 
@@ -37,9 +37,17 @@ def backup(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: st
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @checkpoint_dir_option
 @operator_options
+@audit_head_option
 @db_option
 @click.pass_context
-def restore(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: str | None, operator: Operator) -> int:
+def restore(
+    ctx: click.Context,
+    folder: Path,
+    checkpoint_dir: Path | None,
+    db: str | None,
+    operator: Operator,
+    audit_head: Path | None,
+) -> int:
     """Make the database that --db names, which is not there yet, from the backup in DIR.
 
     What was copied is verified first. Exit code 1 where it does not hold: then nothing is made, and the backup's files
@@ -60,7 +68,7 @@ def restore(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: s
     with DatabaseLock(path) as lock:
         made_at, events, head = restored.backup.made_at, restored.backup.events, restored.backup.head
         detail = {"from": str(folder.absolute()), "made_at": made_at, "events": events, "head": head}
-        record_act(path, lock, "restore", detail, operator)
+        record_act(path, lock, "restore", detail, operator, audit_head)
     if restored.command is not None:
         click.echo(f"to go on: {restored.command}")
     return EXIT_DONE

@@ -56,6 +56,17 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--actor", metavar="NAME", help=who)(decorated)
 
 
+audit_head_option = click.option(
+    "--audit-head",
+    type=click.Path(),
+    callback=lambda ctx, param, value: Path(value) if value else None,
+    default=None,
+    metavar="FILE",
+    help="Note the chain's head in this file, which the server's setting names too.",
+)
+"""For a command that appends to the record."""
+
+
 def database(ctx: click.Context, db: str | None) -> Path:
     """The database that is meant: ``--db`` after the command, else before it, else the default."""
     return Path(db or ctx.obj)

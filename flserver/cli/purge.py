@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, operator_options
+from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
 from flserver.clock import utc_moment
 from flserver.errors import EXIT_DONE, UsageError
 from flserver.settings.operator import Operator
@@ -17,6 +17,7 @@ from flserver.settings.operator import Operator
 @click.option("--client", default=None, metavar="ID", help="Of all runs, what is about this client alone.")
 @click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would go.")
 @operator_options
+@audit_head_option
 @checkpoint_dir_option
 @db_option
 @click.pass_context
@@ -30,6 +31,7 @@ def purge(
     checkpoint_dir: Path | None,
     db: str | None,
     operator: Operator,
+    audit_head: Path | None,
 ) -> int:
     """Remove payloads with the text from outside, checkpoints, or kept updates, for good.
 
@@ -39,6 +41,7 @@ def purge(
     itself on record.
     """
     from flserver.audit.purge import Wanted, carry_out, finish, plan
+    from flserver.observers.noted_heads import note_now
     from flserver.store.lock import DatabaseLock
 
     path = database(ctx, db)
@@ -63,6 +66,8 @@ def purge(
         elif yes:
             head = carry_out(path, wanted, made)
             lock.note_head(head.tree.size, head.digest)
+            if audit_head is not None:
+                note_now(audit_head, head.tree.size, head.digest)
             finish(path, made)
             click.echo("purged")
         else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, operator_options
+from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from flserver.settings.operator import Operator
 
@@ -87,9 +87,10 @@ def db() -> None:
 
 @db.command("upgrade")
 @operator_options
+@audit_head_option
 @db_option
 @click.pass_context
-def db_upgrade(ctx: click.Context, db: str | None, operator: Operator) -> None:
+def db_upgrade(ctx: click.Context, db: str | None, operator: Operator, audit_head: Path | None) -> None:
     """Make the database, or bring an old one to this version's schema after copying it beside itself."""
     from flserver.process.acts import record_act, require_whole, upgrade_detail
     from flserver.store.lock import DatabaseLock
@@ -100,7 +101,7 @@ def db_upgrade(ctx: click.Context, db: str | None, operator: Operator) -> None:
         require_whole(path, lock)
         upgrade = ensure_head(path)
         if upgrade is not None:
-            record_act(path, lock, "upgrade", upgrade_detail(upgrade), operator)
+            record_act(path, lock, "upgrade", upgrade_detail(upgrade), operator, audit_head)
     if upgrade is None:
         click.echo(f"{path} is at {check(path).current}")
     else:
@@ -110,9 +111,12 @@ def db_upgrade(ctx: click.Context, db: str | None, operator: Operator) -> None:
 @db.command("downgrade")
 @click.argument("revision")
 @operator_options
+@audit_head_option
 @db_option
 @click.pass_context
-def db_downgrade(ctx: click.Context, revision: str, db: str | None, operator: Operator) -> None:
+def db_downgrade(
+    ctx: click.Context, revision: str, db: str | None, operator: Operator, audit_head: Path | None
+) -> None:
     """Bring the database down to an earlier REVISION after copying it, for an older flserver to go on with.
 
     What that version has no columns for is kept in the events, and is back with the next upgrade.
@@ -124,7 +128,7 @@ def db_downgrade(ctx: click.Context, revision: str, db: str | None, operator: Op
     path = database(ctx, db)
     with DatabaseLock(path) as lock:
         before = check_way_down(path, revision)
-        record_act(path, lock, "downgrade", {"before": before, "after": revision}, operator)
+        record_act(path, lock, "downgrade", {"before": before, "after": revision}, operator, audit_head)
         done = downgrade(path, revision)
     click.echo(f"{path}: {done.before} → {done.after}; what it was before is {done.copy}")
 

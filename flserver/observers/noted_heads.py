@@ -16,6 +16,8 @@ from flserver.events import Event, RoundCommitted
 
 CLOSE_SECONDS = 5.0
 """How long a stop waits for a file that does not answer."""
+LONGEST_LINE = 4096
+"""Bytes; what is cut off of a line is shorter."""
 MOST_LINES = 1000  # that wait for such a file; the newest are kept
 
 logger = logging.getLogger(__name__)
@@ -94,8 +96,16 @@ class HeadFile:
         return True
 
 
+def note_now(path: Path, sequence: int, digest: str) -> None:
+    """Note the head that a command has left, which is of no run. Where that cannot be done, it is said."""
+    try:
+        _append(path, f"{sequence} {digest} - - {utc_now()}\n")
+    except OSError as error:
+        logger.warning("--audit-head %s: %s; the head is not noted there", path, error.strerror or error)
+
+
 def _append(path: Path, text: str) -> None:
-    """Append ``text`` durably; what a crash left of a line before it is ended first. Raises OSError."""
+    """Append ``text`` durably; what a crash left of a line before it goes first: it was no head yet. Raises OSError."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     made = not path.exists()
     descriptor = os.open(path, flags, 0o640)
@@ -103,8 +113,12 @@ def _append(path: Path, text: str) -> None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError("it is not a regular file")
-        if text and found.st_size and os.pread(descriptor, 1, found.st_size - 1) != b"\n":
-            text = "\n" + text
+        if text and found.st_size:
+            last = os.pread(descriptor, LONGEST_LINE, max(0, found.st_size - LONGEST_LINE))
+            if cut_off := last.rpartition(b"\n")[2]:
+                if len(cut_off) == LONGEST_LINE:
+                    raise OSError("its last line is none of a head: it is another file")
+                os.ftruncate(descriptor, found.st_size - len(cut_off))
         data = memoryview(text.encode())
         while data:
             data = data[os.write(descriptor, data) :]

@@ -8,6 +8,7 @@ from flserver.audit.condition import what_is_lost
 from flserver.errors import Damaged
 from flserver.events import OperatorActed
 from flserver.events.words import OperatorAct
+from flserver.observers.noted_heads import note_now
 from flserver.process.signals import Sender
 from flserver.settings.operator import Operator, user_called
 from flserver.store.lock import DatabaseLock
@@ -23,8 +24,16 @@ def acted(kind: OperatorAct, detail: Mapping[str, Any], operator: Operator) -> O
     return OperatorActed(kind=kind, detail=detail, actor=operator.actor, reason=operator.reason)
 
 
-def record_act(db: Path, lock: DatabaseLock, kind: OperatorAct, detail: Mapping[str, Any], operator: Operator) -> None:
-    """Put an act of a command on record, which has the ``lock`` of the database, and belongs to no run.
+def record_act(
+    db: Path,
+    lock: DatabaseLock,
+    kind: OperatorAct,
+    detail: Mapping[str, Any],
+    operator: Operator,
+    audit_head: Path | None = None,
+) -> None:
+    """Put an act of a command on record, which has the ``lock`` of the database, and belongs to no run. The head that
+    this leaves is noted in ``audit_head``.
 
     Raises StoreError, and Damaged where the database has lost commits.
     """
@@ -41,6 +50,8 @@ def record_act(db: Path, lock: DatabaseLock, kind: OperatorAct, detail: Mapping[
         writer.flush()
     finally:
         writer.close()
+    if audit_head is not None:
+        note_now(audit_head, *writer.head)
 
 
 def require_whole(db: Path, lock: DatabaseLock) -> None:

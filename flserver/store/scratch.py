@@ -14,13 +14,13 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from flserver.errors import UsageError
 from flserver.store.incomplete import MARK
 from flserver.store.schema import check, migrate, usage_errors
-from flserver.store.sqlite import driver_of, writing_engine
-from flserver.store.sqlite_copies import copy_database, temporary_engine, temporary_folder
+from flserver.store.sqlite import driver_of, open_for_reading, writing_engine
+from flserver.store.sqlite_copies import copy_database, engine_of, temporary_engine, temporary_folder
 
 ROOM = 2  # times the database: its copy, and what is derived of it, all of it at most
 INTEGRITY_PROBLEMS = 10
@@ -28,6 +28,14 @@ CACHE = 64 * 1024  # KiB of each of the two databases in memory, at most
 
 WORDS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\w+|[^\s\w]""")
 QUOTED_NAME = re.compile(r'"[A-Za-z_]\w*"')
+LOOSENED = (
+    ("updates", "update_digest TEXT"),
+    ("connections", "peer_host TEXT"),
+    ("connections", "peer_port INTEGER"),
+    ("clients", "info TEXT"),
+    ("summaries", "prefix TEXT"),
+)
+"""By table, the columns, as in :func:`_plain`, that may be NULL since a migration: a way down may leave it so."""
 
 Schema = dict[tuple[str, str], tuple[str, str | None]]
 """Of each table, index, view and trigger by kind and name: its table's name and its text."""
@@ -38,14 +46,14 @@ class Scratch:
     """What the database is held against, and where.
 
     ``connection`` has the derived tables, empty and without indexes, and, attached as ``record``, the database's
-    ``copy``.
+    copy; ``copy`` reads it too.
     ``revision`` is the schema that the database has; ``problems`` is what is wrong with the schema and with the file.
     ``comparable`` are the tables of the copy that are what the schema says. ``incomplete`` is True where a downgrade
     took columns off that were not filled again since.
     """
 
     connection: Connection
-    copy: Path
+    copy: Engine
     revision: str
     problems: tuple[str, ...]
     comparable: frozenset[str]
@@ -66,6 +74,7 @@ def scratch(path: Path) -> Iterator[Scratch]:
     descriptor, name = tempfile.mkstemp(prefix="flserver-verify-", suffix=".sqlite", dir=folder)
     os.close(descriptor)
     copy = Path(name)
+    reading: Engine | None = None
     expected = temporary_engine(None)
     derived = expected if state.at_head else temporary_engine(None)
     try:
@@ -80,7 +89,7 @@ def scratch(path: Path) -> Iterator[Scratch]:
                 migrate(derived)
             with expected.connect() as connection:
                 meant = _schema(driver_of(connection))
-            problems, comparable = _look_at(copy, meant)
+            problems, comparable = _look_at(copy, meant, loosened=incomplete)
             if not state.at_head:
                 if problems:
                     comparable = frozenset()  # what is not as it was meant is not upgraded
@@ -90,10 +99,12 @@ def scratch(path: Path) -> Iterator[Scratch]:
                 _attach(driver_of(connection), copy)
                 if not state.at_head and comparable:
                     comparable = frozenset(_names(_schema(driver_of(connection))))
+            reading = engine_of(open_for_reading(copy))
+        copy.unlink()  # it stays as long as it is open: whoever ends this process leaves nothing of the record
         with derived.connect() as connection:
             yield Scratch(
                 connection=connection,
-                copy=copy,
+                copy=reading,
                 revision=state.current,
                 problems=problems,
                 comparable=comparable,
@@ -101,8 +112,9 @@ def scratch(path: Path) -> Iterator[Scratch]:
             )
     finally:
         copy.unlink(missing_ok=True)
-        for engine in {id(expected): expected, id(derived): derived}.values():
-            engine.dispose()
+        for engine in {expected, derived, reading}:
+            if engine is not None:
+                engine.dispose()
 
 
 def _require_room(path: Path, folder: Path) -> None:
@@ -115,8 +127,12 @@ def _require_room(path: Path, folder: Path) -> None:
         )
 
 
-def _look_at(copy: Path, meant: Schema) -> tuple[tuple[str, ...], frozenset[str]]:
-    """What is wrong with the file and the schema of the copy, and which tables of it are as they were ``meant``."""
+def _look_at(copy: Path, meant: Schema, *, loosened: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+    """What is wrong with the file and the schema of the copy, and which tables of it are as they were ``meant``.
+
+    Where they may be ``loosened``, columns of which something is NULL by now may be without NOT NULL: a way down leaves
+    them so.
+    """
     with closing(sqlite3.connect(copy)) as driver:
         driver.execute("PRAGMA trusted_schema = OFF")
         try:
@@ -125,6 +141,8 @@ def _look_at(copy: Path, meant: Schema) -> tuple[tuple[str, ...], frozenset[str]
         except sqlite3.DatabaseError as error:
             return (f"the file: {error}",), frozenset()
         problems = [f"the file: {text}" for text in whole if text != "ok"]
+        if loosened:
+            meant = _followed(meant, found)
         for kind, name in sorted(meant.keys() | found.keys()):
             before, now = meant.get((kind, name)), found.get((kind, name))
             if before != now:
@@ -149,6 +167,17 @@ def _plain(text: str) -> str:
     """A statement's words and signs. What SQLite itself changes in it when a column comes or goes, blanks and quotes of
     simple names, makes no difference; everything else does."""
     return " ".join(word[1:-1] if QUOTED_NAME.fullmatch(word) else word for word in WORDS.findall(text))
+
+
+def _followed(meant: Schema, found: Schema) -> Schema:
+    """The schema that was meant, in which those columns may be NULL that may be so in the one found."""
+    followed = dict(meant)
+    for table, column in LOOSENED:
+        if ("table", table) in meant and ("table", table) in found:
+            owner, text = followed["table", table]
+            if text and f"{column} NOT NULL" not in (found["table", table][1] or ""):
+                followed["table", table] = owner, text.replace(f"{column} NOT NULL", column)
+    return followed
 
 
 def _names(schema: Schema) -> list[str]:

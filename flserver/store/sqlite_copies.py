@@ -33,7 +33,12 @@ def temporary_engine(path: Path | None) -> Engine:
         except BaseException:
             copy.close()
             raise
-    engine = create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool)
+    return engine_of(copy)
+
+
+def engine_of(driver: sqlite3.Connection) -> Engine:
+    """An engine with this one connection. Dispose of it."""
+    engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -57,4 +57,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """To 0003. The column may stay without a digest: an older version writes one always, and reads what it finds."""
+    """To 0003. Where an update has no digest the column may stay without: an older version writes one always, and reads
+    what it finds."""
+    op.execute("PRAGMA writable_schema = ON")
+    op.execute(
+        "UPDATE sqlite_master SET sql = replace(sql, 'update_digest TEXT', 'update_digest TEXT NOT NULL')"
+        " WHERE type = 'table' AND name = 'updates'"
+        " AND NOT EXISTS (SELECT 1 FROM updates WHERE update_digest IS NULL)"
+    )
+    op.execute("PRAGMA writable_schema = RESET")

@@ -64,4 +64,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """To 0012. What was purged stays NULL: an older version writes it always, and reads what it finds."""
+    """To 0012. A column of which something was purged may stay NULL: an older version writes it always, and reads what
+    it finds."""
+    op.execute("PRAGMA writable_schema = ON")
+    for table, columns in OPTIONAL.items():
+        for column in columns:
+            op.execute(
+                f"UPDATE sqlite_master SET sql = replace(sql, '{column}', '{column} NOT NULL')"
+                f" WHERE type = 'table' AND name = '{table}'"
+                f" AND NOT EXISTS (SELECT 1 FROM {table} WHERE {column.split()[0]} IS NULL)"
+            )
+    op.execute("PRAGMA writable_schema = RESET")

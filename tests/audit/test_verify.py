@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flserver.audit.verify import Verification
+from flserver.observers.noted_heads import note_now
 from flserver.store.schema import ensure_head
 from flserver.store.scratch import scratch
 from flserver.store.writer import Writer
@@ -96,6 +97,15 @@ def test_the_copy_is_gone_afterwards(flserver: Run, db: Path, tmp_path: Path, mo
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+def test_the_copy_has_no_name_while_it_is_verified(db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever ends the process then leaves nothing of the record."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path / "scratch"))
+    for finding in Verification(db).run():
+        assert list((tmp_path / "scratch").iterdir()) == []
+        assert finding.outcome == "holds"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(None, "No such file"), ("", "no head of a record is noted"), ("hello\n", "no head of a record is noted")],
@@ -106,6 +116,37 @@ def test_a_file_of_heads_that_says_nothing_is_refused(
     if content is not None:
         (tmp_path / "heads").write_text(content)
     refused(flserver("--db", db, "verify", "--audit-head", tmp_path / "heads"), reason)
+
+
+def test_what_stands_after_the_last_noted_head_cannot_be_told(flserver: Run, db: Path, tmp_path: Path) -> None:
+    file = tmp_path / "heads"
+    with closing(sqlite3.connect(db)) as connection:
+        noted = connection.execute("SELECT seq, digest FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+    note_now(file, *noted)
+    verify = ("--db", db, "verify", "--audit-head", file)
+    assert flserver(*verify)[0] == 0
+    story.write(db, [facts.state_changed() for _ in range(3)])
+    code, _, err = flserver(*verify)
+    assert code == 2
+    assert f"3 events stand after the last head in {file}" in err
+    lines(flserver("--db", db, "db", "downgrade", "0012", "--audit-head", file))
+    lines(flserver("--db", db, "db", "upgrade", "--audit-head", file))
+    assert flserver(*verify)[0] == 0, "a command notes its head too"
+    wanted = ("purge", "--what", "payloads", "--before", "2999-01-01", "--yes")
+    lines(flserver("--db", db, *wanted))
+    assert flserver(*verify)[0] == 2
+    lines(flserver("--db", db, "backup", tmp_path / "backup"))
+    new = tmp_path / "new" / "runs.sqlite"
+    new.parent.mkdir()
+    assert flserver("--db", new, "restore", tmp_path / "backup", "--audit-head", file)[0] == 0
+    assert flserver("--db", new, "verify", "--without-checkpoints", "--audit-head", file)[0] == 0
+
+
+def test_a_purge_notes_its_head(flserver: Run, db: Path, tmp_path: Path) -> None:
+    file = tmp_path / "heads"
+    wanted = ("purge", "--what", "payloads", "--before", "2999-01-01", "--yes")
+    lines(flserver("--db", db, *wanted, "--audit-head", file))
+    assert flserver("--db", db, "verify", "--audit-head", file)[0] == 0
 
 
 def test_a_round_that_counts_other_samples_than_its_updates_does_not_hold(flserver: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from flserver.audit.backup import back_up
@@ -10,9 +11,9 @@ from flserver.audit.verify import Verification
 from tests import warm
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, TESTS, Peer, ServerProcess, sql
-from tests.e2e.test_record_then_act import Join
 from tests.patience import PATIENCE
 
+Join = Callable[..., list[Peer]]
 ROUNDS = 100_000  # more than there is time for
 
 

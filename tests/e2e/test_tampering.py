@@ -124,8 +124,7 @@ def tables(db: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def derived(db: Path) -> dict[str, list[dict[str, Any]]]:
-    """Without the tree, which is held against the events itself, and the heads, of which an unsigned record has none."""
-    return {name: columns for name, columns in tables(db).items() if name not in {*CHAIN, "heads", "tree_nodes"}}
+    return {name: columns for name, columns in tables(db).items() if name not in CHAIN}
 
 
 def other(column: dict[str, Any]) -> str:

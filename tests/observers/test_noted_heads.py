@@ -62,7 +62,17 @@ def test_what_a_crash_left_of_a_line_spoils_no_other(tmp_path: Path) -> None:
     heads.start()
     heads.close()
     assert noted(file) == [(2, "r1", "0"), (5, "r1", "0")]
-    assert read_heads(file).unreadable == [2]
+    assert read_heads(file).unreadable == [], "what was cut off is gone: it was no head yet"
+
+
+def test_a_file_that_has_other_things_in_it_keeps_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "heads"
+    file.write_bytes(b"x" * 5000)
+    heads = HeadFile(file, "r1", 0, lambda: (1, chain_digest(1)))
+    heads.start()
+    heads.close()
+    assert file.read_bytes() == b"x" * 5000
+    assert "it is another file" in caplog.text
 
 
 def test_a_file_that_cannot_be_written_is_said_once_and_tried_again(

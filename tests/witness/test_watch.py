@@ -171,6 +171,22 @@ def test_a_damaged_memory_is_no_beginning(see: Look, tmp_path: Path) -> None:
         see(Log().grow(3).fetch)
 
 
+def test_a_witness_that_lost_its_newest_head_goes_on_from_the_largest_that_it_cosigned(
+    see: Look, tmp_path: Path
+) -> None:
+    log = Log()
+    for count in (7, 300, 1000):
+        log.grow(count)
+        see(log.fetch)
+    (tmp_path / "state" / "newest").unlink()
+    with pytest.raises(Rewritten):
+        see(Log().grow(2000).fetch)
+    log.grow(5)
+    seen = see(log.fetch)
+    assert seen is not None
+    assert (seen.size, seen.before) == (1312, 1307)
+
+
 def test_two_witnesses_cannot_have_one_memory(memory: Memory, tmp_path: Path) -> None:
     with memory.held(), pytest.raises(UsageError, match="another witness has it"):
         with Memory(tmp_path / "state").held():
