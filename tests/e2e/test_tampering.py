@@ -121,7 +121,7 @@ def tables(db: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def derived(db: Path) -> dict[str, list[dict[str, Any]]]:
-    """Without the tree, which is held against the events itself, and the heads, of which an unsigned record has none."""
+    """Without the tree, which has a check of its own, and the heads, of which an unsigned record has none."""
     return {name: columns for name, columns in tables(db).items() if name not in {*CHAIN, "heads", "tree_nodes"}}
 
 
