@@ -129,7 +129,7 @@ def test_what_a_purge_took_stays_empty_and_all_else_is_filled(
 
 def test_a_payload_that_is_gone_keeps_the_others_from_nothing(database: Path) -> None:
     before = tables(database)
-    downgrade(database, "0008")
+    downgrade(database, "0005")
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE events SET payload = NULL, salt = NULL WHERE seq = 1")
     ensure_head(database)
