@@ -14,6 +14,7 @@ import blake3
 import torch
 from safetensors.torch import load_file
 
+from flserver.heads.keys import PrivateKey
 from tests.e2e.agreement import assert_metrics_say_what_sql_says
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, closed, connect, send
@@ -172,7 +173,9 @@ def test_whatever_came_has_a_row(start: Start, join: Join) -> None:
 
 
 def test_the_fourteen_views_answer_and_the_chain_holds(start: Start, join: Join, tmp_path: Path) -> None:
+    PrivateKey.generate("log.example/a").write(tmp_path / "key")
     options = ("--run-name", "views", "--eval-data", "digits", "--strangers-per-minute", "0")
+    options += ("--sign-key", str(tmp_path / "key"))
     server = start("--num-rounds", "2", "--min-clients", "2", *options, *FAST)
     with connect(server.port) as scan:
         scan.shutdown(1)

@@ -206,7 +206,7 @@ def test_a_run_whose_checkpoints_were_moved_goes_on_where_it_is_told_they_are(st
     checkpoint(server, 1).parents[1].rename(server.db.with_name("moved"))
     lost = start("--resume")
     assert lost.exit_code() == 1
-    lost.wait_for_line("No such file or directory; if its folder was moved, --checkpoint-dir says where to$")
+    lost.wait_for_line("No such file or directory; if its folder was moved, --checkpoint-dir says where to; ")
     found = start("--resume", "--checkpoint-dir", str(server.db.with_name("moved")))
     found.wait_for_line("state: joining")
 

@@ -93,6 +93,7 @@ def test_a_witness_follows_a_server_and_finds_a_rewritten_past(
 
     # Somebody with the disk and the key changes one old event, and makes chain and tree agree with it.
     rewrite(server.db, seq=4)
+    server.db.with_name(f"{server.db.name}.lock").unlink()  # it notes the head that was
     server = start("--resume")
     server.wait_for_line("state: joining")
     eventually(lambda: shows_a_head(server), pause=0.5)
