@@ -11,10 +11,11 @@ import threading
 
 import torch
 
-from tests.e2e.harness import NeuralNet, field_module, receive, send
+from tests.e2e.harness import receive, send
 from tests.e2e.hostile.costs import FORMULAS, NASTY
 from tests.patience import PATIENCE
 from tests.soak.ledger import Ledger, until_closed
+from tests.soak.net import Net
 from tests.soak.strangers import sound_upload
 
 CROWD, NEWCOMERS = "127.0.0.2", "127.0.0.3"  # where they come from
@@ -47,10 +48,9 @@ class TurnTaker(threading.Thread):
         super().__init__(name=f"turn-taker-{number}")
         self.client_id = FORMULAS[number] if number < len(FORMULAS) else f"taker {number}"
         self._ledger = ledger
-        poisoned = NeuralNet()
+        poisoned = Net()
         torch.nn.init.constant_(poisoned.fc1.weight, float("nan"))
-        with field_module():
-            self._body = sound_upload(self.client_id, poisoned)
+        self._body = sound_upload(self.client_id, poisoned)
         self._lock = threading.Lock()  # guards the two below
         self._retired = False
         self._connection: socket.socket | None = None
