@@ -75,7 +75,7 @@ def play(peers: list[Peer], rounds: int) -> None:
 def test_a_flood_of_messages_that_become_much_does_not_hold_rounds_up(start: Start) -> None:
     """From beside the honest, then from another participant's address: few of them are read while the rounds are made,
     and who registers is answered meanwhile."""
-    each = 6  # rounds beside a flood
+    each = 3  # rounds beside a flood
     rounds = 1 + 2 * each
     server = start("--num-rounds", str(rounds), "--min-clients", "3", *FAST)
     read = "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'refused' AND header = '<MODEL>'"
