@@ -30,7 +30,7 @@ from tests.store import story
 
 CONNECTIONS = 2000
 HOSTILE = {"becomes_much", "lingers", "locks", "occupies", "passes_for", "says_nasty", "stalls_at_metrics"}
-HOSTILE |= {"boasts", "claims", "poisons", "takes_places", "takes_turns", "visits", "writes_much"}
+HOSTILE |= {"boasts", "claims", "poisons", "repeats", "takes_places", "takes_turns", "visits", "writes_much"}
 
 
 def test_two_thousand_connections_leave_nothing_but_rows(tmp_path: Path) -> None:

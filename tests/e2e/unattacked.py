@@ -9,10 +9,15 @@ from tests.e2e.harness import FAST, Peer, ServerProcess
 ROUNDS = 5
 
 
+def steps(number: int) -> tuple[float, float]:
+    """What each of the two adds to all parameters in round ``number``, from 0."""
+    return 0.25 + number, 0.75
+
+
 def honest_round(a: Peer, b: Peer, number: int, **more: object) -> None:
-    """Round ``number``, from 0. ``more`` goes into both messages."""
-    a.answer(0.25 + number, **more)
-    b.answer(0.75, **more)
+    """One round. ``more`` goes into both messages."""
+    for peer, step in zip((a, b), steps(number), strict=True):
+        peer.answer(step, **more)
 
 
 def honest_rounds(a: Peer, b: Peer, rounds: int) -> None:

@@ -173,4 +173,4 @@ class Visitors:
             if TOO_MANY not in said or deadline.passed:
                 return connection, said
             connection.close()
-            waiting.wait(1)
+            waiting.wait(0.5)

@@ -294,6 +294,8 @@ class Trainer(threading.Thread):
             self._ledger.note("poisons", what)
         elif mood is Mood.CLAIM:
             self._ledger.note("claims", "numbers that cannot be so")
+        elif mood is Mood.ANSWER_TWICE:
+            self._ledger.note("repeats", "with 64 long-named metrics")
         for sent in (body, self.answers.again) if mood is Mood.ANSWER_TWICE else (body,):
             with self._ledger.connect("upload") as upload:
                 send(upload, sent)
