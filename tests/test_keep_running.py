@@ -151,3 +151,20 @@ def test_systemd_takes_the_units(path: Path, tmp_path: Path) -> None:
     installed = re.sub(r"^(ExecStart=)/opt/\S+", rf"\g<1>{sys.executable}", path.read_text(), flags=re.M)
     assert verify(installed) == (0, "")
     assert "sometimes" in verify(installed.replace("Restart=on-failure", "Restart=sometimes"))[1]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+def test_the_servers_unit_exposes_little(tmp_path: Path) -> None:
+    """On systemd's scale from 0 to 10: 1.2 by that of version 252, and others may rate more."""
+
+    def accepted(text: str) -> bool:
+        copy.write_text(text)
+        rated = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", copy]
+        done = subprocess.run(rated, capture_output=True, text=True)
+        assert f"exposure level for {SERVER.name}: " in done.stdout, done.stderr
+        return done.returncode == 0
+
+    copy, text = tmp_path / SERVER.name, SERVER.read_text()
+    assert accepted(text)
+    open_to_all, _, _ = text.partition("NoNewPrivileges=yes")
+    assert not accepted(open_to_all)

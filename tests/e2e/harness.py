@@ -247,13 +247,13 @@ class Peer:
         with field_module():
             return pickle.dumps({"header": "<MODEL>", "id": self.client_id, "model": model} | more)
 
-    def answer(self, change: float = 0.0) -> nn.Module:
+    def answer(self, change: float = 0.0, **more: object) -> nn.Module:
         """One round: take the model, add ``change`` to every parameter, upload. Returns what was uploaded."""
         model = self.model()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(change)
-        self.upload(model)
+        self.upload(model, **more)
         return model
 
 

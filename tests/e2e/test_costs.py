@@ -17,6 +17,7 @@ from tests.e2e.harness import FAST, Peer, PeerAt, ServerProcess, connect, send
 from tests.e2e.hostile.attack import to_the_end
 from tests.e2e.hostile.costs import HOLD_TRANSACTION, MUCH, body_of, holding
 from tests.e2e.tls_peers import TlsPeer, served, trusting
+from tests.e2e.unattacked import digests, honest_rounds
 from tests.patience import PATIENCE, eventually
 
 AT_ONCE = 32  # connections of a flood
@@ -74,7 +75,7 @@ def play(peers: list[Peer], rounds: int) -> None:
 def test_a_flood_of_messages_that_become_much_does_not_hold_rounds_up(start: Start) -> None:
     """From beside the honest, then from another participant's address: few of them are read while the rounds are made,
     and who registers is answered meanwhile."""
-    each = 6  # rounds beside a flood
+    each = 3  # rounds beside a flood
     rounds = 1 + 2 * each
     server = start("--num-rounds", str(rounds), "--min-clients", "3", *FAST)
     read = "SELECT COUNT(*) FROM v1_messages WHERE outcome = 'refused' AND header = '<MODEL>'"
@@ -229,7 +230,7 @@ def test_under_mutual_tls_what_is_not_asked_for_is_not_read(start: Start, tmp_pa
     ]
 
 
-def test_strangers_that_are_refused_do_not_fill_the_port(start: Start, tmp_path: Path) -> None:
+def test_strangers_that_are_refused_do_not_fill_the_port(start: Start, tmp_path: Path, alone: list[str]) -> None:
     """Without a certificate, with another authority's, in plain text: more than there are places, each time that
     a trainer connects."""
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
@@ -253,12 +254,11 @@ def test_strangers_that_are_refused_do_not_fill_the_port(start: Start, tmp_path:
             return super().connect()
 
     with contextlib.ExitStack() as stack:
-        peers = [stack.enter_context(Beset(server, c, trusting(authority, authority.client(c)))).join() for c in "12"]
-        play(peers, 4)
-        for peer in peers:
-            peer.finished()
+        a, b = (stack.enter_context(Beset(server, c, trusting(authority, authority.client(c)))).join() for c in "12")
+        honest_rounds(a, b, 4)
     assert server.exit_code() == 0
     assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 8)]
+    assert digests(server) == alone[:5]
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE purpose <> 'unknown'") == [(10,)]
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE purpose = 'unknown'")[0][0] >= 120
     refused = server.sql("SELECT DISTINCT reason FROM v1_messages WHERE outcome = 'refused'")

@@ -9,10 +9,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess
 from tests.e2e.hostile.costs import HOLD_LOCK, HOLD_TRANSACTION, holding
+from tests.e2e.unattacked import digests, honest_round, steps
 from tests.nobody import as_nobody
 from tests.nobody import public as public
 from tests.patience import eventually
@@ -90,7 +92,7 @@ def wait_for_lines(server: ServerProcess, number: int, what: str) -> None:
 
 
 def test_a_lock_of_another_program_is_waited_for_and_nothing_becomes_visible_meanwhile(
-    start: Start, join: Join
+    start: Start, join: Join, alone: list[str]
 ) -> None:
     server = start("--num-rounds", "4", "--min-clients", "2", *FAST)
     peers = join(server, "a", "b")
@@ -98,6 +100,10 @@ def test_a_lock_of_another_program_is_waited_for_and_nothing_becomes_visible_mea
     locks = [(HOLD_LOCK, index, 120, 1), (HOLD_LOCK, index, 120, 8), (HOLD_TRANSACTION, server.db)]
     for number, (code, *arguments) in enumerate(locks, 1):
         models = [peer.model() for peer in peers]
+        with torch.no_grad():
+            for model, step in zip(models, steps(number - 1), strict=True):
+                for parameter in model.parameters():
+                    parameter.add_(step)
         with holding(code, *arguments):
             for peer, model in zip(peers, models, strict=True):
                 peer.upload(model)
@@ -105,12 +111,12 @@ def test_a_lock_of_another_program_is_waited_for_and_nothing_becomes_visible_mea
             assert server.health()[0] == 200
             visible, _, _ = select.select([peer.connection for peer in peers], [], [], 0)
             assert visible == [], "a model before its round is on record"
-    for peer in peers:
-        peer.answer()
+    honest_round(*peers, len(locks))
     with holding(HOLD_LOCK, server.db, SHARED_FIRST, SHARED_SIZE):
         for peer in peers:
             peer.finished()
         assert server.exit_code() == 0
     assert server.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1") == [("accepted", 8)]
     assert server.sql("SELECT status, rounds_committed FROM v1_runs") == [("completed", 4)]
+    assert digests(server) == alone[:5]
     assert "Traceback" not in server.log

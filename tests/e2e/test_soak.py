@@ -21,15 +21,16 @@ from tests.patience import PATIENCE
 from tests.soak.judge import judge_left, judge_memory
 from tests.soak.machine import judge_files
 from tests.soak.members import PLACES, TRIED
-from tests.soak.models import digest, judge_models
+from tests.soak.models import by_digest, digest, judge_models
 from tests.soak.record import judge_record, judge_rounds
 from tests.soak.run import soak
 from tests.soak.samples import MB, Sample
+from tests.soak.trainers import NEVER, OUTVOTED, TOO_FAR
 from tests.store import story
 
 CONNECTIONS = 2000
 HOSTILE = {"becomes_much", "lingers", "locks", "occupies", "passes_for", "says_nasty", "stalls_at_metrics"}
-HOSTILE |= {"takes_places", "takes_turns", "visits", "writes_much"}
+HOSTILE |= {"boasts", "claims", "poisons", "repeats", "takes_places", "takes_turns", "visits", "writes_much"}
 
 
 def test_two_thousand_connections_leave_nothing_but_rows(tmp_path: Path) -> None:
@@ -48,6 +49,8 @@ def test_two_thousand_connections_leave_nothing_but_rows(tmp_path: Path) -> None
     assert hostile["takes_turns"]["was let go"] >= PLACES
     assert hostile["takes_places"]["was refused"] == TRIED - PLACES
     assert "was there twice" not in hostile["takes_turns"]
+    assert hostile["poisons"].keys() <= OUTVOTED.keys() | TOO_FAR.keys() | NEVER.keys()
+    assert all(hostile["poisons"].keys() & kinds.keys() for kinds in (OUTVOTED, TOO_FAR, NEVER))
     assert len(hostile["locks"]) == 3
 
 
@@ -73,6 +76,11 @@ def test_memory_that_grows_with_the_connections_is_found(connections: int, leak:
     findings = judge_memory(samples(connections, leak))
     assert bool(findings) == found
     assert all("after the warm-up" in finding for finding in findings)
+
+
+def test_a_jump_in_the_connections_is_no_gap_in_what_is_compared() -> None:
+    jumped = [replace(s, connections=s.connections + 500 * (n >= 40)) for n, s in enumerate(samples(2000, 0))]
+    assert judge_memory(jumped) == []
 
 
 @pytest.mark.parametrize("what", ["threads", "descriptors"])
@@ -195,14 +203,37 @@ def test_a_trainer_that_is_not_in_time_and_a_taker_of_turns_that_is_asked_too_of
 
 
 def test_a_model_that_is_not_the_mean_of_what_the_honest_sent_is_found() -> None:
-    sent = {str(number): {"w": torch.full((3,), float(number))} for number in (1, 2, 3)}
-    of_two, alone = digest({"w": torch.full((3,), 1.75)}), digest(sent["2"])
+    states = {str(number): {"w": torch.full((3,), float(number))} for number in (1, 2, 3)}
+    sent = {client: by_digest(state) for client, state in states.items()}
+    update = {client: next(iter(own)) for client, own in sent.items()} | {"mallory": "blake3:00"}
+    of_two, alone = digest({"w": torch.full((3,), 1.75)}), digest(states["2"])
+
+    def found(*rows: tuple[int, str, str, int]) -> list[str]:
+        made = [(round, model, client, update[client], counted) for round, model, client, counted in rows]
+        return judge_models(made, sent, [*states.values()])
+
     rows = [(1, of_two, "1", 1), (1, of_two, "2", 3), (2, alone, "2", 7)]
-    assert judge_models(rows, sent) == []
-    assert judge_models([(1, of_two, "1", 1), (1, of_two, "2", 2)], sent) == [
-        "round 1 is not the mean of what 1, 2 sent"
+    assert found(*rows) == []
+    assert found((1, of_two, "1", 1), (1, of_two, "2", 2)) == ["round 1 is not the mean of what 1, 2 sent"]
+    assert found(*rows, (2, alone, "mallory", 1)) == ["round 2 accepted an update of mallory"]
+    update["2"] = update["3"]
+    assert found(*rows) == ["round 1 accepted an update of 2", "round 2 accepted an update of 2"]
+
+
+def test_a_counter_and_a_mask_that_one_client_decided_are_found() -> None:
+    honest = [{"n": torch.tensor(8 * k), "on": torch.tensor([True, False])} for k in (1, 2)]
+    poisons = {"n": torch.tensor(2**62), "on": torch.tensor([False, False])}
+    sent = {name: by_digest(state) for name, state in zip("abz", (*honest, poisons), strict=True)}
+
+    def found(model: dict[str, torch.Tensor], clients: str) -> list[str]:
+        rows = [(1, digest(model), client, next(iter(sent[client])), 1) for client in clients]
+        return judge_models(rows, sent, honest)
+
+    assert found({"n": torch.tensor(16), "on": torch.tensor([True, False])}, "abz") == []
+    assert found({"n": torch.tensor(8), "on": torch.tensor([True, False])}, "abz") == [
+        "round 1 is not the mean of what a, b, z sent"
     ]
-    assert judge_models([*rows, (2, alone, "mallory", 1)], sent) == ["round 2 accepted an update of mallory"]
+    assert found(poisons, "z") == [f"round 1 has a {name} that no honest trainer sent" for name in ("n", "on")]
 
 
 def test_a_file_that_is_open_to_more_is_found(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect, free_port, send
 from tests.e2e.hostile.costs import FORMULAS, NASTY, harmless
+from tests.e2e.unattacked import digests, honest_round
 from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]
@@ -43,20 +44,20 @@ def attack(server: ServerProcess, join: Join) -> None:
     with Peer(server, "../../etc/passwd") as again:
         again.register(info={"lab": NASTY, NASTY: [NASTY]})
     metrics = {"loss": {"trained": 1.0}, NASTY: {"trained": 2.0}, 'a"b\\': {"trained": 3.0}}
-    for peer in (a, b):
-        peer.upload(peer.model(), metrics=metrics)
+    honest_round(a, b, 0, metrics=metrics)
     for peer in (a, b):
         peer.finished()
 
 
-def test_what_trainers_call_themselves_is_no_formula_in_csv(start: Start, join: Join) -> None:
+def test_what_trainers_call_themselves_is_no_formula_in_csv(start: Start, join: Join, alone: list[str]) -> None:
     server = start("--num-rounds", "1", "--min-clients", "4", *FAST)
     peers = join(server, *FORMULAS)
-    for peer in peers:
-        peer.answer()
+    for two in (peers[:2], peers[2:]):  # the mean of both pairs is that of one
+        honest_round(*two, 0)
     for peer in peers:
         peer.finished()
     assert server.exit_code() == 0
+    assert digests(server) == alone[:2]
     asked = ("query", "SELECT client_id, -weight AS w FROM v1_updates ORDER BY client_id", "--format", "csv")
     command = [sys.executable, "-m", "flserver", "--db", str(server.db), *asked]
     for more, before in (((), "'"), (("--raw",), "")):
@@ -65,7 +66,9 @@ def test_what_trainers_call_themselves_is_no_formula_in_csv(start: Start, join: 
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_in_the_log_the_record_and_the_metrics(start: Start, join: Join, tmp_path: Path, form: str) -> None:
+def test_in_the_log_the_record_and_the_metrics(
+    start: Start, join: Join, tmp_path: Path, form: str, alone: list[str]
+) -> None:
     server = start(
         "--num-rounds", "1", "--min-clients", "2", "--log-format", form, "--metrics-linger", str(PATIENCE), *FAST
     )
@@ -77,6 +80,7 @@ def test_in_the_log_the_record_and_the_metrics(start: Start, join: Join, tmp_pat
     assert server.metrics()['flserver_updates_total{decision="accepted"}'] == 2
     server.process.terminate()
     assert server.exit_code() == 0
+    assert digests(server) == alone[:2]
     assert harmless(server.log)
     if form == "json":
         assert all(json.loads(line)["message"] for line in server.lines)

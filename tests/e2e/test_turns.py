@@ -4,48 +4,20 @@ each of them honest trainers finish their rounds."""
 import contextlib
 import pickle
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
 import torch
 
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, PeerAt, ServerProcess, send
 from tests.e2e.hostile.costs import LOOKALIKES
+from tests.e2e.unattacked import ROUNDS as TURNS
+from tests.e2e.unattacked import digests, honest_round, honest_rounds
 from tests.patience import PATIENCE, eventually
 
 Join = Callable[..., list[Peer]]
 HOME, CROWD, CROWD_TOO = "127.0.0.1", "127.0.0.2", "127.0.0.3"
-TURNS = 5  # rounds of those who take turns
 HELD = 3.0  # seconds of a time-out: what is counted is rounds, and honest answers take milliseconds
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """The models of the two honest trainers' rounds without anybody else."""
-    rounds = ("--num-rounds", str(TURNS), "--min-clients", "2")
-    with ServerProcess(tmp_path_factory.mktemp("alone"), *rounds, *FAST) as server:
-        with Peer(server, "a").join() as a, Peer(server, "b").join() as b:
-            honest_rounds(a, b, TURNS)
-        assert server.exit_code() == 0
-        yield digests(server)
-
-
-def honest_round(a: Peer, b: Peer, number: int) -> None:
-    a.answer(0.25 + number)
-    b.answer(0.75)
-
-
-def honest_rounds(a: Peer, b: Peer, rounds: int) -> None:
-    for number in range(rounds):
-        honest_round(a, b, number)
-    for peer in (a, b):
-        peer.finished()
-
-
-def digests(server: ServerProcess) -> list[str]:
-    """The models, from round 0 on."""
-    return [d for (d,) in server.sql("SELECT model_digest FROM v1_rounds WHERE status = 'committed' ORDER BY round")]
 
 
 class TurnTaker:

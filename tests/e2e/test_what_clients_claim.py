@@ -17,6 +17,7 @@ from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess
 from tests.e2e.tls_peers import served, trusting
 from tests.patience import PATIENCE
+from tests.soak.models import on_grid
 
 MOST = 2**29 - 1
 OWNED = ("66", "67", "68")  # three clients of one owner
@@ -182,20 +183,28 @@ LIES = (
 
 
 def test_reported_numbers_that_cannot_be_so_are_on_record_and_in_no_mean(start: Start, peers: ExitStack) -> None:
-    """Of a client that says it has nearly all of the samples, which is said once, too."""
+    """Of a client that says it has nearly all of the samples, which is said once, too. The models are what they are
+    whatever anybody reports: the mean by its definition."""
     rounds = len(LIES)
     server = start("--num-rounds", str(rounds), "--min-clients", "3", *FAST, "--metrics-linger", str(PATIENCE))
     a, b, liar = (
         peers.enter_context(Peer(server, client, size)).join() for client, size in (("a", 100), ("b", 300), ("z", MOST))
     )
+    sent: list[list[nn.Module]] = []
     for number, lie in enumerate(LIES):
         measured = (
-            (a, {"accuracy": 0.5, "loss": 2.0}),
-            (b, {"accuracy": 0.25, "loss": 1.0 + number}),
-            (liar, lie),
+            (a, {"accuracy": 0.5, "loss": 2.0}, 0.25 + number),
+            (b, {"accuracy": 0.25, "loss": 1.0 + number}, -0.75),
+            (liar, lie, 0.125),
         )
-        for peer, said in measured:
-            peer.upload(peer.model(), metrics={name: {"received": value} for name, value in said.items()})
+        sent.append([])
+        for peer, said, step in measured:
+            model = peer.model()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(step)
+            sent[-1].append(on_grid(model))
+            peer.upload(model, metrics={name: {"received": value} for name, value in said.items()})
     for peer in (a, b, liar):
         peer.finished()
     server.wait_for_line("metrics stay")
@@ -216,6 +225,8 @@ def test_reported_numbers_that_cannot_be_so_are_on_record_and_in_no_mean(start: 
     assert metrics["flserver_clients_accuracy_ratio"] == 0.3125
     assert metrics["flserver_clients_loss"] == (2.0 + 3 * rounds) / 4
     assert_metrics_say_what_sql_says(server)
+    for round, models in enumerate(sent, 1):
+        assert_same_bits(model_of(server, round), mean(models, [100, 300, MOST]))
     warned = [line for line in server.lines if "of the weight" in line]
     assert [line.partition("WARNING ")[2] for line in warned] == [
         "round 1/4: client z has 0.9999993 of the weight; --max-weight-share limits that"

@@ -4,9 +4,9 @@ import queue
 import random
 import threading
 
-from tests.e2e.harness import NeuralNet, field_module
 from tests.patience import PATIENCE
 from tests.soak.ledger import Ledger, SoakError
+from tests.soak.net import Net
 from tests.soak.strangers import Kind, Street, sound_upload
 
 AT_ONCE = 32
@@ -16,8 +16,7 @@ class Crowd:
     """Sends strangers, each with dice of its own that ``seed`` throws. Leaving it waits for all of them."""
 
     def __init__(self, ledger: Ledger, member: int, seed: int) -> None:
-        with field_module():
-            upload = sound_upload("who never registered", NeuralNet())
+        upload = sound_upload("who never registered", Net())
         self._street = Street(ledger, member, upload, over=threading.Event())
         self._ledger, self._seed, self._sent = ledger, seed, 0
         self._waiting: queue.Queue[tuple[Kind, random.Random] | None] = queue.Queue(AT_ONCE)

@@ -31,6 +31,7 @@ from tests.soak.trainers import FICKLE, STEADY, Trainer, Turns
 HONEST_SHARE = 0.25  # of the connections
 LOCKS = 3  # how often another program locks the database
 SETTINGS = {
+    "model": "tests.soak.net:Net",
     "num-rounds": 1_000_000,
     "min-clients": STEADY + FICKLE + PLACES,
     "min-updates": STEADY,
@@ -98,7 +99,9 @@ class _Soak:
         findings += judge_record(server.sql, self._ledger.ports, self._ledger.counts, self._rounds)
         steady, takers = [str(1 + n) for n in range(STEADY)], [taker.client_id for taker in self._takers]
         findings += judge_rounds(server.sql, steady, takers, self._rounds)
-        findings += judge_models(server.sql(ACCEPTED), {str(1 + n): t.state for n, t in enumerate(self._trainers)})
+        answers = {str(1 + n): trainer.answers for n, trainer in enumerate(self._trainers)}
+        sent, honest = {client: own.sent for client, own in answers.items()}, [own.state for own in answers.values()]
+        findings += judge_models(server.sql(ACCEPTED), sent, honest)
         findings += disagreements(server)
         figures = self._figures(seconds, before, after)
         findings += self._end()

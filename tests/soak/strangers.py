@@ -243,7 +243,6 @@ def comes_late(street: Street, rng: random.Random) -> None:
 
 
 def sound_upload(client_id: object, model: object, **more: object) -> bytes:
-    """The caller makes ``model``'s class known to ``pickle``."""
     return pickle.dumps({"header": "<MODEL>", "id": client_id, "model": model} | more, protocol=4)
 
 

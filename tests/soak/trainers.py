@@ -1,22 +1,24 @@
 """The trainers, round after round: steady ones that always answer, and fickle ones that also leave, come back, answer
-twice, answer with something that cannot count, claim what cannot be so, or break off. The last boasts of its data."""
+twice, answer with something that cannot count, claim what cannot be so, or break off. The last boasts of its data, and
+poisons what it sends."""
 
 import copy
 import json
 import random
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
 import torch
 
 from flserver.wire.messages import MAX_DATA_SIZE
-from tests.e2e.harness import NeuralNet, field_module, receive, send
+from tests.e2e.harness import receive, send
 from tests.patience import PATIENCE
 from tests.soak.ledger import Ledger, SoakError, reset, until_closed
-from tests.soak.models import State, on_grid
+from tests.soak.models import State, by_digest, on_grid
+from tests.soak.net import Net
 from tests.soak.strangers import sound_upload
 
 STEADY = 2  # enough for a round without the others
@@ -78,6 +80,7 @@ class Mood(Enum):
     ANSWER_TWICE = auto()
     ANSWER_BADLY = auto()
     CLAIM = auto()
+    POISON = auto()
     BREAK_OFF = auto()
     LEAVE = auto()
     RESET = auto()
@@ -94,7 +97,31 @@ FICKLE_MOODS = {
     Mood.RESET: 1,
     Mood.SPEAK: 1,
 }
+BOASTERS_MOODS = FICKLE_MOODS | {Mood.POISON: 10}
 
+OUTVOTED: dict[str, Callable[[Net], object]] = {
+    "an index beyond all": lambda net: net.order.fill_(2**62),
+    "a counter at its end": lambda net: net.norm.num_batches_tracked.fill_(2**63 - 1),
+    "a counter below zero": lambda net: net.norm.num_batches_tracked.fill_(-(2**63)),
+    "a mask turned over": lambda net: net.mask.logical_not_(),
+    "an order turned round": lambda net: net.order.copy_(net.order.flip(0)),
+}
+"""What the boaster does to tensors that are no floats. It counts, as one update of several."""
+TOO_FAR: dict[str, Callable[[Net], object]] = {
+    "a step of a million": lambda net: net.fc1.weight.data.add_(1e6),
+    "a variance of a billion": lambda net: net.norm.running_var.fill_(1e9),
+    "ten thousand in one weight": lambda net: net.fc1.weight.data[0, 0].fill_(1e4),
+}
+"""What counts in no round, where three are committed."""
+NEVER: dict[str, Callable[[Net], object]] = {
+    "NaN": lambda net: net.fc1.bias.data.fill_(float("nan")),
+    "3e38": lambda net: net.fc1.bias.data.fill_(3e38),
+    "3e38 as a running mean": lambda net: net.norm.running_mean.fill_(3e38),
+    "a negative variance": lambda net: net.norm.running_var.fill_(-1.0),
+    "neither true nor false": lambda net: net.mask.view(torch.uint8).fill_(2),
+}
+"""What counts in no round."""
+HISTORY = 3  # committed rounds, before which a step may be far
 
 SOUND = {"loss": {"received": 2.0}, "accuracy": {"received": 0.5}}
 CLAIMS = [
@@ -103,41 +130,70 @@ CLAIMS = [
 ]
 
 
+def honest_net(number: int) -> Net:
+    """What trainer ``number`` has trained. Its counter is its own, indices and mask are everybody's."""
+    net = Net()
+    on_grid(net)
+    net.norm.num_batches_tracked.fill_(8 * number)
+    return net
+
+
+def spoilt(net: Net, ways: Mapping[str, Callable[[Net], object]]) -> dict[str, Net]:
+    """A copy of it for each way to spoil one."""
+    nets = {way: copy.deepcopy(net) for way in ways}
+    with torch.no_grad():
+        for way, spoil in ways.items():
+            spoil(nets[way])
+    return nets
+
+
 @dataclass(frozen=True)
 class Answers:
-    """A trainer's uploads as bytes, made before it starts: training costs nothing here. All that can count have the
-    tensors of ``state``."""
+    """A trainer's uploads as bytes, made before it starts: training costs nothing here.
+
+    ``state`` is the honest one; ``sent`` has all that can count, by the updates' digests. ``poison`` and ``far`` are
+    by what was done to them.
+    """
 
     state: State
+    sent: Mapping[str, State]
     good: bytes
     again: bytes  # as good, with more metrics than are kept
     bad: Sequence[bytes]
     claiming: Sequence[bytes]
+    poison: Mapping[str, bytes]
+    far: Mapping[str, bytes]
 
     @classmethod
-    def of(cls, client_id: object) -> "Answers":
-        nan, huge, wide, sound = NeuralNet(), NeuralNet(), NeuralNet(), on_grid(NeuralNet())
-        torch.nn.init.constant_(nan.fc1.bias, float("nan"))
-        torch.nn.init.constant_(huge.fc1.bias, 3e38)
+    def of(cls, number: int) -> "Answers":
+        sound = honest_net(number)
+        double, wide = copy.deepcopy(sound).double(), copy.deepcopy(sound)
         wide.fc1 = torch.nn.Linear(785, 10)
+        outvoted, never, far = (spoilt(sound, ways) for ways in (OUTVOTED, NEVER, TOO_FAR))
         metrics = {f"{number:03} " + "é" * 120: {"received": 1.0} for number in range(64)}
-        with field_module():
-            bad = [sound_upload(client_id, model) for model in (nan, huge, wide, copy.deepcopy(sound).double())]
-            good, again, *claiming = (
-                sound_upload(client_id, sound, metrics=numbers) for numbers in (SOUND, metrics, *CLAIMS)
-            )
-        return cls(sound.state_dict(), good, again, bad, claiming)
+        good, again, *claiming = (sound_upload(number, sound, metrics=said) for said in (SOUND, metrics, *CLAIMS))
+        state = sound.state_dict()
+        return cls(
+            state=state,
+            sent=by_digest(state, *(net.state_dict() for net in outvoted.values()))
+            | dict.fromkeys(by_digest(double.state_dict()), state),
+            good=good,
+            again=again,
+            bad=[sound_upload(number, net) for net in (*never.values(), wide, double)],
+            claiming=claiming,
+            poison={way: sound_upload(number, net) for way, net in (outvoted | never).items()},
+            far={way: sound_upload(number, net) for way, net in far.items()},
+        )
 
 
 class Trainer(threading.Thread):
-    """One trainer. ``registered`` is set when its first registration is through; ``state`` is what it sends."""
+    """One trainer. ``registered`` is set when its first registration is through; ``answers`` are what it sends."""
 
     def __init__(self, ledger: Ledger, turns: Turns, number: int, seed: int) -> None:
         super().__init__(name=f"trainer-{number}")
         self._ledger, self._turns, self._number = ledger, turns, number
         self._moods = random.Random(f"trainer {number} of {seed}")
-        self._answers = Answers.of(number)
-        self.state = self._answers.state
+        self.answers = Answers.of(number)
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()  # guards _retired, and _connection while another thread shuts it down
         self._retired = False
@@ -177,14 +233,19 @@ class Trainer(threading.Thread):
                 self._part(connection, mood)
                 connection = self._register()
             else:
-                self._upload(mood)
+                self._upload(mood, poison=self._poison(answered))
         raise EOFError("the server ended the run")
 
     def _mood(self) -> Mood:
         if self._number <= STEADY:
             return Mood.ANSWER
-        (mood,) = self._moods.choices([*FICKLE_MOODS], [*FICKLE_MOODS.values()])
+        moods = BOASTERS_MOODS if self._number == BOASTER else FICKLE_MOODS
+        (mood,) = self._moods.choices([*moods], [*moods.values()])
         return mood
+
+    def _poison(self, answered: int) -> Mapping[str, bytes]:
+        """What it may send with that many answers: one of a round each, so as many rounds are committed, but one."""
+        return self.answers.poison | (self.answers.far if answered > HISTORY else {})
 
     def _register(self) -> socket.socket:
         """Register, again while the server still sees the last connection. Raises EOFError where it does not end."""
@@ -197,6 +258,8 @@ class Trainer(threading.Thread):
             header = json.loads(receive(connection))["header"]
             if header == "<SUCCESS>":
                 self._ledger.count("registrations")
+                if data_size == MAX_DATA_SIZE:
+                    self._ledger.note("boasts", "registered")
                 with self._lock:
                     self._connection = connection
                     if self._retired:
@@ -218,15 +281,22 @@ class Trainer(threading.Thread):
             connection.shutdown(socket.SHUT_WR)
             until_closed(connection)
 
-    def _upload(self, mood: Mood) -> None:
+    def _upload(self, mood: Mood, poison: Mapping[str, bytes]) -> None:
         if mood is Mood.BREAK_OFF:
             with self._ledger.connect("broken off") as upload:
-                frame = len(self._answers.good).to_bytes(8, "big") + self._answers.good
+                frame = len(self.answers.good).to_bytes(8, "big") + self.answers.good
                 upload.sendall(frame[: self._moods.randrange(1, len(frame))])
                 reset(upload)
-        choices = {Mood.ANSWER_BADLY: self._answers.bad, Mood.CLAIM: self._answers.claiming}
-        body = self._moods.choice(choices.get(mood, [self._answers.good]))
-        for sent in (body, self._answers.again) if mood is Mood.ANSWER_TWICE else (body,):
+        choices = {Mood.ANSWER_BADLY: self.answers.bad, Mood.CLAIM: self.answers.claiming}
+        body = self._moods.choice(choices.get(mood, [self.answers.good]))
+        if mood is Mood.POISON:
+            what, body = self._moods.choice([*poison.items()])
+            self._ledger.note("poisons", what)
+        elif mood is Mood.CLAIM:
+            self._ledger.note("claims", "numbers that cannot be so")
+        elif mood is Mood.ANSWER_TWICE:
+            self._ledger.note("repeats", "with 64 long-named metrics")
+        for sent in (body, self.answers.again) if mood is Mood.ANSWER_TWICE else (body,):
             with self._ledger.connect("upload") as upload:
                 send(upload, sent)
                 upload.shutdown(socket.SHUT_WR)
