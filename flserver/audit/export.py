@@ -11,14 +11,14 @@ from types import MappingProxyType
 import torch
 
 from flserver.audit.model_card import as_metadata, model_card, place_of
+from flserver.audit.rounds_by_name import committed_round
 from flserver.errors import UsageError
 from flserver.files import sync_folder
 from flserver.models.checkpoint_format import read, serialize
 from flserver.models.digests import located, sha256_of_file
-from flserver.models.retention import MadeRound, best
 from flserver.models.state import State
 from flserver.settings.recorded import checkpoints_of
-from flserver.store.reader import Reader, Row
+from flserver.store.reader import Reader
 
 
 def export(
@@ -32,8 +32,8 @@ def export(
     licence: str | None = None,
     embed: bool = False,
 ) -> Iterator[str]:
-    """Write the model of round ``which`` (a number, ``best`` or ``last``) of run ``ref`` to ``out``, and beside that, as
-    JSON, what the record says of it.
+    """Write the model of round ``which`` (a number, ``best`` or ``last``) of run ``ref`` to ``out``, and what the
+    record says of it beside that, as JSON.
 
     ``.pt`` holds a ``state_dict``, ``.safetensors`` the same tensors: the checkpoint's own bytes, unless ``embed`` puts
     what the record says into them. Yields lines that say what was written. Raises UsageError or CheckpointError.
@@ -42,7 +42,7 @@ def export(
     if embed and out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: --embed is for .safetensors, whose metadata is text")
     run = reader.run(ref)
-    committed = _committed(reader, run, which)
+    committed = committed_round(reader, run, which)
     if committed["checkpoint_deleted_at"] is not None:
         raise UsageError(
             f"the checkpoint of round {committed['round']} was pruned at {committed['checkpoint_deleted_at']}"
@@ -103,15 +103,3 @@ def _write(out: Path, write: Callable[[Path], object]) -> None:
         sync_folder(out.absolute().parent)
     except (OSError, RuntimeError) as error:
         raise UsageError(f"cannot write {out}: {error}") from error
-
-
-def _committed(reader: Reader, run: Row, which: str) -> Row:
-    if which == "best":
-        rows = reader.committed_rounds(run["run_id"])
-        found = best(map(MadeRound.of, rows))
-        if found is None:
-            raise UsageError(f"no round of run {run['name']} has an accuracy or a loss: there is no best one")
-        return next(row for row in rows if row["round"] == found.round)
-    if which != "last" and not which.isdecimal():
-        raise UsageError(f"--round {which}: a number, best or last")
-    return reader.committed_round(run["run_id"], None if which == "last" else int(which))
