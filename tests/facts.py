@@ -213,6 +213,7 @@ def update(
         "wait_seconds": 1.5,
         "upload_seconds": 0.5,
         "update_norm": 2.0,
+        "update_cosine": 0.25,
     }
     return e.UpdateReceived(**(defaults | more))
 

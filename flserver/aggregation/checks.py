@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import blake3
 import torch
 
-from flserver.aggregation import kernel
+from flserver.aggregation.steps import Step, cosine, distances
 from flserver.events.words import rejected as rejected
 from flserver.models.norms import Norms as Norms
 from flserver.models.state import State, raw_bytes
 
 LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
-CHUNK = 1 << 18  # elements widened at a time
 VARIANCE = "running_var"  # what BatchNorm, in all its kinds, calls it
 
 
@@ -22,35 +21,44 @@ class Inspection:
     """What came of looking at an update's values.
 
     ``rejection`` is None, or the reason for rejecting the update, which begins with its ``RejectedKind``; then there
-    are no ``norms``.
+    are no ``norms``. ``cosine`` is from −1 to 1, of the angle between the update's own step and the last round's; None
+    where there is none.
     """
 
     rejection: str | None
     norms: Norms | None
+    cosine: float | None = None
 
 
 def inspect(
-    update: State, global_state: State, tied: Mapping[str, str], buffers: Collection[str] = frozenset()
+    update: State,
+    global_state: State,
+    tied: Mapping[str, str],
+    buffers: Collection[str] = frozenset(),
+    step: Step | None = None,
 ) -> Inspection:
     """Hold an update that fits against ``global_state``, the model that was sent out. Neither is changed.
 
     ``tied`` maps each later name of a tensor that has several in the model to its first one: the two are equal there,
-    so they must be equal in the update. ``buffers`` are the names of tensors that are no parameters.
+    so they must be equal in the update. ``buffers`` are the names of tensors that are no parameters; ``step`` is how
+    the model that was sent came of the one before.
     """
     rejection = _values(update) or _tied(update, tied)
     if rejection is not None:
         return Inspection(rejection, None)
-    squares = [0.0, 0.0]
+    squares, product = [0.0, 0.0], 0.0
     for name, sent in global_state.items():
         if sent.is_floating_point():
             given = update[name]
-            distance = _square_distance(given, sent)
+            distance, along = distances(given, sent, sent if step is None else step.before[name])
             if not math.isfinite(distance) and not bool(torch.isfinite(given).all()):
                 return Inspection(rejected("non_finite", f"{name} holds NaN or infinity"), None)
             if has_negative_variance(name, given) and not has_negative_variance(name, sent):
                 return Inspection(rejected("other", f"{name} holds a negative variance"), None)
             squares[name in buffers] += distance
-    return Inspection(None, Norms(*map(math.sqrt, squares)))
+            product += along
+    norms = Norms(*map(math.sqrt, squares))
+    return Inspection(None, norms, None if step is None else cosine(product, norms.whole, step.norm))
 
 
 def has_negative_variance(name: str, tensor: torch.Tensor) -> bool:
@@ -103,15 +111,3 @@ def _tied(update: State, tied: Mapping[str, str]) -> str | None:
         if not same_memory and not torch.equal(one, other):
             return rejected("other", f"{name} and {first} share their weights in the model, but differ in the update")
     return None
-
-
-def _square_distance(given: torch.Tensor, sent: torch.Tensor) -> float:
-    """Σ (given − sent)² in float64. Not finite where any element of ``given`` is not."""
-    one, other, loops = given.reshape(-1), sent.reshape(-1), kernel.load()
-    if one.dtype == other.dtype and one.itemsize >= 4:
-        return loops.square_distance(one.contiguous(), other.contiguous())
-    total = 0.0
-    for start in range(0, one.numel(), CHUNK):  # so that a large model needs no second copy
-        mine, theirs = (flat[start : start + CHUNK].to(torch.float64) for flat in (one, other))
-        total += loops.square_distance(mine, theirs)
-    return total

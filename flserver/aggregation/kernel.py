@@ -50,9 +50,9 @@ class Loops(Protocol):
     ) -> None:
         """Round each sum over ``samples`` into ``targets``, in the way of its tensor."""
 
-    def square_distance(self, one: torch.Tensor, other: torch.Tensor) -> float:
-        """Σ (one − other)² in float64 of two flat, contiguous tensors of the same dtype, float32 or float64. Not finite
-        where any element of ``one`` is not, and ``other`` is."""
+    def distances(self, one: torch.Tensor, other: torch.Tensor, before: torch.Tensor) -> tuple[float, float]:
+        """Σ (one − other)² and Σ (one − other)·(other − before) in float64 of three flat, contiguous tensors of one
+        dtype, float32 or float64. The first is not finite where any element of ``one`` is not, and ``other`` is."""
 
 
 class Plain:
@@ -76,9 +76,9 @@ class Plain:
         """See :meth:`Loops.mean`."""
         plain.mean(part, [target.numpy() for target in targets], ways, samples, scratch)
 
-    def square_distance(self, one: torch.Tensor, other: torch.Tensor) -> float:
-        """See :meth:`Loops.square_distance`."""
-        return plain.square_distance(one, other)
+    def distances(self, one: torch.Tensor, other: torch.Tensor, before: torch.Tensor) -> tuple[float, float]:
+        """See :meth:`Loops.distances`."""
+        return plain.distances(one, other, before)
 
 
 class Compiled:
@@ -96,8 +96,8 @@ class Compiled:
         from flserver.aggregation import compiled_mean, compiled_norms, compiled_words
 
         self._add, self._settle, self._mean = compiled_words.add, compiled_words.settle, compiled_mean.mean
-        self._square_distance = compiled_norms.square_distance
-        compiling = (self._add, self._settle, self._mean, self._square_distance)
+        self._distances = compiled_norms.distances
+        compiling = (self._add, self._settle, self._mean, self._distances)
         self._kinds = {
             "nearest 32": compiled_mean.NEAREST_32,
             "odd 32": compiled_mean.ODD_32,
@@ -115,7 +115,7 @@ class Compiled:
         self.add(part.pieces, number, 1, part, np.zeros(2, dtype=np.int64), False)
         self.settle(part, 0, own_memory)
         self.mean(part, number, ["nearest 32"], 1, own_memory)
-        self.square_distance(number[0], number[0])
+        self.distances(number[0], number[0], number[0])
 
     def add(
         self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, back: bool
@@ -137,9 +137,10 @@ class Compiled:
         while not self._mean(addresses, part.pieces, float(samples), kinds, part.bins, place):
             part.grow(scratch)
 
-    def square_distance(self, one: torch.Tensor, other: torch.Tensor) -> float:
-        """See :meth:`Loops.square_distance`."""
-        found: float = self._square_distance(one.data_ptr(), other.data_ptr(), one.itemsize, one.numel())
+    def distances(self, one: torch.Tensor, other: torch.Tensor, before: torch.Tensor) -> tuple[float, float]:
+        """See :meth:`Loops.distances`."""
+        places = (tensor.data_ptr() for tensor in (one, other, before))
+        found: tuple[float, float] = self._distances(*places, one.itemsize, one.numel())
         return found
 
 

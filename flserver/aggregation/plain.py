@@ -128,20 +128,19 @@ def _carry(part: Part, block: int, grid: int) -> None:
         numbers[:] = (numbers - multiples) + 0.0
 
 
-def square_distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Σ (one − other)² in float64 of two flat tensors, a piece at a time."""
+def distances(one: torch.Tensor, other: torch.Tensor, before: torch.Tensor) -> tuple[float, float]:
+    """Σ (one − other)² and Σ (one − other)·(other − before) in float64 of three flat tensors, a piece at a time."""
     # Scratch for the whole tensor: fresh memory for each piece costs more in page faults than the sum itself.
     size = min(CHUNK, one.numel())
-    difference, base = (torch.empty(size, dtype=torch.float64) for _ in range(2))
-    total = 0.0
+    scratch = [torch.empty(size, dtype=torch.float64) for _ in range(3)]
+    square = product = 0.0
     for start in range(0, one.numel(), CHUNK):
-        piece = one[start : start + CHUNK]
-        mine, theirs = difference[: piece.numel()], base[: piece.numel()]
-        mine.copy_(piece)
-        theirs.copy_(other[start : start + CHUNK])
+        pieces = [tensor[start : start + CHUNK] for tensor in (one, other, before)]
+        mine, theirs, old = (place[: piece.numel()].copy_(piece) for place, piece in zip(scratch, pieces, strict=True))
         mine.sub_(theirs)
-        total += float(torch.dot(mine, mine))
-    return total
+        square += float(torch.dot(mine, mine))
+        product += float(torch.dot(mine, theirs.sub_(old)))
+    return square, product
 
 
 def settle(part: Part, block: int, scratch: Scratch) -> None:

@@ -1,39 +1,66 @@
 """Models out of the record."""
 
+import json
+import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
+from flserver.audit.model_card import as_metadata, model_card, place_of
+from flserver.audit.rounds_by_name import committed_round
 from flserver.errors import UsageError
+from flserver.files import sync_folder
 from flserver.models.checkpoint_format import read, serialize
 from flserver.models.digests import located, sha256_of_file
-from flserver.models.retention import MadeRound, best
 from flserver.models.state import State
 from flserver.settings.recorded import checkpoints_of
-from flserver.store.reader import Reader, Row
+from flserver.store.reader import Reader
 
 
-def export(reader: Reader, ref: str, which: str, out: Path, checkpoint_dir: Path | None, db: Path) -> str:
-    """Write the model of round ``which`` (a number, ``best`` or ``last``) of run ``ref`` to ``out``.
+def export(
+    reader: Reader,
+    ref: str,
+    which: str,
+    out: Path,
+    checkpoint_dir: Path | None,
+    db: Path,
+    *,
+    licence: str | None = None,
+    embed: bool = False,
+) -> Iterator[str]:
+    """Write the model of round ``which`` (a number, ``best`` or ``last``) of run ``ref`` to ``out``, and what the
+    record says of it beside that, as JSON.
 
-    ``.pt`` holds a ``state_dict``, ``.safetensors`` the same tensors. Returns a line that says what was written. Raises
-    UsageError or CheckpointError.
+    ``.pt`` holds a ``state_dict``, ``.safetensors`` the same tensors: the checkpoint's own bytes, unless ``embed`` puts
+    what the record says into them. Yields lines that say what was written. Raises UsageError or CheckpointError.
     """
     check_name(out)
+    if embed and out.suffix != ".safetensors":
+        raise UsageError(f"--out {out}: --embed is for .safetensors, whose metadata is text")
     run = reader.run(ref)
-    committed = _committed(reader, run, which)
+    committed = committed_round(reader, run, which)
     if committed["checkpoint_deleted_at"] is not None:
         raise UsageError(
             f"the checkpoint of round {committed['round']} was pruned at {committed['checkpoint_deleted_at']}"
         )
+    card, beside = model_card(reader, run, committed, licence), place_of(out)
     checkpoint = located(checkpoints_of(run, checkpoint_dir, db), committed["checkpoint"])
     model, strategy = read(checkpoint, committed["model_digest"])
     # Where it holds the model alone, the checkpoint itself: its digest is the one on record.
-    digest = write_model(model, out, as_it_is=None if strategy else checkpoint)
-    return (
-        f"round {committed['round']} of run {run['name']}, on record as {committed['model_digest']}\n{out} is {digest}"
-    )
+    as_it_is = None if strategy or embed else checkpoint
+    digest = write_model(model, out, as_it_is, as_metadata(card) if embed else {})
+    told = {"file": out.name, "file_digest": digest, "parameters": sum(tensor.numel() for tensor in model.values())}
+    text = json.dumps(card | told, indent=2, ensure_ascii=False) + "\n"
+    _write(beside, lambda place: place.write_text(text, encoding="utf-8", errors="backslashreplace"))
+    yield f"round {committed['round']} of run {run['name']}, on record as {committed['model_digest']}"
+    yield f"{out} is {digest}"
+    if embed:
+        yield f"{out} has another digest than the record's: {beside} and its metadata say where it comes from"
+    yield f"{beside} says what it is; licence: {card['licence']}"
 
 
 def check_name(out: Path) -> None:
@@ -42,30 +69,37 @@ def check_name(out: Path) -> None:
         raise UsageError(f"--out {out}: the name ends in .safetensors or .pt")
 
 
-def write_model(model: State, out: Path, as_it_is: Path | None = None) -> str:
+def write_model(
+    model: State, out: Path, as_it_is: Path | None = None, metadata: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Write a model to ``out``, of which :func:`check_name` thinks well; the digest of the file (``sha256:hex``). A
-    safetensors file is a copy of the one that is there already ``as_it_is``, if one is. Raises UsageError."""
+    safetensors file is a copy of the one that is there already ``as_it_is``, if one is, else it has the ``metadata``
+    too. What was there before is whole until it is replaced. Raises UsageError."""
+    if out.suffix == ".pt":
+        _write(out, lambda place: torch.save(model, place))
+    elif as_it_is is None:
+        _write(out, lambda place: _write_pieces(place, serialize(model, {}, metadata)))
+    else:
+        _write(out, lambda place: shutil.copyfile(as_it_is, place))
+    return sha256_of_file(out)
+
+
+def _write_pieces(place: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    with place.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def _write(out: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written that is ``out`` once it would survive a power loss. Raises UsageError."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        if out.suffix == ".pt":
-            torch.save(model, out)
-        elif as_it_is is None:
-            with out.open("wb") as file:
-                for piece in serialize(model, {}):
-                    file.write(piece)
-        else:
-            shutil.copyfile(as_it_is, out)
-        return sha256_of_file(out)
+        with ExitStack() as undo:
+            undo.callback(temporary.unlink, missing_ok=True)
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.rename(out)
+        sync_folder(out.absolute().parent)
     except (OSError, RuntimeError) as error:
         raise UsageError(f"cannot write {out}: {error}") from error
-
-
-def _committed(reader: Reader, run: Row, which: str) -> Row:
-    if which == "best":
-        rows = reader.committed_rounds(run["run_id"])
-        found = best(map(MadeRound.of, rows))
-        if found is None:
-            raise UsageError(f"no round of run {run['name']} has an accuracy or a loss: there is no best one")
-        return next(row for row in rows if row["round"] == found.round)
-    if which != "last" and not which.isdecimal():
-        raise UsageError(f"--round {which}: a number, best or last")
-    return reader.committed_round(run["run_id"], None if which == "last" else int(which))

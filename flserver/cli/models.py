@@ -17,13 +17,25 @@ from flserver.cli.common import checkpoint_dir_option, database, db_option, read
     metavar="FILE",
     help="FILE.safetensors, or FILE.pt: a state_dict.",
 )
+@click.option("--licence", metavar="SPDX", help="The model's licence, for FILE.json: Apache-2.0, say.")
+@click.option("--embed", is_flag=True, help="Put what FILE.json says into the .safetensors too: its digest is another.")
 @checkpoint_dir_option
 @db_option
 @click.pass_context
 def export_model(
-    ctx: click.Context, run: str, which: str, out: Path, checkpoint_dir: Path | None, db: str | None
+    ctx: click.Context,
+    run: str,
+    which: str,
+    out: Path,
+    licence: str | None,
+    embed: bool,
+    checkpoint_dir: Path | None,
+    db: str | None,
 ) -> None:
-    """Write the model of one round of RUN to a file, after its digest was checked."""
+    """Write the model of one round of RUN to a file, after its digest was checked, and where it comes from to a .json
+    beside it. A .safetensors file is the checkpoint itself: sha256sum shows the digest that is on record."""
     from flserver.audit.export import export
 
-    click.echo(export(reader(ctx, db), run, which, out, checkpoint_dir, database(ctx, db)))
+    database_path = database(ctx, db)
+    for line in export(reader(ctx, db), run, which, out, checkpoint_dir, database_path, licence=licence, embed=embed):
+        click.echo(line)

@@ -35,8 +35,9 @@ class UpdateReceived(Event):
     """A complete upload that decodes and passes the identity rules. ``decision`` is None while it counts and its
     attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` says whether
     a certificate showed whose it is, on the connection that it came on. ``update_norm`` is over all floating-point
-    tensors; the other two are over its parameters and over its buffers. ``counted_size`` are the samples with which it
-    is averaged; None stands for all of ``data_size``."""
+    tensors; the other two are over its parameters and over its buffers. ``update_cosine``, from −1 to 1, is of the
+    angle between the update's step from the model sent and that model's from the round before. ``counted_size`` are the
+    samples with which it is averaged; None stands for all of ``data_size``."""
 
     update_id: int
     message_id: int
@@ -58,6 +59,7 @@ class UpdateReceived(Event):
     parameters_norm: float | None = None
     buffers_norm: float | None = None
     counted_size: int | None = None
+    update_cosine: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

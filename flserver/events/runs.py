@@ -10,7 +10,11 @@ from flserver.events.words import Awaited, LeftReason, OperatorAct, RunState, Ru
 
 @dataclass(frozen=True, kw_only=True)
 class ServerStarted(Event):
-    """A server process began to work on a run."""
+    """A server process began to work on a run.
+
+    ``code`` are digests of sources, by the setting that names them, and of this package's as ``flserver``;
+    ``libraries`` are versions by name. None, as ``cpu``: the event is older than that.
+    """
 
     process_id: int
     host: str
@@ -21,6 +25,9 @@ class ServerStarted(Event):
     torch_version: str
     overrides: Mapping[str, Any]
     resumed_from_round: int | None
+    code: Mapping[str, str] | None = None
+    libraries: Mapping[str, str] | None = None
+    cpu: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -85,8 +86,11 @@ def _tensors(content: memoryview) -> Iterator[tuple[str, Tensor]]:
         raise ValueError("something follows its tensors")
 
 
-def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file with both states' tensors, in pieces. No piece is a copy of a tensor.
+def serialize(
+    model: State, strategy: State, metadata: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file with both states' tensors, and ``metadata`` beside the format's own, in pieces.
+    No piece is a copy of a tensor.
 
     Equal states give equal bytes, whatever the order of their names. Raises CheckpointError, before the first piece,
     where a tensor's dtype is none of :data:`flserver.wire.dtypes.DTYPES`. Source: the safetensors format,
@@ -96,7 +100,7 @@ def serialize(model: State, strategy: State) -> Iterator[bytes | memoryview]:
     own = {STRATEGY_PREFIX + name: tensor for name, tensor in strategy.items()}
     # A dict's order is no part of a state, but would be of the digest. Wide elements first keeps all of them aligned.
     tensors = dict(sorted((model | own).items(), key=lambda item: (-item[1].element_size(), item[0])))
-    header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": FORMAT}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": FORMAT} | dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in CODES:

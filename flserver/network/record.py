@@ -259,6 +259,7 @@ class ConnectionRecord:
                 wait_seconds=waited,
                 upload_seconds=frame.seconds,
                 update_norm=comparable(norms.whole) if norms else None,
+                update_cosine=upload.cosine if norms else None,
                 parameters_norm=comparable(norms.parameters) if norms else None,
                 buffers_norm=comparable(norms.buffers) if norms else None,
                 identity=identity,

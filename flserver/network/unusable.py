@@ -5,6 +5,7 @@ And those that nobody waits for: where their sender is known before they are rea
 
 from contextlib import suppress
 
+from flserver.aggregation.checks import Inspection
 from flserver.errors import (
     FrameTooLong,
     IdentityRefused,
@@ -68,7 +69,7 @@ def said_to_be_of(connection: AcceptedConnection, body: memoryview) -> str | Non
 def keep_duplicate(connection: AcceptedConnection, frame: Received, refusal: NotAskedFor) -> None:
     """Put an upload on record that was not read. Raises as ``settle``, with nothing on record then."""
     connection.record.purpose, connection.record.client_id = "upload", refusal.sender
-    upload = upload_of(connection, refusal.sender, None, rejected("unreadable", "it was not read"))
+    upload = upload_of(connection, refusal.sender, None, Inspection(rejected("unreadable", "it was not read"), None))
     submission = Submission(upload, {}, (), frame.release)
     if refusal.header == Update.header:
         settle(connection, frame, submission)
@@ -106,7 +107,7 @@ def refuse_upload(connection: AcceptedConnection, frame: Received, refusal: Refu
 def _reject(connection: AcceptedConnection, frame: Received, refusal: Refused, kind: RejectedKind, sender: str) -> bool:
     """Let the upload answer its sender's model; False where who may speak for that client has changed meanwhile."""
     connection.record.purpose, connection.record.client_id = "upload", sender
-    upload = upload_of(connection, sender, None, rejected(kind, str(refusal)))
+    upload = upload_of(connection, sender, None, Inspection(rejected(kind, str(refusal)), None))
     submission = Submission(upload, {}, (), frame.release)
     try:
         settle(connection, frame, submission, header=refusal.header, outcome=refusal.outcome, reason=str(refusal))

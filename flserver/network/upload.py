@@ -1,6 +1,6 @@
 """The connection that brings a trainer's update: read by the session, here inspected, offered and put on record."""
 
-from flserver.aggregation.checks import Norms, inspect, state_digest
+from flserver.aggregation.checks import Inspection, inspect, state_digest
 from flserver.aggregation.fit import Fit, converted, fit
 from flserver.errors import Refused, TensorsTooLarge
 from flserver.events.words import Outcome
@@ -63,19 +63,18 @@ def upload_of(
     connection: AcceptedConnection,
     client_id: str,
     digest: str | None,
-    rejection: str | None,
-    norms: Norms | None = None,
+    found: Inspection,
 ) -> Upload:
-    """What came on the connection, for the rules: whose it is, its tensors' digest and norms, and why it cannot
-    count."""
+    """What came on the connection, for the rules: whose it is, its tensors' digest, and what was ``found`` of them."""
     return Upload(
         update_id=next(connection.context.update_ids),
         client_id=client_id,
         peer=connection.peer,
         accepted_at=connection.accepted_at,
         digest=digest,
-        rejection=rejection,
-        norms=norms,
+        rejection=found.rejection,
+        norms=found.norms,
+        cosine=found.cosine,
     )
 
 
@@ -88,10 +87,11 @@ def _examine(connection: AcceptedConnection, update: Update, frame: Received) ->
     sent = {name: as_tensor(view) for name, view in update.model.tensors.items()}
     if sum(tensor.nbytes for tensor in sent.values()) > most:
         raise TensorsTooLarge(f"its tensors hold more than {most} bytes together")
-    digest, model = state_digest(sent), context.exchange.model.state
+    digest, current = state_digest(sent), context.exchange.model
+    model = current.state
     fitting = fit(sent, model, context.accept_dtypes)
     if not isinstance(fitting, Fit):
-        upload = upload_of(connection, update.client_id, digest, fitting)
+        upload = upload_of(connection, update.client_id, digest, Inspection(fitting, None))
         return Submission(upload, {}, update.metrics, frame.release), None
     tensors, release = fitting.tensors, frame.release
     if fitting.converting:
@@ -99,8 +99,8 @@ def _examine(connection: AcceptedConnection, update: Update, frame: Received) ->
         room = _convert(connection, fitting, model)
         frame.release()
         tensors, release = state_over(room.view, model), room.release
-    inspection = inspect(tensors, model, context.tied, context.buffers)
-    upload = upload_of(connection, update.client_id, digest, inspection.rejection, inspection.norms)
+    inspection = inspect(tensors, model, context.tied, context.buffers, current.step)
+    upload = upload_of(connection, update.client_id, digest, inspection)
     return Submission(upload, tensors, update.metrics, release), fitting.note
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from flserver.observers.tally import LastRound, RunFacts
 from flserver.process.acts import acted, upgrade_detail
 from flserver.process.basis import Basis
 from flserver.process.launched import Launched
+from flserver.process.own_code import NAMED
+from flserver.process.provenance import Change, provenance, provenance_before
 from flserver.process.which_run import Plan
 from flserver.settings.operator import system_user
 from flserver.settings.recorded import config_of
@@ -82,6 +84,8 @@ def record_opening(recorder: Recorder, launched: Launched, process_id: int, begi
     plan, upgrade, committed = launched.plan, launched.upgrade, launched.basis.round
     operator = plan.settings.operator
     resumed_from = committed if plan.resumed is not None and committed >= 0 else None
+    now = provenance(launched.basis.code)
+    before = None if plan.resumed is None else provenance_before(launched.reader, plan.run_id)
     recorder.emit(_run_begins(plan, launched.basis, resumed_from))
     recorder.emit(
         events.ServerStarted(
@@ -94,6 +98,9 @@ def record_opening(recorder: Recorder, launched: Launched, process_id: int, begi
             torch_version=version("torch"),
             overrides=plan.overrides,
             resumed_from_round=resumed_from,
+            code=now.code,
+            libraries=now.libraries,
+            cpu=now.cpu,
         )
     )
     if upgrade is not None:
@@ -103,12 +110,31 @@ def record_opening(recorder: Recorder, launched: Launched, process_id: int, begi
     for key, value in plan.overrides.items():
         change = {"setting": key, "before": plan.before[key], "now": value}
         recorder.emit(acted("override", change, operator))
+    if before is not None:
+        record_changes(recorder, plan, [*now.changes(before)])
     store = plan.settings.store
     if store.keep_updates:
         rounds = store.keep_updates_rounds
         recorder.emit(acted("keep-updates", {"rounds": rounds or "all"}, operator))
     recorder.emit(events.StateChanged(state="joining"))
     recorder.flush()
+
+
+def record_changes(recorder: Recorder, plan: Plan, changes: Sequence[Change]) -> None:
+    """Say, and put on record, that a resumed run goes on with other code, other libraries or another CPU than its last
+    process had. Of code that a new setting names it is on record already, and of the operator's files ``prepare``
+    warns."""
+    found = [change for change in changes if change.what not in {f"code.{key}" for key in plan.overrides}]
+    for change in found:
+        detail = {"setting": change.what, "before": change.before, "now": change.now}
+        recorder.emit(acted("override", detail, plan.settings.operator))
+    said = [change for change in found if change.what not in {f"code.{key}" for key in NAMED}]
+    if said:
+        logger.warning(
+            "run %s goes on with what its last process had not: %s",
+            plan.name,
+            ", ".join(f"{c.what} {c.now or 'no more'} (it was {c.before or 'not there'})" for c in said),
+        )
 
 
 def record_arithmetic(recorder: Recorder, plan: Plan, strategy: "Strategy") -> None:

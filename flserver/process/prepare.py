@@ -1,12 +1,14 @@
 """What of a run's start needs torch: its model, strategy and evaluation, checked and made."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from flserver.aggregation import Strategy, load_strategy
+from flserver.aggregation.steps import Step, step_of
 from flserver.errors import CheckpointError, PickleRefused, UsageError, one_line
 from flserver.models.architectures import build, payload_of, wire_module
 from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
@@ -53,7 +55,7 @@ class Prepared:
 
     def hand_over(self) -> CurrentModel:
         """The model, for whoever replaces it by the next one: only what it is called stays here, and not its memory."""
-        model, self.model = self.model, replace(self.model, state={})
+        model, self.model = self.model, replace(self.model, state={}, step=None)
         return model
 
 
@@ -83,6 +85,7 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
         state.clear()
         with or_go_back(plan, rows[:-1]):
             model = _last_model(rows[-1], layout, strategy, basis.checkpoints)
+        model = replace(model, step=_last_step(rows, model.state, basis.checkpoints))
     else:
         if basis.weights is not None:
             state.clear()
@@ -130,6 +133,18 @@ def _last_model(committed: Row, layout: State, strategy: Strategy, checkpoints: 
     check_same_layout(layout, stored, f"checkpoint {committed['checkpoint']}")
     strategy.load_state(own)
     return CurrentModel(committed["round"], {name: stored[name] for name in layout}, committed["model_digest"])
+
+
+def _last_step(rows: Sequence[Row], state: State, checkpoints: CheckpointStore) -> Step | None:
+    """How the model of the last round came of the one before, where that one's checkpoint is there and sound: nothing
+    but a measure of updates rests on it."""
+    if len(rows) < 2 or rows[-2]["checkpoint_deleted_at"] is not None:
+        return None
+    with suppress(CheckpointError, UsageError):
+        before, _ = checkpoints.read(rows[-2]["checkpoint"], rows[-2]["model_digest"])
+        check_same_layout(state, before, "")
+        return step_of({name: before[name] for name in state}, state)
+    return None
 
 
 def load_weights(weights: Weights, named: str, strategy: Strategy) -> State:

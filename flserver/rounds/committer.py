@@ -162,7 +162,7 @@ class Committer:
             kept=self._settle_kept(attempt.round, ended.accepted),
         )
         self._warn_of_weight(attempt, ended)
-        return self._make_durable(attempt, state, facts)
+        return self._make_durable(attempt, state, facts, base)
 
     def _settle_kept(self, round: int, accepted: Sequence[Seat]) -> tuple[KeptUpdate, ...]:
         if self._kept is None:
@@ -204,13 +204,18 @@ class Committer:
             with _strategy_errors():
                 self._strategy.load_state(own)
 
-    def _make_durable(self, attempt: Attempt, state: "State", facts: AttemptFacts) -> CurrentModel:
+    def _make_durable(
+        self, attempt: Attempt, state: "State", facts: AttemptFacts, base: CurrentModel | None = None
+    ) -> CurrentModel:
         """Promise 3: the checkpoint is durable, then its round is committed. What reads the model only is done
         meanwhile."""
+        from flserver.aggregation.steps import step_of
+
         with self._checkpoints.writing(attempt.round, state, self._strategy.state()) as writing:
             evaluating = monotonic()
             values = self._evaluator.evaluate(state, attempt.round) if self._evaluator is not None else {}
             evaluated = monotonic()
+            step = step_of(base.state, state) if base is not None else None
             self._meanwhile(state)
         written, done = writing.result(), monotonic()
         loss, accuracy = values.get("loss"), values.get("accuracy")
@@ -240,7 +245,7 @@ class Committer:
         )
         known = (comparable(loss), comparable(accuracy))
         self.made.append(MadeRound(attempt.round, attempt.number, written.path, *known))
-        return CurrentModel(attempt.round, state, written.digest)
+        return CurrentModel(attempt.round, state, written.digest, step)
 
     def prune(self) -> None:
         """Delete the checkpoints and the kept updates that need not stay, after that is on record. Call when the newest

@@ -243,8 +243,8 @@ class Upload:
     """A complete upload, as far as the rules look at it.
 
     ``accepted_at`` is when its connection was accepted; ``digest`` is that of its tensors, None where none could be
-    read; ``norms`` say how far they are from the model sent, if that can be told; ``rejection`` says why its content
-    cannot count, if it cannot.
+    read; ``norms`` say how far they are from the model sent, and ``cosine`` how much in the direction of the last
+    round's step, if that can be told; ``rejection`` says why its content cannot count, if it cannot.
     """
 
     update_id: int
@@ -254,6 +254,7 @@ class Upload:
     digest: str | None
     rejection: str | None = None
     norms: Norms | None = None
+    cosine: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

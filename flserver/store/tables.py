@@ -88,6 +88,7 @@ processes = _table(
     process_id int key, run_id text, host text, user text, pid int
     server_version text, python_version text, torch_version text, overrides json
     started_at text, ended_at text?, exit_code int?, resumed_from_round int?
+    code json?, libraries json?, cpu text?
     """,
 )
 operator_events = _table(
@@ -131,6 +132,7 @@ updates = _table(
     answers_round int?, answers_attempt int?, arrived_round int?, decision text?, reason text?, update_digest text?
     data_size int, weight real?, received_at text, wait_seconds real?, upload_seconds real?, update_norm real?
     identity text, parameters_norm real?, buffers_norm real?, counted_size int?, kept text?
+    update_cosine real?
     """,
 )
 rounds = _table(
@@ -149,7 +151,7 @@ client_rounds = _table(
     """
     run_id text key, round int key, attempt int key, client_id text key, participation text?
     decision text?, reason text?, data_size int?, weight real?, sent_at text?, seconds real?
-    bytes_in int?, bytes_out int?, update_norm real?, counted_size int?
+    bytes_in int?, bytes_out int?, update_norm real?, counted_size int?, update_cosine real?
     """,
 )
 round_metrics = _table(

@@ -185,7 +185,9 @@ def test_a_registration_and_its_end(record: ConnectionRecord, recorder: Recordin
 
 
 def recorded_update(record: ConnectionRecord, frame: Received, verdict: Verdict) -> None:
-    upload = Upload(update_id=5, client_id="a", peer=PEER, accepted_at=0.0, digest="blake3:cc", norms=Norms(1.5, 2.0))
+    upload = Upload(
+        update_id=5, client_id="a", peer=PEER, accepted_at=0.0, digest="blake3:cc", norms=Norms(1.5, 2.0), cosine=0.5
+    )
     measured = (Measurement(name="loss", measured_on="trained", value=0.5),)
     submission = Submission(upload, {"w": torch.zeros(1)}, measured, lambda: None)
     record.update(frame, submission, verdict, "claimed")
@@ -236,6 +238,7 @@ def test_an_update_is_measured_only_against_the_model_that_it_started_from(
     recorded_update(record, frame_of(framed(b"\x80\x04N.")), verdict_of(decision, answers))
     (update,) = recorder.of(e.UpdateReceived)
     assert (update.decision, update.update_norm) == (decision, norm)
+    assert update.update_cosine == (None if norm is None else 0.5)
     assert (update.answers_round, update.answers_attempt) == ((3, 2) if answers else (None, None))
     assert (update.wait_seconds is None) == (answers is None)
     assert recorder.of(e.MessageReceived)[0].round == update.answers_round

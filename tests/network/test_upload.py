@@ -1,6 +1,7 @@
 """The connection that brings an update: whose it is, what is decided of it, and whose its memory is then."""
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from flserver import events as e
 from flserver.aggregation.checks import Inspection, inspect
+from flserver.aggregation.steps import step_of
 from flserver.errors import TooDifferent
 from flserver.identity.peer import Peer
 from flserver.identity.roster import Member, Roster
@@ -82,6 +84,18 @@ def test_an_update_is_on_record_with_what_was_found(network: Network) -> None:
     other = network.uploaded("b", linear(SIZE, value=1.0))
     assert one_update(other).update_digest == event.update_digest
     assert one_update(other).update_id == event.update_id + 1
+
+
+@pytest.mark.parametrize(("value", "cosine"), [(2.0, 1.0), (-2.0, -1.0), (0.0, None)])
+def test_an_updates_direction_is_on_record_where_there_was_a_step(
+    network: Network, value: float, cosine: float | None
+) -> None:
+    model = network.exchange.model
+    before = {name: torch.full_like(tensor, -1.0) for name, tensor in model.state.items()}
+    network.exchange.replace_model(replace(model, step=step_of(before, model.state)))
+    begun(network, "a")
+    event = one_update(network.uploaded("a", linear(SIZE, value=value)))
+    assert event.update_cosine == (None if cosine is None else pytest.approx(cosine))
 
 
 def test_the_memory_of_an_update_that_counts_is_given_back_by_whoever_folded_it(network: Network) -> None:

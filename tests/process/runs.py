@@ -25,6 +25,9 @@ class FakeReader:
     def min_updates(self, run_id: str) -> int | None:
         return self._quorums.get(run_id)
 
+    def code(self, run_id: str) -> Mapping[str, str]:
+        return {}
+
     def runs(self) -> list[Mapping[str, Any]]:
         return [*reversed(self._runs)]
 

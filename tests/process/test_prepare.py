@@ -144,6 +144,38 @@ def test_weights_whose_file_was_changed_are_not_used(parent: Reader, tmp_path: P
         loaded(initial_weights("night", parent, store_in(tmp_path)))
 
 
+def resumed(tmp_path: Path, rounds: dict[int, dict[str, Any]]) -> Prepared:
+    settings = server_settings({"model": "linear:factory", "checkpoint_dir": str(tmp_path)})
+    reader = cast(Reader, FakeReader(found("interrupted"), rounds=rounds))
+    plan = Plan(run_id="r1", name="night", ref="night", settings=settings, resumed=reader.run("r1"))
+    return prepare(plan, look_up(plan, reader), lambda line: None)
+
+
+def test_a_resumed_run_finds_its_last_step_again_where_both_checkpoints_are_sound(
+    tmp_path: Path, made: list[Any]
+) -> None:
+    store, rounds = CheckpointStore(tmp_path, "r1"), {}
+    store.prepare()
+    for round in range(2):
+        model = {"weight": torch.full((20, 30), 1.0 + round), "bias": torch.zeros(20)}
+        written = store.write(round, model, {})
+        rounds[round] = {
+            "checkpoint": written.path, "model_digest": written.digest, "attempt": 1, "loss": None, "accuracy": None,
+        }  # fmt: skip
+    prepared = resumed(tmp_path, rounds)
+    step = prepared.model.step
+    assert step is not None
+    assert (step.norm, float(step.before["weight"].mean())) == (pytest.approx(600**0.5), 1.0)
+    prepared.hand_over()
+    assert prepared.model.step is None, "its memory is handed over too"
+    assert resumed(tmp_path, {0: rounds[0]}).model.step is None, "round 0 came of no other"
+    pruned = {**rounds[0], "checkpoint_deleted_at": "2026-01-31T09:00:00.000000Z"}
+    assert resumed(tmp_path, {0: pruned, 1: rounds[1]}).model.step is None
+    (file,) = (tmp_path / "r1").glob("round-000000-*")
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    assert resumed(tmp_path, rounds).model.step is None, "another model would be another direction"
+
+
 class Remembering(FedAvg):
     """A strategy with a tensor of its own."""
 

@@ -24,6 +24,12 @@ COUNTED = (
     "NULL without an update."
 )
 SHARE = "Its share of the new model, 0 to 1; the shares of a round sum to 1. NULL unless accepted."
+COSINE = (
+    "How much of the update is in the direction of the last round: the cosine, from −1 to 1, of the angle between "
+    "update − model sent and model sent − the model of the round before, over all floating-point tensors. The same "
+    "on every machine but for rounding errors. NULL in round 1, where either is zero, where `update_norm` is NULL, "
+    "and after a resumption whose last two checkpoints are not both there, until the next round."
+)
 NORM = (
     "L2 distance of the update from the model that was sent. NULL where it is late or a duplicate, and where the two "
     "cannot be compared."
@@ -69,6 +75,11 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "ended_at": "When it came to its orderly end. NULL while it runs, and where it was killed.",
             "exit_code": "Its exit code then.",
             "resumed_from_round": "The last committed round that it went on from; NULL where there was none.",
+            "code": "JSON: SHA-256 of the source of the module that each of `model`, `strategy` and `evaluate` names. "
+            "What torchvision has is not here: its version is in `libraries`. NULL in a record that is older than "
+            "the column, here and in the next two.",
+            "libraries": "JSON: the versions of flserver and of the libraries that the models' bits may depend on.",
+            "cpu": "What the CPU calls itself.",
         },
     ),
     "v1_operator_events": (
@@ -204,6 +215,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "counted_size": COUNTED,
             "kept": "Where its tensors lie as they were averaged, below the checkpoint directory; the name is their "
             "BLAKE3. NULL where it was not accepted, without `--keep-updates`, and once the file was deleted.",
+            "update_cosine": COSINE,
         },
     ),
     "v1_rounds": (
@@ -259,6 +271,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "bytes_out": "Size of the model sent to it.",
             "update_norm": NORM,
             "counted_size": COUNTED,
+            "update_cosine": COSINE,
         },
     ),
     "v1_round_metrics": (

@@ -279,3 +279,21 @@ def test_the_time_that_is_left_is_that_of_a_stop_where_that_is_less(start: Calla
         run.exchange.stop("the test is over")
         assert run.finish() == "interrupted"
     assert run.exchange.waiting == Waiting()
+
+
+def test_the_model_keeps_the_step_that_it_came_by(start: Callable[..., Run]) -> None:
+    with start(rounds=2, min_clients=1, min_updates=1) as run:
+        run.coordinator.start()
+        trainer = Trainer(run, "a")
+        steps = []
+        for values in ((3.0, 0.0, 4.0), (3.0, 1.0, 4.0)):
+            trainer.model()
+            steps.append(run.exchange.model.step)
+            trainer.submit(tensors(*values))
+        assert run.finish() == "completed"
+        steps.append(run.exchange.model.step)
+    assert steps[0] is None, "round 0 came of no other"
+    assert [(step.norm, step.before["w"].tolist()) for step in steps[1:] if step is not None] == [
+        (5.0, [0.0, 0.0, 0.0]),
+        (1.0, [3.0, 0.0, 4.0]),
+    ]

@@ -76,7 +76,7 @@ def test_down_nothing_of_it_was_changed_by_others(database: Path, revision: str)
     assert "broken" in outcomes(database)
 
 
-@pytest.mark.parametrize("revision", [EARLIER[-1], "0003"])
+@pytest.mark.parametrize("revision", ["0012", "0003"])
 def test_down_a_column_with_nothing_missing_is_as_strict_as_it_was(database: Path, revision: str) -> None:
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE clients SET info = NULL")

@@ -28,7 +28,7 @@ CONTRACT = {
     "v1_runs": "run_id, name, status, started_at, ended_at, num_rounds, rounds_committed, model, strategy, seed, "
     "config, final_digest, parent_run_id, parent_round, server_version, arithmetic",
     "v1_processes": "process_id, run_id, host, user, pid, server_version, python_version, torch_version, overrides, "
-    "started_at, ended_at, exit_code, resumed_from_round",
+    "started_at, ended_at, exit_code, resumed_from_round, code, libraries, cpu",
     "v1_operator_events": "run_id, process_id, at, kind, detail, actor, reason",
     "v1_clients": "run_id, client_id, registration, connection_id, identity, data_size, info, registered_at, left_at, "
     "left_reason, label, metadata",
@@ -41,13 +41,13 @@ CONTRACT = {
     "at, seconds, outcome, reason",
     "v1_updates": "run_id, update_id, message_id, connection_id, client_id, answers_round, answers_attempt, "
     "arrived_round, decision, reason, update_digest, data_size, weight, received_at, wait_seconds, upload_seconds, "
-    "update_norm, identity, parameters_norm, buffers_norm, counted_size, kept",
+    "update_norm, identity, parameters_norm, buffers_norm, counted_size, kept, update_cosine",
     "v1_rounds": "run_id, round, attempt, status, process_id, started_at, ended_at, deadline_at, seconds, "
     "broadcast_seconds, wait_seconds, aggregate_seconds, evaluate_seconds, checkpoint_seconds, clients, "
     "updates_accepted, data_size, base_digest, model_digest, checkpoint, checkpoint_bytes, checkpoint_deleted_at, "
     "loss, accuracy, event_seq, reason, arithmetic",
     "v1_client_rounds": "run_id, round, attempt, client_id, participation, decision, reason, data_size, weight, "
-    "sent_at, seconds, bytes_in, bytes_out, update_norm, counted_size",
+    "sent_at, seconds, bytes_in, bytes_out, update_norm, counted_size, update_cosine",
     "v1_round_metrics": "run_id, round, name, value, source, note",
     "v1_client_metrics": "run_id, round, client_id, name, value, measured_on, source, note",
     "v1_heads": "run_id, process_id, at, size, root, key, note, event_seq",
@@ -183,7 +183,7 @@ def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_pat
     for view, added in (
         ("v1_connections", (None,)),
         ("v1_clients", (None, None)),
-        ("v1_updates", ("claimed", None, None, 100, None)),
+        ("v1_updates", ("claimed", None, None, 100, None, None)),
     ):
         columns, rows = reader.query(f"SELECT * FROM {view}")
         assert columns == CONTRACT[view].split(", ")

@@ -1,0 +1,36 @@
+"""A run from Python, cell by cell: open it as a notebook (VS Code, or `jupytext --to notebook`), or run it with the
+path of the database. It needs `pip install 'flserver[notebook]'`, and only reads: a server may be writing meanwhile."""
+
+# %% The record, and its newest run
+import sys
+
+from flserver import record
+
+r = record.open(sys.argv[1] if len(sys.argv) > 1 else "runs.sqlite")
+run = r.run("newest")
+print(run)
+
+# %% How it learnt: a row for each committed round, times as times
+rounds = run.rounds().frame()
+rounds = rounds[rounds.status == "committed"].set_index("round")
+print(rounds[["ended_at", "clients", "updates_accepted", "loss", "accuracy"]])
+
+# %% Where the time of a round goes: means in seconds
+phases = ["broadcast_seconds", "wait_seconds", "aggregate_seconds", "evaluate_seconds", "checkpoint_seconds"]
+print(rounds[phases].astype(float).mean())
+
+# %% Who contributed how much, and in which direction
+updates = run.updates().frame()
+accepted = updates[updates.decision == "accepted"]
+print(accepted.groupby("client_id").agg(rounds=("answers_round", "nunique"), weight=("weight", "mean")))
+print(accepted.pivot_table(index="answers_round", columns="client_id", values="update_cosine"))
+
+# %% Any other question: SQL over the views, where :run_id is the run
+decided = run.query("SELECT decision, COUNT(*) AS updates FROM v1_updates WHERE run_id = :run_id GROUP BY decision")
+print(decided.frame())
+
+# %% A model as tensors: its digest was checked, and sha256sum shows the same of the file
+last = run.round("last")
+print(last)
+for name, tensor in last.model().items():
+    print(name, tuple(tensor.shape), tensor.dtype, f"L2 {float(tensor.double().norm()):.4f}")
