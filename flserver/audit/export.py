@@ -14,7 +14,7 @@ from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
 
 
-def export(reader: Reader, ref: str, which: str, out: Path, checkpoint_dir: Path | None, db: Path) -> str:
+def export(reader: Reader, ref: str | None, which: str, out: Path, checkpoint_dir: Path | None, db: Path) -> str:
     """Write the model of round ``which`` (a number, ``best`` or ``last``) of run ``ref`` to ``out``.
 
     ``.pt`` holds a ``state_dict``, ``.safetensors`` the same tensors. Returns a line that says what was written. Raises

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, reader
+from flserver.cli.common import checkpoint_dir_option, database, db_option, reader, run_argument
 
 
 @click.command("export-model")
-@click.argument("run")
+@run_argument
 @click.option("--round", "which", default="last", show_default=True, metavar="N|best|last", help="Which round's model.")
 @click.option(
     "--out",
@@ -21,7 +21,7 @@ from flserver.cli.common import checkpoint_dir_option, database, db_option, read
 @db_option
 @click.pass_context
 def export_model(
-    ctx: click.Context, run: str, which: str, out: Path, checkpoint_dir: Path | None, db: str | None
+    ctx: click.Context, run: str | None, which: str, out: Path, checkpoint_dir: Path | None, db: str | None
 ) -> None:
     """Write the model of one round of RUN to a file, after its digest was checked."""
     from flserver.audit.export import export

@@ -4,8 +4,12 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
+from shutil import get_terminal_size
 from typing import Any
+
+import click
 
 from flserver.text import json_number, printable
 
@@ -15,6 +19,28 @@ FORMATS = ("table", "csv", "json")
 # What a spreadsheet takes for a formula, or drops from before one: https://owasp.org/www-community/attacks/CSV_Injection
 FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def say(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str, *, raw: bool = False) -> None:
+    """Print the rows in one of ``FORMATS``: a table at a terminal fits its width, and has its reader's times."""
+    if form == "table" and sys.stdout.isatty():
+        click.echo("".join(f"{line}\n" for line in screen_lines(columns, rows, terminal_width())), nl=False)
+    else:
+        click.echo(render(columns, rows, form, raw=raw), nl=False)
+
+
+def terminal_width() -> int:
+    """How many cells a line of the terminal has: ``COLUMNS``, else what it says of itself, else 80."""
+    return max(1, get_terminal_size().columns)
+
+
+def screen_lines(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> list[str]:
+    """The rows as a table of at most ``width`` cells (``cli/fitting.py``)."""
+    from flserver.cli.fitting import column, fitted
+
+    values = [[row[i] for row in rows] for i in range(len(columns))]
+    made = [column(printable(head), each, [*map(_cell, each)]) for head, each in zip(columns, values, strict=True)]
+    return fitted(made, width) if made else []
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str, *, raw: bool = False) -> str:
