@@ -1,6 +1,6 @@
 """A table as wide as its reader's terminal: nothing of it is left out, and what is shortened shows it.
 
-Numbers stand whole. Text is shortened at its end, digests and ids in the middle, for both of their ends are told apart.
+Numbers and times stand whole. Text is shortened at its end, digests and ids in the middle: both of their ends tell.
 Where the columns do not fit beside each other, the table goes on below itself with its first column repeated.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from rich.cells import cell_len
 
 GAP = 2  # cells between two columns
-LEAST_TEXT, LEAST_ID = 10, 13
+LEAST_TEXT, LEAST_ID = 12, 13
 """Cells that a shortened text or id has at least, where the terminal has so many."""
 LEFT_TO_RIGHT = "\u200e"  # without width: what is written from right to left before it does not reach beyond
 
@@ -25,11 +25,12 @@ _IDS = ("_id", "digest", "fingerprint", "checkpoint", "kept", "root")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column as text: its ``head``, its ``cells``, and whether they are numbers, or ids; ``width`` in cells."""
+    """A column as text: its ``head``, its ``cells``, whether they are numbers, times, or ids; ``width`` in cells."""
 
     head: str
     cells: tuple[str, ...]
     numeric: bool = False
+    times: bool = False
     ids: bool = False
     width: int = 0
 
@@ -39,9 +40,9 @@ class Column:
 
     @property
     def least(self) -> int:
-        """The width below which a number, or a word of the head, would be shortened."""
+        """The width below which a number, a time, or a word of the head would be shortened."""
         longest = max(map(cell_len, self.cells), default=0)
-        shortest = longest if self.numeric else min(longest, LEAST_ID if self.ids else LEAST_TEXT)
+        shortest = longest if self.numeric or self.times else min(longest, LEAST_ID if self.ids else LEAST_TEXT)
         return max(shortest, *map(cell_len, (word.rstrip() for word in _words(self.head))))
 
     def lines(self) -> tuple[list[str], list[str]]:
@@ -92,7 +93,8 @@ def column(head: str, values: Sequence[Any], cells: Sequence[str], zone: tzinfo 
         zones = {time.tzname() for time in times if time is not None}
         form = "%Y-%m-%d %H:%M:%S" if len(zones) == 1 else "%Y-%m-%d %H:%M:%S %Z"
         head = f"{head} ({zones.pop()})" if len(zones) == 1 else head
-        return Column(head=head, cells=tuple("" if time is None else time.strftime(form) for time in times))
+        cells = ["" if time is None else time.strftime(form) for time in times]
+        return Column(head=head, cells=tuple(cells), times=True)
     ids = head.endswith(_IDS) or (bool(texts) and all(map(_DIGEST.fullmatch, texts)))
     return Column(head=head, cells=tuple(cells), ids=ids)
 
