@@ -19,6 +19,7 @@ from flserver.cli.models import export_model
 from flserver.cli.purge import purge
 from flserver.cli.record import db, verify
 from flserver.cli.replay import descendants, replay
+from flserver.cli.tail import tail
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS
 from flserver.settings.options import options, run, sources, unknown_variables
@@ -57,6 +58,7 @@ for command in (
     show,
     query,
     compare,
+    tail,
     export_model,
     verify,
     purge,
