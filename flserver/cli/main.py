@@ -14,6 +14,7 @@ from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.compare import compare
+from flserver.cli.export import export
 from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
 from flserver.cli.purge import purge
@@ -59,6 +60,7 @@ for command in (
     query,
     compare,
     tail,
+    export,
     export_model,
     verify,
     purge,
