@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, CursorResult, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
@@ -42,7 +42,11 @@ class Readable:
     def asking(self) -> Iterator["Asked"]:
         """Within the block, several questions are answered from one state of the database."""
         with self._connect() as connection:
-            yield Asked(connection)
+            asked = Asked(connection)
+            try:
+                yield asked
+            finally:
+                asked.close()
 
     def _rows(self, query: str, **parameters: Any) -> list[Row]:
         with self._errors(), self._connect() as connection:
@@ -78,6 +82,12 @@ class Asked:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._results: list[CursorResult[Any]] = []
+
+    def close(self) -> None:
+        """Nothing more is read, also of what was begun."""
+        for result in self._results:
+            result.close()
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
         """As :meth:`Readable.query`."""
@@ -89,14 +99,14 @@ class Asked:
     ) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
         """The same, with ``PAGE`` rows in memory at once."""
         with _words():
-            connection = self._connection.execution_options(yield_per=PAGE)
-            result = connection.exec_driver_sql(sql, dict(parameters or {}))
+            result = self._connection.exec_driver_sql(sql, dict(parameters or {}))
+            self._results.append(result)
             if not result.returns_rows:
                 return [], iter(())
 
         def pages() -> Iterator[list[tuple[Any, ...]]]:
             with _words():
-                for page in result.partitions():
+                for page in result.partitions(PAGE):
                     yield [tuple(row) for row in page]
 
         return list(result.keys()), pages()
