@@ -14,9 +14,15 @@ def descendants(reader: Reader, what: str, *, client: bool = False) -> list[Row]
     weights of such a model, so are its rounds. Raises UsageError where there is no such round and no such client.
     """
     parts = None if client else re.fullmatch(r"([^:]+):(\d{1,10})", what)
-    if parts is not None and (run := reader.newest_run(parts[1])) is not None:
-        return reader.resting_on(run["run_id"], reader.committed_round(run["run_id"], int(parts[2]))["round"])
+    unknown = UsageError(f"{what!r} is no round of a run here, RUN:ROUND, and no client with an accepted update")
+    if parts is not None:
+        try:
+            run = reader.run(parts[1])
+        except UsageError as error:
+            unknown = error
+        else:
+            return reader.resting_on(run["run_id"], reader.committed_round(run["run_id"], int(parts[2]))["round"])
     found = reader.resting_on_client(what)
     if not found:
-        raise UsageError(f"{what!r} is no round of a run here, RUN:ROUND, and no client with an accepted update")
+        raise unknown
     return found

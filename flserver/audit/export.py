@@ -23,7 +23,7 @@ from flserver.store.reader import Reader
 
 def export(
     reader: Reader,
-    ref: str,
+    ref: str | None,
     which: str,
     out: Path,
     checkpoint_dir: Path | None,

@@ -100,7 +100,12 @@ def carry_out(db: Path, wanted: Wanted, made: Plan) -> Head:
     """Do it, but for what ``finish`` does. The caller holds the DatabaseLock, and has since the plan was made. Returns
     the chain's head. Raises StoreError or OSError."""
     runs = list(dict.fromkeys([*(s.run_id for s in made.selections), *(run_id for _, run_id, _ in made.files)]))
-    detail: dict[str, Any] = {"what": wanted.what, "run": wanted.run, "before": wanted.before, "client": wanted.client}
+    detail: dict[str, Any] = {
+        "what": wanted.what,
+        "run": wanted.run and runs[0],
+        "before": wanted.before,
+        "client": wanted.client,
+    }
     detail |= {"events": made.events, "rows": made.rows, "files": sum(len(paths) for paths, _, _ in made.files)}
     acted = OperatorActed(kind="purge", detail=detail, actor=wanted.operator.actor, reason=wanted.operator.reason)
     told: list[tuple[str, Event]] = [(runs[0], acted)]

@@ -41,10 +41,12 @@ class Computed:
 
 
 class RecordedRun:
-    """A run on record, as far as its rounds can be computed again. ``ref`` is its name or run_id; ``model`` is what the
-    operator says its model is, which is needed where that is nobody's of ours."""
+    """A run on record, as far as its rounds can be computed again. ``ref`` is as in ``Reader.run``; ``model`` is what
+    the operator says its model is, which is needed where that is nobody's of ours."""
 
-    def __init__(self, reader: Reader, ref: str, checkpoint_dir: Path | None, db: Path, model: str | None) -> None:
+    def __init__(
+        self, reader: Reader, ref: str | None, checkpoint_dir: Path | None, db: Path, model: str | None
+    ) -> None:
         """Raises UsageError."""
         self.row = reader.run(ref)
         self.name = printable(self.row["name"])

@@ -2,51 +2,140 @@
 
 import re
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.common import db_option, format_option, raw_option, reader
-from flserver.cli.tables import render
+from flserver.cli.common import db_option, format_option, raw_option, reader, run_argument, run_option
+from flserver.cli.tables import say
 from flserver.errors import UsageError
+from flserver.text import did_you_mean, printable
+
+if TYPE_CHECKING:
+    from flserver.store.reader import Reader, Row
+
+RUNS = """
+    SELECT r.run_id, name, r.status, strategy, rounds_committed, num_rounds,
+        (SELECT COUNT(DISTINCT client_id) FROM v1_clients AS c WHERE c.run_id = r.run_id) AS clients,
+        last.loss, last.accuracy, model, r.started_at, r.ended_at, parent_run_id, parent_round
+    FROM v1_runs AS r
+    LEFT JOIN v1_rounds AS last ON last.run_id = r.run_id AND last.status = 'committed' AND last.round = (
+        SELECT MAX(round) FROM v1_rounds AS l WHERE l.run_id = r.run_id AND l.status = 'committed')
+    ORDER BY r.started_at DESC, r.run_id DESC"""
+ROUNDS = """
+    SELECT round, attempt, status, seconds, clients, updates_accepted, data_size, loss, accuracy, model_digest, reason
+    FROM v1_rounds WHERE run_id = :run_id ORDER BY round, attempt"""
+ONE_ROUND = """
+    SELECT attempt, status, started_at, seconds, broadcast_seconds, wait_seconds, aggregate_seconds, evaluate_seconds,
+        checkpoint_seconds, updates_accepted, data_size, loss, accuracy, model_digest, reason
+    FROM v1_rounds WHERE run_id = :run_id AND round = :round ORDER BY attempt"""
+CLIENT_ROUNDS = """
+    SELECT p.round, p.attempt, p.client_id, participation, p.decision, p.reason, p.data_size, p.weight, p.sent_at,
+        p.seconds, u.wait_seconds AS training_seconds, u.upload_seconds, p.bytes_in, p.bytes_out, p.update_norm
+    FROM v1_client_rounds AS p LEFT JOIN v1_updates AS u
+        ON u.run_id = p.run_id AND u.answers_round = p.round AND u.answers_attempt = p.attempt
+        AND u.client_id = p.client_id
+    WHERE p.run_id = :run_id AND (:round IS NULL OR p.round = :round) AND (:client IS NULL OR p.client_id = :client)
+    ORDER BY p.round, p.attempt, p.client_id"""
+REGISTRATIONS = """
+    SELECT registration, label, identity, data_size, registered_at, left_at, left_reason
+    FROM v1_clients WHERE run_id = :run_id AND client_id = :client ORDER BY registration"""
 
 
 @click.command("runs")
+@click.option("--sort", metavar="[-]COLUMN", help="By this column, -COLUMN from its largest value down.")
 @db_option
 @format_option
 @raw_option
 @click.pass_context
-def runs(ctx: click.Context, db: str | None, form: str, raw: bool) -> None:
-    """List the runs, newest first."""
-    columns, rows = reader(ctx, db).query(
-        "SELECT run_id, name, status, rounds_committed, num_rounds, model, started_at, ended_at, parent_run_id,"
-        " parent_round FROM v1_runs"
-        " ORDER BY started_at DESC, run_id DESC"
-    )
+def runs(ctx: click.Context, sort: str | None, db: str | None, form: str, raw: bool) -> None:
+    """List the runs, newest first. Loss and accuracy are of the last committed round.
+
+    For example: flserver --db runs.sqlite runs --sort -accuracy
+    """
+    columns, rows = reader(ctx, db).query(RUNS)
+    if sort is not None:
+        rows = in_order(columns, rows, sort)
     if rows or form != "table":
-        click.echo(render(columns, rows, form, raw=raw), nl=False)
+        say(columns, rows, form, raw=raw)
     else:
         click.echo("no runs yet")
 
 
+def in_order(columns: Sequence[str], rows: Sequence[tuple[Any, ...]], by: str) -> list[tuple[Any, ...]]:
+    """The rows by a column of theirs, or by ``-`` and the column from the largest down; those without a value last.
+
+    Raises UsageError where there is no such column.
+    """
+    name = by.removeprefix("-")
+    if name not in columns:
+        raise UsageError(f"--sort {by}: choose from {', '.join(columns)}{did_you_mean(name, columns)}")
+    place = columns.index(name)
+    there = sorted((row for row in rows if row[place] is not None), key=lambda row: row[place], reverse=by != name)
+    return there + [row for row in rows if row[place] is None]
+
+
 @click.command("show")
-@click.argument("run")
+@run_argument
+@click.option("--round", "number", type=click.IntRange(min=0), metavar="N", help="This round: its clients and times.")
+@click.option("--client", metavar="ID", help="This client: its registrations, and what became of each of its rounds.")
 @db_option
 @format_option
 @raw_option
 @click.pass_context
-def show(ctx: click.Context, run: str, db: str | None, form: str, raw: bool) -> None:
-    """Show RUN's rounds: how they ended, how long they took, who took part, what was measured."""
+def show(
+    ctx: click.Context, run: str | None, number: int | None, client: str | None, db: str | None, form: str, raw: bool
+) -> None:
+    """Show RUN's rounds: how they ended, how long they took, who took part, what was measured.
+
+    RUN is a name, a run_id, the beginning of one, or newest; left out it is the newest. With --round or --client a row
+    is a client in an attempt at a round.
+    """
     record = reader(ctx, db)
     found = record.run(run)
-    columns, rows = record.query(
-        "SELECT round, attempt, status, seconds, clients, updates_accepted, data_size, loss, accuracy, model_digest,"
-        " reason FROM v1_rounds WHERE run_id = :run ORDER BY round, attempt",
-        {"run": found["run_id"]},
-    )
+    values = {"run_id": found["run_id"], "round": number, "client": client}
+    _require_known(record, found, number, client)
     if form == "table":
-        parent = "  from round {parent_round} of run {parent_run_id}" if found["parent_run_id"] is not None else ""
-        click.echo(f"run {{run_id}}  name {{name}}  {{status}}  model {{model}}{parent}\n".format(**found))
-    click.echo(render(columns, rows, form, raw=raw), nl=False)
+        click.echo(_headline(found) + "\n")
+    if number is None and client is None:
+        say(*record.query(ROUNDS, values), form, raw=raw)
+        return
+    if form == "table":
+        for query in ([] if number is None else [ONE_ROUND]) + ([] if client is None else [REGISTRATIONS]):
+            say(*record.query(query, values), form)
+            click.echo()
+    columns, rows = record.query(CLIENT_ROUNDS, values)
+    if rows or form != "table":
+        say(columns, rows, form, raw=raw)
+    else:
+        click.echo("nobody was invited" if client is None else "it was invited to no round")
+
+
+def _headline(run: "Row") -> str:
+    parent = "  from round {parent_round} of run {parent_run_id}" if run["parent_run_id"] is not None else ""
+    return f"run {{run_id}}  name {{name}}  {{status}}  model {{model}}{parent}".format(
+        **{key: printable(str(value)) for key, value in run.items()}
+    )
+
+
+def _require_known(record: "Reader", run: "Row", number: int | None, client: str | None) -> None:
+    """Raises UsageError where the run has no such round, or no such client."""
+    name, values = printable(run["name"]), {"run_id": run["run_id"], "round": number, "client": client}
+    if number is not None:
+        _, ((last, there),) = record.query(
+            "SELECT MAX(round), SUM(round = :round) FROM v1_rounds WHERE run_id = :run_id", values
+        )
+        if not there:
+            has = "none yet" if last is None else f"rounds up to {last}"
+            raise UsageError(f"run {name} has no round {number}: it has {has}")
+    if client is not None:
+        known = [row[0] for row in record.query(_CLIENTS, values)[1]]
+        if client not in known:
+            raise UsageError(f"run {name} has no client {client!r}{did_you_mean(client, known)}")
+
+
+_CLIENTS = "SELECT DISTINCT client_id FROM v1_clients WHERE run_id = :run_id"
 
 
 @click.command("query")
@@ -58,18 +147,38 @@ def show(ctx: click.Context, run: str, db: str | None, form: str, raw: bool) -> 
     metavar="NAME=VALUE",
     help="The value of the SQL's :NAME, an integer where it is written as one; may be given several times.",
 )
+@run_option
 @db_option
 @format_option
 @raw_option
 @click.pass_context
-def query(ctx: click.Context, sql: str, parameters: tuple[str, ...], db: str | None, form: str, raw: bool) -> None:
+def query(
+    ctx: click.Context, sql: str, parameters: tuple[str, ...], run: str | None, db: str | None, form: str, raw: bool
+) -> None:
     """Run SQL, which can only read, over the v1_ views. - reads it from standard input.
 
-    For example: flserver query - --param run_id=RUN_ID < ops/sql/learning_curve.sql
+    Where the SQL has :run_id, that is the run_id of --run's run, of the newest one where none is named.
+
+    For example: flserver query - --run first-run < ops/sql/learning_curve.sql
     """
-    values = dict(map(_parameter, parameters))
-    columns, rows = reader(ctx, db).query(sys.stdin.read() if sql == "-" else sql, values)
-    click.echo(render(columns, rows, form, raw=raw), nl=False)
+    record = reader(ctx, db)
+    sql = sys.stdin.read() if sql == "-" else sql
+    say(*record.query(sql, asked_of(record, sql, run, parameters)), form, raw=raw)
+
+
+def asked_of(record: "Reader", sql: str, run: str | None, parameters: Sequence[str]) -> dict[str, Any]:
+    """The values of the names in ``sql``: ``parameters`` as NAME=VALUE, of which ``run_id`` may be any RUN, as ``run``
+    is, or left out. Raises UsageError where there is no such run."""
+    values: dict[str, Any] = dict(map(_parameter, parameters))
+    if run is not None and "run_id" in values:
+        raise UsageError("--run and --param run_id both say which run: leave one of the two out")
+    if run is not None or "run_id" in values or re.search(r":run_id\b", sql):
+        values["run_id"] = record.run(run if run is not None else _text(values.get("run_id")))["run_id"]
+    return values
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _parameter(text: str) -> tuple[str, str | int]:

@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,7 @@ if TYPE_CHECKING:
     from flserver.store.reader import Reader
 
 db_option = click.option("--db", type=click.Path(), default=None, metavar="PATH", help="The SQLite database.")
-format_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="table",
-    show_default=True,
-    help="How the rows are printed: for people, or whole and exact for programs.",
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for programs, in place of lines.")
 raw_option = click.option(
     "--raw",
     is_flag=True,
@@ -36,6 +30,41 @@ checkpoint_dir_option = click.option(
     default=None,
     metavar="PATH",
     help="Where the checkpoints lie.",
+)
+
+
+def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator for a command that prints rows: ``--format`` and ``--json``. The command is given ``form``."""
+
+    @functools.wraps(command)
+    def with_form(*args: Any, form: str, as_json: bool, **values: Any) -> Any:
+        return command(*args, form="json" if as_json else form, **values)
+
+    decorated = click.option("--json", "as_json", is_flag=True, help="The same as --format json.")(with_form)
+    how = "How the rows are printed: for people, fitted to their terminal, or whole and exact for programs."
+    kinds = click.Choice(FORMATS)
+    return click.option("--format", "form", type=kinds, default="table", show_default=True, help=how)(decorated)
+
+
+def _run_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """What RUN may be, for a shell that completes it: names, and run_ids where these are begun; nothing on an error."""
+    with suppress(Exception):
+        runs = reader(ctx, ctx.params.get("db") or ctx.find_root().params.get("db")).runs()
+        words = dict.fromkeys(["newest", *(run["name"] for run in runs), *(run["run_id"] for run in runs)])
+        return [word for word in words if word.startswith(incomplete) and (incomplete or word[:1].isalpha())]
+    return []
+
+
+run_argument = click.argument("run", required=False, metavar="[RUN]", shell_complete=_run_names)
+"""Which run: a name, a run_id or the beginning of one, ``newest``; left out it is the newest (``Reader.run``)."""
+runs_argument = click.argument("runs", nargs=-1, metavar="RUN…", shell_complete=_run_names)
+run_option = click.option(
+    "--run",
+    "run",
+    default=None,
+    metavar="RUN",
+    shell_complete=_run_names,
+    help="Which run: its name, run_id or the beginning of that. Default: the newest.",
 )
 
 

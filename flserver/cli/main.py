@@ -13,11 +13,14 @@ from flserver.cli.ask import query, runs, show
 from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
+from flserver.cli.compare import compare
+from flserver.cli.export import export
 from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
 from flserver.cli.purge import purge
 from flserver.cli.record import db, verify
 from flserver.cli.replay import descendants, replay
+from flserver.cli.tail import tail
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS
 from flserver.settings.options import options, run, sources, unknown_variables
@@ -55,6 +58,9 @@ for command in (
     runs,
     show,
     query,
+    compare,
+    tail,
+    export,
     export_model,
     verify,
     purge,

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, reader
+from flserver.cli.common import checkpoint_dir_option, database, db_option, reader, run_argument
 
 
 @click.command("export-model")
-@click.argument("run")
+@run_argument
 @click.option("--round", "which", default="last", show_default=True, metavar="N|best|last", help="Which round's model.")
 @click.option(
     "--out",
@@ -24,7 +24,7 @@ from flserver.cli.common import checkpoint_dir_option, database, db_option, read
 @click.pass_context
 def export_model(
     ctx: click.Context,
-    run: str,
+    run: str | None,
     which: str,
     out: Path,
     licence: str | None,

@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, format_option, raw_option, reader
-from flserver.cli.tables import render
+from flserver.cli.common import (
+    checkpoint_dir_option,
+    database,
+    db_option,
+    format_option,
+    raw_option,
+    reader,
+    run_argument,
+)
+from flserver.cli.tables import say
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from flserver.settings import DATASETS, EvaluationPolicy
 
@@ -17,7 +25,7 @@ COLUMNS = ("run_id", "name", "round", "by", "model_digest", "checkpoint", "check
 
 
 @click.command("replay")
-@click.argument("run")
+@run_argument
 @click.option("--round", "number", type=click.IntRange(min=1), default=None, metavar="N", help="This round alone.")
 @click.option("--without", default=None, metavar="CLIENT", help="The round as if that client had not taken part in it.")
 @click.option("--strategy", default=None, metavar="S", help="What another strategy would have made of the round.")
@@ -46,7 +54,7 @@ COLUMNS = ("run_id", "name", "round", "by", "model_digest", "checkpoint", "check
 @click.pass_context
 def replay(
     ctx: click.Context,
-    run: str,
+    run: str | None,
     number: int | None,
     without: str | None,
     strategy: str | None,
@@ -119,6 +127,6 @@ def descendants(ctx: click.Context, what: str, client: bool, db: str | None, for
 
     rows = found(reader(ctx, db), what, client=client)
     if rows or form != "table":
-        click.echo(render(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], form, raw=raw), nl=False)
+        say(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], form, raw=raw)
     else:
         click.echo("no later model rests on it")

@@ -3,18 +3,39 @@
 import csv
 import io
 import json
-import re
+import sys
 from collections.abc import Iterable, Sequence
+from shutil import get_terminal_size
 from typing import Any
 
-from flserver.text import json_number, printable
+import click
+
+from flserver.record.cells import inert, plain, plain_json
+from flserver.text import printable
 
 FORMATS = ("table", "csv", "json")
 
 
-# What a spreadsheet takes for a formula, or drops from before one: https://owasp.org/www-community/attacks/CSV_Injection
-FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+def say(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str, *, raw: bool = False) -> None:
+    """Print the rows in one of ``FORMATS``: a table at a terminal fits its width, and has its reader's times."""
+    if form == "table" and sys.stdout.isatty():
+        click.echo("".join(f"{line}\n" for line in screen_lines(columns, rows, terminal_width())), nl=False)
+    else:
+        click.echo(render(columns, rows, form, raw=raw), nl=False)
+
+
+def terminal_width() -> int:
+    """How many cells a line of the terminal has: ``COLUMNS``, else what it says of itself, else 80."""
+    return max(1, get_terminal_size().columns)
+
+
+def screen_lines(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> list[str]:
+    """The rows as a table of at most ``width`` cells (``cli/fitting.py``)."""
+    from flserver.cli.fitting import column, fitted
+
+    values = [[row[i] for row in rows] for i in range(len(columns))]
+    made = [column(printable(head), each, [*map(_cell, each)]) for head, each in zip(columns, values, strict=True)]
+    return fitted(made, width) if made else []
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str, *, raw: bool = False) -> str:
@@ -25,9 +46,9 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str, *
     calculate has an apostrophe before it in CSV, unless ``raw``.
     """
     if format == "json":
-        return json.dumps([dict(zip(columns, map(_json, row), strict=True)) for row in rows], indent=2) + "\n"
+        return json.dumps([dict(zip(columns, map(plain_json, row), strict=True)) for row in rows], indent=2) + "\n"
     if format == "csv":
-        return "".join(_csv_line(line) for line in (columns, *(map(_plain if raw else _inert, row) for row in rows)))
+        return "".join(_csv_line(line) for line in (columns, *(map(plain if raw else inert, row) for row in rows)))
     cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
     numeric = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(columns))]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -44,7 +65,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
-    return printable(str(_plain(value)), limit=10_000)
+    return printable(str(plain(value)), limit=10_000)
 
 
 def _csv_line(values: Iterable[Any]) -> str:
@@ -52,18 +73,3 @@ def _csv_line(values: Iterable[Any]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(values)
     return text.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _inert(value: Any) -> Any:
-    """``value`` as a spreadsheet shows it and does not calculate it; a number is one, also as text."""
-    plain = _plain(value)
-    formula = isinstance(plain, str) and plain.startswith(FORMULAS) and not NUMBER.fullmatch(plain)
-    return f"'{plain}" if formula else plain
-
-
-def _json(value: Any) -> Any:
-    return json_number(value) if isinstance(value, float) else _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    return value.hex() if isinstance(value, bytes) else value

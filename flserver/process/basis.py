@@ -120,7 +120,7 @@ def initial_weights(spec: str, reader: Reader, store: StorePolicy) -> Weights:
     if spec.endswith(".safetensors") or Path(spec).is_file():
         return Weights(option=option, path=Path(spec))
     ref, _, round_text = spec.partition(":")
-    run = reader.run(ref)
+    run = reader.run(ref, exact=True)  # a resumption asks again, and must mean the same one
     if round_text and not round_text.isdecimal():
         raise UsageError(f"{option}: {round_text!r} is not a round")
     committed = reader.committed_round(run["run_id"], int(round_text) if round_text else None)

@@ -10,6 +10,7 @@ from flserver.errors import UsageError
 from flserver.settings import ServerSettings, server_settings
 from flserver.settings.recorded import NOT_OF_THE_RUN, from_anywhere, settings_of
 from flserver.store.reader import Reader, Row
+from flserver.store.references import NEWEST
 from flserver.text import did_you_mean, edit_distance
 
 SLIP = 2  # letters by which a name may differ from an existing one and still be meant as that
@@ -107,6 +108,8 @@ def _check_meant(name: str, names: list[str], settings: ServerSettings, typed: b
 
 
 def _new(settings: ServerSettings, notice: str | None) -> Plan:
+    if settings.store.run_name == NEWEST:
+        raise UsageError(f"--run-name {NEWEST}: the commands mean the newest run by it, whatever that is called")
     run_id = _new_id()
     name = settings.store.run_name or run_id
     return Plan(run_id=run_id, name=name, ref=name, settings=settings, notice=notice)

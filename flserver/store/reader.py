@@ -5,14 +5,12 @@ where nothing can be written.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import text
 
 from flserver.errors import Damaged, UsageError
 from flserver.events import RunStarted
@@ -21,13 +19,12 @@ from flserver.events.words import MetricSource
 from flserver.store import chain
 from flserver.store.chain import Link, payload_digest
 from flserver.store.lineage import RESTING
-from flserver.store.sqlite import cause, is_ours, reading_engine, unusable
+from flserver.store.reading import Readable
+from flserver.store.reading import Row as Row
+from flserver.store.references import NEWEST, no_such_run, the_one
 from flserver.store.totals import read_totals
 
 CHAIN_PAGE = 1000  # events in memory at once
-
-Row = Mapping[str, Any]
-"""A row of a view: its columns by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,45 +57,28 @@ class IdSeeds:
     process_id: int
 
 
-class Reader:
-    """Reads the database at ``path``, or that of the engine ``stand_in``, which stands for it.
-
-    Every method raises UsageError where there is no database that can be read, or the file is none of ours.
-    """
-
-    def __init__(self, path: Path, stand_in: Engine | None = None) -> None:
-        self._path = path
-        self._stands_in = stand_in is not None
-        self._engine = stand_in or reading_engine(path)
-
-    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run one statement that only reads. Returns its columns' names, and its rows.
-
-        ``parameters`` are the values of the statement's ``:name``, by name; it need not have all of them. Raises
-        UsageError, with SQLite's words, for bad SQL and for whatever would write.
-        """
-        with self._connect() as connection:
-            try:
-                result = connection.exec_driver_sql(sql, dict(parameters or {}))
-                return (list(result.keys()), [tuple(row) for row in result]) if result.returns_rows else ([], [])
-            # ValueError: SQL that is not UTF-8, which the driver raises before SQLite sees it.
-            except (SQLAlchemyError, ValueError) as error:
-                said = cause(error)
-                only = "; a query can only read, and no more than the database" if "not authorized" in said else ""
-                raise UsageError(said + only) from error
+class Reader(Readable):
+    """Answers what the server and its commands ask of the record."""
 
     def runs(self) -> list[Row]:
         """All rows of v1_runs, the newest first."""
         return self._rows(f"{_RUNS} ORDER BY event_seq DESC")
 
-    def run(self, ref: str) -> Row:
-        """The row of v1_runs of the run with the run_id ``ref``, else of the newest run of that name.
+    def run(self, ref: str | None = None, *, exact: bool = False) -> Row:
+        """The row of v1_runs of the run that ``ref`` means: one with that run_id, else the newest of that name, else
+        for ``newest`` the newest, else the one whose run_id begins so. Left out it is the newest; ``exact`` takes a
+        run_id or a name alone.
 
-        Raises UsageError where there is none.
+        Raises UsageError, with names that are like it, where there is none, and with the candidates for several.
         """
         found = self.newest_run(ref)
+        if found is None and ref == NEWEST and not exact:
+            found = self.newest_run()
+        if found is None and ref and not exact:
+            found = the_one(ref, self._rows(_BEGUN_SO, ref=ref), self._path)
         if found is None:
-            raise UsageError(f"{self._path} has no run {ref!r}")
+            names = self._rows("SELECT name, run_id FROM runs ORDER BY event_seq DESC")
+            raise no_such_run(ref, self._path, names)
         return found
 
     def newest_run(self, ref: str | None = None) -> Row | None:
@@ -267,34 +247,7 @@ class Reader:
             rows = connection.execution_options(yield_per=CHAIN_PAGE).execute(text("SELECT * FROM events ORDER BY seq"))
             return chain.verify({**row} for row in rows.mappings())
 
-    def _rows(self, query: str, **parameters: Any) -> list[Row]:
-        with self._errors(), self._connect() as connection:
-            return [dict(row) for row in connection.execute(text(query), parameters).mappings()]
-
-    def _first(self, query: str, **parameters: Any) -> Row | None:
-        rows = self._rows(query, **parameters)
-        return rows[0] if rows else None
-
-    @contextmanager
-    def _connect(self) -> Iterator[Connection]:
-        if not (self._stands_in or self._path.is_file()):
-            raise UsageError(f"there is no database {self._path}")
-        with self._errors():
-            connection = self._engine.connect()
-        with connection:
-            with self._errors():
-                ours = is_ours(connection)
-            if not ours:
-                raise UsageError(f"{self._path} is no database of flserver")
-            yield connection
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            raise unusable(self._path, "read", error) from error
-
 
 _RUNS = "SELECT v1_runs.* FROM v1_runs JOIN runs USING (run_id)"
 _COMMITTED = "SELECT * FROM v1_rounds WHERE run_id = :run AND status = 'committed'"
+_BEGUN_SO = f"{_RUNS} WHERE substr(v1_runs.run_id, 1, length(:ref)) = :ref ORDER BY event_seq DESC"

@@ -66,7 +66,7 @@ def test_grandchildren_too_and_a_circle_ends(flserver: Run, db: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "reason"), [("night:9", "no committed round 9"), ("night", "no client"), ("day:1", "no round of a run")]
+    ("what", "reason"), [("night:9", "no committed round 9"), ("night", "no client"), ("day:1", "has no run 'day'")]
 )
 def test_what_is_not_there(flserver: Run, db: Path, what: str, reason: str) -> None:
     refused(flserver("--db", db, "descendants", what), reason)

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from flserver.cli.main import run_cli
+from flserver.store.schema import ensure_head
 from tests.nobody import public as public
 from tests.recorded_run import write_database
+from tests.store import story
 
 ROOT = Path(__file__).parents[2]
 COUNT = ("query", "SELECT COUNT(*) AS n FROM v1_runs", "--format", "csv")
@@ -30,6 +32,20 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def db(recorded: Path, tmp_path: Path) -> Path:
     """A copy that the test may spoil."""
     return Path(shutil.copytree(recorded, tmp_path / "here")) / "runs.sqlite"
+
+
+@pytest.fixture(scope="session")
+def _story(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("story") / "runs.sqlite"
+    ensure_head(path)
+    story.write(path, story.whole_run())
+    return path
+
+
+@pytest.fixture
+def story_db(_story: Path, tmp_path: Path) -> Path:
+    """A copy of the record of ``story.whole_run``."""
+    return Path(shutil.copy(_story, tmp_path / "story.sqlite"))
 
 
 @pytest.fixture

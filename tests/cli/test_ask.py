@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flserver.cli.ask import in_order
 from tests.cli.conftest import ROOT, Run, lines, refused
 from tests.recorded_run import PLAIN, RUN, SCREEN_CLEARER
 
@@ -17,13 +18,33 @@ QUESTIONS = sorted((ROOT / "ops" / "sql").glob("*.sql"))
 
 def test_runs_as_a_table_newest_first(flserver: Run, db: Path) -> None:
     head, rule, *rows = lines(flserver("--db", db, "runs"))
-    columns = "run_id name status rounds_committed num_rounds model started_at ended_at parent_run_id parent_round"
+    columns = (
+        "run_id name status strategy rounds_committed num_rounds clients loss accuracy model started_at ended_at"
+        " parent_run_id parent_round"
+    )
     assert head.split() == columns.split()
     assert set(rule) == {"-", " "}
-    assert [row.split()[:5] for row in rows] == [
-        [PLAIN, "plain", "interrupted", "0", "2"],
-        [RUN, "night", "completed", "3", "2"],
+    assert [row.split()[:9] for row in rows] == [
+        [PLAIN, "plain", "interrupted", "fedavg", "0", "2", "0", "neural_net_helper:NeuralNet", *rows[0].split()[8:9]],
+        [RUN, "night", "completed", "fedavg", "3", "2", "2", "0.5", "0.9"],
     ]
+
+
+def sorted_by(flserver: Run, db: Path, by: str) -> list[str]:
+    return [run["name"] for run in json.loads("\n".join(lines(flserver("--db", db, "runs", "--json", "--sort", by))))]
+
+
+def test_runs_by_a_column_those_without_a_value_last(flserver: Run, db: Path) -> None:
+    assert sorted_by(flserver, db, "name") == ["night", "plain"]
+    assert sorted_by(flserver, db, "-name") == ["plain", "night"]
+    assert sorted_by(flserver, db, "accuracy") == sorted_by(flserver, db, "-accuracy") == ["night", "plain"]
+    refused(flserver("--db", db, "runs", "--sort", "accuracies"), "did you mean 'accuracy'?")
+
+
+def test_sorting_by_numbers_from_either_end() -> None:
+    rows = [("a", 2.0), ("b", None), ("c", 10.0)]
+    assert in_order(["name", "loss"], rows, "loss") == [("a", 2.0), ("c", 10.0), ("b", None)]
+    assert in_order(["name", "loss"], rows, "-loss") == [("c", 10.0), ("a", 2.0), ("b", None)]
 
 
 def test_runs_for_programs(flserver: Run, db: Path) -> None:
@@ -57,8 +78,46 @@ def test_show_for_programs_has_nothing_but_the_rows(flserver: Run, db: Path) -> 
     assert [(row["round"], row["accuracy"]) for row in rows] == [(0, 0.1), (1, 0.8), (2, 0.95), (3, 0.9)]
 
 
-def test_an_unknown_run(flserver: Run, db: Path) -> None:
-    refused(flserver("--db", db, "show", "day"), "has no run 'day'")
+def test_an_unknown_run_is_said_with_what_there_is(flserver: Run, db: Path) -> None:
+    refused(flserver("--db", db, "show", "zz"), "has no run 'zz'; the newest are 'plain', 'night'")
+    refused(flserver("--db", db, "show", "nigth"), "has no run 'nigth'; did you mean 'night'?")
+    refused(flserver("--db", db, "show", "20"), f"the ids of 2 runs begin: {PLAIN} (plain), {RUN} (night)")
+
+
+def test_a_run_is_meant_by_the_beginning_of_its_id_or_as_the_newest(flserver: Run, db: Path) -> None:
+    for ref, name in (([], "plain"), (["newest"], "plain"), (["20260131"], "night"), (["20260201T"], "plain")):
+        assert f"name {name}" in lines(flserver("--db", db, "show", *ref))[0]
+
+
+def test_show_of_a_round_has_its_times_and_its_clients(flserver: Run, story_db: Path) -> None:
+    said = lines(flserver("--db", story_db, "show", "night", "--round", "1"))
+    assert "aggregate_seconds" in said[2]
+    assert [line.split()[1] for line in said[4:6]] == ["aborted", "committed"]
+    rows = json.loads(flserver("--db", story_db, "show", "night", "--round", "1", "--json")[1])
+    assert [(row["attempt"], row["client_id"], row["participation"], row["decision"]) for row in rows] == [
+        (1, "1", "answered", "aborted"),
+        (1, "2", "answered", "rejected"),
+        (1, "3", "timed_out", "late"),
+        (2, "1", "answered", "accepted"),
+        (2, "2", "answered", "accepted"),
+        (2, "3", "not_sent", None),
+    ]
+    assert (rows[3]["training_seconds"], rows[3]["upload_seconds"], rows[3]["weight"]) == (1.5, 0.5, 0.5)
+    refused(flserver("--db", story_db, "show", "night", "--round", "9"), "has no round 9: it has rounds up to 1")
+
+
+def test_show_of_a_client_has_its_registrations_and_what_became_of_its_rounds(flserver: Run, story_db: Path) -> None:
+    said = lines(flserver("--db", story_db, "show", "night", "--client", "1"))
+    assert said[2].split()[:2] == ["registration", "label"]
+    assert [line.split()[0] for line in said[4:6]] == ["1", "2"]
+    rows = json.loads(flserver("--db", story_db, "show", "night", "--client", "1", "--json")[1])
+    assert [(row["round"], row["attempt"], row["reason"], row["weight"]) for row in rows] == [
+        (1, 1, "quorum", None),
+        (1, 2, None, 0.5),
+    ]
+    one = json.loads(flserver("--db", story_db, "show", "night", "--client", "3", "--round", "1", "--json")[1])
+    assert [row["client_id"] for row in one] == ["3", "3"]
+    refused(flserver("--db", story_db, "show", "night", "--client", "9"), "has no client '9'")
 
 
 def test_query_in_each_format(flserver: Run, db: Path) -> None:
@@ -172,6 +231,16 @@ def test_sql_from_standard_input_with_parameters(flserver: Run, db: Path) -> Non
 @pytest.mark.parametrize("text", ["n", "=1", "1n=1", "a b=1", ":n=1"])
 def test_a_parameter_that_is_none(flserver: Run, db: Path, text: str) -> None:
     refused(flserver("--db", db, "query", "SELECT 1", "--param", text), "NAME=VALUE")
+
+
+def test_a_query_about_a_run_takes_its_name_and_the_newest_where_none_is_named(flserver: Run, db: Path) -> None:
+    sql = "SELECT name FROM v1_runs WHERE run_id = :run_id"
+    by = ((("--run", "night"), "night"), (("--param", "run_id=20260131"), "night"), ((), "plain"))
+    for given, name in by:
+        assert lines(flserver("--db", db, "query", sql, *given)) == ["name", "-----", name]
+    refused(flserver("--db", db, "query", sql, "--run", "day"), "has no run 'day'")
+    refused(flserver("--db", db, "query", sql, "--param", "run_id=day"), "has no run 'day'")
+    refused(flserver("--db", db, "query", sql, "--run", "night", "--param", "run_id=x"), "leave one of the two out")
 
 
 def test_a_number_too_large_for_sqlite_is_text(flserver: Run, db: Path) -> None:

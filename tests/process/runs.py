@@ -35,7 +35,7 @@ class FakeReader:
         by_id = [run for run in self._runs if run["run_id"] == ref]
         return next((run for run in [*by_id, *reversed(self._runs)] if ref in (None, run["run_id"], run["name"])), None)
 
-    def run(self, ref: str) -> Mapping[str, Any]:
+    def run(self, ref: str, *, exact: bool = False) -> Mapping[str, Any]:
         found = self.newest_run(ref)
         if found is None:
             raise UsageError(f"no run {ref}")

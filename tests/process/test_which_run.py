@@ -55,6 +55,12 @@ def test_a_name_that_a_run_has_already_is_said_to_be_anothers_too() -> None:
     assert "there is a run of that name" in plan.notice
 
 
+def test_no_run_is_begun_under_the_name_by_which_the_newest_is_meant() -> None:
+    with pytest.raises(UsageError, match="--run-name newest: the commands mean the newest run by it"):
+        decide(run_name="newest")
+    assert planned(found("interrupted", name="newest"), run_name="newest", resume=True).run_id == "r1", "an old record"
+
+
 def test_resume_without_a_run_starts_one_and_says_so() -> None:
     plan = planned(resume=True)
     assert is_new(plan)

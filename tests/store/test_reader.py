@@ -124,6 +124,42 @@ def test_runs_are_found_by_id_and_by_name(recorded: Path, reader: Reader) -> Non
         reader.run("day")
 
 
+def test_a_run_is_also_the_newest_or_the_one_whose_id_begins_so(recorded: Path, reader: Reader) -> None:
+    assert reader.run()["run_id"] == reader.run("newest")["run_id"] == story.LEFT
+    assert reader.run(story.RUN[:8])["run_id"] == story.RUN
+    for ref in ("newest", story.RUN[:8], ""):
+        with pytest.raises(UsageError, match=f"no run '{ref}'"):
+            reader.run(ref, exact=True)
+    with pytest.raises(
+        UsageError, match=rf"'2026' is how the ids of 2 runs begin: {story.LEFT} \(killed\), {story.RUN}"
+    ):
+        reader.run("2026")
+    with pytest.raises(UsageError, match="no run ''"):
+        reader.run("")
+
+
+def test_a_name_goes_before_the_beginning_of_an_id_and_before_newest(recorded: Path, reader: Reader) -> None:
+    for run_id, name in (("r1", story.LEFT[:8]), ("r2", "newest"), ("r3", "other")):
+        story.write(recorded, story.started(run_id, int(run_id[1]) + 5, name), process_id=int(run_id[1]) + 5)
+    assert reader.run(story.LEFT[:8])["run_id"] == "r1"
+    assert reader.run("newest")["run_id"] == "r2"
+    assert reader.run()["run_id"] == "r3"
+
+
+def test_many_candidates_are_counted(recorded: Path, reader: Reader) -> None:
+    for number in range(5, 12):
+        story.write(recorded, story.started(f"x{number}", number, f"n{number}"), process_id=number)
+    with pytest.raises(UsageError, match=r"of 7 runs begin: x11 .*, x7 \(n7\) and 2 more"):
+        reader.run("x")
+
+
+def test_a_database_without_runs_says_so(tmp_path: Path) -> None:
+    ensure_head(tmp_path / "new.sqlite")
+    for ref in (None, "newest", "x"):
+        with pytest.raises(UsageError, match="yet"):
+            Reader(tmp_path / "new.sqlite").run(ref)
+
+
 def test_a_runs_columns_are_the_views(reader: Reader) -> None:
     assert list(reader.run(story.RUN)) == reader.query("SELECT * FROM v1_runs")[0]
 

@@ -1,0 +1,107 @@
+"""The command that holds runs beside each other."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flserver.cli.common import db_option, json_option, reader, runs_argument
+from flserver.cli.sparkline import places, sparkline
+from flserver.cli.tables import say, terminal_width
+from flserver.errors import UsageError
+from flserver.text import json_number, printable
+
+if TYPE_CHECKING:
+    from flserver.record.comparison import Comparison, Curve, Measured, Side
+
+CURVES = ("loss", "accuracy")
+LABEL = 24  # cells of a run's name before its curve
+FACTS = (
+    *("run_id", "status", "rounds_committed", "num_rounds", "clients", "updates_accepted", "median_seconds"),
+    *("best_round", "best_loss", "best_accuracy", "last_round", "last_loss", "last_accuracy"),
+)
+
+
+@click.command("compare")
+@runs_argument
+@json_option
+@db_option
+@click.pass_context
+def compare(ctx: click.Context, runs: tuple[str, ...], as_json: bool, db: str | None) -> None:
+    """Compare two runs or more: what was settled differently, how they learned, their best rounds, their times.
+
+    For example: flserver --db runs.sqlite compare first-run newest
+    """
+    from flserver.record.comparison import compare as compared
+
+    if len(runs) < 2:
+        raise UsageError("compare takes two runs or more: flserver compare RUN RUN")
+    record = reader(ctx, db)
+    rows = [record.run(ref) for ref in runs]
+    for place, row in enumerate(rows):
+        before = [ref for ref, other in zip(runs, rows[:place], strict=False) if other["run_id"] == row["run_id"]]
+        if before:
+            raise UsageError(f"{before[0]!r} and {runs[place]!r} are the same run, {row['run_id']}")
+    found = compared(record, rows)
+    if as_json:
+        click.echo(json.dumps(_plain(found.as_json()), indent=2))
+    else:
+        _tell(found)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no number for, as a text."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return json_number(value) if isinstance(value, float) else value
+
+
+def _tell(found: "Comparison") -> None:
+    names = labels(found.runs)
+    say(("run", *names), [*zip(FACTS, *map(_facts, found.runs), strict=True)], "table")
+    click.echo(f"\nsettings that differ ({found.equal} are the same)")
+    if found.differing:
+        rows = [[name, *map(_setting, values)] for name, values in found.differing.items()]
+        say(("setting", *names), rows, "table")
+    for curve in CURVES:
+        for line in curve_lines(curve, names, [getattr(run, curve) for run in found.runs], terminal_width()):
+            click.echo(line)
+
+
+def labels(runs: "Sequence[Side]") -> list[str]:
+    """What each run is called here: its name, and its run_id where it shares that with another one."""
+    names = [run.name for run in runs]
+    return [printable(run.name) if names.count(run.name) == 1 else run.run_id for run in runs]
+
+
+def curve_lines(title: str, names: Sequence[str], curves: "Sequence[Curve]", width: int) -> list[str]:
+    """A sparkline for each run, all on one scale and with the same round below each other; nothing where none of them
+    was measured."""
+    values = [value for curve in curves for value in curve.values() if value is not None]
+    if not values:
+        return []
+    shown = [printable(name, LABEL) for name in names]
+    indent = max(map(len, shown)) + 2
+    low, high, last = min(values), max(values), max(max(curve, default=0) for curve in curves)
+    groups = places(0, last, width - indent)
+    each = "" if len(groups) == last + 1 else f", up to {max(map(len, groups))} a mark"
+    lines = ["", f"{title}: {low:.4g} to {high:.4g}, rounds 0 to {last}{each}"]
+    for name, curve in zip(shown, curves, strict=True):
+        lines.append(name.ljust(indent) + sparkline(curve, groups, low, high).rstrip())
+    return lines
+
+
+def _facts(run: "Side") -> list[Any]:
+    made = [run.rounds_committed, run.num_rounds, run.clients, run.updates_accepted, run.seconds]
+    return [run.run_id, run.status, *made, *_told(run.best), *_told(run.last)]
+
+
+def _told(measured: "Measured | None") -> tuple[Any, ...]:
+    return (None, None, None) if measured is None else (measured.round, measured.loss, measured.accuracy)
+
+
+def _setting(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,102 @@
+"""Runs held beside each other: the settings in which they differ, their curves, their best rounds, their times."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from flserver.models.retention import MadeRound, best
+from flserver.settings.recorded import settings_of
+from flserver.store.reader import Reader, Row
+
+Curve = Mapping[int, float | None]
+"""A number by committed round; None where it was not measured, or is not finite."""
+
+BESIDE_SETTINGS = ("model", "strategy", "seed", "server_version", "arithmetic", "parent_run_id", "parent_round")
+"""Columns of v1_runs that say how a run came about, as its settings do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A committed round: ``loss`` in nats, ``accuracy`` from 0 to 1; None where it was not measured."""
+
+    round: int
+    loss: float | None
+    accuracy: float | None
+    model_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One run of several. ``clients`` are those that registered, ``seconds`` the median of a committed round's, from
+    round 1 on; ``best`` is by the rule of ``models.retention.best``."""
+
+    run_id: str
+    name: str
+    status: str
+    rounds_committed: int
+    num_rounds: int
+    clients: int
+    updates_accepted: int
+    seconds: float | None
+    best: Measured | None
+    last: Measured | None
+    loss: Curve
+    accuracy: Curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """``differing`` has each setting that is not the same in all runs, with its values in their order; ``equal`` are so
+    many. A setting that an older version did not have is None."""
+
+    runs: tuple[Side, ...]
+    differing: Mapping[str, tuple[Any, ...]]
+    equal: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(reader: Reader, runs: Sequence[Row]) -> Comparison:
+    """Compare ``runs``, which are rows of v1_runs."""
+    settings = [_how(run) for run in runs]
+    names = sorted({name for each in settings for name in each})
+    values = {name: tuple(each.get(name) for each in settings) for name in names}
+    differing = {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+    sides = tuple(_side(reader, run) for run in runs)
+    return Comparison(runs=sides, differing=differing, equal=len(values) - len(differing))
+
+
+def _how(run: Row) -> dict[str, Any]:
+    """What was settled for a run, by name."""
+    return settings_of(run) | {name: run[name] for name in BESIDE_SETTINGS if name in run}
+
+
+def _side(reader: Reader, run: Row) -> Side:
+    rounds = reader.committed_rounds(run["run_id"])
+    found = best(map(MadeRound.of, rounds))
+    by_number = {row["round"]: row for row in rounds}
+    _, ((clients,),) = reader.query(_CLIENTS, {"run_id": run["run_id"]})
+    trained = [row["seconds"] for row in rounds if row["round"] > 0 and row["seconds"] is not None]
+    return Side(
+        run_id=run["run_id"],
+        name=run["name"],
+        status=run["status"],
+        rounds_committed=run["rounds_committed"],
+        num_rounds=run["num_rounds"],
+        clients=clients,
+        updates_accepted=sum(row["updates_accepted"] or 0 for row in rounds),
+        seconds=median(trained) if trained else None,
+        best=None if found is None else _measured(by_number[found.round]),
+        last=_measured(rounds[-1]) if rounds else None,
+        loss={row["round"]: row["loss"] for row in rounds},
+        accuracy={row["round"]: row["accuracy"] for row in rounds},
+    )
+
+
+def _measured(row: Row) -> Measured:
+    return Measured(round=row["round"], loss=row["loss"], accuracy=row["accuracy"], model_digest=row["model_digest"])
+
+
+_CLIENTS = "SELECT COUNT(DISTINCT client_id) FROM v1_clients WHERE run_id = :run_id"

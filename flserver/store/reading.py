@@ -1,0 +1,124 @@
+"""How the database is read: each call opens a connection that cannot write, sees one state, and closes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from flserver.errors import UsageError
+from flserver.store.sqlite import cause, is_ours, reading_engine, unusable
+
+Row = Mapping[str, Any]
+"""A row of a view: its columns by name."""
+
+PAGE = 1000
+"""Rows in memory at once, where they are read one after another."""
+
+
+class Readable:
+    """The database at ``path``, or that of the engine ``stand_in``, which stands for it, to be asked anything.
+
+    Every method raises UsageError where there is no database that can be read, or the file is none of ours.
+    """
+
+    def __init__(self, path: Path, stand_in: Engine | None = None) -> None:
+        self._path = path
+        self._stands_in = stand_in is not None
+        self._engine = stand_in or reading_engine(path)
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run one statement that only reads. Returns its columns' names, and its rows.
+
+        ``parameters`` are the values of the statement's ``:name``, by name; it need not have all of them. Raises
+        UsageError, with SQLite's words, for bad SQL and for whatever would write.
+        """
+        with self.asking() as asked:
+            return asked.rows(sql, parameters)
+
+    @contextmanager
+    def asking(self) -> Iterator["Asked"]:
+        """Within the block, several questions are answered from one state of the database."""
+        with self._connect() as connection:
+            asked = Asked(connection)
+            try:
+                yield asked
+            finally:
+                asked.close()
+
+    def _rows(self, query: str, **parameters: Any) -> list[Row]:
+        with self._errors(), self._connect() as connection:
+            return [dict(row) for row in connection.execute(text(query), parameters).mappings()]
+
+    def _first(self, query: str, **parameters: Any) -> Row | None:
+        rows = self._rows(query, **parameters)
+        return rows[0] if rows else None
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        if not (self._stands_in or self._path.is_file()):
+            raise UsageError(f"there is no database {self._path}")
+        with self._errors():
+            connection = self._engine.connect()
+        with connection:
+            with self._errors():
+                ours = is_ours(connection)
+            if not ours:
+                raise UsageError(f"{self._path} is no database of flserver")
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise unusable(self._path, "read", error) from error
+
+
+class Asked:
+    """One state of the database, while :meth:`Readable.asking` lasts."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._results: list[CursorResult[Any]] = []
+
+    def close(self) -> None:
+        """Nothing more is read, also of what was begun."""
+        for result in self._results:
+            result.close()
+
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """As :meth:`Readable.query`."""
+        columns, pages = self.pages(sql, parameters)
+        return columns, [row for page in pages for row in page]
+
+    def pages(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
+        """The same, with ``PAGE`` rows in memory at once."""
+        with _words():
+            result = self._connection.exec_driver_sql(sql, dict(parameters or {}))
+            self._results.append(result)
+            if not result.returns_rows:
+                return [], iter(())
+
+        def pages() -> Iterator[list[tuple[Any, ...]]]:
+            with _words():
+                for page in result.partitions(PAGE):
+                    yield [tuple(row) for row in page]
+
+        return list(result.keys()), pages()
+
+
+@contextmanager
+def _words() -> Iterator[None]:
+    """Within the block, what the asker's SQL comes to is said in SQLite's words."""
+    try:
+        yield
+    # ValueError: SQL that is not UTF-8, which the driver raises before SQLite sees it.
+    except (SQLAlchemyError, ValueError) as error:
+        said = cause(error)
+        only = "; a query can only read, and no more than the database" if "not authorized" in said else ""
+        raise UsageError(said + only) from error
