@@ -41,8 +41,8 @@ def report(
 ) -> None:
     """Draw RUN as one HTML page that needs nothing beside it; of several, how they differ.
 
-    It shows what was trained, by whom, how it went, what was refused, how to verify it, and what is not known. A run that
-    is not over is shown as it is now.
+    It shows what was trained, by whom, how it went, what was refused, how to verify it, and what is not known. A run
+    that is not over is shown as it is now.
     """
     from flserver.report.facts import read_facts
     from flserver.report.write import refuse_to_overwrite, write

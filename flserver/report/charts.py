@@ -22,12 +22,12 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 STACKED = (SERIES[0], SERIES[4], SERIES[1], SERIES[2], SERIES[3])  # grey is what takes the most: waiting
 HATCHES = ("///", "", "\\\\\\", "|||", "---")  # of lines: dots would be circles by the thousand
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "flserver",  # the same record is drawn in the same bytes
     "text.parse_math": False,  # a name with a dollar sign is a name
     "font.family": "DejaVu Sans",
-    "font.size": 11,
+    "font.size": 12,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
     "axes.facecolor": "none",
@@ -68,22 +68,22 @@ def _axes(width: int = WIDTH, height: int = HEIGHT, left: int = 48) -> Iterator[
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width / 72, height / 72), facecolor="none")
         FigureCanvasSVG(figure)
-        room = (left / width, 40 / height, (width - left - 10) / width, (height - 40 - 30) / height)
+        room = (left / width, 44 / height, (width - left - 10) / width, (height - 44 - 32) / height)
         axes = figure.add_axes(room)
         yield figure, axes
 
 
 def _by_round(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=MUTED, pad=14)
+    axes.set_title(title, loc="left", fontsize=12, color=MUTED, pad=14)
     axes.set_xlabel("round")
     axes.grid(axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(number))
 
 
 def _legend(axes: Any) -> None:
     axes.legend(
-        loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=3, frameon=False, fontsize=9.5, labelcolor=MUTED,
+        loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=3, frameon=False, fontsize=10.5, labelcolor=MUTED,
         handlelength=2, columnspacing=1, handletextpad=0.5, borderaxespad=0,
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ def curves(name: str, title: str, series: Sequence[Series], best: tuple[int, flo
             low = best[1] < sum(axes.get_ylim()) / 2
             axes.annotate(
                 f"best: {number(best[1])}", best, xytext=(-8 if right else 8, 14 if low else -18),
-                textcoords="offset points", ha="right" if right else "left", fontsize=10,
+                textcoords="offset points", ha="right" if right else "left", fontsize=11,
             )  # fmt: skip
         if len(series) > 1:
             _legend(axes)
@@ -184,23 +184,25 @@ def spread(name: str, title: str, rounds: Sequence[int], quantiles: Sequence[Seq
         line.set_gid("median")
         _logarithmic(axes, [*least, *most])
         _legend(axes)
-        said = [f"round {r}: median {number(m)}, largest {number(x)}" for r, m, x in zip(rounds, middle, most, strict=True)]
+        said = [
+            f"round {r}: median {number(m)}, largest {number(x)}" for r, m, x in zip(rounds, middle, most, strict=True)
+        ]
         return _drawn(figure, name, {"median": said})
 
 
-def bars(name: str, title: str, values: Mapping[str, float]) -> Markup:
+def bars(name: str, title: str, values: Sequence[tuple[str, float]]) -> Markup:
     """Horizontal bars, the first on top, each with its label and its value; values are shares from 0 to 1."""
-    labels = list(values)
+    labels, shares = zip(*values, strict=True)
     with _axes(height=76 + 20 * len(labels), left=130) as (figure, axes):
-        axes.set_title(title, loc="left", fontsize=11, color=MUTED, pad=10, x=-0.4)
+        axes.set_title(title, loc="left", fontsize=12, color=MUTED, pad=10, x=-0.4)
         places = range(len(labels))
-        axes.barh(places, list(values.values()), height=0.62, color=SERIES[0])
-        for place, value in zip(places, values.values(), strict=True):
+        axes.barh(places, shares, height=0.62, color=SERIES[0])
+        for place, value in zip(places, shares, strict=True):
             at = {"xytext": (6, 0), "textcoords": "offset points"}
-            axes.annotate(f"{value:.1%}", (value, place), va="center", fontsize=10, **at)
+            axes.annotate(f"{value:.1%}", (value, place), va="center", fontsize=11, **at)
         axes.set_yticks(places, labels)
         axes.invert_yaxis()
-        axes.set_xlim(0, max(values.values()) * 1.22)
+        axes.set_xlim(0, max(shares) * 1.22)
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
         return _drawn(figure, name)

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flserver.report.charts import Series
+from flserver.report.circumstances import setting_cell
 from flserver.report.facts import Facts
-from flserver.report.tables import Column, Table, setting_cell, table
+from flserver.report.tables import Column, Table, table
 from flserver.report.values import NONE, between, count, duration, moment, real, share, size, text
+from flserver.store.reader import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,9 @@ def compare(runs: Sequence[Facts]) -> Comparison:
     for name in ("accuracy", "loss"):
         found = [_measured(facts, name) for facts in runs]
         if any(found):
-            series[name] = [Series(label=label, values=values) for label, values in zip(names, found, strict=True) if values]
+            series[name] = [
+                Series(label=label, values=values) for label, values in zip(names, found, strict=True) if values
+            ]
             by_round[name] = _by_round(name, names, found)
     keys = sorted({key for facts in runs for key in facts.settings} | {"model", "strategy", "seed", "num_rounds"})
     cells = {key: [_setting(facts, key) for facts in runs] for key in keys}
@@ -62,11 +66,11 @@ def _measured(facts: Facts, name: str) -> dict[int, float]:
 
 
 def _setting(facts: Facts, key: str) -> str:
-    return setting_cell(facts, key, facts.settings.get(key, facts.run[key] if key in facts.run else None))
+    return setting_cell(facts, key, facts.settings.get(key, facts.run.get(key)))
 
 
 def _plain(facts: Facts, key: str) -> str:
-    return repr(facts.settings.get(key, facts.run[key] if key in facts.run else None))
+    return repr(facts.settings.get(key, facts.run.get(key)))
 
 
 def _by_round(name: str, names: Sequence[str], found: Sequence[Mapping[int, float]]) -> Table:
@@ -76,15 +80,20 @@ def _by_round(name: str, names: Sequence[str], found: Sequence[Mapping[int, floa
     return table(f"The {name} by round", columns, rows)
 
 
+def _cell(row: Row | None, name: str, best: bool) -> str:
+    if row is None or row[name] is None:
+        return NONE
+    shown = share(row[name]) if name == "accuracy" else real(row[name])
+    return f"{shown} (round {row['round']})" if best else str(shown)
+
+
 def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Table:
     def line(label: str, cells: Sequence[str]) -> list[str]:
         return [label, *cells]
 
     def measured(name: str, best: bool) -> list[str]:
         rows = [facts.best if best else facts.last for facts in runs]
-        shown = share if name == "accuracy" else real
-        said = [NONE if row is None or row[name] is None else shown(row[name]) for row in rows]
-        return [f"{cell} (round {row['round']})" if best and row and cell != NONE else cell for cell, row in zip(said, rows, strict=True)]
+        return [_cell(row, name, best) for row in rows]
 
     updates = [sum(row["n"] for row in facts.updates) for facts in runs]
     accepted = [sum(row["n"] for row in facts.updates if row["decision"] == "accepted") for facts in runs]

@@ -85,7 +85,9 @@ def read_facts(reader: Reader, ref: str, db: Path, personal: bool = False) -> Fa
 
     end = rows("SELECT seq, at, digest FROM v1_events ORDER BY seq DESC LIMIT 1")[0]
     metrics: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows("SELECT round, name, source, value, note FROM v1_round_metrics WHERE run_id = :run_id ORDER BY round"):
+    for row in rows(
+        "SELECT round, name, source, value, note FROM v1_round_metrics WHERE run_id = :run_id ORDER BY round"
+    ):
         value = float(row["note"] or "nan") if row["value"] is None else row["value"]
         metrics.setdefault((row["name"], row["source"]), {})[row["round"]] = value
     return Facts(
@@ -136,7 +138,8 @@ def _plain(value: Any) -> str:
 
 
 # What stands before the colon of a rejection is a word of a closed set; what stands behind it is free text.
-_KIND = """CASE WHEN u.decision = 'rejected' AND instr(u.reason, ':') > 0 THEN substr(u.reason, 1, instr(u.reason, ':') - 1)
+_KIND = """CASE
+    WHEN u.decision = 'rejected' AND instr(u.reason, ':') > 0 THEN substr(u.reason, 1, instr(u.reason, ':') - 1)
     WHEN u.decision = 'rejected' THEN u.reason END"""
 _UPDATES = """
     SELECT u.decision, {reason} AS reason, COUNT(*) AS n, COUNT(DISTINCT u.client_id) AS clients,

@@ -80,8 +80,8 @@ class Participation:
 
 def natural(client_id: str) -> tuple[tuple[int, int, str], ...]:
     """The key by which 2 stands before 10, and both before names."""
-    parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", client_id)
-    return tuple((0, int(part), "") if part.isascii() and len(part) <= 18 and part.isdigit() else (1, 0, part) for part in parts)
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+", client_id)
+    return tuple((0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts)
 
 
 def read_participation(reader: Reader, run_id: str) -> Participation:

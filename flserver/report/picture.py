@@ -1,5 +1,5 @@
-"""The pictures of clients by rounds, drawn by hand: runs of equal cells are one stroke, so that a hundred thousand cells
-are some hundred kilobytes, in the page's colours and sharp in print."""
+"""The pictures of clients by rounds, drawn by hand: runs of equal cells are one stroke, so that a hundred thousand
+cells are some hundred kilobytes, in the page's colours and sharp in print."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,18 @@ from flserver.report.participation import Picture
 from flserver.report.states import ABSENT, STATES
 from flserver.text import printable
 
-LEFT, TOP, RIGHT, BOTTOM = 104, 8, 10, 26
+TOP, RIGHT, BOTTOM = 8, 20, 26
+LETTER = 6.4  # of a label: about its width
 WIDE = 870  # most of it
 EACH = 600  # cells up to which each says what it is
+LEAST = 1.8  # pixels that what is rare is wide at least, so that it is seen
 FILLED = 0.86  # of a row's height: the rest parts it from the next
 LEVELS = 5
 TIME_COLUMNS = 250
+
+
+Look = tuple[str, float, float, Any]
+"""A colour, the top and the height of its shape, and which cells have it."""
 
 
 def short(client_id: str, most: int = 15) -> str:
@@ -61,8 +67,8 @@ def levels_of(picture: Picture) -> list[float]:
 
 
 def times_picture(picture: Picture, name: str, cuts: Sequence[float], rows: Sequence[str]) -> Markup:
-    """How long each took to answer: the longer, the higher and the darker; several rounds a column where there are many,
-    and then the slowest of them."""
+    """How long each took to answer: the longer, the higher and the darker; several rounds a column where there are
+    many, and then the slowest of them."""
     step = -(-picture.columns // TIME_COLUMNS)
     seconds = picture.seconds
     if step > 1:
@@ -72,10 +78,10 @@ def times_picture(picture: Picture, name: str, cuts: Sequence[float], rows: Sequ
         seconds = np.fmax.reduce(blocks, axis=2)
     known = np.isfinite(seconds)
     level = np.where(known, np.searchsorted(cuts, seconds, side="right"), -1)
-    looks = [
-        (f"var(--t-{n})", 1 - (n + 1) / LEVELS, (n + 1) / LEVELS, level == n) for n in range(LEVELS)
-    ]
-    said = [f"{number(float(value))} s" if math.isfinite(value) else "" for value in seconds.flat] if _few(seconds) else []
+    looks = [(f"var(--t-{n})", 1 - (n + 1) / LEVELS, (n + 1) / LEVELS, level == n) for n in range(LEVELS)]
+    said = (
+        [f"{number(float(value))} s" if math.isfinite(value) else "" for value in seconds.flat] if _few(seconds) else []
+    )
     return _picture(picture, picture.block * step, name, looks, rows, said, known)
 
 
@@ -87,28 +93,29 @@ def _picture(
     picture: Picture,
     block: int,
     name: str,
-    looks: Sequence[tuple[str, float, float, Any]],
+    looks: Sequence[Look],
     rows: Sequence[str],
     said: Sequence[str],
     there: Any,
 ) -> Markup:
     high, columns = there.shape
-    across = min(28.0, (WIDE - LEFT - RIGHT) / columns)
+    left = round(14 + LETTER * max(len(short(client)) for client in picture.clients))
+    across = min(28.0, (WIDE - left - RIGHT) / columns)
     down = 26 if high <= 12 else 16 if high <= 40 else 8 if high <= 100 else 6 if high <= 250 else 4
-    width, height = LEFT + RIGHT + max(across * columns, 120), TOP + BOTTOM + down * high
+    width, height = left + RIGHT + max(across * columns, 120), TOP + BOTTOM + down * high
     parts = [
-        Markup('<svg class="picture" role="img" aria-labelledby="{}" viewBox="0 0 {} {}" width="{}" height="{}">').format(
-            name, *map(_short, (width, height, width, height))
-        )
+        Markup(
+            '<svg class="picture" role="img" aria-labelledby="{}" viewBox="0 0 {} {}" width="{}" height="{}">'
+        ).format(name, *map(_short, (width, height, width, height)))
     ]
-    parts += _labels(picture, block, across, down, columns)
+    parts += _labels(picture, block, left, across, down, columns)
     small = _few(there)
-    parts.append(Markup('<g transform="translate({} {}) scale({} {})">').format(LEFT, TOP, f"{across:.5g}", down))
+    parts.append(Markup('<g transform="translate({} {}) scale({} {})">').format(left, TOP, f"{across:.5g}", down))
     if small:
         parts += _cells(looks, said, there, 2 / across, 2 / down)
     else:
         parts.append(Markup('<rect class="cell" width="{}" height="{}"/>').format(columns, high))
-        parts += [_strokes(*look) for look in looks if look[3].any()]
+        parts += [_strokes(*look, 0 if common else LEAST / across) for common, look in _commonest_first(looks)]
         parts += [
             Markup('<rect class="row" y="{}" width="{}" height="1"><title>{}</title></rect>').format(row, columns, said)
             for row, said in enumerate(rows)
@@ -117,9 +124,7 @@ def _picture(
     return Markup("").join(parts)
 
 
-def _cells(
-    looks: Sequence[tuple[str, float, float, Any]], said: Sequence[str], there: Any, gap: float, below: float
-) -> Iterator[Markup]:
+def _cells(looks: Sequence[Look], said: Sequence[str], there: Any, gap: float, below: float) -> Iterator[Markup]:
     high, columns = there.shape
     for row in range(high):
         for column in range(columns):
@@ -135,33 +140,39 @@ def _cells(
             )  # fmt: skip
 
 
-def _strokes(colour: str, top: float, tall: float, cells: Any) -> Markup:
-    """All cells of one look as one path: a stroke for each run of them in a row."""
+def _commonest_first(looks: Sequence[Look]) -> list[tuple[bool, Look]]:
+    """The looks that there are, as they are drawn on each other, and whether one is the commonest."""
+    there = sorted((look for look in looks if look[3].any()), key=lambda look: -int(look[3].sum()))
+    return [(place == 0, look) for place, look in enumerate(there)]
+
+
+def _strokes(colour: str, top: float, tall: float, cells: Any, least: float) -> Markup:
+    """All cells of one look as one path: a stroke for each run of them in a row, ``least`` columns long or more."""
     edges = np.diff(np.pad(cells.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     rows, begins = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]
     middle = FILLED * (top + tall / 2)
     path = "".join(
-        f"M{begin} {row + middle:.5g}h{end - begin}"
+        f"M{begin} {row + middle:.5g}h{max(end - begin, least):.4g}"
         for row, begin, end in zip(rows.tolist(), begins.tolist(), ends.tolist(), strict=True)
     )
     return Markup('<path stroke="{}" stroke-width="{}" d="{}"/>').format(colour, _short(FILLED * tall), path)
 
 
-def _labels(picture: Picture, block: int, across: float, down: float, columns: int) -> Iterator[Markup]:
+def _labels(picture: Picture, block: int, left: int, across: float, down: float, columns: int) -> Iterator[Markup]:
     step = max(1, math.ceil(13 / down))
     for row in range(0, len(picture.clients), step):
         yield Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
-            LEFT - 8, _short(TOP + down * (row + 0.5 if down > 12 else row) + 4 + (0 if down > 12 else down / 2)),
+            left - 8, _short(TOP + down * (row + 0.5 if down > 12 else row) + 4 + (0 if down > 12 else down / 2)),
             short(picture.clients[row]),
         )  # fmt: skip
     base = TOP + down * len(picture.clients) + 16
     wanted = max(block, -(-(picture.last - picture.first + 1) * 30 // max(1, int(across * columns))))
     nice = next(n for power in range(9) for n in (10**power, 2 * 10**power, 5 * 10**power) if n >= wanted)
-    for round in range(picture.first, picture.last + 1):
-        if round == picture.first or (round % nice == 0 and round - picture.first >= nice / 2):
-            x = LEFT + across * ((round - picture.first) / block + 0.5 / block)
-            yield Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(_short(x), _short(base), round)
+    there = range(picture.first, picture.last + 1)
+    for round in [round for round in there if round % nice == 0] or [picture.first]:
+        x = left + across * ((round - picture.first) / block + 0.5 / block)
+        yield Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(_short(x), _short(base), round)
 
 
 def _short(value: float) -> str:

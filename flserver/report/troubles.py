@@ -40,7 +40,9 @@ def lines(facts: Facts) -> list[str]:
     for row in aborted(facts):
         by_reason.setdefault(_why(facts, row["reason"]), []).append(row["round"])
     for reason, numbers in by_reason.items():
-        said.append(f"{of(len(numbers), 'attempt was', 'attempts were')} aborted ({reason}): of round {rounds(numbers)}.")
+        said.append(
+            f"{of(len(numbers), 'attempt was', 'attempts were')} aborted ({reason}): of round {rounds(numbers)}."
+        )
     decided = Counter[str]()
     for row in facts.updates:
         decided[row["decision"] or "open"] += row["n"]
@@ -51,7 +53,11 @@ def lines(facts: Facts) -> list[str]:
         ("aborted", "lost with an attempt that was aborted"),
     ):
         if decided[decision]:
-            said.append(f"{of(decided[decision], 'update was', 'updates were')} {meaning}.".replace(": they", ": it" if decided[decision] == 1 else ": they"))
+            said.append(
+                f"{of(decided[decision], 'update was', 'updates were')} {meaning}.".replace(
+                    ": they", ": it" if decided[decision] == 1 else ": they"
+                )
+            )
     states = sum((client.states for client in facts.participation.clients), Counter())
     if timed_out := states[NUMBER["timed_out"]]:
         said.append(f"{of(timed_out, 'invitation')} had no answer in time.")
@@ -65,7 +71,9 @@ def lines(facts: Facts) -> list[str]:
     if strangers := sum(row["connections"] for row in facts.strangers):
         said.append(f"{of(strangers, 'connection')} of strangers came to nothing, beyond those with rows of their own.")
     if gone := killed(facts):
-        said.append(f"{of(len(gone), 'server process', 'server processes')} ended without an orderly end (killed, or a power cut).")
+        said.append(
+            f"{of(len(gone), 'server process', 'server processes')} had no orderly end (killed, or a power cut)."
+        )
     if diverged := [r for values in facts.metrics.values() for r, value in values.items() if value - value != 0]:
         said.append(f"A number was not finite in round {rounds(sorted(set(diverged)))}: the model had diverged.")
     return said
@@ -80,16 +88,34 @@ def _why(facts: Facts, reason: str | None) -> str:
 
 
 def attempts_table(facts: Facts) -> Table:
-    columns: list[Column] = [("round", "number"), ("attempt", "number"), ("why", "text"), ("ended", "time"), ("clients", "number")]
+    columns: list[Column] = [
+        ("round", "number"),
+        ("attempt", "number"),
+        ("why", "text"),
+        ("ended", "time"),
+        ("clients", "number"),
+    ]
     rows = (
-        [str(row["round"]), str(row["attempt"]), _why(facts, row["reason"]), moment(row["ended_at"]), count(row["clients"])]
+        [
+            str(row["round"]),
+            str(row["attempt"]),
+            _why(facts, row["reason"]),
+            moment(row["ended_at"]),
+            count(row["clients"]),
+        ]
         for row in aborted(facts)
     )
     return table("Attempts that were aborted", columns, rows)
 
 
 def decisions_table(facts: Facts) -> Table:
-    columns: list[Column] = [("decision", "text"), ("why", "text"), ("updates", "number"), ("of clients", "number"), ("rounds", "text")]
+    columns: list[Column] = [
+        ("decision", "text"),
+        ("why", "text"),
+        ("updates", "number"),
+        ("of clients", "number"),
+        ("rounds", "text"),
+    ]
     rows = (
         [row["decision"] or "none yet", reason_cell(facts, row), count(row["n"]), _clients(row), _span(row)]
         for row in facts.updates
@@ -115,16 +141,34 @@ def _span(row: Row) -> str:
 
 
 def registrations_table(facts: Facts) -> Table:
-    columns: list[Column] = [("ended", "text"), ("identity", "text"), ("registrations", "number"), ("clients", "number"), ("of them again", "number")]
+    columns: list[Column] = [
+        ("ended", "text"),
+        ("identity", "text"),
+        ("registrations", "number"),
+        ("clients", "number"),
+        ("of them again", "number"),
+    ]
     rows = (
-        [row["left_reason"] or "not yet, or unseen", row["identity"], count(row["n"]), count(row["clients"]), count(row["rejoined"])]
+        [
+            row["left_reason"] or "not yet, or unseen",
+            row["identity"],
+            count(row["n"]),
+            count(row["clients"]),
+            count(row["rejoined"]),
+        ]
         for row in facts.registrations
     )
     return table("Registrations, by how they ended", columns, rows)
 
 
 def messages_table(facts: Facts) -> Table:
-    columns: list[Column] = [("message", "code"), ("direction", "text"), ("outcome", "text"), ("form", "text"), ("how many", "number")]
+    columns: list[Column] = [
+        ("message", "code"),
+        ("direction", "text"),
+        ("outcome", "text"),
+        ("form", "text"),
+        ("how many", "number"),
+    ]
     columns += [("clients", "number"), ("first", "time"), ("last", "time")]
     if facts.personal:
         columns.append(("why", "text"))
@@ -141,7 +185,13 @@ def messages_table(facts: Facts) -> Table:
 
 
 def strangers_table(facts: Facts) -> Table:
-    columns: list[Column] = [("what was wrong", "text"), ("connections", "number"), ("messages", "number"), ("first", "time"), ("last", "time")]
+    columns: list[Column] = [
+        ("what was wrong", "text"),
+        ("connections", "number"),
+        ("messages", "number"),
+        ("first", "time"),
+        ("last", "time"),
+    ]
     if facts.personal:
         columns.insert(1, ("network", "text"))
     rows = (

@@ -21,7 +21,9 @@ def summary(facts: Facts) -> list[str]:
     begun = f"{moment(run['started_at'])} UTC"
     made = f"{run['rounds_committed']:,} of {of(run['num_rounds'], 'round')}"
     have = "is" if run["rounds_committed"] == 1 else "are"
-    first = f"Run {text(run['name'], 80)} trained {text(run['model'], 120)} with the strategy {text(run['strategy'], 80)}."
+    first = (
+        f"Run {text(run['name'], 80)} trained {text(run['model'], 120)} with the strategy {text(run['strategy'], 80)}."
+    )
     if run["parent_run_id"] is not None:
         first += f" It began with the model of round {run['parent_round']} of run {run['parent_run_id']}."
     lasted = duration(between(run["started_at"], run["ended_at"] or facts.moment.at))
@@ -39,13 +41,18 @@ def _by_whom(facts: Facts) -> str:
     came, went = facts.bytes
     said = f"{of(len(clients), 'client')} took part. "
     if accepted == updates:
-        said += f"All {updates:,} updates that came were accepted" if updates > 1 else f"{of(updates, 'update')} came and counted"
+        said += (
+            f"All {updates:,} updates that came were accepted"
+            if updates > 1
+            else f"{of(updates, 'update')} came and counted"
+        )
     else:
         said += f"Of {of(updates, 'update')} that came, {accepted:,} were accepted"
     heaviest = max(clients, key=lambda client: client.row["weight"] or 0)
     made = len([row for row in facts.committed if row["round"]])
     if made and heaviest.row["weight"] and len(clients) > 1:
-        said += f"; client {text(heaviest.client_id, 60)} weighs most, with {share(heaviest.row['weight'] / made)} of the run"
+        part = share(heaviest.row["weight"] / made)
+        said += f"; client {text(heaviest.client_id, 60)} weighs most, with {part} of the run"
     operators = sorted({text(act["actor"], 60) for act in facts.acts if act.get("actor")})
     said += f". Models sent came to {size(went)}, updates received to {size(came)}."
     count = of(len(facts.processes), "server process", "server processes")
@@ -85,14 +92,18 @@ def unknown(facts: Facts) -> list[str]:
         identities[row["identity"]] += row["n"]
     if identities["claimed"]:
         said.append(
-            f"Who the clients were: {identities['claimed']:,} of {of(identities.total(), 'registration')} had no certificate, "
-            "so that the id is a claim."
+            f"Who the clients were: {identities['claimed']:,} of {of(identities.total(), 'registration')} had no "
+            "certificate, so that the id is a claim."
         )
-    said.append("What data the clients trained on: their numbers of samples, and whatever they measured, are what they said.")
+    said.append(
+        "What data the clients trained on: their numbers of samples, and whatever they measured, are what they said."
+    )
     if facts.best is None and facts.committed:
         said.append("How good the models are: the server had no evaluation data.")
     if facts.purged:
-        said.append(f"What was purged: of {of(facts.purged, 'event')} the payload is gone; number, time and digest are there.")
+        said.append(
+            f"What was purged: of {of(facts.purged, 'event')} the payload is gone; number, time and digest are there."
+        )
     if gone := [row for row in facts.committed if row["checkpoint_deleted_at"] is not None]:
         said.append(f"What {of(len(gone), 'model')} were: the checkpoint was deleted, and its digest is left.")
     if facts.strangers:
@@ -103,12 +114,12 @@ def unknown(facts: Facts) -> list[str]:
         said.append("By which arithmetic some rounds were averaged: it is not on record.")
     if not facts.heads:
         said.append(
-            "Whether the record as a whole was written anew: its heads are not signed. A head that was noted elsewhere at "
-            "the time, or a witness, would tell."
+            "Whether the record as a whole was written anew: its heads are not signed. A head that was noted elsewhere "
+            "at the time, or a witness, would tell."
         )
     if not facts.personal:
         said.append(
-            "Addresses, certificates, what clients told of themselves, roster names, and reasons in free text are on record, "
-            "and are left out here."
+            "Addresses, certificates, what clients told of themselves, roster names, and reasons in free text are on "
+            "record, and are left out here."
         )
     return said

@@ -32,5 +32,9 @@ def snapshot(path: Path) -> Iterator[Reader]:
         raise unusable(path, "read", error) from error
     with closing(driver):
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
-        engine.dialect.do_rollback = lambda connection: None  # type: ignore[method-assign]  # an answer's end is not its end
+        # The end of an answer is not the end of the transaction.
+        engine.dialect.do_rollback = _nothing  # type: ignore[method-assign, assignment]
         yield Reader(path, engine)
+
+
+def _nothing(connection: object) -> None: ...
