@@ -165,7 +165,7 @@ def stacked(name: str, title: str, rounds: Sequence[int], parts: Mapping[str, Se
             else:
                 axes.fill_between(rounds, below, above, **look | {"linewidth": 0})
             below = above
-        axes.margins(x=0.01)
+        axes.set_xlim(rounds[0] - 0.6, max(rounds[-1], rounds[0] + 9) + 0.6)
         _legend(axes)
         axes.get_legend().set_bbox_to_anchor((1.0, 1.0))
         return _drawn(figure, name, titles)

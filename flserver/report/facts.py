@@ -8,6 +8,7 @@ from typing import Any
 
 from flserver.models.retention import MadeRound, best
 from flserver.report.participation import Participation, read_participation
+from flserver.report.values import text
 from flserver.settings.recorded import settings_of
 from flserver.settings.server import SERVER_SETTINGS
 from flserver.store.reader import Reader, Row
@@ -91,7 +92,7 @@ def read_facts(reader: Reader, ref: str, db: Path, personal: bool = False) -> Fa
         value = float(row["note"] or "nan") if row["value"] is None else row["value"]
         metrics.setdefault((row["name"], row["source"]), {})[row["round"]] = value
     return Facts(
-        database=db.name,
+        database=text(db.name),
         personal=personal,
         moment=Moment(**end),
         run=run,
@@ -151,7 +152,7 @@ _REGISTRATIONS = """
     FROM v1_clients WHERE run_id = :run_id GROUP BY 1, 2 ORDER BY 3 DESC"""
 _MESSAGES = """
     SELECT CASE WHEN m.header IN ('<METADATA>', '<SUCCESS>', '<ERROR>', '<MODEL>', '<FINISHED>') THEN m.header
-            WHEN m.header IS NULL THEN 'none' ELSE 'another' END AS header,
+            WHEN m.header IS NULL THEN 'none' ELSE 'some other' END AS header,
         m.direction, m.outcome, m.encoding, {reason} AS reason, COUNT(*) AS n, COUNT(DISTINCT m.client_id) AS clients,
         MIN(m.at) AS first, MAX(m.at) AS last
     FROM v1_messages m WHERE m.run_id = :run_id AND m.outcome <> 'ok' GROUP BY 1, 2, 3, 4, 5 ORDER BY n DESC"""

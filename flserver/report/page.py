@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -101,7 +100,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 
 def _commands(facts: Facts) -> list[tuple[str, str]]:
     """What to type, and what it shows."""
-    db, run = shlex.quote(facts.database), facts.run["run_id"]
+    db, run = values.word(facts.database), facts.run["run_id"]
     typed = [(f"flserver --db {db} verify", "holds every row and every checkpoint against the chain of events")]
     if facts.last is not None:
         number = facts.last["round"]
@@ -112,7 +111,7 @@ def _commands(facts: Facts) -> list[tuple[str, str]]:
             )
         )
         if facts.last["checkpoint_deleted_at"] is None:
-            name = shlex.quote(str(facts.last["checkpoint"]))
+            name = values.word(facts.last["checkpoint"])
             typed.append((f"sha256sum {name}", "in the checkpoint directory: the digest again, by an ordinary tool"))
     typed.append(
         (
@@ -133,7 +132,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"text": values.text, "moment": values.moment}
+    made.filters |= {"text": values.text, "moment": values.moment, "word": values.word}
     return made
 
 

@@ -167,7 +167,8 @@ def _labels(picture: Picture, block: int, left: int, across: float, down: float,
             short(picture.clients[row]),
         )  # fmt: skip
     base = TOP + down * len(picture.clients) + 16
-    wanted = max(block, -(-(picture.last - picture.first + 1) * 30 // max(1, int(across * columns))))
+    apart = 8 + 7 * len(str(picture.last))  # pixels from one number to the next
+    wanted = max(block, -(-(picture.last - picture.first + 1) * apart // max(1, int(across * columns))))
     nice = next(n for power in range(9) for n in (10**power, 2 * 10**power, 5 * 10**power) if n >= wanted)
     there = range(picture.first, picture.last + 1)
     for round in [round for round in there if round % nice == 0] or [picture.first]:

@@ -46,18 +46,14 @@ def lines(facts: Facts) -> list[str]:
     decided = Counter[str]()
     for row in facts.updates:
         decided[row["decision"] or "open"] += row["n"]
-    for decision, meaning in (
-        ("rejected", "rejected: they could not be used"),
-        ("late", "late: they came after their attempt was over"),
-        ("duplicate", "duplicate: they answered nothing"),
-        ("aborted", "lost with an attempt that was aborted"),
+    for decision, meaning, meant in (
+        ("rejected", "rejected: it could not be used", "rejected: they could not be used"),
+        ("late", "late: its attempt was over", "late: their attempts were over"),
+        ("duplicate", "a duplicate: it answered nothing", "duplicates: they answered nothing"),
+        ("aborted", "lost with an attempt that was aborted", "lost with attempts that were aborted"),
     ):
-        if decided[decision]:
-            said.append(
-                f"{of(decided[decision], 'update was', 'updates were')} {meaning}.".replace(
-                    ": they", ": it" if decided[decision] == 1 else ": they"
-                )
-            )
+        if number := decided[decision]:
+            said.append(f"{of(number, 'update was', 'updates were')} {meaning if number == 1 else meant}.")
     states = sum((client.states for client in facts.participation.clients), Counter())
     if timed_out := states[NUMBER["timed_out"]]:
         said.append(f"{of(timed_out, 'invitation')} had no answer in time.")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from typing import Any
 
 from flserver.clock import utc_timestamp
@@ -14,6 +15,11 @@ LONGEST = 200  # characters of a text from outside
 def text(value: object, most: int = LONGEST) -> str:
     """Whatever somebody chose, on one line, with what is not printable as its escape."""
     return NONE if value is None or value == "" else printable(str(value), most)
+
+
+def word(value: object) -> str:
+    """The same as one word of a shell's command, as far as it is printable."""
+    return shlex.quote(text(value, 500))
 
 
 def moment(at: str | None) -> str:
@@ -30,6 +36,8 @@ def duration(seconds: float | None) -> str:
     """Seconds in the units that people count in."""
     if seconds is None or not math.isfinite(seconds):
         return NONE
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
     if seconds < 60:
         return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.1f} s"
     minutes, hours = int(seconds // 60), int(seconds // 3600)

@@ -105,7 +105,9 @@ def unknown(facts: Facts) -> list[str]:
             f"What was purged: of {of(facts.purged, 'event')} the payload is gone; number, time and digest are there."
         )
     if gone := [row for row in facts.committed if row["checkpoint_deleted_at"] is not None]:
-        said.append(f"What {of(len(gone), 'model')} were: the checkpoint was deleted, and its digest is left.")
+        said.append(
+            f"The models of {of(len(gone), 'round')}: their checkpoints were deleted, and the digests are left."
+        )
     if facts.strangers:
         said.append("Who each stranger was: those beyond a rate are summed by minute, network and what was wrong.")
     if gone := killed(facts):

@@ -6,11 +6,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import StaticPool, create_engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
 from flserver.store.reader import Reader
-from flserver.store.sqlite import reading_engine, unusable
+from flserver.store.sqlite import DATABASE_ERRORS, reading_engine, unusable
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def snapshot(path: Path) -> Iterator[Reader]:
         assert isinstance(driver, sqlite3.Connection)
         opened.detach()
         driver.execute("BEGIN")  # the first answer is of the moment at which all others are
-    except SQLAlchemyError as error:
+    except DATABASE_ERRORS as error:
         raise unusable(path, "read", error) from error
     with closing(driver):
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
