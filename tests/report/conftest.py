@@ -1,7 +1,9 @@
 """Runs that were recorded by the real writer, and the pages made of them."""
 
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from flserver import events as e
 from flserver.report.facts import Facts, read_facts
 from flserver.report.page import page
+from flserver.store import tables as t
 from flserver.store.schema import ensure_head
 from flserver.store.snapshot import snapshot
 from tests import facts
@@ -116,3 +119,37 @@ def recorded_night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     db = tmp_path_factory.mktemp("recorded") / "runs.sqlite"
     write_database(db)
     return db
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``many``: 200 clients in 1,000 rounds. The first round is recorded, the others are rows made of it: of a hundred
+    invitations seven go wrong, and each answer takes its own time."""
+    db = tmp_path_factory.mktemp("large") / "runs.sqlite"
+    ensure_head(db)
+    story.write(db, many(200, 1))
+    fate = "(CAST(client_id AS INTEGER) * 7919 + n * 104729) % 97"
+    client_rounds = {
+        "round": "n",
+        "participation": f"CASE WHEN {fate} < 3 THEN 'dropped' WHEN {fate} < 5 THEN 'timed_out' ELSE 'answered' END",
+        "decision": f"CASE WHEN {fate} >= 7 THEN 'accepted' WHEN {fate} >= 5 THEN 'rejected' END",
+        "weight": f"CASE WHEN {fate} >= 7 THEN 0.005 END",
+        "seconds": f"CASE WHEN {fate} >= 5 THEN 1 + CAST(client_id AS INTEGER) % 7 + {fate} / 50.0 END",
+        "update_norm": f"CASE WHEN {fate} >= 7 THEN (1 + {fate}) * 10.0 / n END",
+    }
+    rounds = {"round": "n", "loss": "2.3 / (1 + n / 20.0)", "accuracy": "1 - 0.9 / (1 + n / 20.0)"}
+    with closing(sqlite3.connect(db)) as connection, connection:
+        for table, changed in ((t.rounds, rounds), (t.client_rounds, client_rounds)):
+            columns = [column.name for column in table.columns]
+            values = ", ".join(changed.get(column, column) for column in columns)
+            connection.execute(
+                "WITH RECURSIVE numbers (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000)"
+                f" INSERT INTO {table.name} ({', '.join(columns)})"
+                f" SELECT {values} FROM numbers, {table.name} AS made WHERE made.round = 1"
+            )
+    return db
+
+
+@pytest.fixture(scope="session")
+def large_page(large: Path) -> str:
+    return page([read(large, "many")])

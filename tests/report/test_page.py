@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from flserver.report import tables
 from flserver.report.page import TEMPLATES, page
+from flserver.store.reader import Reader
 from tests.report.conftest import HOSTILE, NASTY, read
 
 VOID = {"meta", "link", "br"}
@@ -192,3 +194,21 @@ def test_text_and_marks_stand_out_from_the_page(mode: int) -> None:
         if name.startswith("s-") or name in ("four", "five"):
             assert contrast(name, "paper") >= 3, name
             assert contrast(name, "cell") >= 2.9, name
+
+
+def test_200_clients_in_1000_rounds_are_less_than_5_megabytes(large_page: str) -> None:
+    assert len(large_page.encode()) < 4_000_000
+    assert large_page.count("<title>") < 2000, "rows say what they are, and not each cell"
+    assert "/> <b>accepted 1" in large_page or "accepted 18" in large_page
+
+
+def test_of_long_tables_the_middle_is_left_out_and_it_is_said_how_to_ask(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "FIRST", 2)
+    monkeypatch.setattr(tables, "LAST", 3)
+    made = Parsed(page([read(small, "many")]))
+    assert any(text.startswith("7 rows in the middle are left out") for text in made.texts("p"))
+    (asked,) = {text for text in made.texts("code") if "v1_round_metrics" in text}
+    sql = asked.partition('query "')[2].rstrip('"')
+    assert len(Reader(small).query(sql)[1]) == 0, "the query runs; nothing was measured beyond the rounds' own numbers"
