@@ -20,6 +20,7 @@ from flserver.cli.models import export_model
 from flserver.cli.purge import purge
 from flserver.cli.record import db, verify
 from flserver.cli.replay import descendants, replay
+from flserver.cli.report import report
 from flserver.cli.tail import tail
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS
@@ -62,6 +63,7 @@ for command in (
     tail,
     export,
     export_model,
+    report,
     verify,
     purge,
     replay,
