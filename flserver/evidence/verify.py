@@ -29,7 +29,6 @@ NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{
 HEAD = re.compile("(\\S+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(\n(?:— \\S+ [A-Za-z0-9+/=]+\n)+)?")
 KEY = re.compile(r"([^\s+]+)\+[0-9a-f]{8}\+(A[Q-Za-f][A-Za-z0-9+/]{42})\s*")
 SAID = ["round", "attempt", "seq", "at", "arithmetic", "data_size", "checkpoint", "checkpoint_bytes", "model_digest"]
-OF_UPDATE = ("client_id", "identity", "data_size", "counted_size", "seq")
 P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # of Ed25519: the field, and the order of its base
 D, BASE = -121665 * pow(121666, P - 2, P) % P, bytes.fromhex("58" + "66" * 31)
 SUMMARY = """# What the record says about run {run}
@@ -62,9 +61,7 @@ def parse(data: bytes, what: str) -> dict[str, Any]:
     return dict(found)
 
 
-class Bundle:
-    """A zip without compression or times, in which every byte is as the names and contents of its files have it."""
-
+class Bundle:  # a zip without compression and times: its files' names and contents say what each of its bytes is
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.found, listed, place, last = file, dict[str, tuple[int, int]](), list[bytes](), 0, b""
         require(file.seek(0, 2) <= MOST_BYTES, "it is larger than a bundle can be")
@@ -179,21 +176,22 @@ def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
     """The files that say what the events say and nothing else, by their names."""
     files, rows, checkpoints = dict[str, bytes](), list[str](), list[dict[str, Any]]()
     for at, made in sorted(facts["RoundCommitted"].items()):
-        used, clients = [], []
+        used: list[dict[str, Any]] = []
         for one in (one for one in made["outcomes"] if one["weight"] is not None):
             update = facts["UpdateReceived"].get(one["update_id"], {"client_id": one["client_id"]})
             require(update["client_id"] == one["client_id"], f"round {at[0]} has an update of two clients")
-            digest = dict([update["update_digest"].split(":")]) if update.get("update_digest") else {}
-            about = {**{name: update.get(name) for name in OF_UPDATE}, "weight": one["weight"]}
-            used.append({"name": f"update {one['update_id']}", "digest": digest, "annotations": about})
-            clients.append(plain(one["client_id"]))
+            of = dict([update["update_digest"].split(":")]) if update.get("update_digest") else {}
+            about = {name: update.get(name) for name in ("client_id", "identity", "data_size", "counted_size", "seq")}
+            name, about["weight"] = f"update {one['update_id']}", one["weight"]
+            used.append({"name": name, "digest": of, "annotations": about})
         checkpoints.append({name: made.get(name) for name in SAID})
         base = facts["AttemptStarted"].get(at, {}).get("base_digest")
         subject = {"name": MODEL, "digest": dict([made["model_digest"].split(":")])}
         kind = {"_type": "https://in-toto.io/Statement/v1", "predicateType": KIND, "subject": [subject]}
         predicate = {**checkpoints[-1], "run_id": run_id, "base_digest": base, "materials": used}
         files[f"statements/round-{at[0]:06d}.json"] = canonical({**kind, "predicate": predicate})
-        rows.append(f"| {at[0]:d} | {plain(made['model_digest'])} | {made['data_size']:d} | {', '.join(clients)} |\n")
+        clients = ", ".join(plain(one["annotations"]["client_id"]) for one in used)
+        rows.append(f"| {at[0]:d} | {plain(made['model_digest'])} | {made['data_size']:d} | {clients} |\n")
     page = SUMMARY.format(**facts, run=plain(run_id), rounds="".join(rows), head=head.replace("\n", "\n    ").strip())
     return {**files, "checkpoints.json": canonical({"checkpoints": checkpoints}), "SUMMARY.md": page.encode()}
 
