@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 
 from flserver.evidence.verify import MODEL, canonical
 from flserver.heads.model_keys import ModelKey
@@ -14,14 +12,11 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
-def stated(run: Row, licence: str | None) -> dict[str, Any]:
-    """What the database and the operator say of a run (a row of v1_runs), and no proof covers."""
-    said = {name: run[name] for name in ("name", "model", "strategy", "server_version")}
-    return said | {"licence": licence or NOT_STATED}
+def bom(run: Row, made: Row, licence: str | None) -> bytes:
+    """A CycloneDX 1.6 ML-BOM, in JSON, of the model of a committed round (a row of v1_rounds) of a run (one of v1_runs).
 
-
-def bom(run: Row, made: Row, said: Mapping[str, Any]) -> bytes:
-    """A CycloneDX 1.6 ML-BOM, in JSON, of the model of a committed round (a row of v1_rounds)."""
+    The model's digest follows from the events; the rest is what the database and the operator say.
+    """
     measured = [{"type": name, "value": repr(made[name])} for name in ("accuracy", "loss") if made[name] is not None]
     data = {
         "type": "dataset",
@@ -29,16 +24,16 @@ def bom(run: Row, made: Row, said: Mapping[str, Any]) -> bytes:
         "description": f"{made['data_size']} samples of {made['updates_accepted']} clients in the last round, which "
         "the server has not seen",
     }
-    told = {"run_id": run["run_id"], "strategy": said["strategy"], "server_version": said["server_version"]}
+    told = {"run_id": run["run_id"], "strategy": run["strategy"], "server_version": run["server_version"]}
     component = {
         "type": "machine-learning-model",
         "bom-ref": "model",
-        "name": said["name"],
+        "name": run["name"],
         "version": f"round {made['round']}",
         "hashes": [{"alg": "SHA-256", "content": made["model_digest"].removeprefix("sha256:")}],
-        "licenses": [{"license": {"name": said["licence"]}}],
+        "licenses": [{"license": {"name": licence or NOT_STATED}}],
         "modelCard": {
-            "modelParameters": {"modelArchitecture": said["model"], "datasets": [data]},
+            "modelParameters": {"modelArchitecture": run["model"], "datasets": [data]},
             "quantitativeAnalysis": {"performanceMetrics": measured},
         },
         "properties": [{"name": f"flserver:{name}", "value": str(value)} for name, value in told.items()],

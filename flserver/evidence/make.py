@@ -15,7 +15,7 @@ from typing import IO, Any, BinaryIO
 from flserver.errors import HeadError, UsageError
 from flserver.evidence import verify
 from flserver.evidence.anchor import Anchor, anchor
-from flserver.evidence.described import bom, signature, stated
+from flserver.evidence.described import bom, signature
 from flserver.evidence.lines import written
 from flserver.evidence.zipped import fill, new_zip, sha256_of
 from flserver.files import open_regular
@@ -77,9 +77,12 @@ def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Path | None = None) 
         if not facts["RoundCommitted"]:
             raise HeadError(f"--head is of {found.checkpoint.size} events, before the first round of run {asked.run}")
         made = reader.committed_round(run["run_id"], max(facts["RoundCommitted"])[0])
-        said = stated(run, asked.licence)
         files = verify.derive(facts, run["run_id"], found.text)
-        files |= {"head": found.text.encode(), "bom.json": bom(run, made, said), "verify.py": VERIFIER.read_bytes()}
+        files |= {
+            "head": found.text.encode(),
+            "bom.json": bom(run, made, asked.licence),
+            "verify.py": VERIFIER.read_bytes(),
+        }
         streams: dict[str, BinaryIO] = {verify.EVENTS: lines}
         if asked.model or asked.model_key is not None:
             model = opened.enter_context(_checkpoint(run, made, checkpoint_dir, db))
@@ -87,7 +90,7 @@ def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Path | None = None) 
                 streams[verify.MODEL] = model
         if asked.model_key is not None:
             files[verify.SIGNATURE] = signature(made["model_digest"].removeprefix("sha256:"), asked.model_key)
-        fill(zipped, files, streams, {"format": 1, "run_id": run["run_id"], "round": asked.round, "stated": said})
+        fill(zipped, files, streams, {"format": 1, "run_id": run["run_id"]})
         with _doubts():
             verify.check(verify.Bundle(zipped))
         zipped.seek(0)

@@ -39,7 +39,7 @@ SUMMARY = """# What the record says about run {run}
 {events} events of the run are here, {payloads} with what they say; all are in the record of the head below. This page,
 `statements/` (the weights) and `checkpoints.json` follow from them: `verify.py` computes them again. They are what the
 server put on record: not that clients are who they said or trained on what they said, nor that no events are left out.
-The rest of `bom.json` and `bundle.json` is the word of who made the bundle. The head:
+What `bom.json` says beyond the digest of the model is the word of who made the bundle. The head:
 
     {head}
 """
@@ -150,7 +150,8 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
     for events, line in enumerate(lines, 1):
         row = parse(line[:-1], f"line {events} of {EVENTS}")
         event, what = row["event"], f"event {row['event'].get('seq')}"
-        require(event["run_id"] == run_id, f"{what} is another run's")
+        only = event["run_id"] == run_id and row.keys() <= {"event", "payload", "salt", "proof"}
+        require(only, f"{what} is another run's, or more than an event")
         chained = event["previous_digest"] == digest if event["seq"] == seq + 1 else proven and event["seq"] > seq
         require(chained, f"{what} does not follow the one before it")
         leaf, seq, proven = hashlib.sha256(canonical(event)).digest(), event["seq"], "proof" in row
@@ -200,7 +201,7 @@ def check(bundle: Bundle) -> tuple[str, int, str, dict[str, Any]]:
     """Hold a bundle against itself. Its head as text, of how many events that is, their root, and what they say."""
     about, head = parse(bundle.whole("bundle.json"), "bundle.json"), HEAD.fullmatch(bundle.whole("head").decode())
     digests, found = about["files"], bundle.found.keys()
-    if head is None or about["format"] != 1 or digests.keys() != found - {"bundle.json"}:
+    if head is None or (about["format"], len(about)) != (1, 3) or digests.keys() != found - {"bundle.json"}:
         raise ValueError("the head or the format is none, or bundle.json lists other files")
     for name in digests:
         hashed = hashlib.sha256()
@@ -226,12 +227,12 @@ def main(arguments: list[str] | None = None) -> int:
         read = lambda text: Path(text).read_text(encoding="utf-8") if isfile(text) else text  # noqa: E731
         parser.add_argument(option, type=read, default="", help=f"{meant}, or its file")
     asked = parser.parse_args(arguments)
-    at = re.search(r"^([0-9]+)[:\n]([A-Za-z0-9+/]{43}=)\s", f"{asked.head}\n", re.MULTILINE)
-    key = KEY.fullmatch(asked.key)
+    key, at = KEY.fullmatch(asked.key), re.search(r"^([0-9]+)[:\n]([A-Za-z0-9+/]{43}=)\s", f"{asked.head}\n", re.M)
     if (asked.key and not key) or (asked.head and not at):
         parser.error("--key is name+id+base64, --head the text of a head or SIZE:ROOT; each can be a file")
     try:
-        head, size, root, facts = check(Bundle(asked.bundle))
+        with asked.bundle as file:
+            head, size, root, facts = check(Bundle(file))
         require(not at or at[1] == f"{size}", f"it is about the head of {size} events, and --head is of another size")
         require(not at or at[2] == root, "--head, of as many events, is another head: the record was rewritten")
         require(not key or signed(head, key[1], base64.b64decode(key[2])), "the key has not signed its head")
