@@ -13,7 +13,7 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
 def bom(run: Row, made: Row, licence: str | None) -> bytes:
-    """A CycloneDX 1.6 ML-BOM, in JSON, of the model of a committed round (a row of v1_rounds) of a run (one of v1_runs).
+    """A CycloneDX 1.6 ML-BOM, in JSON, of the model of a committed round (``made``, a row of v1_rounds).
 
     The model's digest follows from the events; the rest is what the database and the operator say.
     """

@@ -45,8 +45,8 @@ def write_record(folder: Path) -> Path:
     store.prepare()
     told = [*_started(), *_round(store, 0, "", process_id=2), *_first(store), *_second(store)]
     told += [facts.run_ended("completed", None, RUN), facts.server_stopped(0, 2)]
-    for begin in range(0, len(told), 12):  # each a transaction, and a head where one is due
-        story.write(path, told[begin : begin + 12], run_id=RUN, process_id=2, sign=sign)
+    for begin in range(0, len(told), 6):  # each a transaction, and a head where one is due
+        story.write(path, told[begin : begin + 6], run_id=RUN, process_id=2, sign=sign)
     return path
 
 
@@ -87,7 +87,7 @@ def _first(store: CheckpointStore) -> list[e.Event]:
         *_upload(13, "1", (1, 2)),
         *_upload(14, HOSTILE, (1, 2), counted_size=60),
         *_upload(15, "2", (1, 1), decision="late", reason="attempt 1 of round 1 is over"),
-        _committed(store, 1, 2, [("1", 13, 0.625), (HOSTILE, 14, 0.375)], facts.silent("2", "not_sent")),
+        _committed(store, 1, 2, [("1", 13, 0.625), (HOSTILE, 14, 0.375)], facts.silent("2", "not_sent"), data_size=160),
         facts.left("2", "closed", 2),
     ]
 
@@ -110,10 +110,15 @@ def _round(store: CheckpointStore, number: int, client: str, process_id: int = 1
 
 
 def _committed(
-    store: CheckpointStore, round: int, attempt: int, used: list[tuple[str, int, float]], *others: e.ClientOutcome
+    store: CheckpointStore,
+    round: int,
+    attempt: int,
+    used: list[tuple[str, int, float]],
+    *others: e.ClientOutcome,
+    **more: object,
 ) -> e.Event:
     file = store.write(round, weights(round), {})
     outcomes = [*(facts.answered(client, update, weight) for client, update, weight in used), *others]
     written = {"model_digest": file.digest, "checkpoint": file.path, "checkpoint_bytes": file.size}
     measured = {"accuracy": 0.5, "loss": 1.25} if round else {}
-    return facts.committed(round, attempt, outcomes, **written, **measured, arithmetic="exact-sum-1")
+    return facts.committed(round, attempt, outcomes, **written, **measured, **more, arithmetic="exact-sum-1")
