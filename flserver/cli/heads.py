@@ -36,16 +36,24 @@ log_key_option = click.option(
     help="What it is called, and the heads that it signs. Default: this host's name and a random number.",
 )
 @click.option("--witness", is_flag=True, help="A witness's key, which cosigns; else a server's, which signs heads.")
+@click.option("--for-models", is_flag=True, help="A key that signs models, as evidence --model-key does.")
 @click.option("--passphrase-file", type=FILE, metavar="FILE", help="Encrypt it with the first line of this file.")
-def keygen(out: Path, name: str | None, witness: bool, passphrase_file: Path | None) -> None:
-    """Make a key, Ed25519: one for each database that a server signs heads of, and one for each witness.
+def keygen(out: Path, name: str | None, witness: bool, for_models: bool, passphrase_file: Path | None) -> None:
+    """Make a key, Ed25519: one for each database that a server signs heads of, and one for each witness. Those for
+    models are P-256 and plain PEM, for OpenSSF's model-signing and other tools.
 
     Nobody but its owner can read it, and nothing is written over. The public key is printed.
     """
     from flserver.heads.keys import PrivateKey, read_passphrase
+    from flserver.heads.model_keys import ModelKey
     from flserver.heads.note import LOG, WITNESS
 
     passphrase = None if passphrase_file is None else read_passphrase(passphrase_file, "--passphrase-file")
+    if for_models:
+        if name or witness:
+            raise UsageError("--for-models: such a key has no name, and is no witness's")
+        click.echo(ModelKey.generate().write(out, passphrase).read_text(encoding="ascii").rstrip("\n"))
+        return
     try:
         key = PrivateKey.generate(name or f"{socket.gethostname()}/{secrets.token_hex(4)}", WITNESS if witness else LOG)
     except HeadError as error:

@@ -14,6 +14,7 @@ from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.compare import compare
+from flserver.cli.evidence import evidence
 from flserver.cli.export import export
 from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
@@ -64,6 +65,7 @@ for command in (
     export,
     export_model,
     report,
+    evidence,
     verify,
     purge,
     replay,

@@ -1,4 +1,4 @@
-"""Ed25519 keys: made, kept in files, and used. The only home of ``cryptography``.
+"""Ed25519 keys: made, kept in files, and used. With ``heads.model_keys`` the only home of ``cryptography``.
 
 A private key is a file that nobody else can read: a line that says what it is and its name, then PEM (PKCS #8, with or
 without a passphrase). Its public key stands beside it, one line in a file that ends in ``.pub``.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -68,25 +69,34 @@ class PrivateKey:
 
         Raises UsageError where one of them is there already, or cannot be made.
         """
-        beside = path.with_name(path.name + ".pub")
-        encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
-        pem = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
         title = f"{_TITLE[self.public.kind]} {self.public.name}\n"
-        for file, text, mode in (
-            (path, title.encode() + pem, PRIVATE_MODE),
-            (beside, f"{self.public}\n".encode(), PUBLIC_MODE),
-        ):
-            try:
-                with open(create(file, mode=mode), "wb") as open_file:
-                    os.fchmod(open_file.fileno(), mode)  # whatever the umask
-                    open_file.write(text)
-                    open_file.flush()
-                    os.fsync(open_file.fileno())
-            except FileExistsError as error:
-                raise UsageError(f"{file} is there already: a key is never written over") from error
-            except OSError as error:
-                raise UsageError(f"{file} cannot be made: {error.strerror}") from error
-        return beside
+        return write_pair(path, title.encode() + as_pem(self._key, passphrase), f"{self.public}\n".encode())
+
+
+def as_pem(key: Ed25519PrivateKey | EllipticCurvePrivateKey, passphrase: bytes | None) -> bytes:
+    """A private key in PEM (PKCS #8), encrypted where there is a passphrase."""
+    encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def write_pair(path: Path, private: bytes, public: bytes) -> Path:
+    """Make the file of a private key, and beside it that of the public one, which is returned. Both are durable then.
+
+    Raises UsageError where one of them is there already, or cannot be made.
+    """
+    beside = path.with_name(path.name + ".pub")
+    for file, data, mode in ((path, private, PRIVATE_MODE), (beside, public, PUBLIC_MODE)):
+        try:
+            with open(create(file, mode=mode), "wb") as open_file:
+                os.fchmod(open_file.fileno(), mode)  # whatever the umask
+                open_file.write(data)
+                open_file.flush()
+                os.fsync(open_file.fileno())
+        except FileExistsError as error:
+            raise UsageError(f"{file} is there already: a key is never written over") from error
+        except OSError as error:
+            raise UsageError(f"{file} cannot be made: {error.strerror}") from error
+    return beside
 
 
 def load(path: Path, kind: int, option: str, passphrase_file: Path | None = None) -> PrivateKey:
@@ -94,7 +104,7 @@ def load(path: Path, kind: int, option: str, passphrase_file: Path | None = None
 
     Raises UsageError where it cannot be read, others can read it, or it is no such key.
     """
-    first, _, pem = _read(path, option).partition(b"\n")
+    first, _, pem = read_private(path, option).partition(b"\n")
     title = _FIRST_LINE.fullmatch(first.decode("utf-8", "replace").rstrip("\r"))
     if title is None:
         raise UsageError(f"{option} {path}: is no key that flserver keygen has made")
@@ -119,13 +129,13 @@ def load(path: Path, kind: int, option: str, passphrase_file: Path | None = None
 
 def read_passphrase(path: Path, option: str) -> bytes:
     """The first line of a file that nobody else can read. Raises UsageError."""
-    found = _read(path, option).partition(b"\n")[0].rstrip(b"\r")
+    found = read_private(path, option).partition(b"\n")[0].rstrip(b"\r")
     if not found:
         raise UsageError(f"{option} {path}: its first line is empty")
     return found
 
 
-def _read(path: Path, option: str) -> bytes:
+def read_private(path: Path, option: str) -> bytes:
     """What is in a file for this user alone."""
     try:
         with open_regular(path.resolve()) as file:

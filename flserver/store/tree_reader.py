@@ -1,13 +1,21 @@
 """What heads and proofs are made of, and held against."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import text
 
+from flserver import events as e
 from flserver.events import UpdateReceived
 from flserver.store.reader import CHAIN_PAGE, Reader, Row
 from flserver.store.tree import StoredNodes
+
+_OF_A_ROUND = (
+    *(e.AttemptStarted, e.UpdateReceived, e.SuspectRejected, e.SuspectsCount, e.WeightConcentrated),
+    *(e.RoundCommitted, e.AttemptAborted, e.CheckpointDeleted, e.KeptUpdatesDeleted),
+)
+"""What a round is made of, and what became of it."""
 
 
 class TreeReader(Reader):
@@ -53,10 +61,23 @@ class TreeReader(Reader):
 
     def events_of_client(self, client_id: str, upto: int) -> Iterator[Row]:
         """The rows of events that are about this client alone, of the first ``upto`` events."""
-        query = text("""
+        query = """
             SELECT * FROM events WHERE seq <= :upto AND json_valid(payload)
-                AND json_extract(payload, '$.client_id') = :client ORDER BY seq""")
+                AND json_extract(payload, '$.client_id') = :client ORDER BY seq"""
+        return self._paged(query, {"client": client_id, "upto": upto})
+
+    def events_of_run(self, run_id: str, upto: int, round: int | None = None) -> Iterator[Row]:
+        """The rows of events that are of this run, of the first ``upto`` events: all, or those that a ``round`` is made
+        of, as far as their payloads are not purged."""
+        kinds = ", ".join(f"'{kind.__name__}'" for kind in _OF_A_ROUND)
+        of_it = ":round IN (json_extract(payload, '$.round'), json_extract(payload, '$.answers_round'))"
+        query = f"""
+            SELECT * FROM events WHERE run_id = :run AND seq <= :upto
+                AND (:round IS NULL OR (type IN ({kinds}) AND json_valid(payload) AND {of_it})) ORDER BY seq"""
+        return self._paged(query, {"run": run_id, "upto": upto, "round": round})
+
+    def _paged(self, query: str, parameters: Mapping[str, Any]) -> Iterator[Row]:
         with self._errors(), self._connect() as connection:
             pages = connection.execution_options(yield_per=CHAIN_PAGE)
-            for row in pages.execute(query, {"client": client_id, "upto": upto}).mappings():
+            for row in pages.execute(text(query), parameters).mappings():
                 yield dict(row)

@@ -1,0 +1,249 @@
+"""Check an evidence bundle of flserver with nothing but Python, 3.9 or newer: python3 -I verify.py bundle.zip --key KEY
+
+It opens the file that is named, writes nothing, and runs nothing of it. Have this file, or its SHA-256, and the head or
+the key from elsewhere. Exit codes: 0 it holds under what was given; 1 it does not; 2 it could not be checked; 3 it is
+consistent in itself, but without a head or a key nobody vouches for it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and not sys.flags.isolated:
+    del sys.path[0]  # what lies beside this file is none of Python's own modules
+
+import argparse
+import base64
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from os.path import isfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+EVENTS, MODEL, SIGNATURE, KIND = "events.jsonl", "model.safetensors", "model.sig", "urn:x-flserver:round:v1"
+MOST_BYTES, MOST_WHOLE, MOST_LINE = 2**31 - 1, 2**26, 2**24  # of the bundle, of a file that is read whole, of an event
+NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})?")
+HEAD = re.compile("(\\S+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(\n(?:— \\S+ [A-Za-z0-9+/=]+\n)+)?")
+KEY = re.compile(r"([^\s+]+)\+[0-9a-f]{8}\+(A[Q-Za-f][A-Za-z0-9+/]{42})\s*")
+SAID = ["round", "attempt", "seq", "at", "arithmetic", "data_size", "checkpoint", "checkpoint_bytes", "model_digest"]
+P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # of Ed25519: the field, and the order of its base
+D, BASE = -121665 * pow(121666, P - 2, P) % P, bytes.fromhex("58" + "66" * 31)
+SUMMARY = """# What the record says about run {run}
+
+| round | its model | samples | made of the updates of |
+| --- | --- | --- | --- |
+{rounds}
+{events} events of the run are here, {payloads} with what they say; all are in the record of the head below. This page,
+`statements/` (the weights) and `checkpoints.json` follow from them: `verify.py` computes them again. They are what the
+server put on record: not that clients are who they said or trained on what they said, nor that no events are left out.
+What `bom.json` says beyond the digest of the model is the word of who made the bundle. The head:
+
+    {head}
+"""
+
+
+def require(holds: object, said: str) -> None:
+    if not holds:
+        raise ValueError(said)
+
+
+def canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def parse(data: bytes, what: str) -> dict[str, Any]:
+    """The object that ``data`` is the one canonical form of. A number is cut off where reading it would take long."""
+    found = json.loads(data, parse_int=lambda digits: int(digits[:4301]))
+    require(isinstance(found, dict) and canonical(found) == data, f"{what} is not written as flserver writes it")
+    return dict(found)
+
+
+class Bundle:  # a zip without compression and times: its files' names and contents say what each of its bytes is
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.found, listed, place, last = file, dict[str, tuple[int, int]](), list[bytes](), 0, b""
+        require(file.seek(0, 2) <= MOST_BYTES, "it is larger than a bundle can be")
+        while file.seek(place) == place and (header := file.read(30))[:4] == b"PK\3\4" and len(listed) < 65535:
+            crc, size, length = struct.unpack("<14x2I4xH2x", header)
+            name = file.read(min(length, 202))
+            fields = struct.pack("<5H3I2H", 20, 0, 0, 0, 0x21, crc, size, size, len(name), 0)
+            require(header == b"PK\3\4" + fields and NAME.fullmatch(name) and name > last, "it is stored otherwise")
+            listed.append(b"PK\1\2\x14\3" + fields + struct.pack("<3H2I", 0, 0, 0, 0o100644 << 16, place) + name)
+            self.found[name.decode()] = (place + 30 + len(name), size)
+            place, last = place + 30 + len(name) + size, name
+        ends = struct.pack("<4H2IH", 0, 0, len(listed), len(listed), sum(map(len, listed)), place, 0)
+        ends = b"".join(listed) + b"PK\5\6" + ends
+        file.seek(place)
+        require(file.read(len(ends) + 1) == ends, "it is no bundle, or more or less than one")
+
+    def pieces(self, name: str, size: int = MOST_WHOLE) -> Iterator[bytes]:
+        require(self.found.get(name, (0, MOST_BYTES + 1))[1] <= size, f"{name} is missing, or larger than it can be")
+        self.file.seek(self.found[name][0])
+        return (self.file.read(min(left, 2**20)) for left in range(self.found[name][1], 0, -(2**20)))
+
+    def whole(self, name: str) -> bytes:
+        return b"".join(self.pieces(name))
+
+    def lines(self) -> Iterator[bytes]:
+        place, left = self.found[EVENTS]
+        self.file.seek(place)
+        while left:
+            line = self.file.readline(min(left, MOST_LINE))
+            require(line.endswith(b"\n"), f"{EVENTS} has a line without an end")
+            left -= len(line)
+            yield line
+
+
+def add(p: tuple[int, int], q: tuple[int, int]) -> tuple[int, int]:
+    t = D * p[0] * q[0] * p[1] * q[1]
+    return (p[0] * q[1] + q[0] * p[1]) * pow(1 + t, -1, P) % P, (p[1] * q[1] + p[0] * q[0]) * pow(1 - t, -1, P) % P
+
+
+def times(number: int, p: tuple[int, int]) -> tuple[int, int]:
+    found = (0, 1)
+    while number:
+        found, p, number = add(found, p) if number & 1 else found, add(p, p), number >> 1
+    return found
+
+
+def point(data: bytes) -> tuple[int, int]:
+    y, odd = int.from_bytes(data, "little") & (2**255 - 1), data[31] >> 7
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    x = x if x * x % P == square else x * pow(2, (P - 1) // 4, P) % P
+    require(y < P and x * x % P == square and (x or not odd), "a signature or a key is no point of the curve")
+    return (x if x & 1 == odd else P - x), y
+
+
+def ed25519(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether ``signature`` is of ``message``, and by the key that ``public`` is of (RFC 8032)."""
+    hashed = int.from_bytes(hashlib.sha512(signature[:32] + public + message).digest(), "little") % L
+    r, s = point(signature[:32]), int.from_bytes(signature[32:], "little")
+    return len(signature) == 64 and s < L and times(s, point(BASE)) == add(r, times(hashed, point(public)))
+
+
+def signed(head: str, name: str, raw: bytes) -> bool:
+    """Whether the note ``head`` has a signature by the key of that name; ``raw`` is its kind and its 32 bytes."""
+    (text, _, below), hashed = head.partition("\n\n"), hashlib.sha256(name.encode() + b"\n" + raw).digest()
+    made = [base64.b64decode(line.split(" ")[2]) for line in below.splitlines() if line.split(" ")[1] == name]
+    return any(one[:4] == hashed[:4] and ed25519(raw[1:], one[4:], text.encode() + b"\n") for one in made)
+
+
+def root_of(leaf: bytes, index: int, size: int, proof: list[str]) -> bytes:
+    """The root of a tree of ``size`` leaves with that one at ``index`` (RFC 9162 §2.1.3.2)."""
+    place, last, found = index, size - 1, hashlib.sha256(b"\0" + leaf).digest()
+    for part in map(base64.b64decode, proof):
+        left = place & 1 or place == last
+        found = hashlib.sha256(b"\1" + (part + found if left else found + part)).digest() if last else b""
+        while left and place and not place & 1:
+            place, last = place >> 1, last >> 1
+        place, last = place >> 1, last >> 1
+    return b"" if last or index >= size else found
+
+
+def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[str, Any]:
+    """What a run's events say, each held against the head: by a proof, or by the chain to one that has a proof."""
+    facts: dict[str, Any] = {name: {} for name in ("AttemptStarted", "UpdateReceived", "RoundCommitted")}
+    seq, digest, proven, payloads, events = 0, "sha256:" + "0" * 64, True, 0, 0
+    for events, line in enumerate(lines, 1):
+        row = parse(line[:-1], f"line {events} of {EVENTS}")
+        event, what = row["event"], f"event {row['event'].get('seq')}"
+        only = event["run_id"] == run_id and row.keys() <= {"event", "payload", "salt", "proof"}
+        require(only, f"{what} is another run's, or more than an event")
+        chained = event["previous_digest"] == digest if event["seq"] == seq + 1 else proven and event["seq"] > seq
+        require(chained, f"{what} does not follow the one before it")
+        leaf, seq, proven = hashlib.sha256(canonical(event)).digest(), event["seq"], "proof" in row
+        require(not proven or root_of(leaf, seq - 1, size, row["proof"]) == root, f"{what} is not in the head's record")
+        digest = "sha256:" + leaf.hex()
+        if "payload" in row:
+            salted = "sha256:" + hashlib.sha256(bytes.fromhex(row["salt"]) + row["payload"].encode()).hexdigest()
+            require(salted == event["payload_digest"], f"{what}: the payload is not the one on record")
+            payloads += 1
+            if event["type"] in facts:
+                said = {**parse(row["payload"].encode(), f"{what}: the payload"), "seq": seq}
+                facts[event["type"]][said.get("update_id") or (said["round"], said["attempt"])] = said
+    require(proven and events, "the last event is not proven to be in the head's record")
+    return {**facts, "events": events, "payloads": payloads}
+
+
+def plain(value: object) -> str:
+    """Text from the record as code in Markdown, which nothing in it can end or pass for."""
+    return '`"' + "".join(c if re.match("[A-Za-z0-9 .:@_-]", c) else f"\\u{{{ord(c):x}}}" for c in str(value)) + '"`'
+
+
+def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
+    """The files that say what the events say and nothing else, by their names."""
+    files, rows, checkpoints = dict[str, bytes](), list[str](), list[dict[str, Any]]()
+    for at, made in sorted(facts["RoundCommitted"].items()):
+        used: list[dict[str, Any]] = []
+        for one in (one for one in made["outcomes"] if one["weight"] is not None):
+            update = facts["UpdateReceived"].get(one["update_id"], {"client_id": one["client_id"]})
+            require(update["client_id"] == one["client_id"], f"round {at[0]} has an update of two clients")
+            of = dict([update["update_digest"].split(":")]) if update.get("update_digest") else {}
+            about = {name: update.get(name) for name in ("client_id", "identity", "data_size", "counted_size", "seq")}
+            name, about["weight"] = f"update {one['update_id']}", one["weight"]
+            used.append({"name": name, "digest": of, "annotations": about})
+        checkpoints.append({name: made.get(name) for name in SAID})
+        base = facts["AttemptStarted"].get(at, {}).get("base_digest")
+        subject = {"name": MODEL, "digest": dict([made["model_digest"].split(":")])}
+        kind = {"_type": "https://in-toto.io/Statement/v1", "predicateType": KIND, "subject": [subject]}
+        predicate = {**checkpoints[-1], "run_id": run_id, "base_digest": base, "materials": used}
+        files[f"statements/round-{at[0]:06d}.json"] = canonical({**kind, "predicate": predicate})
+        clients = ", ".join(plain(one["annotations"]["client_id"]) for one in used)
+        rows.append(f"| {at[0]:d} | {plain(made['model_digest'])} | {made['data_size']:d} | {clients} |\n")
+    page = SUMMARY.format(**facts, run=plain(run_id), rounds="".join(rows), head=head.replace("\n", "\n    ").strip())
+    return {**files, "checkpoints.json": canonical({"checkpoints": checkpoints}), "SUMMARY.md": page.encode()}
+
+
+def check(bundle: Bundle) -> tuple[str, int, str, dict[str, Any]]:
+    """Hold a bundle against itself. Its head as text, of how many events that is, their root, and what they say."""
+    about, head = parse(bundle.whole("bundle.json"), "bundle.json"), HEAD.fullmatch(bundle.whole("head").decode())
+    digests, found = about["files"], bundle.found.keys()
+    if head is None or (about["format"], len(about)) != (1, 3) or digests.keys() != found - {"bundle.json"}:
+        raise ValueError("the head or the format is none, or bundle.json lists other files")
+    for name in digests:
+        hashed = hashlib.sha256()
+        for piece in bundle.pieces(name, MOST_BYTES):
+            hashed.update(piece)
+        require(hashed.hexdigest() == digests[name], f"{name} was changed")
+    facts = walk(bundle.lines(), about["run_id"], int(head[2]), base64.b64decode(head[3]))
+    files, newest = derive(facts, about["run_id"], head[0]), max(facts["RoundCommitted"].items())[1]["model_digest"]
+    for name in files:
+        require(bundle.whole(name) == files[name], f"{name} says something else than the events")
+    described = parse(bundle.whole("bom.json"), "bom.json")["metadata"]["component"]["hashes"]
+    require(described == [{"alg": "SHA-256", "content": newest[7:]}], "bom.json is of another model")
+    require(digests.get(MODEL, newest[7:]) == newest[7:], f"{MODEL} is another model")
+    extra = found - files.keys() - {"bundle.json", "head", EVENTS, "bom.json", "verify.py", MODEL, SIGNATURE}
+    require(not extra, "there are files in it that no bundle has")
+    return head[0], int(head[2]), head[3], facts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=argparse.FileType("rb"))
+    for option, meant in (("--head", "a head from elsewhere, as SIZE:ROOT"), ("--key", "the key that signs heads")):
+        read = lambda text: Path(text).read_text(encoding="utf-8") if isfile(text) else text  # noqa: E731
+        parser.add_argument(option, type=read, default="", help=f"{meant}, or its file")
+    asked = parser.parse_args(arguments)
+    key, at = KEY.fullmatch(asked.key), re.search(r"^([0-9]+)[:\n]([A-Za-z0-9+/]{43}=)\s", f"{asked.head}\n", re.M)
+    if (asked.key and not key) or (asked.head and not at):
+        parser.error("--key is name+id+base64, --head the text of a head or SIZE:ROOT; each can be a file")
+    try:
+        with asked.bundle as file:
+            head, size, root, facts = check(Bundle(file))
+        require(not at or at[1] == f"{size}", f"it is about the head of {size} events, and --head is of another size")
+        require(not at or at[2] == root, "--head, of as many events, is another head: the record was rewritten")
+        require(not key or signed(head, key[1], base64.b64decode(key[2])), "the key has not signed its head")
+    except Exception as error:  # whatever is wrong with it, it is no bundle that holds
+        print("DOES NOT HOLD:", re.sub("[^ -~]", "?", f"{error}"[:300]) or type(error).__name__)
+        return 1
+    print(f"{facts['events']} events, {len(facts['RoundCommitted'])} rounds, head {size}:{root}")
+    by = " and ".join(["the head that was given"] * bool(at) + ["a signature of the key that was given"] * bool(key))
+    print(f"HOLDS under {by}" if by else "CONSISTENT IN ITSELF; nobody vouches for it: no --head, no --key")
+    return 0 if by else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
