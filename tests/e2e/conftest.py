@@ -8,6 +8,7 @@ import pytest
 
 from tests import warm
 from tests.e2e.harness import Peer, ServerProcess
+from tests.eventful_run import eventful as eventful
 
 Start = Callable[..., ServerProcess]
 
