@@ -67,12 +67,13 @@ def query(ctx: click.Context, sql: str, parameters: tuple[str, ...], db: str | N
 
     For example: flserver query - --param run_id=RUN_ID < ops/sql/learning_curve.sql
     """
-    values = dict(map(_parameter, parameters))
+    values = dict(map(parameter, parameters))
     columns, rows = reader(ctx, db).query(sys.stdin.read() if sql == "-" else sql, values)
     click.echo(render(columns, rows, form, raw=raw), nl=False)
 
 
-def _parameter(text: str) -> tuple[str, str | int]:
+def parameter(text: str) -> tuple[str, str | int]:
+    """A ``--param``: its name and its value. Raises UsageError where it is none."""
     name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
         raise UsageError(f"--param {text}: not of the form NAME=VALUE")

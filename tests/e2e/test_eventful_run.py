@@ -1,7 +1,7 @@
 """The eventful run went as its trainers tell it."""
 
 from tests.e2e.harness import sql
-from tests.eventful_run import AFTER, BEFORE, HOSTS, IMPOSTOR, LATER, LOOK_ALIKE, SCANNER, Facts
+from tests.eventful_run import AFTER, BEFORE, HOSTS, IMPOSTOR, LOOK_ALIKE, NETWORK, SCANNER, Facts
 
 NIGHT = "run_id = (SELECT run_id FROM v1_runs WHERE name = 'night')"
 
@@ -64,9 +64,7 @@ def test_what_was_refused(eventful: Facts) -> None:
         )
     ] == [True] * 6
     assert rows[2][3] == eventful.cut_off_at
-    assert sql(eventful.db, "SELECT prefix, SUM(connections) FROM v1_summaries") == [
-        (LATER.removesuffix(".9") + ".0/24", eventful.scanned)
-    ]
+    assert sql(eventful.db, "SELECT prefix, SUM(connections) FROM v1_summaries") == [(NETWORK, eventful.scanned)]
 
 
 def test_the_resumption_changed_what_it_was_told_to(eventful: Facts) -> None:

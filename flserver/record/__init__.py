@@ -1,0 +1,1 @@
+"""The record as people read it, months later. Imports nothing slow at its door."""
