@@ -169,7 +169,7 @@ def query(
 def asked_of(record: "Reader", sql: str, run: str | None, parameters: Sequence[str]) -> dict[str, Any]:
     """The values of the names in ``sql``: ``parameters`` as NAME=VALUE, of which ``run_id`` may be any RUN, as ``run``
     is, or left out. Raises UsageError where there is no such run."""
-    values: dict[str, Any] = dict(map(_parameter, parameters))
+    values: dict[str, Any] = dict(map(parameter, parameters))
     if run is not None and "run_id" in values:
         raise UsageError("--run and --param run_id both say which run: leave one of the two out")
     if run is not None or "run_id" in values or re.search(r":run_id\b", sql):
@@ -181,7 +181,8 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _parameter(text: str) -> tuple[str, str | int]:
+def parameter(text: str) -> tuple[str, str | int]:
+    """A ``--param``: its name and its value. Raises UsageError where it is none."""
     name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
         raise UsageError(f"--param {text}: not of the form NAME=VALUE")

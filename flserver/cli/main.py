@@ -14,6 +14,7 @@ from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.compare import compare
+from flserver.cli.cookbook import ask
 from flserver.cli.evidence import evidence
 from flserver.cli.export import export
 from flserver.cli.heads import keygen, prove, witness
@@ -63,6 +64,7 @@ for command in (
     compare,
     tail,
     export,
+    ask,
     export_model,
     report,
     evidence,

@@ -1,5 +1,7 @@
--- The head of the audit chain. Write seq and digest down somewhere else: whoever changes an earlier row later cannot
--- bring this digest back (flserver verify recomputes the chain).
+-- What is the head of the chain of events?
+-- Write seq and digest down somewhere else: whoever changes an earlier row later cannot bring this digest back
+-- (flserver verify recomputes the chain). It is of the whole database, not of one run.
+-- No rows: nothing is on record yet.
 SELECT
     seq,
     digest,

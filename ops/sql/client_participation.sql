@@ -1,5 +1,7 @@
--- How did each client take part in run :run_id? An attempt counts once for every client that was invited to it, or
--- passed over because it still owed an older answer (not_sent).
+-- How did each client take part in a run?
+-- An attempt counts once for every client that was invited to it, or passed over since it still owed an older answer
+-- (not_sent).
+-- No rows: no client was invited to a round.
 SELECT
     client_id,
     COUNT(*) AS attempts,

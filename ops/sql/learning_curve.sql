@@ -1,5 +1,7 @@
--- How did the global model of run :run_id learn? What the server measured, beside the mean of what its clients
--- measured on the same round's model when they received it. Where it diverged, loss_note says NaN or Infinity.
+-- How did the global model learn?
+-- What the server measured, beside the mean of what the clients measured on the same round's model when they received
+-- it. Where it diverged, loss_note says NaN or Infinity.
+-- No rows: no round is committed, not even the initial model.
 SELECT
     r.round,
     r.loss,

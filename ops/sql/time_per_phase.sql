@@ -1,5 +1,6 @@
--- Where did the time of run :run_id go? Seconds of each phase of each committed round; other_seconds is what no phase
--- accounts for.
+-- Where did the time of each round go?
+-- Seconds of each phase of each committed round; other_seconds is what no phase accounts for.
+-- No rows: no round is committed, not even the initial model.
 SELECT
     round,
     attempt,

@@ -1,5 +1,6 @@
--- What did run :run_id move over the wire? Bytes with the 8 of each frame's length; round is NULL for registrations
--- and for what answered no round.
+-- What moved over the wire, round by round?
+-- Bytes with the 8 of each frame's length; round is NULL for registrations and for what answered no round.
+-- No rows: nobody has sent or been sent anything.
 SELECT
     round,
     direction,

@@ -1,5 +1,7 @@
--- Which updates made the model with digest :model_digest, with which weight, and over which message did each come?
--- One digest may belong to several runs: equal updates give equal files.
+-- Which updates, from whom, made the model with this digest?
+-- :digest is what sha256sum prints of the file, with sha256: before it. Each with its weight, and the message that it
+-- came over. One digest may belong to several runs: equal updates give equal files.
+-- No rows: no committed round has a model with this digest, or it is an initial one, which no update made.
 SELECT
     r.run_id,
     r.round,
@@ -20,5 +22,5 @@ JOIN v1_updates AS u
     AND u.decision = 'accepted'
 JOIN v1_messages AS m ON m.message_id = u.message_id
 JOIN v1_connections AS k ON k.connection_id = u.connection_id
-WHERE r.model_digest = :model_digest AND r.status = 'committed'
+WHERE r.model_digest = :digest AND r.status = 'committed'
 ORDER BY r.run_id, r.round, u.client_id;

@@ -1,5 +1,7 @@
--- How much of run :run_id is each client's? Its weights in the committed rounds (they sum to 1 in each), and how far
--- its updates moved away from the model they started from.
+-- How much of the model is each client's, over the whole run?
+-- Its weights in the committed rounds (they sum to 1 in each), and how far its updates moved away from the model that
+-- they started from.
+-- No rows: no update is accepted.
 SELECT
     client_id,
     COUNT(*) AS rounds,

@@ -1,5 +1,7 @@
--- What did run :run_id turn away, and from where? Messages that were refused or cut off, and updates that did not
--- count; most often first. Beyond --strangers-per-minute the place is a network, and the reason one word.
+-- What was refused, from whom, and from where?
+-- Messages that were refused or cut off, and updates that did not count; most often first. Beyond
+-- --strangers-per-minute the place is a network, and the reason one word.
+-- No rows: nothing was refused or cut off, and every update counted.
 SELECT
     t.what,
     t.reason,

@@ -1,5 +1,7 @@
--- Who came to the port in run :run_id and took no part? Connections that became neither a registration nor an update: those
--- with rows of their own, by address, and beyond --strangers-per-minute their sums, by network; most first.
+-- Who came to the port and took no part?
+-- Connections that became neither a registration nor an update: those with rows of their own, by address, and beyond
+-- --strangers-per-minute their sums, by network; most first.
+-- No rows: everybody who came took part.
 SELECT
     k.peer_host AS whence,
     k.close_reason AS reason,

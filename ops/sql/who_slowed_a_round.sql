@@ -1,5 +1,8 @@
--- Who slowed round :round of run :run_id? The slowest client first; whoever never answered comes before all.
--- wait_seconds: from the model sent to the answer's first byte (training); upload_seconds: its transfer.
+-- Who slowed a round?
+-- The slowest client first; whoever never answered comes before all. wait_seconds: from the model sent to the answer's
+-- first byte (training); upload_seconds: its transfer.
+-- :round defaults to the last committed one.
+-- No rows: no client was invited to it.
 SELECT
     c.attempt,
     c.client_id,
@@ -15,5 +18,8 @@ JOIN v1_rounds AS r USING (run_id, round, attempt)
 LEFT JOIN v1_updates AS u
     ON u.run_id = c.run_id AND u.client_id = c.client_id
     AND u.answers_round = c.round AND u.answers_attempt = c.attempt
-WHERE c.run_id = :run_id AND c.round = :round
+WHERE c.run_id = :run_id AND c.round = COALESCE(
+        NULLIF(:round, ''),
+        (SELECT MAX(round) FROM v1_rounds WHERE run_id = :run_id AND status = 'committed')
+    )
 ORDER BY c.attempt, c.seconds DESC NULLS FIRST, c.client_id;

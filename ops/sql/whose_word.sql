@@ -1,5 +1,7 @@
--- Whose word is run :run_id made of? Each client's accepted updates: authenticated by a certificate or only claimed, from
--- which addresses, through which forwarders, with which certificates.
+-- Whose word is the model made of?
+-- Each client's accepted updates: authenticated by a certificate or only claimed, from which addresses, through which
+-- forwarders, with which certificates.
+-- No rows: no update is accepted.
 SELECT
     u.client_id,
     MAX(c.label) AS label,

@@ -4,16 +4,13 @@ import csv
 import io
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
 
 from flserver.cli.ask import in_order
-from tests.cli.conftest import ROOT, Run, lines, refused
+from tests.cli.conftest import Run, lines, refused
 from tests.recorded_run import PLAIN, RUN, SCREEN_CLEARER
-
-QUESTIONS = sorted((ROOT / "ops" / "sql").glob("*.sql"))
 
 
 def test_runs_as_a_table_newest_first(flserver: Run, db: Path) -> None:
@@ -246,21 +243,3 @@ def test_a_query_about_a_run_takes_its_name_and_the_newest_where_none_is_named(f
 def test_a_number_too_large_for_sqlite_is_text(flserver: Run, db: Path) -> None:
     answer = flserver("--db", db, "query", "SELECT typeof(:n) AS kind", "--param", "n=" + "9" * 40, "--format", "csv")
     assert lines(answer) == ["kind", "text"]
-
-
-@pytest.mark.parametrize("question", QUESTIONS, ids=lambda path: path.stem)
-def test_every_question_of_the_handbook_is_asked_as_it_stands(flserver: Run, db: Path, question: Path) -> None:
-    sql = question.read_text(encoding="utf-8")
-    values = {"run_id": RUN, "round": "2", "model_digest": "sha256:0"}
-    code = re.sub(r"--.*", "", sql)
-    names = set(re.findall(r":([a-z_]+)", code))
-    given = [argument for name in names for argument in ("--param", f"{name}={values[name]}")]
-    answer = flserver("query", "-", "--db", db, *given, "--format", "json", stdin=sql)
-    assert (answer[0], answer[2]) == (0, "")
-    if question.stem == "learning_curve":
-        assert [(row["round"], row["accuracy"]) for row in json.loads(answer[1])] == [
-            (0, 0.1),
-            (1, 0.8),
-            (2, 0.95),
-            (3, 0.9),
-        ]

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests import warm
+from tests.e2e.asked import Asked
 from tests.e2e.harness import Peer, ServerProcess
 from tests.e2e.unattacked import alone as alone
+from tests.eventful_run import Facts
+from tests.eventful_run import eventful as eventful
 
 Start = Callable[..., ServerProcess]
 
@@ -39,3 +42,9 @@ def join() -> Iterator[Callable[..., list[Peer]]]:
             return [stack.enter_context(Peer(server, client_id)).join() for client_id in client_ids]
 
         yield joiner
+
+
+@pytest.fixture
+def asked(eventful: Facts) -> Asked:
+    """What is asked of the eventful run."""
+    return Asked(eventful)

@@ -2,6 +2,7 @@
 text. Markdown."""
 
 PARAMETERS = {
+    "name": "A question, by its name. Left out: all of them are listed.",
     "databases": "None, or two databases that are to be compared.",
     "folder": "The backup: a folder.",
     "revision": "A revision of the schema, as `db check` prints it.",

@@ -12,7 +12,8 @@ from tests.reference_pages.meanings import VIEWS
 INTRODUCTION = """
 The views are the contract: their names and columns stay, and they only gain columns, at the end. The tables under them
 may change with any version. `flserver --db runs.sqlite query "SELECT …"` asks them, and so may any SQLite client that
-opens the file with `mode=ro`, also while a server writes it. `ops/sql/` has questions that come up, each a query.
+opens the file with `mode=ro`, also while a server writes it. [Questions](questions.md)
+that come up stand in `ops/sql/`, each a query.
 
 - **Times** are UTC, ISO 8601 as text with microseconds: they sort as they are, and `julianday()` reads them.
 - **Durations** are seconds, **accuracies** and **weights** 0 to 1, **sizes** of messages those on the wire, with the 8

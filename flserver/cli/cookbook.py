@@ -1,0 +1,63 @@
+"""The command that asks the questions of the cookbook."""
+
+import click
+
+from flserver.cli.ask import parameter
+from flserver.cli.common import db_option, format_option, raw_option, reader
+from flserver.cli.tables import render
+from flserver.errors import UsageError
+from flserver.record.questions import Question, answer, question, questions
+from flserver.text import printable
+
+
+@click.command("ask")
+@click.argument("name", required=False, metavar="[QUESTION]")
+@click.option("--run", "run", default=None, metavar="RUN", help="The run that is meant. Default: the newest.")
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="The value of one of the question's parameters; may be given several times.",
+)
+@db_option
+@format_option
+@raw_option
+@click.pass_context
+def ask(
+    ctx: click.Context,
+    name: str | None,
+    run: str | None,
+    parameters: tuple[str, ...],
+    db: str | None,
+    form: str,
+    raw: bool,
+) -> None:
+    """Answer a QUESTION of the cookbook; without one, list them with their parameters.
+
+    Each is a query over the v1_ views, in ops/sql/ and inside the package, to be changed for questions of your own.
+
+    For example: flserver ask who_slowed_a_round --run first-run --param round=7
+    """
+    values = dict(map(parameter, parameters))
+    if name is None:
+        if run is not None or values:
+            raise UsageError("ask lists the questions: --run and --param go with one of them")
+        rows = [(each.name, each.title, _takes(each)) for each in questions().values()]
+        click.echo(render(("name", "question", "parameters"), rows, form, raw=raw), nl=False)
+        return
+    asked = question(name)
+    given = answer(reader(ctx, db), asked, run, values)
+    if form == "table":
+        of_run = "" if given.run is None else "  run {run_id}  name {name}".format(**given.run)
+        click.echo(f"{asked.title}{printable(of_run)}\n")
+    if given.rows or form != "table":
+        click.echo(render(given.columns, given.rows, form, raw=raw), nl=False)
+    else:
+        click.echo(printable(given.nothing, limit=1000))
+
+
+def _takes(asked: Question) -> str:
+    """Its parameters beside the run; in brackets what may be left out."""
+    others = [name for name in asked.parameters if name != "run_id"]
+    return ", ".join(f"[{name}]" if name in asked.defaults else name for name in others)

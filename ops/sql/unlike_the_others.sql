@@ -1,0 +1,19 @@
+-- Whose updates are unlike the others'?
+-- times_the_others is the update's norm, its L2 distance from the model that was sent, over the mean of the others' in
+-- its attempt. The furthest comes first. NULL norms (of what could not be compared) are left out.
+-- No rows: no update has a norm.
+SELECT
+    answers_round AS round,
+    answers_attempt AS attempt,
+    client_id,
+    decision,
+    weight,
+    update_norm,
+    (SUM(update_norm) OVER attempts - update_norm) / NULLIF(COUNT(*) OVER attempts - 1, 0) AS mean_norm_of_the_others,
+    update_norm / NULLIF(
+        (SUM(update_norm) OVER attempts - update_norm) / NULLIF(COUNT(*) OVER attempts - 1, 0), 0
+    ) AS times_the_others
+FROM v1_updates
+WHERE run_id = :run_id AND update_norm IS NOT NULL
+WINDOW attempts AS (PARTITION BY answers_round, answers_attempt)
+ORDER BY times_the_others DESC NULLS LAST, round, attempt, client_id;
