@@ -1,13 +1,17 @@
 """The command that asks the questions of the cookbook."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from flserver.cli.ask import parameter
 from flserver.cli.common import db_option, format_option, raw_option, reader
-from flserver.cli.tables import render
+from flserver.cli.tables import say
 from flserver.errors import UsageError
-from flserver.record.questions import Question, answer, question, questions
 from flserver.text import printable
+
+if TYPE_CHECKING:
+    from flserver.record.questions import Question
 
 
 @click.command("ask")
@@ -39,12 +43,14 @@ def ask(
 
     For example: flserver ask who_slowed_a_round --run first-run --param round=7
     """
+    from flserver.record.questions import answer, question, questions
+
     values = dict(map(parameter, parameters))
     if name is None:
         if run is not None or values:
             raise UsageError("ask lists the questions: --run and --param go with one of them")
         rows = [(each.name, each.title, _takes(each)) for each in questions().values()]
-        click.echo(render(("name", "question", "parameters"), rows, form, raw=raw), nl=False)
+        say(("name", "question", "parameters"), rows, form, raw=raw)
         return
     asked = question(name)
     given = answer(reader(ctx, db), asked, run, values)
@@ -52,12 +58,12 @@ def ask(
         of_run = "" if given.run is None else "  run {run_id}  name {name}".format(**given.run)
         click.echo(f"{asked.title}{printable(of_run)}\n")
     if given.rows or form != "table":
-        click.echo(render(given.columns, given.rows, form, raw=raw), nl=False)
+        say(given.columns, given.rows, form, raw=raw)
     else:
         click.echo(printable(given.nothing, limit=1000))
 
 
-def _takes(asked: Question) -> str:
+def _takes(asked: "Question") -> str:
     """Its parameters beside the run; in brackets what may be left out."""
     others = [name for name in asked.parameters if name != "run_id"]
     return ", ".join(f"[{name}]" if name in asked.defaults else name for name in others)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from flserver.errors import UsageError
 from flserver.record.rows import Rows
 from flserver.store.reader import Reader, Row
+from flserver.store.references import NEWEST
 from flserver.text import printable
 
 if TYPE_CHECKING:
     from flserver.models.state import State
-
-NEWEST = "newest"
 
 
 def open(path: str | Path, checkpoint_dir: str | Path | None = None) -> "Record":
@@ -53,15 +52,11 @@ class Record:
         return self.query("SELECT * FROM v1_runs ORDER BY started_at DESC, run_id DESC")
 
     def run(self, ref: str = NEWEST) -> "Run":
-        """The run with the run_id ``ref``, else the newest run of that name; ``newest`` is the newest of all.
+        """The run that ``ref`` means: a run_id or its beginning, a run's name (the newest of that name), or ``newest``.
 
         Raises UsageError where there is none.
         """
-        if ref != NEWEST:
-            return Run(self, self._reader.run(ref))
-        if (found := self._reader.newest_run()) is None:
-            raise UsageError(f"{self.path} has no run")
-        return Run(self, found)
+        return Run(self, self._reader.run(ref))
 
     def query(self, sql: str, /, **parameters: Any) -> Rows:
         """The rows of one SELECT, over the ``v1_`` views best; ``parameters`` are the values of its ``:name``."""
