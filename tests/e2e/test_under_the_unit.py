@@ -27,11 +27,11 @@ def starts_again(code: int) -> bool:
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.read_string(UNIT.read_text())
     service = {key: value.split() for key, value in unit["Service"].items()}
-    if str(code) in service["restartpreventexitstatus"]:
+    if str(code) in service.get("restartpreventexitstatus", ()):
         return False
-    if str(code) in service["restartforceexitstatus"]:
+    if str(code) in service.get("restartforceexitstatus", ()):
         return True
-    wished = {"0", *service["successexitstatus"]}  # and SIGTERM, with which systemd itself stops it
+    wished = {"0", *service.get("successexitstatus", ())}  # and SIGTERM, with which systemd itself stops it
     return service["restart"] == ["on-failure"] and str(code) not in wished
 
 
