@@ -81,7 +81,13 @@ class Verification:
             line = f"{replayed.events} events, an unbroken chain to {replayed.head}"
             yield Finding(check="chain", outcome="holds", line=line)
         if covered := purged - replayed.uncovered:
-            line = f"the payloads of {covered} events were purged, and purges on record say so"
+            line = (
+                f"the payloads of {covered} events were purged, and purges on record say so: of the rows that rested on"
+            )
+            line += (
+                " them, decisions, weights, samples and numbers are what the other events say, and all else what the"
+            )
+            line += " purges say"
             yield Finding(check="purges", outcome="holds", line=line)
         if replayed.uncovered:
             line = f"the payloads of {replayed.uncovered} events are gone, and no purge is on record: what they were"
@@ -135,12 +141,12 @@ def _sum(wrong: tuple[str, int, Any, int]) -> Finding:
 
 
 def _difference(found: compare.Difference) -> Finding:
+    of = found.columns.items()
     said = {
         "added": "no event says so: the row was added, or its event is missing",
         "missing": "the row is missing",
-        "changed": "; ".join(
-            f"{column} is {_shown(now)}, by the events {_shown(was)}" for column, (now, was) in found.columns.items()
-        )
+        "counted": "; ".join(f"it has {now} {what}, and its events have made {was}" for what, (now, was) in of),
+        "changed": "; ".join(f"{column} is {_shown(now)}, by the events {_shown(was)}" for column, (now, was) in of)
         or "it is not what a purge has left",
     }
     line = f"{found.table} {_shown_key(found.key)}: {said[found.kind]}"
