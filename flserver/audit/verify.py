@@ -82,12 +82,9 @@ class Verification:
             yield Finding(check="chain", outcome="holds", line=line)
         if covered := purged - replayed.uncovered:
             line = (
-                f"the payloads of {covered} events were purged, and purges on record say so: of the rows that rested on"
+                f"the payloads of {covered} events were purged, and purges on record say so: these are believed what no"
             )
-            line += (
-                " them, decisions, weights, samples and numbers are what the other events say, and all else what the"
-            )
-            line += " purges say"
+            line += " other event says of the rows that are left"
             yield Finding(check="purges", outcome="holds", line=line)
         if replayed.uncovered:
             line = f"the payloads of {replayed.uncovered} events are gone, and no purge is on record: what they were"

@@ -120,7 +120,7 @@ def wrong_counts(connection: Connection, table: Table) -> list[tuple[str, int, i
     return driver_of(connection).execute(query, (table.name,)).fetchall()
 
 
-def _of_update(connection: Connection, row: Row) -> Row:
+def _of_update(connection: Connection, row: Row) -> dict[str, Any]:
     driver, update_id = driver_of(connection), (row["update_id"],)
     kept = driver.execute("SELECT path FROM main.kept WHERE update_id = ?", update_id).fetchone()
     known: dict[str, Any] = {"kept": kept and kept[0], "weight": None}
@@ -133,8 +133,8 @@ def _of_update(connection: Connection, row: Row) -> Row:
     return known
 
 
-def _of_client_round(connection: Connection, row: Row, given: Row) -> Row:
-    known = {"weight": None, "seconds": given["seconds"]}
+def _of_client_round(connection: Connection, row: Row, given: Row) -> dict[str, Any]:
+    known: dict[str, Any] = {"weight": None, "seconds": given["seconds"]}
     seat = [row[name] for name in ("run_id", "round", "attempt", "client_id")]
     query = """
         SELECT decision, weight, samples FROM main.decided
