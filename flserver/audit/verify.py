@@ -1,4 +1,5 @@
-"""The record held against itself: its schema, the chain of events, the tables, the sums, and every checkpoint."""
+"""The record held against itself: its schema, the chain of events, the tables, the sums, every checkpoint
+and every kept update."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any
 
 from flserver.audit.checkpoints import check_checkpoints
 from flserver.audit.heads import check as check_tree
+from flserver.audit.kept_updates import check_kept_updates
 from flserver.audit.noted_heads import check_heads, read_heads
 from flserver.audit.report import Finding, limited
 from flserver.store import compare
@@ -63,6 +65,8 @@ class Verification:
                 rounds = list(compare.committed_rounds(place.connection))
                 runs = compare.runs(place.connection)
                 yield from check_checkpoints(runs, rounds, self.checkpoint_dir, self.db)
+                kept = list(compare.kept_updates(place.connection))
+                yield from check_kept_updates(runs, kept, self.checkpoint_dir, self.db)
 
     def _schema(self, place: Scratch) -> Iterator[Finding]:
         for problem in place.problems:

@@ -43,6 +43,17 @@ class CommittedRound:
     deleted: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptRow:
+    """An update of which the events say that it is kept: its ``path`` below the checkpoint directory."""
+
+    update_id: int
+    run_id: str
+    round: int
+    client_id: str
+    path: str
+
+
 def row_count(connection: Connection, table: Table) -> int:
     """How many rows the record's table has."""
     return int(driver_of(connection).execute(f"SELECT COUNT(*) FROM record.{table.name}").fetchone()[0])
@@ -150,6 +161,13 @@ def committed_rounds(connection: Connection) -> Iterator[CommittedRound]:
         yield CommittedRound(
             run_id=run_id, round=number, checkpoint=checkpoint, digest=digest, deleted=bool(deleted)
         )  # fmt: skip
+
+
+def kept_updates(connection: Connection) -> Iterator[KeptRow]:
+    """The updates that the events keep and have not deleted, in the order of their rounds."""
+    query = "SELECT update_id, run_id, round, client_id, path FROM main.kept ORDER BY run_id, round, update_id"
+    for update_id, run_id, number, client_id, path in driver_of(connection).execute(query):
+        yield KeptRow(update_id=update_id, run_id=run_id, round=number, client_id=client_id, path=path)
 
 
 def runs(connection: Connection) -> list[Mapping[str, Any]]:

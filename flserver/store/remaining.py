@@ -35,7 +35,7 @@ _AS_GIVEN: Mapping[str, tuple[str, ...]] = {
 def make_tables(connection: Connection) -> None:
     """Make the tables for what is noted here."""
     for columns in (
-        "kept (update_id INTEGER PRIMARY KEY, run_id TEXT, round INTEGER, path TEXT)",
+        "kept (update_id INTEGER PRIMARY KEY, run_id TEXT, round INTEGER, client_id TEXT, path TEXT)",
         "decided (update_id INTEGER PRIMARY KEY, run_id TEXT, client_id TEXT, round INTEGER, attempt INTEGER, "
         "decision TEXT, weight REAL, samples INTEGER, UNIQUE (run_id, round, attempt, client_id))",
         "gone (run_id TEXT, name TEXT, count INTEGER)",
@@ -45,8 +45,9 @@ def make_tables(connection: Connection) -> None:
 
 def note_kept(connection: Connection, run_id: str, event: e.RoundCommitted) -> None:
     """The updates that a round keeps."""
-    rows = [(kept.update_id, run_id, event.round, kept.path) for kept in event.kept]
-    driver_of(connection).executemany("INSERT OR REPLACE INTO main.kept VALUES (?, ?, ?, ?)", rows)
+    of = {outcome.update_id: outcome.client_id for outcome in event.outcomes}
+    rows = [(kept.update_id, run_id, event.round, of.get(kept.update_id, ""), kept.path) for kept in event.kept]
+    driver_of(connection).executemany("INSERT OR REPLACE INTO main.kept VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def note_deleted(connection: Connection, run_id: str, event: e.KeptUpdatesDeleted) -> None:
