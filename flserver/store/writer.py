@@ -229,7 +229,7 @@ class Writer:
             self._on_failure(error)
 
     def _leave(self, connection: Connection) -> None:
-        """Leave one file. Where that fails all is durable, in two: the next server folds them, or says what it meets."""
+        """Leave one file. Where that fails all is durable, in two: the next server folds them, or says so."""
         try:
             leave_one_file(connection, self._path, self._pause)
             connection.close()
