@@ -97,8 +97,9 @@ def _round(
         events += story.uploaded(update_id, client, (round, 1), data_size=sizes[client] + 1, counted_size=sizes[client])
     places = kept.settle(round, ids.values()) if ids else {}
     file = checkpoints.write(round, model, strategy.state() if round else {})
-    outcomes = [facts.answered(client, update_id, 1 / len(ids)) for client, update_id in ids.items()]
+    total = sum(sizes.values())
+    outcomes = [facts.answered(client, update_id, sizes[client] / total) for client, update_id in ids.items()]
     written = {"model_digest": file.digest, "checkpoint": file.path, "checkpoint_bytes": file.size}
-    written["data_size"] = sum(sizes.values())
+    written["data_size"] = total
     named = tuple(e.KeptUpdate(update_id=update_id, path=path) for update_id, path in places.items())
     return [*events, facts.committed(round, 1, outcomes, **written, arithmetic=strategy.arithmetic, kept=named)]

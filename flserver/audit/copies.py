@@ -1,5 +1,5 @@
-"""Checkpoints and kept updates that a record names, copied from where they lie to another folder; checkpoints are
-checked on the way (whether an update is what it was, ``flserver replay`` says)."""
+"""Checkpoints and kept updates that a record names, copied from where they lie to another folder, and held against
+their digests."""
 
 import hashlib
 import os
@@ -13,6 +13,7 @@ from flserver.errors import CheckpointError, UsageError
 from flserver.files import create, make_folders, open_regular, sync_folder
 from flserver.models.digests import NAME, located, sha256_of_file
 from flserver.models.kept import NAME as KEPT
+from flserver.models.kept_files import check_kept_file
 from flserver.store.reader import Reader, Row
 from flserver.text import printable
 
@@ -103,16 +104,22 @@ class Copies:
         """Copy the file that the record calls ``path``; with ``row``, its round, it is a checkpoint."""
         try:
             source, target = located(folder, path, named), located(self._folder, path, named)
-            there = sha256_of_file(target) if target not in self._made and target.is_file() else None
-            if there is not None and row and there != row["model_digest"] and not self._replaces:
-                raise UsageError(f"{target} is there already, and is not what the record says: move it away")
-            if target not in self._made and (there is None or (row and there != row["model_digest"])):
+            if target not in self._made and not self._stands(target, row):
                 digest = self._read(source, target)
-                if row and digest != row["model_digest"]:
-                    self._changed[target] = f"{where}: {source} is {digest}, and the record says {row['model_digest']}"
+                if (said := _wrong(target, digest, row)) is not None:
+                    self._changed[target] = f"{where}: {source} {said}"
             self._named.add(target)
         except CheckpointError as error:
             missing.append(f"{where}: {error}")
+
+    def _stands(self, target: Path, row: Row | None) -> bool:
+        """Whether it is there already, and is what the record says."""
+        if not target.is_file():
+            return False
+        wrong = _wrong(target, sha256_of_file(target) if row else "", row)
+        if wrong is not None and not self._replaces:
+            raise UsageError(f"{target} is there already, and is not what the record says: move it away")
+        return wrong is None
 
     def _read(self, source: Path, target: Path) -> str:
         file = self._held.get(source)
@@ -141,3 +148,15 @@ class Copies:
         self._made.add(target)
         self.copied += 1
         return f"sha256:{digest.hexdigest()}"
+
+
+def _wrong(copy: Path, digest: str, row: Row | None) -> str | None:
+    """What is wrong with a copy: of a checkpoint with that SHA-256, of the round ``row``, or, without one, of a kept
+    update. None: it is what the record says."""
+    if row is not None:
+        return None if digest == row["model_digest"] else f"is {digest}, and the record says {row['model_digest']}"
+    try:
+        check_kept_file(copy)
+    except CheckpointError:
+        return "was changed: it is not what its name says"
+    return None

@@ -1,8 +1,15 @@
-"""Two records of one past: where they part."""
+"""Two records of one past: where they part, and whether the files that each names are what they were."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from flserver.audit.checkpoints import check_checkpoints
+from flserver.audit.kept_updates import check_kept_updates
+from flserver.audit.report import Finding
+from flserver.settings.policies import checkpoints_beside
 from flserver.store.chain import Link
+from flserver.store.compare import CommittedRound, KeptRow
 from flserver.store.reader import Reader
 
 
@@ -31,3 +38,34 @@ def fork(one: Reader, other: Reader) -> Fork:
         else:
             most = middle - 1
     return Fork(common=least, ours=one.event(least + 1), theirs=other.event(least + 1))
+
+
+def look_at_files(db: Path) -> Iterator[Finding]:
+    """Hash the checkpoints and kept updates that the database's tables name: beside it, where there are some, else
+    where the record says. Raises UsageError."""
+    reader, beside = Reader(db), checkpoints_beside(db)
+    folder, runs = beside if beside.is_dir() else None, reader.runs()
+    for run in runs:
+        run_id = run["run_id"]
+        rounds = [
+            CommittedRound(
+                run_id=run_id,
+                round=row["round"],
+                checkpoint=row["checkpoint"],
+                digest=row["model_digest"],
+                deleted=row["checkpoint_deleted_at"] is not None,
+            )
+            for row in reader.committed_rounds(run_id)
+        ]
+        yield from check_checkpoints([run], rounds, folder, db)
+        kept = [
+            KeptRow(
+                update_id=row["update_id"],
+                run_id=run_id,
+                round=row["answers_round"],
+                client_id=row["client_id"],
+                path=row["kept"],
+            )
+            for row in reader.kept_updates(run_id)
+        ]
+        yield from check_kept_updates([run], kept, folder, db)

@@ -15,6 +15,7 @@ from flserver.errors import Damaged, UsageError
 from flserver.events import CheckpointDeleted, Event, KeptUpdatesDeleted, OperatorActed
 from flserver.models.digests import located
 from flserver.models.kept import NAME as KEPT
+from flserver.models.kept import KeptUpdates
 from flserver.settings.operator import Operator
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.appending import Head
@@ -195,6 +196,11 @@ def _plan_updates(reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path
             going.setdefault(row["answers_round"], []).append(row)
         else:
             staying.add(row["kept"])  # another client may have sent the same tensors
+    named = staying | {row["kept"] for rows in going.values() for row in rows}
+    for path in KeptUpdates(folder, run["run_id"]).files():
+        if path not in named:  # a purge was interrupted, or an attempt
+            made.deleted.append(located(folder, path, KEPT))
+            made.lines.append(f"{folder / path} is kept by the record no more, and still there")
     for round, rows in going.items():
         event = KeptUpdatesDeleted(round=round, update_ids=tuple(row["update_id"] for row in rows))
         paths = [located(folder, path, KEPT) for path in {row["kept"] for row in rows} - staying]

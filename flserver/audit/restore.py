@@ -99,11 +99,26 @@ def _notices(backup: Backup, db: Path) -> Iterable[str]:
     elif backup.running:
         yield f"when the backup was made, {there} was in use by run {', '.join(backup.running)}"
     else:
+        yield from _outside(db)
         return
+    yield from _outside(db)
     yield (
         f"if both are served, their records differ after event {backup.events}, and neither is the whole: "
         "flserver verify ONE OTHER says where"
     )
+
+
+def _outside(db: Path) -> Iterable[str]:
+    """What the newest run would go on to write or sign in its original's place."""
+    run = Reader(db).newest_run()
+    if run is None or run["status"] == "completed":
+        return
+    config = settings_of(run)
+    for key, does in (("audit_head", "notes its heads in"), ("sign_key", "signs with")):
+        if config.get(key):
+            option = "--" + key.replace("_", "-")
+            said = f"run {run['name']} {does} {config[key]}, as its original does"
+            yield f"{said}: give it a file of its own with {option}"
 
 
 def _command(reader: Reader, db: Path, checkpoints: Path) -> str | None:

@@ -1,4 +1,5 @@
-"""The record held against itself: its schema, the chain of events, the tables, the sums, and every checkpoint."""
+"""The record held against itself: its schema, the chain of events, the tables, the sums, every checkpoint
+and every kept update."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any
 
 from flserver.audit.checkpoints import check_checkpoints
 from flserver.audit.heads import check as check_tree
+from flserver.audit.kept_updates import check_kept_updates
 from flserver.audit.noted_heads import check_heads, read_heads
 from flserver.audit.report import Finding, limited
 from flserver.store import compare
@@ -63,6 +65,8 @@ class Verification:
                 rounds = list(compare.committed_rounds(place.connection))
                 runs = compare.runs(place.connection)
                 yield from check_checkpoints(runs, rounds, self.checkpoint_dir, self.db)
+                kept = list(compare.kept_updates(place.connection))
+                yield from check_kept_updates(runs, kept, self.checkpoint_dir, self.db)
 
     def _schema(self, place: Scratch) -> Iterator[Finding]:
         for problem in place.problems:
@@ -81,7 +85,10 @@ class Verification:
             line = f"{replayed.events} events, an unbroken chain to {replayed.head}"
             yield Finding(check="chain", outcome="holds", line=line)
         if covered := purged - replayed.uncovered:
-            line = f"the payloads of {covered} events were purged, and purges on record say so"
+            line = (
+                f"the payloads of {covered} events were purged, and purges on record say so: these are believed what no"
+            )
+            line += " other event says of the rows that are left"
             yield Finding(check="purges", outcome="holds", line=line)
         if replayed.uncovered:
             line = f"the payloads of {replayed.uncovered} events are gone, and no purge is on record: what they were"
@@ -135,12 +142,12 @@ def _sum(wrong: tuple[str, int, Any, int]) -> Finding:
 
 
 def _difference(found: compare.Difference) -> Finding:
+    of = found.columns.items()
     said = {
         "added": "no event says so: the row was added, or its event is missing",
         "missing": "the row is missing",
-        "changed": "; ".join(
-            f"{column} is {_shown(now)}, by the events {_shown(was)}" for column, (now, was) in found.columns.items()
-        )
+        "counted": "; ".join(f"it has {now} {what}, and its events have made {was}" for what, (now, was) in of),
+        "changed": "; ".join(f"{column} is {_shown(now)}, by the events {_shown(was)}" for column, (now, was) in of)
         or "it is not what a purge has left",
     }
     line = f"{found.table} {_shown_key(found.key)}: {said[found.kind]}"

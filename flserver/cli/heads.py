@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flserver.witness.watch import Seen
 
 FILE = click.Path(path_type=Path)
+OWN_HEAD = "the head is the file's own: --head FILE holds it against one that a witness has seen"
 log_key_option = click.option(
     "--log-key",
     metavar="KEY|FILE",
@@ -108,6 +109,9 @@ def prove(
         elif client is not None:
             for line in proofs.own_rows(record, client, signed):
                 file.write(line + "\n")
+            if purged := record.purged():
+                gone = f"the payloads of {purged} events of the record are purged"
+                _say(f"{gone}: what was about client {printable(client)} among them is not in the file", of="prove")
 
 
 @contextmanager
@@ -236,11 +240,17 @@ def witness_check(file: Path, log_key: str | None, head: Path | None) -> int:
 
     log = _log_key(log_key)
     checked = check_file(file, log, None if head is None else read_note(head))
+    if (event := checked.event) is not None:
+        what = f"event {event.seq}, {printable(event.type)} of run {printable(event.run_id)} at {printable(event.at)}"
+        click.echo(f"{what}, is among the {checked.head.size} of {log.name}")
+        if head is None:
+            _say(OWN_HEAD)
+        return EXIT_DONE
     about = "" if checked.client is None else f" about client {printable(checked.client)}"
     types = ", ".join(f"{count} {printable(name)}" for name, count in sorted(checked.types.items()))
     click.echo(f"{sum(checked.types.values())} events{about} are among the {checked.head.size} of {log.name}: {types}")
     if head is None:
-        _say("the head is the file's own: --head FILE holds it against one that a witness has seen")
+        _say(OWN_HEAD)
     return EXIT_DONE
 
 
@@ -275,5 +285,5 @@ def _tell(seen: "Seen", name: str, out: Path | None) -> None:
     _say(f"{name}: {seen.size} events, {grown}; cosigned")
 
 
-def _say(line: str) -> None:
-    click.echo(f"flserver witness: {line}", err=True)
+def _say(line: str, of: str = "witness") -> None:
+    click.echo(f"flserver {of}: {line}", err=True)

@@ -19,7 +19,11 @@ def _file(name: str) -> Path:
 @click.command("verify")
 @click.argument("databases", nargs=-1, metavar="[ONE OTHER]", type=click.Path(path_type=Path))
 @checkpoint_dir_option
-@click.option("--without-checkpoints", is_flag=True, help="Check the record alone, where its checkpoints are not here.")
+@click.option(
+    "--without-checkpoints",
+    is_flag=True,
+    help="Check the record alone, where its checkpoints and kept updates are not here.",
+)
 @click.option(
     "--audit-head",
     type=click.Path(),
@@ -40,16 +44,17 @@ def verify(
     as_json: bool,
     db: str | None,
 ) -> int:
-    """Hold the record against itself: the events' hash chain, every table against the events, every checkpoint.
+    """Hold the record against itself: the events' hash chain, every table against the events, every checkpoint and kept
+    update.
 
     Exit codes: 0 it holds, 1 it does not, 2 something could not be checked. The database is copied first, so that a
     server that writes it is not held up.
 
-    With two databases: say after which event their chains differ, as after both were served. Exit code 1 where each has
-    events that the other has not.
+    With two databases: say after which event their chains differ, as after both were served, and hash the checkpoints
+    and kept updates of both. Exit code 1 where each has events that the other has not, or a file does not hold.
     """
     if databases:
-        return _compared(databases)
+        return _compared(databases, with_files=not without_checkpoints)
     from flserver.audit.report import Report
     from flserver.audit.verify import Verification
 
@@ -66,9 +71,11 @@ def verify(
     return report.exit_code
 
 
-def _compared(databases: tuple[Path, ...]) -> int:
-    from flserver.audit.forks import fork
+def _compared(databases: tuple[Path, ...], *, with_files: bool) -> int:
+    from flserver.audit.forks import fork, look_at_files
+    from flserver.audit.report import Report
     from flserver.store.reader import Reader
+    from flserver.store.schema import check
 
     if len(databases) != 2:
         raise UsageError("verify compares two databases: flserver verify ONE OTHER")
@@ -77,7 +84,20 @@ def _compared(databases: tuple[Path, ...]) -> int:
     for path, event in zip(databases, (found.ours, found.theirs), strict=True):
         more = "ends there" if event is None else f"goes on with event {event.seq}, {event.type} at {event.at}"
         click.echo(f"{path} {more}")
-    return EXIT_FAILED if found.ours is not None and found.theirs is not None else EXIT_DONE
+    parted, report = found.ours is not None and found.theirs is not None, Report()
+    for path in databases if with_files else ():
+        if check(path).at_head:
+            for finding in look_at_files(path):
+                report.add(finding)
+                if finding.outcome != "holds":
+                    click.echo(f"{path}: {finding.line}", err=True)
+    if with_files:
+        counted = {outcome: counter.total() for outcome, counter in report.counts.items()}
+        click.echo(
+            f"of the files that they name, {counted['holds']} hold, {counted['broken']} do not, and "
+            f"{counted['unknown']} are not here"
+        )
+    return EXIT_FAILED if parted or report.outcome == "broken" else EXIT_DONE
 
 
 @click.group("db")

@@ -106,7 +106,8 @@ def _compare(run: "RecordedRun", number: int | None, strategy: str | None) -> in
         return EXIT_FAILED if found["differs"] else EXIT_USAGE
     if not found["holds"]:
         raise UsageError(f"run {run.name} keeps the updates of no round: with --keep-updates a server does")
-    click.echo(f"all {found['holds']} computed again are as on record{beside}")
+    same = f"all {found['holds']} computed again are" if found["holds"] > 1 else "the one computed again is"
+    click.echo(f"{same} as on record{beside}")
     return EXIT_DONE
 
 

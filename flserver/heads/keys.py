@@ -104,6 +104,15 @@ def load(path: Path, kind: int, option: str, passphrase_file: Path | None = None
 
     Raises UsageError where it cannot be read, others can read it, or it is no such key.
     """
+    try:
+        PublicKey.parse(_public(path))
+    except HeadError:
+        pass
+    else:
+        raise UsageError(
+            f"{option} {path}: is a public key, for those who check. What signs is the private one, which keygen has "
+            f"made beside it: {path.with_suffix('')}"
+        )
     first, _, pem = read_private(path, option).partition(b"\n")
     title = _FIRST_LINE.fullmatch(first.decode("utf-8", "replace").rstrip("\r"))
     if title is None:
@@ -125,6 +134,15 @@ def load(path: Path, kind: int, option: str, passphrase_file: Path | None = None
         return PrivateKey._of(key, title[2], kind)
     except HeadError as error:
         raise UsageError(f"{option} {path}: {error}") from error
+
+
+def _public(path: Path) -> str:
+    """The file's text, if it could be that of a public key, which others may read; else nothing."""
+    try:
+        with open_regular(path.resolve()) as file:
+            return file.read(MOST_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def read_passphrase(path: Path, option: str) -> bytes:

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from flserver.errors import CheckpointError
 from flserver.files import open_regular
-from flserver.models.digests import check_digest, sha256_of, unreadable
+from flserver.models.digests import METADATA, check_digest, sha256_of, unreadable
 from flserver.models.pages import anonymous
 from flserver.models.state import TORCH_DTYPES, State, raw_bytes
 from flserver.wire.dtypes import DTYPES
 
 STRATEGY_PREFIX = "__strategy__."
-FORMAT = "flserver checkpoint 1"
 HEADER_BYTES = 4096  # generous for what a file holds besides its tensors and their entries
 ENTRY_BYTES = 160  # a tensor's name, dtype, shape and place in the header: some 90 with torchvision's names
 CODES = {TORCH_DTYPES[dtype.name]: dtype.code for dtype in DTYPES.values()}
@@ -100,7 +99,7 @@ def serialize(
     own = {STRATEGY_PREFIX + name: tensor for name, tensor in strategy.items()}
     # A dict's order is no part of a state, but would be of the digest. Wide elements first keeps all of them aligned.
     tensors = dict(sorted((model | own).items(), key=lambda item: (-item[1].element_size(), item[0])))
-    header: dict[str, object] = {"__metadata__": {"format": "pt", "writer": FORMAT} | dict(metadata)}
+    header: dict[str, object] = {"__metadata__": METADATA | dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in CODES:

@@ -94,6 +94,11 @@ class KeptUpdates:
             return []
         return sorted(int(match[1]) for path in self._folder.iterdir() if (match := FOLDER.fullmatch(path.name)))
 
+    def files(self) -> list[str]:
+        """The updates that have a file, as the record calls them."""
+        found = (path for round in self.on_disk() for path in sorted(self._folder_of(round).iterdir()))
+        return [str(path.relative_to(self._directory)) for path in found if NAME.fullmatch(path.name)]
+
     def delete(self, round: int) -> None:
         """Remove the round's folder with the files of ours in it. Where it cannot be, that is logged: it costs disk and
         not the run."""

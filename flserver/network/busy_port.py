@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))  # those of this process's network namespace
-LISTENING = "0A"
+LISTENING, ESTABLISHED = "0A", "01"
+SHOWN = 3
 
 
 class Socket(NamedTuple):
@@ -24,11 +25,13 @@ class Socket(NamedTuple):
 
 def connection_on(port: int) -> str | None:
     """Where a connection leads to (``address:port``) that has ``port`` here; None where somebody listens on that port,
-    on whatever address, or there is no such connection."""
+    on whatever address, or there is no such connection. Several can have one port, if they lead to different places:
+    those that are open come first."""
     sockets = [found for found in _sockets() if found.port == port]
     if any(found.state == LISTENING for found in sockets):
         return None
-    return next((found.leads_to for found in sockets), None)
+    sockets.sort(key=lambda found: found.state != ESTABLISHED)
+    return " and ".join([*dict.fromkeys(found.leads_to for found in sockets)][:SHOWN]) or None
 
 
 def _sockets() -> Iterator[Socket]:

@@ -16,7 +16,8 @@ class Health:
 
     ``round`` is the one that is being made, else the last committed one. ``deadline`` is the moment by which the
     coordinator will have moved on; None where it waits without one. ``awaited`` is what clients are waited for to do,
-    ``answered`` have done it, and so many more are ``missing``; ``seconds_left`` are left for it. ``sequence`` and
+    ``answered`` have done it, and so many more are ``missing``; ``seconds_left`` are left for it, of the join
+    window too. ``sequence`` and
     ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from flserver import events
 from flserver.audit.prove import extension
-from flserver.clock import Deadline
+from flserver.clock import Deadline, monotonic
 from flserver.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -241,6 +241,9 @@ class App:
     def _health(self) -> Health:
         coordinator, writer = self._parts.coordinator, self._writer
         due, waiting = coordinator.due, self._parts.exchange.waiting
+        left = coordinator.seconds_left if waiting.awaited is not None else None
+        if waiting.awaited == "registrations" and left is None:
+            left = waiting.closes_in(monotonic())
         return Health(
             run_id=self._launched.plan.run_id,
             state=coordinator.state,
@@ -249,7 +252,7 @@ class App:
             awaited=waiting.awaited,
             answered=waiting.answered,
             missing=waiting.missing,
-            seconds_left=coordinator.seconds_left if waiting.awaited is not None else None,
+            seconds_left=left,
             writer_alive=writer.alive or coordinator.ended,
             accepting=self._parts.server.accepting or coordinator.ended,
             sequence=writer.sequence,

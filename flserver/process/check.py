@@ -5,6 +5,7 @@ database that would be made, or upgraded, is a temporary one.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -53,6 +54,7 @@ def check(settings: ServerSettings, given: Mapping[str, Any], say: Say, complain
             with problems.told():
                 name(settings)
         all_named = not problems.count
+        _audit_head(settings, say)
         with problems.told():
             _trainers_port(settings, say)
         with problems.told():
@@ -126,6 +128,18 @@ def _tell(plan: Plan, say: Say) -> None:
         told = f"{plan.name} goes on, {committed}"
     changed = ", ".join(f"--{key.replace('_', '-')} {value}" for key, value in plan.overrides.items())
     say(f"run: {told}{f'; changed: {changed}' if changed else ''}")
+
+
+def _audit_head(settings: ServerSettings, say: Say) -> None:
+    """A run goes on without, and notes its heads later."""
+    file = settings.store.audit_head
+    if file is not None:
+        place = file if file.exists() else file.parent
+        why = None if os.access(place, os.W_OK) else f"{place} is not there or cannot be written"
+        if file.exists() and not file.is_file():
+            why = "it is no regular file"
+        later = f" cannot be noted now: {why}. The run would go on, and note them later" if why else ""
+        say(f"heads: {file}{later}")
 
 
 def _trainers_port(settings: ServerSettings, say: Say) -> None:

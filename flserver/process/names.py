@@ -9,6 +9,7 @@ from flserver.files import complaints, group_id
 from flserver.plugins import check_importable, check_name
 from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, StorePolicy, defaults
 from flserver.settings.hosts import Unresolved, addresses
+from flserver.settings.policies import check_kept
 from flserver.text import did_you_mean
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")
@@ -82,6 +83,10 @@ def _initial_weights(settings: ServerSettings) -> None:
         raise UsageError(f"--initial-weights {spec}: there is no such file")
 
 
+def _kept_updates(settings: ServerSettings) -> None:
+    check_kept(settings.store.keep_updates, settings.store.keep_updates_rounds)
+
+
 def _sign_key(settings: ServerSettings) -> None:
     if settings.store.sign_key is not None:
         from flserver.process.signing import signer  # with cryptography and SQLAlchemy
@@ -91,4 +96,4 @@ def _sign_key(settings: ServerSettings) -> None:
         raise UsageError("--sign-key-passphrase-file needs --sign-key: it has that key's passphrase")
 
 
-NAMES = (_host, _group, _model, _strategy, _eval_data, _evaluate, _sign_key)
+NAMES = (_host, _group, _model, _strategy, _eval_data, _evaluate, _kept_updates, _sign_key)

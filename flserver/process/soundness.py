@@ -74,7 +74,8 @@ def or_go_back(plan: Plan, committed: Sequence[Row]) -> Iterator[None]:
     try:
         yield
     except (CheckpointError, Damaged) as error:
-        raise type(error)(f"{error}{_way_back(plan, committed)}") from error
+        back = "; put a sound copy of the file back" if isinstance(error, CheckpointError) else ""
+        raise type(error)(f"{error}{back}{_way_back(plan, committed)}") from error
 
 
 def _way_back(plan: Plan, committed: Sequence[Row]) -> str:

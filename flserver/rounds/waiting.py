@@ -15,7 +15,8 @@ class Waiting:
     """What clients are waited for to do; None where nobody is.
 
     ``answered`` have done it, so many more are ``missing``; ``names`` are who has not, where that is known, as text for
-    people; ``left_out`` says, after other text, who is there and not invited.
+    people; ``left_out`` says, after other text, who is there and not invited. ``closes_at`` is when the join window may
+    close, in monotonic seconds.
     """
 
     awaited: Awaited | None = None
@@ -23,6 +24,11 @@ class Waiting:
     missing: int = 0
     names: tuple[str, ...] = ()
     left_out: str = ""
+    closes_at: float | None = None
+
+    def closes_in(self, now: float) -> float | None:
+        """How many seconds the join window still takes; None where it has not begun or is past its end."""
+        return self.closes_at - now if self.closes_at is not None and self.closes_at > now else None
 
 
 def waiting(rounds: Rounds, *, stopping: bool = False) -> Waiting:
@@ -31,7 +37,10 @@ def waiting(rounds: Rounds, *, stopping: bool = False) -> Waiting:
     if rounds.window.open:
         live = sum(participant.live for participant in rounds.participants.values())
         missing = max(0, rounds.window.needed - live)
-        return Waiting(awaited="registrations", answered=live, missing=missing, names=rounds.absent())
+        closes_at = rounds.window.closes_at
+        return Waiting(
+            awaited="registrations", answered=live, missing=missing, names=rounds.absent(), closes_at=closes_at
+        )
     attempt = rounds.attempt
     if attempt is not None and not attempt.over:
         names = tuple(seat.client_id for seat in rounds.waited_for())

@@ -169,9 +169,8 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
     _check_date(merged["retain_until"])
     meant["go_on_at"] = _go_on_at(merged)
-    if merged["keep_updates_rounds"] and not merged["keep_updates"]:
-        given = f"--keep-updates-rounds {merged['keep_updates_rounds']}"
-        raise UsageError(f"{given} needs --keep-updates; without that none is kept, which --keep-updates-rounds 0 says")
+    if not merged["resume"] and merged["resume_from"] is None:  # else a run on record may say the rest
+        check_kept(merged["keep_updates"], merged["keep_updates_rounds"])
     meant["max_clients_per_address"] = merged["max_clients_per_address"] or merged["max_connections_per_address"] // 2
     return ServerSettings(
         rounds=_pick(RoundPolicy, meant),
@@ -228,6 +227,13 @@ def _go_on_at(values: Mapping[str, Any]) -> Enough | None:
     if re.fullmatch(r"0?\.0*[1-9][0-9]{0,8}|1\.0{1,9}", text):
         return Enough(share=Fraction(text))
     raise UsageError(f"--go-on-at {text}: neither a number of updates, such as 8, nor a share, such as 0.8")
+
+
+def check_kept(keeps: bool, rounds: int) -> None:
+    """Raises UsageError where updates of so many ``rounds`` would be kept by a run that keeps none."""
+    if rounds and not keeps:
+        given = f"--keep-updates-rounds {rounds}"
+        raise UsageError(f"{given} needs --keep-updates; without that none is kept, which --keep-updates-rounds 0 says")
 
 
 def checkpoints_beside(db: Path) -> Path:

@@ -10,24 +10,24 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Table
 
-from flserver.events import KeptUpdatesDeleted, RoundCommitted
+from flserver.store import remaining
 from flserver.store import tables as t
 from flserver.store.purge import row_digest
 from flserver.store.sqlite import driver_of
 
 Key = Mapping[str, Any]
-_MADE_BY_ONE = ("clients", "messages", "updates")
+_MADE_BY_ONE = ("clients", "messages", "summaries", "updates", "client_metrics")
 """Tables of whose rows each is made by one event that can be purged: where the events still give the row, none was."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """A row that is not what the events say. ``columns`` of one that was changed: what the table has, what follows from
-    the events."""
+    the events. Or a run's number of ``rows`` that were ``counted``, where it cannot be told which one it is."""
 
     table: str
     key: Key
-    kind: Literal["changed", "added", "missing"]
+    kind: Literal["changed", "added", "missing", "counted"]
     columns: Mapping[str, tuple[Any, Any]]
 
 
@@ -43,6 +43,17 @@ class CommittedRound:
     deleted: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptRow:
+    """An update of which the events say that it is kept: its ``path`` below the checkpoint directory."""
+
+    update_id: int
+    run_id: str
+    round: int
+    client_id: str
+    path: str
+
+
 def row_count(connection: Connection, table: Table) -> int:
     """How many rows the record's table has."""
     return int(driver_of(connection).execute(f"SELECT COUNT(*) FROM record.{table.name}").fetchone()[0])
@@ -51,6 +62,15 @@ def row_count(connection: Connection, table: Table) -> int:
 def differences(connection: Connection, table: Table) -> Iterator[Difference]:
     """The rows of the record's ``table`` that are not what the events say, and those that are missing; in the order of
     their keys. Raises sqlite3.Error."""
+    told = 0
+    for told, found in enumerate(_differences(connection, table), 1):  # noqa: B007
+        yield found
+    if not told:
+        for run_id, there, made in remaining.wrong_counts(connection, table):
+            yield Difference(table=table.name, key={"run_id": run_id}, kind="counted", columns={"rows": (there, made)})
+
+
+def _differences(connection: Connection, table: Table) -> Iterator[Difference]:
     driver, name = driver_of(connection), table.name
     keys, columns = table.primary_key.columns.keys(), table.c.keys()
     if name in _MADE_BY_ONE:
@@ -74,10 +94,13 @@ def differences(connection: Connection, table: Table) -> Iterator[Difference]:
         changed = {} if added else {column: pair for column, pair in pairs.items() if not _equal(*pair)}
         key = {column: pairs[column][0] for column in keys}
         yield Difference(table=name, key=key, kind="added" if added else "changed", columns=changed)
-    derived = driver.execute(f"SELECT COUNT(*) FROM main.{name}").fetchone()[0]
     if sealed:
         yield from _changed_since_purged(connection, table)
-    elif row_count(connection, table) - found == derived:
+    if table is t.updates:
+        for update_id in remaining.updates_missing(connection):
+            yield Difference(table=name, key={"update_id": update_id}, kind="missing", columns={})
+    derived = driver.execute(f"SELECT COUNT(*) FROM main.{name}").fetchone()[0]
+    if not sealed and row_count(connection, table) - found == derived:
         return
     alone = f"FROM main.{name} AS r WHERE NOT EXISTS (SELECT 1 FROM record.{name} AS d WHERE {same}) AND {free}"
     for row in driver.execute(f"SELECT {by} {alone} ORDER BY {by}"):
@@ -85,29 +108,12 @@ def differences(connection: Connection, table: Table) -> Iterator[Difference]:
 
 
 def make_seals(connection: Connection) -> None:
-    """Make the table of the rows that purges have left, and that of the updates whose tensors are kept."""
+    """Make the table of the rows that purges have left, and those of what is known of them."""
     driver = driver_of(connection)
     driver.execute(
         "CREATE TABLE main.sealed (name TEXT, key TEXT, digest TEXT, kept TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID"
     )
-    driver.execute("CREATE TABLE main.kept (update_id INTEGER PRIMARY KEY, run_id TEXT, round INTEGER, path TEXT)")
-
-
-def note_kept(connection: Connection, run_id: str, event: RoundCommitted) -> None:
-    """The updates that a round keeps, from its event, which no purge takes."""
-    rows = [(kept.update_id, run_id, event.round, kept.path) for kept in event.kept]
-    driver_of(connection).executemany("INSERT OR REPLACE INTO main.kept VALUES (?, ?, ?, ?)", rows)
-
-
-def note_deleted(connection: Connection, run_id: str, event: KeptUpdatesDeleted) -> None:
-    """Rows that a purge has left name no kept update any more: they were as the purge says when they still did."""
-    driver = driver_of(connection)
-    which, given = "run_id = ? AND round = ?", [run_id, event.round]
-    for update_id, path in driver.execute(f"SELECT update_id, path FROM main.kept WHERE {which}", given).fetchall():
-        if event.update_ids is None or update_id in event.update_ids:
-            of_it = (path, t.updates.name, update_id)
-            driver.execute("UPDATE main.sealed SET kept = ? WHERE name = ? AND key = json_array(?)", of_it)
-            driver.execute("DELETE FROM main.kept WHERE update_id = ?", (update_id,))
+    remaining.make_tables(connection)
 
 
 def seal(connection: Connection, table: Table, key: Sequence[Any], digest: str | None) -> None:
@@ -132,10 +138,14 @@ def _changed_since_purged(connection: Connection, table: Table) -> Iterator[Diff
         found = dict(zip(columns, row, strict=True))
         if found[keys[0]] is None:
             yield Difference(table=table.name, key=key, kind="missing", columns={})
-        elif kept is not None and found["kept"] is not None:
-            yield Difference(table=table.name, key=key, kind="changed", columns={"kept": (found["kept"], None)})
-        elif row_digest(table, found if kept is None else found | {"kept": kept}) != digest:
-            yield Difference(table=table.name, key=key, kind="changed", columns={})
+            continue
+        known = remaining.said_of(connection, table, found)
+        if known is None:
+            yield Difference(table=table.name, key=key, kind="added", columns={})
+            continue
+        wrong = {name: (found[name], was) for name, was in known.items() if not _equal(found[name], was)}
+        if wrong or row_digest(table, found if kept is None else found | {"kept": kept}) != digest:
+            yield Difference(table=table.name, key=key, kind="changed", columns=wrong)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -151,6 +161,13 @@ def committed_rounds(connection: Connection) -> Iterator[CommittedRound]:
         yield CommittedRound(
             run_id=run_id, round=number, checkpoint=checkpoint, digest=digest, deleted=bool(deleted)
         )  # fmt: skip
+
+
+def kept_updates(connection: Connection) -> Iterator[KeptRow]:
+    """The updates that the events keep and have not deleted, in the order of their rounds."""
+    query = "SELECT update_id, run_id, round, client_id, path FROM main.kept ORDER BY run_id, round, update_id"
+    for update_id, run_id, number, client_id, path in driver_of(connection).execute(query):
+        yield KeptRow(update_id=update_id, run_id=run_id, round=number, client_id=client_id, path=path)
 
 
 def runs(connection: Connection) -> list[Mapping[str, Any]]:

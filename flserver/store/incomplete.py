@@ -1,12 +1,14 @@
 """Tables that lack what their events hold: a downgrade took columns away, and the next upgrade fills them again."""
 
 import logging
+from collections.abc import Mapping
 
 from sqlalchemy import Connection, Table
 
 from flserver.errors import StoreError
 from flserver.events import PayloadsPurged, UpdateReceived
 from flserver.store import tables as t
+from flserver.store.payloads import from_payload
 from flserver.store.purge import rows_of, sealing
 from flserver.store.replay import rederive, rederive_with_gaps
 from flserver.store.sqlite import driver_of
@@ -40,6 +42,22 @@ def complete(connection: Connection) -> None:
         except StoreError as worse:
             logger.warning("nor are they filled in the others: %s", worse)
     connection.exec_driver_sql("PRAGMA user_version = 0")
+
+
+def emptied(connection: Connection, columns: Mapping[str, frozenset[str]]) -> str | None:
+    """Of the tables, which have only these ``columns`` after a way down, a column that is filled in rows that a purge
+    has left: no upgrade fills it again. None where there is none."""
+    query, driver = "SELECT payload FROM events WHERE type = ? AND payload IS NOT NULL", driver_of(connection)
+    for (payload,) in driver.execute(query, (PayloadsPurged.__name__,)).fetchall():
+        event = from_payload(PayloadsPurged.__name__, payload)
+        assert isinstance(event, PayloadsPurged)
+        for table, key, _ in sealing(event):
+            if going := [column.name for column in table.c if column.name not in columns[table.name]]:
+                by = " AND ".join(f"{column.name} = ?" for column in table.primary_key.columns)
+                row = driver.execute(f"SELECT {', '.join(going)} FROM {table.name} WHERE {by}", key).fetchone()
+                if filled := [name for name, value in zip(going, row or (), strict=False) if value is not None]:
+                    return f"{table.name}.{filled[0]}"
+    return None
 
 
 def _fill(connection: Connection) -> None:

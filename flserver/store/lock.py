@@ -60,6 +60,30 @@ def holder(path: Path) -> Note | None:
         os.close(descriptor)
 
 
+def status_shown(status: str, path: Path) -> str:
+    """A run's status for people: one whose server was killed is ``running`` on record until the next one opens the
+    database at ``path``."""
+    return f"{status} (no server has it)" if status == "running" and _is_free(path) else status
+
+
+def _is_free(path: Path) -> bool:
+    """Whether it is certain that nobody has the database at ``path``."""
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 class DatabaseLock:
     """Keeps a second server, or an upgrade, away from a database while the block runs.
 

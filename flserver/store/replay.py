@@ -1,5 +1,6 @@
 """All derived tables made anew from the record, and the record's chain looked at on the way."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,10 +8,19 @@ from typing import Any
 from sqlalchemy import Connection, delete
 
 from flserver.errors import StoreError
-from flserver.events import Event, KeptUpdatesDeleted, OperatorActed, PayloadsPurged, RoundCommitted, UpdateReceived
+from flserver.events import (
+    AttemptAborted,
+    Event,
+    KeptUpdatesDeleted,
+    OperatorActed,
+    PayloadsPurged,
+    RoundCommitted,
+    UpdateReceived,
+)
+from flserver.store import remaining
 from flserver.store import tables as t
 from flserver.store.chain import Chain
-from flserver.store.compare import note_deleted, note_kept, seal
+from flserver.store.compare import seal
 from flserver.store.derive import derive
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import from_payload
@@ -87,6 +97,7 @@ class Replay:
         self._sealed = 0  # purges so far
         self._covered: list[list[int]] = []
         self._gone: dict[str, Ranges] = {}  # by run, the purgeable events without a payload
+        self._unmade = Counter[tuple[str, str]]()  # by run and type, the events without a payload that make rows
         self._unsaid: int | None = None  # the last purge, until an operator's act says who did it
         self._erased = False  # whether a payload went with it
         self._refused: set[int] = set()
@@ -102,6 +113,8 @@ class Replay:
                         self._contradictions += 1
                         found.complete = self._contradictions < MOST_CONTRADICTIONS
         self._require_act(None)
+        with self._connection.begin():
+            remaining.note_gone(self._connection, self._unmade)
         found.events, found.head = self._chain.events, self._chain.head
         covered = Ranges(sorted(self._covered))
         found.uncovered = sum(seq not in covered for seq in found.purged)
@@ -116,6 +129,8 @@ class Replay:
             self._found.purged.add(row["seq"])
             if row["type"] in _PURGEABLE:
                 self._gone.setdefault(row["run_id"], Ranges()).add(row["seq"])
+            if row["type"] in remaining.MADE_BY:
+                self._unmade[row["run_id"], row["type"]] += 1
             self._set_gaps()
         return row["payload"] is not None
 
@@ -135,10 +150,13 @@ class Replay:
         self._require_act(event)
         if isinstance(event, PayloadsPurged):
             self._follow_purge(origin, event)
-        elif isinstance(event, RoundCommitted):
-            note_kept(self._connection, origin.run_id, event)
+        elif isinstance(event, RoundCommitted | AttemptAborted):
+            if isinstance(event, RoundCommitted):
+                remaining.note_kept(self._connection, origin.run_id, event)
+            if origin.run_id in self._gone:
+                remaining.note_decided(self._connection, origin.run_id, event)
         elif isinstance(event, KeptUpdatesDeleted):
-            note_deleted(self._connection, origin.run_id, event)
+            remaining.note_deleted(self._connection, origin.run_id, event)
         elif self._sealed and isinstance(event, UpdateReceived):
             for table, key in rows_of(event, origin):
                 if table is t.client_metrics:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -18,18 +19,20 @@ import flserver
 from flserver.errors import UsageError
 from flserver.files import create, follow
 from flserver.store.busy import when_free
-from flserver.store.incomplete import complete, is_incomplete, mark_incomplete
+from flserver.store.incomplete import complete, emptied, is_incomplete, mark_incomplete
 from flserver.store.reader import Reader
 from flserver.store.rollback import roll_back
 from flserver.store.sqlite import (
     BUSY_TIMEOUT,
     DATABASE_ERRORS,
     is_full,
+    reading_engine,
     revision_of,
     unusable,
     writing_engine,
 )
 from flserver.store.sqlite_copies import copy_database, temporary_engine, temporary_folder
+from flserver.store.tables import DERIVED
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -122,7 +125,8 @@ def downgrade(path: Path, revision: str) -> Upgrade:
     go on with it. The caller holds the DatabaseLock; a copy is made first, as by :func:`ensure_head`.
 
     Columns that this revision does not have are lost; events are not, and the next upgrade makes the tables anew from
-    them. Raises UsageError where there is no such earlier revision, or the file cannot be changed.
+    them. Raises UsageError where there is no such earlier revision, where that would take what no event has any more
+    (``check_way_down``), or the file cannot be changed.
     """
     from alembic import command
 
@@ -146,7 +150,26 @@ def check_way_down(path: Path, revision: str) -> str:
     earlier = _earlier(state.current)
     if not state.at_head or revision not in earlier:
         raise UsageError(f"{path} is at {state.current}: it can go down to {', '.join(earlier) or 'no other'}")
+    with usage_errors(path):
+        lost = _emptied_by(path, revision)
+        if lost is not None:
+            nearer = takewhile(lambda other: _emptied_by(path, other) is None, earlier)
+            raise UsageError(
+                f"{path} cannot go down to {revision}, which has no {lost}: a purge took the events that would fill it "
+                f"again. It can go down to {', '.join(nearer) or 'no other'}; or go back to a copy that is older"
+            )
     return state.current
+
+
+def _emptied_by(path: Path, revision: str) -> str | None:
+    """As ``incomplete.emptied``, on the way down to the revision."""
+    made, columns = temporary_engine(None), dict[str, frozenset[str]]()
+    migrate(made, revision=revision)
+    with made.connect() as there, reading_engine(path).connect() as connection:
+        for table in DERIVED:
+            found = there.exec_driver_sql(f"PRAGMA table_info({table.name})")
+            columns[table.name] = frozenset(row[1] for row in found)
+        return emptied(connection, columns)
 
 
 @contextmanager

@@ -59,6 +59,11 @@ class TreeReader(Reader):
         row = self._first(query, update=update_id, type=UpdateReceived.__name__)
         return None if row is None else int(row["seq"])
 
+    def purged(self) -> int:
+        """How many events have no payload any more."""
+        row = self._first("SELECT COUNT(*) AS purged FROM events WHERE payload IS NULL")
+        return 0 if row is None else int(row["purged"])
+
     def events_of_client(self, client_id: str, upto: int) -> Iterator[Row]:
         """The rows of events that are about this client alone, of the first ``upto`` events."""
         query = """

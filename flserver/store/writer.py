@@ -23,7 +23,7 @@ from flserver.store.backlog import Backlog
 from flserver.store.busy import when_free
 from flserver.store.derive.statements import Rows
 from flserver.store.payloads import to_payload
-from flserver.store.sqlite import store_errors, what_failed, writing_engine
+from flserver.store.sqlite import DATABASE_ERRORS, store_errors, what_failed, writing_engine
 from flserver.store.wal import fold_left_over, leave_as_it_is, leave_one_file, set_wal, share_companions
 
 LINGER = 0.1
@@ -127,7 +127,7 @@ class Writer:
             try:
                 when_free(self._path, self._patience, self._pause, lambda: self._open(connection))
             except BaseException:
-                connection.close()
+                leave_as_it_is(connection, self._path)  # closing would fold the WAL once more
                 raise
         self._connection = connection
         self._thread.start()
@@ -219,8 +219,7 @@ class Writer:
         try:
             while batch := self._take():
                 self._write(connection, batch)
-            leave_one_file(connection, self._path, self._pause)
-            connection.close()
+            self._leave(connection)
         except Exception as error:
             leave_as_it_is(connection, self._path)
             with self._lock:
@@ -228,6 +227,16 @@ class Writer:
                 for waiting in (self._durable, *self._room.values()):
                     waiting.notify_all()
             self._on_failure(error)
+
+    def _leave(self, connection: Connection) -> None:
+        """Leave one file. Where that fails all is durable, in two: the next server folds them, or says so."""
+        try:
+            leave_one_file(connection, self._path, self._pause)
+            connection.close()
+        except DATABASE_ERRORS as error:
+            leave_as_it_is(connection, self._path)
+            said = what_failed(self._path, error)
+            logger.warning("the end of the record stays in %s-wal, which belongs to it: %s", self._path, said)
 
     def _take(self) -> list[_Entry]:
         """The next batch, once it is due; empty when the sentinel is all that is left."""

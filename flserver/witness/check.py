@@ -19,11 +19,12 @@ MOST_BYTES = 2**20  # of a line
 
 @dataclass(frozen=True)
 class Checked:
-    """What holds: events by their type, of ``client`` (None: one event, of whomever), under ``head``."""
+    """What holds: events by their type, of ``client`` (None: one ``event``, of whomever), under ``head``."""
 
     client: str | None
     head: Checkpoint
     types: Mapping[str, int]
+    event: Link | None = None
 
 
 def check_file(path: Path, log: PublicKey, head: Note | None) -> Checked:
@@ -59,7 +60,7 @@ def _check_event(text: str, log: PublicKey, head: Note | None) -> Checked:
     if link.seq != proof.index + 1 or link.canonical() != proof.extra:
         raise HeadError(f"the event is not written as the one with the number {proof.index + 1}")
     _require(link, proof.proof, checkpoint)
-    return Checked(None, checkpoint, {link.type: 1})
+    return Checked(None, checkpoint, {link.type: 1}, link)
 
 
 def _check_row(row: Mapping[str, Any], client: str, checkpoint: Checkpoint) -> Link:

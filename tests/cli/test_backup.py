@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,17 @@ def test_it_is_restored_with_its_checkpoints_and_told_how_to_go_on(
     (said,) = Reader(new).query("SELECT kind, actor, reason FROM v1_operator_events WHERE kind = 'restore'")[1]
     assert said == ("restore", "Ada", "the disk died")
     refused(flserver("--db", new, "restore", kept), "is there already")
+
+
+def test_what_a_restored_run_would_share_with_its_original_is_said(flserver: Run, db: Path, tmp_path: Path) -> None:
+    config = {"num_rounds": 3, "audit_head": "/log/heads", "sign_key": "/etc/key"}
+    resumed = replace(facts.run_resumed(config=config), run_id=PLAIN)
+    story.write(db, [resumed, facts.run_ended("interrupted", None, PLAIN)], run_id=PLAIN, process_id=7)
+    assert flserver("--db", db, "backup", tmp_path / "backup")[0] == 0
+    code, _, err = flserver("--db", tmp_path / "new.sqlite", "restore", tmp_path / "backup")
+    assert code == 0
+    for said in ("notes its heads in /log/heads", "signs with /etc/key"):
+        assert f"run plain {said}, as its original does: give it a file of its own with --" in err
 
 
 @pytest.mark.parametrize("damage", ["checkpoint", "gone", "table", "event"])

@@ -155,3 +155,17 @@ def test_where_no_wal_can_be_a_start_would_fail(flserver: Run, tmp_path: Path, m
     (line,) = complaints(flserver("--db", tmp_path / "x.sqlite", "check", *ANY_PORT))
     assert "cannot use SQLite's WAL (journal_mode stays delete): is it on a network disk?" in line
     assert names(tmp_path) == []
+
+
+def test_where_the_heads_go_is_looked_at(flserver: Run, tmp_path: Path) -> None:
+    check = ("--db", tmp_path / "x.sqlite", "check", *ANY_PORT)
+    for file, said in (
+        (tmp_path / "heads", f"heads: {tmp_path}/heads"),
+        (
+            tmp_path / "gone" / "heads",
+            f"heads: {tmp_path}/gone/heads cannot be noted now: {tmp_path}/gone is",
+        ),
+        (tmp_path, f"heads: {tmp_path} cannot be noted now: it is no regular file"),
+    ):
+        assert any(line.startswith(said) for line in lines(flserver(*check, "--audit-head", file)))
+    assert names(tmp_path) == []

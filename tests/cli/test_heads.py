@@ -53,9 +53,11 @@ def test_an_event_a_round_and_an_extension_are_proven_to_a_site(flserver: Run, s
     assert code == 0
     (tmp_path / "proof").write_text(proof)
     size = opened(newest, LOG.public).size
-    assert lines(flserver(*check, "--head", tmp_path / "newest")) == [
-        f"1 events are among the {size} of log.example/a: 1 RoundCommitted"
-    ]
+    (told,) = lines(flserver(*check, "--head", tmp_path / "newest"))
+    ((seq, run_id, at),) = TreeReader(signed).query(
+        "SELECT seq, run_id, at FROM v1_events WHERE type = 'RoundCommitted' ORDER BY seq LIMIT 1 OFFSET 1"
+    )[1]
+    assert told == f"event {seq}, RoundCommitted of run {run_id} at {at}, is among the {size} of log.example/a"
     refused(flserver(*check, "--head", tmp_path / "first"), "flserver prove takes --head too", code=1)
     code, _, err = flserver(*check)
     assert (code, "the head is the file's own" in err) == (0, True)
@@ -84,6 +86,22 @@ def test_a_site_is_given_its_own_rows_in_a_file(flserver: Run, signed: Path, tmp
     row["event"]["at"] = "2026-01-01T00:00:00.000000Z"
     out.write_text("\n".join([first, rest[0], json.dumps(row), ""]))
     refused(flserver(*check), "is not in the record", code=1)
+
+
+def test_of_what_is_purged_nobody_is_given_anything_and_that_is_said(
+    flserver: Run, signed: Path, tmp_path: Path
+) -> None:
+    lines(flserver("--db", signed, "purge", "--what", "payloads", "--client", "1", "--yes"))
+    code, rows, err = flserver("--db", signed, "prove", "--client", "1")
+    assert (code, len(rows.splitlines())) == (0, 1)
+    assert "what was about client 1 among them is not in the file" in err
+
+
+def test_a_public_key_signs_nothing_and_that_is_said(flserver: Run, signed: Path, tmp_path: Path) -> None:
+    asked = ("--db", tmp_path / "x.sqlite", "check", "--server-port", "0", "--metrics-port", "0")
+    code, _, err = flserver(*asked, "--sign-key", tmp_path / "key.pub")
+    assert (code, f"{tmp_path}/key.pub: is a public key" in err) == (2, True)
+    assert f"made beside it: {tmp_path}/key\n" in err
 
 
 @pytest.fixture

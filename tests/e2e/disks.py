@@ -93,7 +93,8 @@ class BrokenDisk:
         self.env = {"BROKEN_DISK": str(self._orders)}
 
     def fails(self, call: str, on: str, number: int = errno.EIO) -> None:
-        """From now on ``call`` (write, sync, rename) fails on files that have ``on`` in their name."""
+        """From now on ``call`` (read, write, sync, rename) fails on files that have ``on`` in their name; where a "$"
+        follows it, that end with it."""
         with self._orders.open("a") as orders:
             orders.write(f"{call} {on} {number}\n")
 

@@ -97,6 +97,44 @@ def test_where_the_record_cannot_be_written_the_server_stops_and_goes_on_later(
     goes_on(start, join, last + 1)
 
 
+MAIN = (
+    Fault("write", "/runs.sqlite$", errno.EIO, "disk I/O error (SQLITE_IOERR_WRITE; "),
+    Fault("sync", "/runs.sqlite$", errno.EIO, "disk I/O error (SQLITE_IOERR_FSYNC; "),
+)
+
+
+def test_where_the_database_itself_cannot_be_written_all_is_in_the_wal_and_goes_there_later(
+    start: Start, join: Join, broken: BrokenDisk
+) -> None:
+    """SQLite writes it when the WAL is long, at a stop and at a start. What failed is written anew from the WAL."""
+    rounds = 0
+    for fault in MAIN:
+        server = start("--resume", "--num-rounds", "999", "--stop-grace", "0", *FAST, env=broken.env)
+        (a,) = join(server, "a")
+        broken.fails(fault.call, fault.on, fault.number)
+        before, first = len(broken.failures), True
+        while first or (fault.call == "write" and len(broken.failures) == before):  # in the midst of rounds: they go on
+            a.answer(0.5)
+            rounds, first = rounds + 1, False
+        a.model()
+        assert server.terminate() == 3, server.log
+        assert len(broken.failures) > before
+        assert f"the end of the record stays in {server.db}-wal, which belongs to it: " in server.log
+        assert fault.said in server.log
+        before = len(broken.failures)
+        refused = start("--resume", "--num-rounds", "999", *FAST, env=broken.env)
+        assert refused.exit_code() == 1, refused.log
+        assert refused.lines[-1].endswith(f"{server.db} cannot be opened for writing: disk I/O error")
+        assert len(broken.failures) == before + 1, "what failed is not tried again by this process"
+        broken.mended()
+    broken.fails("read", "/runs.sqlite$")
+    refused = start("--resume", env=broken.env)
+    assert refused.exit_code() == 2, refused.log
+    assert refused.lines[-1].endswith(f"{server.db} cannot be used as a database: disk I/O error")
+    broken.mended()
+    goes_on(start, join, rounds + 1)
+
+
 CHECKPOINT = (
     Fault("write", ".partial", errno.ENOSPC, "No space left on device"),
     Fault("write", ".partial", errno.EIO, "Input/output error"),

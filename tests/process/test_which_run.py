@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from flserver.errors import UsageError
+from flserver.process.names import check_names
 from flserver.process.run import settled_quorum
 from flserver.process.which_run import Complete, Plan, plan_run, says_min_clients
 from flserver.settings import server_settings
@@ -31,6 +32,16 @@ def planned(*runs: Mapping[str, Any], **given: Any) -> Plan:
 
 def is_new(plan: Plan) -> bool:
     return plan.resumed is None and plan.run_id != "r1" and plan.overrides == {}
+
+
+def test_of_a_run_that_keeps_updates_those_of_fewer_rounds_can_be_kept() -> None:
+    run = found("interrupted", keep_updates=True)
+    plan = planned(run, resume=True, keep_updates_rounds=1)
+    assert (plan.settings.store.keep_updates, plan.settings.store.keep_updates_rounds) == (True, 1)
+    check_names(plan.settings, begun=True)
+    plan = planned(found("interrupted"), resume=True, keep_updates_rounds=1)
+    with pytest.raises(UsageError, match="--keep-updates-rounds 1 needs --keep-updates"):
+        check_names(plan.settings, begun=True)
 
 
 # --- new runs --------------------------------------------------------------------------------------------------------

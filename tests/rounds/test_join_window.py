@@ -7,6 +7,7 @@ from flserver.identity.peer import Peer
 from flserver.identity.roster import Member, Roster
 from flserver.identity.rules import Identity
 from flserver.rounds import Registration, Rounds
+from flserver.rounds.waiting import waiting
 from tests.rounds.policies import policy
 
 PEER = Peer(host="10.0.0.1", port=1)
@@ -186,3 +187,14 @@ def test_where_nobody_else_can_come_later_it_stays_open_for_as_many_as_were_sett
     resumed = Rounds(policy(time_to_wait=10.0), {"a": (10, 1), "b": (10, 1)}, 2, Identity())
     join(resumed, "a")
     assert resumed.window_over(20.0), "the other one may come back"
+
+
+def test_how_long_it_stays_open_is_told_while_it_does() -> None:
+    rounds = window(min_clients=2)
+    assert waiting(rounds).closes_in(0.0) is None, "nobody is there"
+    join(rounds, "1", now=5.0)
+    assert waiting(rounds).closes_in(6.0) == 9.0
+    assert waiting(rounds).closes_in(15.0) is None, "it is past its end, and open for one more"
+    join(rounds, "2", now=15.0)
+    rounds.close_window()
+    assert waiting(rounds).closes_in(6.0) is None

@@ -32,7 +32,8 @@ def test_in_the_join_window_it_waits_for_as_many_as_are_needed() -> None:
     assert waiting(rounds) == Waiting(awaited="registrations", answered=0, missing=3)
     join(rounds, "1")
     rounds.register("2", 10, PEER, 0.0)
-    assert waiting(rounds) == Waiting(awaited="registrations", answered=1, missing=2), "half registered is not there"
+    there = Waiting(awaited="registrations", answered=1, missing=2, closes_at=10.0)
+    assert waiting(rounds) == there, "half registered is not there"
 
 
 def test_with_a_roster_it_knows_their_names() -> None:

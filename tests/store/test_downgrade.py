@@ -127,6 +127,21 @@ def test_what_a_purge_took_stays_empty_and_all_else_is_filled(
     assert "stay empty in older rows: event " in caplog.text
 
 
+def test_what_no_event_has_any_more_is_not_taken(database: Path) -> None:
+    """A purge took the update that says how many samples were counted (0006 has no column for that)."""
+    purge(database, [Selection(run_id=story.RUN, client_id="2")], [(story.RUN, facts.operator_acted(kind="purge"))], [])
+    before = database.read_bytes()
+    with pytest.raises(UsageError, match="cannot go down to 0004, which has no client_rounds") as refused:
+        downgrade(database, "0004")
+    nearer = str(refused.value).partition("It can go down to ")[2].partition(";")[0].split(", ")
+    assert nearer == EARLIER[::-1][: len(nearer)]
+    assert "0004" not in nearer
+    assert (database.read_bytes(), list(database.parent.glob("*.before-*"))) == (before, [])
+    downgrade(database, nearer[-1])
+    ensure_head(database)
+    assert outcomes(database) == {"holds"}
+
+
 def test_a_payload_that_is_gone_keeps_the_others_from_nothing(database: Path) -> None:
     before = tables(database)
     downgrade(database, "0005")

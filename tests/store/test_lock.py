@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.store.lock import DatabaseLock, holder, read_note
+from flserver.store.lock import DatabaseLock, holder, read_note, status_shown
 
 
 @pytest.fixture
@@ -94,3 +94,12 @@ def test_a_file_that_says_nothing_is_no_note(database: Path, lock: Path, content
     assert read_note(database) is None
     with DatabaseLock(database) as held:
         assert held.before is None
+
+
+def test_a_run_that_no_server_has_is_said_to_have_none(database: Path) -> None:
+    assert status_shown("running", database) == "running (no server has it)"
+    with DatabaseLock(database):
+        assert status_shown("running", database) == "running"
+        assert status_shown("completed", database) == "completed"
+    assert status_shown("running", database) == "running (no server has it)", "its file is there still"
+    assert status_shown("completed", database) == "completed"
