@@ -13,6 +13,7 @@ from flserver.cli.ask import query, runs, show
 from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
+from flserver.cli.export import export
 from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
 from flserver.cli.purge import purge
@@ -56,6 +57,7 @@ for command in (
     show,
     query,
     export_model,
+    export,
     verify,
     purge,
     replay,
