@@ -1,13 +1,14 @@
-"""The command that gives a run's rows to other programs."""
+"""The command that takes a run to other programs: its rows as files, or its numbers to a tool."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from flserver.cli.common import db_option, raw_option, reader, run_argument
+from flserver.cli.common import checkpoint_dir_option, database, db_option, raw_option, reader, run_argument
 from flserver.errors import UsageError
 from flserver.text import did_you_mean
 
@@ -15,24 +16,40 @@ if TYPE_CHECKING:
     from flserver.record.views_out import Form
 
 FORMS = ("csv", "jsonl", "parquet")
+TOOLS = ("mlflow", "tensorboard")
 
 
 @click.command("export")
 @run_argument
-@click.option("--format", "form", type=click.Choice(FORMS), default="csv", show_default=True, help="What is written.")
+@click.option("--format", "form", type=click.Choice(FORMS), help="Write rows so.  [default: csv]")
+@click.option("--to", type=click.Choice(TOOLS), help="Rebuild the run in this tool instead.")
 @click.option(
     "--out",
-    required=True,
-    metavar="DIR|-",
-    help="A new folder, in which each view is a file; - is standard output, for one view.",
+    metavar="DIR|-|URI",
+    help="A new folder, in which each view is a file; - is standard output, for one view. With --to: MLflow's tracking"
+    " URI (default: MLFLOW_TRACKING_URI), or the folder that tensorboard --logdir shows.",
 )
 @click.option("--view", metavar="NAME", help="This view alone, such as v1_rounds, to standard output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest in place of a line.")
 @raw_option
+@click.option("--experiment", metavar="NAME", help="MLflow's.  [default: flserver]")
+@click.option("--with-model", is_flag=True, help="The last round's checkpoint too, as an artifact of MLflow's.")
+@checkpoint_dir_option
 @db_option
 @click.pass_context
 def export(
-    ctx: click.Context, run: str | None, form: str, out: str, view: str | None, as_json: bool, raw: bool, db: str | None
+    ctx: click.Context,
+    run: str | None,
+    form: str | None,
+    to: str | None,
+    out: str | None,
+    view: str | None,
+    as_json: bool,
+    raw: bool,
+    experiment: str | None,
+    with_model: bool,
+    checkpoint_dir: Path | None,
+    db: str | None,
 ) -> None:
     """Write RUN's rows of every v1_ view to DIR, a file each, and manifest.json: columns, counts, digests of the files,
     and the head of the record that they are from.
@@ -40,12 +57,62 @@ def export(
     All are of one state of the record, also while a server writes it. They hold addresses, certificates, what clients
     told of themselves, and free text: whoever is given them may see all of that.
 
+    With --to, rebuild RUN in MLflow or TensorBoard: settings and the rounds' numbers. A second time adds only what is
+    new.
+
     For example: flserver --db runs.sqlite export first-run --format parquet --out first-run
     """
+    if to is None:
+        _only("--to mlflow", {"--experiment": experiment, "--with-model": with_model})
+        _only("--to", {"--checkpoint-dir": checkpoint_dir})
+        _rows(ctx, run, cast("Form", form or "csv"), out, view, db, as_json=as_json, raw=raw)
+        return
+    _only("--format", {"--view": view, "--json": as_json, "--raw": raw})
+    if form is not None:
+        raise UsageError("--format writes rows, --to rebuilds the run in a tool: leave one of the two out")
+    from flserver import record
+
+    out = out or (os.environ.get("MLFLOW_TRACKING_URI") if to == "mlflow" else None)
+    if not out:
+        raise UsageError(f"--to {to} needs --out: {'a tracking URI' if to == 'mlflow' else 'a folder'}")
+    opened = record.open(database(ctx, db), checkpoint_dir)
+    found = opened.run() if run is None else opened.run(run)
+    if to == "tensorboard":
+        from flserver.record.to_tensorboard import to_tensorboard
+
+        _only("--to mlflow", {"--experiment": experiment, "--with-model": with_model})
+        click.echo(to_tensorboard(found, Path(out)))
+    else:
+        from flserver.record.to_mlflow import to_mlflow
+
+        for line in to_mlflow(found, out, experiment or "flserver", with_model=with_model):
+            click.echo(line)
+
+
+def _only(option: str, given: dict[str, object]) -> None:
+    """Raise UsageError where one of these is ``given``, which go with ``option`` alone."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} goes with {option}")
+
+
+def _rows(
+    ctx: click.Context,
+    run: str | None,
+    kind: "Form",
+    out: str | None,
+    view: str | None,
+    db: str | None,
+    *,
+    as_json: bool,
+    raw: bool,
+) -> None:
     from flserver.record.views_out import views, write_all, write_view
 
-    record, kind = reader(ctx, db), cast("Form", form)
+    record = reader(ctx, db)
     found = record.run(run)
+    if out is None:
+        raise UsageError("--out says where to: a new folder, or - with --view")
     if (view is None) == (out == "-"):
         raise UsageError("--view NAME goes with --out -, which takes one view: without them DIR gets all")
     if view is not None:

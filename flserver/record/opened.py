@@ -153,6 +153,17 @@ class Round:
         Raises UsageError where it was pruned, CheckpointError where it is missing or not what the record says.
         """
         from flserver.models.checkpoint_format import read
+
+        return read(self._place(), self.digest)[0]
+
+    def checkpoint(self) -> Path:
+        """Its file, whose digest was checked. Raises as :meth:`model` does."""
+        from flserver.models.digests import check_file
+
+        check_file(place := self._place(), self.digest)
+        return place
+
+    def _place(self) -> Path:
         from flserver.models.digests import located
         from flserver.settings.recorded import checkpoints_of
 
@@ -160,8 +171,7 @@ class Round:
             raise UsageError(f"the checkpoint of round {self.number} was pruned at {deleted}")
         record = self._run._record
         folder = checkpoints_of(self._run.row, record._checkpoint_dir, record.path)
-        model, _ = read(located(folder, self.row["checkpoint"]), self.digest)
-        return model
+        return located(folder, self.row["checkpoint"])
 
     def __repr__(self) -> str:
         measured = [f"{name} {self.row[name]:.4g}" for name in ("loss", "accuracy") if self.row[name] is not None]
