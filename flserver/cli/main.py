@@ -14,6 +14,7 @@ from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.compare import compare
+from flserver.cli.completion import completion
 from flserver.cli.export import export
 from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
@@ -72,5 +73,6 @@ for command in (
     keygen,
     witness,
     db,
+    completion,
 ):
     cli.add_command(command)
