@@ -1,6 +1,7 @@
 """What several commands share."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,11 +48,15 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """What RUN may be, for a shell that completes it: names, and run_ids where these are begun; nothing on an error."""
+    """What RUN may be, for a shell that completes it: names, and run_ids where these are begun; nothing on an error.
+
+    The shell puts a word into the command line as it stands: what means something to it is not offered.
+    """
     with suppress(Exception):
         runs = reader(ctx, ctx.params.get("db") or ctx.find_root().params.get("db")).runs()
         words = dict.fromkeys(["newest", *(run["name"] for run in runs), *(run["run_id"] for run in runs)])
-        return [word for word in words if word.startswith(incomplete) and (incomplete or word[:1].isalpha())]
+        begun = [word for word in words if word.startswith(incomplete) and (incomplete or word[:1].isalpha())]
+        return [word for word in begun if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+=/-]*", word)]
     return []
 
 

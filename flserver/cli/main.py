@@ -14,6 +14,7 @@ from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.compare import compare
+from flserver.cli.completion import completion
 from flserver.cli.cookbook import ask
 from flserver.cli.evidence import evidence
 from flserver.cli.export import export
@@ -78,5 +79,6 @@ for command in (
     keygen,
     witness,
     db,
+    completion,
 ):
     cli.add_command(command)

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
+from flserver.cli.common import (
+    audit_head_option,
+    checkpoint_dir_option,
+    database,
+    db_option,
+    json_option,
+    operator_options,
+)
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from flserver.settings.operator import Operator
 
@@ -32,7 +39,7 @@ def _file(name: str) -> Path:
     metavar="FILE",
     help="Where the server noted the chain's heads: finds an end that was cut off, or written anew.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of lines.")
+@json_option
 @db_option
 @click.pass_context
 def verify(
@@ -54,7 +61,7 @@ def verify(
     and kept updates of both. Exit code 1 where each has events that the other has not, or a file does not hold.
     """
     if databases:
-        return _compared(databases, with_files=not without_checkpoints)
+        return _compared(databases, as_json, with_files=not without_checkpoints)
     from flserver.audit.report import Report
     from flserver.audit.verify import Verification
 
@@ -71,7 +78,7 @@ def verify(
     return report.exit_code
 
 
-def _compared(databases: tuple[Path, ...], *, with_files: bool) -> int:
+def _compared(databases: tuple[Path, ...], as_json: bool, *, with_files: bool) -> int:
     from flserver.audit.forks import fork, look_at_files
     from flserver.audit.report import Report
     from flserver.store.reader import Reader
@@ -80,23 +87,31 @@ def _compared(databases: tuple[Path, ...], *, with_files: bool) -> int:
     if len(databases) != 2:
         raise UsageError("verify compares two databases: flserver verify ONE OTHER")
     found = fork(*map(Reader, databases))
-    click.echo(f"the same up to event {found.common}" if found.common else "no event in common")
-    for path, event in zip(databases, (found.ours, found.theirs), strict=True):
-        more = "ends there" if event is None else f"goes on with event {event.seq}, {event.type} at {event.at}"
-        click.echo(f"{path} {more}")
-    parted, report = found.ours is not None and found.theirs is not None, Report()
+    parted, report, wrong = found.ours is not None and found.theirs is not None, Report(), []
     for path in databases if with_files else ():
         if check(path).at_head:
             for finding in look_at_files(path):
                 report.add(finding)
                 if finding.outcome != "holds":
-                    click.echo(f"{path}: {finding.line}", err=True)
-    if with_files:
-        counted = {outcome: counter.total() for outcome, counter in report.counts.items()}
-        click.echo(
-            f"of the files that they name, {counted['holds']} hold, {counted['broken']} do not, and "
-            f"{counted['unknown']} are not here"
-        )
+                    wrong.append(f"{path}: {finding.line}")
+    counted = {outcome: counter.total() for outcome, counter in report.counts.items()}
+    goes_on = [*zip(databases, (found.ours, found.theirs), strict=True)]
+    if as_json:
+        ends = [{"db": str(path), "goes_on": None if event is None else vars(event)} for path, event in goes_on]
+        files = {"files": counted, "findings": wrong} if with_files else {}
+        click.echo(json.dumps({"common": found.common, "databases": ends} | files, indent=1))
+    else:
+        click.echo(f"the same up to event {found.common}" if found.common else "no event in common")
+        for path, event in goes_on:
+            more = "ends there" if event is None else f"goes on with event {event.seq}, {event.type} at {event.at}"
+            click.echo(f"{path} {more}")
+        for line in wrong:
+            click.echo(line, err=True)
+        if with_files:
+            click.echo(
+                f"of the files that they name, {counted['holds']} hold, {counted['broken']} do not, and "
+                f"{counted['unknown']} are not here"
+            )
     return EXIT_FAILED if parted or report.outcome == "broken" else EXIT_DONE
 
 
@@ -154,13 +169,14 @@ def db_downgrade(
 
 
 @db.command("check")
+@json_option
 @db_option
 @click.pass_context
-def db_check(ctx: click.Context, db: str | None) -> int:
+def db_check(ctx: click.Context, db: str | None, as_json: bool) -> int:
     """Say which schema the database has, who has it open, and what is wrong with it: its file, its WAL, its chain of
     events, and the checkpoints from which its runs would go on.
 
-    Exit code 1 where it needs an upgrade, or something is wrong.
+    It is a line of JSON, with --json and without. Exit code 1 where it needs an upgrade, or something is wrong.
     """
     from flserver.audit.condition import problems, room
     from flserver.store.lock import holder

@@ -1,5 +1,6 @@
 """The commands about what a model is made of: replay, descendants."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from flserver.cli.common import (
     database,
     db_option,
     format_option,
+    json_option,
     raw_option,
     reader,
     run_argument,
@@ -49,6 +51,7 @@ COLUMNS = ("run_id", "name", "round", "by", "model_digest", "checkpoint", "check
     metavar="FILE",
     help="Write the other model to FILE.safetensors, or FILE.pt: a state_dict.",
 )
+@json_option
 @checkpoint_dir_option
 @db_option
 @click.pass_context
@@ -62,6 +65,7 @@ def replay(
     data_dir: Path | None,
     model: str | None,
     out: Path | None,
+    as_json: bool,
     checkpoint_dir: Path | None,
     db: str | None,
 ) -> int:
@@ -80,24 +84,32 @@ def replay(
         for option, value in {"--eval-data": eval_data, "--data-dir": data_dir, "--out": out}.items():
             if value is not None:
                 raise UsageError(f"{option} goes with --without or --strategy: without these no other model is made")
-        return _compare(recorded, number, strategy)
+        return _compare(recorded, number, strategy, as_json)
     from flserver.audit.replay import Question, what_if
 
     evaluation = EvaluationPolicy(eval_data=eval_data, data_dir=data_dir, evaluate=None, use_cuda=False)
     question = Question(round=number, without=without, strategy=strategy, evaluation=evaluation, out=out)
-    for line in what_if(recorded, question):
+    lines = what_if(recorded, question)
+    if as_json:
+        click.echo(json.dumps({"run_id": recorded.row["run_id"], "lines": [*lines]}, indent=1))
+    for line in lines:
         click.echo(line)
     return EXIT_DONE
 
 
-def _compare(run: "RecordedRun", number: int | None, strategy: str | None) -> int:
+def _compare(run: "RecordedRun", number: int | None, strategy: str | None, as_json: bool) -> int:
     """Compute rounds again and compare them; the exit code."""
     from flserver.audit.replay import replay_rounds
 
     found = {"holds": 0, "differs": 0, "cannot be computed": 0}
+    told = []
     for finding, line in replay_rounds(run, number, strategy):
-        click.echo(line if finding == "holds" else f"{finding}: {line}", err=finding != "holds")
+        if not as_json:
+            click.echo(line if finding == "holds" else f"{finding}: {line}", err=finding != "holds")
+        told.append({"finding": finding, "line": line})
         found[finding] += 1
+    if as_json:
+        click.echo(json.dumps({"run_id": run.row["run_id"], "counts": found, "rounds": told}, indent=1))
     left_out = 0 if number is not None else sum(round > 0 for round in run.committed) - sum(found.values())
     beside = f"; the updates of {left_out} more are not kept" if left_out else ""
     if found["differs"] or found["cannot be computed"]:
@@ -106,8 +118,9 @@ def _compare(run: "RecordedRun", number: int | None, strategy: str | None) -> in
         return EXIT_FAILED if found["differs"] else EXIT_USAGE
     if not found["holds"]:
         raise UsageError(f"run {run.name} keeps the updates of no round: with --keep-updates a server does")
-    same = f"all {found['holds']} computed again are" if found["holds"] > 1 else "the one computed again is"
-    click.echo(f"{same} as on record{beside}")
+    if not as_json:
+        same = f"all {found['holds']} computed again are" if found["holds"] > 1 else "the one computed again is"
+        click.echo(f"{same} as on record{beside}")
     return EXIT_DONE
 
 

@@ -14,9 +14,9 @@ from tests.reference_pages.meanings import PARAMETERS
 
 INTRODUCTION = """
 A bare `flserver` serves, and `flserver check` sees whether it could. The other commands read a database, also while a
-server writes it. `--db` stands before or after a command's name. RUN is a run's id or its name; of several runs with
-one name it means the newest. `--help` or `-h` prints what a command takes; `python -m flserver` and
-`python -m flclient` do the same as the two scripts.
+server writes it. `--db` stands before or after a command's name. RUN is a run's name (of several runs with one name it
+means the newest), its run_id, the beginning of one, or `newest`; left out it is the newest. `--help` or `-h` prints
+what a command takes; `python -m flserver` and `python -m flclient` do the same as the two scripts.
 
 Exit codes are 0 for done, 2 for what cannot be done as it was asked for (one line on standard error says why), and
 those that a command's text names. [What to do then](../README.md#stop) is in the handbook.

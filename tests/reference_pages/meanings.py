@@ -6,7 +6,9 @@ PARAMETERS = {
     "databases": "None, or two databases that are to be compared.",
     "folder": "The backup: a folder.",
     "revision": "A revision of the schema, as `db check` prints it.",
-    "run": "The run, by its id or its name.",
+    "run": "The run: its name, its run_id, the beginning of that, or `newest`.",
+    "runs": "The runs, each named so.",
+    "shell": "The shell that it is for.",
     "what": "To `prove`: an event by its number, `update:ID`, or a committed round as `RUN:ROUND`. Of `descendants`: a "
     "round like that, or else a client's id.",
     "one": "What one witness saw.",
