@@ -24,6 +24,7 @@ from tests.evidence.record import LOG
 from tests.evidence.zips import as_they_are, bundled, files_of, wrong
 from tests.heads.naive import mth
 from tests.heads.naive import path as naive_path
+from tests.patience import PATIENCE
 
 SOURCE = VERIFIER.read_text(encoding="utf-8")
 RFC_8032 = [  # §7.1: the public key, the message, the signature
@@ -110,7 +111,7 @@ def test_text_in_the_summary_cannot_end_its_code(text: str) -> None:
 def run(folder: Path, *arguments: object, isolated: bool = False) -> tuple[int, str]:
     options = ["-I"] if isolated else []
     command = [sys.executable, *options, "verify.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     return done.returncode, done.stdout + done.stderr
 
 
