@@ -78,8 +78,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "process_id": PROCESS,
             "at": "When.",
             "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, `keep-updates` "
-            "(accepted updates are kept), or `upgrade`, `downgrade`, `restore` or `purge` (of the database), or `export` "
-            "(personal data were taken out).",
+            "(accepted updates are kept), or `upgrade`, `downgrade`, `restore` or `purge` (of the database), or "
+            "`export` (personal data were taken out).",
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
             "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
             "and the grace in seconds; with `upgrade` and `downgrade` both schemas; with `restore` of what backup; "
