@@ -14,6 +14,7 @@ PACKAGES = ("flserver", "flclient", "migrations")
 LONGEST, LONGEST_TEST = 300, 400  # lines; a longer file is two rooms
 PURE = (
     "flserver.aggregation",
+    "flserver.evidence.verify",
     "flserver.heads.note",
     "flserver.heads.proofs",
     "flserver.heads.tree",

@@ -40,8 +40,9 @@ log_key_option = click.option(
 @click.option("--for-models", is_flag=True, help="A key that signs models, as evidence --model-key does.")
 @click.option("--passphrase-file", type=FILE, metavar="FILE", help="Encrypt it with the first line of this file.")
 def keygen(out: Path, name: str | None, witness: bool, for_models: bool, passphrase_file: Path | None) -> None:
-    """Make a key, Ed25519: one for each database that a server signs heads of, and one for each witness. Those for
-    models are P-256 and plain PEM, for OpenSSF's model-signing and other tools.
+    """Make a key, Ed25519: one for each database that a server signs heads of, and one for each witness.
+
+    Those for models are P-256 and plain PEM, for OpenSSF's model-signing and other tools.
 
     Nobody but its owner can read it, and nothing is written over. The public key is printed.
     """

@@ -6,7 +6,6 @@ from typing import Any
 
 from flserver import events as e
 from flserver.evidence.verify import canonical
-from flserver.heads.note import encoded
 from flserver.heads.tree import inclusion_proof
 from flserver.store.chain import Link
 from flserver.store.reader import Row
@@ -36,7 +35,7 @@ def written(rows: Iterator[Row], nodes: StoredNodes, size: int, personal: bool) 
         if row["payload"] is not None and (personal or _shown(row)):
             line |= {"payload": row["payload"], "salt": row["salt"]}
         if after is None or after["seq"] != row["seq"] + 1:
-            line["proof"] = [encoded(one) for one in inclusion_proof(nodes, row["seq"] - 1, size)]
+            line["proof"] = [one.hex() for one in inclusion_proof(nodes, row["seq"] - 1, size)]
         yield canonical(line) + b"\n"
         row = after
 

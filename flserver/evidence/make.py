@@ -72,10 +72,10 @@ def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Path | None = None) 
     run = reader.run(asked.run)
     wanted = reader.committed_round(run["run_id"], asked.round)
     found = anchor(reader, asked.head, 0 if asked.head and asked.round is None else int(wanted["event_seq"]))
+    if int(reader.committed_rounds(run["run_id"])[0]["event_seq"]) > found.checkpoint.size:
+        raise HeadError(f"the head is of {found.checkpoint.size} events, before the first round of run {run['name']}")
     with new_zip(out) as zipped, tempfile.TemporaryFile(dir=out.parent) as lines, ExitStack() as opened:
         facts = _write_events(reader, run["run_id"], asked, found, lines)
-        if not facts["RoundCommitted"]:
-            raise HeadError(f"--head is of {found.checkpoint.size} events, before the first round of run {asked.run}")
         made = reader.committed_round(run["run_id"], max(facts["RoundCommitted"])[0])
         files = verify.derive(facts, run["run_id"], found.text)
         files |= {

@@ -28,7 +28,6 @@ MOST_BYTES, MOST_WHOLE, MOST_LINE = 2**31 - 1, 2**26, 2**24  # of the bundle, of
 NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})?")
 HEAD = re.compile("(\\S+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(\n(?:— \\S+ [A-Za-z0-9+/=]+\n)+)?")
 KEY = re.compile(r"([^\s+]+)\+[0-9a-f]{8}\+(A[Q-Za-f][A-Za-z0-9+/]{42})\s*")
-SAID = ["round", "attempt", "seq", "at", "arithmetic", "data_size", "checkpoint", "checkpoint_bytes", "model_digest"]
 P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # of Ed25519: the field, and the order of its base
 D, BASE = -121665 * pow(121666, P - 2, P) % P, bytes.fromhex("58" + "66" * 31)
 SUMMARY = """# What the record says about run {run}
@@ -134,7 +133,7 @@ def signed(head: str, name: str, raw: bytes) -> bool:
 def root_of(leaf: bytes, index: int, size: int, proof: list[str]) -> bytes:
     """The root of a tree of ``size`` leaves with that one at ``index`` (RFC 9162 §2.1.3.2)."""
     place, last, found = index, size - 1, hashlib.sha256(b"\0" + leaf).digest()
-    for part in map(base64.b64decode, proof):
+    for part in map(bytes.fromhex, proof):
         left = place & 1 or place == last
         found = hashlib.sha256(b"\1" + (part + found if left else found + part)).digest() if last else b""
         while left and place and not place & 1:
@@ -151,7 +150,8 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
         row = parse(line[:-1], f"line {events} of {EVENTS}")
         event, what = row["event"], f"event {row['event'].get('seq')}"
         only = event["run_id"] == run_id and row.keys() <= {"event", "payload", "salt", "proof"}
-        require(only, f"{what} is another run's, or more than an event")
+        digits = "".join((row.get("salt", ""), *row.get("proof", ())))
+        require(only and bytes.fromhex(digits).hex() == digits, f"{what} is another run's, or more than an event")
         chained = event["previous_digest"] == digest if event["seq"] == seq + 1 else proven and event["seq"] > seq
         require(chained, f"{what} does not follow the one before it")
         leaf, seq, proven = hashlib.sha256(canonical(event)).digest(), event["seq"], "proof" in row
@@ -185,7 +185,7 @@ def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
             about = {name: update.get(name) for name in ("client_id", "identity", "data_size", "counted_size", "seq")}
             name, about["weight"] = f"update {one['update_id']}", one["weight"]
             used.append({"name": name, "digest": of, "annotations": about})
-        checkpoints.append({name: made.get(name) for name in SAID})
+        checkpoints.append({name: made[name] for name in made if name not in ("outcomes", "metrics", "kept")})
         base = facts["AttemptStarted"].get(at, {}).get("base_digest")
         subject = {"name": MODEL, "digest": dict([made["model_digest"].split(":")])}
         kind = {"_type": "https://in-toto.io/Statement/v1", "predicateType": KIND, "subject": [subject]}

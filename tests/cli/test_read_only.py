@@ -58,8 +58,9 @@ def said(left: Path, *commands: tuple[object, ...]) -> list[str]:
 
 def test_every_command_that_reads_works_on_a_read_only_medium(left: Path) -> None:
     export = ("export-model", RUN, "--out", left.parent / "out" / "last.pt")
-    runs, show, count, verified, check, exported = said(
-        left, ("runs",), ("show", "night"), COUNT, ("verify",), ("db", "check"), export
+    evidence = ("evidence", "night", "--out", left.parent / "out" / "night.zip")
+    runs, show, count, verified, check, exported, given = said(
+        left, ("runs",), ("show", "night"), COUNT, ("verify",), ("db", "check"), export, evidence
     )
     assert "third" in runs
     assert "night  completed" in show
@@ -67,6 +68,7 @@ def test_every_command_that_reads_works_on_a_read_only_medium(left: Path) -> Non
     assert "all 9 hold" in verified
     assert json.loads(check)["at_head"] is True
     assert "round 3 of run night" in exported
+    assert "4 rounds, sha256:" in given
 
 
 def test_rounds_are_computed_again_on_a_read_only_medium(public: Path) -> None:

@@ -117,6 +117,12 @@ def other_salt(rows: list[dict[str, object]]) -> None:
     next(row for row in rows if "payload" in row)["salt"] = "00" * 16
 
 
+def loud_salt(rows: list[dict[str, object]]) -> None:
+    """The same bytes, written in another way."""
+    row = next(row for row in rows if set(str(row.get("salt", ""))) & set("abcdef"))
+    row["salt"] = str(row["salt"]).upper()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -124,6 +130,10 @@ def other_salt(rows: list[dict[str, object]]) -> None:
         (no_proof, "is not proven to be in the head's record"),
         (other_payload, "the payload is not the one on record"),
         (other_salt, "the payload is not the one on record"),
+        (loud_salt, "more than an event"),
+        (lambda rows: rows[-1]["proof"].append(" "), "more than an event"),
+        (lambda rows: rows[4].update(note="verified"), "more than an event"),
+        (lambda rows: rows[4]["event"].update(note="verified"), "does not follow the one before"),
         (lambda rows: rows.pop(5), "does not follow the one before"),
         (lambda rows: rows.insert(5, rows[5]), "does not follow the one before"),
         (lambda rows: rows.reverse(), "does not follow the one before"),

@@ -10,7 +10,7 @@ PARAMETERS = {
     "runs": "The runs, each named so.",
     "shell": "The shell that it is for.",
     "what": "To `prove`: an event by its number, `update:ID`, or a committed round as `RUN:ROUND`. Of `descendants`: a "
-    "round like that, or else a client's id.",
+    "round like that, or else a client's id. To `evidence`: a run, all of its rounds, or one round like that.",
     "one": "What one witness saw.",
     "other": "What the other saw.",
     "file": "What `flserver prove` made.",
@@ -92,11 +92,12 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "process_id": PROCESS,
             "at": "When.",
             "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, `keep-updates` "
-            "(accepted updates are kept), or `upgrade`, `downgrade`, `restore` or `purge` (of the database).",
+            "(accepted updates are kept), or `upgrade`, `downgrade`, `restore` or `purge` (of the database), or "
+            "`export` (personal data were taken out).",
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
             "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
             "and the grace in seconds; with `upgrade` and `downgrade` both schemas; with `restore` of what backup; "
-            "with `purge` what went, how much; "
+            "with `purge` what went, how much; with `export` into which file; "
             "with `keep-updates` how many rounds' stay. `sender_pid` and `sender_uid` are of "
             "the process that sent a signal, where the system tells.",
             "actor": "Who did it, as `--actor` says, else the system's user; of a signal, the user who sent it, or who "
