@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from flserver.errors import UsageError
 from flserver.record.rows import Rows
-from flserver.store.reader import Reader, Row
-from flserver.store.references import NEWEST
 from flserver.text import printable
 
 if TYPE_CHECKING:
     from flserver.models.state import State
+    from flserver.store.reader import Row
 
 
 def open(path: str | Path, checkpoint_dir: str | Path | None = None) -> "Record":
@@ -37,6 +36,9 @@ class Record:
     def __init__(self, path: Path, checkpoint_dir: Path | None = None) -> None:
         self.path = path
         self._checkpoint_dir = checkpoint_dir
+        # The package's other modules are used where SQLAlchemy would be slow, or is not there.
+        from flserver.store.reader import Reader
+
         self._reader = Reader(path)
 
     def __enter__(self) -> "Record":
@@ -51,8 +53,9 @@ class Record:
         """All rows of ``v1_runs``, the newest first."""
         return self.query("SELECT * FROM v1_runs ORDER BY started_at DESC, run_id DESC")
 
-    def run(self, ref: str = NEWEST) -> "Run":
-        """The run that ``ref`` means: a run_id or its beginning, a run's name (the newest of that name), or ``newest``.
+    def run(self, ref: str | None = None) -> "Run":
+        """The run that ``ref`` means: a run_id or its beginning, a run's name (the newest of that name), or ``newest``; left out it is
+        the newest.
 
         Raises UsageError where there is none.
         """
@@ -69,7 +72,7 @@ class Record:
 class Run:
     """A run: ``row`` is its row of ``v1_runs`` as it was when it was asked for; the methods say what is there now."""
 
-    def __init__(self, record: Record, row: Row) -> None:
+    def __init__(self, record: Record, row: "Row") -> None:
         self._record = record
         self.row = dict(row)
         self.run_id: str = row["run_id"]
@@ -134,7 +137,7 @@ class Run:
 class Round:
     """A committed round: ``row`` is its row of ``v1_rounds``, ``digest`` what ``sha256sum`` shows of its checkpoint."""
 
-    def __init__(self, run: Run, row: Row) -> None:
+    def __init__(self, run: Run, row: "Row") -> None:
         self._run = run
         self.row = dict(row)
         self.number: int = row["round"]
