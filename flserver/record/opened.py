@@ -54,8 +54,8 @@ class Record:
         return self.query("SELECT * FROM v1_runs ORDER BY started_at DESC, run_id DESC")
 
     def run(self, ref: str | None = None) -> "Run":
-        """The run that ``ref`` means: a run_id or its beginning, a run's name (the newest of that name), or ``newest``; left out it is
-        the newest.
+        """The run that ``ref`` means: a run_id or its beginning, a run's name (the newest of that name), or ``newest``;
+        left out it is the newest.
 
         Raises UsageError where there is none.
         """
