@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
+from functools import cached_property
 from typing import Any
 
 from rich.cells import cell_len
@@ -34,11 +35,11 @@ class Column:
     ids: bool = False
     width: int = 0
 
-    @property
+    @cached_property
     def wanted(self) -> int:
         return max(map(cell_len, (self.head, *self.cells)))
 
-    @property
+    @cached_property
     def least(self) -> int:
         """The width below which a number, a time, or a word of the head would be shortened."""
         longest = max(map(cell_len, self.cells), default=0)
