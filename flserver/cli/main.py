@@ -18,6 +18,7 @@ from flserver.cli.models import export_model
 from flserver.cli.purge import purge
 from flserver.cli.record import db, verify
 from flserver.cli.replay import descendants, replay
+from flserver.cli.report import report
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS
 from flserver.settings.options import options, run, sources, unknown_variables
@@ -56,6 +57,7 @@ for command in (
     show,
     query,
     export_model,
+    report,
     verify,
     purge,
     replay,

@@ -6,6 +6,7 @@ PARAMETERS = {
     "folder": "The backup: a folder.",
     "revision": "A revision of the schema, as `db check` prints it.",
     "run": "The run, by its id or its name.",
+    "runs": "The run, or several to compare, each by its id or its name.",
     "what": "To `prove`: an event by its number, `update:ID`, or a committed round as `RUN:ROUND`. Of `descendants`: a "
     "round like that, or else a client's id.",
     "one": "What one witness saw.",
@@ -78,11 +79,12 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "process_id": PROCESS,
             "at": "When.",
             "kind": "`start`, `resume`, `override` (a setting given anew), `reload` (SIGHUP), `stop`, `keep-updates` "
-            "(accepted updates are kept), or `upgrade`, `downgrade`, `restore` or `purge` (of the database).",
+            "(accepted updates are kept), `upgrade`, `downgrade`, `restore` or `purge` (of the database), or `export` "
+            "(personal data left in a report).",
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
             "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
             "and the grace in seconds; with `upgrade` and `downgrade` both schemas; with `restore` of what backup; "
-            "with `purge` what went, how much; "
+            "with `purge` what went, how much; with `export` what left, of which runs; "
             "with `keep-updates` how many rounds' stay. `sender_pid` and `sender_uid` are of "
             "the process that sent a signal, where the system tells.",
             "actor": "Who did it, as `--actor` says, else the system's user; of a signal, the user who sent it, or who "

@@ -1,0 +1,83 @@
+"""The command that draws a run."""
+
+from pathlib import Path
+
+import click
+
+from flserver.cli.common import audit_head_option, database, db_option, operator_options
+from flserver.errors import UsageError
+from flserver.settings.operator import Operator
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE.html",
+    help="The page; - is standard output.",
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option(
+    "--with-personal-data",
+    "personal",
+    is_flag=True,
+    help="With addresses, certificates, what clients told of themselves, and reasons in free text. It goes on record.",
+)
+@operator_options
+@audit_head_option
+@db_option
+@click.pass_context
+def report(
+    ctx: click.Context,
+    runs: tuple[str, ...],
+    out: Path,
+    force: bool,
+    personal: bool,
+    db: str | None,
+    operator: Operator,
+    audit_head: Path | None,
+) -> None:
+    """Draw RUN as one HTML page that needs nothing beside it; of several, how they differ.
+
+    It shows what was trained, by whom, how it went, what was refused, how to verify it, and what is not known. A run
+    that is not over is shown as it is now.
+    """
+    from flserver.report.facts import read_facts
+    from flserver.report.write import refuse_to_overwrite, write
+    from flserver.store.snapshot import snapshot
+
+    try:
+        from flserver.report.page import page
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("flserver"):
+            raise
+        raise UsageError(f"a report needs {error.name}: pip install 'flserver[report]'") from error
+    path, to_file = database(ctx, db), str(out) != "-"
+    if to_file:
+        refuse_to_overwrite(out, force)
+    with snapshot(path) as reader:
+        facts = [read_facts(reader, run, path, personal) for run in dict.fromkeys(runs)]
+    text = page(facts)
+    if personal:
+        _on_record(path, [one.run["run_id"] for one in facts], out, operator, audit_head)
+    if to_file:
+        write(out, text, force)
+        what = f"run {facts[0].run['run_id']}" if len(facts) == 1 else f"{len(facts)} runs"
+        click.echo(f"{out} shows {what} as of event {facts[0].moment.seq} ({len(text.encode()) / 1e6:.2f} MB)")
+    else:
+        click.echo(text, nl=False)
+
+
+def _on_record(path: Path, run_ids: list[str], out: Path, operator: Operator, audit_head: Path | None) -> None:
+    """What leaves with personal data is on record before it leaves."""
+    from flserver.process.acts import record_act
+    from flserver.store.lock import DatabaseLock
+    from flserver.store.schema import check
+
+    if not check(path).at_head:
+        raise UsageError(f"{path} is of an older version, and this goes on record: flserver --db {path} db upgrade")
+    with DatabaseLock(path) as lock:
+        detail = {"what": "report", "runs": run_ids, "personal_data": True, "to": str(out)}
+        record_act(path, lock, "export", detail, operator, audit_head)

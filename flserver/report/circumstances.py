@@ -1,0 +1,120 @@
+"""Tables of what was set, and of who did what."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flserver.report.facts import Facts, details, is_default, shown_setting
+from flserver.report.tables import Column, Table, table
+from flserver.report.values import NONE, as_json, between, count, duration, moment, text
+from flserver.settings.server import SERVER_SETTINGS
+
+WITHHELD = "(left out)"
+
+
+def settings(facts: Facts, caption: str, which: Callable[[str, Any], bool]) -> Table:
+    """The settings in force that ``which`` takes, in the order of the reference."""
+    order = {setting.key: place for place, setting in enumerate(SERVER_SETTINGS)}
+    keys = sorted(
+        (key for key, value in facts.settings.items() if which(key, value)), key=lambda key: order.get(key, 999)
+    )
+    rows = [[f"--{text(key, 60).replace('_', '-')}", setting_cell(facts, key, facts.settings[key])] for key in keys]
+    return table(caption, [("setting", "code"), ("value", "text")], rows)
+
+
+def setting_cell(facts: Facts, key: str, value: Any) -> str:
+    shown = shown_setting(key, value, facts.personal)
+    return WITHHELD if shown is None else text(shown)
+
+
+def chosen(key: str, value: Any) -> bool:
+    return not is_default(key, value)
+
+
+def overrides(facts: Facts) -> Table:
+    columns: list[Column] = [
+        ("when", "time"),
+        ("process", "number"),
+        ("setting", "code"),
+        ("before", "text"),
+        ("since then", "text"),
+    ]
+    rows = []
+    for act in facts.acts:
+        if act["kind"] == "override":
+            said = details(act)
+            key = str(said.get("setting"))
+            cells = [setting_cell(facts, key, said.get(when)) for when in ("before", "now")]
+            rows.append([moment(act["at"]), str(act["process_id"]), f"--{text(key).replace('_', '-')}", *cells])
+    return table("Settings that a resumption gave anew", columns, rows)
+
+
+def processes(facts: Facts) -> Table:
+    columns: list[Column] = [
+        ("process", "number"),
+        ("user", "text"),
+        ("from", "time"),
+        ("to", "time"),
+        ("lasted", "number"),
+    ]
+    columns += [
+        ("exit code", "number"),
+        ("went on from", "number"),
+        ("flserver", "text"),
+        ("Python", "text"),
+        ("torch", "text"),
+    ]
+    if facts.personal:
+        columns.insert(1, ("machine", "text"))
+    rows = (
+        [
+            str(row["process_id"]),
+            *([text(row["host"])] if facts.personal else []),
+            text(row["user"], 60),
+            moment(row["started_at"]),
+            moment(row["ended_at"]),
+            duration(between(row["started_at"], row["ended_at"])),
+            count(row["exit_code"]),
+            NONE if row["resumed_from_round"] is None else f"round {row['resumed_from_round']}",
+            *(text(row[key], 40) for key in ("server_version", "python_version", "torch_version")),
+        ]
+        for row in facts.processes
+    )
+    return table("Server processes", columns, rows)
+
+
+def acts(facts: Facts) -> Table:
+    columns: list[Column] = [("when", "time"), ("process", "number"), ("what", "text"), ("by whom", "text")]
+    if facts.personal:
+        columns += [("why", "text"), ("detail", "code")]
+    rows = []
+    for act in facts.acts:
+        more = [text(act.get("reason"), 500), as_json(act["detail"])] if facts.personal else []
+        rows.append([moment(act["at"]), str(act["process_id"]), act["kind"], text(act.get("actor"), 60), *more])
+    return table("What operators and signals did", columns, rows)
+
+
+def people(facts: Facts) -> Table:
+    """What is left out without being asked for."""
+    columns: list[Column] = [
+        ("client", "text"),
+        ("registration", "number"),
+        ("identity", "text"),
+        ("name in the roster", "text"),
+    ]
+    columns += [
+        ("address", "text"),
+        ("certificate", "text"),
+        ("fingerprint", "code"),
+        ("what it told of itself", "code"),
+    ]
+    rows = (
+        [
+            text(row["client_id"]),
+            str(row["registration"]),
+            row["identity"],
+            *(text(row[key]) for key in ("label", "peer_host", "certificate_subject", "certificate_fingerprint")),
+            as_json(row["info"]),
+        ]
+        for row in facts.people
+    )
+    return table("Registrations, with who they were", columns, rows)

@@ -1,0 +1,167 @@
+"""What a report is made of, read from the views at one moment."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flserver.models.retention import MadeRound, best
+from flserver.report.participation import Participation, read_participation
+from flserver.report.values import text
+from flserver.settings.recorded import settings_of
+from flserver.settings.server import SERVER_SETTINGS
+from flserver.store.reader import Reader, Row
+
+ADDRESSES = frozenset({"host", "metrics_host", "trusted_proxy"})
+"""Settings that hold addresses."""
+_PATHS = frozenset(setting.key for setting in SERVER_SETTINGS if setting.kind == "path")
+_DEFAULTS = {setting.key: setting.default for setting in SERVER_SETTINGS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where the record ended when it was read: its last event's number, time and digest."""
+
+    seq: int
+    at: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A run. Rows are those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
+    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``counts`` are rows of counts."""
+
+    database: str
+    personal: bool
+    moment: Moment
+    run: Row
+    settings: Mapping[str, Any]
+    processes: Sequence[Row]
+    acts: Sequence[Row]
+    attempts: Sequence[Row]
+    metrics: Mapping[tuple[str, str], Mapping[int, float]]
+    participation: Participation
+    updates: Sequence[Row]
+    registrations: Sequence[Row]
+    messages: Sequence[Row]
+    strangers: Sequence[Row]
+    purged: int
+    heads: int
+    people: Sequence[Row]
+
+    @property
+    def committed(self) -> list[Row]:
+        return [row for row in self.attempts if row["status"] == "committed"]
+
+    @property
+    def last(self) -> Row | None:
+        return self.committed[-1] if self.committed else None
+
+    @property
+    def best(self) -> Row | None:
+        """The round that ``export-model --round best`` gives; None where none was measured."""
+        found = best(map(MadeRound.of, self.committed))
+        return None if found is None else next(row for row in self.committed if row["round"] == found.round)
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """Of all clients' updates, and of all models sent to them."""
+        rows = [client.row for client in self.participation.clients]
+        return sum(row["bytes_in"] or 0 for row in rows), sum(row["bytes_out"] or 0 for row in rows)
+
+
+def read_facts(reader: Reader, ref: str, db: Path, personal: bool = False) -> Facts:
+    """What the record says of run ``ref``. Addresses, certificates, info and free text are in it only if ``personal``.
+
+    Raises UsageError where there is no such run.
+    """
+    run = reader.run(ref)
+    run_id = run["run_id"]
+
+    def rows(sql: str) -> list[Row]:
+        columns, found = reader.query(sql, {"run_id": run_id})
+        return [dict(zip(columns, row, strict=True)) for row in found]
+
+    end = rows("SELECT seq, at, digest FROM v1_events ORDER BY seq DESC LIMIT 1")[0]
+    metrics: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows(
+        "SELECT round, name, source, value, note FROM v1_round_metrics WHERE run_id = :run_id ORDER BY round"
+    ):
+        value = float(row["note"] or "nan") if row["value"] is None else row["value"]
+        metrics.setdefault((row["name"], row["source"]), {})[row["round"]] = value
+    return Facts(
+        database=text(db.name),
+        personal=personal,
+        moment=Moment(**end),
+        run=run,
+        settings=settings_of(run),
+        processes=rows("SELECT * FROM v1_processes WHERE run_id = :run_id ORDER BY process_id"),
+        acts=rows("SELECT * FROM v1_operator_events WHERE run_id = :run_id ORDER BY at"),
+        attempts=rows("SELECT * FROM v1_rounds WHERE run_id = :run_id ORDER BY round, attempt"),
+        metrics=metrics,
+        participation=read_participation(reader, run_id),
+        updates=rows(_UPDATES.format(reason="u.reason" if personal else _KIND)),
+        registrations=rows(_REGISTRATIONS),
+        messages=rows(_MESSAGES.format(reason="m.reason" if personal else "NULL")),
+        strangers=rows(_STRANGERS.format(prefix="prefix" if personal else "NULL")),
+        purged=rows("SELECT COUNT(*) AS n FROM v1_events WHERE run_id = :run_id AND payload IS NULL")[0]["n"],
+        heads=rows("SELECT COUNT(*) AS n FROM v1_heads WHERE run_id = :run_id")[0]["n"],
+        people=rows(_PEOPLE) if personal else (),
+    )
+
+
+def shown_setting(key: str, value: Any, personal: bool) -> str | None:
+    """A setting's value for the page; None where it is withheld. Of a path the last part stays."""
+    if value is None or value == "":
+        return "—"
+    if personal:
+        return _plain(value)
+    if key in ADDRESSES:
+        return None
+    return Path(str(value)).name if key in _PATHS or (key == "initial_weights" and "/" in str(value)) else _plain(value)
+
+
+def is_default(key: str, value: Any) -> bool:
+    """Whether a setting has the value that it has where nobody says anything."""
+    return key in _DEFAULTS and value == _DEFAULTS[key]
+
+
+def details(row: Row) -> Mapping[str, Any]:
+    """What an operator's act says beyond its kind."""
+    found = json.loads(row["detail"])
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# What stands before the colon of a rejection is a word of a closed set; what stands behind it is free text.
+_KIND = """CASE
+    WHEN u.decision = 'rejected' AND instr(u.reason, ':') > 0 THEN substr(u.reason, 1, instr(u.reason, ':') - 1)
+    WHEN u.decision = 'rejected' THEN u.reason END"""
+_UPDATES = """
+    SELECT u.decision, {reason} AS reason, COUNT(*) AS n, COUNT(DISTINCT u.client_id) AS clients,
+        MIN(u.answers_round) AS first, MAX(u.answers_round) AS last, MIN(u.client_id) AS client_id
+    FROM v1_updates u WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1, 3 DESC"""
+_REGISTRATIONS = """
+    SELECT identity, left_reason, COUNT(*) AS n, COUNT(DISTINCT client_id) AS clients,
+        COUNT(CASE WHEN registration > 1 THEN 1 END) AS rejoined
+    FROM v1_clients WHERE run_id = :run_id GROUP BY 1, 2 ORDER BY 3 DESC"""
+_MESSAGES = """
+    SELECT CASE WHEN m.header IN ('<METADATA>', '<SUCCESS>', '<ERROR>', '<MODEL>', '<FINISHED>') THEN m.header
+            WHEN m.header IS NULL THEN 'none' ELSE 'some other' END AS header,
+        m.direction, m.outcome, m.encoding, {reason} AS reason, COUNT(*) AS n, COUNT(DISTINCT m.client_id) AS clients,
+        MIN(m.at) AS first, MAX(m.at) AS last
+    FROM v1_messages m WHERE m.run_id = :run_id AND m.outcome <> 'ok' GROUP BY 1, 2, 3, 4, 5 ORDER BY n DESC"""
+_STRANGERS = """
+    SELECT reason, {prefix} AS prefix, SUM(connections) AS connections, SUM(messages) AS messages, MIN(minute) AS first,
+        MAX(minute) AS last
+    FROM v1_summaries WHERE run_id = :run_id GROUP BY 1, 2 ORDER BY 3 DESC"""
+_PEOPLE = """
+    SELECT c.client_id, c.registration, c.identity, c.label, n.peer_host, n.certificate_subject,
+        n.certificate_fingerprint, c.info, c.registered_at, c.left_at, c.left_reason
+    FROM v1_clients c LEFT JOIN v1_connections n USING (run_id, connection_id)
+    WHERE c.run_id = :run_id ORDER BY c.client_id, c.registration"""

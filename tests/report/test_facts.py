@@ -1,0 +1,152 @@
+"""What is read for a report: what came of clients in rounds, what went wrong, what is withheld."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flserver.errors import UsageError
+from flserver.report import participation, troubles, words
+from flserver.report.circumstances import WITHHELD, overrides, setting_cell
+from flserver.report.facts import shown_setting
+from flserver.report.participation import Picture, natural
+from flserver.report.states import ABSENT, NUMBER, STATES, state_of
+from tests.report.conftest import HOSTILE, read
+
+
+def by_key(states: Counter[int]) -> dict[str, int]:
+    return {STATES[number].key: n for number, n in states.items()}
+
+
+def test_a_cell_says_what_was_decided_and_else_what_came_of_the_invitation() -> None:
+    assert state_of("answered", "accepted") == NUMBER["accepted"]
+    assert state_of("timed_out", "late") == NUMBER["late"]
+    assert state_of("answered", "rejected") == NUMBER["rejected"]
+    assert state_of("dropped", None) == NUMBER["dropped"]
+    assert state_of("not_sent", None) == NUMBER["not_sent"]
+    assert state_of("cut_short", None) == state_of("answered", "aborted") == NUMBER["aborted"]
+    assert state_of(None, None) == state_of("answered", None) == NUMBER["waiting"]
+
+
+def test_no_two_states_look_alike_and_none_by_its_colour_alone() -> None:
+    assert len({(state.top, state.height) for state in STATES}) == len(STATES)
+    assert len({state.grave for state in STATES}) == len(STATES)
+
+
+def test_ids_are_sorted_as_people_count() -> None:
+    assert sorted(["b", "10", "2", "site10", "site9", "²", "9" * 30], key=natural)[:3] == ["2", "10", "9" * 30]
+    assert sorted(["site10", "site9"], key=natural) == ["site9", "site10"]
+
+
+def test_a_round_and_a_client_are_what_the_last_attempt_made_of_them(eventful: Path) -> None:
+    found = read(eventful, "night").participation
+    (made,) = found.rounds
+    assert by_key(made.states) == {"accepted": 2, "not_sent": 1}, "attempt 2; attempt 1 was aborted"
+    assert (made.slowest, made.median_seconds, made.heaviest, made.effective) == (("2", 3.0), 3.0, ("2", 0.5), 2.0)
+    assert made.norms == (2.0,) * 5
+    assert [(client.client_id, by_key(client.states)) for client in found.clients] == [
+        ("1", {"accepted": 1}),
+        ("2", {"accepted": 1}),
+        ("3", {"not_sent": 1}),
+    ]
+
+
+def test_pages_of_rows_come_to_the_same_as_all_at_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read(small, "many").participation
+    monkeypatch.setattr(participation, "PAGE", 9)  # a round each
+    paged = read(small, "many").participation
+    assert paged.rounds == whole.rounds
+    assert paged.clients == whole.clients
+    assert whole.picture is not None
+    assert paged.picture is not None
+    assert (paged.picture.state == whole.picture.state).all()
+    assert sum(made.states.total() for made in whole.rounds) == 8 * 12
+    assert sum((client.states for client in whole.clients), Counter()) == sum(
+        (made.states for made in whole.rounds), Counter()
+    )
+
+
+def test_a_column_of_several_rounds_shows_the_gravest_and_the_slowest() -> None:
+    picture = Picture(["a"], 1, 5, 2)
+    assert picture.columns == 3
+    for round, key, seconds in ((1, "accepted", 2.0), (2, "dropped", None), (3, "accepted", 5.0), (4, "accepted", 4.0)):
+        picture.put(0, round, NUMBER[key], seconds)
+    assert picture.state.tolist() == [[NUMBER["dropped"], NUMBER["accepted"], ABSENT]]
+    assert picture.seconds[0, :2].tolist() == [2.0, 5.0]
+    assert math.isnan(picture.seconds[0, 2])
+
+
+def test_what_went_wrong_is_said_and_how_often(eventful: Path) -> None:
+    said = troubles.lines(read(eventful, "night"))
+    assert "1 attempt was aborted (too few updates): of round 1." in said
+    assert "1 update was rejected: it could not be used." in said
+    assert "1 update was late: its attempt was over." in said
+    assert "1 update was a duplicate: it answered nothing." in said
+    assert "1 registration ended in a drop-out (1 × the connection was reset)." in said
+    assert "1 message was refused." in said
+    assert "14 connections of strangers came to nothing, beyond those with rows of their own." in said
+    assert len(said) == 8
+
+
+def test_where_nothing_went_wrong_nothing_is_said(recorded_night: Path) -> None:
+    facts = read(recorded_night, "night")
+    assert troubles.lines(facts) == []
+    first, whom, good = words.summary(facts)
+    assert "It is complete: 3 of 2 rounds are committed." in first
+    assert whom == "No client was ever invited to a round."
+    assert "The best one is that of round 2, with an accuracy of 95.0% and a loss of 0.4." in good
+
+
+def test_a_run_that_is_not_over_is_told_as_it_is_now(eventful: Path) -> None:
+    facts = read(eventful, "killed")
+    assert facts.run["status"] == "running"
+    assert words.unknown(facts)[0].startswith(f"How it ends: the run was not over at {facts.moment.at[:10]} ")
+    assert words.unknown(facts)[0].endswith("and attempt 1 of round 1 was still open.")
+    assert by_key(facts.participation.rounds[0].states) == {"waiting": 2}
+
+
+def test_what_is_not_known_is_said(eventful: Path) -> None:
+    said = " ".join(words.unknown(read(eventful, "night")))
+    assert "4 of 4 registrations had no certificate" in said
+    assert "its heads are not signed" in said
+    assert "The models of 1 round: their checkpoints were deleted" in said
+    assert "are left out here" in said
+    assert "are left out here" not in " ".join(words.unknown(read(eventful, "night", personal=True)))
+
+
+def test_reasons_in_free_text_addresses_and_info_are_read_only_if_asked_for(hostile: Path) -> None:
+    plain, personal = read(hostile, HOSTILE), read(hostile, HOSTILE, personal=True)
+    assert [row["reason"] for row in plain.updates if row["decision"] == "rejected"] == ["shape"]
+    assert [row["reason"] for row in plain.messages] == [None]
+    assert plain.people == ()
+    assert personal.people[0]["info"] != "{}"
+    assert [row["reason"][:7] for row in personal.updates if row["decision"] == "rejected"] == ["shape: "]
+
+
+def test_settings_that_hold_addresses_are_withheld_and_paths_are_names() -> None:
+    assert shown_setting("host", "192.0.2.7", personal=False) is None
+    assert shown_setting("trusted_proxy", "192.0.2.0/24", personal=False) is None
+    assert shown_setting("host", "192.0.2.7", personal=True) == "192.0.2.7"
+    assert shown_setting("tls_cert", "/home/ada/certs/server.crt", personal=False) == "server.crt"
+    assert shown_setting("initial_weights", "/home/ada/begin.safetensors", personal=False) == "begin.safetensors"
+    assert shown_setting("use_cuda", None, personal=False) == "—"
+    assert shown_setting("rejoin", False, personal=False) == "false"
+
+
+def test_what_a_resumption_gave_anew_is_a_row(eventful: Path) -> None:
+    facts = read(eventful, "night")
+    detail = json.dumps({"before": "127.0.0.1", "now": "192.0.2.7", "setting": "host"})
+    act = {**facts.acts[0], "kind": "override", "detail": detail}
+    (row,) = overrides(replace(facts, acts=[act])).rows
+    assert row[2:] == ["--host", WITHHELD, WITHHELD]
+    assert setting_cell(replace(facts, personal=True), "host", "192.0.2.7") == "192.0.2.7"
+
+
+def test_an_unknown_run_and_a_missing_database(eventful: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no run 'day'"):
+        read(eventful, "day")
+    with pytest.raises(UsageError, match="there is no database"):
+        read(tmp_path / "none.sqlite", "night")

@@ -1,0 +1,214 @@
+"""The page: what stands on it, and that what somebody chose is text on it and nothing else."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from flserver.report import tables
+from flserver.report.page import TEMPLATES, page
+from flserver.store.reader import Reader
+from tests.report.conftest import HOSTILE, NASTY, read
+
+VOID = {"meta", "link", "br"}
+SECTIONS = (
+    "Summary",
+    "Settings",
+    "Processes, and who operated them",
+    "Accuracy and loss",
+    "Time",
+    "Clients by rounds",
+    "Update norms",
+    "Contributions by weight",
+    "Drop-outs and refusals",
+    "Checkpoints and digests",
+    "How to verify this",
+    "What is not known",
+)
+
+
+class Parsed(HTMLParser):
+    """A page's elements and text, as a browser would have them; every element that is opened is closed in turn."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append((self.open[-1] if self.open else "", data))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def texts(self, tag: str) -> list[str]:
+        return [data for name, data in self.text if name == tag and data.strip()]
+
+
+@pytest.fixture(scope="session")
+def parsed(eventful_page: str) -> Parsed:
+    return Parsed(eventful_page)
+
+
+def test_the_sections_are_there_in_order_under_one_heading(parsed: Parsed) -> None:
+    headings = [tag for tag, _ in parsed.elements if re.fullmatch("h[1-6]", tag)]
+    assert headings.count("h1") == 1
+    assert all(int(after[1]) <= int(before[1]) + 1 for before, after in pairwise(headings))
+    assert tuple(parsed.texts("h2")) == SECTIONS
+    ids = {attributes["id"] for _, attributes in parsed.elements if "id" in attributes}
+    assert {link["href"] for link in parsed.all("a")} <= {f"#{target}" for target in ids}
+
+
+def test_every_id_is_there_once_and_every_reference_leads_to_one(eventful_page: str, parsed: Parsed) -> None:
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    named = re.findall(r'(?:href="#|url\(#|labelledby=")([^")]+)', eventful_page)
+    assert set(named) <= set(ids)
+    assert len(named) > 20
+
+
+def test_every_picture_has_a_name_and_a_table_below(parsed: Parsed) -> None:
+    captions = {attributes["id"] for attributes in parsed.all("figcaption")}
+    pictures = [attributes for attributes in parsed.all("svg") if attributes.get("aria-hidden") != "true"]
+    assert len(pictures) == 7
+    assert {picture["aria-labelledby"] for picture in pictures} == captions
+    assert {picture["role"] for picture in pictures} == {"img"}
+    said = parsed.texts("caption")
+    for wanted in ("by round", "by client", "Seconds by attempt", "Update norms by round", "Weights by client"):
+        assert any(wanted in caption for caption in said), wanted
+
+
+def test_every_header_says_of_what(parsed: Parsed) -> None:
+    assert {attributes.get("scope") for attributes in parsed.all("th")} == {"col", "row"}
+    assert len(parsed.all("table")) == len(parsed.texts("caption")) > 15
+
+
+def test_the_policy_lets_only_this_style_in(eventful_page: str, parsed: Parsed) -> None:
+    (policy,) = [meta["content"] for meta in parsed.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy is not None
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
+    assert f"<style>{style}</style>" in eventful_page
+    assert parsed.all("script") == []
+    assert [attributes for _, attributes in parsed.elements if "style" in attributes] == []
+    assert not any(key.startswith("on") for _, attributes in parsed.elements for key in attributes)
+
+
+def test_the_same_record_gives_the_same_page(eventful: Path, eventful_page: str) -> None:
+    assert page([read(eventful, "night")]) == eventful_page
+
+
+def test_it_says_what_the_record_says(eventful_page: str, parsed: Parsed) -> None:
+    text = " ".join(data for _, data in parsed.text)
+    assert "Of 6 updates that came, 2 were accepted" in text
+    assert "An attempt" not in text
+    assert "flserver --db runs.sqlite verify" in text
+    assert "sha256:1" in parsed.texts("code")
+    for phrase in ("192.0.2.7", "10.0.0.7", "commonName", "epochs", "a length of 5 GB"):
+        assert phrase not in eventful_page, "personal data, and what peers wrote, are left out"
+
+
+def test_with_personal_data_it_says_that_too(eventful: Path) -> None:
+    found = page([read(eventful, "night", personal=True)])
+    for phrase in ("10.0.0.7", "commonName=1", "epochs", "a length of 5 GB", "Registrations, with who they were"):
+        assert phrase in found
+
+
+@pytest.mark.parametrize("personal", [False, True])
+def test_whatever_somebody_chose_is_text(hostile: Path, personal: bool) -> None:
+    found = page([read(hostile, HOSTILE, personal)])
+    made = Parsed(found)
+    assert made.all("script") == []
+    assert len(made.all("style")) == 1
+    assert "1" not in made.texts("b"), "only legends are bold"
+    assert "\u202e" not in found, "no mark turns the direction of the rest"
+    assert "\\u202e" in found
+    assert max(len(data) for tag, data in made.text if tag not in ("style",)) < 5000, "what is long is cut"
+    assert NASTY[:20] in " ".join(data for _, data in made.text)
+    assert any(HOSTILE in data for data in made.texts("title")), "no mathematics either"
+
+
+def test_a_run_without_anything_still_has_its_page(recorded_night: Path) -> None:
+    made = Parsed(page([read(recorded_night, "plain")]))
+    assert tuple(made.texts("h2")) == SECTIONS
+    assert list(made.all("svg")) == []
+    assert "No client was invited to a round." in made.texts("p")
+
+
+def test_several_runs_are_beside_each_other(recorded_night: Path, eventful: Path) -> None:
+    runs = [read(recorded_night, "night"), read(recorded_night, "plain"), read(eventful, "night")]
+    made = Parsed(page(runs))
+    assert made.texts("h1") == ["3 runs compared"]
+    assert len({head for head in made.texts("th") if head.startswith("night (")}) == 2, "of one name, and told apart"
+    text = " ".join(data for _, data in made.text)
+    assert "95.0% (round 2)" in text
+    assert "90.0% (round 1)" in text
+    assert "--num-rounds" in text
+    pictures = [attributes for attributes in made.all("svg") if attributes.get("role") == "img"]
+    assert [picture["aria-labelledby"] for picture in pictures] == ["compare-accuracy", "compare-loss"]
+
+
+COLOUR = re.compile(r"--([\w-]+): (#[0-9a-f]{6})")
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_text_and_marks_stand_out_from_the_page(mode: int) -> None:
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    root = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[mode]
+    colours = dict(COLOUR.findall(root))
+
+    def contrast(one: str, other: str) -> float:
+        light, dark = sorted((luminance(colours[one]), luminance(colours[other])), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    for name in ("ink", "muted", "link", "one", "two", "three", "six"):  # texts, of 4.5 (WCAG AA)
+        assert contrast(name, "paper") >= 4.5, name
+        assert contrast(name, "ground") >= 4.5, name
+    for name in colours:  # marks, of 3
+        if name.startswith("s-") or name in ("four", "five"):
+            assert contrast(name, "paper") >= 3, name
+            assert contrast(name, "cell") >= 2.9, name
+
+
+def test_200_clients_in_1000_rounds_are_less_than_5_megabytes(large_page: str) -> None:
+    assert len(large_page.encode()) < 4_000_000
+    assert large_page.count("<title>") < 2000, "rows say what they are, and not each cell"
+    assert "/> <b>accepted 1" in large_page or "accepted 18" in large_page
+
+
+def test_of_long_tables_the_middle_is_left_out_and_it_is_said_how_to_ask(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "FIRST", 2)
+    monkeypatch.setattr(tables, "LAST", 3)
+    made = Parsed(page([read(small, "many")]))
+    assert any(text.startswith("7 rows in the middle are left out") for text in made.texts("p"))
+    (asked,) = {text for text in made.texts("code") if "v1_round_metrics" in text}
+    sql = asked.partition('query "')[2].rstrip('"')
+    assert len(Reader(small).query(sql)[1]) == 0, "the query runs; nothing was measured beyond the rounds' own numbers"
