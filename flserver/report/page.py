@@ -101,7 +101,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 
 def _commands(facts: Facts) -> list[tuple[str, str]]:
     """What to type, and what it shows."""
-    db, run = values.word(facts.database), facts.run["run_id"]
+    db, run = values.word(facts.database), facts.ref
     typed = [(f"flserver --db {db} verify", "holds every row and every checkpoint against the chain of events")]
     if facts.last is not None:
         number = facts.last["round"]

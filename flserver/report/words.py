@@ -25,9 +25,9 @@ def summary(facts: Facts) -> list[str]:
         f"Run {text(run['name'], 80)} trained {text(run['model'], 120)} with the strategy {text(run['strategy'], 80)}."
     )
     if run["parent_run_id"] is not None:
-        first += f" It began with the model of round {run['parent_round']} of run {run['parent_run_id']}."
+        first += f" It began with the model of round {run['parent_round']} of run {text(run['parent_run_id'])}."
     lasted = duration(between(run["started_at"], run["ended_at"] or facts.moment.at))
-    ending = f"{ENDS[run['status']]}: {made} {have} committed. It began at {begun} and "
+    ending = f"{ENDS.get(run['status'], text(run['status']))}: {made} {have} committed. It began at {begun} and "
     ending += f"ended {lasted} later." if run["ended_at"] else f"had gone on for {lasted} when the record was read."
     return [f"{first} {ending}", _by_whom(facts), _how_good(facts)]
 
