@@ -126,6 +126,8 @@ def test_what_reads_our_own_model_back_is_a_process_and_nobodys_library() -> Non
         ("sqlalchemy", ("flserver.store", "migrations")),
         ("sqlite3", ("flserver.store", "migrations")),
         ("cryptography", ("flserver.heads.keys", "flserver.heads.model_keys")),
+        ("matplotlib", ("flserver.report.charts",)),
+        ("jinja2", ("flserver.report.page",)),
         ("alembic", ("flserver.store.schema", "migrations")),
         ("prometheus_client", ("flserver.observers.metrics",)),
         ("flserver.process.app", ("flserver.process.launch",)),

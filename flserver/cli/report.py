@@ -44,7 +44,7 @@ def report(
     It shows what was trained, by whom, how it went, what was refused, how to verify it, and what is not known. A run
     that is not over is shown as it is now.
     """
-    from flserver.report.facts import read_facts
+    from flserver.report.facts import read_facts, require_columns
     from flserver.report.write import refuse_to_overwrite, write
     from flserver.store.snapshot import snapshot
 
@@ -58,6 +58,7 @@ def report(
     if to_file:
         refuse_to_overwrite(out, force)
     with snapshot(path) as reader:
+        require_columns(path)
         facts = [read_facts(reader, run, path, personal) for run in dict.fromkeys(runs)]
     text = page(facts)
     if personal:

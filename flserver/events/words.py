@@ -22,18 +22,9 @@ Awaited = Literal["registrations", "participants", "updates"]
 """What clients are waited for to do: to register, to come back so that a round can begin, to answer."""
 
 OperatorAct = Literal[
-    "start",
-    "resume",
-    "override",
-    "stop",
-    "reload",
-    "keep-updates",
-    "upgrade",
-    "downgrade",
-    "restore",
-    "purge",
+    "start", "resume", "override", "stop", "reload", "keep-updates", "upgrade", "downgrade", "restore", "purge",
     "export",
-]
+]  # fmt: skip
 """``v1_operator_events.kind``."""
 
 # --- connections and messages ----------------------------------------------------------------------------------------

@@ -13,13 +13,18 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from flserver.report.svg import INK, LINE, MUTED, PAPER, SERIES, inlined
+from flserver.report.svg import COLOURS, INK, LINE, MUTED, PAPER, SERIES, inlined
 
 WIDTH, HEIGHT = 430, 250  # points, and pixels where the page is not narrower
 MARKED = 60  # rounds up to which each has a mark of its own
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 3)))
 MARKS = ("o", "s", "^", "D", "v", "P")
 STACKED = (SERIES[0], SERIES[4], SERIES[1], SERIES[2], SERIES[3])  # grey is what takes the most: waiting
+SHAPES = (  # the same in a box of 32 × 14
+    "M12.5 7a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z", "M13 4h6v6h-6z", "M16 3l4 7h-8z",
+    "M16 2.5l4.5 4.5-4.5 4.5-4.5-4.5z",
+    "M16 11l4-7h-8z", "M14.5 3.5h3v2h2v3h-2v2h-3v-2h-2v-3h2z",
+)  # fmt: skip
 HATCHES = ("///", "", "\\\\\\", "|||", "---")  # of lines: dots would be circles by the thousand
 
 STYLE: dict[Any, Any] = {
@@ -105,8 +110,11 @@ def _logarithmic(axes: Any, values: Sequence[float]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def curves(name: str, title: str, series: Sequence[Series], best: tuple[int, float] | None = None) -> Markup:
-    """Lines by round, one a series, each with a dash and a mark of its own; ``best`` has a ring."""
+def curves(
+    name: str, title: str, series: Sequence[Series], best: tuple[int, float] | None = None, legend: bool = True
+) -> Markup:
+    """Lines by round, one a series, each with a dash and a mark of its own, which :func:`sample` shows too;
+    ``best`` has a ring."""
     with _axes() as (figure, axes):
         _by_round(axes, title)
         titles: dict[str, list[str]] = {}
@@ -136,9 +144,20 @@ def curves(name: str, title: str, series: Sequence[Series], best: tuple[int, flo
                 f"best: {number(best[1])}", best, xytext=(-8 if right else 8, 14 if low else -18),
                 textcoords="offset points", ha="right" if right else "left", fontsize=11,
             )  # fmt: skip
-        if len(series) > 1:
+        if legend and len(series) > 1:
             _legend(axes)
         return _drawn(figure, name, titles)
+
+
+def sample(place: int) -> Markup:
+    """A line as :func:`curves` draws that series, for a legend of the page's own."""
+    style = place % len(SERIES)
+    dash = DASHES[style]
+    dashes = "" if isinstance(dash, str) else " ".join(f"{1.8 * part:g}" for part in dash[1])
+    return Markup(
+        '<svg class="sample" viewBox="0 0 32 14" aria-hidden="true"><path d="M0 7h32" fill="none" stroke-width="1.8"'
+        ' stroke="var(--{})" stroke-dasharray="{}"/><path d="{}" fill="var(--{})"/></svg>'
+    ).format(COLOURS[SERIES[style]], dashes or "none", SHAPES[style], COLOURS[SERIES[style]])
 
 
 def stacked(name: str, title: str, rounds: Sequence[int], parts: Mapping[str, Sequence[float]]) -> Markup:

@@ -55,7 +55,11 @@ def _names(runs: Sequence[Facts]) -> list[str]:
     """The runs' names; with the run_id where two have the same."""
     names = [text(facts.run["name"], 40) for facts in runs]
     return [
-        name if names.count(name) == 1 else f"{name} ({facts.run['run_id']})" if name != facts.run["run_id"] else name
+        name
+        if names.count(name) == 1
+        else f"{name} ({text(facts.run['run_id'])})"
+        if name != facts.run["run_id"]
+        else name
         for name, facts in zip(names, runs, strict=True)
     ]
 
@@ -99,8 +103,8 @@ def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Table:
     accepted = [sum(row["n"] for row in facts.updates if row["decision"] == "accepted") for facts in runs]
     spent = [duration(between(facts.run["started_at"], facts.run["ended_at"] or facts.moment.at)) for facts in runs]
     rows = [
-        line("run", [facts.run["run_id"] for facts in runs]),
-        line("status", [facts.run["status"] for facts in runs]),
+        line("run", [text(facts.run["run_id"]) for facts in runs]),
+        line("status", [text(facts.run["status"]) for facts in runs]),
         line("began (UTC)", [moment(facts.run["started_at"]) for facts in runs]),
         line("lasted", spent),
         line("rounds", [f"{facts.run['rounds_committed']} of {facts.run['num_rounds']}" for facts in runs]),
@@ -113,7 +117,7 @@ def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Table:
         line("attempts aborted", [count(sum(row["status"] == "aborted" for row in facts.attempts)) for facts in runs]),
         line("updates received", [size(facts.bytes[0]) for facts in runs]),
         line("models sent", [size(facts.bytes[1]) for facts in runs]),
-        line("last model", [text(facts.last["model_digest"]) if facts.last else NONE for facts in runs]),
+        line("last model", [text(facts.last["model_digest"], 24) if facts.last else NONE for facts in runs]),
     ]
     columns: list[Column] = [("", "text"), *((name, "text") for name in names)]
     return table("How they went", columns, rows)

@@ -1,17 +1,21 @@
 """What a report is made of, read from the views at one moment."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flserver.errors import UsageError
 from flserver.models.retention import MadeRound, best
 from flserver.report.participation import Participation, read_participation
 from flserver.report.values import text
 from flserver.settings.recorded import settings_of
 from flserver.settings.server import SERVER_SETTINGS
 from flserver.store.reader import Reader, Row
+from flserver.store.schema import check
 
 ADDRESSES = frozenset({"host", "metrics_host", "trusted_proxy"})
 """Settings that hold addresses."""
@@ -52,6 +56,11 @@ class Facts:
     people: Sequence[Row]
 
     @property
+    def ref(self) -> str:
+        """The run's id, as far as a command can have it: a stranger's record may have anything there."""
+        return self.run["run_id"] if re.fullmatch(r"[\w.-]{1,80}", self.run["run_id"], re.ASCII) else "RUN"
+
+    @property
     def committed(self) -> list[Row]:
         return [row for row in self.attempts if row["status"] == "committed"]
 
@@ -70,6 +79,16 @@ class Facts:
         """Of all clients' updates, and of all models sent to them."""
         rows = [client.row for client in self.participation.clients]
         return sum(row["bytes_in"] or 0 for row in rows), sum(row["bytes_out"] or 0 for row in rows)
+
+
+def require_columns(db: Path) -> None:
+    """Raises UsageError where the database is of a version that has not all that a report shows."""
+    state = check(db)
+    if not state.at_head:
+        raise UsageError(
+            f"{db} is of an older version, and a report shows what that has not: flserver --db {db} db upgrade, which "
+            "keeps a copy"
+        )
 
 
 def read_facts(reader: Reader, ref: str, db: Path, personal: bool = False) -> Facts:
@@ -130,8 +149,10 @@ def is_default(key: str, value: Any) -> bool:
 
 def details(row: Row) -> Mapping[str, Any]:
     """What an operator's act says beyond its kind."""
-    found = json.loads(row["detail"])
-    return found if isinstance(found, dict) else {}
+    with suppress(ValueError, RecursionError):  # of a stranger's record
+        found = json.loads(row["detail"])
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _plain(value: Any) -> str:

@@ -68,8 +68,9 @@ def _compared(found: Comparison) -> dict[str, Any]:
             name=f"compare-{name}",
             title=f"{name.capitalize()} by round",
             shows=f"The {name} of each run's global models by round, each run with a dash and a mark of its own.",
-            drawn=charts.curves(f"compare-{name}", name, series),
+            drawn=charts.curves(f"compare-{name}", name, series, legend=False),
             tables=[found.by_round[name]],
+            legend=[(charts.sample(place), one.label, "") for place, one in enumerate(series)],
         )
         for name, series in found.series.items()
     ]
@@ -100,7 +101,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 
 def _commands(facts: Facts) -> list[tuple[str, str]]:
     """What to type, and what it shows."""
-    db, run = values.word(facts.database), facts.run["run_id"]
+    db, run = values.word(facts.database), facts.ref
     typed = [(f"flserver --db {db} verify", "holds every row and every checkpoint against the chain of events")]
     if facts.last is not None:
         number = facts.last["round"]

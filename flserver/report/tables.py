@@ -51,7 +51,7 @@ def numbers(*labels: str) -> list[Column]:
 
 
 def _ask(facts: Facts, what: str) -> str:
-    return f"flserver --db {word(facts.database)} query \"SELECT {what} WHERE run_id = '{facts.run['run_id']}'\""
+    return f"flserver --db {word(facts.database)} query \"SELECT {what} WHERE run_id = '{facts.ref}'\""
 
 
 # --- by round -------------------------------------------------------------------------------------------------------

@@ -99,4 +99,4 @@ def of(number: int, one: str, several: str | None = None) -> str:
 
 def as_json(value: Any) -> str:
     """JSON on record, as text for people."""
-    return text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 2000)
+    return text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 600)

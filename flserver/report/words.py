@@ -25,9 +25,9 @@ def summary(facts: Facts) -> list[str]:
         f"Run {text(run['name'], 80)} trained {text(run['model'], 120)} with the strategy {text(run['strategy'], 80)}."
     )
     if run["parent_run_id"] is not None:
-        first += f" It began with the model of round {run['parent_round']} of run {run['parent_run_id']}."
+        first += f" It began with the model of round {run['parent_round']} of run {text(run['parent_run_id'])}."
     lasted = duration(between(run["started_at"], run["ended_at"] or facts.moment.at))
-    ending = f"{ENDS[run['status']]}: {made} {have} committed. It began at {begun} and "
+    ending = f"{ENDS.get(run['status'], text(run['status']))}: {made} {have} committed. It began at {begun} and "
     ending += f"ended {lasted} later." if run["ended_at"] else f"had gone on for {lasted} when the record was read."
     return [f"{first} {ending}", _by_whom(facts), _how_good(facts)]
 
@@ -47,7 +47,7 @@ def _by_whom(facts: Facts) -> str:
             else f"{of(updates, 'update')} came and counted"
         )
     else:
-        said += f"Of {of(updates, 'update')} that came, {accepted:,} were accepted"
+        said += f"Of {of(updates, 'update')} that came, {accepted:,} {'was' if accepted == 1 else 'were'} accepted"
     heaviest = max(clients, key=lambda client: client.row["weight"] or 0)
     made = len([row for row in facts.committed if row["round"]])
     if made and heaviest.row["weight"] and len(clients) > 1:
@@ -56,7 +56,7 @@ def _by_whom(facts: Facts) -> str:
     operators = sorted({text(act["actor"], 60) for act in facts.acts if act.get("actor")})
     said += f". Models sent came to {size(went)}, updates received to {size(came)}."
     count = of(len(facts.processes), "server process", "server processes")
-    return f"{said} {count} made it" + (f", operated by {listed(operators[:5])}." if operators else ".")
+    return f"{said} It took {count}" + (f", operated by {listed(operators[:5])}." if operators else ".")
 
 
 def _how_good(facts: Facts) -> str:

@@ -23,5 +23,6 @@
 | writer   | the one thread and connection that write                                      |
 | reader   | everything that is read, through a connection that cannot write               |
 | tree_reader | what heads and proofs are made of                                          |
+| snapshot | a reader whose answers are all of one moment                                  |
 | totals   | a run's sums, from which /metrics goes on after a restart                     |
 """

@@ -15,7 +15,8 @@ from tests.store import story
 
 IMPORTS = """
 import json
-import flserver.audit.export, flserver.audit.replay, flserver.audit.verify
+import encodings.unicode_escape
+import flserver.audit.export, flserver.audit.replay, flserver.audit.verify, flserver.report.page
 from flserver.cli.main import run_cli
 """
 END = "\0"
@@ -59,9 +60,11 @@ def said(left: Path, *commands: tuple[object, ...]) -> list[str]:
 def test_every_command_that_reads_works_on_a_read_only_medium(left: Path) -> None:
     export = ("export-model", RUN, "--out", left.parent / "out" / "last.pt")
     evidence = ("evidence", "night", "--out", left.parent / "out" / "night.zip")
-    runs, show, count, verified, check, exported, given = said(
-        left, ("runs",), ("show", "night"), COUNT, ("verify",), ("db", "check"), export, evidence
+    report = ("report", "night", "--out", "-")
+    runs, show, count, verified, check, drawn, exported, given = said(
+        left, ("runs",), ("show", "night"), COUNT, ("verify",), ("db", "check"), report, export, evidence
     )
+    assert drawn.endswith("</html>\n")
     assert "third" in runs
     assert "night  completed" in show
     assert count == "n\n3\n"

@@ -1,8 +1,11 @@
 """The command that draws a run."""
 
+import contextlib
+import html
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import sys
 from pathlib import Path
@@ -77,6 +80,21 @@ def test_what_cannot_go_on_record_does_not_leave(flserver: Run, db: Path, tmp_pa
         refused(flserver("--db", db, "report", "night", "--out", out, "--with-personal-data"), "another flserver has")
         assert not out.exists()
         lines(flserver("--db", db, "report", "night", "--out", out))
+
+
+def test_an_older_record_is_upgraded_first(flserver: Run, db: Path) -> None:
+    assert flserver("--db", db, "db", "downgrade", "0012")[0] == 0
+    refused(flserver("--db", db, "report", "night", "--out", "-"), f"flserver --db {db} db upgrade")
+
+
+def test_a_strangers_record_puts_nothing_into_the_commands_to_type(flserver: Run, db: Path) -> None:
+    planted = "x'; $(rm -rf ~) \""
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        for table in ("runs", "rounds", "processes", "events"):
+            connection.execute(f"UPDATE {table} SET run_id = ? WHERE run_id = ?", (planted, RUN))
+    found = html.unescape(flserver("--db", db, "report", planted, "--out", "-")[1])
+    assert "export-model RUN --round 3" in found
+    assert [line for line in found.splitlines() if "flserver --db" in line and "rm -rf" in line] == []
 
 
 def test_without_matplotlib_it_says_what_to_install(flserver: Run, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "detail": "JSON: with `start` and `resume` where it listens, its certificate and roster; with `reload` the "
             "new ones, or why they were refused; with `override` the setting, before and now; with `stop` the signal "
             "and the grace in seconds; with `upgrade` and `downgrade` both schemas; with `restore` of what backup; "
-            "with `purge` what went, how much; with `export` into which file; "
+            "with `purge` what went, how much; with `export` what left, of which runs, into which file; "
             "with `keep-updates` how many rounds' stay. `sender_pid` and `sender_uid` are of "
             "the process that sent a signal, where the system tells.",
             "actor": "Who did it, as `--actor` says, else the system's user; of a signal, the user who sent it, or who "
