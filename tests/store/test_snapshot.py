@@ -1,5 +1,6 @@
 """A reader whose answers are all of one moment."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,18 +20,18 @@ def test_what_is_written_meanwhile_is_not_in_it_and_nobody_waits_for_it(tmp_path
     ensure_head(db)
     writer = Writer(db, run_id="one", process_id=1)
     writer.start(**story.QUIET)
-    writer.emit(story.started("one", 1)[0])
-    writer.flush()
-    with snapshot(db) as reader:
-        assert reader.query(RUNS)[1] == [(1,)]
-        writer.emit(story.started("two", 1)[0])
+    with closing(writer):
+        writer.emit(story.started("one", 1)[0])
         writer.flush()
-        assert Reader(db).query(RUNS)[1] == [(2,)]
-        assert reader.query(RUNS)[1] == [(1,)]
-        assert len(reader.runs()) == 1
-    with snapshot(db) as reader:
-        assert reader.query(RUNS)[1] == [(2,)]
-    writer.close()
+        with snapshot(db) as reader:
+            assert reader.query(RUNS)[1] == [(1,)]
+            writer.emit(story.started("two", 1)[0])
+            writer.flush()
+            assert Reader(db).query(RUNS)[1] == [(2,)]
+            assert reader.query(RUNS)[1] == [(1,)]
+            assert len(reader.runs()) == 1
+        with snapshot(db) as reader:
+            assert reader.query(RUNS)[1] == [(2,)]
 
 
 def test_it_can_only_read_and_goes_on_after_an_error(tmp_path: Path) -> None:
