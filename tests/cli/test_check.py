@@ -155,3 +155,10 @@ def test_where_no_wal_can_be_a_start_would_fail(flserver: Run, tmp_path: Path, m
     (line,) = complaints(flserver("--db", tmp_path / "x.sqlite", "check", *ANY_PORT))
     assert "cannot use SQLite's WAL (journal_mode stays delete): is it on a network disk?" in line
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("ref", ["newest", "20260131"])
+def test_a_server_is_told_a_run_by_its_id_or_name_alone(flserver: Run, db: Path, ref: str) -> None:
+    """A resumption asks again, and means the same run then."""
+    (line,) = complaints(flserver("--db", db, "check", *ANY_PORT, "--initial-weights", ref))
+    assert f"has no run '{ref}'" in line
