@@ -10,7 +10,7 @@ from flserver.settings.operator import Operator
 
 
 @click.command("report")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option(
     "--out",
     required=True,
@@ -39,7 +39,7 @@ def report(
     operator: Operator,
     audit_head: Path | None,
 ) -> None:
-    """Draw RUN as one HTML page that needs nothing beside it; of several, how they differ.
+    """Draw RUN, the newest where none is named, as one HTML page that needs nothing beside it; of several, how they differ.
 
     It shows what was trained, by whom, how it went, what was refused, how to verify it, and what is not known. A run
     that is not over is shown as it is now.
@@ -59,7 +59,7 @@ def report(
         refuse_to_overwrite(out, force)
     with snapshot(path) as reader:
         require_columns(path)
-        facts = [read_facts(reader, run, path, personal) for run in dict.fromkeys(runs)]
+        facts = [read_facts(reader, run, path, personal) for run in dict.fromkeys(runs or (None,))]
     text = page(facts)
     if personal:
         _on_record(path, [one.run["run_id"] for one in facts], out, operator, audit_head)

@@ -91,8 +91,8 @@ def require_columns(db: Path) -> None:
         )
 
 
-def read_facts(reader: Reader, ref: str, db: Path, personal: bool = False) -> Facts:
-    """What the record says of run ``ref``. Addresses, certificates, info and free text are in it only if ``personal``.
+def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False) -> Facts:
+    """What the record says of run ``ref``, the newest if None. Addresses, certificates, info and free text are in it only if ``personal``.
 
     Raises UsageError where there is no such run.
     """

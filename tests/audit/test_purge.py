@@ -88,6 +88,8 @@ def test_what_was_purged_is_in_no_file_and_the_record_holds(flserver: Run, db: P
     assert Reader(db).totals(facts.RUN).messages.keys() >= {("in", "<MODEL>", "ok")}
     (acts, _) = ask("SELECT kind, actor, reason FROM v1_operator_events WHERE kind = 'purge' ORDER BY at")
     assert acts == ("purge", "dpo", "retention is over")
+    runs = ask("SELECT detail ->> 'run' FROM v1_operator_events WHERE kind = 'purge' ORDER BY at")
+    assert runs == [(facts.RUN,), (story.LEFT,)], "whatever a name means later"
     found = verified(db)
     assert (found["verdict"], found["findings"]) == ("holds", [])
     assert found["purged"] == ask("SELECT COUNT(*) FROM events WHERE payload IS NULL")[0][0] > 40

@@ -169,3 +169,10 @@ def test_where_the_heads_go_is_looked_at(flserver: Run, tmp_path: Path) -> None:
     ):
         assert any(line.startswith(said) for line in lines(flserver(*check, "--audit-head", file)))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("ref", ["newest", "20260131"])
+def test_a_server_is_told_a_run_by_its_id_or_name_alone(flserver: Run, db: Path, ref: str) -> None:
+    """A resumption asks again, and means the same run then."""
+    (line,) = complaints(flserver("--db", db, "check", *ANY_PORT, "--initial-weights", ref))
+    assert f"has no run '{ref}'" in line
