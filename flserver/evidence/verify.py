@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 EVENTS, MODEL, SIGNATURE, KIND = "events.jsonl", "model.safetensors", "model.sig", "urn:x-flserver:round:v1"
-MOST_BYTES, MOST_WHOLE, MOST_LINE = 2**31 - 1, 2**26, 2**24  # of the bundle, of a file that is read whole, of an event
+MOST_BYTES, MOST_WHOLE, MOST_LINE = 2**31 - 1, 2**24, 2**23  # of the bundle, of a file that is read whole, of an event
 NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})?")
 HEAD = re.compile("(\\S+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(\n(?:— \\S+ [A-Za-z0-9+/=]+\n)+)?")
 KEY = re.compile(r"([^\s+]+)\+[0-9a-f]{8}\+(A[Q-Za-f][A-Za-z0-9+/]{42})\s*")
+KEPT = ["seq", "at", "round", "attempt", "client_id", "identity", "data_size", "counted_size", "update_digest"]
+KEPT += ["base_digest", "arithmetic", "checkpoint", "checkpoint_bytes", "model_digest", "loss", "accuracy"]
 P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # of Ed25519: the field, and the order of its base
 D, BASE = -121665 * pow(121666, P - 2, P) % P, bytes.fromhex("58" + "66" * 31)
 SUMMARY = """# What the record says about run {run}
@@ -74,8 +76,7 @@ class Bundle:  # a zip without compression and times: its files' names and conte
             place, last = place + 30 + len(name) + size, name
         ends = struct.pack("<4H2IH", 0, 0, len(listed), len(listed), sum(map(len, listed)), place, 0)
         ends = b"".join(listed) + b"PK\5\6" + ends
-        file.seek(place)
-        require(file.read(len(ends) + 1) == ends, "it is no bundle, or more or less than one")
+        require(file.seek(place) == place and file.read(len(ends) + 1) == ends, "it is no bundle, or not just one")
 
     def pieces(self, name: str, size: int = MOST_WHOLE) -> Iterator[bytes]:
         require(self.found.get(name, (0, MOST_BYTES + 1))[1] <= size, f"{name} is missing, or larger than it can be")
@@ -90,7 +91,6 @@ class Bundle:  # a zip without compression and times: its files' names and conte
         self.file.seek(place)
         while left:
             line = self.file.readline(min(left, MOST_LINE))
-            require(line.endswith(b"\n"), f"{EVENTS} has a line without an end")
             left -= len(line)
             yield line
 
@@ -145,25 +145,28 @@ def root_of(leaf: bytes, index: int, size: int, proof: list[str]) -> bytes:
 def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[str, Any]:
     """What a run's events say, each held against the head: by a proof, or by the chain to one that has a proof."""
     facts: dict[str, Any] = {name: {} for name in ("AttemptStarted", "UpdateReceived", "RoundCommitted")}
-    seq, digest, proven, payloads, events = 0, "sha256:" + "0" * 64, True, 0, 0
+    seq, leaf, proven, payloads, events = 0, bytes(32), True, 0, 0
     for events, line in enumerate(lines, 1):
         row = parse(line[:-1], f"line {events} of {EVENTS}")
         event, what = row["event"], f"event {row['event'].get('seq')}"
         only = event["run_id"] == run_id and row.keys() <= {"event", "payload", "salt", "proof"}
         digits = "".join((row.get("salt", ""), *row.get("proof", ())))
         require(only and bytes.fromhex(digits).hex() == digits, f"{what} is another run's, or more than an event")
-        chained = event["previous_digest"] == digest if event["seq"] == seq + 1 else proven and event["seq"] > seq
+        before = event["previous_digest"] == "sha256:" + leaf.hex()
+        chained = before if event["seq"] == seq + 1 else proven and event["seq"] > seq
         require(chained, f"{what} does not follow the one before it")
         leaf, seq, proven = hashlib.sha256(canonical(event)).digest(), event["seq"], "proof" in row
         require(not proven or root_of(leaf, seq - 1, size, row["proof"]) == root, f"{what} is not in the head's record")
-        digest = "sha256:" + leaf.hex()
         if "payload" in row:
             salted = "sha256:" + hashlib.sha256(bytes.fromhex(row["salt"]) + row["payload"].encode()).hexdigest()
             require(salted == event["payload_digest"], f"{what}: the payload is not the one on record")
             payloads += 1
             if event["type"] in facts:
                 said = {**parse(row["payload"].encode(), f"{what}: the payload"), "seq": seq}
-                facts[event["type"]][said.get("update_id") or (said["round"], said["attempt"])] = said
+                used = [one for one in said.get("outcomes", ()) if one["weight"] is not None]
+                kept = {name: said[name] for name in KEPT if not isinstance(said.get(name, ()), (dict, list, tuple))}
+                kept["materials"] = [(str(o["client_id"]), int(o["update_id"]), float(o["weight"])) for o in used]
+                facts[event["type"]][said.get("update_id") or (said["round"], said["attempt"])] = kept
     require(proven and events, "the last event is not proven to be in the head's record")
     return {**facts, "events": events, "payloads": payloads}
 
@@ -178,18 +181,16 @@ def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
     files, rows, checkpoints = dict[str, bytes](), list[str](), list[dict[str, Any]]()
     for at, made in sorted(facts["RoundCommitted"].items()):
         used: list[dict[str, Any]] = []
-        for one in (one for one in made["outcomes"] if one["weight"] is not None):
-            update = facts["UpdateReceived"].get(one["update_id"], {"client_id": one["client_id"]})
-            require(update["client_id"] == one["client_id"], f"round {at[0]} has an update of two clients")
+        for client, number, weight in made["materials"]:
+            update = facts["UpdateReceived"].get(number, {"client_id": client})
+            require(update["client_id"] == client, f"round {at[0]} has an update of two clients")
+            about = {name: update[name] for name in update if name not in ("materials", "update_digest")}
             of = dict([update["update_digest"].split(":")]) if update.get("update_digest") else {}
-            about = {name: update.get(name) for name in ("client_id", "identity", "data_size", "counted_size", "seq")}
-            name, about["weight"] = f"update {one['update_id']}", one["weight"]
-            used.append({"name": name, "digest": of, "annotations": about})
-        checkpoints.append({name: made[name] for name in made if name not in ("outcomes", "metrics", "kept")})
-        base = facts["AttemptStarted"].get(at, {}).get("base_digest")
+            used.append({"name": f"update {number}", "digest": of, "annotations": {**about, "weight": weight}})
+        checkpoints.append({name: made[name] for name in made if name != "materials"})
         subject = {"name": MODEL, "digest": dict([made["model_digest"].split(":")])}
         kind = {"_type": "https://in-toto.io/Statement/v1", "predicateType": KIND, "subject": [subject]}
-        predicate = {**checkpoints[-1], "run_id": run_id, "base_digest": base, "materials": used}
+        predicate = {**facts["AttemptStarted"].get(at, {}), **made, "run_id": run_id, "materials": used}
         files[f"statements/round-{at[0]:06d}.json"] = canonical({**kind, "predicate": predicate})
         clients = ", ".join(plain(one["annotations"]["client_id"]) for one in used)
         rows.append(f"| {at[0]:d} | {plain(made['model_digest'])} | {made['data_size']:d} | {clients} |\n")
@@ -205,8 +206,7 @@ def check(bundle: Bundle) -> tuple[str, int, str, dict[str, Any]]:
         raise ValueError("the head or the format is none, or bundle.json lists other files")
     for name in digests:
         hashed = hashlib.sha256()
-        for piece in bundle.pieces(name, MOST_BYTES):
-            hashed.update(piece)
+        any(map(hashed.update, bundle.pieces(name, MOST_BYTES)))  # all of them, for it returns nothing
         require(hashed.hexdigest() == digests[name], f"{name} was changed")
     facts = walk(bundle.lines(), about["run_id"], int(head[2]), base64.b64decode(head[3]))
     files, newest = derive(facts, about["run_id"], head[0]), max(facts["RoundCommitted"].items())[1]["model_digest"]
