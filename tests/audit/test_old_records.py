@@ -29,6 +29,8 @@ def as_then(events: Iterable[e.Event], revision: str) -> Iterator[e.Event]:
             continue
         if isinstance(event, e.ClientRegistered) and revision < "0003":
             event = replace(event, metadata=None)
+        if isinstance(event, e.UpdateReceived) and revision < "0014":
+            event = replace(event, update_cosine=None)
         if isinstance(event, e.RoundCommitted) and event.round == 0:
             event = replace(event, metrics=(*event.metrics, DIVERGED))
         yield event

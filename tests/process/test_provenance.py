@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def test_what_the_last_process_had_is_read_back_and_an_older_record_has_nothing(
     story.write(db, [facts.server_started(process_id=2, **vars(OLD)), facts.server_started(process_id=3)], process_id=2)
     assert provenance_before(Reader(db), facts.RUN) == OLD
     assert provenance_before(Reader(db), "another") is None
+    newer = replace(OLD, cpu="aarch64")
+    story.write(db, [facts.server_started(process_id=4, **vars(newer))], process_id=4)
+    assert provenance_before(Reader(db), facts.RUN) == newer
 
 
 @pytest.mark.parametrize(
