@@ -14,6 +14,7 @@ from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
 from flserver.cli.common import typed
 from flserver.cli.cookbook import ask
+from flserver.cli.explore import explore
 from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
 from flserver.cli.purge import purge
@@ -57,6 +58,7 @@ for command in (
     show,
     query,
     ask,
+    explore,
     export_model,
     verify,
     purge,
