@@ -17,6 +17,7 @@ from flserver.cli.compare import compare
 from flserver.cli.completion import completion
 from flserver.cli.cookbook import ask
 from flserver.cli.evidence import evidence
+from flserver.cli.explore import explore
 from flserver.cli.export import export
 from flserver.cli.heads import keygen, prove, witness
 from flserver.cli.models import export_model
@@ -66,6 +67,7 @@ for command in (
     tail,
     export,
     ask,
+    explore,
     export_model,
     report,
     evidence,

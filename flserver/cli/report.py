@@ -39,7 +39,7 @@ def report(
     operator: Operator,
     audit_head: Path | None,
 ) -> None:
-    """Draw RUN, the newest where none is named, as one HTML page that needs nothing beside it; of several, how they differ.
+    """Draw RUN (default: the newest) as one HTML page that needs nothing beside it; of several, how they differ.
 
     It shows what was trained, by whom, how it went, what was refused, how to verify it, and what is not known. A run
     that is not over is shown as it is now.

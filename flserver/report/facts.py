@@ -92,7 +92,8 @@ def require_columns(db: Path) -> None:
 
 
 def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False) -> Facts:
-    """What the record says of run ``ref``, the newest if None. Addresses, certificates, info and free text are in it only if ``personal``.
+    """What the record says of run ``ref``, the newest if None. Addresses, certificates, info and free
+    text are in it only if ``personal``.
 
     Raises UsageError where there is no such run.
     """

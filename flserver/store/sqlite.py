@@ -83,21 +83,23 @@ def reading_engine(path: Path) -> Engine:
     ``PRAGMA query_only`` would not do: ATTACH and VACUUM INTO write files all the same.
     """
 
-    def connect() -> sqlite3.Connection:
-        connection = open_for_reading(path)
-        connection.execute("PRAGMA trusted_schema = OFF")
-        # The first use of a table-valued function declares it, which looks like a write to an authorizer.
-        connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
-        connection.set_authorizer(_authorize)
-        return connection
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=lambda: reading_connection(path), poolclass=NullPool)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def reading_connection(path: Path) -> sqlite3.Connection:
+    """A connection as the engine for reading has them. Raises as :func:`open_for_reading`."""
+    connection = open_for_reading(path)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    # The first use of a table-valued function declares it, which looks like a write to an authorizer.
+    connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
+    connection.set_authorizer(_authorize)
+    return connection
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,132 @@
+"""The record in a browser, while a server writes it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flserver.record.questions import questions
+from tests.e2e.conftest import Start
+from tests.e2e.harness import FAST, TESTS, Peer
+from tests.eventful_run import Facts
+from tests.patience import PATIENCE
+
+Join = Callable[..., list[Peer]]
+CHROMIUM = "/usr/bin/chromium"
+QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+QUIET += " --disable-component-update --disable-sync"
+
+
+@contextmanager
+def explored(db: Path) -> Iterator[str]:
+    """Where it is, until Ctrl-C."""
+    command = ["-m", "flserver", "--db", str(db), "explore", "--no-browser"]
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    with_pipe: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, *command], cwd=db.parent, env=environment, text=True, **with_pipe)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"the record is at (http://127\.0\.0\.1:\d+/record) \(Ctrl-C ends it\)\n", line)
+        assert found, line
+        yield found[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def rows(url: str, name: str, **fields: object) -> list[dict[str, Any]]:
+    query = urllib.parse.urlencode({"_shape": "array", **fields})
+    with urllib.request.urlopen(f"{url}/{name}.json?{query}", timeout=PATIENCE) as response:
+        return list(json.load(response))
+
+
+def status_of(url: str | urllib.request.Request) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_it_sees_what_a_server_writes_and_holds_it_up_in_nothing(start: Start, join: Join) -> None:
+    server = start("--num-rounds", "2", "--min-clients", "2", "--run-name", "live", *FAST)
+    a, b = join(server, "a", "b")
+    for peer in (a, b):
+        peer.answer()
+    server.wait_for_sql("SELECT 1 FROM v1_client_rounds WHERE round = 2 LIMIT 1 OFFSET 1")
+    models = [peer.model() for peer in (a, b)]
+    server.wait_for_sql("SELECT 1 FROM v1_messages WHERE round = 2 AND direction = 'out' LIMIT 1 OFFSET 1")
+    files = [server.db, server.db.with_name("runs.sqlite-wal")]
+    with explored(server.db) as url:
+        before = [file.read_bytes() for file in files]
+        assert [row["round"] for row in rows(url, "learning_curve")] == [0, 1]
+        assert {row["client_id"] for row in rows(url, "who_took_part", run="live", round=1)} == {"a", "b"}
+        assert len(rows(url, "v1_rounds")) == 3
+        assert status_of(urllib.request.Request(url, headers={"Host": "evil.example"})) == 403
+        assert [file.read_bytes() for file in files] == before, "no checkpoint of the write-ahead log"
+        for peer, model in zip((a, b), models, strict=True):
+            peer.upload(model)
+        for peer in (a, b):
+            peer.finished()
+        assert server.exit_code() == 0
+        assert [row["round"] for row in rows(url, "learning_curve", run="live")] == [0, 1, 2]
+        assert not files[1].exists(), "a stop puts its write-ahead log away as if nobody looked on"
+
+
+def test_its_pages_have_the_questions_and_it_can_only_be_read(eventful: Facts) -> None:
+    before = eventful.db.read_bytes()
+    writes = ("delete from events", "attach 'x' as y", "select writefile('x', 'y')", "vacuum into 'x'")
+    writes += ("with a as (select 1) delete from events", "pragma journal_mode = wal", "select load_extension('x')")
+    with explored(eventful.db) as url:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+            page = response.read().decode()
+        assert [each.title for each in questions().values() if each.title.replace("'", "&#39;") not in page] == []
+        assert ("/record/v1_updates" in page, "/record/client_rounds" in page) == (True, False)
+        for sql in writes:
+            assert status_of(f"{url}.json?" + urllib.parse.urlencode({"sql": sql})) == 400, sql
+        assert status_of(f"{url}.db") in (403, 404), "nor is the file given away"
+        endless = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
+        assert status_of(f"{url}.json?" + urllib.parse.urlencode({"sql": endless, "_timelimit": 50})) == 400
+    assert eventful.db.read_bytes() == before
+    assert not (eventful.db.parent / "x").exists()
+
+
+@pytest.mark.browser
+def test_a_question_is_asked_in_a_browser(eventful: Facts) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with explored(eventful.db) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
+        page = browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        page.get_by_role("link", name="Who was invited and did not answer, and why?").click()
+        assert page.get_by_role("heading", level=1).inner_text() == "Who was invited and did not answer, and why?"
+        assert "round defaults to all rounds." in page.inner_text("body")
+        page.get_by_label("run").fill("night")
+        page.get_by_label("round").fill("3")
+        page.get_by_role("button", name="Run SQL").click()
+        page.wait_for_url("**round=3**")
+        table = [cell.inner_text().strip() for cell in page.locator("table.rows-and-columns tbody td").all()]
+        assert table[:7] == ["3", "1", "3", "Oslo", "dropped", "", "closed"]
+        assert page.locator("table.rows-and-columns tbody tr").count() == 1
+        assert errors == []
+        browser.close()
