@@ -87,6 +87,9 @@ def test_unlike_the_others(asked: Asked) -> None:
     measured = [u.norm for u in asked.facts.of() if u.decision in ("accepted", "aborted")]
     assert sorted(r["update_norm"] for r in (first, *others)) == pytest.approx(sorted(measured), rel=1e-5)
     assert all(row["times_the_others"] is None or row["times_the_others"] < 1.01 for row in others)
+    later = [row["update_cosine"] for row in (first, *others) if row["round"] > 1]
+    assert later == pytest.approx([1.0] * len(later)), "all go the same way, also after the resumption"
+    assert {row["update_cosine"] for row in others if row["round"] == 1} == {None}
 
 
 def test_updates_behind_a_model(asked: Asked) -> None:
