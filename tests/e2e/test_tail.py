@@ -26,7 +26,7 @@ class Tail:
     def __init__(self, folder: Path, *arguments: str) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("FLSERVER_")}
         environment |= {"PYTHONPATH": str(TESTS.parent), "PYTHONWARNINGS": "error"}
-        command = ["-m", "flserver", "--db", "runs.sqlite", "tail", "--interval", "0.1", *arguments]
+        command = ["-m", "flserver", "--db", "runs.sqlite", "tail", "--interval", "0.3", *arguments]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = warm.start(command, cwd=folder, env=environment, **pipes)
         self.lines: list[str] = []
