@@ -24,7 +24,7 @@ def test_best_round(asked: Asked) -> None:
 def test_chain_head(asked: Asked) -> None:
     (row,) = asked.rows("chain_head")
     verified = asked.reader.verify_chain()
-    assert verified.head is not None
+    assert row["digest"] == verified.head
     assert (row["seq"], row["events"], row["purged"]) == (verified.events, verified.events, 0)
 
 
@@ -93,6 +93,7 @@ def test_runs_compared(asked: Asked) -> None:
     ]
     night, pilot = asked.rows("runs_compared")
     assert (night["parent_run_id"], night["parent_round"]) == (pilot["run_id"], 1)
+    assert (night["last_accuracy"], night["last_loss"]) == (told.ACCURACY[-1], told.LOSS[-1])
 
 
 def test_settings(asked: Asked) -> None:
