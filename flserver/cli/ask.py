@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.common import db_option, format_option, raw_option, reader, run_argument, run_option
+from flserver.cli.common import database, db_option, format_option, raw_option, reader, run_argument, run_option
 from flserver.cli.tables import say
 from flserver.errors import UsageError
 from flserver.text import did_you_mean, printable
@@ -54,7 +54,12 @@ def runs(ctx: click.Context, sort: str | None, db: str | None, form: str, raw: b
 
     For example: flserver --db runs.sqlite runs --sort -accuracy
     """
+    from flserver.store.lock import status_shown
+
     columns, rows = reader(ctx, db).query(RUNS)
+    if form == "table":
+        path, place = database(ctx, db), columns.index("status")
+        rows = [(*row[:place], status_shown(row[place], path), *row[place + 1 :]) for row in rows]
     if sort is not None:
         rows = in_order(columns, rows, sort)
     if rows or form != "table":
@@ -97,7 +102,9 @@ def show(
     values = {"run_id": found["run_id"], "round": number, "client": client}
     _require_known(record, found, number, client)
     if form == "table":
-        click.echo(_headline(found) + "\n")
+        from flserver.store.lock import status_shown
+
+        click.echo(_headline({**found, "status": status_shown(found["status"], database(ctx, db))}) + "\n")
     if number is None and client is None:
         say(*record.query(ROUNDS, values), form, raw=raw)
         return

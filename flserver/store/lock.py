@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flserver.clock import utc_now
+from flserver.clock import Deadline, utc_now
 from flserver.errors import UsageError
 from flserver.files import FILE_MODE, create
 
+LOOK_SECONDS = 1.0  # for which those who only look who has it may be in the way
 NOTE_BYTES = 256  # what the file holds, always as many, so that it is written anew without more room
 
 
@@ -75,13 +76,18 @@ def _is_free(path: Path) -> bool:
     except OSError:
         return False
     try:
+        return _shared(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _shared(descriptor: int) -> bool:
+    """Whether nobody has the lock for itself. It is this descriptor's then, until that is closed."""
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
+    return True
 
 
 class DatabaseLock:
@@ -103,6 +109,7 @@ class DatabaseLock:
         self._own: Note | None = None
 
     def __enter__(self) -> Self:
+        looked = Deadline.after(LOOK_SECONDS)
         while self._descriptor is None:
             descriptor = self._open()
             try:
@@ -111,6 +118,8 @@ class DatabaseLock:
                     self._sign(descriptor)
                     self._descriptor = descriptor
             except BlockingIOError as error:
+                if _shared(descriptor) and not looked.passed:  # somebody looks who has it, and is gone in a moment
+                    continue
                 holder = _note(descriptor)
                 named = "" if holder is None else f": process {holder.pid}, since {holder.since}"
                 raise UsageError(f"another flserver has {self._database} open{named}") from error

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,3 +104,16 @@ def test_a_run_that_no_server_has_is_said_to_have_none(database: Path) -> None:
         assert status_shown("completed", database) == "completed"
     assert status_shown("running", database) == "running (no server has it)", "its file is there still"
     assert status_shown("completed", database) == "completed"
+
+
+def test_who_only_looks_keeps_no_server_away(database: Path) -> None:
+    """A look has the lock together with others, for a moment."""
+    with DatabaseLock(database):
+        pass
+    looking = os.open(f"{database}.lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    gone = threading.Timer(0.2, os.close, (looking,))
+    gone.start()
+    with DatabaseLock(database) as lock:
+        gone.join()
+    assert lock.before is not None
