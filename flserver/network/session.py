@@ -256,7 +256,8 @@ class Session:
             check_asked(connection, frame)
         body = frame.hold(waits=not context.folding.on_arrival)
         owner = share.owner if self.peer.certificate is not None else self.peer.host
-        return context.decoding.run(owner, lambda tick: conversation.receive(body, tick))
+        known = conversation.recognise(body, context.layouts)
+        return known or context.decoding.run(owner, lambda tick: conversation.learn(body, context.layouts, tick))
 
     def _room(self, length: int) -> Room:
         """Find room for a body of ``length`` bytes; raises as ``Context.room`` and ``await_model``."""
