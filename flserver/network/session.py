@@ -47,7 +47,8 @@ class Session:
     """Serves one accepted connection; ``run`` returns when it is over.
 
     ``take_place`` is called when it is known where the peer is; what it raises ends the session. ``give_place`` is
-    called when the peer was refused and told so: what follows is for it to read that.
+    called when the peer was refused and told so: what follows is for it to read that. ``leave`` is called when it waits
+    for its peer, or may wait for others for long.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Session:
         context: Context,
         take_place: Callable[["Session"], None],
         give_place: Callable[["Session"], None] = lambda session: None,
+        leave: Callable[["Session"], None] = lambda session: None,
     ) -> None:
         accepted_at, knows, limits = monotonic(), context.known.is_set(), context.limits
         self._context = context
@@ -73,6 +75,7 @@ class Session:
             knows_model=knows,
         )
         self._channel, self._record = self._connection.channel, self._connection.record
+        self._connection.channel.before_wait = lambda: leave(self)
         self._take_place, self._give_place = take_place, give_place
         self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
         self._linger = 0.0
@@ -170,6 +173,7 @@ class Session:
         try:
             match self._receive(frame):
                 case Metadata() as metadata:
+                    self._channel.before_wait()
                     return RegisteredTrainer(self._connection).serve(metadata, frame)
                 case Update() as update:
                     self._upload(update, frame)
@@ -257,8 +261,11 @@ class Session:
             check_asked(connection, frame)
         body = frame.hold(waits=not context.folding.on_arrival)
         owner = share.owner if self.peer.certificate is not None else self.peer.host
+        if (known := conversation.recognise(body, context.layouts)) is not None:
+            return known
+        self._channel.before_wait()
         client = partial(said_to_be_of, connection, body)
-        return context.decoding.run(owner, lambda tick: conversation.receive(body, tick), client)
+        return context.decoding.run(owner, lambda tick: conversation.learn(body, context.layouts, tick), client)
 
     def _room(self, length: int) -> Room:
         """Find room for a body of ``length`` bytes; raises as ``Context.room`` and ``await_model``."""
@@ -266,6 +273,7 @@ class Session:
         self._connection.await_model(self._first.reader)
         from flserver.network.unusable import check_asked
 
+        self._channel.before_wait()  # its lane is its turn from here on
         limits = self._context.limits
         check_asked(self._connection, self._first)
         if length > limits.usual:

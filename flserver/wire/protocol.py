@@ -26,6 +26,7 @@ from enum import Enum, auto
 from flserver.errors import MessageRefused
 from flserver.wire.framing import FrameLimits
 from flserver.wire.inert import Tick, unmetered
+from flserver.wire.layouts import Layouts
 from flserver.wire.messages import (
     Error,
     Finished,
@@ -101,6 +102,20 @@ class Conversation:
         """
         message = decode(body, from_client=self._role is Role.SERVER, pickles=self._pickles, tick=tick)
         self._advance(type(message))
+        return message
+
+    def recognise(self, body: memoryview, layouts: Layouts) -> Update | None:
+        """The same for a body of a layout that is known, else None. Raises MessageRefused."""
+        update = layouts.recognise(body, self._pickles)
+        if update is not None:
+            self._advance(Update)
+        return update
+
+    def learn(self, body: memoryview, layouts: Layouts, tick: Tick = unmetered) -> Message:
+        """The same as ``receive``, and an update's layout is known from here on."""
+        message = self.receive(body, tick)
+        if isinstance(message, Update):
+            layouts.learn(body, message, self._pickles, tick)
         return message
 
     def send(self, kind: type[Message]) -> None:
