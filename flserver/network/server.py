@@ -36,7 +36,9 @@ class Server:
         self._listener = listener
         self._context = context
         self._connection_ids = connection_ids
-        self._workers = Workers(self._run, lambda session: f"session-{session.connection_id}")
+        self._workers = Workers(
+            self._run, lambda session: f"session-{session.connection_id}", lambda: context.decoding.busy
+        )
         self._lock = threading.Lock()  # guards the four below
         self._served: dict[Session, None] = {}
         self._cut: set[Session] = set()

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from functools import partial
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import (
@@ -30,6 +29,7 @@ from flserver.network.channel import Channel
 from flserver.network.connection import AcceptedConnection
 from flserver.network.context import Context
 from flserver.network.memory import Room
+from flserver.network.reading import read_message
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
@@ -84,6 +84,15 @@ class Session:
     def peer(self) -> Peer:
         """The other end, as far as it is known."""
         return self._connection.peer
+
+    @property
+    def owner(self) -> str:
+        """Whose it is, as far as turns go: its address's."""
+        return self.peer.host
+
+    @property
+    def client(self) -> None:
+        """Which one of the owner's clients sends it is not known before it is read."""
 
     @property
     def silent(self) -> bool:
@@ -226,7 +235,7 @@ class Session:
         try:
             first, pace = Deadline.after(context.limits.first_frame), context.limits.pace
             receive_frame(self._channel, frame, self._room, first, pace)
-            return self._decode(frame)
+            return read_message(connection, frame)
         except NotAskedFor as refusal:
             return refusal
         except PeerError as error:
@@ -247,25 +256,6 @@ class Session:
             return False
         refuse_upload(self._connection, frame, error)
         return True
-
-    def _decode(self, frame: Received) -> object:
-        """The message in a whole frame; a pickle is read when it is its owner's turn."""
-        context, connection, conversation = self._context, self._connection, self._connection.conversation
-        if frame.reader.encoding != "pickle":
-            return conversation.receive(frame.hold())
-        share = context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
-        connection.await_model(frame.reader)
-        from flserver.network.unusable import check_asked, said_to_be_of
-
-        if self._first.room is None:
-            check_asked(connection, frame)
-        body = frame.hold(waits=not context.folding.on_arrival)
-        owner = share.owner if self.peer.certificate is not None else self.peer.host
-        if (known := conversation.recognise(body, context.layouts)) is not None:
-            return known
-        self._channel.before_wait()
-        client = partial(said_to_be_of, connection, body)
-        return context.decoding.run(owner, lambda tick: conversation.learn(body, context.layouts, tick), client)
 
     def _room(self, length: int) -> Room:
         """Find room for a body of ``length`` bytes; raises as ``Context.room`` and ``await_model``."""

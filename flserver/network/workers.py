@@ -1,9 +1,11 @@
 """The threads that serve sessions, one session at a time: each is registered before it starts, and joined by us.
 
-One session is at work at a time, and others wait for it in the order of coming: all of them want the interpreter, and
-each thread more that does costs every other one changes of threads whenever it calls the system. A session is at work
-until it waits for its peer or begins something long, where it says that it leaves (``Workers.leave``), or for
-``WORK_SECONDS``: so nobody waits for somebody else's slowness. Then it goes on beside the others.
+One session is at work at a time, and others wait for it, address by address (``lines.Line``): all of them want the
+interpreter, and each thread more that does costs every other one changes of threads whenever it calls the system. A
+session is at work until it waits for its peer or begins something long, where it says that it leaves
+(``Workers.leave``), or for ``WORK_SECONDS``: so nobody waits for somebody else's slowness. Then it goes on beside the
+others. While somebody has the interpreter for long, who reads what is not known, all of them are at work at once: each
+waits for the interpreter then, and one after another they would wait as often as there are sessions.
 
 A thread whose session is over takes the next one, or waits for it: one of its own for each is started and waited for,
 and at its end Python walks over the locks of all others.
@@ -11,41 +13,48 @@ and at its end Python walks over the locks of all others.
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from flserver.clock import monotonic
+from flserver.network.lines import Line, Waiting
 
 KEPT = 4  # threads that wait for a session, at most: as many as are at work at once; each keeps some 100 kB
 KEPT_SECONDS = 2.0  # that one waits: the time of some small rounds
 WORK_SECONDS = 0.02  # that a session is at work, before another one need not wait for it: some ten small uploads
 
-Session = TypeVar("Session")
+Session = TypeVar("Session", bound=Waiting)
 
 
 class Workers(Generic[Session]):
-    """Calls ``serve`` with each session, which raises nothing; a thread is called ``name`` of it meanwhile."""
+    """Calls ``serve`` with each session, which raises nothing; a thread is called ``name`` of it meanwhile. While
+    ``busy`` they do not wait for each other."""
 
-    def __init__(self, serve: Callable[[Session], None], name: Callable[[Session], str]) -> None:
-        self._serve, self._name = serve, name
+    def __init__(
+        self, serve: Callable[[Session], None], name: Callable[[Session], str], busy: Callable[[], bool]
+    ) -> None:
+        self._serve, self._name, self._busy = serve, name, busy
         self._lock = threading.Lock()  # guards the six below
         self._threads: set[threading.Thread] = set()
         self._ended: list[threading.Thread] = []
         self._idle = 0  # threads that wait, and are not yet given a session
         self._closed = False
         self._at_work: tuple[Session, float] | None = None  # since when (monotonic)
-        self._waiting: deque[Session] = deque()
+        self._waiting: Line[Session] = Line()
         self._given: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
 
     def give(self, session: Session) -> None:
         """Let a thread serve it, when it is its turn. Raises RuntimeError where none can be started: nobody does."""
         with self._lock:
-            if self._at_work is not None or self._waiting:
-                self._waiting.append(session)
-                return
-            self._at_work = session, monotonic()
+            at_once = self._busy()
+            if not at_once:
+                if self._at_work is not None or self._waiting:
+                    self._waiting.put(session)
+                    return
+                self._at_work = session, monotonic()
         self._begin(session)
+        if at_once:
+            self._begin_next()
 
     def leave(self, session: Session) -> None:
         """The session waits for something: another one may work. A second call does nothing."""
@@ -72,21 +81,28 @@ class Workers(Generic[Session]):
         return bool(self._waiting)
 
     def _begin_next(self) -> None:
-        """Let a thread serve the one whose turn it is."""
-        with self._lock:
-            session = self._next()
-        if session is not None:
+        """Let threads serve those whose turn it is."""
+        while True:
+            with self._lock:
+                session = self._next()
+            if session is None:
+                return
             try:
                 self._begin(session)
             except RuntimeError:  # there is no thread for it now: it waits on
                 with self._lock:
-                    self._waiting.appendleft(session)
+                    self._waiting.put(session)
+                return
 
     def _next(self) -> Session | None:
         """The one whose turn it is, if it is somebody's: at work from here on. Under the lock."""
-        if not self._waiting or self._at_work is not None:
+        if not self._waiting:
             return None
-        self._at_work = self._waiting.popleft(), monotonic()
+        if self._busy():
+            return self._waiting.take()
+        if self._at_work is not None:
+            return None
+        self._at_work = self._waiting.take(), monotonic()
         return self._at_work[0]
 
     def _begin(self, session: Session) -> None:

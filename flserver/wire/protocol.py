@@ -111,12 +111,9 @@ class Conversation:
             self._advance(Update)
         return update
 
-    def learn(self, body: memoryview, layouts: Layouts, tick: Tick = unmetered) -> Message:
-        """The same as ``receive``, and an update's layout is known from here on."""
-        message = self.receive(body, tick)
-        if isinstance(message, Update):
-            layouts.learn(body, message, self._pickles, tick)
-        return message
+    def learn(self, body: memoryview, update: Update, layouts: Layouts, tick: Tick = unmetered) -> None:
+        """Let the layout of a ``body`` that was read as ``update`` be known from here on. Raises what ``tick`` does."""
+        layouts.learn(body, update, self._pickles, tick)
 
     def send(self, kind: type[Message]) -> None:
         """Go on to the state that sending a message of this kind leads to. Raises MessageRefused where it is out of
