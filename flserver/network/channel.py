@@ -10,7 +10,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flserver.clock import Deadline
 from flserver.errors import Cause
@@ -24,10 +24,13 @@ Piece = bytes | memoryview
 
 
 class Channel:
-    """One connection's socket. Owned by one thread; ``cut`` may be called from any."""
+    """One connection's socket. Owned by one thread; ``cut`` may be called from any. ``before_wait`` is called when
+    there is nothing to read yet."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._waits = True  # whether the socket has a time-out: to change that is a call of the system
+        self.before_wait: Callable[[], None] = lambda: None
         self._tls: ssl.SSLSocket | None = None
         self._peeked = b""  # taken out of TLS to see whether it was there, not yet read
         # Guards _sock and _closed: no call on a descriptor that is somebody else's by then.
@@ -49,7 +52,10 @@ class Channel:
         if self._peeked:
             space[:1], self._peeked = self._peeked, b""
             return 1
-        self._sock.settimeout(_positive(seconds))
+        if self._tls is None and (count := self._receive_at_once(space)) is not None:
+            return count
+        self.before_wait()
+        self._set_timeout(seconds)
         try:
             return self._sock.recv_into(space)
         except TimeoutError as error:
@@ -57,9 +63,24 @@ class Channel:
                 raise
             return None
 
+    def _receive_at_once(self, space: memoryview) -> int | None:
+        """The same without a wait: what came of a small message is mostly all of it."""
+        if self._waits:
+            self._sock.settimeout(0)
+            self._waits = False
+        try:
+            return self._sock.recv_into(space)
+        except BlockingIOError:
+            return None
+
+    def _set_timeout(self, seconds: float) -> None:
+        self._sock.settimeout(_positive(seconds))
+        self._waits = True
+
     def peek(self, most: int, seconds: float) -> bytes | None:
         """The first bytes that wait to be read, left where they are; before TLS only."""
-        self._sock.settimeout(_positive(seconds))
+        self.before_wait()
+        self._set_timeout(seconds)
         try:
             return self._sock.recv(most, socket.MSG_PEEK)
         except TimeoutError as error:
@@ -71,6 +92,7 @@ class Channel:
         """What a readable connection has to say: None for nothing or for data, else the cause of its end."""
         try:
             self._sock.settimeout(0)
+            self._waits = False
             if self._tls is None:
                 return None if self._sock.recv(1, socket.MSG_PEEK) else "closed"
             self._peeked = self._peeked or self._tls.recv(1)
@@ -100,7 +122,7 @@ class Channel:
 
         The first ``FIRST_PIECE`` bytes arrive together. After None the same pieces must be given again.
         """
-        self._sock.settimeout(_positive(seconds))
+        self._set_timeout(seconds)
         try:
             if self._tls is not None:
                 return self._tls.send(_one_record(pieces))
@@ -110,11 +132,23 @@ class Channel:
                 raise
             return None
 
+    def send_at_once(self, pieces: Sequence[Piece]) -> int:
+        """Bytes that the system takes of the ``pieces`` without a wait; 0 also where the connection has ended, and
+        under TLS, which would have to be given the same bytes again."""
+        if self._tls is not None:
+            return 0
+        self._sock.settimeout(0)
+        self._waits = False
+        try:
+            return self._sock.sendmsg(pieces)
+        except OSError:
+            return 0
+
     # --- TLS, and the end --------------------------------------------------------------------------------------------
 
     def start_tls(self, context: ssl.SSLContext, seconds: float) -> ssl.SSLSocket:
         """Shake hands as the server. Raises ssl.SSLError, TimeoutError or another OSError."""
-        self._sock.settimeout(_positive(seconds))
+        self._set_timeout(seconds)
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("cut")
@@ -139,6 +173,7 @@ class Channel:
                 self._tls.unwrap()
         self._shut(socket.SHUT_WR)
         if linger:
+            self.before_wait()
             self._read_away(linger)
         with self._lock:
             self._closed = True
@@ -148,7 +183,7 @@ class Channel:
         deadline, left = Deadline.after(seconds), LINGER_BYTES
         with contextlib.suppress(OSError):
             while left > 0 and not deadline.passed:
-                self._sock.settimeout(_positive(deadline.remaining()))
+                self._set_timeout(deadline.remaining())
                 # Of the socket itself: what is under TLS is of no interest any more.
                 came = len(socket.socket.recv(self._sock, min(left, FIRST_PIECE)))
                 if not came:

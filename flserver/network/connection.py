@@ -1,7 +1,7 @@
 """One accepted connection: its socket, where its conversation stands, and what of it goes on record."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import blake3
 
@@ -13,12 +13,37 @@ from flserver.network.channel import Channel
 from flserver.network.context import Context
 from flserver.network.record import ConnectionRecord, Outgoing
 from flserver.network.strangers import reason_of
-from flserver.network.transport import Pace, Progress, send_frame
+from flserver.network.transport import Pace, Progress, send_at_once, send_frame
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Success, encode_json
 from flserver.wire.protocol import Conversation
 
 REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
+
+
+@dataclass
+class Sending:
+    """A frame on its way: since when (monotonic), how far it came, and when the last bytes of a model went."""
+
+    frame: Outgoing
+    started: float = field(default_factory=monotonic)
+    progress: Progress = field(default_factory=Progress)
+    sent_at: str | None = None
+
+    def before_last(self) -> None:
+        """The last bytes are about to go."""
+        if self.frame.model is not None:
+            self.frame.model.handed_over_at, self.sent_at = monotonic(), utc_now()
+
+    def not_all(self) -> None:
+        """They did not go after all, and the rest is still to come."""
+        if self.frame.model is not None:
+            self.frame.model.handed_over_at = self.sent_at = None
+
+    def sent(self) -> None:
+        """The system has taken them."""
+        if self.frame.model is not None:
+            self.frame.model.fully_sent_at = monotonic()
 
 
 @dataclass
@@ -79,18 +104,30 @@ class AcceptedConnection:
 
         Raises ConnectionLost.
         """
-        started, failure, sent_at, progress = monotonic(), None, None, Progress()
+        self.send_rest(self.begin(frame), pace, unwanted)
 
-        def before_last() -> None:
-            nonlocal sent_at
-            if frame.model is not None:
-                frame.model.handed_over_at, sent_at = monotonic(), utc_now()
-
+    def begin(self, frame: Outgoing) -> Sending:
+        """It is the frame's turn: ``send_at_once`` may follow, ``send_rest`` must where that did not do."""
         self.conversation.send(frame.kind)
+        return Sending(frame)
+
+    def send_at_once(self, sending: Sending) -> bool:
+        """Send a frame, on record, if the system takes all of it at once. Raises nothing of the peer's."""
+        sending.before_last()
+        if not send_at_once(self.channel, sending.frame.body, sending.progress):
+            sending.not_all()
+            return False
+        sending.sent()
+        self._put_on_record(sending, None)
+        return True
+
+    def send_rest(self, sending: Sending, pace: Pace, unwanted: Callable[[], str | None] = lambda: None) -> None:
+        """Send what is left of a frame, on record. Raises ConnectionLost."""
+        failure = None
         try:
-            send_frame(self.channel, frame.body, pace, before_last, progress, unwanted)
-            if frame.model is not None:
-                frame.model.fully_sent_at = monotonic()
+            body, progress = sending.frame.body, sending.progress
+            send_frame(self.channel, body, pace, sending.before_last, progress, unwanted)
+            sending.sent()
         except ConnectionLost as error:
             failure = self.because(error)
             raise
@@ -98,6 +135,10 @@ class AcceptedConnection:
             failure = f"server error: {one_line(error)}"
             raise
         finally:
-            self.record.sent(
-                frame, bytes=progress.bytes, seconds=monotonic() - started, sent_at=sent_at, failure=failure
-            )
+            self._put_on_record(sending, failure)
+
+    def _put_on_record(self, sending: Sending, failure: str | None) -> None:
+        seconds = monotonic() - sending.started
+        self.record.sent(
+            sending.frame, bytes=sending.progress.bytes, seconds=seconds, sent_at=sending.sent_at, failure=failure
+        )

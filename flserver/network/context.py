@@ -1,7 +1,7 @@
 """What all sessions share."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from threading import Event
 
@@ -17,6 +17,7 @@ from flserver.network.transport import Pace
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.folding import Folding
 from flserver.settings import Goodbye
+from flserver.wire.layouts import Layouts
 from flserver.wire.pickles import PickleLimits
 
 # Of each client: one that is held for its turn, or hangs on a dead connection, and one that comes.
@@ -78,6 +79,7 @@ class Context:
     update_ids: "count[int]"
     known: Event
     given_up: bool = False
+    layouts: Layouts = field(default_factory=Layouts)
 
     def learn(self, limits: Limits, tied: Mapping[str, str], buffers: Collection[str]) -> None:
         """The model is made: what follows from it."""

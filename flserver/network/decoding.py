@@ -18,12 +18,13 @@ the same, and the others wait for it: what is being read is over the budget by o
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Final, TypeVar
 
 from flserver.clock import all_processor_seconds, monotonic, processor_seconds
 from flserver.errors import ConnectionLost
+from flserver.network.lines import Line
 from flserver.network.memory import ReceiveMemory
 from flserver.wire.pickles import Tick
 
@@ -52,52 +53,6 @@ class Turn:
         self.stuck = False  # there is no room for it
 
 
-class Line:
-    """Turns that wait: owners one after another, of each its clients one after another, each one's as they came."""
-
-    def __init__(self) -> None:
-        self._of: dict[Hashable, dict[Hashable, deque[Turn]]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._of)
-
-    def __iter__(self) -> Iterator[Turn]:
-        return (turn for clients in self._of.values() for turns in clients.values() for turn in turns)
-
-    def holds(self, owner: Hashable) -> bool:
-        """Whether a turn of this owner waits."""
-        return owner in self._of
-
-    def put(self, turn: Turn) -> None:
-        """Let it wait."""
-        self._of.setdefault(turn.owner, {}).setdefault(turn.client, deque()).append(turn)
-
-    def take(self) -> Turn:
-        """The next one; its owner, and its client among the owner's, are last from here on. Raises StopIteration where
-        there is none."""
-        owner = next(iter(self._of))
-        clients = self._of.pop(owner)
-        client = next(iter(clients))
-        turns = clients.pop(client)
-        turn = turns.popleft()
-        if turns:
-            clients[client] = turns
-        if clients:
-            self._of[owner] = clients
-        return turn
-
-    def remove(self, turn: Turn) -> None:
-        """It waits no longer, if it did."""
-        clients = self._of.get(turn.owner, {})
-        turns = clients.get(turn.client, deque())
-        if turn in turns:
-            turns.remove(turn)
-            if not turns:
-                del clients[turn.client]
-            if not clients:
-                del self._of[turn.owner]
-
-
 class Decoding:
     """Gives turns; ``ordinary`` bytes are what reading an ordinary message takes at most, as far as is known."""
 
@@ -108,12 +63,17 @@ class Decoding:
         self._closed = threading.Event()
         self._running: Turn | None = None
         self._begun: dict[Turn, None] = {}  # the oldest first
-        self._newcomers, self._heavy = Line(), Line()
+        self._newcomers, self._heavy = Line[Turn](), Line[Turn]()
         self._next: deque[Turn] = deque()  # ordinary ones that are begun, and want to go on
         self._large: Turn | None = None  # the other one that is begun
         self._large_wants = False
         self._overtaken = 0
         self._unpaused = 0.0  # seconds of processor time since the last pause
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message is being read, or waits for its turn."""
+        return bool(self._begun or self._newcomers or self._heavy)
 
     def run(
         self, owner: Hashable, read: Callable[[Tick], Result], client: Callable[[], Hashable] = lambda: None

@@ -41,12 +41,13 @@ class Listener:
         """The host and port that are listened on."""
         return own_address(self.socket)
 
-    def await_connection(self) -> None:
-        """Wait until one can be accepted, or listening is over."""
+    def await_connection(self, seconds: float | None = None) -> bool:
+        """Wait until one can be accepted, or listening is over; False where neither is so after ``seconds``."""
         poll = select.poll()
         with contextlib.suppress(ValueError):  # it was closed just now
             poll.register(self.socket, select.POLLIN)
-            poll.poll()
+            return bool(poll.poll(None if seconds is None else 1000 * seconds))
+        return True
 
     def close(self) -> None:
         """Stop listening. May be called again."""

@@ -2,12 +2,13 @@
 
 import contextlib
 import select
+import threading
 
 from flserver.clock import Deadline
 from flserver.errors import ConnectionLost, IdentityRefused, MessageRefused, PeerError, RegistrationRefused, StoreError
 from flserver.events.words import LeftReason
 from flserver.network.bell import Bell
-from flserver.network.connection import REPLY_PACE, AcceptedConnection
+from flserver.network.connection import REPLY_PACE, AcceptedConnection, Sending
 from flserver.network.memory import Room
 from flserver.network.record import Outgoing
 from flserver.network.transport import Pace, Received, receive_frame
@@ -26,13 +27,16 @@ class RegisteredTrainer:
         self._channel, self._record = connection.channel, connection.record
         self._exchange, self._recorder = connection.context.exchange, connection.context.recorder
         self._bell = Bell()
+        # Whose turn it is to send: the session's thread has it, but while it waits for the bell. Guards _begun.
+        self._turn = threading.Lock()
+        self._begun: tuple[Ticket, Sending] | None = None
 
     def serve(self, metadata: Metadata, frame: Received) -> LeftReason:
         """Register the client that ``frame``'s message names, and serve it to the end. Returns why it ended.
 
         Raises PeerError and StoreError.
         """
-        with contextlib.closing(self._bell):
+        with contextlib.closing(self._bell), self._turn:
             registration = self._register(metadata, frame)
             reason: LeftReason = "other"
             try:
@@ -40,7 +44,9 @@ class RegisteredTrainer:
                 self._connection.reply(
                     Success(msg=f"Registered as client {metadata.client_id}", run=self._connection.context.run_id)
                 )
-                self._exchange.confirm_registration(registration, self._bell.ring)
+                self._exchange.confirm_registration(
+                    registration, self._bell.ring, lambda: self._send_at_once(registration)
+                )
                 reason = self._send_models(registration)
                 self._say_goodbye(reason, understood=metadata.info.get(UNDERSTANDS_GOODBYE) is True)
             except ConnectionLost as error:
@@ -83,6 +89,8 @@ class RegisteredTrainer:
     def _send_models(self, registration: Registration) -> LeftReason:
         """Send every model as it comes, until the farewell, whose reason is returned."""
         while True:
+            if self._begun is not None:
+                self._send_rest()
             match self._exchange.next_ticket(registration):
                 case Ticket() as ticket:
                     self._send_model(ticket)
@@ -107,7 +115,14 @@ class RegisteredTrainer:
         poll.register(self._channel, select.POLLIN)
         poll.register(self._bell, select.POLLIN)
         holding = self._channel.holding
-        ready = {descriptor for descriptor, _ in poll.poll(0 if holding else None)}
+        self._turn.release()
+        try:
+            ready = {descriptor for descriptor, _ in poll.poll(0 if holding else None)}
+        finally:
+            self._turn.acquire()
+        if self._begun is not None:
+            self._bell.hush()
+            return
         if holding or self._channel.fileno() in ready:
             cause = self._channel.ended()
             if cause is not None:
@@ -127,16 +142,45 @@ class RegisteredTrainer:
             self._record.received(frame, header=None, outcome="refused", reason=reason)
             raise MessageRefused(reason) from error
 
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def _send_at_once(self, registration: Registration) -> bool:
+        """Send a new model on the thread that publishes it, while the session's waits, as far as the system takes it at
+        once. False where that is not all, or somebody would have to be waited for: then the bell is to ring."""
+        if self._recorder.crowded or not self._turn.acquire(blocking=False):
+            return False
+        try:
+            ticket = self._exchange.next_ticket(registration)
+            if not isinstance(ticket, Ticket):
+                return ticket is None
+            self._begun = ticket, self._begin(ticket)
+            if not self._connection.send_at_once(self._begun[1]):
+                return False
+            self._begun = None
+            ticket.broadcast.release()
+            return True
+        finally:
+            self._turn.release()
+
+    def _begin(self, ticket: Ticket) -> Sending:
+        broadcast = ticket.broadcast
+        return self._connection.begin(Outgoing(GlobalModel, "pickle", broadcast.body, broadcast.digest, ticket.sent))
+
     def _send_model(self, ticket: Ticket) -> None:
+        self._begun = ticket, self._begin(ticket)
+        self._send_rest()
+
+    def _send_rest(self) -> None:
+        assert self._begun is not None
+        (ticket, sending), self._begun = self._begun, None
         broadcast = ticket.broadcast
 
         def unwanted() -> str | None:
             return "read its model too slowly: newer ones need its memory" if broadcast.revoked else None
 
-        model = Outgoing(GlobalModel, "pickle", broadcast.body, broadcast.digest, ticket.sent)
         try:
             # No rate: trainers read as they can, and one that stops altogether is noticed by the system.
-            self._connection.send(model, Pace(whole=self._connection.context.limits.pace.whole), unwanted)
+            self._connection.send_rest(sending, Pace(whole=self._connection.context.limits.pace.whole), unwanted)
         finally:
             broadcast.release()
 

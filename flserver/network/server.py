@@ -15,7 +15,7 @@ from flserver.network.context import Context
 from flserver.network.listener import Listener
 from flserver.network.record import ConnectionRecord
 from flserver.network.session import Session
-from flserver.network.workers import Workers
+from flserver.network.workers import WORK_SECONDS, Workers
 from flserver.rounds.places import by_address
 from flserver.wire.proxy_header import plain_host
 
@@ -36,7 +36,9 @@ class Server:
         self._listener = listener
         self._context = context
         self._connection_ids = connection_ids
-        self._workers = Workers(self._run, lambda session: f"session-{session.connection_id}")
+        self._workers = Workers(
+            self._run, lambda session: f"session-{session.connection_id}", lambda: context.decoding.busy
+        )
         self._lock = threading.Lock()  # guards the four below
         self._served: dict[Session, None] = {}
         self._cut: set[Session] = set()
@@ -64,6 +66,8 @@ class Server:
 
     def _accept_loop(self) -> None:
         while self._await_descriptors():
+            if self._workers.overtake():
+                self._await_connection()
             try:
                 sock, address = self._listener.socket.accept()
             except OSError as error:
@@ -80,7 +84,9 @@ class Server:
         connection_id = next(self._connection_ids)
         try:
             self._make_room_in_all(peer)
-            session = Session(sock, peer, connection_id, self._context, self._take_place, self._give_place)
+            session = Session(
+                sock, peer, connection_id, self._context, self._take_place, self._give_place, self._workers.leave
+            )
             self._start(session)
         except (OSError, RuntimeError, Refused) as error:  # no place, no descriptor, no thread: this peer's loss alone
             logger.warning("no session for %s: %s", peer.host, error)
@@ -102,12 +108,18 @@ class Server:
         most = self._capacity.descriptors_for
         if len(self._served) < most:
             return not self._stopped.is_set()
-        self._listener.await_connection()
+        self._await_connection()
         while not self._await_end(lambda: len(self._served) < most or self._stopped.is_set(), most * LOOK_SECONDS):
+            self._workers.overtake()
             self._dismiss()
             with suppress(Refused):  # nobody can go: trainers' uploads, which end
                 self._cut_some(list, most, lambda peer: False, "")
         return not self._stopped.is_set()
+
+    def _await_connection(self) -> None:
+        """Wait until one can be accepted; meanwhile no session waits long for those that are at work."""
+        while not self._listener.await_connection(WORK_SECONDS if self._workers.overtake() else None):
+            pass
 
     def _await_end(self, enough: Callable[[], bool], seconds: float) -> bool:
         """Wait until so many sessions have ended that it is ``enough``; False where that took too long."""

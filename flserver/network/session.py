@@ -9,7 +9,6 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from functools import partial
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import (
@@ -30,6 +29,7 @@ from flserver.network.channel import Channel
 from flserver.network.connection import AcceptedConnection
 from flserver.network.context import Context
 from flserver.network.memory import Room
+from flserver.network.reading import read_message
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import Received, receive_frame, tune
@@ -47,7 +47,8 @@ class Session:
     """Serves one accepted connection; ``run`` returns when it is over.
 
     ``take_place`` is called when it is known where the peer is; what it raises ends the session. ``give_place`` is
-    called when the peer was refused and told so: what follows is for it to read that.
+    called when the peer was refused and told so: what follows is for it to read that. ``leave`` is called when it waits
+    for its peer, or may wait for others for long.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Session:
         context: Context,
         take_place: Callable[["Session"], None],
         give_place: Callable[["Session"], None] = lambda session: None,
+        leave: Callable[["Session"], None] = lambda session: None,
     ) -> None:
         accepted_at, knows, limits = monotonic(), context.known.is_set(), context.limits
         self._context = context
@@ -73,6 +75,7 @@ class Session:
             knows_model=knows,
         )
         self._channel, self._record = self._connection.channel, self._connection.record
+        self._connection.channel.before_wait = lambda: leave(self)
         self._take_place, self._give_place = take_place, give_place
         self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
         self._linger = 0.0
@@ -81,6 +84,15 @@ class Session:
     def peer(self) -> Peer:
         """The other end, as far as it is known."""
         return self._connection.peer
+
+    @property
+    def owner(self) -> str:
+        """Whose it is, as far as turns go: its address's."""
+        return self.peer.host
+
+    @property
+    def client(self) -> None:
+        """Which one of the owner's clients sends it is not known before it is read."""
 
     @property
     def silent(self) -> bool:
@@ -170,6 +182,7 @@ class Session:
         try:
             match self._receive(frame):
                 case Metadata() as metadata:
+                    self._channel.before_wait()
                     return RegisteredTrainer(self._connection).serve(metadata, frame)
                 case Update() as update:
                     self._upload(update, frame)
@@ -222,7 +235,7 @@ class Session:
         try:
             first, pace = Deadline.after(context.limits.first_frame), context.limits.pace
             receive_frame(self._channel, frame, self._room, first, pace)
-            return self._decode(frame)
+            return read_message(connection, frame)
         except NotAskedFor as refusal:
             return refusal
         except PeerError as error:
@@ -244,28 +257,13 @@ class Session:
         refuse_upload(self._connection, frame, error)
         return True
 
-    def _decode(self, frame: Received) -> object:
-        """The message in a whole frame; a pickle is read when it is its owner's turn."""
-        context, connection, conversation = self._context, self._connection, self._connection.conversation
-        if frame.reader.encoding != "pickle":
-            return conversation.receive(frame.hold())
-        share = context.exchange.expect_upload(self.peer)  # strangers do not get as far as the pickle machine
-        connection.await_model(frame.reader)
-        from flserver.network.unusable import check_asked, said_to_be_of
-
-        if self._first.room is None:
-            check_asked(connection, frame)
-        body = frame.hold(waits=not context.folding.on_arrival)
-        owner = share.owner if self.peer.certificate is not None else self.peer.host
-        client = partial(said_to_be_of, connection, body)
-        return context.decoding.run(owner, lambda tick: conversation.receive(body, tick), client)
-
     def _room(self, length: int) -> Room:
         """Find room for a body of ``length`` bytes; raises as ``Context.room`` and ``await_model``."""
         self._context.exchange.expect_upload(self.peer)
         self._connection.await_model(self._first.reader)
         from flserver.network.unusable import check_asked
 
+        self._channel.before_wait()  # its lane is its turn from here on
         limits = self._context.limits
         check_asked(self._connection, self._first)
         if length > limits.usual:

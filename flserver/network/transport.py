@@ -15,7 +15,7 @@ from flserver.clock import Deadline, monotonic, utc_now
 from flserver.errors import ConnectionLost, Refused
 from flserver.network.channel import Channel, Piece, cause_of
 from flserver.network.memory import Room
-from flserver.wire.framing import OPENING_BYTES, FrameReader, encode_length
+from flserver.wire.framing import LENGTH_BYTES, OPENING_BYTES, FrameReader, encode_length
 from flserver.wire.repeats import Repeats
 
 PIECE = 1 << 20  # bytes a system call moves: large enough that the calls do not show, small enough to note progress
@@ -205,6 +205,12 @@ class Progress:
     bytes: int = 0
 
 
+def send_at_once(channel: Channel, body: bytes | memoryview, progress: Progress) -> bool:
+    """Send length and body as far as that takes no waiting. Whether that was all; :func:`send_frame` sends the rest."""
+    progress.bytes = channel.send_at_once([encode_length(len(body)), body])
+    return progress.bytes == LENGTH_BYTES + len(body)
+
+
 def send_frame(
     channel: Channel,
     body: bytes | memoryview | bytearray,
@@ -213,7 +219,8 @@ def send_frame(
     progress: Progress | None = None,
     unwanted: Callable[[], str | None] = lambda: None,
 ) -> None:
-    """Send length and body. ``before_last`` is called once, just before the call that sends the last bytes.
+    """Send length and body, or what is left of them after ``progress``. ``before_last`` is called once, just before the
+    call that sends the last bytes.
 
     ``unwanted`` is asked now and then while the peer does not read: a reason ends the sending. Raises ConnectionLost;
     ``progress`` says how far it came.
@@ -228,18 +235,19 @@ def send_frame(
         return sent
 
     # Length and body in one call: trainers take what one recv(8) returns as the whole length.
-    if not cut:
+    if not cut and not progress.bytes:
         before_last()
         rest = memoryview(head + bytes(view))
     else:
-        sent = send([head, view[: min(cut, PIECE)]])
-        if sent < len(head):  # a send buffer that takes anything takes eight bytes
+        if not progress.bytes:
+            send([head, view[: min(cut, PIECE)]])
+        if progress.bytes < len(head):  # a send buffer that takes anything takes eight bytes
             raise ConnectionLost("the length could not be sent in one piece")
-        rest = view[sent - len(head) : cut]
+        rest = view[progress.bytes - len(head) : cut]
         while rest:
             rest = rest[send([rest[:PIECE]]) :]
         before_last()
-        rest = view[cut:]
+        rest = view[max(cut, progress.bytes - len(head)) :]
     while rest:
         rest = rest[send([rest[:PIECE]]) :]
 

@@ -59,11 +59,15 @@ def check_asked(connection: AcceptedConnection, frame: Received) -> None:
 def said_to_be_of(connection: AcceptedConnection, body: memoryview) -> str | None:
     """The client that an upload names in its first bytes, where this peer may speak for it."""
     _, client_id = said_of_itself(read_opening(body, NAME_OPCODES))
-    if client_id is not None:
-        with suppress(RegistrationRefused, IdentityRefused):
-            connection.context.exchange.check_upload(client_id, connection.peer)
-            return client_id
-    return None
+    return client_id if client_id is not None and may_send(connection, client_id) else None
+
+
+def may_send(connection: AcceptedConnection, client_id: str) -> bool:
+    """Whether this peer may speak for that client, which has registered."""
+    with suppress(RegistrationRefused, IdentityRefused):
+        connection.context.exchange.check_upload(client_id, connection.peer)
+        return True
+    return False
 
 
 def keep_duplicate(connection: AcceptedConnection, frame: Received, refusal: NotAskedFor) -> None:

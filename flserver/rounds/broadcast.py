@@ -5,8 +5,9 @@ still be reading last round's bytes, so a buffer is used again only when nobody 
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import blake3
 
@@ -16,7 +17,12 @@ from flserver.wire.template import Template
 if TYPE_CHECKING:
     from flserver.models.state import State
 
+Ring: TypeAlias = Callable[[], None]
+Send: TypeAlias = Callable[[], bool]
+"""What a session is told by that there may be a ticket, and what sends it at once where that takes no waiting."""
+
 MOST_BUFFERS = 4
+SMALL = 256 * 1024  # bytes: of a longer body a socket's buffer seldom takes all at once
 
 
 class Broadcast:
@@ -34,6 +40,11 @@ class Broadcast:
     def body(self) -> memoryview:
         """The pickled message, length excluded."""
         return memoryview(self._template.buffer)
+
+    @property
+    def small(self) -> bool:
+        """Whether a socket may take all of it at once."""
+        return len(self._template.buffer) <= SMALL
 
     @property
     def idle(self) -> bool:

@@ -7,13 +7,13 @@ and awaits attempts here. The rules are those of ``rules.Rounds``; while the loc
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from flserver.clock import Deadline, monotonic
 from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
-from flserver.rounds.broadcast import Broadcast, Ticket
+from flserver.rounds.broadcast import Broadcast, Ring, Send, Ticket
 from flserver.rounds.endings import Farewell, Interrupted, Stop
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.rules import Rounds
@@ -34,7 +34,7 @@ class Exchange:
         self._updates = Updates()
         self._stop: Stop | None = None
         self._broadcast: Broadcast | None = None
-        self._bells: dict[Registration, Callable[[], None]] = {}
+        self._bells: dict[Registration, tuple[Ring, Send]] = {}
         self._farewell: Farewell | None = None
         self._failure: BaseException | None = None
 
@@ -89,11 +89,12 @@ class Exchange:
             self._changed.notify_all()
             return registration
 
-    def confirm_registration(self, registration: Registration, ring: Callable[[], None]) -> None:
-        """Let a recorded registration take part. ``ring`` is called when ``next_ticket`` may have something new."""
+    def confirm_registration(self, registration: Registration, ring: Ring, send: Send = lambda: False) -> None:
+        """Let a recorded registration take part. ``ring`` is called when ``next_ticket`` may have something new, unless
+        that is a small model and ``send`` has sent it, which does not wait."""
         with self._changed:
             self._rounds.confirm_registration(registration)
-            self._bells[registration] = ring
+            self._bells[registration] = ring, send
             self._changed.notify_all()
 
     def leave(self, registration: Registration, reason: LeftReason = "closed") -> None:
@@ -228,10 +229,10 @@ class Exchange:
             return self._rounds.start(round, number, monotonic())
 
     def publish(self, broadcast: Broadcast) -> None:
-        """Let the sessions send the running attempt's model."""
+        """Let the running attempt's model be sent: here, where that takes no waiting, else by the sessions."""
         with self._changed:
             self._broadcast = broadcast
-        self._ring()
+        self._ring(small=broadcast.small)
 
     def take_ready(self, attempt: Attempt, wake_at: float) -> Ready | EndedAttempt:
         """Wait for updates whose turn it is to be folded, of which there are none at ``wake_at``, or for the attempt's
@@ -290,9 +291,10 @@ class Exchange:
             self._farewell = farewell
         self._ring()
 
-    def _ring(self) -> None:
-        """Wake every registration's session: there may be a ticket for it. Never under the lock."""
+    def _ring(self, *, small: bool = False) -> None:
+        """Wake every session that may have a ticket, but for a ``small`` model that was sent. Never under the lock."""
         with self._changed:
             bells = list(self._bells.values())
-        for ring in bells:
-            ring()
+        for ring, send in bells:
+            if not (small and send()):
+                ring()

@@ -7,7 +7,7 @@ names stay names, and nothing is allocated from a size that a pickle merely clai
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from flserver.errors import PickleRefused
 from flserver.wire.inert import Call, Instance, LongText, Name, Persistent, PickleLimits, Tick, described, unmetered
@@ -27,8 +27,11 @@ class Machine(Stack):
 
     ``position`` is the byte after the last one read, ``opcodes_left`` what remains of the budget, ``last_frame`` where
     the last FRAME opcode stands and the bytes it claims. ``persistent`` allows BINPERSID. Where ``data`` is not the
-    ``whole`` of them, a frame may reach beyond it. ``tick`` is called before every ``SLICE`` opcodes.
+    ``whole`` of them, a frame may reach beyond it. ``tick`` is called before every ``SLICE`` opcodes; ``table`` has
+    what each opcode does.
     """
+
+    table: "ClassVar[list[Action | None]]"
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class Machine(Stack):
         self._reset()
         if self._uint(1) != _PROTO or not 2 <= self._uint(1) <= 5:
             raise PickleRefused("not a pickle of protocol 2 to 5")
-        data, size, table, left = self._data, len(self._data), _TABLE, self.opcodes_left
+        data, size, table, left = self._data, len(self._data), self.table, self.opcodes_left
         try:
             while True:
                 position = self.position
@@ -207,9 +210,10 @@ class Machine(Stack):
         self._stack.append(Persistent(self._pop()))
 
 
+Action = Callable[[Machine], object]
 # Opcodes that older protocols, other picklers or attackers write are not here, among them INST, OBJ, EXT1 to EXT4, DUP
 # and the textual ones: C pickle of Python 3.8 and later writes none of them for protocols 2 to 5.
-_ACTIONS: Final[dict[bytes, Callable[[Machine], object]]] = {
+_ACTIONS: Final[dict[bytes, "Action"]] = {
     b"\x95": Machine._frame,
     b"(": Machine._mark,
     b"0": Machine._pop,
@@ -257,4 +261,4 @@ _ACTIONS: Final[dict[bytes, Callable[[Machine], object]]] = {
     b"j": lambda m: m._get(m._uint(4)),
     b"Q": Machine._persistent_id,
 }
-_TABLE: Final = [_ACTIONS.get(bytes([opcode])) for opcode in range(256)]
+Machine.table = [_ACTIONS.get(bytes([opcode])) for opcode in range(256)]

@@ -135,6 +135,11 @@ def decode(body: memoryview, *, from_client: bool, pickles: PickleLimits, tick: 
         raise
 
 
+def decode_fields(fields: Mapping[str, object], *, pickles: PickleLimits, tick: Tick = unmetered) -> Message:
+    """The message of a client whose pickle holds these ``fields``. Raises MessageRefused or PickleRefused."""
+    return _message(fields, False, from_client=True, pickles=pickles, tick=tick)
+
+
 def said_of_itself(fields: Mapping[str, object]) -> tuple[str | None, str | None]:
     """The header, fit to be printed, and the client id among a message's fields; None for what is none."""
     header, client_id = fields.get("header"), None

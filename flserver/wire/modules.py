@@ -63,7 +63,7 @@ def read_module(value: object, limits: PickleLimits | None = None, tick: Tick = 
     tensors other than dense ones of the dtypes in :data:`flserver.wire.dtypes.DTYPES`, and for views that reach
     out of their storage.
     """
-    return _Walk(limits or PickleLimits(), tick).run(value)
+    return Walk(limits or PickleLimits(), tick).run(value)
 
 
 class _Contents(NamedTuple):
@@ -71,13 +71,15 @@ class _Contents(NamedTuple):
     children: dict[str, object]
 
 
-class _Walk:
+class Walk:
+    """Reads one module, of which ``storages`` knows the files."""
+
     def __init__(self, limits: PickleLimits, tick: Tick) -> None:
         self._limits = limits
         self._tick = tick
         self._steps = self._told = 0
         self._characters = 0
-        self._storages = StorageReader(limits, tick)
+        self.storages = StorageReader(limits, tick)
         # By identity: a tensor that a pickle refers to many times is one view. The tree keeps the ids alive.
         self._views: dict[int, TensorView] = {}
 
@@ -174,7 +176,7 @@ class _Walk:
         elif function != _REBUILD_TENSOR or len(arguments) != 4:
             raise PickleRefused(f"a tensor made by {quoted(function.module)}.{quoted(function.qualname)} is not read")
         source, offset, shape, stride = arguments[:4]
-        storage = self._storages.read(source)
+        storage = self.storages.read(source)
         sizes, steps = self._extents(shape, "shape"), self._extents(stride, "stride")
         if len(sizes) != len(steps):
             raise PickleRefused(f"{len(sizes)} dimensions with {len(steps)} strides")

@@ -26,6 +26,7 @@ from enum import Enum, auto
 from flserver.errors import MessageRefused
 from flserver.wire.framing import FrameLimits
 from flserver.wire.inert import Tick, unmetered
+from flserver.wire.layouts import Layouts
 from flserver.wire.messages import (
     Error,
     Finished,
@@ -102,6 +103,17 @@ class Conversation:
         message = decode(body, from_client=self._role is Role.SERVER, pickles=self._pickles, tick=tick)
         self._advance(type(message))
         return message
+
+    def recognise(self, body: memoryview, layouts: Layouts) -> Update | None:
+        """The same for a body of a layout that is known, else None. Raises MessageRefused."""
+        update = layouts.recognise(body, self._pickles)
+        if update is not None:
+            self._advance(Update)
+        return update
+
+    def learn(self, body: memoryview, update: Update, layouts: Layouts, tick: Tick = unmetered) -> None:
+        """Let the layout of a ``body`` that was read as ``update`` be known from here on. Raises what ``tick`` does."""
+        layouts.learn(body, update, self._pickles, tick)
 
     def send(self, kind: type[Message]) -> None:
         """Go on to the state that sending a message of this kind leads to. Raises MessageRefused where it is out of

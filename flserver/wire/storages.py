@@ -35,8 +35,19 @@ class Storage(NamedTuple):
     data: memoryview
 
 
+class File(NamedTuple):
+    """A nested file that was read: its bytes, the storage in it and that one's key, and where in the file two pickles
+    stand that name the key: the first one's begin, its end, which is the second one's begin, and that one's end."""
+
+    whole: memoryview
+    storage: Storage
+    key: str
+    pickles: tuple[int, int, int]
+
+
 class StorageReader:
-    """Reads the storages of one tree, each nested file once, all of them within one budget of opcodes."""
+    """Reads the storages of one tree, each nested file once, all of them within one budget of opcodes. ``files`` are
+    those that were read."""
 
     def __init__(self, limits: PickleLimits, tick: Tick = unmetered) -> None:
         self._limits = limits
@@ -45,6 +56,7 @@ class StorageReader:
         # By the payload's identity, not the call's: many calls may name one payload. The tree keeps the payloads, and
         # with them their ids, alive.
         self._storages: dict[int, Storage] = {}
+        self.files: list[File] = []
 
     def read(self, value: object) -> Storage:
         """The storage that the call ``value`` stands for. Raises PickleRefused."""
@@ -68,8 +80,11 @@ class StorageReader:
                 raise PickleRefused("a storage's file does not start as torch writes it")
             if type(system) is not dict or system.get("little_endian") is not True:
                 raise PickleRefused("a storage's file is not little-endian")
+            begin = machine.position
             dtype, key, elements = _identity(machine.load())
+            middle = machine.position
             keys = machine.load()
+            end = machine.position
         finally:
             self._opcodes_left = machine.opcodes_left
         if type(keys) is not list or len(keys) != 1 or type(keys[0]) is not str or keys[0] != key:
@@ -79,7 +94,9 @@ class StorageReader:
         numbers = machine.take(elements * DTYPES[dtype].size)
         if machine.position != len(data):
             raise PickleRefused("a storage's file goes on after its last element")
-        return Storage(dtype, elements, numbers)
+        storage = Storage(dtype, elements, numbers)
+        self.files.append(File(data, storage, key, (begin, middle, end)))
+        return storage
 
 
 def _identity(value: object) -> tuple[str, str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flserver.errors import MessageRefused, PickleRefused
 from flserver.wire.dtypes import DTYPES
+from flserver.wire.layouts import layout_of
 from flserver.wire.messages import GlobalModel, Message, Update, decode
 from flserver.wire.modules import Module, TensorView
 from flserver.wire.pickles import PickleLimits
@@ -58,6 +59,7 @@ def read_in_every_way(body: bytes) -> int:
     _decoded(body, from_client=True, limits=TIGHT[len(body) % len(TIGHT)])
     if update is not None:
         _unchanged(update, _decoded(shortened(body), from_client=True, limits=USUAL))
+        _recognised(body, update)
     template = _template(body)
     if isinstance(told, GlobalModel) and template is not None:
         _same(told.model, template.module)
@@ -93,8 +95,26 @@ def _unchanged(update: Message, shorter: Message | None) -> None:
     if not isinstance(update, Update):
         return  # JSON: nothing is taken out of it
     if not isinstance(shorter, Update) or _said(update) != _said(shorter):
-        raise Defect("another message once what repeats is taken out")
+        raise Defect("another message once what repeats is taken out, or of a layout that is known")
     _same(update.model, shorter.model)
+
+
+def _recognised(body: bytes, update: Message) -> None:
+    """What is of the layout of a message is read as the machine reads it: with other numbers, or with a byte changed
+    anywhere, which the body chooses."""
+    if not isinstance(update, Update):
+        return
+    layout = layout_of(memoryview(body), update, USUAL, lambda size: None)
+    if layout is None:
+        return
+    if not layout.fits(memoryview(body)):
+        raise Defect("a message that is not of its own layout")
+    places = [part.stop for part in layout.rest[:-1]]
+    for at in [*places[:4], *places[-4:], len(body) * 7919 % 613 % len(body)]:
+        other = bytearray(body)
+        other[at] ^= 1 + len(body) % 255
+        if layout.fits(memoryview(other)):
+            _unchanged(layout.read(memoryview(other)), _decoded(bytes(other), from_client=True, limits=USUAL))
 
 
 def _said(update: Update) -> str:

@@ -25,6 +25,26 @@ def test_a_channel_knows_a_reset(pair: tuple[socket.socket, socket.socket]) -> N
     assert Channel(ours).ended() == "reset"
 
 
+def test_a_channel_says_before_it_waits_and_not_where_something_is_there(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, trainer = pair
+    channel, space, waits = Channel(ours), memoryview(bytearray(10)), []
+
+    def before_wait() -> None:
+        waits.append("waits")
+        trainer.sendall(b"late")
+
+    channel.before_wait = before_wait
+    trainer.sendall(b"there")
+    read_peeked(ours)
+    ours.setblocking(True)
+    assert (channel.receive_into(space, LONG), waits) == (5, [])
+    assert (channel.receive_into(space, LONG), waits) == (4, ["waits"])
+    trainer.close()
+    assert channel.receive_into(space, LONG) == 0
+
+
 def read_peeked(sock: socket.socket) -> bytes:
     """Waits until there is something to read, without taking it."""
     sock.settimeout(LONG)

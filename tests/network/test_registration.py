@@ -26,6 +26,12 @@ def sent_model(network: Network, client_id: str = "a") -> SentModel:
     return sent
 
 
+def await_sessions(network: Network) -> None:
+    """Wait until those who publish a model may send it: every session waits for its bell."""
+    for _, send in network.exchange._bells.values():
+        eventually(send)
+
+
 # --- asked, and told ------------------------------------------------------------------------------------------------
 
 
@@ -111,19 +117,26 @@ def test_a_trainer_that_is_gone_before_it_is_told_leaves_again(network: Network)
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_is_handed_over_just_before_its_last_bytes_go(network: Network) -> None:
+@pytest.mark.parametrize(("size", "last_size", "sends"), [(40, None, 1), (400, LAST_PIECE, 3)], ids=["small", "large"])
+def test_a_model_is_handed_over_just_before_its_last_bytes_go(
+    network_of: Callable[..., Network], size: int, last_size: int | None, sends: int
+) -> None:
+    network = network_of(module=linear(size))
+
     def handed_over_at() -> float | None:
         participant = network.rounds.participants.get("a")
         return participant.unanswered.handed_over_at if participant and participant.unanswered else None
 
     line = network.registered("a", look=handed_over_at)
+    await_sessions(network)
     network.begin(round=3, number=2)
     body = line.receive()
     assert body == bytes(network.buffers.render(network.exchange.model.state).body)
     _, said = network.recorder.wait_for(e.MessageSent, count=2)
     sent, (*before, (last_bytes, last)) = sent_model(network), line.ours.sends
-    assert (len(before), {seen for _, seen in before}) == (2, {None}), "the answer, then all but the end of the model"
-    assert (last, len(last_bytes)) == (sent.handed_over_at, LAST_PIECE)
+    assert len(before) >= sends, "the answer, then all but the end of the model"
+    assert {seen for _, seen in before} == {None}
+    assert (last, len(last_bytes)) == (sent.handed_over_at, last_size or 8 + len(body))
     assert last is not None
     assert (said.header, said.round, said.attempt, said.bytes) == ("<MODEL>", 3, 2, 8 + len(body))
     assert said.outcome == "ok"
@@ -149,6 +162,35 @@ def test_the_bell_wakes_a_trainer_that_waits_and_each_model_goes_out_once(networ
         assert [told for told in line.ended().story() if "<MODEL>" in told] == ["out <MODEL> ok"] * 2
 
 
+def test_a_small_model_is_sent_by_who_publishes_it_and_wakes_no_session(network: Network) -> None:
+    line = network.registered("a", look=threading.current_thread)
+    await_sessions(network)
+    network.begin()
+    assert line.message()["header"] == "<MODEL>"
+    (_, thread) = line.ours.sends[-1]
+    assert thread is threading.current_thread()
+    assert network.recorder.of(e.MessageSent)[-1].header == "<MODEL>", "on record when it is published"
+
+
+def test_who_publishes_a_model_waits_for_nobody_and_the_session_sends_what_is_left(
+    network_of: Callable[..., Network],
+) -> None:
+    network = network_of(module=linear(200))
+    line, next_one = network.registered("a", look=threading.current_thread), network.registered("b")
+    line.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    await_sessions(network)
+    network.begin()
+    sent = sent_model(network)
+    assert (line.ours.sends[1][1], sent.handed_over_at) == (threading.current_thread(), None)
+    assert next_one.message()["header"] == "<MODEL>"
+    body = line.receive()
+    assert body == bytes(network.buffers.render(network.exchange.model.state).body)
+    eventually(lambda: sent.fully_sent_at is not None)
+    assert line.ours.sends[-1][1] is not threading.current_thread()
+    eventually(lambda: line.of(e.MessageSent)[-1].header == "<MODEL>")
+    assert line.of(e.MessageSent)[-1].bytes == 8 + len(body)
+
+
 def test_a_bell_that_was_heard_is_quiet_again(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     next_ticket, asked = network.exchange.next_ticket, []
     monkeypatch.setattr(network.exchange, "next_ticket", lambda whose: asked.append(whose) or next_ticket(whose))
@@ -169,7 +211,7 @@ def test_a_bell_never_keeps_who_rings_it(network_of: Callable[..., Network]) -> 
     line.exactly(8)
     for _ in range(2000):  # more than the bell holds
         network.exchange.roster_changed()
-    (ring,) = network.exchange._bells.values()
+    ((ring, _),) = network.exchange._bells.values()
     line.hang_up().ended()
     ring()
 

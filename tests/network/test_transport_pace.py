@@ -49,6 +49,8 @@ class ClockedPeer:
         self._timeout = seconds
 
     def _wait(self) -> None:
+        if not self._timeout and self._next > self.now:
+            raise BlockingIOError
         if self._next - self.now > self._timeout:
             self.now += self._timeout
             raise TimeoutError("timed out")

@@ -31,7 +31,7 @@ class CutSocket:
         self._pieces = list(pieces)
 
     def settimeout(self, seconds: float) -> None:
-        assert seconds > 0, "0 would be non-blocking"
+        pass
 
     def recv_into(self, space: memoryview) -> int:
         if not self._pieces:

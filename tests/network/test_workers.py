@@ -11,10 +11,12 @@ from tests.recorder import raising
 
 
 class Work:
-    """A session that lasts until it is told to end."""
+    """A session that lasts until it is told to end, and ``waits`` for its peer meanwhile."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    client = None
+
+    def __init__(self, number: int, *, waits: bool = True, owner: str = "one") -> None:
+        self.number, self.waits, self.owner = number, waits, owner
         self.thread: threading.Thread | None = None
         self.over = threading.Event()
         self.known = False
@@ -24,11 +26,14 @@ class Crew:
     """Workers, and what they serve."""
 
     def __init__(self) -> None:
-        self.workers: Workers[Work] = Workers(self._serve, lambda work: f"work-{work.number}")
+        self.busy = False
+        self.workers: Workers[Work] = Workers(self._serve, lambda work: f"work-{work.number}", lambda: self.busy)
 
     def _serve(self, work: Work) -> None:
         work.thread = threading.current_thread()
         work.known = work.thread in self.workers._threads
+        if work.waits:
+            self.workers.leave(work)
         assert work.over.wait(PATIENCE)
 
     def give(self, number: int) -> Work:
@@ -112,3 +117,91 @@ def test_where_no_thread_starts_nobody_serves_it_and_the_next_one_is_tried(monke
     assert not crew.workers._threads
     crew.give(2).over.set()
     crew.workers.close()
+
+
+def test_one_session_is_at_work_and_the_others_follow_on_its_thread_as_they_came() -> None:
+    crew, all_work = Crew(), [Work(number, waits=False) for number in range(4)]
+    for work in all_work:
+        crew.workers.give(work)
+    for work, later in zip(all_work, [*all_work[1:], None], strict=True):
+        eventually(lambda work=work: work.thread is not None)
+        assert later is None or later.thread is None
+        work.over.set()
+    eventually(lambda: crew.workers._idle == 1)
+    assert {work.thread for work in all_work} == {all_work[0].thread}
+    crew.workers.close()
+
+
+def test_those_who_wait_have_their_turn_address_by_address() -> None:
+    crew = Crew()
+    owners = ["many", "many", "many", "one", "many", "other", "one"]
+    all_work = [Work(number, waits=False, owner=owner) for number, owner in enumerate(owners)]
+    for work in all_work:
+        crew.workers.give(work)
+    for number in (0, 1, 3, 5, 2, 6, 4):
+        eventually(lambda number=number: all_work[number].thread is not None)
+        begun = [work for work in all_work if work.thread is not None and not work.over.is_set()]
+        assert begun == [all_work[number]]
+        all_work[number].over.set()
+    crew.workers.close()
+
+
+def test_while_the_interpreter_is_taken_nobody_waits_for_another_session() -> None:
+    crew = Crew()
+    first, second, third = (Work(number, waits=False) for number in range(3))
+    for work in (first, second):
+        crew.workers.give(work)
+    eventually(lambda: first.thread is not None)
+    assert second.thread is None
+    crew.busy = True
+    crew.workers.give(third)  # nor do those who waited before
+    eventually(lambda: second.thread is not None and third.thread is not None)
+    crew.busy = False
+    fourth, fifth = Work(4, waits=False), Work(5, waits=False)
+    second.over.set()
+    crew.workers.give(fourth)
+    crew.workers.give(fifth)
+    assert fourth.thread is None, "the first one is at work still"
+    first.over.set()
+    eventually(lambda: fourth.thread is not None)
+    assert fifth.thread is None
+    for work in (third, fourth, fifth):
+        work.over.set()
+    crew.workers.close()
+    assert not crew.workers._threads
+
+
+def test_nobody_waits_for_a_session_that_waits_for_its_peer_or_is_at_work_for_long() -> None:
+    crew = Crew()
+    slow, after, last = Work(1, waits=False), Work(2, waits=False), Work(3, waits=False)
+    for work in (slow, after, last):
+        crew.workers.give(work)
+    eventually(lambda: slow.thread is not None)
+    crew.workers.leave(slow)
+    eventually(lambda: after.thread is not None)
+    crew.workers.leave(slow)  # once more: it has nothing to give up
+    assert last.thread is None
+    eventually(lambda: not crew.workers.overtake())
+    eventually(lambda: last.thread is not None)
+    assert not slow.over.is_set()
+    assert not after.over.is_set()
+    for work in (slow, after, last):
+        work.over.set()
+    crew.workers.close()
+    assert not crew.workers._threads
+
+
+def test_closing_serves_who_still_waits() -> None:
+    crew = Crew()
+    first, second = Work(1, waits=False), Work(2)
+    crew.workers.give(first)
+    crew.workers.give(second)
+    closing = threading.Thread(target=crew.workers.close)
+    closing.start()
+    eventually(lambda: crew.workers._closed)
+    crew.workers.leave(first)
+    second.over.set()
+    first.over.set()
+    closing.join(PATIENCE)
+    assert second.thread is not None
+    assert not crew.workers._threads

@@ -1,0 +1,33 @@
+"""A message in a whole frame: where it is of a known layout, it is read at once, else when it is its owner's turn."""
+
+from flserver.network.connection import AcceptedConnection
+from flserver.network.transport import Received
+from flserver.wire.inert import Tick
+from flserver.wire.messages import Message, Update
+
+
+def read_message(connection: AcceptedConnection, frame: Received) -> Message:
+    """The message that came. Raises Refused, NotAskedFor where it was not read, and ConnectionLost where the server
+    stops."""
+    context, conversation = connection.context, connection.conversation
+    if frame.reader.encoding != "pickle":
+        return conversation.receive(frame.hold())
+    share = context.exchange.expect_upload(connection.peer)  # strangers do not get as far as the pickle machine
+    connection.await_model(frame.reader)
+    from flserver.network.unusable import check_asked, may_send, said_to_be_of
+
+    if frame.room is None:
+        check_asked(connection, frame)
+    body = frame.hold(waits=not context.folding.on_arrival)
+    if (known := conversation.recognise(body, context.layouts)) is not None:
+        return known
+
+    def read(tick: Tick) -> Message:
+        message = conversation.receive(body, tick)
+        if isinstance(message, Update) and may_send(connection, message.client_id):
+            conversation.learn(body, message, context.layouts, tick)
+        return message
+
+    connection.channel.before_wait()
+    owner = share.owner if connection.peer.certificate is not None else connection.peer.host
+    return context.decoding.run(owner, read, lambda: said_to_be_of(connection, body))
