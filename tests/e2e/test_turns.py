@@ -169,7 +169,9 @@ def test_registrations_that_keep_coming_do_not_keep_the_window_open(start: Start
 def test_a_crowd_that_takes_every_place_reaches_nobodys_upload(start: Start, join: Join, alone: list[str]) -> None:
     """Registrations of one address, then of another; silent connections, half uploads, and whole ones of both."""
     limits = ("--max-connections", "24", "--max-connections-per-address", "16")
-    server = start("--num-rounds", "2", "--min-clients", "12", "--go-on-at", "2", *limits, *FAST)
+    # The window has to be open when the crowd is refused.
+    window = ("--join-window", "sliding", "--time-to-wait", "2")
+    server = start("--num-rounds", "2", "--min-clients", "12", "--go-on-at", "2", *limits, *window)
     a, b = join(server, "a", "b")
     with contextlib.ExitStack() as stack:
         answers = []
