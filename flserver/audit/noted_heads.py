@@ -1,6 +1,7 @@
 """The chain's heads noted elsewhere (``--audit-head``), and the record held against them.
 
-A line each: ``seq digest run round time``; the round is ``-`` where none is committed yet.
+A line each: ``seq digest run round time``; the round is ``-`` where none is committed yet. Who notes one by hand, from a
+letter say, may leave out what comes after the digest.
 """
 
 import re
@@ -12,19 +13,24 @@ from flserver.audit.report import Finding, limited
 from flserver.errors import UsageError
 from flserver.files import open_regular
 
-LINE = re.compile(r"([1-9][0-9]{0,18}) (sha256:[0-9a-f]{64}) (\S+) (-|[0-9]+) (\S+)")
+LINE = re.compile(r"([1-9][0-9]{0,18}) (sha256:[0-9a-f]{64})(?: (\S+) (-|[0-9]+) (\S+))?")
 NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The chain's head as it was noted: the last event's number and digest, the run, its last round, and when."""
+    """The chain's head as it was noted: the last event's number and digest, and of what: the run, its last round, and
+    when; None where only the head itself was noted."""
 
     seq: int
     digest: str
-    run: str
-    round: str
-    at: str
+    of: tuple[str, str, str] | None
+
+    def __str__(self) -> str:
+        if self.of is None:
+            return "a noted head"
+        run, round, at = self.of
+        return f"head of {at}, round {round} of run {run}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class Heads:
 
 
 def read_heads(file: Path) -> Heads:
-    """The heads noted in ``file``. What is cut off at its end, where the server died as it wrote, is no line.
+    """The heads noted in ``file``. What is cut off at its end, where the server died as it wrote, is passed over.
 
     Raises UsageError where it cannot be read, or has no head.
     """
@@ -47,14 +53,17 @@ def read_heads(file: Path) -> Heads:
     except OSError as error:
         raise UsageError(f"--audit-head {file}: {error.strerror}") from error
     heads, unreadable = [], []
-    for number, line in enumerate(lines[:-1], 1):
+    for number, line in enumerate(lines, 1):
         if match := LINE.fullmatch(line):
             seq, digest, run, round, at = match.groups()
-            heads.append(Head(seq=int(seq), digest=digest, run=run, round=round, at=at))
-        else:
+            heads.append(Head(seq=int(seq), digest=digest, of=(run, round, at) if run else None))
+        elif number < len(lines):
             unreadable.append(number)
     if not heads:
-        raise UsageError(f"--audit-head {file}: no head of a record is noted there")
+        raise UsageError(
+            f"--audit-head {file}: no head of a record is noted there; a line is an event's number and its digest"
+            " (NUMBER sha256:…), as the server notes them"
+        )
     return Heads(file=file, heads=heads, unreadable=unreadable)
 
 
@@ -85,7 +94,7 @@ def _wrong(noted: Heads, events: int, digest_at: Callable[[int], str | None]) ->
         what = (
             f"the record has {events} events: its end was cut off"
             if found is None
-            else f"the record has {found} there: it was written anew"
+            else f"the record has {found} there: it was written anew, unless the head was noted wrongly"
         )
-        line = f"head of {head.at}, round {head.round} of run {head.run}: event {head.seq} was {head.digest}; {what}"
+        line = f"{head}: event {head.seq} was {head.digest}; {what}"
         yield Finding(check="head", outcome="broken", line=line, where={"seq": head.seq, "digest": head.digest})

@@ -118,6 +118,21 @@ def test_a_file_of_heads_that_says_nothing_is_refused(
     refused(flserver("--db", db, "verify", "--audit-head", tmp_path / "heads"), reason)
 
 
+def test_a_head_from_a_letter_needs_no_more_than_number_and_digest(flserver: Run, db: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(db)) as connection:
+        ((seq, digest),) = connection.execute("SELECT seq, digest FROM events ORDER BY seq DESC LIMIT 1")
+    letter = tmp_path / "letter"
+    verify = ("--db", db, "verify", "--audit-head", letter)
+    letter.write_text(f"{seq} {digest}")
+    assert flserver(*verify)[0] == 0
+    slip = digest[:-1] + ("1" if digest[-1] == "0" else "0")
+    letter.write_text(f"{seq} {slip}\n")
+    code, out, err = flserver(*verify)
+    assert code == 1
+    assert f"a noted head: event {seq} was {slip}" in out + err
+    assert "unless the head was noted wrongly" in out + err
+
+
 def test_what_stands_after_the_last_noted_head_cannot_be_told(flserver: Run, db: Path, tmp_path: Path) -> None:
     file = tmp_path / "heads"
     with closing(sqlite3.connect(db)) as connection:
