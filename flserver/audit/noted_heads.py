@@ -1,7 +1,7 @@
 """The chain's heads noted elsewhere (``--audit-head``), and the record held against them.
 
-A line each: ``seq digest run round time``; the round is ``-`` where none is committed yet. Who notes one by hand, from a
-letter say, may leave out what comes after the digest.
+A line each: ``seq digest run round time``; the round is ``-`` where none is committed yet. Who notes one by hand, from
+a letter say, may leave out what comes after the digest.
 """
 
 import re
