@@ -42,8 +42,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
     "v1_runs": (
         "A run, whatever became of it.",
         {
-            "run_id": "When its server was started, to the second, and six random hexadecimal digits: unique, and sorted by "
-            "time.",
+            "run_id": "When its server was started, to the second, and six random hexadecimal digits: unique, and "
+            "sorted by time.",
             "name": "What `--run-name` called it, else its run_id. Names may repeat; a name then means the newest run.",
             "status": "`running`, `completed`, `interrupted` (it can be resumed) or `failed`. After a power cut it "
             "stays `running` until the next server opens the database.",
