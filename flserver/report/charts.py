@@ -143,6 +143,7 @@ def curves(
             axes.annotate(
                 f"best: {number(best[1])}", best, xytext=(-8 if right else 8, 14 if low else -18),
                 textcoords="offset points", ha="right" if right else "left", fontsize=11,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},
             )  # fmt: skip
         if legend and len(series) > 1:
             _legend(axes)
@@ -166,6 +167,7 @@ def stacked(name: str, title: str, rounds: Sequence[int], parts: Mapping[str, Se
         _by_round(axes, title)
         titles: dict[str, list[str]] = {}
         below = [0.0] * len(rounds)
+        width = min(0.8, 0.08 * len(rounds))  # a few rounds have no walls
         for place, (label, values) in enumerate(parts.items()):
             above = [low + value for low, value in zip(below, values, strict=True)]
             look: dict[str, Any] = {
@@ -177,14 +179,14 @@ def stacked(name: str, title: str, rounds: Sequence[int], parts: Mapping[str, Se
             }
             if len(rounds) <= MARKED:
                 for bar, round, value in zip(
-                    axes.bar(rounds, values, bottom=below, width=0.8, **look), rounds, values, strict=True
+                    axes.bar(rounds, values, bottom=below, width=width, **look), rounds, values, strict=True
                 ):
                     bar.set_gid(f"{label}{round}")
                     titles[f"{label}{round}"] = [f"round {round}, {label}: {number(value)} s"]
             else:
                 axes.fill_between(rounds, below, above, **look | {"linewidth": 0})
             below = above
-        axes.set_xlim(rounds[0] - 0.6, max(rounds[-1], rounds[0] + 9) + 0.6)
+        axes.set_xlim(rounds[0] - 0.6, rounds[-1] + 0.6)
         _legend(axes)
         axes.get_legend().set_bbox_to_anchor((1.0, 1.0))
         return _drawn(figure, name, titles)

@@ -59,9 +59,7 @@ def processes(facts: Facts) -> Table:
     columns += [
         ("exit code", "number"),
         ("went on from", "number"),
-        ("flserver", "text"),
-        ("Python", "text"),
-        ("torch", "text"),
+        ("flserver, Python, torch", "text"),
     ]
     if facts.personal:
         columns.insert(1, ("machine", "text"))
@@ -75,7 +73,7 @@ def processes(facts: Facts) -> Table:
             duration(between(row["started_at"], row["ended_at"])),
             count(row["exit_code"]),
             NONE if row["resumed_from_round"] is None else f"round {row['resumed_from_round']}",
-            *(text(row[key], 40) for key in ("server_version", "python_version", "torch_version")),
+            ", ".join(text(row[key], 40) for key in ("server_version", "python_version", "torch_version")),
         ]
         for row in facts.processes
     )
