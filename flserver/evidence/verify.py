@@ -34,13 +34,12 @@ P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # of Ed2551
 D, BASE = -121665 * pow(121666, P - 2, P) % P, bytes.fromhex("58" + "66" * 31)
 SUMMARY = """# What the record says about run {run}
 
-| round | its model | samples | made of the updates of |
-| --- | --- | --- | --- |
+| round | committed | its model | samples | accuracy | made of the updates of (weight) |
+| --- | --- | --- | --- | --- | --- |
 {rounds}
-{events} events of the run are here, {payloads} with what they say; all are in the record of the head below. This page,
-`statements/` (the weights) and `checkpoints.json` follow from them: `verify.py` computes them again. They are what the
-server put on record: not that clients are who they said or trained on what they said, nor that no events are left out.
-What `bom.json` says beyond the digest of the model is the word of who made the bundle. The head:
+{events} events of the run are here, {payloads} with what they say, all under the whole record's head below. This page,
+`statements/` and `checkpoints.json` are computed from them. They are what the server put on record: not that clients
+are who they said or trained on what they said, nor that no events are left out. `bom.json` is its maker's word.
 
     {head}
 """
@@ -70,7 +69,7 @@ class Bundle:  # a zip without compression and times: its files' names and conte
             crc, size, length = struct.unpack("<14x2I4xH2x", header)
             name = file.read(min(length, 202))
             fields = struct.pack("<5H3I2H", 20, 0, 0, 0, 0x21, crc, size, size, len(name), 0)
-            require(header == b"PK\3\4" + fields and NAME.fullmatch(name) and name > last, "it is stored otherwise")
+            require(header == b"PK\3\4" + fields and NAME.fullmatch(name) and name > last, "it was packed anew")
             listed.append(b"PK\1\2\x14\3" + fields + struct.pack("<3H2I", 0, 0, 0, 0o100644 << 16, place) + name)
             self.found[name.decode()] = (place + 30 + len(name), size)
             place, last = place + 30 + len(name) + size, name
@@ -90,9 +89,8 @@ class Bundle:  # a zip without compression and times: its files' names and conte
         place, left = self.found[EVENTS]
         self.file.seek(place)
         while left:
-            line = self.file.readline(min(left, MOST_LINE))
+            yield (line := self.file.readline(min(left, MOST_LINE)))
             left -= len(line)
-            yield line
 
 
 def add(p: tuple[int, int], q: tuple[int, int]) -> tuple[int, int]:
@@ -152,9 +150,8 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
         only = event["run_id"] == run_id and row.keys() <= {"event", "payload", "salt", "proof"}
         digits = "".join((row.get("salt", ""), *row.get("proof", ())))
         require(only and bytes.fromhex(digits).hex() == digits, f"{what} is another run's, or more than an event")
-        before = event["previous_digest"] == "sha256:" + leaf.hex()
-        chained = before if event["seq"] == seq + 1 else proven and event["seq"] > seq
-        require(chained, f"{what} does not follow the one before it")
+        gap, before = event["seq"] - seq, event["previous_digest"] == "sha256:" + leaf.hex()
+        require(before if gap == 1 else proven and gap > 1, f"{what} does not follow the one before it")
         leaf, seq, proven = hashlib.sha256(canonical(event)).digest(), event["seq"], "proof" in row
         require(not proven or root_of(leaf, seq - 1, size, row["proof"]) == root, f"{what} is not in the head's record")
         if "payload" in row:
@@ -172,8 +169,8 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
 
 
 def plain(value: object) -> str:
-    """Text from the record as code in Markdown, which nothing in it can end or pass for."""
-    return '`"' + "".join(c if re.match("[A-Za-z0-9 .:@_-]", c) else f"\\u{{{ord(c):x}}}" for c in str(value)) + '"`'
+    """What the record has, as code in Markdown, which nothing in it can end or pass for."""
+    return "`" + (re.sub("^ | $|[^A-Za-z0-9 .:@_-]", lambda c: f"\\u{{{ord(c[0]):x}}}", f"{value}") or "(empty)") + "`"
 
 
 def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
@@ -192,14 +189,15 @@ def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
         kind = {"_type": "https://in-toto.io/Statement/v1", "predicateType": KIND, "subject": [subject]}
         predicate = {**facts["AttemptStarted"].get(at, {}), **made, "run_id": run_id, "materials": used}
         files[f"statements/round-{at[0]:06d}.json"] = canonical({**kind, "predicate": predicate})
-        clients = ", ".join(plain(one["annotations"]["client_id"]) for one in used)
-        rows.append(f"| {at[0]:d} | {plain(made['model_digest'])} | {made['data_size']:d} | {clients} |\n")
+        clients = ", ".join(f"{plain(client)} ({weight:.4f})" for client, _, weight in made["materials"])
+        shown = (made.get(name) for name in ("at", "model_digest", "data_size", "accuracy"))
+        rows.append(f"| {at[0]:d} | {' | '.join('-' if one is None else plain(one) for one in shown)} | {clients} |\n")
     page = SUMMARY.format(**facts, run=plain(run_id), rounds="".join(rows), head=head.replace("\n", "\n    ").strip())
     return {**files, "checkpoints.json": canonical({"checkpoints": checkpoints}), "SUMMARY.md": page.encode()}
 
 
-def check(bundle: Bundle) -> tuple[str, int, str, dict[str, Any]]:
-    """Hold a bundle against itself. Its head as text, of how many events that is, their root, and what they say."""
+def check(bundle: Bundle) -> tuple[str, int, str, str]:
+    """Hold a bundle against itself. Its head as text, of how many events that is, their root, and what it says."""
     about, head = parse(bundle.whole("bundle.json"), "bundle.json"), HEAD.fullmatch(bundle.whole("head").decode())
     digests, found = about["files"], bundle.found.keys()
     if head is None or (about["format"], len(about)) != (1, 3) or digests.keys() != found - {"bundle.json"}:
@@ -217,7 +215,9 @@ def check(bundle: Bundle) -> tuple[str, int, str, dict[str, Any]]:
     require(digests.get(MODEL, newest[7:]) == newest[7:], f"{MODEL} is another model")
     extra = found - files.keys() - {"bundle.json", "head", EVENTS, "bom.json", "verify.py", MODEL, SIGNATURE}
     require(not extra, "there are files in it that no bundle has")
-    return head[0], int(head[2]), head[3], facts
+    said = re.findall(r"^(\|.*\|) .* \|$", files["SUMMARY.md"].decode(), re.M)  # its table, without clients
+    said += [f"run {plain(about['run_id'])[1:-1]}: {len(said) - 2} rounds, {facts['events']} events"]
+    return head[0], int(head[2]), head[3], "\n".join(said)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -232,14 +232,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--key is name+id+base64, --head the text of a head or SIZE:ROOT; each can be a file")
     try:
         with asked.bundle as file:
-            head, size, root, facts = check(Bundle(file))
+            head, size, root, said = check(Bundle(file))
         require(not at or at[1] == f"{size}", f"it is about the head of {size} events, and --head is of another size")
         require(not at or at[2] == root, "--head, of as many events, is another head: the record was rewritten")
         require(not key or signed(head, key[1], base64.b64decode(key[2])), "the key has not signed its head")
     except Exception as error:  # whatever is wrong with it, it is no bundle that holds
         print("DOES NOT HOLD:", re.sub("[^ -~]", "?", f"{error}"[:300]) or type(error).__name__)
         return 1
-    print(f"{facts['events']} events, {len(facts['RoundCommitted'])} rounds, head {size}:{root}")
+    print(f"{said}\nthe head, of all {size} events of the record: {size}:{root}")
     by = " and ".join(["the head that was given"] * bool(at) + ["a signature of the key that was given"] * bool(key))
     print(f"HOLDS under {by}" if by else "CONSISTENT IN ITSELF; nobody vouches for it: no --head, no --key")
     return 0 if by else 3

@@ -61,6 +61,7 @@ def test_its_contents(wheel: Path) -> None:
             assert f"{inside}/{path.relative_to(ROOT / package).as_posix()}" in packed, path
     assert {"flserver/README.md", "flserver/py.typed"} <= set(names)
     assert {f"flserver/report/templates/report.{end}" for end in ("html", "css")} <= set(names)
+    assert "flserver/record/templates/database-record.html" in names
     assert {name.partition("/")[0] for name in names} == {"flserver", "flclient"}, "no tests, no migrations at the top"
     assert not [name for name in names if any(part.startswith("test") for part in name.split("/"))]
 

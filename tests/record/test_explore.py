@@ -3,6 +3,7 @@
 import asyncio
 import builtins
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flserver.errors import UsageError
 from flserver.record.explore import HOST, NAME, application, explore, for_hosts, metadata, sql_of
 from flserver.record.questions import answer, question, questions
 from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
 from tests import golden
 
 
@@ -19,6 +21,7 @@ from tests import golden
 def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("explored") / "runs.sqlite"
     golden.old_record(path)
+    ensure_head(path)
     return path
 
 
@@ -75,5 +78,5 @@ def test_without_datasette_or_a_database_or_the_port_it_is_said(
         return known(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"pip install 'flserver\[explore\]'"):
+    with pytest.raises(UsageError, match=rf"{sys.executable} -m pip install 'flserver\[explore\]'"):
         application(db)
