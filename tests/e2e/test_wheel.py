@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "flserver", "flclient", "migrations", "tests")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "flserver", "flclient", "migrations", "ops/sql", "tests")
 MIGRATIONS = sorted(path.name for path in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
 
 
