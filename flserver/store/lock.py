@@ -64,10 +64,10 @@ def holder(path: Path) -> Note | None:
 def status_shown(status: str, path: Path) -> str:
     """A run's status for people: one whose server was killed is ``running`` on record until the next one opens the
     database at ``path``."""
-    return f"{status} (no server has it)" if status == "running" and _is_free(path) else status
+    return f"{status} (no server has it)" if status == "running" and is_free(path) else status
 
 
-def _is_free(path: Path) -> bool:
+def is_free(path: Path) -> bool:
     """Whether it is certain that nobody has the database at ``path``."""
     try:
         descriptor = os.open(_lock_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
