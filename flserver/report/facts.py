@@ -14,6 +14,7 @@ from flserver.report.participation import Participation, read_participation
 from flserver.report.values import text
 from flserver.settings.recorded import settings_of
 from flserver.settings.server import SERVER_SETTINGS
+from flserver.store.lock import Unheld, unheld, unheld_status
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
@@ -35,7 +36,8 @@ class Moment:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """A run. Rows are those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
-    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``counts`` are rows of counts."""
+    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``counts`` are rows of counts.
+    ``unheld`` is set where the run is on record as going on, and no server has the database."""
 
     database: str
     personal: bool
@@ -54,11 +56,17 @@ class Facts:
     purged: int
     heads: int
     people: Sequence[Row]
+    unheld: Unheld | None = None
 
     @property
     def ref(self) -> str:
         """The run's id, as far as a command can have it: a stranger's record may have anything there."""
         return self.run["run_id"] if re.fullmatch(r"[\w.-]{1,80}", self.run["run_id"], re.ASCII) else "RUN"
+
+    @property
+    def status(self) -> str:
+        """The run's status for people."""
+        return unheld_status(self.run["status"]) if self.unheld else str(self.run["status"])
 
     @property
     def committed(self) -> list[Row]:
@@ -97,6 +105,7 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
 
     Raises UsageError where there is no such run.
     """
+    nobody = unheld(db)  # before the record is read: whoever ends a run says so before letting the database go
     run = reader.run(ref)
     run_id = run["run_id"]
 
@@ -129,6 +138,7 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
         purged=rows("SELECT COUNT(*) AS n FROM v1_events WHERE run_id = :run_id AND payload IS NULL")[0]["n"],
         heads=rows("SELECT COUNT(*) AS n FROM v1_heads WHERE run_id = :run_id")[0]["n"],
         people=rows(_PEOPLE) if personal else (),
+        unheld=nobody if run["status"] == "running" else None,
     )
 
 
