@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.common import db_option, json_option, reader, runs_argument
+from flserver.cli.common import database, db_option, json_option, reader, runs_argument
 from flserver.cli.sparkline import places, sparkline
 from flserver.cli.tables import say, terminal_width
 from flserver.errors import UsageError
@@ -50,7 +52,7 @@ def compare(ctx: click.Context, runs: tuple[str, ...], as_json: bool, db: str | 
     if as_json:
         click.echo(json.dumps(_plain(found.as_json()), indent=2))
     else:
-        _tell(found)
+        _tell(found, database(ctx, db))
 
 
 def _plain(value: Any) -> Any:
@@ -62,9 +64,11 @@ def _plain(value: Any) -> Any:
     return json_number(value) if isinstance(value, float) else value
 
 
-def _tell(found: "Comparison") -> None:
+def _tell(found: "Comparison", path: Path) -> None:
     from flserver.record.comparison import PLACE
+    from flserver.store.lock import status_shown
 
+    found = replace(found, runs=tuple(replace(run, status=status_shown(run.status, path)) for run in found.runs))
     names = labels(found.runs)
     say(("run", *names), [*zip(FACTS, *map(_facts, found.runs), strict=True)], "table")
     click.echo(f"\nsettings that differ ({found.equal} are the same)")

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 import click
 
 from flserver.cli.ask import parameter
-from flserver.cli.common import db_option, format_option, raw_option, reader
+from flserver.cli.common import database, db_option, format_option, raw_option, reader
 from flserver.cli.tables import say
 from flserver.errors import UsageError
 from flserver.text import printable
 
 if TYPE_CHECKING:
     from flserver.record.questions import Question
+    from flserver.store.reader import Row
 
 
 @click.command("ask")
@@ -55,12 +56,20 @@ def ask(
     asked = question(name)
     given = answer(reader(ctx, db), asked, run, values)
     if form == "table":
-        of_run = "" if given.run is None else "  run {run_id}  name {name}".format(**given.run)
+        of_run = (
+            "" if given.run is None else "  run {run_id}  name {name}  {status}".format(**_shown(ctx, db, given.run))
+        )
         click.echo(f"{asked.title}{printable(of_run)}\n")
     if given.rows or form != "table":
         say(given.columns, given.rows, form, raw=raw)
     else:
         click.echo(printable(given.nothing, limit=1000))
+
+
+def _shown(ctx: click.Context, db: str | None, run: "Row") -> "Row":
+    from flserver.store.lock import status_shown
+
+    return {**run, "status": status_shown(run["status"], database(ctx, db))}
 
 
 def _takes(asked: "Question") -> str:

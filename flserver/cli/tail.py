@@ -8,6 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import deque
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from threading import Event
@@ -16,24 +17,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flserver.cli.common import database, db_option, reader, run_argument
-from flserver.clock import Deadline, utc_now
+from flserver.clock import Deadline, utc_now, utc_timestamp
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
+from flserver.text import printable
 
 if TYPE_CHECKING:
-    from flserver.record.following import Following
+    from flserver.record.following import Following, Told
     from flserver.record.metrics_page import Seen
 
 INTERVAL = 0.5  # seconds between two looks
 ASKING = 10.0  # seconds that a server may take to answer
 RESTART = 60.0
 """Seconds that an interrupted run, or a server that does not answer, is waited for without ``--wait``."""
+EXITS = {"completed": EXIT_DONE, "failed": EXIT_FAILED, "interrupted": EXIT_INTERRUPTED}
 MOST_BYTES = 1 << 24  # of an answer
 
 
 @click.command("tail")
 @run_argument
 @click.option("--lines", "first", type=click.IntRange(min=0), default=10, show_default=True, help="So many older ones.")
-@click.option("--wait", is_flag=True, help="Wait for what is not there yet, and past interruptions, without an end.")
+@click.option(
+    "--wait", is_flag=True, help="Wait, without an end, for what is not there yet: the next run, a resumption."
+)
 @click.option(
     "--from-metrics",
     "url",
@@ -62,6 +67,9 @@ def tail(
     db: str | None,
 ) -> int:
     """Follow RUN, which may be live: rounds, joins and drop-outs, refusals and decisions, a line each as they commit.
+
+    First it says which run that is and how it is. Of one that is over it prints the last lines; with --wait it waits
+    for the next run, or for a RUN that is named to be resumed or to begin anew.
 
     It ends when the run does, with the run's exit code: 0 completed, 1 failed, 3 interrupted, once it has not been
     resumed for a minute. Ctrl-C ends it at any time, with 0.
@@ -96,7 +104,7 @@ class _Pace:
         """Something is not there; ``why``, is said once. Whether it is waited for any longer, after the interval."""
         self._patience = self._patience or Deadline.after(RESTART)
         if why != self._said:
-            click.echo(f"flserver tail: {' '.join(why.split())}", err=True)
+            _note(why)
             self._said = why
         if self._patience.passed and not self.wait:
             return False
@@ -105,25 +113,38 @@ class _Pace:
 
 
 def _from_record(ctx: click.Context, db: str | None, run: str | None, pace: _Pace, first: int, as_json: bool) -> int:
-    following = _begun(ctx, db, run, pace)
-    for told in deque(following.more(), maxlen=first):
-        _say(told.text, told.at, as_json, told.level, seq=told.seq, type=told.type)
-    if following.status == "interrupted" and not pace.wait:
-        return EXIT_INTERRUPTED
-    if following.status == "running" and not _served(database(ctx, db)):
-        click.echo("flserver tail: no server has the database open: the run waits for a resumption", err=True)
-    while following.status in ("running", "interrupted"):
-        if following.status == "running":
-            pace.pause()
-        elif not pace.goes_on("the run is interrupted: waiting for its resumption"):
-            return EXIT_INTERRUPTED
+    from flserver.store.lock import is_free
+
+    path, following, said_gone = database(ctx, db), _begun(ctx, db, run, pace), False
+    older = deque(following.more(), maxlen=first)
+    _note(_headline(following, path))
+    if pace.wait and following.status in ("completed", "failed"):
+        following = _next(ctx, db, run, pace, following)
+    else:
+        for told in older:
+            _tell(told, as_json)
+        if following.status != "running" and not pace.wait:
+            what = "the next" if run is None else "its resumption, or the next of its name"
+            _note(f"it is over ({_state(following, path)}); --wait waits for {what}")
+            return EXITS[following.status]
+    while True:
+        free = is_free(path)  # before the events are read: whoever ends a run says so before letting the database go
         try:
             for told in following.more():
-                _say(told.text, told.at, as_json, told.level, seq=told.seq, type=told.type)
+                _tell(told, as_json)
         except UsageError as error:
             if not pace.goes_on(str(error)):
                 raise
-    return EXIT_DONE if following.status == "completed" else EXIT_FAILED
+            continue
+        if following.status == "running":
+            if free and not said_gone:
+                _note("no server has the database open: the run waits for a resumption")
+            said_gone = free
+            pace.pause()
+        elif following.status == "interrupted" and pace.goes_on("the run is interrupted: waiting for its resumption"):
+            following = (_another(ctx, db, run, following) if pace.wait else None) or following
+        else:
+            return EXITS[following.status]
 
 
 def _begun(ctx: click.Context, db: str | None, run: str | None, pace: _Pace) -> "Following":
@@ -140,10 +161,55 @@ def _begun(ctx: click.Context, db: str | None, run: str | None, pace: _Pace) -> 
             pace.goes_on(f"{error}: waiting for it")
 
 
-def _served(path: Path) -> bool:
-    from flserver.store.lock import holder
+def _next(ctx: click.Context, db: str | None, run: str | None, pace: _Pace, over: "Following") -> "Following":
+    """What begins, or goes on, where the run that was meant is ``over``; it is waited for."""
+    meant = "the next run" if run is None else f"{run!r} to be resumed, or to begin anew"
+    while True:
+        pace.goes_on(f"waiting for {meant}")
+        if (begun := _another(ctx, db, run, over)) is not None:
+            return begun
+        with suppress(UsageError):
+            now = reader(ctx, db).run(over.run["run_id"], exact=True)
+            if now["status"] == "running" or now["ended_at"] != over.run["ended_at"]:
+                return over
 
-    return holder(path) is not None
+
+def _another(ctx: click.Context, db: str | None, run: str | None, before: "Following") -> "Following | None":
+    """The run that is meant by now, where that is not the one ``before``; which one it is, is said."""
+    from flserver.record.following import Following
+
+    with suppress(UsageError):  # a database that cannot be read is for who reads on
+        record = reader(ctx, db)
+        found = record.run(run)
+        if found["run_id"] != before.run["run_id"]:
+            begun = Following(record, found["run_id"])
+            _note(_headline(begun, database(ctx, db)))
+            return begun
+    return None
+
+
+def _headline(following: "Following", path: Path) -> str:
+    run = following.run
+    called = "" if run["name"] == run["run_id"] else f" ({printable(run['name'])})"
+    return f"run {printable(run['run_id'])}{called}, {_state(following, path)}"
+
+
+def _state(following: "Following", path: Path) -> str:
+    """How the run is, and since when."""
+    from flserver.report.values import duration
+    from flserver.store.lock import status_shown
+
+    status = status_shown(following.status, path)
+    if status == "running":
+        return status
+    at, what = (
+        (following.last_at, ", last heard of") if following.status == "running" else (following.run["ended_at"], "")
+    )
+    return (
+        status
+        if at is None
+        else f"{status}{what} {duration(max(0.0, utc_timestamp(utc_now()) - utc_timestamp(at)))} ago"
+    )
 
 
 def _from_metrics(url: str, pace: _Pace, as_json: bool) -> int:
@@ -195,6 +261,15 @@ def _asked(url: str) -> str:
             if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:  # which /healthz answers of an ill server
                 raise
             return error.read(MOST_BYTES).decode()
+
+
+def _note(text: str) -> None:
+    """To whoever types: what is followed, and what is waited for."""
+    click.echo(f"flserver tail: {' '.join(text.split())}", err=True)
+
+
+def _tell(told: "Told", as_json: bool) -> None:
+    _say(told.text, told.at, as_json, told.level, seq=told.seq, type=told.type)
 
 
 def _say(text: str, at: str, as_json: bool, level: int = logging.INFO, **more: Any) -> None:

@@ -11,6 +11,10 @@ from flserver.text import printable, three_decimals
 MOST_NAMES = 10  # clients that one line names; the others are counted
 WORRYING: Final[tuple[RunState, ...]] = ("waiting", "interrupted", "failed")
 
+MIN_UPDATES = {
+    1: "; 1 by default where one client alone was there",
+    2: "; 2 by default, so that no client's own model is sent to all",
+}
 TELLING = "who can read them can try to tell what a client trained on"
 Line = tuple[int, str]
 """A logging level and a text that is safe to print."""
@@ -86,7 +90,8 @@ class Lines:
         return logging.INFO, f"{begin}{_named('not yet', event.clients)}; {left}"
 
     def _quorum_settled(self, event: e.QuorumSettled) -> Line:
-        needed = f"a round needs {_count(event.min_updates, 'update')}"
+        why = MIN_UPDATES.get(event.min_updates, "")
+        needed = f"a round needs {_count(event.min_updates, 'update')} (--min-updates{why})"
         if event.absent:
             return logging.WARNING, f"{needed}; on the roster and not there: {printable(', '.join(event.absent))}"
         return logging.INFO, needed

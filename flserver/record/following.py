@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flserver.errors import StoreError
-from flserver.events import Event, RunEnded, RunResumed
+from flserver.events import Event, RunEnded, RunLeftOver, RunResumed
 from flserver.events.words import RunStatus
 from flserver.observers.log_lines import Lines
 from flserver.store.payloads import from_payload
-from flserver.store.reader import Reader
+from flserver.store.reader import Reader, Row
 from flserver.store.reading import PAGE
 
 BEFORE = 2000
-"""Events before the newest that are looked through for the first lines."""
+"""Events before the run's newest that are looked through for the first lines."""
 TELLS = ("RunStarted", "RunResumed", "OperatorActed", "QuorumSettled", "StateChanged")
 """What earlier events say that later lines need: how many rounds there are, who is on the roster."""
 
@@ -36,14 +36,17 @@ class Following:
         """Raises UsageError, as every method does where the database cannot be read."""
         self._reader, self._run_id = reader, run_id
         self._lines = Lines()
-        self.status: RunStatus = reader.run(run_id, exact=True)["status"]
-        """How the run is, as of the newest event that was read."""
-        _, ((newest,),) = reader.query("SELECT COALESCE(MAX(seq), 0) FROM v1_events")
+        self.run: Row = reader.run(run_id, exact=True)
+        """Its row of v1_runs when the following began."""
+        last = "SELECT seq, at FROM v1_events WHERE run_id = :run ORDER BY seq DESC LIMIT 1"
+        _, ((newest, self.last_at),) = reader.query(last, {"run": run_id})
         start = max(0, newest - BEFORE)
         self._seq, types = 0, ", ".join(f"'{name}'" for name in TELLS)
         for _ in self._told(f"seq > :seq AND seq <= {start} AND run_id = :run AND type IN ({types})"):
             pass  # the lines remember what they need of it
         self._seq = start
+        self.status: RunStatus = self.run["status"]
+        """How the run is, as of the newest event that was read."""
 
     def more(self) -> Iterator[Told]:
         """The lines of the events that have been committed since the last call; at first of the newest ones."""
@@ -69,6 +72,8 @@ class Following:
     def _take(self, event: Event) -> None:
         if isinstance(event, RunEnded):
             self.status = event.status
+        elif isinstance(event, RunLeftOver):
+            self.status = "interrupted"
         elif isinstance(event, RunResumed):
             self.status = "running"
 

@@ -152,7 +152,7 @@ def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Table:
     spent = [duration(between(facts.run["started_at"], facts.run["ended_at"] or facts.moment.at)) for facts in runs]
     rows = [
         line("run", [text(facts.run["run_id"]) for facts in runs]),
-        line("status", [text(facts.run["status"]) for facts in runs]),
+        line("status", [text(facts.status) for facts in runs]),
         line("began (UTC)", [moment(facts.run["started_at"]) for facts in runs]),
         line("lasted", spent),
         line("rounds", [f"{facts.run['rounds_committed']} of {facts.run['num_rounds']}" for facts in runs]),

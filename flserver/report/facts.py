@@ -15,6 +15,7 @@ from flserver.report.participation import Participation, read_participation
 from flserver.report.values import text
 from flserver.settings.recorded import settings_of
 from flserver.settings.server import SERVER_SETTINGS
+from flserver.store.lock import Unheld, unheld, unheld_status
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
@@ -40,7 +41,8 @@ class Moment:
 class Facts:
     """A run. Rows are those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
     a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``counts`` are rows of counts; ``told``
-    is what trainers told, as far as it is shown, and ``told_left_out`` whether there is more."""
+    is what trainers told, as far as it is shown, and ``told_left_out`` whether there is more.
+    ``unheld`` is set where the run is on record as going on, and no server has the database."""
 
     database: str
     personal: bool
@@ -61,11 +63,17 @@ class Facts:
     people: Sequence[Row]
     told: Told
     told_left_out: bool
+    unheld: Unheld | None = None
 
     @property
     def ref(self) -> str:
         """The run's id, as far as a command can have it: a stranger's record may have anything there."""
         return self.run["run_id"] if re.fullmatch(r"[\w.-]{1,80}", self.run["run_id"], re.ASCII) else "RUN"
+
+    @property
+    def status(self) -> str:
+        """The run's status for people."""
+        return unheld_status(self.run["status"]) if self.unheld else str(self.run["status"])
 
     @property
     def committed(self) -> list[Row]:
@@ -104,6 +112,7 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
 
     Raises UsageError where there is no such run.
     """
+    nobody = unheld(db)  # before the record is read: whoever ends a run says so before letting the database go
     run = reader.run(ref)
     run_id = run["run_id"]
 
@@ -140,6 +149,7 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
         people=rows(_PEOPLE) if personal else (),
         told=shown,
         told_left_out=shown != told,
+        unheld=nobody if run["status"] == "running" else None,
     )
 
 

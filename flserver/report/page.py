@@ -93,9 +93,8 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     tiles.append(("clients", values.count(len(facts.participation.clients)), "took part"))
     tiles.append(("updates", values.count(accepted), f"accepted of {sum(row['n'] for row in facts.updates):,}"))
     end = run["ended_at"] or facts.moment.at
-    tiles.append(
-        ("lasted", values.duration(values.between(run["started_at"], end)), f"from {values.moment(run['started_at'])}")
-    )
+    span = f"from {values.moment(run['started_at'])}" + ("" if run["ended_at"] else " to the last event")
+    tiles.append(("lasted", values.duration(values.between(run["started_at"], end)), span))
     return tiles
 
 

@@ -6,7 +6,7 @@ from flserver.events.words import ORDERLY_REASONS, REJECTED_KINDS
 from flserver.report.facts import Facts
 from flserver.report.states import NUMBER
 from flserver.report.tables import Column, Table, table
-from flserver.report.values import NONE, count, listed, moment, of, rounds, text
+from flserver.report.values import NONE, count, listed, moment, of, rounds, text, word
 from flserver.store.reader import Row
 
 _REASONS = {
@@ -29,13 +29,13 @@ def drop_outs(facts: Facts) -> list[Row]:
 
 def killed(facts: Facts) -> list[Row]:
     """Server processes whose end nobody saw, though they are not there any more."""
-    going = facts.run["status"] == "running"
+    going = facts.run["status"] == "running" and facts.unheld != "left"
     return [row for row in (facts.processes[:-1] if going else facts.processes) if row["ended_at"] is None]
 
 
 def lines(facts: Facts) -> list[str]:
     """What went wrong and how often, a sentence each; empty where nothing did."""
-    said = []
+    said = _nobody_has_it(facts)
     by_reason: dict[str, list[int]] = {}
     for row in aborted(facts):
         by_reason.setdefault(_why(facts, row["reason"]), []).append(row["round"])
@@ -73,6 +73,19 @@ def lines(facts: Facts) -> list[str]:
     if diverged := [r for values in facts.metrics.values() for r, value in values.items() if value - value != 0]:
         said.append(f"A number was not finite in round {rounds(sorted(set(diverged)))}: the model had diverged.")
     return said
+
+
+def _nobody_has_it(facts: Facts) -> list[str]:
+    """That a run which is not over stands still, and what to type."""
+    if facts.unheld is None:
+        return []
+    resume = f"flserver --db {word(facts.database)} --resume --run-name {facts.ref}"
+    if facts.unheld == "left":
+        return [f"No server has it: it was killed, or lost its power. Resume it with {resume}"]
+    return [
+        "As far as this copy tells, no server has it: the original's was killed, or lost its power, or it was copied "
+        f"while that went on. Resume it with {resume}"
+    ]
 
 
 def _why(facts: Facts, reason: str | None) -> str:

@@ -1,10 +1,12 @@
 """A run in plain words: what it was, and what is not known of it."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from flserver.report.facts import Facts
 from flserver.report.troubles import killed
 from flserver.report.values import between, duration, listed, moment, of, real, share, size, text
+from flserver.store.lock import Unheld
 from flserver.store.reader import Row
 
 ENDS = {
@@ -12,6 +14,10 @@ ENDS = {
     "interrupted": "It was interrupted and can be resumed",
     "failed": "It failed",
     "running": "It is not over",
+}
+UNHELD: Mapping[Unheld, str] = {
+    "left": ", and no server has it: it was killed, or lost its power",
+    "copy": ", and no server has it as far as this copy tells",
 }
 
 
@@ -27,8 +33,9 @@ def summary(facts: Facts) -> list[str]:
     if run["parent_run_id"] is not None:
         first += f" It began with the model of round {run['parent_round']} of run {text(run['parent_run_id'])}."
     lasted = duration(between(run["started_at"], run["ended_at"] or facts.moment.at))
-    ending = f"{ENDS.get(run['status'], text(run['status']))}: {made} {have} committed. It began at {begun} and "
-    ending += f"ended {lasted} later." if run["ended_at"] else f"had gone on for {lasted} when the record was read."
+    now = UNHELD[facts.unheld] if facts.unheld else ""
+    ending = f"{ENDS.get(run['status'], text(run['status']))}{now}: {made} {have} committed. It began at {begun}"
+    ending += f" and ended {lasted} later." if run["ended_at"] else f"; the last event on record is of {lasted} later."
     return [f"{first} {ending}", _by_whom(facts), _how_good(facts)]
 
 

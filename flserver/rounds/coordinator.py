@@ -6,7 +6,6 @@ Every fact that somebody outside can see the effect of is durable first.
 
 import contextlib
 import logging
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,6 +19,7 @@ from flserver.rounds.broadcast import BroadcastBuffers
 from flserver.rounds.committer import Committer, Implausible
 from flserver.rounds.endings import Farewell, Interrupted
 from flserver.rounds.exchange import Exchange
+from flserver.rounds.joining import await_window
 from flserver.rounds.outcomes import aborted, settled
 from flserver.rounds.seats import Attempt, Seat
 from flserver.rounds.updates import EndedAttempt, Ready
@@ -111,19 +111,7 @@ class Coordinator:
             self._on_end()
 
     def _join_window(self) -> None:
-        announced, reminder = 0, Reminder(math.inf)
-        while (short := self._exchange.wait_in_window(announced, reminder.at)) is not None:
-            if short == announced:
-                self._remind(reminder)
-                continue
-            if not announced or not short:  # it is past its end now, or a registration has moved that
-                reminder = Reminder(monotonic() if short else math.inf)
-            announced = short
-            if short:
-                needed = f"{short} more client{'s' * (short > 1)} needed by --min-clients or --min-updates"
-                absent = self._exchange.waiting.names
-                missing = f"; not there: {', '.join(absent)}" if absent else ""
-                self._recorder.emit(events.StateChanged(state="joining", detail=needed + missing))
+        await_window(self._exchange, self._recorder, self._remind, self._policy)
         min_updates, absent = self._exchange.close_window()
         self._recorder.emit(events.QuorumSettled(min_updates=min_updates, absent=absent))
 

@@ -15,6 +15,7 @@ from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
 from flserver.rounds.broadcast import Broadcast, Ring, Send, Ticket
 from flserver.rounds.endings import Farewell, Interrupted, Stop
+from flserver.rounds.join_window import Stage
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.rules import Rounds
 from flserver.rounds.seats import Attempt, Registration, Seat, Upload, Verdict
@@ -182,15 +183,14 @@ class Exchange:
         if self._stop is not None:
             raise Interrupted(self._stop.reason)
 
-    def wait_in_window(self, announced: int, wake_at: float) -> int | None:
-        """Wait for the end of the join window, which is None, or, until ``wake_at``, for it to be short of another
-        number of clients than ``announced``: how many it is short of. Raises Interrupted."""
+    def wait_in_window(self, seen: Stage, wake_at: float) -> Stage | None:
+        """Wait for the window's end, None, or until ``wake_at`` for another stage than ``seen``. Raises Interrupted."""
         with self._changed:
             while not self._rounds.window_over(now := monotonic()):
                 self.check_stop()
-                short = self._rounds.window_short_of(now)
-                if short != announced or now >= wake_at:
-                    return short
+                stage = self._rounds.window_stage(now)
+                if stage != seen or now >= wake_at:
+                    return stage
                 closes = self._rounds.window.closes_at
                 # Past its end the window stays open until enough are in: then only a registration can close it.
                 until = wake_at if closes is None or closes <= now else min(wake_at, closes)

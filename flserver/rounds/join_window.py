@@ -1,8 +1,20 @@
 """The join window: from the first registration until the run's first round, or until a resumed run goes on. Pure."""
 
+from dataclasses import dataclass
+
 from flserver.settings import RoundPolicy
 
 SLIDES_FOR = 10  # times --time-to-wait, after which a sliding window ends however many still come
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Before a join window's time is up, whether it is ``open``, for somebody is there, and whether ``enough`` are;
+    after that, how many it is ``short`` of and stays open for."""
+
+    open: bool = False
+    enough: bool = False
+    short: int = 0
 
 
 class JoinWindow:
@@ -56,10 +68,12 @@ class JoinWindow:
             self.ended_at = now
         return over
 
-    def short_of(self, now: float, *, live: int) -> int:
-        """How many more clients it stays open for although its time is up; 0 before that."""
-        closes_at = self.closes_at
-        return 0 if closes_at is None or now < closes_at else max(0, self.needed - live)
+    def stage(self, now: float, *, live: int) -> Stage:
+        """How far it is, with so many clients ``live``."""
+        closes_at, short = self.closes_at, max(0, self.needed - live)
+        if closes_at is None:
+            return Stage()
+        return Stage(short=short) if now >= closes_at else Stage(open=live > 0, enough=not short)
 
     @property
     def needed(self) -> int:

@@ -7,7 +7,7 @@ from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.registered import Registered
 from flserver.identity.rules import Identity
-from flserver.rounds.join_window import JoinWindow
+from flserver.rounds.join_window import JoinWindow, Stage
 from flserver.rounds.places import Places
 from flserver.rounds.rates import RegistrationRates
 from flserver.rounds.seats import Participant, Registration
@@ -116,9 +116,9 @@ class Participants:
         half = (p.since for p in self.participants.values() if p.standing == "registering")
         return not any(since <= (self.window.ended_at or now) for since in half)
 
-    def window_short_of(self, now: float) -> int:
-        """How many more clients the window stays open for although its time is up; 0 before that."""
-        return self.window.short_of(now, live=self._live)
+    def window_stage(self, now: float) -> Stage:
+        """How far the join window is."""
+        return self.window.stage(now, live=self._live)
 
     def _close_window(self) -> int:
         """Close the join window: whoever is there takes part. Returns the quorum that follows from it."""

@@ -7,13 +7,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from flserver.clock import Deadline, utc_now
 from flserver.errors import UsageError
 from flserver.files import FILE_MODE, create
 
 LOOK_SECONDS = 1.0  # for which those who only look who has it may be in the way
+Unheld = Literal["left", "copy"]
 NOTE_BYTES = 256  # what the file holds, always as many, so that it is written anew without more room
 
 
@@ -64,19 +65,30 @@ def holder(path: Path) -> Note | None:
 def status_shown(status: str, path: Path) -> str:
     """A run's status for people: one whose server was killed is ``running`` on record until the next one opens the
     database at ``path``."""
-    return f"{status} (no server has it)" if status == "running" and _is_free(path) else status
+    return unheld_status(status) if is_free(path) else status
 
 
-def _is_free(path: Path) -> bool:
+def unheld_status(status: str) -> str:
+    """The same where nobody has the database."""
+    return f"{status} (no server has it)" if status == "running" else status
+
+
+def is_free(path: Path) -> bool:
     """Whether it is certain that nobody has the database at ``path``."""
+    return unheld(path) is not None
+
+
+def unheld(path: Path) -> Unheld | None:
+    """Whether nobody has the database at ``path``: ``left`` where somebody had it, ``copy`` where nobody ever had it
+    under that name. None where somebody has it, or that cannot be seen."""
     try:
         descriptor = os.open(_lock_of(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return True
+        return "copy"
     except OSError:
-        return False
+        return None
     try:
-        return _shared(descriptor)
+        return "left" if _shared(descriptor) else None
     finally:
         os.close(descriptor)
 

@@ -1,5 +1,6 @@
 -- Who dropped out, in which round, and did it come back?
 -- Registrations that ended before the run or the server did. round is the one that was being made then.
+-- Who was there when a server was killed, left as server stopped, is not among them.
 -- No rows: nobody dropped out.
 SELECT
     c.client_id,

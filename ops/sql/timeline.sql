@@ -1,5 +1,6 @@
 -- What happened in a run, and when?
 -- What operators did, the server's processes, how each attempt ended, and who came and went.
+-- The reason server stopped is that of one that was killed, or lost its power; an orderly stop is stopped.
 -- No rows: nothing of it is on record.
 SELECT at, 'operator: ' || kind AS what, NULL AS round, NULL AS client_id, COALESCE(actor, '') AS detail
 FROM v1_operator_events

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 from flserver.record.questions import questions
+from flserver.store.lock import DatabaseLock
 from tests.cli.conftest import Run, lines, refused
 from tests.recorded_run import PLAIN, RUN
+from tests.store import story
 
 
 def test_without_a_question_they_are_listed_with_their_parameters(flserver: Run) -> None:
@@ -21,10 +23,21 @@ def test_without_a_question_they_are_listed_with_their_parameters(flserver: Run)
 
 def test_the_answer_for_people_says_what_was_asked_of_which_run(flserver: Run, db: Path) -> None:
     title, empty, head, _, *rows = lines(flserver("--db", db, "ask", "learning_curve", "--run", "night"))
-    assert title == f"How did the global model learn?  run {RUN}  name night"
+    assert title == f"How did the global model learn?  run {RUN}  name night  completed"
     assert (empty, head.split()[:2], [row.split()[0] for row in rows]) == ("", ["round", "loss"], ["0", "1", "2", "3"])
-    assert lines(flserver("--db", db, "ask", "learning_curve"))[0].endswith(f"run {PLAIN}  name plain"), "the newest"
+    assert lines(flserver("--db", db, "ask", "learning_curve"))[0].endswith(f"run {PLAIN}  name plain  interrupted"), (
+        "the newest"
+    )
     assert lines(flserver("--db", db, "ask", "chain_head"))[0] == "What is the head of the chain of events?"
+
+
+def test_people_are_told_that_a_run_has_no_server_whatever_stands_in_the_row(flserver: Run, story_db: Path) -> None:
+    story.write(story_db, story.left_over(), run_id=story.LEFT, process_id=2)
+    head, _, _, _, row = lines(flserver("--db", story_db, "ask", "run_at_a_glance"))[:5]
+    assert head.endswith("  name killed  running (no server has it)")
+    assert "(" not in row
+    with DatabaseLock(story_db):
+        assert lines(flserver("--db", story_db, "ask", "run_at_a_glance"))[0].endswith("  name killed  running")
 
 
 def test_the_answer_for_programs_is_its_rows(flserver: Run, db: Path) -> None:

@@ -101,9 +101,11 @@ def test_a_run_is_followed_from_before_its_database_is_there_to_its_end(
     record.wait_for("client hospital-umea left: ")
     outside.wait_for("client dropped out")
     passer_by.process.send_signal(signal.SIGINT)
-    assert (passer_by.exit_code(), passer_by.errors) == (0, [])
+    assert passer_by.exit_code() == 0
+    assert [error.partition("(")[2] for error in passer_by.errors] == ["live), running"]
 
     server.kill()
+    eventually(lambda: record.errors[-1].endswith("no server has the database open: the run waits for a resumption"))
     server = start("--resume", "--run-name", "live", *options)
     for peer in join(server, "hospital-lund", "hospital-umea"):
         peer.answer()
@@ -123,3 +125,5 @@ def test_a_run_is_followed_from_before_its_database_is_there_to_its_end(
     after = tail()
     assert after.exit_code() == 0
     assert after.lines[-1].endswith(json.loads(record.lines[-1])["message"])
+    assert "(live), completed " in after.errors[0]
+    assert after.errors[1].endswith("--wait waits for the next")

@@ -149,7 +149,9 @@ def test_who_is_absent_is_named(start: Start, tmp_path: Path) -> None:
         server.wait_for_line(r"client 1 registered \(100 samples\); not there yet: 2 \(Uppsala\), 3 \(Umeå\)")
         server.wait_for_line(r"1 more client needed by .*; not there: 2 \(Uppsala\), 3 \(Umeå\)")
         with Peer(server, 2).join() as two:
-            server.wait_for_line(r"a round needs 2 updates; on the roster and not there: 3 \(Umeå\)")
+            server.wait_for_line(
+                r"a round needs 2 updates \(--min-updates; .*\); on the roster and not there: 3 \(Umeå\)"
+            )
             for peer in (one, two):
                 peer.answer()
             for peer in (one, two):

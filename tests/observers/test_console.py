@@ -47,7 +47,7 @@ def test_the_lines_of_a_run(run_events: list[e.Event], log: pytest.LogCaptureFix
             "summed: 5 connections of strangers from 10.0.0.0/24 in the minute from 09:00 (registration, 5 messages)",
         ),
         ("WARNING", "summed: 7 connections of strangers from 10.0.0.0/24 in the minute from 09:00 (silent)"),
-        ("INFO", "a round needs 2 updates"),
+        ("INFO", "a round needs 2 updates (--min-updates; 2 by default, so that no client's own model is sent to all)"),
         ("INFO", "round 1/10 started with 5 clients"),
         ("WARNING", "<MODEL> to client 1 at 192.0.2.7:40000 failed"),
         ("WARNING", "client 3 left: reset"),

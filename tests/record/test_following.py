@@ -53,18 +53,31 @@ def test_how_the_run_is_follows_from_what_was_told(db: Path) -> None:
     for event in (
         facts.run_ended("interrupted"),
         facts.run_resumed(from_round=1, num_rounds=3),
+        facts.run_left_over(story.RUN),
+        facts.run_resumed(from_round=1, num_rounds=3),
         facts.run_ended("completed"),
     ):
         story.write(db, [event], run_id=story.RUN, process_id=1)
         texts(follower)
         states.append(follower.status)
-    assert states == ["interrupted", "running", "completed"]
+    assert states == ["interrupted", "running", "interrupted", "running", "completed"]
 
 
 def test_what_came_long_before_is_not_told_and_known(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "BEFORE", 3)
     begun(db, *(facts.closed(1) for _ in range(9)), facts.attempt(1, 1, ("1",)))
     assert texts(Following(Reader(db), story.RUN)) == ["round 1/2 started with 1 client"], "of two rounds"
+
+
+def test_what_other_runs_did_since_takes_no_line_from_it_and_changes_nothing(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "BEFORE", 3)
+    begun(db, facts.run_resumed(from_round=1, num_rounds=3), *(facts.closed(1) for _ in range(4)), facts.run_ended())
+    others = [*story.started(story.LEFT, 2, "other"), *(facts.closed(1) for _ in range(9))]
+    story.write(db, others, run_id=story.LEFT, process_id=2)
+    follower = Following(Reader(db), story.RUN)
+    assert (follower.status, texts(follower)) == ("completed", [f"run {story.RUN} completed, model sha256:1"])
 
 
 def test_more_events_than_a_page(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:

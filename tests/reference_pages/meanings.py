@@ -122,7 +122,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has stopped; or "
             "it was cut off then, with `--goodbye close` or because it read too slowly to be told), `closed`, `reset`, "
             "`timeout`, `protocol` (it spoke out of turn), `other` (taken off the roster, for one), or `server "
-            "stopped` where the server was killed.",
+            "stopped` where the server was killed, or lost its power: no orderly stop, which is `stopped`.",
             "label": "The client's name in the roster.",
             "metadata": "JSON: the fields of its registration as they were sent, but for header and info: the id as a "
             'number or a text, a `data_size` of 10.0, keys that nobody asks for; NaN is `"NaN"`. NULL in what older '
@@ -251,7 +251,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "loss": "Loss of the new model; NULL without `--eval-data` or `--evaluate`.",
             "accuracy": "Its accuracy, likewise.",
             "event_seq": "The event that ended the attempt: `v1_events.seq`.",
-            "reason": "Why it was aborted: `quorum`, `implausible`, `failed`, or what stopped the server.",
+            "reason": "Why it was aborted: `quorum`, `implausible`, `failed`, or what stopped the server: `stopped by "
+            "…` in order, `server stopped` where it was killed, or lost its power.",
             "arithmetic": "How its strategy computes, where it has a name for that; `fedavg`'s is `exact-sum-1`. Equal "
             "names, equal bits. NULL in a round of `fedavg` that is older than the name: there the sum was in "
             "float64, in ascending order of the ids. NULL also before an attempt is committed.",

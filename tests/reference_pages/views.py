@@ -41,7 +41,7 @@ DECISIONS = {
     ),
     "aborted": (
         "it counted, and its attempt ended without a round",
-        "`quorum`, `implausible`, `failed`, `server stopped`, `stopped by …`",
+        "`quorum`, `implausible`, `failed`, `server stopped` (killed, or lost its power), `stopped by …` (in order)",
     ),
 }
 

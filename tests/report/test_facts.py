@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from flserver.report.circumstances import WITHHELD, overrides, setting_cell
 from flserver.report.facts import shown_setting
 from flserver.report.participation import Picture, natural
 from flserver.report.states import ABSENT, NUMBER, STATES, state_of
+from flserver.store.lock import DatabaseLock
 from tests.report.conftest import HOSTILE, read
+from tests.store import story
 
 
 def by_key(states: Counter[int]) -> dict[str, int]:
@@ -106,6 +109,33 @@ def test_a_run_that_is_not_over_is_told_as_it_is_now(eventful: Path) -> None:
     assert words.unknown(facts)[0].startswith(f"How it ends: the run was not over at {facts.moment.at[:10]} ")
     assert words.unknown(facts)[0].endswith("and attempt 1 of round 1 was still open.")
     assert by_key(facts.participation.rounds[0].states) == {"waiting": 2}
+
+
+def test_a_run_whose_server_was_killed_is_told_so_from_the_lock(eventful: Path, tmp_path: Path) -> None:
+    db = Path(shutil.copy(eventful, tmp_path / "night runs.sqlite"))
+
+    def told() -> tuple[str, str, list[str]]:
+        facts = read(db, "killed")
+        return facts.status, words.summary(facts)[0], troubles.lines(facts)
+
+    resume = f"flserver --db 'night runs.sqlite' --resume --run-name {story.LEFT}"
+    ended = "1 server process had no orderly end (killed, or a power cut)."
+    status, summary, said = told()
+    assert status == "running (no server has it)"
+    assert "It is not over, and no server has it as far as this copy tells: 0 of 2 rounds are committed." in summary
+    assert said[0].startswith("As far as this copy tells, no server has it: ")
+    assert said[0].endswith(resume)
+    assert ended not in said
+    with DatabaseLock(db):
+        status, summary, said = told()
+    assert status == "running"
+    assert "It is not over: 0 of 2 rounds are committed." in summary
+    assert "; the last event on record is of " in summary
+    assert said == []
+    status, summary, said = told()
+    assert status == "running (no server has it)"
+    assert "It is not over, and no server has it: it was killed, or lost its power: 0 of 2" in summary
+    assert said == [f"No server has it: it was killed, or lost its power. Resume it with {resume}", ended]
 
 
 def test_what_is_not_known_is_said(eventful: Path) -> None:

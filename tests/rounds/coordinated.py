@@ -98,7 +98,7 @@ class Run:
         )
         CheckpointStore(folder, "run").prepare()
         model = committer.commit_initial(tensors(0, 0, 0), 1)
-        rules = policy(num_rounds=rounds, time_to_wait=0.0, **changed)
+        rules = policy(**{"num_rounds": rounds, "time_to_wait": 0.0} | changed)
         self.exchange = Exchange(Rounds(rules, {}, None, Identity()), model)
         self.folding = Folding(self.exchange)
         self.folding.committer = committer

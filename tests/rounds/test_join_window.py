@@ -7,6 +7,7 @@ from flserver.identity.peer import Peer
 from flserver.identity.roster import Member, Roster
 from flserver.identity.rules import Identity
 from flserver.rounds import Registration, Rounds
+from flserver.rounds.join_window import Stage
 from flserver.rounds.waiting import waiting
 from tests.rounds.policies import policy
 
@@ -181,7 +182,7 @@ def test_where_nobody_else_can_come_later_it_stays_open_for_as_many_as_were_sett
     rounds = Rounds(policy(time_to_wait=10.0), {}, 2, Identity())
     join(rounds, "a")
     assert not rounds.window_over(20.0)
-    assert rounds.window_short_of(20.0) == 1
+    assert rounds.window_stage(20.0) == Stage(short=1)
     join(rounds, "b", 21.0)
     assert rounds.window_over(21.0)
     resumed = Rounds(policy(time_to_wait=10.0), {"a": (10, 1), "b": (10, 1)}, 2, Identity())

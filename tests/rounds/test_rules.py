@@ -36,7 +36,7 @@ class TestJoinWindow:
     def test_it_says_how_many_it_is_short_of_once_its_time_is_up(self) -> None:
         rounds = Rounds(policy(min_clients=3), {}, None, Identity())
         join(rounds, "1")
-        assert (rounds.window_short_of(9.9), rounds.window_short_of(10.0)) == (0, 2)
+        assert [rounds.window_stage(now).short for now in (9.9, 10.0)] == [0, 2]
 
     @pytest.mark.parametrize("needs", [{"min_clients": 2}, {"min_updates": 2}])
     def test_it_stays_open_until_enough_are_in(self, needs: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.store.lock import DatabaseLock, holder, read_note, status_shown
+from flserver.store.lock import DatabaseLock, holder, read_note, status_shown, unheld
 
 
 @pytest.fixture
@@ -98,10 +98,13 @@ def test_a_file_that_says_nothing_is_no_note(database: Path, lock: Path, content
 
 
 def test_a_run_that_no_server_has_is_said_to_have_none(database: Path) -> None:
+    assert unheld(database) == "copy"
     assert status_shown("running", database) == "running (no server has it)"
     with DatabaseLock(database):
         assert status_shown("running", database) == "running"
         assert status_shown("completed", database) == "completed"
+        assert unheld(database) is None
+    assert unheld(database) == "left"
     assert status_shown("running", database) == "running (no server has it)", "its file is there still"
     assert status_shown("completed", database) == "completed"
 
