@@ -77,7 +77,7 @@ def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Path | None = None) 
     with new_zip(out) as zipped, tempfile.TemporaryFile(dir=out.parent) as lines, ExitStack() as opened:
         facts = _write_events(reader, run["run_id"], asked, found, lines)
         made = reader.committed_round(run["run_id"], max(facts["RoundCommitted"])[0])
-        files = verify.derive(facts, run["run_id"], found.text)
+        files = verify.derive(facts, run["run_id"], str(found))
         files |= {
             "head": found.text.encode(),
             "bom.json": bom(run, made, asked.licence),

@@ -5,8 +5,6 @@ the key from elsewhere. Exit codes: 0 it holds under what was given; 1 it does n
 consistent in itself, but without a head or a key nobody vouches for it.
 """
 
-from __future__ import annotations
-
 import sys
 
 if __name__ == "__main__" and not sys.flags.isolated:
@@ -26,7 +24,9 @@ from typing import Any, BinaryIO
 EVENTS, MODEL, SIGNATURE, KIND = "events.jsonl", "model.safetensors", "model.sig", "urn:x-flserver:round:v1"
 MOST_BYTES, MOST_WHOLE, MOST_LINE = 2**31 - 1, 2**24, 2**23  # of the bundle, of a file that is read whole, of an event
 NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})?")
-HEAD = re.compile("(\\S+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(\n(?:— \\S+ [A-Za-z0-9+/=]+\n)+)?")
+HEAD = re.compile("([!-~]+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(\n(?:— [!-~]+ [A-Za-z0-9+/=]+\n)+)?")
+GIVEN = re.compile(r"^(?:(\S+)\n(?=[0-9]+\n))?([0-9]+)[:\n]([A-Za-z0-9+/]{43}=)\s", re.M)  # a head, or SIZE:ROOT
+TYPED = re.compile(r"[^+\n]*\+[0-9A-Fa-f]{8}\+|\s*[0-9]+:|.*\n", re.S)  # no name of a file, whatever is beside it
 KEY = re.compile(r"([^\s+]+)\+[0-9a-f]{8}\+(A[Q-Za-f][A-Za-z0-9+/]{42})\s*")
 KEPT = ["seq", "at", "round", "attempt", "client_id", "identity", "data_size", "counted_size", "update_digest"]
 KEPT += ["base_digest", "arithmetic", "checkpoint", "checkpoint_bytes", "model_digest", "loss", "accuracy"]
@@ -127,7 +127,8 @@ def signed(head: str, name: str, raw: bytes) -> bool:
     """Whether the note ``head`` has a signature by the key of that name; ``raw`` is its kind and its 32 bytes."""
     (text, _, below), hashed = head.partition("\n\n"), hashlib.sha256(name.encode() + b"\n" + raw).digest()
     made = [base64.b64decode(line.split(" ")[2]) for line in below.splitlines() if line.split(" ")[1] == name]
-    return any(one[:4] == hashed[:4] and ed25519(raw[1:], one[4:], text.encode() + b"\n") for one in made)
+    made = [one[4:] for one in made if one[:4] == hashed[:4]][:3]  # it signs once, and each takes a while
+    return any(ed25519(raw[1:], one, text.encode() + b"\n") for one in made)
 
 
 def root_of(leaf: bytes, index: int, size: int, proof: list[str]) -> bytes:
@@ -147,6 +148,7 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
     facts: dict[str, Any] = {name: {} for name in ("AttemptStarted", "UpdateReceived", "RoundCommitted")}
     seq, leaf, proven, payloads, events = 0, bytes(32), True, 0, 0
     for events, line in enumerate(lines, 1):
+        require(line.endswith(b"\n"), f"line {events} of {EVENTS} has no end")
         row = parse(line[:-1], f"line {events} of {EVENTS}")
         event, what = row["event"], f"event {row['event'].get('seq')}"
         only = event["run_id"] == run_id and row.keys() <= {"event", "payload", "salt", "proof"}
@@ -177,7 +179,7 @@ def plain(value: object) -> str:
 
 
 def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
-    """The files that say what the events say and nothing else, by their names."""
+    """The files that say what the events say and nothing else, by their names. ``head`` is SIZE:ROOT."""
     files, rows, checkpoints = dict[str, bytes](), list[str](), list[dict[str, Any]]()
     for at, made in sorted(facts["RoundCommitted"].items()):
         used: list[dict[str, Any]] = []
@@ -194,22 +196,30 @@ def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
         files[f"statements/round-{at[0]:06d}.json"] = canonical({**kind, "predicate": predicate})
         clients = ", ".join(plain(one["annotations"]["client_id"]) for one in used)
         rows.append(f"| {at[0]:d} | {plain(made['model_digest'])} | {made['data_size']:d} | {clients} |\n")
-    page = SUMMARY.format(**facts, run=plain(run_id), rounds="".join(rows), head=head.replace("\n", "\n    ").strip())
+    page = SUMMARY.format(**facts, run=plain(run_id), rounds="".join(rows), head=head)
     return {**files, "checkpoints.json": canonical({"checkpoints": checkpoints}), "SUMMARY.md": page.encode()}
 
 
-def check(bundle: Bundle) -> tuple[str, int, str, dict[str, Any]]:
-    """Hold a bundle against itself. Its head as text, of how many events that is, their root, and what they say."""
-    about, head = parse(bundle.whole("bundle.json"), "bundle.json"), HEAD.fullmatch(bundle.whole("head").decode())
+def check(bundle: Bundle, key: Any = None, at: Any = None) -> tuple[str, dict[str, Any]]:
+    """Hold a bundle against itself, and against a key and a head if any. Its head as SIZE:ROOT, and what events say."""
+    about, text = parse(bundle.whole("bundle.json"), "bundle.json"), b"".join(bundle.pieces("head", 2**16)).decode()
+    head = HEAD.fullmatch(text)
     digests, found = about["files"], bundle.found.keys()
     if head is None or (about["format"], len(about)) != (1, 3) or digests.keys() != found - {"bundle.json"}:
         raise ValueError("the head or the format is none, or bundle.json lists other files")
+    require(not at or at[2] == head[2], f"it is about the head of {head[2]} events, and --head is of another size")
+    require(not at or at[3] == head[3], "--head, of as many events, is another head: the record was rewritten")
+    require(not at or at[1] in (None, head[1]), "--head is of another log: its first line is not that of its head")
+    require(not key or signed(text, key[1], base64.b64decode(key[2])), "the key has not signed its head")
     for name in digests:
         hashed = hashlib.sha256()
         any(map(hashed.update, bundle.pieces(name, MOST_BYTES)))  # all of them, for it returns nothing
         require(hashed.hexdigest() == digests[name], f"{name} was changed")
     facts = walk(bundle.lines(), about["run_id"], int(head[2]), base64.b64decode(head[3]))
-    files, newest = derive(facts, about["run_id"], head[0]), max(facts["RoundCommitted"].items())[1]["model_digest"]
+    files, newest = (
+        derive(facts, about["run_id"], f"{head[2]}:{head[3]}"),
+        max(facts["RoundCommitted"].items())[1]["model_digest"],
+    )
     for name in files:
         require(bundle.whole(name) == files[name], f"{name} says something else than the events")
     described = parse(bundle.whole("bom.json"), "bom.json")["metadata"]["component"]["hashes"]
@@ -217,29 +227,30 @@ def check(bundle: Bundle) -> tuple[str, int, str, dict[str, Any]]:
     require(digests.get(MODEL, newest[7:]) == newest[7:], f"{MODEL} is another model")
     extra = found - files.keys() - {"bundle.json", "head", EVENTS, "bom.json", "verify.py", MODEL, SIGNATURE}
     require(not extra, "there are files in it that no bundle has")
-    return head[0], int(head[2]), head[3], facts
+    return f"{head[2]}:{head[3]}", facts
 
 
-def main(arguments: list[str] | None = None) -> int:
+def read(text: str) -> str:
+    """What an option says: ``text``, or what is in the file of that name. What looks like a key or a head is that."""
+    return text if TYPED.match(text) or not isfile(text) else Path(text).read_text(encoding="utf-8")
+
+
+def main(arguments: Any = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=argparse.FileType("rb"))
     for option, meant in (("--head", "a head from elsewhere, as SIZE:ROOT"), ("--key", "the key that signs heads")):
-        read = lambda text: Path(text).read_text(encoding="utf-8") if isfile(text) else text  # noqa: E731
         parser.add_argument(option, type=read, default="", help=f"{meant}, or its file")
     asked = parser.parse_args(arguments)
-    key, at = KEY.fullmatch(asked.key), re.search(r"^([0-9]+)[:\n]([A-Za-z0-9+/]{43}=)\s", f"{asked.head}\n", re.M)
+    key, at = KEY.fullmatch(asked.key), GIVEN.search(f"{asked.head}\n")
     if (asked.key and not key) or (asked.head and not at):
         parser.error("--key is name+id+base64, --head the text of a head or SIZE:ROOT; each can be a file")
     try:
         with asked.bundle as file:
-            head, size, root, facts = check(Bundle(file))
-        require(not at or at[1] == f"{size}", f"it is about the head of {size} events, and --head is of another size")
-        require(not at or at[2] == root, "--head, of as many events, is another head: the record was rewritten")
-        require(not key or signed(head, key[1], base64.b64decode(key[2])), "the key has not signed its head")
+            head, facts = check(Bundle(file), key, at)
     except Exception as error:  # whatever is wrong with it, it is no bundle that holds
         print("DOES NOT HOLD:", re.sub("[^ -~]", "?", f"{error}"[:300]) or type(error).__name__)
         return 1
-    print(f"{facts['events']} events, {len(facts['RoundCommitted'])} rounds, head {size}:{root}")
+    print(f"{facts['events']} events, {len(facts['RoundCommitted'])} rounds, head {head}")
     by = " and ".join(["the head that was given"] * bool(at) + ["a signature of the key that was given"] * bool(key))
     print(f"HOLDS under {by}" if by else "CONSISTENT IN ITSELF; nobody vouches for it: no --head, no --key")
     return 0 if by else 3
