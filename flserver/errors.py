@@ -15,6 +15,7 @@ FlserverError
 │   │   └── RegistrationRefused  an id or a time at which nobody may register
 │   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
 ├── UsageError                what the operator asked for cannot be done: one line, exit code 2
+│   ├── NotInstalled          a library that only some need is not there: how to install it
 │   ├── PortBusy              not now: somebody's connection has the port that is to be listened on
 │   └── Damaged               the database is not what was written: exit code 1
 ├── StoreError                the database failed: the server stops, exit code 1
@@ -27,6 +28,8 @@ FlserverError
     └── Rewritten             a head contradicts an earlier one of the same log: its past was changed
 """
 
+import shlex
+import sys
 from typing import Literal
 
 EXIT_DONE = 0
@@ -125,6 +128,14 @@ class UsageError(FlserverError):
     """What the operator asked for cannot be done. Printed as one line; exit code 2."""
 
     exit_code = EXIT_USAGE
+
+
+class NotInstalled(UsageError):
+    """A library that only some users need is not there. ``extra`` brings it, in a clone and in an installed package
+    alike: that is said for the Python that runs."""
+
+    def __init__(self, lacking: str, extra: str) -> None:
+        super().__init__(f"{lacking}: {shlex.quote(sys.executable)} -m pip install 'flserver[{extra}]'")
 
 
 class PortBusy(UsageError):

@@ -10,9 +10,10 @@ prepare_environment() { # the extra to install
   fi
   # Installed once for each state of pyproject.toml; an editable install follows the sources by itself.
   if ! cmp -s pyproject.toml "$stamp"; then
-    echo "installing flserver[$extra] and what it needs; torch is large" >&2
+    echo "installing flserver and what it needs (.[$extra]); torch is large: this can take minutes" >&2
     # A caller that handles the failure switches errexit off, and what is not installed must not be stamped.
-    .venv/bin/python -m pip install --disable-pip-version-check --editable ".[$extra]" >&2 || return 1
+    .venv/bin/python -m pip install --disable-pip-version-check --editable ".[$extra]" |
+      { grep --line-buffered -v '^Requirement already satisfied' || true; } >&2 || return 1 # pipefail: pip's status
     cp pyproject.toml "$stamp"
   fi
 }

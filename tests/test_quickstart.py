@@ -18,7 +18,7 @@ echo "$(basename "$0") $*" >> calls
 """
 PYTHON = """#!/bin/sh
 case "$*" in
-  "-m pip "*) echo "$*" >> calls; echo "Downloading torch (900 MB)" ;;
+  "-m pip "*) echo "$*" >> calls; echo "Requirement already satisfied: this"; echo "Downloading torch (900 MB)" ;;
   *) exec {python} "$@" ;;
 esac
 """
@@ -76,19 +76,31 @@ def test_the_first_run_has_its_folder_and_pip_shows_what_it_does(checkout: Path)
     shown = quickstart(checkout)
     assert databases(checkout) == {"quickstart-run/runs.sqlite"}
     assert "Downloading torch (900 MB)" in shown
+    assert "already satisfied" not in shown
     assert "--quiet" not in (checkout / "calls").read_text()
+    assert "--resume --run-name quickstart --num-rounds 15" in shown
     assert "Downloading" not in quickstart(checkout), "once"
 
 
-@pytest.mark.parametrize("answer", [None, "n", "", "what?"])
-def test_without_a_yes_an_earlier_record_stays(checkout: Path, answer: str | None) -> None:
+def test_where_nobody_can_be_asked_an_earlier_record_stays(checkout: Path) -> None:
     earlier = record(checkout)
-    shown = quickstart(checkout, answer)
+    shown = quickstart(checkout)
     assert earlier.read_text() == "precious"
     assert databases(checkout) == {"quickstart-run-2/runs.sqlite"}
     assert "quickstart-run/ stays as it is; this run goes to quickstart-run-2/" in shown
-    quickstart(checkout, answer)
+    quickstart(checkout)
     assert databases(checkout) == {"quickstart-run-2/runs.sqlite", "quickstart-run-3/runs.sqlite"}
+
+
+@pytest.mark.parametrize("answer", ["n", "", "what?"])
+def test_without_a_yes_nothing_is_started_and_it_says_what_to_type(checkout: Path, answer: str) -> None:
+    earlier = record(checkout)
+    shown = quickstart(checkout, answer)
+    assert earlier.read_text() == "precious"
+    assert [path.name for path in checkout.glob("quickstart-run*")] == ["quickstart-run"]
+    assert not (checkout / "calls").exists(), "nothing is installed, and nothing started"
+    assert "quickstart-run/ stays as it is, and nothing was started" in shown
+    assert "mv quickstart-run quickstart-run-1 && ops/quickstart" in shown
 
 
 @pytest.mark.parametrize("answer", ["y", "Yes"])

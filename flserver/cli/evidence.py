@@ -1,5 +1,6 @@
 """The command that gives evidence to who has neither the database nor flserver."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -72,12 +73,16 @@ def evidence(
     if with_personal_data:
         _put_on_record(path, asked.run, asked.round, out, operator, audit_head)
     made = make(path, out, asked, checkpoint_dir)
-    click.echo(f"{out}: {made.events} events, {made.rounds} rounds, sha256:{made.digest}")
+    click.echo(f"{out}: {made.events} events of the run, {made.rounds} rounds, sha256:{made.digest}")
     click.echo(f"verify.py: sha256:{made.verifier}")
-    click.echo(f"head: {made.anchor}")
-    click.echo(f"key: {made.anchor.key or 'none, for nobody signed this head'}")
+    size, key_is = made.anchor.checkpoint.size, made.anchor.key or "none, for nobody signed this head"
+    click.echo(f"head: {made.anchor} (of the whole record, {size} events of all runs and their servers)")
+    click.echo(f"key: {key_is}")
     under = f"--head {made.anchor}" if made.anchor.key is None else f"--key {made.anchor.key}"
-    click.echo(f"who has verify.py checks it with: python3 -I verify.py {out.name} {under}")
+    name = shlex.quote(out.name)
+    click.echo("who checks it takes verify.py out of it (better: has it from elsewhere), then needs only Python:")
+    click.echo(f"  unzip -p {name} verify.py > verify.py")
+    click.echo(f"  python3 -I verify.py {name} {under}")
 
 
 def _put_on_record(

@@ -17,7 +17,7 @@ from flserver.cli.common import database, db_option
 def explore(ctx: click.Context, port: int, no_browser: bool, db: str | None) -> None:
     """Show the record in a browser, on this machine alone: the v1_ views, and the questions that ask answers.
 
-    It can only be read, also while a server writes it. It needs flserver[explore], which is datasette. Ctrl-C ends it.
+    It can only be read, also while a server writes it. It is datasette, which the extra explore brings. Ctrl-C ends it.
     """
     from flserver.record.explore import explore as serve
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from flserver.cli.common import audit_head_option, database, db_option, operator_options
-from flserver.errors import UsageError
+from flserver.errors import NotInstalled, UsageError
 from flserver.settings.operator import Operator
 
 
@@ -53,7 +53,7 @@ def report(
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("flserver"):
             raise
-        raise UsageError(f"a report needs {error.name}: pip install 'flserver[report]'") from error
+        raise NotInstalled(f"a report needs {error.name}", "report") from error
     path, to_file = database(ctx, db), str(out) != "-"
     if to_file:
         refuse_to_overwrite(out, force)

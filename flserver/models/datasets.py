@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flserver.errors import UsageError
+from flserver.errors import NotInstalled, UsageError
 from flserver.models.fldata import Data, data_file, read_files
 from flserver.settings import DATASETS
 
@@ -190,7 +190,7 @@ def _read_digits(split: str) -> Data:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UsageError("the data set digits needs scikit-learn: pip install 'flserver[demo]'") from error
+        raise NotInstalled("the data set digits needs scikit-learn", "demo") from error
     digits = load_digits()
     images = torch.from_numpy(digits.data).reshape(-1, 1, 8, 8).to(torch.float32) / 16  # the brightest
     # nearest, because it only copies numbers: the same bits on every machine

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from flserver.errors import UsageError
+from flserver.errors import NotInstalled, UsageError
 from flserver.files import complaints, group_id
 from flserver.plugins import check_importable, check_name
 from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, StorePolicy, defaults
@@ -68,7 +68,7 @@ def _eval_data(settings: ServerSettings) -> None:
         known = f"choose from {', '.join(DATASETS)}"
         raise UsageError(f"--eval-data {spec!r}: there is no such data set; {known}{did_you_mean(spec, DATASETS)}")
     if spec == "digits" and find_spec("sklearn") is None:
-        raise UsageError("--eval-data digits needs scikit-learn: pip install 'flserver[demo]'")
+        raise NotInstalled("--eval-data digits needs scikit-learn", "demo")
 
 
 def _evaluate(settings: ServerSettings) -> None:

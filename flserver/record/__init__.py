@@ -3,7 +3,7 @@
 >>> from flserver import record
 >>> with record.open("runs.sqlite") as r:
 ...     run = r.run("newest")
-...     run.rounds().frame()          # a pandas.DataFrame, with flserver[notebook]
+...     run.rounds().frame()          # a pandas.DataFrame, with the extra notebook
 ...     run.round(7).model()          # names to tensors
 """
 

@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from flserver.errors import UsageError
+from flserver.errors import NotInstalled, UsageError
 from flserver.record.questions import Question, questions
 from flserver.store.reader import Reader
 from flserver.store.sqlite import reading_connection
@@ -79,7 +79,7 @@ def application(path: Path) -> Any:
         from datasette.database import Database
         from datasette.utils.sqlite import sqlite3
     except ImportError as error:
-        raise UsageError("explore needs datasette: pip install 'flserver[explore]'") from error
+        raise NotInstalled("explore needs datasette", "explore") from error
 
     # It would print a screenful of what is in memory for each slip of somebody's SQL. Imported first it would not work.
     vars(import_module("datasette.handle_exception"))["rich"] = None

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from flserver.errors import UsageError
+from flserver.errors import NotInstalled
 from flserver.text import printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Rows(list[dict[str, Any]]):
         try:
             import pandas
         except ImportError as error:
-            raise UsageError("there is no pandas: pip install 'flserver[notebook]'") from error
+            raise NotInstalled("there is no pandas", "notebook") from error
         frame = pandas.DataFrame([*self], columns=[*self.columns])
         for name in self.columns:
             if name == "at" or name.endswith("_at"):

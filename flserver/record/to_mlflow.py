@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flserver.errors import UsageError, one_line
+from flserver.errors import NotInstalled, UsageError, one_line
 from flserver.record.opened import Run
 from flserver.record.series import facts_of, points, seconds, settings_of
 
@@ -35,7 +35,7 @@ def to_mlflow(run: Run, uri: str, experiment: str, *, with_model: bool = False) 
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
     except ImportError as error:
-        raise UsageError("there is no mlflow: pip install 'flserver[mlflow]'") from error
+        raise NotInstalled("there is no mlflow", "mlflow") from error
     try:
         yield from _log(MlflowClient(tracking_uri=uri), run, experiment, with_model)
     except MlflowException as error:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flserver.errors import UsageError
+from flserver.errors import NotInstalled, UsageError
 from flserver.record.opened import Run
 from flserver.record.series import facts_of, points, seconds, settings_of
 
@@ -40,7 +40,7 @@ def _content(run: Run) -> tuple[bytes, int]:
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError as error:
-        raise UsageError("there is no tensorboard: pip install 'flserver[tensorboard]'") from error
+        raise NotInstalled("there is no tensorboard", "tensorboard") from error
 
     file, began, numbers = io.BytesIO(), seconds(run.row["started_at"]), points(run)
     writer = RecordWriter(file)

@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, get_args
 
 from flserver import __version__
 from flserver.clock import utc_now
-from flserver.errors import UsageError
+from flserver.errors import NotInstalled, UsageError
 from flserver.files import create
 from flserver.record.cells import inert, plain, plain_json
 from flserver.store.reader import Reader, Row
@@ -178,7 +178,7 @@ def _parquet(columns: Sequence[Column], pages: Iterator[list[tuple[Any, ...]]], 
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise UsageError("--format parquet needs pyarrow: pip install 'flserver[parquet]'") from error
+        raise NotInstalled("--format parquet needs pyarrow", "parquet") from error
     types = {
         "integer": pa.int64(),
         "real": pa.float64(),

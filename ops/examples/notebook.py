@@ -1,13 +1,25 @@
-"""A run from Python, cell by cell: open it as a notebook (VS Code, or `jupytext --to notebook`), or run it with the
-path of the database. It needs `pip install 'flserver[notebook]'`, and only reads: a server may be writing meanwhile."""
+"""A run from Python, cell by cell. VS Code, PyCharm and Spyder open this file with its cells; `jupytext --to notebook`
+makes an .ipynb of it. As a program: .venv/bin/python ops/examples/notebook.py quickstart-run/runs.sqlite
 
-# %% The record, and its newest run
+It needs pandas, which the extra notebook brings (.venv/bin/pip install -e '.[notebook]'), and only reads: a server may
+be writing meanwhile."""
+
+# %% The record, and its newest run. In a notebook, write the path of yours here
 import sys
 
 from flserver import record
+from flserver.errors import UsageError
 
-r = record.open(sys.argv[1] if len(sys.argv) > 1 else "runs.sqlite")
-run = r.run("newest")
+path = "quickstart-run/runs.sqlite"
+if "ipykernel" not in sys.modules:  # a program
+    if len(sys.argv) != 2:
+        sys.exit(f"of which database? After ops/quickstart: python {sys.argv[0]} {path}")
+    path = sys.argv[1]
+try:
+    r = record.open(path)
+    run = r.run("newest")
+except UsageError as error:
+    sys.exit(str(error))
 print(run)
 
 # %% How it learnt: a row for each committed round, times as times

@@ -28,17 +28,26 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_handed_over_by_another_way_is_printed(flserver: Run, db: Path, tmp_path: Path) -> None:
     out = tmp_path / "it.zip"
     told = lines(flserver("--db", db, "evidence", "night:1", "--out", out))
-    assert told[0] == f"{out}: 9 events, 1 rounds, {sha256_of_file(out)}"
+    assert told[0] == f"{out}: 9 events of the run, 1 rounds, {sha256_of_file(out)}"
+    unzip, check = (line.strip() for line in told[5:])
+    assert unzip == "unzip -p it.zip verify.py > verify.py"
     with zipfile.ZipFile(out) as zipped:
         zipped.extract("verify.py", tmp_path)
     assert told[1] == f"verify.py: {sha256_of_file(tmp_path / 'verify.py')}"
     assert told[3] == f"key: {LOG.public}"
-    head = told[2].removeprefix("head: ")
-    command = told[4].partition("checks it with: ")[2].split()
+    head = told[2].removeprefix("head: ").partition(" ")[0]
+    command = check.split()
     for under in ([], ["--head", head]):
         asked = [sys.executable, *command[1:], *under]
         done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, env={})
         assert done.returncode == 0, done.stdout + done.stderr
+        *table, run, of, verdict = done.stdout.splitlines()
+        made = Reader(db).committed_round(RUN, 1)
+        assert f"| 1 | `{made['ended_at']}` | `{made['model_digest']}` | `160` | " in table[-1]
+        assert run == f"Rounds 1 to 1 of run `{RUN}`, as of the whole record's head {head}. It may have gone on since."
+        assert of.startswith("Of its events 9 are here, ")
+        assert of.endswith("Withheld, or purged: 0 updates of these rounds.")
+        assert verdict.startswith("HOLDS under ")
     assert stat.S_IMODE(out.stat().st_mode) & 0o007 == 0
     refused(flserver("--db", db, "evidence", "night:1", "--out", out), "File exists")
     refused(flserver("--db", db, "evidence", "night:7", "--out", tmp_path / "x"), "no committed round 7")

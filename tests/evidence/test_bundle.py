@@ -131,7 +131,7 @@ def test_names_that_clients_chose_are_text_and_nothing_else(bundle: bytes) -> No
     assert [line for line in lines if line.startswith("#")] == [lines[0]]
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 2 + 3
-    assert all(row.count("|") == 5 and row.count("`") % 2 == 0 for row in rows)
+    assert all(row.count("|") == 7 and row.count("`") % 2 == 0 for row in rows)
     assert "Proven" in page, "it is told, escaped"
     for forbidden in ("\x1b", "<", "\u202e", "# Proven", METRIC):
         assert forbidden not in page

@@ -102,10 +102,10 @@ def test_proofs_lead_to_the_roots_of_the_naive_tree() -> None:
 @pytest.mark.parametrize("text", ["`", '"', "|", "\n", "<b>", "\\u{60}", "é", "\x1b[2J", "]("])
 def test_text_in_the_summary_cannot_end_its_code(text: str) -> None:
     told = plain(f"a{text}b")
-    assert told.startswith('`"a')
-    assert told.endswith('b"`')
+    assert told.startswith("`a")
+    assert told.endswith("b`")
     assert told.isprintable()
-    assert not set(told[2:-2]) & set('`"|<>\n[]()*#&')
+    assert not set(told[1:-1]) & set('`"|<>\n[]()*#&')
     assert told != plain("ab")
 
 

@@ -33,7 +33,7 @@ def test_a_name_that_is_there_passes(given: dict[str, str], tmp_path: Path, monk
 
 def test_digits_need_a_library_that_is_not_always_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UsageError, match=r"--eval-data digits needs scikit-learn: pip install 'flserver\[demo\]'"):
+    with pytest.raises(UsageError, match=r"--eval-data digits needs scikit-learn: .*pip install 'flserver\[demo\]'"):
         check_names(server_settings({"eval_data": "digits"}))
 
 

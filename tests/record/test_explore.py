@@ -3,6 +3,7 @@
 import asyncio
 import builtins
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,5 +76,5 @@ def test_without_datasette_or_a_database_or_the_port_it_is_said(
         return known(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"pip install 'flserver\[explore\]'"):
+    with pytest.raises(UsageError, match=rf"{sys.executable} -m pip install 'flserver\[explore\]'"):
         application(db)

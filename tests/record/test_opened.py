@@ -143,6 +143,20 @@ def test_the_example_runs_cell_by_cell(
     assert found["last"].digest in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [([], "of which database\\? .* quickstart-run/runs.sqlite"), (["none.sqlite"], "there is no database none.sqlite")],
+)
+def test_the_example_says_in_a_line_what_it_lacks(
+    given: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = ROOT / "ops" / "examples" / "notebook.py"
+    monkeypatch.setattr(sys, "argv", [str(example), *given])
+    with pytest.raises(SystemExit, match=said):
+        runpy.run_path(str(example))
+
+
 def test_torch_is_imported_for_a_model_only() -> None:
     check = "import sys; from flserver import record; print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
