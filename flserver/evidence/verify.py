@@ -192,10 +192,8 @@ def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
         files[f"statements/round-{at[0]:06d}.json"] = canonical({**kind, "predicate": predicate})
         who = [f"{plain(client)} ({weight:.4f})" for client, _, weight in made["materials"]]
         who[20:] = [f"{len(who) - 20} more"] * (len(who) > 20)  # whom the statement has too
-        cells = [
-            plain("-" if made.get(n) is None else made[n]) for n in ("at", "model_digest", "data_size", "accuracy")
-        ]
-        rows.append(f"| {at[0]:d} | {' | '.join(cells)} | {', '.join(who)} |\n")
+        has = [plain("-" if made.get(n) is None else made[n]) for n in ("at", "model_digest", "data_size", "accuracy")]
+        rows.append(f"| {at[0]:d} | {' | '.join(has)} | {', '.join(who)} |\n")
     told = {"table": "".join(rows), "head": head, "withheld": withheld, "first": first, "last": at[0]}
     page = SUMMARY.format(**facts, **told, run=plain(run_id)) + "\n"
     return {**files, "checkpoints.json": canonical({"checkpoints": checkpoints}), "SUMMARY.md": page.encode()}
