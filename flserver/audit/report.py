@@ -12,6 +12,12 @@ Outcome = Literal["holds", "broken", "unknown"]
 VERDICTS: Mapping[Outcome, str] = {"holds": "holds", "broken": "does not hold", "unknown": "cannot be told"}
 EXIT_CODES: Mapping[Outcome, int] = {"holds": EXIT_DONE, "broken": EXIT_FAILED, "unknown": EXIT_USAGE}
 
+IN_A_LINE: Mapping[Check, str] = {
+    "checkpoints": "checkpoints with the digest on record",
+    "updates": "kept updates with the digest on record",
+}
+"""What there is one of for each round, or each update: of those that hold people are told how many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -46,6 +52,11 @@ class Report:
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.outcome]
+
+    @property
+    def summed(self) -> list[str]:
+        """A line for each check of IN_A_LINE, with how many hold."""
+        return [f"{told}: {count}" for check, told in IN_A_LINE.items() if (count := self.counts["holds"][check])]
 
     @property
     def last_line(self) -> str:

@@ -1,6 +1,7 @@
 """The commands about the record itself: whether it holds, and the database's schema."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -39,6 +40,11 @@ def _file(name: str) -> Path:
     metavar="FILE",
     help="Where the server noted the chain's heads: finds an end that was cut off, or written anew.",
 )
+@click.option(
+    "--verbose",
+    is_flag=True,
+    help="A line for each checkpoint and kept update that holds, as in a pipe; at a terminal they are counted.",
+)
 @json_option
 @db_option
 @click.pass_context
@@ -48,6 +54,7 @@ def verify(
     checkpoint_dir: Path | None,
     without_checkpoints: bool,
     audit_head: Path | None,
+    verbose: bool,
     as_json: bool,
     db: str | None,
 ) -> int:
@@ -62,18 +69,20 @@ def verify(
     """
     if databases:
         return _compared(databases, as_json, with_files=not without_checkpoints)
-    from flserver.audit.report import Report
+    from flserver.audit.report import IN_A_LINE, Report
     from flserver.audit.verify import Verification
 
-    report = Report()
+    report, short = Report(), sys.stdout.isatty() and not verbose
     verification = Verification(database(ctx, db), checkpoint_dir, not without_checkpoints, audit_head)
     for finding in verification.run():
         report.add(finding)
-        if not as_json:
+        if not as_json and not (short and finding.outcome == "holds" and finding.check in IN_A_LINE):
             click.echo(finding.line, err=finding.outcome != "holds")
     if as_json:
         click.echo(json.dumps(report.as_json(verification.facts), indent=1))
     else:
+        for line in report.summed if short else ():
+            click.echo(line)
         click.echo(report.last_line, err=report.outcome != "holds")
     return report.exit_code
 

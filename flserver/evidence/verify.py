@@ -67,7 +67,7 @@ class Bundle:  # a zip without compression and times: its files' names and conte
             crc, size, length = struct.unpack("<14x2I4xH2x", header)
             name = file.read(min(length, 202))
             fields = struct.pack("<5H3I2H", 20, 0, 0, 0, 0x21, crc, size, size, len(name), 0)
-            require(header == b"PK\3\4" + fields and NAME.fullmatch(name) and name > last, "it was packed anew")
+            require(header == b"PK\3\4" + fields and NAME.fullmatch(name) and name > last, "it was zipped anew")
             listed.append(b"PK\1\2\x14\3" + fields + struct.pack("<3H2I", 0, 0, 0, 0o100644 << 16, place) + name)
             self.found[name.decode()] = (place + 30 + len(name), size)
             place, last = place + 30 + len(name) + size, name

@@ -32,6 +32,7 @@ SETTINGS = {
     "sql_time_limit_ms": 5000,
     "suggest_facets": False,
 }
+TEMPLATES = Path(__file__).with_name("templates")  # the questions first, then the views, then SQL
 NEWEST = (
     "(SELECT run_id FROM v1_runs WHERE :run IN ('', 'newest', run_id, name)"
     " ORDER BY run_id = :run DESC, started_at DESC LIMIT 1)"
@@ -44,14 +45,15 @@ def sql_of(asked: Question) -> str:
     return re.sub(r":run_id\b", lambda _: NEWEST, asked.code).rstrip().removesuffix(";")
 
 
-def metadata(tables: list[str]) -> dict[str, Any]:
-    """What datasette is told: the questions, and that the ``tables`` are none of its readers' business."""
+def metadata(tables: list[str], title: str = NAME) -> dict[str, Any]:
+    """What datasette is told: the page's ``title``, the questions, and that the ``tables`` are none of its readers'
+    business."""
     canned = {each.name: _canned(each) for each in questions().values()}
     hidden = {table: {"hidden": True} for table in tables}
     return {
         "title": "flserver",
         "description": "The record, as the v1_ views have it, and the questions of the cookbook. It can only be read.",
-        "databases": {NAME: {"queries": canned, "tables": hidden}},
+        "databases": {NAME: {"title": title, "queries": canned, "tables": hidden}},
     }
 
 
@@ -68,6 +70,12 @@ def _canned(asked: Question) -> dict[str, Any]:
         "params": params,
         "hide_sql": True,
     }
+
+
+def title_of(path: Path) -> str:
+    """The database's name, and its newest run."""
+    _, newest = Reader(path).query("SELECT name, run_id FROM v1_runs ORDER BY started_at DESC, run_id DESC LIMIT 1")
+    return " ".join([path.name, *(f"– run {name} ({run_id})" for name, run_id in newest)])
 
 
 def application(path: Path) -> Any:
@@ -107,7 +115,8 @@ def application(path: Path) -> Any:
         async def attached_databases(self) -> list[Any]:
             return []  # nothing can be attached, and asking for them is denied
 
-    explorer = Datasette([], metadata=metadata([name for (name,) in rows]), settings=SETTINGS)
+    told = metadata([name for (name,) in rows], title_of(path))
+    explorer = Datasette([], metadata=told, settings=SETTINGS, template_dir=str(TEMPLATES))
     explorer.remove_database("_memory")
     explorer.add_database(ReadOnly(explorer, path=str(path)), name=NAME)
     return explorer

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_a_sound_record_is_verified(flserver: Run, db: Path) -> None:
         ("night", "3"),
         ("plain", "0"),
     ], "every checkpoint that was not pruned"
+
+
+def test_at_a_terminal_what_holds_of_many_is_counted(flserver: Run, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = lines(flserver("--db", db, "verify"))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    *before, counted, summary = lines(flserver("--db", db, "verify"))
+    assert (before, counted, summary) == (whole[:5], "checkpoints with the digest on record: 4", whole[-1])
+    assert lines(flserver("--db", db, "verify", "--verbose")) == whole
+    spoil(db, RUN, 2)
+    code, out, err = flserver("--db", db, "verify")
+    assert (code, out.splitlines()[-1]) == (1, "checkpoints with the digest on record: 3")
+    assert "run night round 2" in err.splitlines()[0]
 
 
 def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -> None:

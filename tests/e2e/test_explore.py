@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from flserver.record.questions import questions
+from flserver.store.reader import Reader
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, TESTS, Peer
 from tests.eventful_run import Facts
@@ -98,6 +99,9 @@ def test_its_pages_have_the_questions_and_it_can_only_be_read(eventful: Facts) -
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             page = response.read().decode()
         assert [each.title for each in questions().values() if each.title.replace("'", "&#39;") not in page] == []
+        newest = Reader(eventful.db).run()
+        assert f"<title>runs.sqlite – run {newest['name']} ({newest['run_id']})</title>" in page
+        assert page.index('id="questions"') < page.index('id="views"') < page.index("<textarea"), "questions first"
         assert ("/record/v1_updates" in page, "/record/client_rounds" in page) == (True, False)
         for sql in writes:
             assert status_of(f"{url}.json?" + urllib.parse.urlencode({"sql": sql})) == 400, sql

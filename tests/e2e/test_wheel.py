@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "flserver", "flclient", "migrations", "tests")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "flserver", "flclient", "migrations", "ops/sql", "tests")
 MIGRATIONS = sorted(path.name for path in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
 
 
@@ -61,6 +61,7 @@ def test_its_contents(wheel: Path) -> None:
             assert f"{inside}/{path.relative_to(ROOT / package).as_posix()}" in packed, path
     assert {"flserver/README.md", "flserver/py.typed"} <= set(names)
     assert {f"flserver/report/templates/report.{end}" for end in ("html", "css")} <= set(names)
+    assert "flserver/record/templates/database-record.html" in names
     assert {name.partition("/")[0] for name in names} == {"flserver", "flclient"}, "no tests, no migrations at the top"
     assert not [name for name in names if any(part.startswith("test") for part in name.split("/"))]
 
