@@ -200,7 +200,7 @@ def test_two_files_of_one_name_or_in_another_order_are_refused(bundle: bytes) ->
                 entry = zipfile.ZipInfo(name)
                 entry.create_system, entry.external_attr = 3, 0o100644 << 16
                 zipped.writestr(entry, b"")
-        with pytest.raises(ValueError, match="packed anew"):
+        with pytest.raises(ValueError, match="zipped anew"):
             verify.Bundle(io.BytesIO(out.getvalue()))
     assert verify.Bundle(io.BytesIO(as_they_are(files))).found.keys() == files.keys()
 
