@@ -21,6 +21,13 @@ CLIENTS = """
     WHERE run_id = :run_id AND answers_round <= :round AND decision = 'accepted'"""
 
 
+def checked_licence(licence: str | None) -> str | None:
+    """``licence`` as it is. Raises UsageError where it is no SPDX expression."""
+    if licence is not None and not EXPRESSION.fullmatch(licence):
+        raise UsageError(f"--licence {licence!r} is no SPDX expression, such as Apache-2.0 or CC-BY-4.0")
+    return licence
+
+
 def model_card(reader: Reader, run: Row, committed: Row, licence: str | None) -> dict[str, Any]:
     """What the record says of the model of a ``committed`` round, a row of v1_rounds. Counts, sizes and digests only:
     nothing of it says who the clients are.
@@ -28,8 +35,7 @@ def model_card(reader: Reader, run: Row, committed: Row, licence: str | None) ->
     ``clients`` and ``data_size`` (samples, as counted) are of the updates that the round is made of,
     ``clients_of_run`` those of this run's rounds up to it. Raises UsageError where ``licence`` is no SPDX expression.
     """
-    if licence is not None and not EXPRESSION.fullmatch(licence):
-        raise UsageError(f"--licence {licence!r} is no SPDX expression, such as Apache-2.0 or CC-BY-4.0")
+    checked_licence(licence)
     names, processes = reader.query(PROCESS, {"process_id": committed["process_id"]})
     made_with: dict[str, Any] = dict(zip(names, processes[0], strict=True)) if processes else {}
     for name in ("code", "libraries"):

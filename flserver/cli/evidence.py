@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
+from flserver.errors import UsageError
 from flserver.settings.operator import Operator
 
 FILE = click.Path(path_type=Path)
@@ -20,7 +21,7 @@ FILE = click.Path(path_type=Path)
     metavar="FILE",
     help="Make it about this head, which who checks it has. Default: the newest signed one, or the record's.",
 )
-@click.option("--licence", metavar="TEXT", help="Under what the model may be used, for its bill of materials.")
+@click.option("--licence", metavar="SPDX", help="The model's licence, for its bill of materials: Apache-2.0, say.")
 @click.option("--model-key", type=FILE, metavar="FILE", help="Sign the model with this key of keygen --for-models.")
 @click.option("--model-key-passphrase-file", type=FILE, metavar="FILE", help="Its passphrase: this file's first line.")
 @click.option("--with-model", is_flag=True, help="Put the model itself in.")
@@ -92,7 +93,10 @@ def _put_on_record(
     from flserver.process.acts import record_act
     from flserver.store.lock import DatabaseLock
     from flserver.store.reader import Reader
+    from flserver.store.schema import check
 
+    if not check(path).at_head:
+        raise UsageError(f"{path} is of an older version, and this goes on record: flserver --db {path} db upgrade")
     reader = Reader(path)
     run_id = reader.run(run)["run_id"]
     reader.committed_round(run_id, number)

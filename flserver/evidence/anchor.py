@@ -58,6 +58,8 @@ def anchor(reader: TreeReader, given: str | None, least: int) -> Anchor:
             with reader.nodes() as nodes:
                 tree = frontier(nodes, nodes.size)
             found = Anchor(str(Checkpoint(origin=UNSIGNED, size=tree.size, root=tree.root)), None)
+    if not found.text.replace("\n— ", "\n").isascii():
+        raise HeadError("the head has a name that is not ASCII, which no bundle has: hand over flserver prove instead")
     extension(reader, found.checkpoint.size, Note(str(found.checkpoint)))
     return found
 

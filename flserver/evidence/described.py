@@ -21,8 +21,8 @@ def bom(run: Row, made: Row, licence: str | None) -> bytes:
     data = {
         "type": "dataset",
         "name": "the clients' own data",
-        "description": f"{made['data_size']} samples of {made['updates_accepted']} clients in the last round, which "
-        "the server has not seen",
+        "description": f"{made['data_size']} samples, as they were counted, of {made['updates_accepted']} clients in "
+        f"round {made['round']}; the server has not seen them",
     }
     told = {"run_id": run["run_id"], "strategy": run["strategy"], "server_version": run["server_version"]}
     component = {

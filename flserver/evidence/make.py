@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from flserver.audit.model_card import checked_licence
 from flserver.errors import HeadError, UsageError
 from flserver.evidence import verify
 from flserver.evidence.anchor import Anchor, anchor
@@ -23,6 +24,7 @@ from flserver.heads.model_keys import ModelKey
 from flserver.models.digests import check_file, located
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Row
+from flserver.store.schema import check
 from flserver.store.tree_reader import TreeReader
 from flserver.text import printable
 
@@ -41,6 +43,10 @@ class Asked:
     model_key: ModelKey | None = None
     model: bool = False
     personal: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where the licence is no SPDX expression."""
+        checked_licence(self.licence)
 
     @classmethod
     def parse(cls, what: str, **options: Any) -> "Asked":
@@ -65,9 +71,11 @@ class Made:
 def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Path | None = None) -> Made:
     """Write the bundle to the new file ``out``, for this user and group, and hold it against itself.
 
-    Raises UsageError where there is no such run or round, or ``out`` cannot be made; CheckpointError where the model is
+    Raises UsageError where there is no such run or round, the database is of a newer flserver, or ``out`` cannot be
+    made; CheckpointError where the model is
     asked for and is not the one on record; Rewritten and HeadError where the record is not that of the head.
     """
+    check(db)
     reader = TreeReader(db)
     run = reader.run(asked.run)
     wanted = reader.committed_round(run["run_id"], asked.round)
@@ -77,7 +85,7 @@ def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Path | None = None) 
     with new_zip(out) as zipped, tempfile.TemporaryFile(dir=out.parent) as lines, ExitStack() as opened:
         facts = _write_events(reader, run["run_id"], asked, found, lines)
         made = reader.committed_round(run["run_id"], max(facts["RoundCommitted"])[0])
-        files = verify.derive(facts, run["run_id"], found.text)
+        files = verify.derive(facts, run["run_id"], str(found))
         files |= {
             "head": found.text.encode(),
             "bom.json": bom(run, made, asked.licence),

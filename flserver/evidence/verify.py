@@ -5,8 +5,6 @@ the key from elsewhere. Exit codes: 0 it holds under what was given; 1 it does n
 consistent in itself, but without a head or a key nobody vouches for it.
 """
 
-from __future__ import annotations
-
 import sys
 
 if __name__ == "__main__" and not sys.flags.isolated:
@@ -26,7 +24,9 @@ from typing import Any, BinaryIO
 EVENTS, MODEL, SIGNATURE, KIND = "events.jsonl", "model.safetensors", "model.sig", "urn:x-flserver:round:v1"
 MOST_BYTES, MOST_WHOLE, MOST_LINE = 2**31 - 1, 2**24, 2**23  # of the bundle, of a file that is read whole, of an event
 NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})?")
-HEAD = re.compile("(\\S+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(\n(?:— \\S+ [A-Za-z0-9+/=]+\n)+)?")
+HEAD = re.compile("([!-~]+)\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n(\n(?:— [!-~]+ [A-Za-z0-9+/=]+\n)+)?")
+GIVEN = re.compile(r"^(?:(\S+)\n(?=[0-9]+\n))?([0-9]+)[:\n]([A-Za-z0-9+/]{43}=)\s", re.M)  # a head, or SIZE:ROOT
+TYPED = re.compile(r"[^+\n]*\+[0-9A-Fa-f]{8}\+|\s*[0-9]+:|.*\n", re.S)  # no name of a file, whatever is beside it
 KEY = re.compile(r"([^\s+]+)\+[0-9a-f]{8}\+(A[Q-Za-f][A-Za-z0-9+/]{42})\s*")
 KEPT = ["seq", "at", "round", "attempt", "client_id", "identity", "data_size", "counted_size", "update_digest"]
 KEPT += ["base_digest", "arithmetic", "checkpoint", "checkpoint_bytes", "model_digest", "loss", "accuracy"]
@@ -34,15 +34,13 @@ P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # of Ed2551
 D, BASE = -121665 * pow(121666, P - 2, P) % P, bytes.fromhex("58" + "66" * 31)
 SUMMARY = """# What the record says about run {run}
 
-| round | committed | its model | samples | accuracy | made of the updates of (weight) |
+| round | committed | its model | counted samples | accuracy | made of the updates of (weight) |
 | --- | --- | --- | --- | --- | --- |
-{rounds}
-{events} events of the run are here, {payloads} with what they say, all under the whole record's head below. This page,
-`statements/` and `checkpoints.json` are computed from them. They are what the server put on record: not that clients
-are who they said or trained on what they said, nor that no events are left out. `bom.json` is its maker's word.
-
-    {head}
-"""
+{table}
+Rounds {first} to {last} of run {run}, as of the whole record's head {head}. It may have gone on since.
+Of its events {events} are here, {payloads} with what they say. Withheld, or purged: {withheld} updates of these rounds.
+This page, `statements/` and `checkpoints.json` follow from them. They are what the server put on record: not that
+clients are who they said or trained on what they said, nor that nothing is left out. `bom.json` is its maker's word."""
 
 
 def require(holds: object, said: str) -> None:
@@ -73,8 +71,8 @@ class Bundle:  # a zip without compression and times: its files' names and conte
             listed.append(b"PK\1\2\x14\3" + fields + struct.pack("<3H2I", 0, 0, 0, 0o100644 << 16, place) + name)
             self.found[name.decode()] = (place + 30 + len(name), size)
             place, last = place + 30 + len(name) + size, name
-        ends = struct.pack("<4H2IH", 0, 0, len(listed), len(listed), sum(map(len, listed)), place, 0)
-        ends = b"".join(listed) + b"PK\5\6" + ends
+        listing, count = b"".join(listed), len(listed)
+        ends = listing + b"PK\5\6" + struct.pack("<4H2IH", 0, 0, count, count, len(listing), place, 0)
         require(file.seek(place) == place and file.read(len(ends) + 1) == ends, "it is no bundle, or not just one")
 
     def pieces(self, name: str, size: int = MOST_WHOLE) -> Iterator[bytes]:
@@ -99,10 +97,7 @@ def add(p: tuple[int, int], q: tuple[int, int]) -> tuple[int, int]:
 
 
 def times(number: int, p: tuple[int, int]) -> tuple[int, int]:
-    found = (0, 1)
-    while number:
-        found, p, number = add(found, p) if number & 1 else found, add(p, p), number >> 1
-    return found
+    return (0, 1) if not number else times(number >> 1, add(p, p)) if not number & 1 else add(p, times(number - 1, p))
 
 
 def point(data: bytes) -> tuple[int, int]:
@@ -123,9 +118,10 @@ def ed25519(public: bytes, signature: bytes, message: bytes) -> bool:
 
 def signed(head: str, name: str, raw: bytes) -> bool:
     """Whether the note ``head`` has a signature by the key of that name; ``raw`` is its kind and its 32 bytes."""
-    (text, _, below), hashed = head.partition("\n\n"), hashlib.sha256(name.encode() + b"\n" + raw).digest()
-    made = [base64.b64decode(line.split(" ")[2]) for line in below.splitlines() if line.split(" ")[1] == name]
-    return any(one[:4] == hashed[:4] and ed25519(raw[1:], one[4:], text.encode() + b"\n") for one in made)
+    text, hashed = head.partition("\n\n")[0], hashlib.sha256(name.encode() + b"\n" + raw).digest()
+    of = re.findall(f"^— {re.escape(name)} (.+)$", head, re.M)
+    made = [one[4:] for one in map(base64.b64decode, of) if one[:4] == hashed[:4]]
+    return any(ed25519(raw[1:], one, text.encode() + b"\n") for one in made[:3])  # it signs once; each takes a while
 
 
 def root_of(leaf: bytes, index: int, size: int, proof: list[str]) -> bytes:
@@ -145,6 +141,7 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
     facts: dict[str, Any] = {name: {} for name in ("AttemptStarted", "UpdateReceived", "RoundCommitted")}
     seq, leaf, proven, payloads, events = 0, bytes(32), True, 0, 0
     for events, line in enumerate(lines, 1):
+        require(line.endswith(b"\n"), f"line {events} of {EVENTS} has no end")
         row = parse(line[:-1], f"line {events} of {EVENTS}")
         event, what = row["event"], f"event {row['event'].get('seq')}"
         only = event["run_id"] == run_id and row.keys() <= {"event", "payload", "salt", "proof"}
@@ -154,6 +151,7 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
         require(before if gap == 1 else proven and gap > 1, f"{what} does not follow the one before it")
         leaf, seq, proven = hashlib.sha256(canonical(event)).digest(), event["seq"], "proof" in row
         require(not proven or root_of(leaf, seq - 1, size, row["proof"]) == root, f"{what} is not in the head's record")
+        require("payload" in row or event["type"] != "RoundCommitted", f"{what} is a round, and without what it says")
         if "payload" in row:
             salted = "sha256:" + hashlib.sha256(bytes.fromhex(row["salt"]) + row["payload"].encode()).hexdigest()
             require(salted == event["payload_digest"], f"{what}: the payload is not the one on record")
@@ -174,72 +172,74 @@ def plain(value: object) -> str:
 
 
 def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
-    """The files that say what the events say and nothing else, by their names."""
+    """The files that say what the events say and nothing else, by their names. ``head`` is SIZE:ROOT."""
     files, rows, checkpoints = dict[str, bytes](), list[str](), list[dict[str, Any]]()
+    withheld, first = 0, min(facts["RoundCommitted"])[0]
     for at, made in sorted(facts["RoundCommitted"].items()):
         used: list[dict[str, Any]] = []
+        require(at[0] == first + len(rows), f"round {first + len(rows)} is left out")
         for client, number, weight in made["materials"]:
             update = facts["UpdateReceived"].get(number, {"client_id": client})
             require(update["client_id"] == client, f"round {at[0]} has an update of two clients")
             about = {name: update[name] for name in update if name not in ("materials", "update_digest")}
             of = dict([update["update_digest"].split(":")]) if update.get("update_digest") else {}
+            withheld += number not in facts["UpdateReceived"]
             used.append({"name": f"update {number}", "digest": of, "annotations": {**about, "weight": weight}})
         checkpoints.append({name: made[name] for name in made if name != "materials"})
         subject = {"name": MODEL, "digest": dict([made["model_digest"].split(":")])}
         kind = {"_type": "https://in-toto.io/Statement/v1", "predicateType": KIND, "subject": [subject]}
         predicate = {**facts["AttemptStarted"].get(at, {}), **made, "run_id": run_id, "materials": used}
         files[f"statements/round-{at[0]:06d}.json"] = canonical({**kind, "predicate": predicate})
-        clients = ", ".join(f"{plain(client)} ({weight:.4f})" for client, _, weight in made["materials"])
-        shown = (made.get(name) for name in ("at", "model_digest", "data_size", "accuracy"))
-        rows.append(f"| {at[0]:d} | {' | '.join('-' if one is None else plain(one) for one in shown)} | {clients} |\n")
-    page = SUMMARY.format(**facts, run=plain(run_id), rounds="".join(rows), head=head.replace("\n", "\n    ").strip())
+        who = [f"{plain(client)} ({weight:.4f})" for client, _, weight in made["materials"]]
+        who[20:] = [f"{len(who) - 20} more"] * (len(who) > 20)  # whom the statement has too
+        has = [plain("-" if made.get(n) is None else made[n]) for n in ("at", "model_digest", "data_size", "accuracy")]
+        rows.append(f"| {at[0]:d} | {' | '.join(has)} | {', '.join(who)} |\n")
+    told = {"table": "".join(rows), "head": head, "withheld": withheld, "first": first, "last": at[0]}
+    page = SUMMARY.format(**facts, **told, run=plain(run_id)) + "\n"
     return {**files, "checkpoints.json": canonical({"checkpoints": checkpoints}), "SUMMARY.md": page.encode()}
 
 
-def check(bundle: Bundle) -> tuple[str, int, str, str]:
-    """Hold a bundle against itself. Its head as text, of how many events that is, their root, and what it says."""
-    about, head = parse(bundle.whole("bundle.json"), "bundle.json"), HEAD.fullmatch(bundle.whole("head").decode())
-    digests, found = about["files"], bundle.found.keys()
+def check(bundle: Bundle, key: Any = None, at: Any = None) -> str:
+    """Hold a bundle against itself, and against a key and a head if any. What it says, in short."""
+    about, text = parse(bundle.whole("bundle.json"), "bundle.json"), b"".join(bundle.pieces("head", 2**16)).decode()
+    head, digests, found = HEAD.fullmatch(text), about["files"], bundle.found.keys()
     if head is None or (about["format"], len(about)) != (1, 3) or digests.keys() != found - {"bundle.json"}:
         raise ValueError("the head or the format is none, or bundle.json lists other files")
+    require(not at or at[2] == head[2], f"it is about the head of {head[2]} events, and --head is of another size")
+    require(not at or (at[3] == head[3] and at[1] in (None, head[1])), "--head is another: the record was rewritten")
+    require(not key or signed(text, key[1], base64.b64decode(key[2])), "the key has not signed its head")
     for name in digests:
         hashed = hashlib.sha256()
         any(map(hashed.update, bundle.pieces(name, MOST_BYTES)))  # all of them, for it returns nothing
         require(hashed.hexdigest() == digests[name], f"{name} was changed")
     facts = walk(bundle.lines(), about["run_id"], int(head[2]), base64.b64decode(head[3]))
-    files, newest = derive(facts, about["run_id"], head[0]), max(facts["RoundCommitted"].items())[1]["model_digest"]
+    files, newest = derive(facts, about["run_id"], f"{head[2]}:{head[3]}"), max(facts["RoundCommitted"].items())[1]
     for name in files:
         require(bundle.whole(name) == files[name], f"{name} says something else than the events")
-    described = parse(bundle.whole("bom.json"), "bom.json")["metadata"]["component"]["hashes"]
-    require(described == [{"alg": "SHA-256", "content": newest[7:]}], "bom.json is of another model")
-    require(digests.get(MODEL, newest[7:]) == newest[7:], f"{MODEL} is another model")
-    extra = found - files.keys() - {"bundle.json", "head", EVENTS, "bom.json", "verify.py", MODEL, SIGNATURE}
-    require(not extra, "there are files in it that no bundle has")
-    said = re.findall(r"^(\|.*\|) .* \|$", files["SUMMARY.md"].decode(), re.M)  # its table, without clients
-    said += [f"run {plain(about['run_id'])[1:-1]}: {len(said) - 2} rounds, {facts['events']} events"]
-    return head[0], int(head[2]), head[3], "\n".join(said)
+    told, model = parse(bundle.whole("bom.json"), "bom.json")["metadata"]["component"], newest["model_digest"][7:]
+    of = [told["hashes"], told["version"], told["properties"][0]["value"], digests.get(MODEL, model)]
+    ours = [[{"alg": "SHA-256", "content": model}], f"round {newest['round']}", about["run_id"], model]
+    require(of == ours, f"bom.json is of another model, round or run, or {MODEL} is another model")
+    require(found <= {*files, "bundle.json", "head", EVENTS, "bom.json", "verify.py", MODEL, SIGNATURE}, "it has more")
+    return "\n".join(re.findall(r"^(\|.*\|(?= .* \|$)|[RO].*)", files["SUMMARY.md"].decode(), re.M))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Any = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=argparse.FileType("rb"))
+    read = lambda text: text if TYPED.match(text) or not isfile(text) else Path(text).read_text("utf-8")  # noqa: E731
     for option, meant in (("--head", "a head from elsewhere, as SIZE:ROOT"), ("--key", "the key that signs heads")):
-        read = lambda text: Path(text).read_text(encoding="utf-8") if isfile(text) else text  # noqa: E731
         parser.add_argument(option, type=read, default="", help=f"{meant}, or its file")
     asked = parser.parse_args(arguments)
-    key, at = KEY.fullmatch(asked.key), re.search(r"^([0-9]+)[:\n]([A-Za-z0-9+/]{43}=)\s", f"{asked.head}\n", re.M)
+    key, at = KEY.fullmatch(asked.key), GIVEN.search(f"{asked.head}\n")
     if (asked.key and not key) or (asked.head and not at):
         parser.error("--key is name+id+base64, --head the text of a head or SIZE:ROOT; each can be a file")
     try:
         with asked.bundle as file:
-            head, size, root, said = check(Bundle(file))
-        require(not at or at[1] == f"{size}", f"it is about the head of {size} events, and --head is of another size")
-        require(not at or at[2] == root, "--head, of as many events, is another head: the record was rewritten")
-        require(not key or signed(head, key[1], base64.b64decode(key[2])), "the key has not signed its head")
+            print(check(Bundle(file), key, at))
     except Exception as error:  # whatever is wrong with it, it is no bundle that holds
         print("DOES NOT HOLD:", re.sub("[^ -~]", "?", f"{error}"[:300]) or type(error).__name__)
         return 1
-    print(f"{said}\nthe head, of all {size} events of the record: {size}:{root}")
     by = " and ".join(["the head that was given"] * bool(at) + ["a signature of the key that was given"] * bool(key))
     print(f"HOLDS under {by}" if by else "CONSISTENT IN ITSELF; nobody vouches for it: no --head, no --key")
     return 0 if by else 3

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flserver.errors import UsageError
-from flserver.evidence.verify import MOST_BYTES, canonical
+from flserver.evidence.verify import EVENTS, MOST_BYTES, MOST_WHOLE, canonical
 from flserver.files import create
 
 MANIFEST = "bundle.json"
 PIECE = 2**20
 FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can name
 UNIX, PLAIN_FILE = 3, 0o100644 << 16
+MOST_FILES = 2**16 - 1
 AROUND = 2**20
 """Bytes left for what stands around the files."""
 
@@ -47,6 +48,10 @@ def fill(to: BinaryIO, files: Mapping[str, bytes], streams: Mapping[str, BinaryI
     if total + AROUND > MOST_BYTES:
         raise UsageError("a bundle holds 2 GiB: ask for one round, RUN:ROUND, and hand the model over beside it")
     whole = {**files, MANIFEST: canonical({**about, "files": digests})}
+    large = [name for name in whole if name != EVENTS and len(whole[name]) > MOST_WHOLE]
+    if large or len(whole) + len(streams) > MOST_FILES:
+        what = f"{large[0]} is larger than {MOST_WHOLE >> 20} MiB" if large else "the run has too many rounds"
+        raise UsageError(f"{what}, and no bundle holds that: ask for one round, RUN:ROUND")
     with zipfile.ZipFile(to, "w") as zipped:
         for name in sorted((*whole, *streams)):
             entry = zipfile.ZipInfo(name, FIRST_DAY)

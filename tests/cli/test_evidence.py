@@ -44,8 +44,9 @@ def test_what_is_handed_over_by_another_way_is_printed(flserver: Run, db: Path, 
         *table, run, of, verdict = done.stdout.splitlines()
         made = Reader(db).committed_round(RUN, 1)
         assert f"| 1 | `{made['ended_at']}` | `{made['model_digest']}` | `160` | " in table[-1]
-        assert run == f"run {RUN}: 1 rounds, 9 events"
-        assert of.endswith(f"events of the record: {head}")
+        assert run == f"Rounds 1 to 1 of run `{RUN}`, as of the whole record's head {head}. It may have gone on since."
+        assert of.startswith("Of its events 9 are here, ")
+        assert of.endswith("Withheld, or purged: 0 updates of these rounds.")
         assert verdict.startswith("HOLDS under ")
     assert stat.S_IMODE(out.stat().st_mode) & 0o007 == 0
     refused(flserver("--db", db, "evidence", "night:1", "--out", out), "File exists")

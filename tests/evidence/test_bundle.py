@@ -15,6 +15,7 @@ from model_signing import verifying
 
 from flserver.aggregation.checks import state_digest
 from flserver.errors import CheckpointError, HeadError, UsageError
+from flserver.evidence import zipped
 from flserver.evidence.anchor import UNSIGNED, anchor, read_head
 from flserver.evidence.make import VERIFIER, Asked, make
 from flserver.heads.model_keys import ModelKey
@@ -103,6 +104,43 @@ def test_the_model_s_signature_is_one_of_model_signing_s(recorded: Path, bundle:
     (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"] + b"x")
     with pytest.raises(ValueError, match="mismatch"):
         config.verify(tmp_path / "model.safetensors", tmp_path / "model.sig")
+
+
+def test_a_bill_of_materials_says_what_was_counted_and_when(bundle: bytes) -> None:
+    component = json.loads(files_of(bundle)["bom.json"])["metadata"]["component"]
+    (data,) = component["modelCard"]["modelParameters"]["datasets"]
+    expected = "samples, as they were counted, of 2 clients in round 2; the server has not seen them"
+    assert data["description"].endswith(expected)
+    with pytest.raises(UsageError, match="is no SPDX expression"):
+        Asked(run="night", licence="do what you want, really")
+
+
+def test_a_file_that_would_be_too_large_is_named_beforehand(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zipped, "MOST_WHOLE", 2**10)
+    with pytest.raises(UsageError, match=r"is larger than 0 MiB, and no bundle holds that: ask for one round"):
+        make(db, tmp_path / "x.zip", Asked(run="night"))
+    monkeypatch.setattr(zipped, "MOST_WHOLE", 2**24)
+    monkeypatch.setattr(zipped, "MOST_FILES", 5)
+    with pytest.raises(UsageError, match="too many rounds"):
+        make(db, tmp_path / "x.zip", Asked(run="night"))
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_a_record_of_a_newer_flserver_is_refused(db: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(db)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
+        connection.commit()
+    with pytest.raises(UsageError, match="newer flserver"):
+        make(db, tmp_path / "x.zip", Asked(run="night"))
+
+
+def test_a_head_with_a_name_that_no_bundle_has_is_refused(db: Path, tmp_path: Path) -> None:
+    head = anchor(TreeReader(db), None, 0).text
+    named = head.replace(head.partition("\n")[0], "é.example", 1)
+    with pytest.raises(HeadError, match="not ASCII"):
+        make(db, tmp_path / "x.zip", Asked(run="night", head=named))
 
 
 def test_the_same_record_gives_the_same_bytes(db: Path, tmp_path: Path) -> None:

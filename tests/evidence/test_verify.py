@@ -48,6 +48,8 @@ def test_it_is_short_old_python_and_the_standard_library_alone() -> None:
     assert len(SOURCE.splitlines()) < 250
     tree = ast.parse(SOURCE, feature_version=(3, 9))
     assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
+    of = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)]
+    assert not [ast.unparse(node) for node in of if "None" in ast.unparse(node)], "X | None is read where it stands"
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
