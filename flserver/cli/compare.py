@@ -14,9 +14,11 @@ from flserver.text import json_number, printable
 
 if TYPE_CHECKING:
     from flserver.record.comparison import Comparison, Curve, Measured, Side
+    from flserver.record.told import Values
 
 CURVES = ("loss", "accuracy")
 LABEL = 24  # cells of a run's name before its curve
+VALUES = 8  # of what one run's trainers told under one key
 FACTS = (
     *("run_id", "status", "rounds_committed", "num_rounds", "clients", "updates_accepted", "median_seconds"),
     *("best_round", "best_loss", "best_accuracy", "last_round", "last_loss", "last_accuracy"),
@@ -29,7 +31,8 @@ FACTS = (
 @db_option
 @click.pass_context
 def compare(ctx: click.Context, runs: tuple[str, ...], as_json: bool, db: str | None) -> None:
-    """Compare two runs or more: what was settled differently, how they learned, their best rounds, their times.
+    """Compare two runs or more: what was settled differently, what their trainers told, how they learned, their best
+    rounds, their times.
 
     For example: flserver --db runs.sqlite compare first-run newest
     """
@@ -60,15 +63,34 @@ def _plain(value: Any) -> Any:
 
 
 def _tell(found: "Comparison") -> None:
+    from flserver.record.comparison import PLACE
+
     names = labels(found.runs)
     say(("run", *names), [*zip(FACTS, *map(_facts, found.runs), strict=True)], "table")
     click.echo(f"\nsettings that differ ({found.equal} are the same)")
-    if found.differing:
-        rows = [[name, *map(_setting, values)] for name, values in found.differing.items()]
+    where = {name: values for name, values in found.differing.items() if name in PLACE}
+    rows = [[name, *map(_setting, values)] for name, values in found.differing.items() if name not in where]
+    if rows:
         say(("setting", *names), rows, "table")
+    if where:
+        click.echo("and where it ran: " + "; ".join(f"{name} {_beside(each)}" for name, each in where.items()))
+    _tell_told(found, names)
     for curve in CURVES:
         for line in curve_lines(curve, names, [getattr(run, curve) for run in found.runs], terminal_width()):
             click.echo(line)
+
+
+def _tell_told(found: "Comparison", names: Sequence[str]) -> None:
+    click.echo("\nwhat trainers told that differs")
+    if len(found.silent) == len(found.runs):
+        click.echo("(they told nothing: their own settings, such as a learning rate, are not on record)")
+        return
+    if found.told:
+        rows = [[printable(key, 60), *map(_values, values)] for key, values in found.told.items()]
+        say(("told", *names), rows, "table")
+    for name, run in zip(names, found.runs, strict=True):
+        if run.run_id in found.silent:
+            click.echo(f"(of {name} trainers' own settings are not on record: they told nothing)")
 
 
 def labels(runs: "Sequence[Side]") -> list[str]:
@@ -101,6 +123,15 @@ def _facts(run: "Side") -> list[Any]:
 
 def _told(measured: "Measured | None") -> tuple[Any, ...]:
     return (None, None, None) if measured is None else (measured.round, measured.loss, measured.accuracy)
+
+
+def _beside(values: Sequence[Any]) -> str:
+    return " / ".join(printable(_setting(value)) or "-" for value in values)
+
+
+def _values(told: "Values") -> str:
+    shown = ", ".join(printable(_setting(value), 60) for value in told.values[:VALUES])
+    return shown if told.distinct <= VALUES else f"{shown} and {told.distinct - VALUES} more"
 
 
 def _setting(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""Runs held beside each other: the settings in which they differ, their curves, their best rounds, their times."""
+"""Runs held beside each other: the settings in which they differ, what their trainers told, their curves, their best
+rounds, their times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from flserver.models.retention import MadeRound, best
+from flserver.record.told import Values, told_by_trainers, told_that_differs
 from flserver.settings.recorded import settings_of
 from flserver.store.reader import Reader, Row
 
@@ -14,6 +16,8 @@ Curve = Mapping[int, float | None]
 
 BESIDE_SETTINGS = ("model", "strategy", "seed", "server_version", "arithmetic", "parent_run_id", "parent_round")
 """Columns of v1_runs that say how a run came about, as its settings do."""
+PLACE = ("host", "server_port", "metrics_host", "metrics_port", "checkpoint_dir", "audit_head", "group")
+"""Settings that say where a run is at home, and nothing of what it learns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +51,15 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """``differing`` has each setting that is not the same in all runs, with its values in their order; ``equal`` are so
-    many. A setting that an older version did not have is None."""
+    """``differing`` has each setting that is not the same in all runs, with its values in their order, those of
+    ``PLACE`` last; ``equal`` are so many. A setting that an older version did not have is None. ``told`` has what
+    trainers told that is not the same in all runs; ``silent`` are the ids of the runs whose trainers told nothing."""
 
     runs: tuple[Side, ...]
     differing: Mapping[str, tuple[Any, ...]]
     equal: int
+    told: Mapping[str, tuple[Values, ...]]
+    silent: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,12 +67,24 @@ class Comparison:
 
 def compare(reader: Reader, runs: Sequence[Row]) -> Comparison:
     """Compare ``runs``, which are rows of v1_runs."""
+    differing, equal = settings_beside(runs)
+    told = [told_by_trainers(reader, run["run_id"]) for run in runs]
+    return Comparison(
+        runs=tuple(_side(reader, run) for run in runs),
+        differing=differing,
+        equal=equal,
+        told=told_that_differs(told),
+        silent=tuple(run["run_id"] for run, each in zip(runs, told, strict=True) if not each),
+    )
+
+
+def settings_beside(runs: Sequence[Row]) -> tuple[dict[str, tuple[Any, ...]], int]:
+    """The settings that are not the same in all ``runs``, with their values, and how many are the same."""
     settings = [_how(run) for run in runs]
-    names = sorted({name for each in settings for name in each})
+    names = sorted({name for each in settings for name in each}, key=lambda name: (name in PLACE, name))
     values = {name: tuple(each.get(name) for each in settings) for name in names}
     differing = {name: found for name, found in values.items() if any(value != found[0] for value in found)}
-    sides = tuple(_side(reader, run) for run in runs)
-    return Comparison(runs=sides, differing=differing, equal=len(values) - len(differing))
+    return differing, len(values) - len(differing)
 
 
 def _how(run: Row) -> dict[str, Any]:

@@ -8,7 +8,9 @@ may be no rows. Then comes one SELECT over the ``v1_`` views.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from difflib import SequenceMatcher
+from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,13 @@ _NO_CODE = re.compile(r"--[^\n]*|'[^']*'")
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 EXAMPLES = {"client_id": "3", "digest": "sha256:…", "other_run_id": "RUN", "round": "7", "run_id": "RUN"}
 """What a parameter's value looks like."""
+EMPTY = re.compile(
+    "an?|and|at|by|did|do(es)?|from|how|in|is|its?|of|on|or|that|the|to|was|were|what|which|who(se)?|why"
+)
+"""Words that are in any question."""
+STEM, ENDING = 4, 3  # letters, at least and at most
+MISSPELT = 0.85
+"""From 0 to 1: from here on a name is another one with a slip in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +104,41 @@ def question(name: str) -> Question:
     """The one of this name. Raises UsageError where there is none."""
     known = questions()
     if name not in known:
-        raise UsageError(f"no question {name!r}{did_you_mean(name, known)} (ask without a name lists them)")
+        raise UsageError(f"no question {name!r}{_perhaps(name, known)} (ask without a name lists them)")
     return known[name]
+
+
+def _perhaps(name: str, known: Mapping[str, Question]) -> str:
+    """``; did you mean …?`` with the question whose name is this but for a letter; else with those that have a word in
+    common with it, in their names or else in their questions; else with one whose name is at all like it."""
+
+    def like(other: str) -> float:
+        return SequenceMatcher(None, name.casefold(), other).ratio()
+
+    asked = _words(name)
+    nearest = max(known, key=like)
+    found = [nearest] if like(nearest) > MISSPELT else []
+    for texts in ({name: name for name in known}, {name: each.title for name, each in known.items()}):
+        common = {name: _in_common(asked, _words(text)) for name, text in texts.items()}
+        most = max(common.values())
+        found = found or sorted((other for other in known if common[other] == most > 0), key=like, reverse=True)
+    named = " or ".join(map(repr, found[:3]))
+    return f"; did you mean {named}?" if named else did_you_mean(name, known)
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text that say what it is about."""
+    return {word for word in re.findall("[a-z]+", text.casefold()) if not EMPTY.fullmatch(word)}
+
+
+def _in_common(asked: set[str], words: set[str]) -> int:
+    """How many of the words ``asked`` are also in ``words``, perhaps with another ending: slow, slowed, slowest."""
+    return sum(any(map(partial(_of_one_stem, word), words)) for word in asked)
+
+
+def _of_one_stem(one: str, other: str) -> bool:
+    stem = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return one == other or (stem >= STEM and max(len(one), len(other)) - stem <= ENDING)
 
 
 def answer(reader: "Reader", asked: Question, run: str | None, values: Mapping[str, Any]) -> Answer:

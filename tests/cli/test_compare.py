@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
 from flserver.cli.compare import curve_lines
 from flserver.cli.sparkline import places, sparkline
+from flserver.store.schema import ensure_head
+from tests import facts
 from tests.cli.conftest import Run, lines, refused
 from tests.recorded_run import PLAIN, RUN
+from tests.store import story
 
 
 def test_what_differs_how_they_learned_and_which_rounds_were_best(flserver: Run, db: Path) -> None:
@@ -39,6 +43,53 @@ def test_for_programs_all_of_it_is_one_object(flserver: Run, db: Path) -> None:
     assert (found["runs"][1]["best"]["round"], found["runs"][1]["last"]["round"]) == (2, 3)
     assert found["differing"] == {}
     assert found["equal"] > 5
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """Two runs whose trainers had learning rates of their own, and one whose trainers said nothing."""
+    path = tmp_path / "told.sqlite"
+    ensure_head(path)
+    rates: dict[str, list[dict[str, Any]]] = {
+        "slow": [{"learning_rate": 0.01, "epochs": 1}] * 2,
+        "fast": [{"learning_rate": 0.1, "epochs": 1, "\x1b[2J": n} for n in range(10)],
+        "mute": [{}],
+    }
+    for process, (name, infos) in enumerate(rates.items(), 1):
+        clients = {str(number): process * 100 + number for number in range(len(infos))}
+        events = [
+            facts.run_started(name, name, config={"server_port": process, "min_clients": process, "metrics_port": 1})
+        ]
+        events += [facts.server_started(process), *map(facts.opened, clients.values())]
+        for (client, connection), info in zip(clients.items(), infos, strict=True):
+            events.append(facts.registered(client, connection, info=info))
+        events += [facts.attempt(1, 1, list(clients), process_id=process)]
+        events += [facts.committed(1, 1, [facts.silent(client) for client in clients])]
+        story.write(path, events, run_id=name, process_id=process)
+    return path
+
+
+def test_what_trainers_told_that_differs_is_a_block_and_ports_are_a_line(flserver: Run, told: Path) -> None:
+    said = lines(flserver("--db", told, "compare", "slow", "fast"))
+    settings = said[said.index("settings that differ (8 are the same)") :]
+    assert [line.split() for line in settings[1:4:2]] == [["setting", "slow", "fast"], ["min_clients", "1", "2"]]
+    assert settings[4] == "and where it ran: server_port 1 / 2"
+    assert settings[6] == "what trainers told that differs"
+    assert [line.split("  ")[0] for line in settings[9:11]] == ["\\x1b[2J", "learning_rate"]
+    assert settings[9].endswith("0, 1, 2, 3, 4, 5, 6, 7 and 2 more")
+    assert settings[10].split() == ["learning_rate", "0.01", "0.1"]
+    found = json.loads(flserver("--db", told, "compare", "slow", "fast", "--json")[1])
+    assert found["told"]["learning_rate"] == [{"values": [0.01], "distinct": 1}, {"values": [0.1], "distinct": 1}]
+    assert found["differing"]["server_port"] == [1, 2]
+
+
+def test_where_trainers_told_nothing_that_is_said(flserver: Run, told: Path, db: Path) -> None:
+    assert "(of mute trainers' own settings are not on record: they told nothing)" in lines(
+        flserver("--db", told, "compare", "slow", "mute")
+    )
+    assert "(they told nothing: their own settings, such as a learning rate, are not on record)" in lines(
+        flserver("--db", db, "compare", "night", "plain")
+    )
 
 
 def test_what_cannot_be_compared(flserver: Run, db: Path) -> None:

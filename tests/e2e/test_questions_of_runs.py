@@ -42,6 +42,7 @@ def test_got_worse(asked: Asked) -> None:
     assert [row["client_id"] for row in rows] == ["4", "1", "2"], "the furthest first"
     assert {row["client_id"]: row["weight"] for row in rows} == pytest.approx(weights(3))
     assert rows[0]["times_the_others"] == pytest.approx(told.FAR / told.STEP)
+    assert {row["by"] for row in rows} == {"both"}
 
 
 def test_learning_curve(asked: Asked) -> None:
@@ -148,6 +149,15 @@ def test_timeline(asked: Asked) -> None:
     ]
     places = iter(rows)
     assert [each for each in expected if each in places] == expected, "in this order"
+
+
+def test_told_that_differs(asked: Asked) -> None:
+    (row,) = asked.rows("told_that_differs")
+    sites = ", ".join(sorted(told.LABELS.values()))
+    assert tuple(row.values()) == ("site", sites, None, len(told.LABELS), 0, len(told.LABELS), 0)
+    assert asked.rows("told_that_differs", "pilot") == [], "there is none before it"
+    (other,) = asked.rows("told_that_differs", "pilot", other_run_id="night")
+    assert (other["value"], other["other_value"], other["other_clients"]) == (None, sites, len(told.LABELS))
 
 
 def test_traffic_per_round(asked: Asked) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from flserver import events as e
 from flserver.record.comparison import compare
+from flserver.record.told import LONGEST, LONGEST_INFO, MOST_KEYS, MOST_VALUES
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from tests import facts
@@ -65,3 +66,70 @@ def test_a_run_without_rounds_has_neither_best_nor_times(two: Reader, tmp_path: 
     story.write(tmp_path / "runs.sqlite", story.started("new", 3, "new"), run_id="new", process_id=3)
     (new,) = compare(two, [two.run("new")]).runs
     assert (new.best, new.last, new.seconds, new.loss) == (None, None, None, {})
+
+
+def told(path: Path, run_id: str, process: int, *infos: dict[str, Any], guest: dict[str, Any] | None = None) -> None:
+    """A run to which so many trainers were invited, and to which a ``guest`` registered only."""
+    events = [facts.run_started(run_id, run_id, config={"seed": 1}), facts.server_started(process)]
+    for number, info in enumerate([*infos, guest or {}], 1):
+        events += [
+            facts.opened(process * 1000 + number),
+            facts.registered(str(number), process * 1000 + number, info=info),
+        ]
+    names = [str(number) for number in range(1, len(infos) + 1)]
+    events += [facts.attempt(1, 1, names, process_id=process), facts.committed(1, 1, [facts.silent(n) for n in names])]
+    story.write(path, events, run_id=run_id, process_id=process)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Reader:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    guest = {"learning_rate": 9.0}
+    told(path, "one", 1, {"learning_rate": 0.1, "epochs": 1, "more": {"a": 1}}, {"learning_rate": 0.01, "epochs": 1})
+    told(path, "two", 2, {"learning_rate": 0.1, "epochs": 1.0, "site": "\ud800" + "x" * 500, "on": True}, guest=guest)
+    told(path, "none", 3, {}, {})
+    return Reader(path)
+
+
+def test_what_trainers_told_that_differs_is_named_with_each_runs_values(trained: Reader) -> None:
+    found = compare(trained, [trained.run("one"), trained.run("two")])
+    assert {key: [each.values for each in values] for key, values in found.told.items()} == {
+        "learning_rate": [(0.01, 0.1), (0.1,)],
+        "on": [(), (True,)],
+        "site": [(), (("\ud800" + "x" * 500)[:LONGEST],)],
+    }
+    assert found.silent == ()
+    assert compare(trained, [trained.run("one"), trained.run("none")]).silent == ("none",)
+
+
+def test_of_what_trainers_told_so_much_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    flood: dict[str, Any] = {f"a{number}": number for number in range(500)}
+    told(path, "one", 1, flood | {"epochs": 1}, *({"epochs": 2, "place": number} for number in range(MOST_VALUES + 1)))
+    told(path, "two", 2, {"epochs": "x" * LONGEST_INFO})
+    reader = Reader(path)
+    found = compare(reader, [reader.run("one"), reader.run("two")])
+    assert len(found.told) == MOST_KEYS
+    assert [each.values for each in found.told["epochs"]] == [(1, 2), ()], "what most trainers told comes first"
+    place, _ = found.told["place"]
+    assert (place.distinct, place.values) == (MOST_VALUES + 1, tuple(range(MOST_VALUES)))
+    assert found.silent == ("two",)
+
+
+def test_where_a_run_is_at_home_comes_last(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    for process, run_id in enumerate((SLOW, FAST), 1):
+        config = {
+            "metrics_port": process,
+            "host": run_id,
+            "num_rounds": process,
+            "checkpoint_dir": "/x",
+            "zeal": process,
+        }
+        story.write(path, run(run_id, process, run_id, [1.0], config), run_id=run_id, process_id=process)
+    reader = Reader(path)
+    found = compare(reader, [reader.run(SLOW), reader.run(FAST)])
+    assert list(found.differing) == ["num_rounds", "zeal", "host", "metrics_port"]

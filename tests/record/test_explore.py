@@ -12,6 +12,7 @@ from flserver.errors import UsageError
 from flserver.record.explore import HOST, NAME, application, explore, for_hosts, metadata, sql_of
 from flserver.record.questions import answer, question, questions
 from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
 from tests import golden
 
 
@@ -19,6 +20,7 @@ from tests import golden
 def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("explored") / "runs.sqlite"
     golden.old_record(path)
+    ensure_head(path)
     return path
 
 

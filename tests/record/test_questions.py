@@ -113,9 +113,22 @@ def test_without_runs_it_is_said(tmp_path: Path) -> None:
         answer(Reader(tmp_path / "runs.sqlite"), question("learning_curve"), None, {})
 
 
-def test_an_unknown_question_gets_one_that_is_like_it() -> None:
-    with pytest.raises(UsageError, match=re.escape("no question 'who_took_prt'; did you mean 'who_took_part'?")):
-        question("who_took_prt")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("who_took_prt", "; did you mean 'who_took_part'? ("),
+        ("setings", "; did you mean 'settings'? ("),
+        ("who_was_slow", "; did you mean 'which_client_slows' or 'who_slowed_a_round'? ("),
+        ("slowest-client", "; did you mean 'which_client_slows'? ("),
+        ("worse", "; did you mean 'got_worse'? ("),
+        ("transfer", "; did you mean 'which_client_slows'? ("),
+        ("who_was_silnt", "; did you mean 'who_was_silent'? ("),
+        ("zzz", "no question 'zzz' (ask without"),
+    ],
+)
+def test_an_unknown_question_gets_those_that_are_like_it_or_about_the_same(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        question(name)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""What trainers told of themselves when they registered, such as their learning rate: where runs differ in it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flserver.store.reader import Reader
+
+MOST_KEYS, MOST_VALUES = 50, 100
+"""How many keys of a run are looked at, those first that most trainers have; how many values of one are told."""
+LONGEST, LONGEST_INFO = 200, 20_000  # characters of a key or a text that are told, of all that is read of one trainer
+
+Scalar = str | int | float | bool
+Told = Mapping[str, frozenset[str]]
+"""What a run's trainers told, by the key: each value as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """What the trainers of one run told under one key: ``distinct`` values, of which ``values`` are the first."""
+
+    values: tuple[Scalar, ...]
+    distinct: int
+
+
+def told_by_trainers(reader: Reader, run_id: str) -> Told:
+    """The numbers, texts and truth values at the top of the ``info`` of those clients that were invited to a round.
+
+    It is empty where they told nothing, or it was purged.
+    """
+    _, rows = reader.query(_INFOS, {"run_id": run_id, "longest": LONGEST_INFO})
+    found: dict[str, set[str]] = {}
+    by_key: Counter[str] = Counter()
+    for (info,) in rows:
+        for key, value in _scalars(info).items():
+            by_key[key] += 1
+            found.setdefault(key, set()).add(json.dumps(value))
+    most = sorted(found, key=lambda key: (-by_key[key], key))[:MOST_KEYS]
+    return {key: frozenset(found[key]) for key in sorted(most)}
+
+
+def _scalars(info: str) -> dict[str, Scalar]:
+    try:
+        fields = json.loads(info)
+    except (ValueError, RecursionError):  # of a stranger's record
+        return {}
+    found = fields.items() if isinstance(fields, dict) else ()
+    return {key[:LONGEST]: _short(value) for key, value in found if isinstance(value, str | int | float)}
+
+
+def _short(value: Scalar) -> Scalar:
+    """A text's beginning; 1.0 is the number that 1 is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value[:LONGEST] if isinstance(value, str) else value
+
+
+def told_that_differs(runs: Sequence[Told]) -> dict[str, tuple[Values, ...]]:
+    """Each key whose values are not the same in all runs, with those of each of them."""
+    keys = sorted({key for told in runs for key in told})
+    values = {key: [told.get(key, frozenset()) for told in runs] for key in keys}
+    return {key: tuple(map(_values, each)) for key, each in values.items() if len(set(each)) > 1}
+
+
+def _values(found: frozenset[str]) -> Values:
+    values: list[Any] = sorted(map(json.loads, found), key=_order)
+    return Values(values=tuple(values[:MOST_VALUES]), distinct=len(values))
+
+
+def _order(value: Scalar) -> tuple[bool, float, str]:
+    """Numbers by their size, then texts."""
+    return (True, 0.0, value) if isinstance(value, str) else (False, float(value), str(value))
+
+
+_INFOS = """
+    SELECT DISTINCT info FROM v1_clients
+    WHERE run_id = :run_id AND length(info) <= :longest
+        AND client_id IN (SELECT client_id FROM v1_client_rounds WHERE run_id = :run_id)"""

@@ -1,0 +1,70 @@
+"""What the cookbook answers where trainers told this and that, and where a round is worse by one measure only."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flserver.record.questions import answer, question
+from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
+from tests import facts
+from tests.store import story
+
+ONE, TWO, THREE = "20260131-090000-aaaaaa", "20260201-090000-bbbbbb", "20260202-090000-cccccc"
+
+
+def told(path: Path, run_id: str, process: int, *infos: dict[str, Any]) -> None:
+    clients = {str(number): process * 100 + number for number in range(len(infos))}
+    events = [facts.run_started(run_id, run_id), facts.server_started(process), *map(facts.opened, clients.values())]
+    for (client, connection), info in zip(clients.items(), infos, strict=True):
+        events.append(facts.registered(client, connection, info=info))
+    invited = list(clients)[:2]
+    events.append(facts.attempt(1, 1, invited, process_id=process))
+    events.append(facts.committed(1, 1, [facts.silent(client) for client in invited]))
+    story.write(path, events, run_id=run_id, process_id=process)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    told(path, ONE, 1, {"learning_rate": 0.1, "epochs": 1, "on": True}, {"learning_rate": 0.01, "epochs": 1})
+    told(
+        path,
+        TWO,
+        2,
+        {"learning_rate": 0.1, "epochs": 1, "a\ud800": 1, "site": "\ud800", "nested": {"x": 1}},
+        {},
+        {"on": 1},
+    )
+    told(path, THREE, 3, {"learning_rate": 0.1, "epochs": 1.0, "a\ud800": 1, "site": "\ud800"})
+    return Reader(path)
+
+
+def test_what_trainers_told_is_compared_value_by_value(reader: Reader) -> None:
+    found = answer(reader, question("told_that_differs"), ONE, {"other_run_id": TWO})
+    assert found.rows == [
+        ("61EDA080", None, "1", 0, 1, 0, 1),
+        ("learning_rate", "0.01, 0.1", "0.1", 2, 1, 2, 1),
+        ("on", "true", None, 1, 0, 1, 0),
+        ("site", None, "EDA080", 0, 1, 0, 1),
+    ], "half a character, which no text can hold, is its bytes"
+
+
+def test_where_trainers_told_the_same_there_are_no_rows(reader: Reader) -> None:
+    found = answer(reader, question("told_that_differs"), THREE, {"other_run_id": TWO})
+    assert found.rows == []
+    assert found.nothing.startswith("their trainers told the same")
+
+
+def test_it_is_said_by_what_a_round_is_worse_and_the_worst_come_first(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    events = story.started()
+    for number, (loss, accuracy) in enumerate([(1.0, 0.5), (1.5, 0.6), (1.4, 0.5), (1.6, 0.4), (1.0, 0.8)]):
+        events += [facts.attempt(number), facts.committed(number, loss=loss, accuracy=accuracy)]
+    story.write(path, events)
+    found = answer(Reader(path), question("got_worse"), None, {})
+    by = found.columns.index("by")
+    assert [(row[0], row[by]) for row in found.rows] == [(3, "both"), (2, "accuracy"), (1, "loss")]
