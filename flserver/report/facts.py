@@ -14,12 +14,10 @@ from flserver.report.participation import Participation, read_participation
 from flserver.report.values import text
 from flserver.settings.recorded import settings_of
 from flserver.settings.server import SERVER_SETTINGS
+from flserver.settings.shown import may_be_shown, without_folders
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
-ADDRESSES = frozenset({"host", "metrics_host", "trusted_proxy"})
-"""Settings that hold addresses."""
-_PATHS = frozenset(setting.key for setting in SERVER_SETTINGS if setting.kind == "path")
 _DEFAULTS = {setting.key: setting.default for setting in SERVER_SETTINGS}
 
 
@@ -133,14 +131,13 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
 
 
 def shown_setting(key: str, value: Any, personal: bool) -> str | None:
-    """A setting's value for the page; None where it is withheld. Of a path the last part stays."""
+    """A setting's value for the page; None where it is withheld, as every setting is that this version does not know.
+    Of a path the last part stays."""
     if value is None or value == "":
         return "—"
     if personal:
         return _plain(value)
-    if key in ADDRESSES:
-        return None
-    return Path(str(value)).name if key in _PATHS or (key == "initial_weights" and "/" in str(value)) else _plain(value)
+    return _plain(without_folders(key, value)) if may_be_shown(key) else None
 
 
 def is_default(key: str, value: Any) -> bool:

@@ -132,6 +132,9 @@ def test_settings_that_hold_addresses_are_withheld_and_paths_are_names() -> None
     assert shown_setting("host", "192.0.2.7", personal=True) == "192.0.2.7"
     assert shown_setting("tls_cert", "/home/ada/certs/server.crt", personal=False) == "server.crt"
     assert shown_setting("initial_weights", "/home/ada/begin.safetensors", personal=False) == "begin.safetensors"
+    assert shown_setting("roster", "/home/ada/roster.csv", personal=False) is None, "of a setting not known here"
+    assert shown_setting("roster", "/home/ada/roster.csv", personal=True) == "/home/ada/roster.csv"
+    assert shown_setting("reason", "who knows", personal=False) is None
     assert shown_setting("use_cuda", None, personal=False) == "—"
     assert shown_setting("rejoin", False, personal=False) == "false"
 
