@@ -29,7 +29,7 @@ def compare(runs: Sequence[Facts]) -> Comparison:
     names = _names(runs)
     series, by_round = {}, {}
     for name in ("accuracy", "loss"):
-        found = [_measured(facts, name) for facts in runs]
+        found = [facts.measured(name) for facts in runs]
         if any(found):
             series[name] = [
                 Series(label=label, values=values) for label, values in zip(names, found, strict=True) if values
@@ -62,11 +62,6 @@ def _names(runs: Sequence[Facts]) -> list[str]:
         else name
         for name, facts in zip(names, runs, strict=True)
     ]
-
-
-def _measured(facts: Facts, name: str) -> dict[int, float]:
-    rows = {row["round"]: row[name] for row in facts.committed if row[name] is not None}
-    return dict(sorted((rows | dict(facts.metrics.get((name, "evaluate"), {}))).items()))
 
 
 def _setting(facts: Facts, key: str) -> str:

@@ -33,7 +33,8 @@ class Moment:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """A run. Rows are those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
-    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``counts`` are rows of counts."""
+    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``answered`` is how many
+    clients answered an invitation."""
 
     database: str
     personal: bool
@@ -45,6 +46,7 @@ class Facts:
     attempts: Sequence[Row]
     metrics: Mapping[tuple[str, str], Mapping[int, float]]
     participation: Participation
+    answered: int
     updates: Sequence[Row]
     registrations: Sequence[Row]
     messages: Sequence[Row]
@@ -72,11 +74,24 @@ class Facts:
         found = best(map(MadeRound.of, self.committed))
         return None if found is None else next(row for row in self.committed if row["round"] == found.round)
 
+    def measured(self, name: str) -> Mapping[int, float]:
+        """What the server measured of its models, by round: ``name`` is ``loss`` or ``accuracy``. NaN and the
+        infinities are numbers too."""
+        own = {row["round"]: row[name] for row in self.committed if row[name] is not None}
+        for source in ("server", "evaluate"):
+            own |= self.metrics.get((name, source), {})
+        return dict(sorted(own.items()))
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the server measured any of its models, finite or not."""
+        return bool(self.measured("accuracy") or self.measured("loss"))
+
     @property
     def bytes(self) -> tuple[int, int]:
-        """Of all clients' updates, and of all models sent to them."""
-        rows = [client.row for client in self.participation.clients]
-        return sum(row["bytes_in"] or 0 for row in rows), sum(row["bytes_out"] or 0 for row in rows)
+        """Of all updates that came, duplicates too, and of all models sent to the clients."""
+        sent = sum(client.row["bytes_out"] or 0 for client in self.participation.clients)
+        return sum(row["bytes"] or 0 for row in self.updates), sent
 
 
 def require_columns(db: Path) -> None:
@@ -120,6 +135,7 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
         attempts=rows("SELECT * FROM v1_rounds WHERE run_id = :run_id ORDER BY round, attempt"),
         metrics=metrics,
         participation=read_participation(reader, run_id),
+        answered=rows(_ANSWERED)[0]["n"],
         updates=rows(_UPDATES.format(reason="u.reason" if personal else _KIND)),
         registrations=rows(_REGISTRATIONS),
         messages=rows(_MESSAGES.format(reason="m.reason" if personal else "NULL")),
@@ -161,10 +177,14 @@ def _plain(value: Any) -> str:
 _KIND = """CASE
     WHEN u.decision = 'rejected' AND instr(u.reason, ':') > 0 THEN substr(u.reason, 1, instr(u.reason, ':') - 1)
     WHEN u.decision = 'rejected' THEN u.reason END"""
+_ANSWERED = """
+    SELECT COUNT(DISTINCT client_id) AS n FROM v1_updates WHERE run_id = :run_id AND answers_round IS NOT NULL"""
 _UPDATES = """
     SELECT u.decision, {reason} AS reason, COUNT(*) AS n, COUNT(DISTINCT u.client_id) AS clients,
-        MIN(u.answers_round) AS first, MAX(u.answers_round) AS last, MIN(u.client_id) AS client_id
-    FROM v1_updates u WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1, 3 DESC"""
+        MIN(u.answers_round) AS first, MAX(u.answers_round) AS last, MIN(u.client_id) AS client_id,
+        SUM(m.bytes) AS bytes
+    FROM v1_updates u LEFT JOIN v1_messages m USING (run_id, message_id)
+    WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1, 3 DESC"""
 _REGISTRATIONS = """
     SELECT identity, left_reason, COUNT(*) AS n, COUNT(DISTINCT client_id) AS clients,
         COUNT(CASE WHEN registration > 1 THEN 1 END) AS rejoined
