@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_MODELS = 64  # whole models that one message may hold
 OPCODES_A_PART = 200  # of a pickle, for a module or a tensor
+TOLD = ("learning_rate", "epochs", "batch_size", "dataset", "partition", "num_clients", "seed", "model")
+"""Settings that the server is told."""
 
 
 class AnotherRun(FlserverError):
@@ -73,14 +75,13 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     policy = TrainingPolicy(**{key: values[key] for key in ("epochs", "learning_rate", "batch_size", "seed")})
     trainer = Trainer(build(values["model"], values["seed"]), train, test, policy, client_id, device)
     trainer.rehearse()  # in training mode a model may fail that does well in evaluation
-    told = ("learning_rate", "epochs", "batch_size", "dataset", "partition", "num_clients", "seed", "model")
     versions = {
         "flclient": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
     about = {"versions": versions, "device": device.type, UNDERSTANDS_GOODBYE: True}
-    return trainer, {key: values[key] for key in told} | about
+    return trainer, {key: values[key] for key in TOLD} | about
 
 
 def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any], security: ClientTls | None) -> int:

@@ -122,7 +122,7 @@ def _told(measured: "Measured | None") -> tuple[Any, ...]:
 
 
 def _beside(values: Sequence[Any]) -> str:
-    return " / ".join(printable(_setting(value)) or "-" for value in values)
+    return ", ".join(printable(_setting(value)) or "-" for value in values)
 
 
 def _values(told: "Values") -> str:

@@ -71,7 +71,8 @@ def _values(found: frozenset[str]) -> Values:
 
 def _order(value: Scalar) -> tuple[bool, float, str]:
     """Numbers by their size, then texts."""
-    return (True, 0.0, value) if isinstance(value, str) else (False, float(value), str(value))
+    # No float is made of a number, which may be larger than any.
+    return (True, 0, value) if isinstance(value, str) else (False, value, "")
 
 
 _INFOS = """

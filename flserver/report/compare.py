@@ -1,25 +1,39 @@
-"""Runs beside each other: what was set otherwise, how they went, their curves."""
+"""Runs beside each other: what was set and told otherwise, how they went, their curves, what is not known of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from flserver.record.comparison import BESIDE_SETTINGS, PLACE, Measured, settings_beside
+from flserver.record.told import Values, told_that_differs
+from flserver.report import words
 from flserver.report.charts import Series
 from flserver.report.circumstances import setting_cell
-from flserver.report.facts import Facts
+from flserver.report.facts import NUMBERS_TOLD, Facts, option
 from flserver.report.tables import Column, Table, table
-from flserver.report.values import NONE, between, count, duration, moment, real, share, size, text
-from flserver.store.reader import Row
+from flserver.report.values import NONE, between, count, duration, listed, moment, real, share, size, text
+from flserver.settings.server import SERVER_SETTINGS
+
+NO_SETTING = frozenset(BESIDE_SETTINGS) - {setting.key for setting in SERVER_SETTINGS}
+"""What says how a run came about without being an option."""
+VALUES = 8  # of what one run's trainers told under one key
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """``names`` tell the runs apart; ``series`` and ``by_round`` are by what was measured."""
+    """``names`` tell the runs apart; ``series`` and ``by_round`` are by what was measured. ``where`` are
+    the settings of a run's place that differ, ``same`` counts the settings that do not."""
 
     runs: Sequence[Facts]
     names: Sequence[str]
     figures: Table
     differing: Table
+    where: str
     same: int
+    told: Table
+    told_notes: Sequence[str]
+    unknown: Sequence[str]
     series: Mapping[str, Sequence[Series]]
     by_round: Mapping[str, Table]
 
@@ -35,20 +49,65 @@ def compare(runs: Sequence[Facts]) -> Comparison:
                 Series(label=label, values=values) for label, values in zip(names, found, strict=True) if values
             ]
             by_round[name] = _by_round(name, names, found)
-    keys = sorted({key for facts in runs for key in facts.settings} | {"model", "strategy", "seed", "num_rounds"})
-    cells = {key: [_setting(facts, key) for facts in runs] for key in keys}
-    differing = [key for key in keys if len({_plain(facts, key) for facts in runs}) > 1]
+    differing, same = settings_beside([facts.run for facts in runs])
+    cells = {
+        key: [_setting(facts, key, value) for facts, value in zip(runs, values, strict=True)]
+        for key, values in differing.items()
+    }
     columns: list[Column] = [("setting", "code"), *((name, "text") for name in names)]
-    rows = [[f"--{text(key, 60).replace('_', '-')}", *cells[key]] for key in differing]
     return Comparison(
         runs=runs,
         names=names,
         figures=_figures(runs, names),
-        differing=table("Settings that differ", columns, rows),
-        same=len(keys) - len(differing),
+        differing=table("In each run", columns, [[option(k), *cells[k]] for k in cells if k not in PLACE]),
+        where="; ".join(f"{option(key)} {', '.join(cells[key])}" for key in cells if key in PLACE),
+        same=same,
+        told=_told(runs, names),
+        told_notes=_told_notes(runs, names),
         series=series,
         by_round=by_round,
+        unknown=_unknown(runs, names, differing),
     )
+
+
+def _told(runs: Sequence[Facts], names: Sequence[str]) -> Table:
+    columns: list[Column] = [("told", "code"), *((name, "text") for name in names)]
+    differing = told_that_differs([facts.told for facts in runs])
+    rows = [[text(key, 60), *map(_values, values)] for key, values in differing.items()]
+    return table("By the trainers of each run", columns, rows)
+
+
+def _values(told: Values) -> str:
+    plain = [value if isinstance(value, str) else json.dumps(value) for value in told.values[:VALUES]]
+    shown = ", ".join(text(value, 60) for value in plain)
+    return (shown if told.distinct <= VALUES else f"{shown} and {told.distinct - VALUES} more") or NONE
+
+
+def _told_notes(runs: Sequence[Facts], names: Sequence[str]) -> list[str]:
+    """What is to be said of trainers that told nothing, and of what is left out."""
+    silent = [name for name, facts in zip(names, runs, strict=True) if not (facts.told or facts.told_left_out)]
+    said = []
+    if len(silent) == len(runs):
+        said.append("They told nothing: trainers’ own settings, such as a learning rate, are not on record.")
+    elif silent:
+        said.append(f"Of {listed(silent)} trainers’ own settings are not on record: they told nothing.")
+    if any(facts.told_left_out for facts in runs):
+        said.append(
+            f"Only the numbers {listed(list(NUMBERS_TOLD))} are shown; the others that trainers told are left out."
+        )
+    return said
+
+
+def _unknown(runs: Sequence[Facts], names: Sequence[str], differing: Mapping[str, object]) -> list[str]:
+    """What the record does not say of the runs together, then of some or all of them."""
+    said = ["What made the difference: the record says what was set and told, and not what came of which."]
+    if {"eval_data", "evaluate"} & differing.keys():
+        said.append("Whether their accuracies and losses are of the same kind: they were not measured in the same way.")
+    of: dict[str, list[str]] = {}
+    for name, facts in zip(names, runs, strict=True):
+        for line in words.unknown(facts):
+            of.setdefault(line, []).append(name)
+    return said + [line if len(which) == len(runs) else f"Of {listed(which)}: {line}" for line, which in of.items()]
 
 
 def _names(runs: Sequence[Facts]) -> list[str]:
@@ -64,12 +123,8 @@ def _names(runs: Sequence[Facts]) -> list[str]:
     ]
 
 
-def _setting(facts: Facts, key: str) -> str:
-    return setting_cell(facts, key, facts.settings.get(key, facts.run.get(key)))
-
-
-def _plain(facts: Facts, key: str) -> str:
-    return repr(facts.settings.get(key, facts.run.get(key)))
+def _setting(facts: Facts, key: str, value: Any) -> str:
+    return text(value) if key in NO_SETTING else setting_cell(facts, key, value)
 
 
 def _by_round(name: str, names: Sequence[str], found: Sequence[Mapping[int, float]]) -> Table:
@@ -79,11 +134,12 @@ def _by_round(name: str, names: Sequence[str], found: Sequence[Mapping[int, floa
     return table(f"The {name} by round", columns, rows)
 
 
-def _cell(row: Row | None, name: str, best: bool) -> str:
-    if row is None or row[name] is None:
+def _cell(made: Measured | None, name: str, best: bool) -> str:
+    value = None if made is None else getattr(made, name)
+    if made is None or value is None:
         return NONE
-    shown = share(row[name]) if name == "accuracy" else real(row[name])
-    return f"{shown} (round {row['round']})" if best else str(shown)
+    shown = share(value) if name == "accuracy" else real(value)
+    return f"{shown} (round {made.round})" if best else shown
 
 
 def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Table:
@@ -91,28 +147,30 @@ def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Table:
         return [label, *cells]
 
     def measured(name: str, best: bool) -> list[str]:
-        rows = [facts.best if best else facts.last for facts in runs]
-        return [_cell(row, name, best) for row in rows]
+        return [_cell(side.best if best else side.last, name, best) for side in sides]
 
+    sides = [facts.side for facts in runs]
     updates = [sum(row["n"] for row in facts.updates) for facts in runs]
-    accepted = [sum(row["n"] for row in facts.updates if row["decision"] == "accepted") for facts in runs]
     spent = [duration(between(facts.run["started_at"], facts.run["ended_at"] or facts.moment.at)) for facts in runs]
     rows = [
         line("run", [text(facts.run["run_id"]) for facts in runs]),
         line("status", [text(facts.run["status"]) for facts in runs]),
         line("began (UTC)", [moment(facts.run["started_at"]) for facts in runs]),
         line("lasted", spent),
-        line("rounds", [f"{facts.run['rounds_committed']} of {facts.run['num_rounds']}" for facts in runs]),
+        line("median of a round", [duration(side.seconds) for side in sides]),
+        line("rounds", [f"{side.rounds_committed} of {side.num_rounds}" for side in sides]),
         line("last accuracy", measured("accuracy", False)),
         line("best accuracy", measured("accuracy", True)),
         line("last loss", measured("loss", False)),
         line("loss of the best", measured("loss", True)),
-        line("clients", [count(len(facts.participation.clients)) for facts in runs]),
-        line("updates accepted", [f"{a:,} of {n:,}" for a, n in zip(accepted, updates, strict=True)]),
+        line("clients that registered", [count(side.clients) for side in sides]),
+        line(
+            "updates accepted", [f"{side.updates_accepted:,} of {n:,}" for side, n in zip(sides, updates, strict=True)]
+        ),
         line("attempts aborted", [count(sum(row["status"] == "aborted" for row in facts.attempts)) for facts in runs]),
         line("updates received", [size(facts.bytes[0]) for facts in runs]),
         line("models sent", [size(facts.bytes[1]) for facts in runs]),
-        line("last model", [text(facts.last["model_digest"], 24) if facts.last else NONE for facts in runs]),
+        line("last model", [text(facts.last["model_digest"], 16) if facts.last else NONE for facts in runs]),
     ]
     columns: list[Column] = [("", "text"), *((name, "text") for name in names)]
-    return table("How they went", columns, rows)
+    return table("What came of each", columns, rows)

@@ -10,6 +10,8 @@ from typing import Any
 
 from flserver.errors import UsageError
 from flserver.models.retention import MadeRound, best
+from flserver.record.comparison import Side, side
+from flserver.record.told import Told, told_by_trainers
 from flserver.report.participation import Participation, read_participation
 from flserver.report.values import text
 from flserver.settings.recorded import settings_of
@@ -18,6 +20,9 @@ from flserver.settings.shown import may_be_shown, without_folders
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
+NUMBERS_TOLD = ("learning_rate", "epochs", "batch_size", "seed", "num_clients")
+"""The numbers that ``flclient`` tells: what is shown of what clients told of themselves."""
+_NUMBER = re.compile(r"-?[\d.e+-]{1,24}", re.ASCII)
 _DEFAULTS = {setting.key: setting.default for setting in SERVER_SETTINGS}
 
 
@@ -33,13 +38,15 @@ class Moment:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """A run. Rows are those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
-    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``answered`` is how many
-    clients answered an invitation."""
+    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``side`` is the run as a comparison has
+    it, ``answered`` how many clients answered an invitation; ``told`` is what trainers told, as far as it is shown, and
+    ``told_left_out`` whether there is more."""
 
     database: str
     personal: bool
     moment: Moment
     run: Row
+    side: Side
     settings: Mapping[str, Any]
     processes: Sequence[Row]
     acts: Sequence[Row]
@@ -54,6 +61,8 @@ class Facts:
     purged: int
     heads: int
     people: Sequence[Row]
+    told: Told
+    told_left_out: bool
 
     @property
     def ref(self) -> str:
@@ -117,6 +126,8 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
         columns, found = reader.query(sql, {"run_id": run_id})
         return [dict(zip(columns, row, strict=True)) for row in found]
 
+    told = told_by_trainers(reader, run_id)
+    shown = told if personal else _numbers(told)
     end = rows("SELECT seq, at, digest FROM v1_events ORDER BY seq DESC LIMIT 1")[0]
     metrics: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows(
@@ -129,6 +140,7 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
         personal=personal,
         moment=Moment(**end),
         run=run,
+        side=side(reader, run),
         settings=settings_of(run),
         processes=rows("SELECT * FROM v1_processes WHERE run_id = :run_id ORDER BY process_id"),
         acts=rows("SELECT * FROM v1_operator_events WHERE run_id = :run_id ORDER BY at"),
@@ -143,7 +155,15 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
         purged=rows("SELECT COUNT(*) AS n FROM v1_events WHERE run_id = :run_id AND payload IS NULL")[0]["n"],
         heads=rows("SELECT COUNT(*) AS n FROM v1_heads WHERE run_id = :run_id")[0]["n"],
         people=rows(_PEOPLE) if personal else (),
+        told=shown,
+        told_left_out=shown != told,
     )
+
+
+def _numbers(told: Told) -> Told:
+    """Of what trainers told what is no text of theirs: their keys and texts may say who they are."""
+    numbers = {key: frozenset(filter(_NUMBER.fullmatch, told[key])) for key in NUMBERS_TOLD if key in told}
+    return {key: values for key, values in numbers.items() if values}
 
 
 def shown_setting(key: str, value: Any, personal: bool) -> str | None:
@@ -154,6 +174,11 @@ def shown_setting(key: str, value: Any, personal: bool) -> str | None:
     if personal:
         return _plain(value)
     return _plain(without_folders(key, value)) if may_be_shown(key) else None
+
+
+def option(key: str) -> str:
+    """A setting as it is typed; what was never one, by its name."""
+    return f"--{key.replace('_', '-')}" if key in _DEFAULTS else text(key, 60)
 
 
 def is_default(key: str, value: Any) -> bool:

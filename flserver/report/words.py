@@ -129,7 +129,7 @@ def unknown(facts: Facts) -> list[str]:
         )
     if not facts.personal:
         said.append(
-            "Addresses, certificates, what clients told of themselves, roster names, and reasons in free text are on "
-            "record, and are left out here."
+            "Addresses, certificates, what else clients told of themselves, roster names, and reasons in free text are "
+            "on record, and are left out here."
         )
     return said

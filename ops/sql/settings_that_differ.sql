@@ -1,5 +1,5 @@
 -- In which settings do two runs differ?
--- A setting that an older version did not have is NULL there.
+-- A setting that an older version did not have is NULL there. Trainers' own are in told_that_differs.
 -- :other_run_id defaults to the run that began before.
 -- No rows: they have the same settings, or there is no other run.
 WITH one AS (

@@ -32,7 +32,9 @@ WITH sides AS (
     JOIN v1_clients AS c USING (run_id),
         json_each(c.info) AS s
     WHERE s.type IN ('integer', 'real', 'text', 'true', 'false')
-        AND (c.run_id, c.client_id) IN (SELECT run_id, client_id FROM v1_client_rounds)
+        AND (c.run_id, c.client_id) IN (
+            SELECT run_id, client_id FROM v1_client_rounds WHERE run_id IN (SELECT run_id FROM sides)
+        )
 ), told AS (
     SELECT key, value, MAX(side = 'one') AS in_one, MAX(side = 'other') AS in_other
     FROM pairs

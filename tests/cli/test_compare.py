@@ -73,7 +73,7 @@ def test_what_trainers_told_that_differs_is_a_block_and_ports_are_a_line(flserve
     said = lines(flserver("--db", told, "compare", "slow", "fast"))
     settings = said[said.index("settings that differ (8 are the same)") :]
     assert [line.split() for line in settings[1:4:2]] == [["setting", "slow", "fast"], ["min_clients", "1", "2"]]
-    assert settings[4] == "and where it ran: server_port 1 / 2"
+    assert settings[4] == "and where it ran: server_port 1, 2"
     assert settings[6] == "what trainers told that differs"
     assert [line.split("  ")[0] for line in settings[9:11]] == ["\\x1b[2J", "learning_rate"]
     assert settings[9].endswith("0, 1, 2, 3, 4, 5, 6, 7 and 2 more")

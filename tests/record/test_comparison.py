@@ -86,7 +86,7 @@ def trained(tmp_path: Path) -> Reader:
     path = tmp_path / "runs.sqlite"
     ensure_head(path)
     guest = {"learning_rate": 9.0}
-    told(path, "one", 1, {"learning_rate": 0.1, "epochs": 1, "more": {"a": 1}}, {"learning_rate": 0.01, "epochs": 1})
+    told(path, "one", 1, {"learning_rate": 0.1, "epochs": 1, "x": {"a": 1}}, {"learning_rate": 0.01, "epochs": 1})
     told(path, "two", 2, {"learning_rate": 0.1, "epochs": 1.0, "site": "\ud800" + "x" * 500, "on": True}, guest=guest)
     told(path, "none", 3, {}, {})
     return Reader(path)
@@ -107,12 +107,18 @@ def test_of_what_trainers_told_so_much_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     ensure_head(path)
     flood: dict[str, Any] = {f"a{number}": number for number in range(500)}
-    told(path, "one", 1, flood | {"epochs": 1}, *({"epochs": 2, "place": number} for number in range(MOST_VALUES + 1)))
+    told(
+        path,
+        "one",
+        1,
+        flood | {"epochs": 1},
+        *({"epochs": 10**400, "place": number} for number in range(MOST_VALUES + 1)),
+    )
     told(path, "two", 2, {"epochs": "x" * LONGEST_INFO})
     reader = Reader(path)
     found = compare(reader, [reader.run("one"), reader.run("two")])
     assert len(found.told) == MOST_KEYS
-    assert [each.values for each in found.told["epochs"]] == [(1, 2), ()], "what most trainers told comes first"
+    assert [each.values for each in found.told["epochs"]] == [(1, 10**400), ()], "what most trainers told comes first"
     place, _ = found.told["place"]
     assert (place.distinct, place.values) == (MOST_VALUES + 1, tuple(range(MOST_VALUES)))
     assert found.silent == ("two",)

@@ -77,6 +77,16 @@ def test_it_asks_for_nothing_complains_of_nothing_and_fits(opened: Open, pages: 
             assert (kind, wide) == (kind, viewport["width"]), "with all its tables open"
 
 
+def test_two_runs_beside_each_other_fit_a_phone(opened: Open, recorded_night: Path, eventful: Path) -> None:
+    shown = opened(page([read(recorded_night, "night"), read(eventful, "night")]), PHONE)
+    right = "[...document.querySelectorAll('main > section > .scroll td')].map(td => td.getBoundingClientRect().right)"
+    edges = shown.evaluate(right)
+    assert len(edges) > 20
+    assert max(edges) <= PHONE["width"]
+    wider = "cell => cell.scrollWidth > cell.clientWidth"
+    assert shown.evaluate(f"[...document.querySelectorAll('.two th, .two td')].filter({wider}).length") == 0
+
+
 def test_its_policy_holds_against_what_would_run(opened: Open, pages: dict[str, str]) -> None:
     planted = "<script>document.title = 'ran'</script><img src='https://192.0.2.1/x.png'><p style='color: red'>x</p>"
     shown = opened(pages["eventful"].replace("</main>", f"{planted}</main>"))

@@ -2,17 +2,27 @@
 
 import base64
 import hashlib
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flclient.cli import TOLD
+from flserver.record.comparison import compare
 from flserver.report import tables
+from flserver.report.facts import NUMBERS_TOLD
 from flserver.report.page import TEMPLATES, page
 from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
+from flserver.store.snapshot import snapshot
+from tests import facts
 from tests.report.conftest import HOSTILE, NASTY, read
+from tests.store import story
 
 VOID = {"meta", "link", "br"}
 SECTIONS = (
@@ -166,6 +176,95 @@ def test_several_runs_are_beside_each_other(recorded_night: Path, eventful: Path
     assert "--num-rounds" in text
     pictures = [attributes for attributes in made.all("svg") if attributes.get("role") == "img"]
     assert [picture["aria-labelledby"] for picture in pictures] == ["compare-accuracy", "compare-loss"]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one database: ``slow`` and ``fast`` differ in a port and their trainers' learning rate; to ``mute`` none
+    told anything."""
+    db = tmp_path_factory.mktemp("told") / "runs.sqlite"
+    ensure_head(db)
+    infos: dict[str, list[dict[str, Any]]] = {
+        "slow": [{"learning_rate": 0.01, "epochs": 1, "site": "Lund"}, {"learning_rate": 0.02, "epochs": 1}],
+        "fast": [{"learning_rate": 0.1, "epochs": 1, "batch_size": "secret", "site": "Oslo"}],
+        "mute": [{}],
+    }
+    for process, (name, each) in enumerate(infos.items(), 1):
+        clients = [str(number) for number in range(len(each))]
+        config = {"server_port": 50000 + process, "host": "192.0.2.7" if process == 1 else "::1", "num_rounds": 2}
+        events = [facts.run_started(name, name, config=config), facts.server_started(process)]
+        for client, info in zip(clients, each, strict=True):
+            connection = process * 10 + int(client)
+            events += [facts.opened(connection), facts.registered(client, connection, info=info)]
+        events += [facts.attempt(1, 1, clients, process_id=process)]
+        events += [facts.committed(1, 1, [facts.silent(client) for client in clients], accuracy=0.5)]
+        story.write(db, events, run_id=name, process_id=process)
+    return db
+
+
+def compared(db: Path, *runs: str, personal: bool = False) -> tuple[str, Parsed]:
+    html = page([read(db, run, personal) for run in runs])
+    return " ".join(" ".join(data for _, data in Parsed(html).text).split()), Parsed(html)
+
+
+def test_of_what_trainers_told_only_flclients_numbers_are_compared(told: Path) -> None:
+    text, made = compared(told, "slow", "fast")
+    assert "learning_rate 0.01, 0.02 0.1" in text
+    assert "epochs" not in made.texts("code"), "it is the same"
+    assert "Only the numbers learning_rate, epochs, batch_size, seed and num_clients are shown" in text
+    assert not re.search("Lund|Oslo|secret|site", text)
+    text, made = compared(told, "slow", "fast", personal=True)
+    assert {"learning_rate", "batch_size", "site"} <= set(made.texts("code"))
+    assert "site Lund Oslo" in text
+    assert "are left out" not in text
+
+
+def test_where_trainers_told_nothing_the_comparison_says_so(told: Path, recorded_night: Path) -> None:
+    assert "Of mute trainers’ own settings are not on record" in compared(told, "slow", "mute")[0]
+    assert "They told nothing: trainers’ own settings" in compared(recorded_night, "night", "plain")[0]
+
+
+def test_flclient_tells_what_is_shown_of_what_was_told() -> None:
+    assert set(NUMBERS_TOLD) <= set(TOLD)
+
+
+def test_settings_of_a_place_are_a_line_and_the_same_are_counted_once(told: Path) -> None:
+    text, made = compared(told, "slow", "fast")
+    assert "Only where it ran: --host (left out), (left out); --server-port 50001, 50002." in text
+    assert len(re.findall(r"\d+ (?:others )?are the same", text)) == 1
+    with snapshot(told) as reader:
+        (equal,) = {compare(reader, [reader.run("slow"), reader.run("fast")]).equal}
+    assert f" {equal} are the same." in text
+    headings = [*made.texts("h2"), *made.texts("caption")]
+    assert len(headings) == len(set(headings))
+
+
+def test_a_comparison_is_that_of_the_command(told: Path, tmp_path: Path) -> None:
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    events = [*story.started(), *story.registered("1", 1), *story.registered("2", 2), facts.attempt(1, 1, ["1"])]
+    story.write(db, [*events, facts.committed(1, 1, [facts.silent("1")], accuracy=0.25, seconds=7.0)])
+    one, other = read(db, "night"), read(told, "mute")
+    one = replace(one, run={**one.run, "server_version": "9.9"})
+    made = Parsed(page([one, other]))
+    text = " ".join(" ".join(data for _, data in made.text).split())
+    assert "clients that registered 2 1 " in text, "not those that were invited, 1 and 1"
+    assert "median of a round 7 s 4 s" in text
+    assert "last accuracy 25.0% 50.0%" in text
+    assert re.search(r"(?<!-)server_version 9\.9 0\.1\.0", text), "no option, and not left out"
+
+
+def test_what_is_not_known_of_several_runs_is_said_once_and_of_which(told: Path, eventful: Path) -> None:
+    text, made = compared(told, "slow", "fast")
+    assert made.texts("h2")[-1] == "What is not known"
+    assert text.count("What made the difference: the record says what was set and told") == 1
+    assert text.count("What data the clients trained on") == 1
+    assert "Of slow: Who the clients were: 2 of 2 registrations" in text
+    assert "of the same kind" not in text
+    runs = [read(told, "slow"), read(told, "fast")]
+    otherwise = replace(runs[0], settings={**runs[0].settings, "eval_data": "digits"})
+    otherwise = replace(otherwise, run={**otherwise.run, "config": json.dumps(otherwise.settings)})
+    assert "Whether their accuracies and losses are of the same kind" in page([otherwise, runs[1]])
 
 
 COLOUR = re.compile(r"--([\w-]+): (#[0-9a-f]{6})")
