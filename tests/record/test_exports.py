@@ -73,6 +73,14 @@ def test_each_number_has_the_time_of_its_round(begun: Path) -> None:
     assert {r: found[r, "round/seconds"].value for r in ends} == seconds
 
 
+def test_a_number_of_a_round_that_is_not_committed_has_no_time_and_no_point(begun: Path) -> None:
+    ahead = facts.round_metric(round=3, name="loss", value=0.5, source="clients")
+    story.write(begun, [facts.attempt(2), facts.committed(2, metrics=(ahead,)), facts.attempt(3)])
+    run = record.open(begun).run()
+    assert 3 in {row["round"] for row in run.metrics()}
+    assert {point.round for point in points(run)} == {0, 1, 2}
+
+
 def timestamp(at: str) -> float:
     return datetime.strptime(at, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
 
