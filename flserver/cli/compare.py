@@ -39,16 +39,12 @@ def compare(ctx: click.Context, runs: tuple[str, ...], as_json: bool, db: str | 
     For example: flserver --db runs.sqlite compare first-run newest
     """
     from flserver.record.comparison import compare as compared
+    from flserver.record.comparison import different_runs
 
     if len(runs) < 2:
         raise UsageError("compare takes two runs or more: flserver compare RUN RUN")
     record = reader(ctx, db)
-    rows = [record.run(ref) for ref in runs]
-    for place, row in enumerate(rows):
-        before = [ref for ref, other in zip(runs, rows[:place], strict=False) if other["run_id"] == row["run_id"]]
-        if before:
-            raise UsageError(f"{before[0]!r} and {runs[place]!r} are the same run, {row['run_id']}")
-    found = compared(record, rows)
+    found = compared(record, different_runs(record, runs))
     if as_json:
         click.echo(json.dumps(_plain(found.as_json()), indent=2))
     else:

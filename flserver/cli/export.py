@@ -57,8 +57,8 @@ def export(
     All are of one state of the record, also while a server writes it. They hold addresses, certificates, what clients
     told of themselves, and free text: whoever is given them may see all of that.
 
-    With --to, rebuild RUN in MLflow or TensorBoard: settings and the rounds' numbers. A second time adds only what is
-    new.
+    With --to, rebuild RUN in MLflow or TensorBoard: settings, without addresses and folders, and the rounds' numbers. A
+    second time adds only what is new.
 
     For example: flserver --db runs.sqlite export first-run --format parquet --out first-run
     """

@@ -44,6 +44,7 @@ def report(
     It shows what was trained, by whom, how it went, what was refused, how to verify it, and what is not known. A run
     that is not over is shown as it is now.
     """
+    from flserver.record.comparison import different_runs
     from flserver.report.facts import read_facts, require_columns
     from flserver.report.write import refuse_to_overwrite, write
     from flserver.store.snapshot import snapshot
@@ -59,7 +60,8 @@ def report(
         refuse_to_overwrite(out, force)
     with snapshot(path) as reader:
         require_columns(path)
-        facts = [read_facts(reader, run, path, personal) for run in dict.fromkeys(runs or (None,))]
+        rows = different_runs(reader, runs) if runs else [reader.run()]
+        facts = [read_facts(reader, row["run_id"], path, personal) for row in rows]
     text = page(facts)
     if personal:
         _on_record(path, [one.run["run_id"] for one in facts], out, operator, audit_head)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from flserver.errors import UsageError
 from flserver.models.retention import MadeRound, best
 from flserver.record.told import Values, told_by_trainers, told_that_differs
 from flserver.settings.recorded import settings_of
@@ -65,12 +66,22 @@ class Comparison:
         return asdict(self)
 
 
+def different_runs(reader: Reader, refs: Sequence[str]) -> list[Row]:
+    """The rows of v1_runs that ``refs`` mean, in their order. Raises UsageError where two mean the same run."""
+    rows = [reader.run(ref) for ref in refs]
+    for place, row in enumerate(rows):
+        before = [ref for ref, other in zip(refs, rows[:place], strict=False) if other["run_id"] == row["run_id"]]
+        if before:
+            raise UsageError(f"{before[0]!r} and {refs[place]!r} are the same run, {row['run_id']}")
+    return rows
+
+
 def compare(reader: Reader, runs: Sequence[Row]) -> Comparison:
     """Compare ``runs``, which are rows of v1_runs."""
     differing, equal = settings_beside(runs)
     told = [told_by_trainers(reader, run["run_id"]) for run in runs]
     return Comparison(
-        runs=tuple(_side(reader, run) for run in runs),
+        runs=tuple(side(reader, run) for run in runs),
         differing=differing,
         equal=equal,
         told=told_that_differs(told),
@@ -92,7 +103,8 @@ def _how(run: Row) -> dict[str, Any]:
     return settings_of(run) | {name: run[name] for name in BESIDE_SETTINGS if name in run}
 
 
-def _side(reader: Reader, run: Row) -> Side:
+def side(reader: Reader, run: Row) -> Side:
+    """What is told of ``run``, a row of v1_runs, beside others."""
     rounds = reader.committed_rounds(run["run_id"])
     found = best(map(MadeRound.of, rounds))
     by_number = {row["round"]: row for row in rounds}

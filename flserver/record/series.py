@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from flserver.record.opened import Run
+from flserver.settings.shown import shareable
 
 OF_ROUNDS = ("seconds", "wait_seconds", "aggregate_seconds", "clients", "updates_accepted", "data_size")
 MEASURED = ("loss", "accuracy")
@@ -43,8 +44,9 @@ def points(run: Run) -> list[Point]:
 
 
 def settings_of(run: Run) -> Mapping[str, str]:
-    """The settings in force as text, by their keys; empty where one is not set."""
-    return {key: _text(value) for key, value in sorted(run.settings.items())}
+    """The settings in force as text, by their keys; empty where one is not set. Those that hold addresses, and those
+    that this version does not know, are left out, and of a path its last part stays."""
+    return {key: _text(value) for key, value in sorted(shareable(run.settings).items())}
 
 
 def facts_of(run: Run) -> Mapping[str, str]:

@@ -30,22 +30,38 @@ def chosen(key: str, value: Any) -> bool:
     return not is_default(key, value)
 
 
-def overrides(facts: Facts) -> Table:
-    columns: list[Column] = [
-        ("when", "time"),
-        ("process", "number"),
-        ("setting", "code"),
-        ("before", "text"),
-        ("since then", "text"),
-    ]
-    rows = []
+def overrides(facts: Facts) -> list[Table]:
+    """What was not as before when the run was resumed: settings, and what is none of them."""
+    first: list[Column] = [("when", "time"), ("process", "number")]
+    last: list[Column] = [("before", "text"), ("since then", "text")]
+    settings, made_of = [], []
     for act in facts.acts:
         if act["kind"] == "override":
             said = details(act)
             key = str(said.get("setting"))
-            cells = [setting_cell(facts, key, said.get(when)) for when in ("before", "now")]
-            rows.append([moment(act["at"]), str(act["process_id"]), f"--{text(key).replace('_', '-')}", *cells])
-    return table("Settings that a resumption gave anew", columns, rows)
+            at = [moment(act["at"]), str(act["process_id"])]
+            values = [said.get(when) for when in ("before", "now")]
+            if what := _made_of(key):
+                made_of.append([*at, what, *map(text, values)])
+            else:
+                settings.append(
+                    [*at, f"--{text(key).replace('_', '-')}", *(setting_cell(facts, key, v) for v in values)]
+                )
+    found = [
+        table("Settings that a resumption gave anew", [*first, ("setting", "code"), *last], settings),
+        table("Code, libraries and CPU that were others", [*first, ("what", "text"), *last], made_of),
+    ]
+    return [made for made in found if made.rows]
+
+
+def _made_of(what: str) -> str | None:
+    """What an override is of that is no setting; None for a setting."""
+    kind, _, name = what.partition(".")
+    if kind == "libraries" and name:
+        return f"library {text(name, 60)}"
+    if kind == "code" and name:
+        return "sources of flserver" if name == "flserver" else f"sources of --{text(name, 60).replace('_', '-')}"
+    return {"cpu": "CPU", "arithmetic": "arithmetic of the mean"}.get(what)
 
 
 def processes(facts: Facts) -> Table:

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from flserver.record.comparison import PLACE, settings_beside
+from flserver.record.comparison import BESIDE_SETTINGS, PLACE, Measured, settings_beside
 from flserver.record.told import Values, told_that_differs
 from flserver.report import words
 from flserver.report.charts import Series
@@ -12,8 +13,10 @@ from flserver.report.circumstances import setting_cell
 from flserver.report.facts import NUMBERS_TOLD, Facts, option
 from flserver.report.tables import Column, Table, table
 from flserver.report.values import NONE, between, count, duration, listed, moment, real, share, size, text
-from flserver.store.reader import Row
+from flserver.settings.server import SERVER_SETTINGS
 
+NO_SETTING = frozenset(BESIDE_SETTINGS) - {setting.key for setting in SERVER_SETTINGS}
+"""What says how a run came about without being an option."""
 VALUES = 8  # of what one run's trainers told under one key
 
 
@@ -40,7 +43,7 @@ def compare(runs: Sequence[Facts]) -> Comparison:
     names = _names(runs)
     series, by_round = {}, {}
     for name in ("accuracy", "loss"):
-        found = [_measured(facts, name) for facts in runs]
+        found = [facts.measured(name) for facts in runs]
         if any(found):
             series[name] = [
                 Series(label=label, values=values) for label, values in zip(names, found, strict=True) if values
@@ -48,7 +51,7 @@ def compare(runs: Sequence[Facts]) -> Comparison:
             by_round[name] = _by_round(name, names, found)
     differing, same = settings_beside([facts.run for facts in runs])
     cells = {
-        key: [setting_cell(facts, key, value) for facts, value in zip(runs, values, strict=True)]
+        key: [_setting(facts, key, value) for facts, value in zip(runs, values, strict=True)]
         for key, values in differing.items()
     }
     columns: list[Column] = [("setting", "code"), *((name, "text") for name in names)]
@@ -120,9 +123,8 @@ def _names(runs: Sequence[Facts]) -> list[str]:
     ]
 
 
-def _measured(facts: Facts, name: str) -> dict[int, float]:
-    rows = {row["round"]: row[name] for row in facts.committed if row[name] is not None}
-    return dict(sorted((rows | dict(facts.metrics.get((name, "evaluate"), {}))).items()))
+def _setting(facts: Facts, key: str, value: Any) -> str:
+    return text(value) if key in NO_SETTING else setting_cell(facts, key, value)
 
 
 def _by_round(name: str, names: Sequence[str], found: Sequence[Mapping[int, float]]) -> Table:
@@ -132,11 +134,12 @@ def _by_round(name: str, names: Sequence[str], found: Sequence[Mapping[int, floa
     return table(f"The {name} by round", columns, rows)
 
 
-def _cell(row: Row | None, name: str, best: bool) -> str:
-    if row is None or row[name] is None:
+def _cell(made: Measured | None, name: str, best: bool) -> str:
+    value = None if made is None else getattr(made, name)
+    if made is None or value is None:
         return NONE
-    shown = share(row[name]) if name == "accuracy" else real(row[name])
-    return f"{shown} (round {row['round']})" if best else str(shown)
+    shown = share(value) if name == "accuracy" else real(value)
+    return f"{shown} (round {made.round})" if best else shown
 
 
 def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Table:
@@ -144,24 +147,26 @@ def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Table:
         return [label, *cells]
 
     def measured(name: str, best: bool) -> list[str]:
-        rows = [facts.best if best else facts.last for facts in runs]
-        return [_cell(row, name, best) for row in rows]
+        return [_cell(side.best if best else side.last, name, best) for side in sides]
 
+    sides = [facts.side for facts in runs]
     updates = [sum(row["n"] for row in facts.updates) for facts in runs]
-    accepted = [sum(row["n"] for row in facts.updates if row["decision"] == "accepted") for facts in runs]
     spent = [duration(between(facts.run["started_at"], facts.run["ended_at"] or facts.moment.at)) for facts in runs]
     rows = [
         line("run", [text(facts.run["run_id"]) for facts in runs]),
         line("status", [text(facts.status) for facts in runs]),
         line("began (UTC)", [moment(facts.run["started_at"]) for facts in runs]),
         line("lasted", spent),
-        line("rounds", [f"{facts.run['rounds_committed']} of {facts.run['num_rounds']}" for facts in runs]),
+        line("median of a round", [duration(side.seconds) for side in sides]),
+        line("rounds", [f"{side.rounds_committed} of {side.num_rounds}" for side in sides]),
         line("last accuracy", measured("accuracy", False)),
         line("best accuracy", measured("accuracy", True)),
         line("last loss", measured("loss", False)),
         line("loss of the best", measured("loss", True)),
-        line("clients", [count(len(facts.participation.clients)) for facts in runs]),
-        line("updates accepted", [f"{a:,} of {n:,}" for a, n in zip(accepted, updates, strict=True)]),
+        line("clients that registered", [count(side.clients) for side in sides]),
+        line(
+            "updates accepted", [f"{side.updates_accepted:,} of {n:,}" for side, n in zip(sides, updates, strict=True)]
+        ),
         line("attempts aborted", [count(sum(row["status"] == "aborted" for row in facts.attempts)) for facts in runs]),
         line("updates received", [size(facts.bytes[0]) for facts in runs]),
         line("models sent", [size(facts.bytes[1]) for facts in runs]),

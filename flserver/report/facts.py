@@ -10,20 +10,19 @@ from typing import Any
 
 from flserver.errors import UsageError
 from flserver.models.retention import MadeRound, best
+from flserver.record.comparison import Side, side
 from flserver.record.told import Told, told_by_trainers
 from flserver.report.participation import Participation, read_participation
 from flserver.report.values import text
 from flserver.settings.recorded import settings_of
 from flserver.settings.server import SERVER_SETTINGS
+from flserver.settings.shown import may_be_shown, without_folders
 from flserver.store.lock import Unheld, unheld, unheld_status
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
-ADDRESSES = frozenset({"host", "metrics_host", "trusted_proxy"})
-"""Settings that hold addresses."""
 NUMBERS_TOLD = ("learning_rate", "epochs", "batch_size", "seed", "num_clients")
 """The numbers that ``flclient`` tells: what is shown of what clients told of themselves."""
-_PATHS = frozenset(setting.key for setting in SERVER_SETTINGS if setting.kind == "path")
 _NUMBER = re.compile(r"-?[\d.e+-]{1,24}", re.ASCII)
 _DEFAULTS = {setting.key: setting.default for setting in SERVER_SETTINGS}
 
@@ -40,20 +39,23 @@ class Moment:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """A run. Rows are those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
-    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``counts`` are rows of counts; ``told``
-    is what trainers told, as far as it is shown, and ``told_left_out`` whether there is more.
-    ``unheld`` is set where the run is on record as going on, and no server has the database."""
+    a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``side`` is the run as a comparison has
+    it, ``answered`` how many clients answered an invitation; ``told`` is what trainers told, as far as it is shown, and
+    ``told_left_out`` whether there is more. ``unheld`` is set where the run is on record as going on, and no server has
+    the database."""
 
     database: str
     personal: bool
     moment: Moment
     run: Row
+    side: Side
     settings: Mapping[str, Any]
     processes: Sequence[Row]
     acts: Sequence[Row]
     attempts: Sequence[Row]
     metrics: Mapping[tuple[str, str], Mapping[int, float]]
     participation: Participation
+    answered: int
     updates: Sequence[Row]
     registrations: Sequence[Row]
     messages: Sequence[Row]
@@ -89,11 +91,24 @@ class Facts:
         found = best(map(MadeRound.of, self.committed))
         return None if found is None else next(row for row in self.committed if row["round"] == found.round)
 
+    def measured(self, name: str) -> Mapping[int, float]:
+        """What the server measured of its models, by round: ``name`` is ``loss`` or ``accuracy``. NaN and the
+        infinities are numbers too."""
+        own = {row["round"]: row[name] for row in self.committed if row[name] is not None}
+        for source in ("server", "evaluate"):
+            own |= self.metrics.get((name, source), {})
+        return dict(sorted(own.items()))
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the server measured any of its models, finite or not."""
+        return bool(self.measured("accuracy") or self.measured("loss"))
+
     @property
     def bytes(self) -> tuple[int, int]:
-        """Of all clients' updates, and of all models sent to them."""
-        rows = [client.row for client in self.participation.clients]
-        return sum(row["bytes_in"] or 0 for row in rows), sum(row["bytes_out"] or 0 for row in rows)
+        """Of all updates that came, duplicates too, and of all models sent to the clients."""
+        sent = sum(client.row["bytes_out"] or 0 for client in self.participation.clients)
+        return sum(row["bytes"] or 0 for row in self.updates), sent
 
 
 def require_columns(db: Path) -> None:
@@ -134,12 +149,14 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
         personal=personal,
         moment=Moment(**end),
         run=run,
+        side=side(reader, run),
         settings=settings_of(run),
         processes=rows("SELECT * FROM v1_processes WHERE run_id = :run_id ORDER BY process_id"),
         acts=rows("SELECT * FROM v1_operator_events WHERE run_id = :run_id ORDER BY at"),
         attempts=rows("SELECT * FROM v1_rounds WHERE run_id = :run_id ORDER BY round, attempt"),
         metrics=metrics,
         participation=read_participation(reader, run_id),
+        answered=rows(_ANSWERED)[0]["n"],
         updates=rows(_UPDATES.format(reason="u.reason" if personal else _KIND)),
         registrations=rows(_REGISTRATIONS),
         messages=rows(_MESSAGES.format(reason="m.reason" if personal else "NULL")),
@@ -160,14 +177,13 @@ def _numbers(told: Told) -> Told:
 
 
 def shown_setting(key: str, value: Any, personal: bool) -> str | None:
-    """A setting's value for the page; None where it is withheld. Of a path the last part stays."""
+    """A setting's value for the page; None where it is withheld, as every setting is that this version does not know.
+    Of a path the last part stays."""
     if value is None or value == "":
         return "—"
     if personal:
         return _plain(value)
-    if key in ADDRESSES:
-        return None
-    return Path(str(value)).name if key in _PATHS or (key == "initial_weights" and "/" in str(value)) else _plain(value)
+    return _plain(without_folders(key, value)) if may_be_shown(key) else None
 
 
 def option(key: str) -> str:
@@ -196,10 +212,14 @@ def _plain(value: Any) -> str:
 _KIND = """CASE
     WHEN u.decision = 'rejected' AND instr(u.reason, ':') > 0 THEN substr(u.reason, 1, instr(u.reason, ':') - 1)
     WHEN u.decision = 'rejected' THEN u.reason END"""
+_ANSWERED = """
+    SELECT COUNT(DISTINCT client_id) AS n FROM v1_updates WHERE run_id = :run_id AND answers_round IS NOT NULL"""
 _UPDATES = """
     SELECT u.decision, {reason} AS reason, COUNT(*) AS n, COUNT(DISTINCT u.client_id) AS clients,
-        MIN(u.answers_round) AS first, MAX(u.answers_round) AS last, MIN(u.client_id) AS client_id
-    FROM v1_updates u WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1, 3 DESC"""
+        MIN(u.answers_round) AS first, MAX(u.answers_round) AS last, MIN(u.client_id) AS client_id,
+        SUM(m.bytes) AS bytes
+    FROM v1_updates u LEFT JOIN v1_messages m USING (run_id, message_id)
+    WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1, 3 DESC"""
 _REGISTRATIONS = """
     SELECT identity, left_reason, COUNT(*) AS n, COUNT(DISTINCT client_id) AS clients,
         COUNT(CASE WHEN registration > 1 THEN 1 END) AS rejoined

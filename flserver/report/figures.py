@@ -30,10 +30,9 @@ class Figure:
 def learning(facts: Facts) -> list[Figure]:
     figures = []
     for name in ("accuracy", "loss"):
-        own = {row["round"]: row[name] for row in facts.committed if row[name] is not None}
-        own |= facts.metrics.get((name, "evaluate"), {})
+        own = facts.measured(name)
         theirs = facts.metrics.get((name, "clients"), {})
-        series = [Series(label="here", values=dict(sorted(own.items())))] if own else []
+        series = [Series(label="here", values=own)] if own else []
         series += [Series(label="at the clients", values=theirs)] if theirs else []
         if not series:
             continue

@@ -83,14 +83,15 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     accepted = sum(row["n"] for row in facts.updates if row["decision"] == "accepted")
     tiles = [("rounds", f"{run['rounds_committed']:,}", f"of {run['num_rounds']:,}")]
     for name, shown in (("accuracy", values.share), ("loss", values.real)):
-        if last is not None and last[name] is not None:
+        number = None if last is None else facts.measured(name).get(last["round"])
+        if number is not None:
             remark = (
                 f"best {shown(best[name])}, round {best['round']}"
                 if best is not None and best[name] is not None
                 else ""
             )
-            tiles.append((name, shown(last[name]), remark))
-    tiles.append(("clients", values.count(len(facts.participation.clients)), "took part"))
+            tiles.append((name, shown(number), remark))
+    tiles.append(("clients", values.count(facts.answered), f"answered of {len(facts.participation.clients):,} invited"))
     tiles.append(("updates", values.count(accepted), f"accepted of {sum(row['n'] for row in facts.updates):,}"))
     end = run["ended_at"] or facts.moment.at
     span = f"from {values.moment(run['started_at'])}" + ("" if run["ended_at"] else " to the last event")

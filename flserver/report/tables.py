@@ -62,9 +62,11 @@ def learning(facts: Facts) -> Table:
     names = [key for key in facts.metrics if key not in (("loss", "evaluate"), ("accuracy", "evaluate"))]
     labels = [f"{text(name, 40)} ({'clients’ mean' if source == 'clients' else source})" for name, source in names]
 
+    measured = [facts.measured(name) for name in ("accuracy", "loss")]
+
     def row(made: Row) -> list[str]:
         number = made["round"]
-        own = [facts.metrics.get((name, "evaluate"), {}).get(number, made[name]) for name in ("accuracy", "loss")]
+        own = [values.get(number) for values in measured]
         others = [facts.metrics[key].get(number) for key in names]
         return [str(number), *map(real, own), *map(real, others)]
 

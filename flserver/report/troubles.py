@@ -1,6 +1,8 @@
 """What went wrong: drop-outs, refusals, what was cut off, and how often. Tables of it, and a line for each."""
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 
 from flserver.events.words import ORDERLY_REASONS, REJECTED_KINDS
 from flserver.report.facts import Facts
@@ -70,8 +72,29 @@ def lines(facts: Facts) -> list[str]:
         said.append(
             f"{of(len(gone), 'server process', 'server processes')} had no orderly end (killed, or a power cut)."
         )
-    if diverged := [r for values in facts.metrics.values() for r, value in values.items() if value - value != 0]:
-        said.append(f"A number was not finite in round {rounds(sorted(set(diverged)))}: the model had diverged.")
+    return said + _not_finite(facts)
+
+
+def _not_finite(facts: Facts) -> list[str]:
+    """Of the loss that was measured here it says how the model was; of any other number, that it was so."""
+
+    def where(values: Mapping[int, float]) -> list[int]:
+        return sorted(round for round, value in values.items() if not math.isfinite(value))
+
+    said = []
+    if diverged := where(facts.measured("loss")):
+        said.append(f"The loss was not finite in round {rounds(diverged)}: the model had diverged.")
+    found = {"the accuracy": where(facts.measured("accuracy"))}
+    for (name, source), values in facts.metrics.items():
+        if source == "clients" or name not in ("loss", "accuracy"):
+            found[f"{text(name, 40)}{' at the clients' if source == 'clients' else ''}"] = where(values)
+    names = [name for name, numbers in found.items() if numbers]
+    if names:
+        numbers = sorted({number for name in names for number in found[name]})
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        said.append(
+            f"What was measured besides was not finite in round {rounds(numbers)}: {', '.join(names[:5])}{more}."
+        )
     return said
 
 

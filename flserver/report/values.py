@@ -61,8 +61,8 @@ def real(value: float | None, decimals: int = 4) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share from 0 to 1 in per cent."""
-    return NONE if value is None or not math.isfinite(value) else f"{value:.1%}"
+    """A share from 0 to 1 in per cent; NaN and the infinities as :func:`real` has them."""
+    return NONE if value is None else f"{value:.1%}" if math.isfinite(value) else real(value)
 
 
 def count(value: int | None) -> str:

@@ -7,7 +7,6 @@ from flserver.report.facts import Facts
 from flserver.report.troubles import killed
 from flserver.report.values import between, duration, listed, moment, of, real, share, size, text
 from flserver.store.lock import Unheld
-from flserver.store.reader import Row
 
 ENDS = {
     "completed": "It is complete",
@@ -46,13 +45,11 @@ def _by_whom(facts: Facts) -> str:
     updates = sum(row["n"] for row in facts.updates)
     accepted = sum(row["n"] for row in facts.updates if row["decision"] == "accepted")
     came, went = facts.bytes
-    said = f"{of(len(clients), 'client')} took part. "
-    if accepted == updates:
-        said += (
-            f"All {updates:,} updates that came were accepted"
-            if updates > 1
-            else f"{of(updates, 'update')} came and counted"
-        )
+    said = f"{of(len(clients), 'client was', 'clients were')} invited, and {_who_answered(facts)}. "
+    if not updates:
+        said += "No update has come" if facts.run["status"] == "running" else "No update came"
+    elif accepted == updates:
+        said += f"All {updates:,} updates that came were accepted" if updates > 1 else "1 update came and counted"
     else:
         said += f"Of {of(updates, 'update')} that came, {accepted:,} {'was' if accepted == 1 else 'were'} accepted"
     heaviest = max(clients, key=lambda client: client.row["weight"] or 0)
@@ -60,27 +57,38 @@ def _by_whom(facts: Facts) -> str:
     if made and heaviest.row["weight"] and len(clients) > 1:
         part = share(heaviest.row["weight"] / made)
         said += f"; client {text(heaviest.client_id, 60)} weighs most, with {part} of the run"
-    operators = sorted({text(act["actor"], 60) for act in facts.acts if act.get("actor")})
+    who = {text(act["actor"], 60) for act in facts.acts if act["kind"] in ("start", "resume") and act.get("actor")}
+    operators = sorted(who)
     said += f". Models sent came to {size(went)}, updates received to {size(came)}."
     count = of(len(facts.processes), "server process", "server processes")
     return f"{said} It took {count}" + (f", operated by {listed(operators[:5])}." if operators else ".")
+
+
+def _who_answered(facts: Facts) -> str:
+    invited, answered = len(facts.participation.clients), facts.answered
+    if answered == invited:
+        return "answered" if invited == 1 else "all answered"
+    return f"{answered:,} of them answered" if answered else "none answered" if invited > 1 else "did not answer"
 
 
 def _how_good(facts: Facts) -> str:
     last, best = facts.last, facts.best
     if last is None:
         return "No round is committed, so there is no model yet."
-    if best is None:
+    if not facts.evaluated:
         return "Its models were not evaluated: there is neither a loss nor an accuracy of their own."
-    said = f"The last model, that of round {last['round']}, has {_measured(last)}."
+    said = f"The last model, that of round {last['round']}, has {_measured(facts, last['round'])}."
+    if best is None:
+        return f"{said} No model has a loss or an accuracy that is finite, so none is the best one."
     if best["round"] == last["round"]:
         return f"{said} It is the best one."
-    return f"{said} The best one is that of round {best['round']}, with {_measured(best)}."
+    return f"{said} The best one is that of round {best['round']}, with {_measured(facts, best['round'])}."
 
 
-def _measured(row: Row) -> str:
-    words = [f"an accuracy of {share(row['accuracy'])}"] if row["accuracy"] is not None else []
-    words += [f"a loss of {real(row['loss'])}"] if row["loss"] is not None else []
+def _measured(facts: Facts, number: int) -> str:
+    accuracy, loss = (facts.measured(name).get(number) for name in ("accuracy", "loss"))
+    words = [f"an accuracy of {share(accuracy)}"] if accuracy is not None else []
+    words += [f"a loss of {real(loss)}"] if loss is not None else []
     return listed(words) or "no measured quality"
 
 
@@ -105,7 +113,7 @@ def unknown(facts: Facts) -> list[str]:
     said.append(
         "What data the clients trained on: their numbers of samples, and whatever they measured, are what they said."
     )
-    if facts.best is None and facts.committed:
+    if not facts.evaluated and facts.committed:
         said.append("How good the models are: the server had no evaluation data.")
     if facts.purged:
         said.append(

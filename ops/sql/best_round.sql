@@ -1,7 +1,8 @@
 -- Which round's model is the best, and where is it?
 -- The highest accuracy, then the lowest loss, then the newest. checkpoint lies below the checkpoint directory;
 -- sha256sum prints its model_digest.
--- No rows: no committed round has an accuracy or a loss (--eval-data, --evaluate).
+-- No rows: no committed round has a finite accuracy or loss: nothing measured it (--eval-data, --evaluate), or it
+-- diverged, and got_worse and learning_curve say so.
 SELECT
     round,
     accuracy,

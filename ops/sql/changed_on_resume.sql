@@ -1,6 +1,8 @@
 -- What changed in the settings when a run was resumed?
--- Each setting that a resumption gave anew, with its value before and from then on, by whom and why.
--- No rows: no resumption gave another value.
+-- Each setting that a resumption gave anew, with its value before and from then on, by whom and why; and what was not
+-- as before without being a setting: kind says which it is (setting, code, library, CPU, arithmetic). Of code the
+-- values are digests, of a library versions.
+-- No rows: no resumption gave another value, and code, libraries and CPU were the same, as far as they are on record.
 SELECT
     at,
     process_id,
@@ -8,7 +10,14 @@ SELECT
     detail ->> 'before' AS before,
     detail ->> 'now' AS now,
     actor,
-    reason
+    reason,
+    CASE
+        WHEN detail ->> 'setting' LIKE 'code.%' THEN 'code'
+        WHEN detail ->> 'setting' LIKE 'libraries.%' THEN 'library'
+        WHEN detail ->> 'setting' = 'cpu' THEN 'CPU'
+        WHEN detail ->> 'setting' = 'arithmetic' THEN 'arithmetic'
+        ELSE 'setting'
+    END AS kind
 FROM v1_operator_events
 WHERE run_id = :run_id AND kind = 'override'
 ORDER BY at, setting;

@@ -47,9 +47,11 @@ def test_a_pipe_gets_the_page_and_nothing_else(flserver: Run, db: Path) -> None:
     assert out.endswith("</html>\n")
 
 
-def test_several_runs_are_compared_and_one_named_twice_is_one(flserver: Run, db: Path) -> None:
+def test_several_runs_are_compared_and_one_named_twice_is_refused(flserver: Run, db: Path) -> None:
     assert "<h1>2 runs compared</h1>" in flserver("--db", db, "report", "night", "plain", "--out", "-")[1]
-    assert "<h1><bdi>night</bdi></h1>" in flserver("--db", db, "report", "night", "night", "--out", "-")[1]
+    said = f"'night' and '{RUN}' are the same run, {RUN}"
+    refused(flserver("--db", db, "report", "night", RUN, "--out", "-"), said)
+    refused(flserver("--db", db, "compare", "night", RUN), said)
 
 
 def test_what_cannot_be_is_one_line(flserver: Run, db: Path, tmp_path: Path) -> None:

@@ -26,6 +26,15 @@ from tests.store import story
 
 ROOT = Path(__file__).parents[2]
 
+SETTINGS = {
+    "num_rounds": 2,
+    "host": "192.0.2.7",
+    "metrics_host": "192.0.2.8",
+    "sign_key": "/home/ada/keys/sign.key",
+    "clients": None,
+    "roster": "/home/ada/roster.csv",  # which this version does not know
+}
+SHOWN = {"num_rounds": "2", "sign_key": "sign.key", "clients": ""}
 MEASURED = {"loss": 0.25, "accuracy": 0.5, "f1 <macro>": 0.75}
 
 
@@ -41,7 +50,13 @@ def begun(tmp_path: Path) -> Path:
     """A run with two committed rounds that goes on; the second one's loss is NaN."""
     db = tmp_path / "runs.sqlite"
     ensure_head(db)
-    events = [*story.started(), *recorded_round(0, **MEASURED), *recorded_round(1, loss=math.nan, accuracy=0.1)]
+    begins = facts.run_started(config=SETTINGS)
+    events = [
+        begins,
+        facts.server_started(),
+        *recorded_round(0, **MEASURED),
+        *recorded_round(1, loss=math.nan, accuracy=0.1),
+    ]
     story.write(db, events)
     return db
 
@@ -56,6 +71,14 @@ def test_each_number_has_the_time_of_its_round(begun: Path) -> None:
     assert {(p.round, p.at) for p in found.values()} == {(r, timestamp(at)) for r, at in ends.items()}, "real times"
     seconds = dict(zip(ends, run.rounds().column("seconds"), strict=True))
     assert {r: found[r, "round/seconds"].value for r in ends} == seconds
+
+
+def test_a_number_of_a_round_that_is_not_committed_has_no_time_and_no_point(begun: Path) -> None:
+    ahead = facts.round_metric(round=3, name="loss", value=0.5, source="clients")
+    story.write(begun, [facts.attempt(2), facts.committed(2, metrics=(ahead,)), facts.attempt(3)])
+    run = record.open(begun).run()
+    assert 3 in {row["round"] for row in run.metrics()}
+    assert {point.round for point in points(run)} == {0, 1, 2}
 
 
 def timestamp(at: str) -> float:
@@ -89,7 +112,7 @@ def test_tensorboard_reads_a_run_and_a_second_export_adds_nothing(begun: Path, t
     for key, (value, at) in expected.items():
         assert numbers[key] == (pytest.approx(value, nan_ok=True), at)
     assert json.loads(texts["run"])["run_id"] == run.run_id
-    assert json.loads(texts["settings"]) == {key: str(value) for key, value in run.settings.items()}
+    assert json.loads(texts["settings"]) == SHOWN, "without addresses and folders"
     story.write(begun, recorded_round(2, loss=0.125))
     to_tensorboard(record.open(begun).run(), logs)
     assert os.listdir(file.parent) == [file.name]

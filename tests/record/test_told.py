@@ -1,5 +1,6 @@
 """What the cookbook answers where trainers told this and that, and where a round is worse by one measure only."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,45 @@ def test_it_is_said_by_what_a_round_is_worse_and_the_worst_come_first(tmp_path: 
     found = answer(Reader(path), question("got_worse"), None, {})
     by = found.columns.index("by")
     assert [(row[0], row[by]) for row in found.rows] == [(3, "both"), (2, "accuracy"), (1, "loss")]
+
+
+def test_a_model_that_diverged_is_worse_than_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    events = story.started()
+    measured = [(1.0, 0.5), (math.nan, 0.6), (math.inf, 0.6), (0.5, math.nan), (0.25, 0.6), (math.inf, math.nan)]
+    for number, (loss, accuracy) in enumerate(measured):
+        numbers = {"loss": loss, "accuracy": accuracy}
+        of_round = [
+            facts.round_metric(round=number, name=name, value=value, source=source)
+            for name, value, source in [
+                *((name, value, "evaluate") for name, value in numbers.items()),
+                ("loss", math.nan, "clients"),
+                ("f1", math.nan, "evaluate"),
+            ]
+        ]
+        own = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        events += [facts.attempt(number), facts.committed(number, metrics=tuple(of_round), **own)]
+    story.write(path, events)
+    found = answer(Reader(path), question("got_worse"), None, {})
+    by, note = found.columns.index("by"), found.columns.index("note")
+    assert [(row[0], row[by], row[note]) for row in found.rows] == [
+        (5, "both", "Infinity"),
+        (3, "accuracy", "NaN"),
+        (1, "loss", "NaN"),
+    ], "and not once more while it stays so; what clients and other numbers say does not count"
+
+
+def test_what_changed_on_a_resumption_and_is_no_setting_is_called_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    whats = ("num_rounds", "code.flserver", "libraries.torch", "cpu", "arithmetic")
+    acts = [
+        facts.operator_acted(kind="override", detail={"setting": what, "before": "a", "now": "b"}) for what in whats
+    ]
+    story.write(path, [*story.started(), *acts])
+    found = answer(Reader(path), question("changed_on_resume"), None, {})
+    setting, kind = found.columns.index("setting"), found.columns.index("kind")
+    assert {(row[setting], row[kind]) for row in found.rows} == {
+        *zip(whats, ("setting", "code", "library", "CPU", "arithmetic"), strict=True)
+    }

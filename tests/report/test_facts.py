@@ -162,6 +162,9 @@ def test_settings_that_hold_addresses_are_withheld_and_paths_are_names() -> None
     assert shown_setting("host", "192.0.2.7", personal=True) == "192.0.2.7"
     assert shown_setting("tls_cert", "/home/ada/certs/server.crt", personal=False) == "server.crt"
     assert shown_setting("initial_weights", "/home/ada/begin.safetensors", personal=False) == "begin.safetensors"
+    assert shown_setting("roster", "/home/ada/roster.csv", personal=False) is None, "of a setting not known here"
+    assert shown_setting("roster", "/home/ada/roster.csv", personal=True) == "/home/ada/roster.csv"
+    assert shown_setting("reason", "who knows", personal=False) is None
     assert shown_setting("use_cuda", None, personal=False) == "—"
     assert shown_setting("rejoin", False, personal=False) == "false"
 
@@ -170,9 +173,25 @@ def test_what_a_resumption_gave_anew_is_a_row(eventful: Path) -> None:
     facts = read(eventful, "night")
     detail = json.dumps({"before": "127.0.0.1", "now": "192.0.2.7", "setting": "host"})
     act = {**facts.acts[0], "kind": "override", "detail": detail}
-    (row,) = overrides(replace(facts, acts=[act])).rows
-    assert row[2:] == ["--host", WITHHELD, WITHHELD]
+    (made,) = overrides(replace(facts, acts=[act]))
+    assert [row[2:] for row in made.rows] == [["--host", WITHHELD, WITHHELD]]
     assert setting_cell(replace(facts, personal=True), "host", "192.0.2.7") == "192.0.2.7"
+
+
+def test_what_is_no_setting_and_changed_on_a_resumption_is_called_what_it_is(eventful: Path) -> None:
+    facts = read(eventful, "night")
+    whats = ("num_rounds", "libraries.torch", "cpu", "code.flserver", "code.evaluate", "arithmetic", "code.", "codes")
+    acts = [
+        {**facts.acts[0], "kind": "override", "detail": json.dumps({"before": None, "now": "new", "setting": what})}
+        for what in whats
+    ]
+    settings, made_of = overrides(replace(facts, acts=acts))
+    assert [row[2] for row in settings.rows] == ["--num-rounds", "--code.", "--codes"]
+    assert [row[2:] for row in made_of.rows] == [
+        [what, "—", "new"]
+        for what in ("library torch", "CPU", "sources of flserver", "sources of --evaluate", "arithmetic of the mean")
+    ]
+    assert overrides(replace(facts, acts=[])) == []
 
 
 def test_an_unknown_run_and_a_missing_database(eventful: Path, tmp_path: Path) -> None:

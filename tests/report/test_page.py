@@ -239,6 +239,21 @@ def test_settings_of_a_place_are_a_line_and_the_same_are_counted_once(told: Path
     assert len(headings) == len(set(headings))
 
 
+def test_a_comparison_is_that_of_the_command(told: Path, tmp_path: Path) -> None:
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    events = [*story.started(), *story.registered("1", 1), *story.registered("2", 2), facts.attempt(1, 1, ["1"])]
+    story.write(db, [*events, facts.committed(1, 1, [facts.silent("1")], accuracy=0.25, seconds=7.0)])
+    one, other = read(db, "night"), read(told, "mute")
+    one = replace(one, run={**one.run, "server_version": "9.9"})
+    made = Parsed(page([one, other]))
+    text = " ".join(" ".join(data for _, data in made.text).split())
+    assert "clients that registered 2 1 " in text, "not those that were invited, 1 and 1"
+    assert "median of a round 7 s 4 s" in text
+    assert "last accuracy 25.0% 50.0%" in text
+    assert re.search(r"(?<!-)server_version 9\.9 0\.1\.0", text), "no option, and not left out"
+
+
 def test_what_is_not_known_of_several_runs_is_said_once_and_of_which(told: Path, eventful: Path) -> None:
     text, made = compared(told, "slow", "fast")
     assert made.texts("h2")[-1] == "What is not known"
