@@ -25,6 +25,7 @@ from urllib.parse import unquote
 from flserver.errors import UsageError
 from flserver.record.questions import Question, questions
 from flserver.store.reader import Reader
+from flserver.store.schema import explained
 from flserver.store.sqlite import reading_connection
 
 HOST = "127.0.0.1"
@@ -152,7 +153,7 @@ def application(path: Path, base: str = "/") -> Any:
                         return fn(connection)
                     # What is denied, or too large, is an error of whoever asked it, as datasette sees those of SQL.
                     except sqlite3.DatabaseError as error:
-                        raise sqlite3.OperationalError(asking.why or str(error)) from error
+                        raise sqlite3.OperationalError(asking.why or explained(path, str(error))) from error
                     except MemoryError as error:
                         raise sqlite3.OperationalError("that takes too much memory") from error
 
