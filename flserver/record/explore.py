@@ -12,7 +12,6 @@ import re
 import secrets
 import signal
 import socket
-import sqlite3
 import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,8 +23,8 @@ from urllib.parse import unquote
 
 from flserver.errors import UsageError
 from flserver.record.questions import Question, questions
+from flserver.store.any_sql import MEANT, Asking, explained, limit_memory
 from flserver.store.reader import Reader
-from flserver.store.schema import explained
 from flserver.store.sqlite import reading_connection
 
 HOST = "127.0.0.1"
@@ -37,12 +36,6 @@ SETTINGS = {
     "sql_time_limit_ms": 5000,
     "suggest_facets": False,
 }
-MOST_BYTES = 10_000_000
-"""Of one value, and of what SQLite makes a row of on the way."""
-MOST_OF_AN_ANSWER = 32_000_000  # characters or bytes
-MOST_HEAP = 256 << 20
-"""Bytes that SQLite may have at once, in the whole process."""
-MEANT = "meant_run"  # the SQL function that says which run is meant, by its id
 NOT_FROM_ELSEWHERE = frozenset({b"", b"none", b"same-origin"})
 """Of Sec-Fetch-Site, by which a browser says whose page it asks for: nobody's, or one of ours."""
 Asgi = Callable[[Mapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -61,36 +54,6 @@ def sql_of(asked: Question) -> str:
         )
 
     return re.sub(r":(\w*run_id)\b", meant, asked.code).rstrip().removesuffix(";")
-
-
-class Asking:
-    """What one connection is asked: it knows the runs of the database at ``path``, and what an answer may weigh."""
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self._path = path
-        self._meant: dict[str, str] = {}
-        self._left = MOST_OF_AN_ANSWER
-        self.why: str | None = None
-        """What was wrong, in words that SQLite does not pass on."""
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
-        connection.create_function(MEANT, 1, self._run_id, deterministic=True)
-        connection.row_factory = self._row
-
-    def _run_id(self, ref: object) -> str:
-        ref = "" if ref is None else str(ref)
-        if ref not in self._meant:
-            try:
-                self._meant[ref] = Reader(self._path).run(ref or None)["run_id"]
-            except UsageError as error:
-                self.why = str(error)
-                raise
-        return self._meant[ref]
-
-    def _row(self, cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> sqlite3.Row:
-        self._left -= sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
-        if self._left < 0:
-            raise sqlite3.OperationalError(f"the answer is larger than {MOST_OF_AN_ANSWER / 1e6:.0f} MB: ask for less")
-        return sqlite3.Row(cursor, row)
 
 
 def metadata(tables: list[str]) -> dict[str, Any]:
@@ -129,6 +92,7 @@ def application(path: Path, base: str = "/") -> Any:
     try:
         from datasette.app import Datasette
         from datasette.database import Database
+        from datasette.utils.sqlite import sqlite3
     except ImportError as error:
         raise UsageError("explore needs datasette: pip install 'flserver[explore]'") from error
 
@@ -223,8 +187,7 @@ def explore(path: Path, port: int, *, browser: bool, say: Callable[[str], None])
     with listener:
         port = listener.getsockname()[1]
         url = f"http://{HOST}:{port}{base}{NAME}"
-        with closing(sqlite3.connect(":memory:")) as connection:
-            connection.execute(f"PRAGMA hard_heap_limit = {MOST_HEAP}")
+        limit_memory()
         hosts, opening = frozenset({f"{HOST}:{port}", f"localhost:{port}"}), f"/{secrets.token_urlsafe()}"
         app = for_us(explorer.app(), hosts, base, opening)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)

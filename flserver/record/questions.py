@@ -120,7 +120,7 @@ def answer(reader: "Reader", asked: Question, run: str | None, values: Mapping[s
     try:
         columns, rows = reader.query(asked.sql, {**left_out, **given})
     except UsageError as error:
-        from flserver.store.schema import explained
+        from flserver.store.any_sql import explained
 
         raise UsageError(explained(reader.path, str(error))) from error
     return Answer(columns=columns, rows=rows, run=found, nothing="" if rows else _why(reader, asked, given))

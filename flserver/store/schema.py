@@ -86,17 +86,6 @@ def check(path: Path, *, migrations: Path | None = None) -> SchemaState:
     return SchemaState(current=current, head=head)
 
 
-def explained(path: Path, said: str) -> str:
-    """SQLite's words ``said`` of a query of the database at ``path``; where they miss what its older version has not,
-    also what to do. Raises as :func:`check`."""
-    if not said.startswith(("no such column", "no such table")) or check(path).at_head:
-        return said
-    return (
-        f"{said}: {path} is of an older version, and has not all that is asked for: flserver --db {path} db upgrade, "
-        "which keeps a copy"
-    )
-
-
 def ensure_head(
     path: Path, *, migrations: Path | None = None, group: int | None = None, patience: float = BUSY_TIMEOUT
 ) -> Upgrade | None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from flserver.record.questions import questions
+from tests.audit.test_old_records import old_record
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, TESTS, Peer
 from tests.eventful_run import Facts
@@ -121,13 +122,25 @@ def test_its_pages_have_the_questions_and_it_can_only_be_read(eventful: Facts) -
         assert status_of(f"{url}.db") in (403, 404), "nor is the file given away"
         nowhere = refused(f"{url}/learning_curve.json?run=nowhere")
         assert nowhere == f"{eventful.db} has no run 'nowhere'; the newest are 'night', 'pilot'"
-        blobs = ", ".join(["zeroblob(9000000)"] * 200)
-        for large in ("select zeroblob(1000000000)", f"select {blobs}", "select hex(randomblob(4e6)) from v1_events"):
-            assert status_of(f"{url}.json?" + urllib.parse.urlencode({"sql": large})) == 400, large
+        blobs = ", ".join(["zeroblob(9000000)"] * 100)
+        for large, said in (
+            ("select zeroblob(1000000000)", "string or blob too big"),
+            (f"select {blobs}", "that takes too much memory"),
+            ("select hex(randomblob(4e6)) from v1_events", "the answer is larger than 32 MB: ask for less"),
+        ):
+            assert refused(f"{url}.json?" + urllib.parse.urlencode({"sql": large})) == said
         endless = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
         assert status_of(f"{url}.json?" + urllib.parse.urlencode({"sql": endless, "_timelimit": 50})) == 400
     assert eventful.db.read_bytes() == before
     assert not (eventful.db.parent / "x").exists()
+
+
+def test_what_an_older_database_has_not_is_said_with_what_to_do(tmp_path: Path) -> None:
+    old_record(tmp_path / "old.sqlite", "0013")
+    with explored(tmp_path / "old.sqlite") as url:
+        said = refused(f"{url}/unlike_the_others.json")
+        assert re.match("no such column: update_cosine: .* db upgrade, which keeps a copy$", said)
+        assert rows(url, "learning_curve"), "all else is answered"
 
 
 @pytest.mark.browser

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from flserver.errors import UsageError
-from flserver.record.explore import HOST, NAME, Asking, application, explore, for_us, metadata, sql_of
+from flserver.record.explore import HOST, NAME, application, explore, for_us, metadata, sql_of
 from flserver.record.questions import answer, question, questions
+from flserver.store.any_sql import Asking
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from flserver.store.sqlite import reading_connection
