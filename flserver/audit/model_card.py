@@ -13,9 +13,8 @@ FORMAT = "flserver model 1"
 NOT_STATED = "not stated"
 EXPRESSION = re.compile(r"[(]*[A-Za-z0-9.+:-]+[)]*( (AND|OR|WITH) [(]*[A-Za-z0-9.+:-]+[)]*)*")
 
-PROCESS = """
-    SELECT server_version, python_version, torch_version, code, libraries, cpu FROM v1_processes
-    WHERE process_id = :process_id"""
+PROCESS = "SELECT * FROM v1_processes WHERE process_id = :process_id"  # an older database has not all of MADE_WITH
+MADE_WITH = ("server_version", "python_version", "torch_version", "code", "libraries", "cpu")
 CLIENTS = """
     SELECT COUNT(DISTINCT client_id) FROM v1_updates
     WHERE run_id = :run_id AND answers_round <= :round AND decision = 'accepted'"""
@@ -37,7 +36,8 @@ def model_card(reader: Reader, run: Row, committed: Row, licence: str | None) ->
     """
     checked_licence(licence)
     names, processes = reader.query(PROCESS, {"process_id": committed["process_id"]})
-    made_with: dict[str, Any] = dict(zip(names, processes[0], strict=True)) if processes else {}
+    process = dict(zip(names, processes[0], strict=True)) if processes else {}
+    made_with: dict[str, Any] = {name: process.get(name) for name in MADE_WITH} if process else {}
     for name in ("code", "libraries"):
         made_with[name] = json.loads(made_with.get(name) or "null")
     ((clients,),) = reader.query(CLIENTS, {"run_id": run["run_id"], "round": committed["round"]})[1]
@@ -54,7 +54,7 @@ def model_card(reader: Reader, run: Row, committed: Row, licence: str | None) ->
         "model_digest": committed["model_digest"],
         "parent": parent if parent["run_id"] else None,
         "strategy": run["strategy"],
-        "arithmetic": committed["arithmetic"],
+        "arithmetic": committed.get("arithmetic"),
         "seed": run["seed"],
         "clients": committed["updates_accepted"],
         "clients_of_run": clients,
@@ -72,7 +72,8 @@ def as_metadata(card: Mapping[str, Any]) -> dict[str, str]:
 
 
 def place_of(out: Path) -> Path:
-    """Where the card of the file ``out`` goes: ``NAME.json`` beside it. Raises UsageError where something else is."""
+    """Where the card of the file ``out`` goes: ``NAME.json`` beside it. Raises UsageError where something else is, or
+    the card of another file: NAME.pt and NAME.safetensors would have the same."""
     place = out.with_suffix(".json")
     try:
         text = place.read_text(encoding="utf-8")
@@ -81,9 +82,12 @@ def place_of(out: Path) -> Path:
     except (OSError, ValueError) as error:
         raise UsageError(f"--out {out}: {place}, which says what it is, cannot be read: {error}") from error
     try:
-        ours = json.loads(text)["format"] == FORMAT
-    except (ValueError, TypeError, KeyError, RecursionError):
-        ours = False
+        card = json.loads(text)
+        ours, of = card["format"] == FORMAT, card.get("file")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        ours, of = False, None
+    if ours and isinstance(of, str) and of != out.name and (out.parent / Path(of).name).exists():
+        raise UsageError(f"--out {out}: {place} says what {of} is: another name, or move both away")
     if not ours:
         raise UsageError(f"--out {out}: {place} is there and none of flserver's: another name, or move it away")
     return place

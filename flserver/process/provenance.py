@@ -69,9 +69,15 @@ def provenance_before(reader: Reader, run_id: str) -> Provenance | None:
 
 def digest_of_package() -> str:
     """``sha256:hex`` over this package's sources. In the package's folder the same is printed by
-    ``find . -name '*.py' -not -path './migrations/*' | LC_ALL=C sort | xargs sha256sum | sha256sum``."""
+    ``find . -xtype f -name '[!.]*.py' -not -path './migrations/*' | LC_ALL=C sort | xargs sha256sum | sha256sum``.
+
+    What an editor leaves beside them is none: hidden files, links that lead nowhere (Emacs's locks are both)."""
     root = Path(flserver.__file__).parent
-    files = {f"./{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
+    files = {
+        f"./{path.relative_to(root).as_posix()}": path
+        for path in root.rglob("*.py")
+        if not path.name.startswith(".") and path.is_file()
+    }
     lines = [
         f"{hashlib.sha256(files[name].read_bytes()).hexdigest()}  {name}\n"
         for name in sorted(files)

@@ -2,12 +2,14 @@
 
 datasette is an extra (``explore``). It is given our own connections, which can do nothing but read, whatever SQL they
 are handed, each for one query: an open one would keep a server that stops from putting its write-ahead log away. No
-plugin is loaded.
+plugin is loaded. Whoever asks needs the address with its secret: the file's permissions say who reads the record, and a
+port has none.
 """
 
 import asyncio
 import os
 import re
+import secrets
 import signal
 import socket
 import threading
@@ -17,9 +19,11 @@ from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from flserver.errors import NotInstalled, UsageError
 from flserver.record.questions import Question, questions
+from flserver.store.any_sql import MEANT, Asking, explained, limit_memory
 from flserver.store.reader import Reader
 from flserver.store.sqlite import reading_connection
 
@@ -33,16 +37,24 @@ SETTINGS = {
     "suggest_facets": False,
 }
 TEMPLATES = Path(__file__).with_name("templates")  # the questions first, then the views, then SQL
-NEWEST = (
-    "(SELECT run_id FROM v1_runs WHERE :run IN ('', 'newest', run_id, name)"
-    " ORDER BY run_id = :run DESC, started_at DESC LIMIT 1)"
-)
+NOT_FROM_ELSEWHERE = frozenset({b"", b"none", b"same-origin"})
+"""Of Sec-Fetch-Site, by which a browser says whose page it asks for: nobody's, or one of ours."""
 Asgi = Callable[[Mapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 
 def sql_of(asked: Question) -> str:
-    """The question's SQL with a field ``run`` in place of ``run_id``: an id, a name, or nothing for the newest."""
-    return re.sub(r":run_id\b", lambda _: NEWEST, asked.code).rstrip().removesuffix(";")
+    """The question's SQL with a field ``run`` in place of ``run_id``: each run is meant as RUN is at the terminal. A
+    field that is left empty is the newest run, or what the file says."""
+
+    def meant(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "run_id":
+            return f"{MEANT}(:run)"
+        return (
+            f"CASE :{name} WHEN '' THEN '' ELSE {MEANT}(:{name}) END" if name in asked.defaults else f"{MEANT}(:{name})"
+        )
+
+    return re.sub(r":(\w*run_id)\b", meant, asked.code).rstrip().removesuffix(";")
 
 
 def metadata(tables: list[str], title: str = NAME) -> dict[str, Any]:
@@ -78,8 +90,11 @@ def title_of(path: Path) -> str:
     return " ".join([path.name, *(f"– run {name} ({run_id})" for name, run_id in newest)])
 
 
-def application(path: Path) -> Any:
-    """datasette over the database at ``path``. Raises UsageError where it is not installed, or nothing can be read."""
+def application(path: Path, base: str = "/") -> Any:
+    """datasette over the database at ``path``, below the URL ``base``.
+
+    Raises UsageError where it is not installed, or nothing can be read.
+    """
     _, rows = Reader(path).query("SELECT name FROM sqlite_master WHERE type = 'table'")
     os.environ.setdefault("DATASETTE_LOAD_PLUGINS", "")
     try:
@@ -91,6 +106,7 @@ def application(path: Path) -> Any:
 
     # It would print a screenful of what is in memory for each slip of somebody's SQL. Imported first it would not work.
     vars(import_module("datasette.handle_exception"))["rich"] = None
+    sqlite3.enable_callback_tracebacks(False)  # nor one for a run that is not there
 
     class ReadOnly(Database):  # type: ignore[misc]
         """Each query has a connection of its own, which can only read."""
@@ -104,34 +120,62 @@ def application(path: Path) -> Any:
             def ask() -> Any:
                 with closing(self.connect()) as connection:
                     self.ds._prepare_connection(connection, self.name)
+                    asking = Asking(path, connection)
                     try:
                         return fn(connection)
+                    # What is denied, or too large, is an error of whoever asked it, as datasette sees those of SQL.
                     except sqlite3.DatabaseError as error:
-                        # What is denied is an error of whoever asked it, as datasette sees those of SQL.
-                        raise sqlite3.OperationalError(str(error)) from error
+                        raise sqlite3.OperationalError(asking.why or explained(path, str(error))) from error
+                    except MemoryError as error:
+                        raise sqlite3.OperationalError("that takes too much memory") from error
 
             return await asyncio.get_running_loop().run_in_executor(self.ds.executor, ask)
 
         async def attached_databases(self) -> list[Any]:
             return []  # nothing can be attached, and asking for them is denied
 
+        async def foreign_keys_for_table(self, table: str) -> list[Any]:
+            return []  # for its links it would need the columns that ours leave to SQLite
+
     told = metadata([name for (name,) in rows], title_of(path))
-    explorer = Datasette([], metadata=told, settings=SETTINGS, template_dir=str(TEMPLATES))
+    explorer = Datasette([], metadata=told, settings={**SETTINGS, "base_url": base}, template_dir=str(TEMPLATES))
     explorer.remove_database("_memory")
     explorer.add_database(ReadOnly(explorer, path=str(path)), name=NAME)
     return explorer
 
 
-def for_hosts(app: Asgi, hosts: frozenset[str]) -> Asgi:
-    """``app`` for those who ask one of these ``hosts``: a page elsewhere whose name is made to mean this machine gets
-    nothing (DNS rebinding)."""
+def for_us(app: Asgi, hosts: frozenset[str], base: str, opening: str = "") -> Asgi:
+    """``app`` for those who ask one of these ``hosts`` for something below the secret URL ``base``, from its own pages.
+
+    A page elsewhere gets nothing: neither under a name that is made to mean this machine (DNS rebinding), nor by asking
+    for a picture and looking at the clock. Nor do this machine's other users, who do not know the secret. The URL
+    ``opening`` leads there, once: all users see what a browser was started with.
+    """
+    secret, waiting = base.encode(), {opening.encode()} - {b""}
 
     async def checked(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        host = dict(scope.get("headers", ())).get(b"host", b"").decode("latin-1").lower()
-        if scope["type"] == "lifespan" or host in hosts:
+        if scope["type"] == "lifespan":
             return await app(scope, receive, send)
+        headers = dict(scope.get("headers", ()))
+        path: bytes = scope["raw_path"]  # as datasette sees it, which decodes it itself
+        if headers.get(b"host", b"").decode("latin-1").lower() not in hosts:
+            said = b"the record is asked as 127.0.0.1 only\n"
+        elif path in waiting:
+            waiting.remove(path)
+            to = [(b"location", secret + NAME.encode()), (b"cache-control", b"no-store")]
+            await send({"type": "http.response.start", "status": 303, "headers": to})
+            await send({"type": "http.response.body"})
+            return
+        elif not secrets.compare_digest(path[: len(secret)], secret):
+            said = b"the address is the one that flserver explore has printed\n"
+        elif headers.get(b"sec-fetch-site", b"") not in NOT_FROM_ELSEWHERE:
+            said = b"another site asks: type or paste the address\n"
+        else:
+            # Without the base, as a proxy hands it on: datasette would put it before some of its links twice.
+            below = b"/" + path[len(secret) :]
+            return await app({**scope, "path": unquote(below), "raw_path": below}, receive, send)
         await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-        await send({"type": "http.response.body", "body": b"the record is asked as 127.0.0.1 only\n"})
+        await send({"type": "http.response.body", "body": said})
 
     return checked
 
@@ -141,7 +185,8 @@ def explore(path: Path, port: int, *, browser: bool, say: Callable[[str], None])
 
     ``port`` 0 is any free one. Raises UsageError where it is taken, and as :func:`application`.
     """
-    explorer = application(path)
+    base = f"/{secrets.token_urlsafe()}/"
+    explorer = application(path, base)
     import uvicorn
 
     try:
@@ -150,11 +195,14 @@ def explore(path: Path, port: int, *, browser: bool, say: Callable[[str], None])
         raise UsageError(f"port {port} cannot be used: {error.strerror}") from error
     with listener:
         port = listener.getsockname()[1]
-        url = f"http://{HOST}:{port}/{NAME}"
-        hosts = frozenset({f"{HOST}:{port}", f"localhost:{port}"})
-        config = uvicorn.Config(for_hosts(explorer.app(), hosts), log_level="warning", timeout_graceful_shutdown=3)
+        url = f"http://{HOST}:{port}{base}{NAME}"
+        limit_memory()
+        hosts, opening = frozenset({f"{HOST}:{port}", f"localhost:{port}"}), f"/{secrets.token_urlsafe()}"
+        app = for_us(explorer.app(), hosts, base, opening)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         say(f"the record is at {url} (Ctrl-C ends it)")
-        opener = threading.Thread(target=webbrowser.open, args=(url,), name="browser")
+        once = f"http://{HOST}:{port}{opening}"
+        opener = threading.Thread(target=webbrowser.open, args=(once,), name="browser")
         if browser:
             opener.start()
         # What uvicorn was ended by it raises once more when it has ended.

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from flserver.text import printable, three_decimals
@@ -31,6 +32,12 @@ class Seen:
         return next((key[1] for key, value in self.samples.items() if key[0] == "run_state" and value == 1), None)
 
     @property
+    def reasons(self) -> list[Any]:
+        """Why it is ill, as /healthz says; empty where it is well, or says so in a form of its own."""
+        said = self.health.get("reasons")
+        return said if isinstance(said, list) else []
+
+    @property
     def committed(self) -> int:
         """Committed rounds without round 0."""
         return max(0, int(self.of("rounds_total", "committed") or 0) - 1)
@@ -47,7 +54,9 @@ def seen(metrics: str, health: str) -> Seen:
     for line in metrics.splitlines():
         if match := _SAMPLE.fullmatch(line):
             labels = {name: _unescaped(value) for name, value in _LABEL.findall(match[2] or "")}
-            samples[(match[1], *(labels[name] for name in sorted(labels)))] = float(match[3])
+            value = float(match[3])
+            if isfinite(value) or match[1].startswith("model_"):  # a diverged model's loss is NaN; no count is
+                samples[(match[1], *(labels[name] for name in sorted(labels)))] = value
             run = labels if match[1] == "run_info" else run
     said = json.loads(health)
     if not samples or not isinstance(said, dict):
@@ -70,9 +79,8 @@ def lines(before: Seen, now: Seen) -> Iterator[str]:
         yield from _counted(before, now)
     if now.state is not None and now.state != before.state:
         yield f"state: {printable(now.state)}"
-    told, earlier = (json.dumps(each.health.get("reasons") or []) for each in (now, before))
-    if told != earlier:
-        reasons = now.health.get("reasons") or []
+    reasons, earlier = now.reasons, before.reasons
+    if reasons != earlier:
         yield printable(f"unhealthy: {'; '.join(map(str, reasons))}") if reasons else "healthy again"
 
 
@@ -103,15 +111,20 @@ COUNTED = {
 
 def _counted(before: Seen, now: Seen) -> Iterator[str]:
     for key, value in now.samples.items():
-        more = int(value - (before.of(*key) or 0))
-        if more <= 0:
+        if (what := _what_is_counted(key)) is None:
             continue
-        if key in COUNTED:
-            yield f"{more} × {COUNTED[key]}"
-        elif key[0] == "dropouts_total":
-            yield printable(f"{more} × client dropped out: {key[1]}")
-        elif key[0] == "messages_total" and key[-1] != "ok":
-            yield printable(f"{more} × message {key[-1]}: {key[2]}, {key[1]}")
+        more = int(value - (before.of(*key) or 0))
+        if more > 0:
+            yield printable(f"{more} × {what}")
+
+
+def _what_is_counted(key: tuple[str, ...]) -> str | None:
+    match key:
+        case "dropouts_total", reason:
+            return f"client dropped out: {reason}"
+        case "messages_total", direction, header, outcome if outcome != "ok":
+            return f"message {outcome}: {header}, {direction}"
+    return COUNTED.get(key)
 
 
 def _unescaped(value: str) -> str:

@@ -144,7 +144,8 @@ def _of_one_stem(one: str, other: str) -> bool:
 def answer(reader: "Reader", asked: Question, run: str | None, values: Mapping[str, Any]) -> Answer:
     """Ask ``asked`` about a run (None: the newest), with the ``values`` of its other parameters.
 
-    Raises UsageError where a value is missing, is of no parameter, or there is no such run.
+    Raises UsageError where a value is missing, is of no parameter, there is no such run, or the database is of a
+    version that has not what is asked for.
     """
     given = _checked(asked, run, values)
     found = None
@@ -158,7 +159,12 @@ def answer(reader: "Reader", asked: Question, run: str | None, values: Mapping[s
         given[name] = row["run_id"]
         found = row if name == "run_id" else found
     left_out = dict.fromkeys(asked.defaults)
-    columns, rows = reader.query(asked.sql, {**left_out, **given})
+    try:
+        columns, rows = reader.query(asked.sql, {**left_out, **given})
+    except UsageError as error:
+        from flserver.store.any_sql import explained
+
+        raise UsageError(explained(reader.path, str(error))) from error
     return Answer(columns=columns, rows=rows, run=found, nothing="" if rows else _why(reader, asked, given))
 
 

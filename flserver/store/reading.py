@@ -29,6 +29,10 @@ class Readable:
         self._stands_in = stand_in is not None
         self._engine = stand_in or reading_engine(path)
 
+    @property
+    def path(self) -> Path:
+        return self._path
+
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one statement that only reads. Returns its columns' names, and its rows.
 

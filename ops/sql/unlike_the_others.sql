@@ -1,7 +1,8 @@
 -- Whose updates are unlike the others'?
 -- times_the_others is the update's norm, its L2 distance from the model that was sent, over the mean of the others' in
 -- its attempt. The furthest comes first. NULL norms (of what could not be compared) are left out. update_cosine is how
--- much of it is in the direction of the last round's step: 1 along it, 0 across, -1 against; NULL in round 1.
+-- much of it is in the direction of the last round's step: 1 along it, 0 across, -1 against; NULL in round 1, and in
+-- the first after a resumption whose last two checkpoints are not both there.
 -- No rows: no update has a norm.
 SELECT
     answers_round AS round,

@@ -11,7 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from flserver.audit.model_card import model_card
 from flserver.store.reader import Reader
+from tests.audit.test_old_records import old_record
 from tests.cli.conftest import Run, lines, refused, spoil
 from tests.recorded_run import PLAIN, RUN, weights
 
@@ -76,6 +78,29 @@ def test_a_file_that_is_no_card_is_not_written_over(flserver: Run, db: Path, tmp
     refused(answer, "m.json is there and none of flserver's")
     assert (tmp_path / "m.json").read_text() == '{"mine": 1}'
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_the_card_of_another_file_is_not_written_over(flserver: Run, db: Path, tmp_path: Path) -> None:
+    lines(flserver("--db", db, "export-model", "plain", "--out", tmp_path / "m.safetensors"))
+    before = (tmp_path / "m.json").read_text()
+    answer = flserver("--db", db, "export-model", "night", "--out", tmp_path / "m.pt")
+    refused(answer, "m.json says what m.safetensors is: another name, or move both away")
+    assert (tmp_path / "m.json").read_text() == before
+    assert not (tmp_path / "m.pt").exists()
+    (tmp_path / "m.safetensors").unlink()
+    lines(flserver("--db", db, "export-model", "night", "--out", tmp_path / "m.pt"))
+    assert json.loads((tmp_path / "m.json").read_text())["file"] == "m.pt", "of a file that is gone it says nothing"
+
+
+@pytest.mark.parametrize("revision", ["0001", "0007", "0013"])
+def test_the_card_of_a_model_of_an_older_database_has_what_that_has(tmp_path: Path, revision: str) -> None:
+    old_record(tmp_path / "old.sqlite", revision)
+    reader = Reader(tmp_path / "old.sqlite")
+    run = next(run for run in reader.runs() if reader.committed_rounds(run["run_id"]))
+    card = model_card(reader, run, reader.committed_round(run["run_id"]), None)
+    made_with = card["made_with"]
+    assert made_with["torch_version"]
+    assert [made_with[name] for name in ("code", "libraries", "cpu")] == [None] * 3
 
 
 def test_the_line_about_moved_checkpoints_names_the_option_that_finds_them(

@@ -1,5 +1,6 @@
 """The record in a browser, while a server writes it."""
 
+import html
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 
 from flserver.record.questions import questions
 from flserver.store.reader import Reader
+from tests.audit.test_old_records import old_record
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, TESTS, Peer
 from tests.eventful_run import Facts
@@ -39,7 +41,7 @@ def explored(db: Path) -> Iterator[str]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.fullmatch(r"the record is at (http://127\.0\.0\.1:\d+/record) \(Ctrl-C ends it\)\n", line)
+        found = re.fullmatch(r"the record is at (http://127\.0\.0\.1:\d+/[\w-]{40,}/record) \(Ctrl-C ends it\)\n", line)
         assert found, line
         yield found[1]
         process.send_signal(signal.SIGINT)
@@ -66,6 +68,13 @@ def status_of(url: str | urllib.request.Request) -> int:
             return error.code
 
 
+def refused(url: str) -> str:
+    with pytest.raises(urllib.error.HTTPError) as error, urllib.request.urlopen(url, timeout=PATIENCE):
+        pass
+    with error.value:
+        return str(json.load(error.value)["error"])
+
+
 def test_it_sees_what_a_server_writes_and_holds_it_up_in_nothing(start: Start, join: Join) -> None:
     server = start("--num-rounds", "2", "--min-clients", "2", "--run-name", "live", *FAST)
     a, b = join(server, "a", "b")
@@ -81,6 +90,9 @@ def test_it_sees_what_a_server_writes_and_holds_it_up_in_nothing(start: Start, j
         assert {row["client_id"] for row in rows(url, "who_took_part", run="live", round=1)} == {"a", "b"}
         assert len(rows(url, "v1_rounds")) == 3
         assert status_of(urllib.request.Request(url, headers={"Host": "evil.example"})) == 403
+        assert status_of(urllib.request.Request(url, headers={"Sec-Fetch-Site": "cross-site"})) == 403
+        root = url.removesuffix("/record").rpartition("/")[0]
+        assert [status_of(f"{root}{path}") for path in ("/", "/record", "/record/v1_rounds.json")] == [403] * 3
         assert [file.read_bytes() for file in files] == before, "no checkpoint of the write-ahead log"
         for peer, model in zip((a, b), models, strict=True):
             peer.upload(model)
@@ -103,13 +115,36 @@ def test_its_pages_have_the_questions_and_it_can_only_be_read(eventful: Facts) -
         assert f"<title>runs.sqlite – run {newest['name']} ({newest['run_id']})</title>" in page
         assert page.index('id="questions"') < page.index('id="views"') < page.index("<textarea"), "questions first"
         assert ("/record/v1_updates" in page, "/record/client_rounds" in page) == (True, False)
+        assert status_of(f"{url}/rounds") == 200, "a hidden table, too"
+        with urllib.request.urlopen(f"{url}/learning_curve", timeout=PATIENCE) as response:
+            links = re.findall(r'href="([^"]+)"', response.read().decode())
+        ours = [link for link in map(html.unescape, links) if link.startswith("/")]
+        assert len(ours) > 5
+        assert {status_of(urllib.parse.urljoin(url, link)) for link in ours} == {200}
         for sql in writes:
             assert status_of(f"{url}.json?" + urllib.parse.urlencode({"sql": sql})) == 400, sql
         assert status_of(f"{url}.db") in (403, 404), "nor is the file given away"
+        nowhere = refused(f"{url}/learning_curve.json?run=nowhere")
+        assert nowhere == f"{eventful.db} has no run 'nowhere'; the newest are 'night', 'pilot'"
+        blobs = ", ".join(["zeroblob(9000000)"] * 100)
+        for large, said in (
+            ("select zeroblob(1000000000)", "string or blob too big"),
+            (f"select {blobs}", "that takes too much memory"),
+            ("select hex(randomblob(4e6)) from v1_events", "the answer is larger than 32 MB: ask for less"),
+        ):
+            assert refused(f"{url}.json?" + urllib.parse.urlencode({"sql": large})) == said
         endless = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
         assert status_of(f"{url}.json?" + urllib.parse.urlencode({"sql": endless, "_timelimit": 50})) == 400
     assert eventful.db.read_bytes() == before
     assert not (eventful.db.parent / "x").exists()
+
+
+def test_what_an_older_database_has_not_is_said_with_what_to_do(tmp_path: Path) -> None:
+    old_record(tmp_path / "old.sqlite", "0013")
+    with explored(tmp_path / "old.sqlite") as url:
+        said = refused(f"{url}/unlike_the_others.json")
+        assert re.match("no such column: update_cosine: .* db upgrade, which keeps a copy$", said)
+        assert rows(url, "learning_curve"), "all else is answered"
 
 
 @pytest.mark.browser

@@ -34,9 +34,29 @@ def test_a_process_names_the_libraries_that_are_there_and_its_cpu() -> None:
 
 
 def test_the_digest_of_the_package_is_what_ordinary_tools_say() -> None:
-    command = "find . -name '*.py' -not -path './migrations/*' | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    command = (
+        "find . -xtype f -name '[!.]*.py' -not -path './migrations/*' | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    )
     done = subprocess.run(command, shell=True, cwd=Path(flserver.__file__).parent, capture_output=True, text=True)
     assert digest_of_package() == f"sha256:{done.stdout.split()[0]}"
+
+
+def test_what_an_editor_leaves_beside_the_sources_changes_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cli").mkdir()
+    sources = {"__init__.py": "", "cli/ask.py": "1"}
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(flserver, "__file__", str(tmp_path / "__init__.py"))
+    before = digest_of_package()
+    (tmp_path / "cli" / ".#ask.py").symlink_to("somebody@somewhere.4711:1700000000")
+    (tmp_path / "cli" / "more.py").symlink_to("nowhere")
+    (tmp_path / "cli" / ".hidden.py").write_text("2")
+    (tmp_path / "cli" / "folder.py").mkdir()
+    assert digest_of_package() == before
+    (tmp_path / "cli" / "ask.py").write_text("3")
+    assert digest_of_package() != before
 
 
 def test_what_has_changed_has_its_old_and_its_new_value() -> None:

@@ -153,6 +153,19 @@ def test_a_server_is_told_of_by_what_changes_in_its_metrics() -> None:
     ]
 
 
+def test_a_model_that_diverged_and_a_strange_page_are_told_of_as_well() -> None:
+    diverged, strange = "flserver_model_loss NaN\n", 'flserver_dropouts_total 4\nflserver_messages_total{a="b"} 4\n'
+    strange += "flserver_connected_clients NaN\nflserver_planned_rounds +Inf\nflserver_rejoins_total +Inf\n"
+    plain = "\n".join(line for line in PAGE.splitlines() if not line.startswith(("flserver_model", "flserver_planned")))
+    before, after = (START | {"committed": committed, "connected": 3.0} for committed in (1.0, 2.0))
+    first = seen(plain.format(**before) + "\n" + diverged, "{}")
+    now = seen(plain.format(**after) + "\n" + diverged, "{}")
+    assert list(lines(first, now)) == ["round 1/0 committed: loss NaN"]
+    odd = seen(plain.format(**after) + "\n" + diverged + strange, '{"reasons": 5}')
+    assert list(lines(now, odd)) == []
+    assert list(lines(odd, odd)) == []
+
+
 def test_an_ill_server_is_said_to_be_one_once_and_when_it_is_well_again() -> None:
     ill = page('{"reasons": ["the writer\\u001b[2J is gone"]}')
     assert list(lines(page(), ill)) == ["unhealthy: the writer\\x1b[2J is gone"]

@@ -10,6 +10,7 @@ from flserver.errors import UsageError
 from flserver.record.questions import EXAMPLES, Question, answer, directory, question, questions, read_question
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
+from tests.audit.test_old_records import old_record
 from tests.recorded_run import PLAIN, RUN, write_database
 
 ROOT = Path(__file__).parents[2]
@@ -149,3 +150,14 @@ def test_why_there_is_nothing_is_said(reader: Reader, name: str, values: dict[st
 def test_in_a_wheel_they_lie_in_the_package() -> None:
     assert directory() == ROOT / "ops" / "sql"
     assert '"ops/sql" = "flserver/questions"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_what_an_older_database_has_not_is_said_with_what_to_do(tmp_path: Path) -> None:
+    old_record(tmp_path / "old.sqlite", "0013")
+    reader = Reader(tmp_path / "old.sqlite")
+    said = "no such column: update_cosine: .*old.sqlite is of an older version.*: flserver --db .*old.sqlite db upgrade"
+    with pytest.raises(UsageError, match=said):
+        answer(reader, question("unlike_the_others"), None, {})
+    assert answer(reader, question("learning_curve"), None, {}).rows, "all else is answered"
+    ensure_head(tmp_path / "old.sqlite")
+    assert answer(reader, question("unlike_the_others"), None, {}).rows
