@@ -28,7 +28,7 @@ def measured(place: Path, *rounds: Numbers) -> Facts:
         own = {name: v for name, v, by in of_round if by == "evaluate" and name != "f1" and math.isfinite(v)}
         made = (facts.round_metric(round=number, name=name, value=v, source=source) for name, v, source in of_round)
         events += [facts.attempt(number), facts.committed(number, metrics=tuple(made), **own)]
-    story.write(place / "runs.sqlite", events)
+    story.write(place / "runs.sqlite", events)  # by a server that did not end it: a trouble of its own, the first one
     return read(place / "runs.sqlite", "night")
 
 
@@ -54,7 +54,7 @@ def test_a_run_that_diverged_is_told_so(tmp_path: Path) -> None:
     assert how_good(found) == (
         "The last model, that of round 2, has a loss of NaN. The best one is that of round 1, with a loss of 0.5."
     )
-    assert troubles.lines(found) == ["The loss was not finite in round 2: the model had diverged."]
+    assert troubles.lines(found)[1:] == ["The loss was not finite in round 2: the model had diverged."]
     assert "How good the models are" not in not_known(found)
     assert "<dd>NaN<small>best 0.5, round 1</small>" in page([found])
 
@@ -75,7 +75,7 @@ def test_that_any_other_number_is_not_finite_says_nothing_of_the_model(tmp_path:
         (("loss", 1.0, "evaluate"), ("f1", math.nan, "evaluate")),
         (("loss", 0.5, "evaluate"), ("accuracy", math.nan, "evaluate"), ("loss", math.inf, "clients")),
     )
-    assert troubles.lines(found) == [
+    assert troubles.lines(found)[1:] == [
         "What was measured besides was not finite in round 0 and 1: the accuracy, f1, loss at the clients."
     ]
 
