@@ -37,7 +37,7 @@ OVERTAKEN: Final = 3  # ordinary messages that go before the other one, at most
 Result = TypeVar("Result")
 
 
-class _TooHeavy(Exception):
+class TooHeavy(Exception):
     """It takes more than an ordinary message."""
 
 
@@ -83,7 +83,7 @@ class Decoding:
         It is called anew where it takes more than an ordinary message. ``client`` is asked where others of the owner
         wait. Raises what ``read`` raises, and ConnectionLost when :meth:`close` was called.
         """
-        with suppress(_TooHeavy):  # which has what was read in its traceback: it must be gone before the second try
+        with suppress(TooHeavy):  # which has what was read in its traceback: it must be gone before the second try
             return self._run(Turn(owner, self.ordinary, self._client(owner, client)), read)
         return self._run(Turn(owner, None, self._client(owner, client)), read)
 
@@ -138,7 +138,7 @@ class Decoding:
     def _tick(self, turn: Turn, size: int) -> None:
         turn.taken += size
         if turn.most is not None and turn.taken > turn.most:
-            raise _TooHeavy
+            raise TooHeavy
         while not self._charge(turn, size):
             self._await(turn)
         used = self._unpaused + processor_seconds() - turn.since

@@ -1,6 +1,9 @@
 """A message in a whole frame: where it is of a known layout, it is read at once, else when it is its owner's turn."""
 
+from contextlib import suppress
+
 from flserver.network.connection import AcceptedConnection
+from flserver.network.decoding import TooHeavy
 from flserver.network.transport import Received
 from flserver.wire.inert import Tick
 from flserver.wire.messages import Message, Update
@@ -25,7 +28,8 @@ def read_message(connection: AcceptedConnection, frame: Received) -> Message:
     def read(tick: Tick) -> Message:
         message = conversation.receive(body, tick)
         if isinstance(message, Update) and may_send(connection, message.client_id):
-            conversation.learn(body, message, context.layouts, tick)
+            with suppress(TooHeavy):  # it is read already: what takes more than an ordinary one to learn is not learnt
+                conversation.learn(body, message, context.layouts, tick)
         return message
 
     connection.channel.before_wait()

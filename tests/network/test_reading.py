@@ -51,3 +51,16 @@ def test_a_stranger_is_not_read_though_its_layout_is_known(network: Network, rea
     line = network.connect(STRANGER).send(update(1, linear(value=0.5))).ended()
     assert read == [PEER.host]
     assert "refused" in line.story()[1]
+
+
+def test_an_update_counts_that_is_too_much_to_be_learnt(
+    network: Network, read: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been read by then, and is not read a second time."""
+    network.registered("1")
+    network.begin()
+    heavy = network.context.decoding.ordinary + 1
+    monkeypatch.setattr(network.context.layouts, "learn", lambda body, update, limits, tick: tick(heavy))
+    line = network.connect().send(update(1, linear(value=0.5))).ended()
+    assert read == [PEER.host]
+    assert line.story()[-1] == "closed, upload of 1: closed"
