@@ -6,9 +6,12 @@ say. Errors of the operating system and of TLS come out as OSError.
 
 import contextlib
 import errno
+import fcntl
 import select
 import socket
 import ssl
+import sys
+import termios
 import threading
 from collections.abc import Callable, Sequence
 
@@ -87,6 +90,13 @@ class Channel:
             if _systems(error):
                 raise
             return None
+
+    def unread(self) -> int:
+        """How many bytes have come that nobody has read; 0 where that cannot be told."""
+        try:
+            return int.from_bytes(fcntl.ioctl(self.sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            return 0
 
     def ended(self) -> Cause | None:
         """What a readable connection has to say: None for nothing or for data, else the cause of its end."""

@@ -106,8 +106,8 @@ class Session:
 
     @property
     def first_bytes(self) -> int:
-        """How many bytes of the first message have come."""
-        return self._first.bytes
+        """How many bytes of the first message have come; of what nobody reads yet, how many wait."""
+        return self._first.bytes or self._channel.unread()
 
     @property
     def connection_id(self) -> int:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from flserver.audit.model_card import model_card
 from flserver.store.reader import Reader
-from tests.audit.test_old_records import old_record
 from tests.cli.conftest import Run, lines, refused, spoil
+from tests.old_record import old_record
 from tests.recorded_run import PLAIN, RUN, weights
 
 

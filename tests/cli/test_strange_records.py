@@ -151,7 +151,7 @@ def test_reading_imports_nothing_that_a_record_names(
         ("show", "night"),
         ("query", "SELECT * FROM v1_runs"),
         ("export-model", "night", "--out", tmp_path / "m.pt"),
-        ("export-model", "plain", "--out", tmp_path / "m.safetensors"),
+        ("export-model", "plain", "--out", tmp_path / "plain.safetensors"),
         ("verify",),
         ("db", "check"),
     ):

@@ -19,10 +19,10 @@ import pytest
 
 from flserver.record.questions import questions
 from flserver.store.reader import Reader
-from tests.audit.test_old_records import old_record
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, TESTS, Peer
 from tests.eventful_run import Facts
+from tests.old_record import old_record
 from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]

@@ -49,3 +49,15 @@ def read_peeked(sock: socket.socket) -> bytes:
     """Waits until there is something to read, without taking it."""
     sock.settimeout(LONG)
     return sock.recv(1, socket.MSG_PEEK)
+
+
+def test_a_channel_tells_how_much_waits_to_be_read(pair: tuple[socket.socket, socket.socket]) -> None:
+    """By that a full server knows an upload that no session has read yet from a flood beside it."""
+    ours, trainer = pair
+    channel = Channel(ours)
+    assert channel.unread() == 0
+    trainer.sendall(b"x" * 2000)
+    read_peeked(ours)
+    assert channel.unread() == 2000
+    ours.close()
+    assert channel.unread() == 0

@@ -21,7 +21,7 @@ class Chain:
 
 
 def noted(path: Path) -> list[tuple[int, str, str]]:
-    return [(head.seq, head.run, head.round) for head in read_heads(path).heads]
+    return [(head.seq, *head.of[:2]) for head in read_heads(path).heads if head.of]
 
 
 def test_each_round_and_the_end_have_a_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from flserver.errors import UsageError
 from flserver.record.questions import EXAMPLES, Question, answer, directory, question, questions, read_question
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
-from tests.audit.test_old_records import old_record
+from tests.old_record import old_record
 from tests.recorded_run import PLAIN, RUN, write_database
 
 ROOT = Path(__file__).parents[2]

@@ -15,6 +15,7 @@ from flserver.store.reader import Reader
 from flserver.store.schema import check, downgrade, ensure_head, migrations_directory
 from tests import facts
 from tests.old_database import old_database
+from tests.old_record import as_then
 from tests.store import story
 
 REVISIONS = sorted(file.name[:4] for file in (migrations_directory() / "versions").glob("[0-9]*.py"))
@@ -127,8 +128,12 @@ def test_what_a_purge_took_stays_empty_and_all_else_is_filled(
     assert "stay empty in older rows: event " in caplog.text
 
 
-def test_what_no_event_has_any_more_is_not_taken(database: Path) -> None:
-    """A purge took the update that says how many samples were counted (0006 has no column for that)."""
+def test_what_no_event_has_any_more_is_not_taken(tmp_path: Path) -> None:
+    """A purge took the update that says how many samples were counted (0006 has no column for that); of its direction
+    it said nothing (0013 has no column for that)."""
+    database = tmp_path / "runs.sqlite"
+    ensure_head(database)
+    story.write(database, as_then(story.sound_run(), "0013"))
     purge(database, [Selection(run_id=story.RUN, client_id="2")], [(story.RUN, facts.operator_acted(kind="purge"))], [])
     before = database.read_bytes()
     with pytest.raises(UsageError, match="cannot go down to 0004, which has no client_rounds") as refused:
