@@ -8,9 +8,11 @@ import errno
 import grp
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 from flserver.errors import UsageError
 from flserver.text import did_you_mean
@@ -50,6 +52,21 @@ def create(path: Path, group: int | None = None, mode: int = FILE_MODE) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[BinaryIO]:
+    """A new file for this user and group, which is gone where the block raises. Raises UsageError where it cannot be
+    made or written."""
+    try:
+        with open(create(out), "w+b") as file:
+            try:
+                yield file
+            except BaseException:
+                out.unlink()
+                raise
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}") from error
 
 
 def follow(path: Path, companion: Path) -> None:

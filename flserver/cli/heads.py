@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from threading import Event
 from typing import IO, TYPE_CHECKING
@@ -121,17 +122,13 @@ def _written(out: Path | None) -> Iterator[IO[str]]:
     if out is None:
         yield sys.stdout
         return
-    from flserver.files import create
+    from flserver.files import new_file
 
-    try:
-        with open(create(out), "w", encoding="utf-8") as file:
-            try:
-                yield file
-            except BaseException:
-                out.unlink()
-                raise
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror}") from error
+    with new_file(out) as file:
+        text = TextIOWrapper(file, encoding="utf-8")
+        yield text
+        text.flush()
+        text.detach()  # the file is closed by who opened it
 
 
 @click.group("witness", invoke_without_command=True)

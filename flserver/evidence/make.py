@@ -18,8 +18,8 @@ from flserver.evidence import verify
 from flserver.evidence.anchor import Anchor, anchor
 from flserver.evidence.described import bom, signature
 from flserver.evidence.lines import written
-from flserver.evidence.zipped import fill, new_zip, sha256_of
-from flserver.files import open_regular
+from flserver.evidence.zipped import fill, sha256_of
+from flserver.files import new_file, open_regular
 from flserver.heads.model_keys import ModelKey
 from flserver.models.digests import check_file, located
 from flserver.settings.recorded import checkpoints_of
@@ -82,7 +82,7 @@ def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Path | None = None) 
     found = anchor(reader, asked.head, 0 if asked.head and asked.round is None else int(wanted["event_seq"]))
     if int(reader.committed_rounds(run["run_id"])[0]["event_seq"]) > found.checkpoint.size:
         raise HeadError(f"the head is of {found.checkpoint.size} events, before the first round of run {run['name']}")
-    with new_zip(out) as zipped, tempfile.TemporaryFile(dir=out.parent) as lines, ExitStack() as opened:
+    with new_file(out) as zipped, tempfile.TemporaryFile(dir=out.parent) as lines, ExitStack() as opened:
         facts = _write_events(reader, run["run_id"], asked, found, lines)
         made = reader.committed_round(run["run_id"], max(facts["RoundCommitted"])[0])
         files = verify.derive(facts, run["run_id"], str(found))

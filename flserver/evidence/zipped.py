@@ -3,14 +3,11 @@
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from flserver.errors import UsageError
 from flserver.evidence.verify import EVENTS, MOST_BYTES, MOST_WHOLE, canonical
-from flserver.files import create
 
 MANIFEST = "bundle.json"
 PIECE = 2**20
@@ -19,21 +16,6 @@ UNIX, PLAIN_FILE = 3, 0o100644 << 16
 MOST_FILES = 2**16 - 1
 AROUND = 2**20
 """Bytes left for what stands around the files."""
-
-
-@contextmanager
-def new_zip(out: Path) -> Iterator[BinaryIO]:
-    """A new file for this user and group, which is gone where the block raises. Raises UsageError where it cannot be
-    made or written."""
-    try:
-        with open(create(out), "w+b") as file:
-            try:
-                yield file
-            except BaseException:
-                out.unlink()
-                raise
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror}") from error
 
 
 def fill(to: BinaryIO, files: Mapping[str, bytes], streams: Mapping[str, BinaryIO], about: Mapping[str, Any]) -> None:

@@ -18,8 +18,6 @@ from tests import facts
 from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, committed
 from tests.observers.samples import lasting_samples, samples, value
 
-SQL = Path(__file__).parents[2] / "ops" / "sql"
-
 
 @pytest.fixture
 def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics]:
