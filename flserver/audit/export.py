@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +22,32 @@ from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A model in the file ``out`` with the ``file_digest``, what is ``beside`` it, and where it comes from: ``round``
+    of the run ``name``, on record with the ``model_digest``. ``embedded``: the file says so itself."""
+
+    run_id: str
+    name: str
+    round: int
+    model_digest: str
+    out: Path
+    file_digest: str
+    beside: Path
+    licence: str
+    embedded: bool
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """The same for people."""
+        yield f"round {self.round} of run {self.name}, on record as {self.model_digest}"
+        yield f"{self.out} is {self.file_digest}"
+        if self.embedded:
+            where = f"{self.beside} and its metadata say where it comes from"
+            yield f"{self.out} has another digest than the record's: {where}"
+        yield f"{self.beside} says what it is; licence: {self.licence}"
+
+
 def export(
     reader: Reader,
     ref: str | None,
@@ -31,12 +58,12 @@ def export(
     *,
     licence: str | None = None,
     embed: bool = False,
-) -> Iterator[str]:
+) -> Exported:
     """Write the model of round ``which`` (a number, ``best`` or ``last``) of run ``ref`` to ``out``, and what the
     record says of it beside that, as JSON.
 
     ``.pt`` holds a ``state_dict``, ``.safetensors`` the same tensors: the checkpoint's own bytes, unless ``embed`` puts
-    what the record says into them. Yields lines that say what was written. Raises UsageError or CheckpointError.
+    what the record says into them. Raises UsageError or CheckpointError.
     """
     check_name(out)
     if embed and out.suffix != ".safetensors":
@@ -56,11 +83,17 @@ def export(
     told = {"file": out.name, "file_digest": digest, "parameters": sum(tensor.numel() for tensor in model.values())}
     text = json.dumps(card | told, indent=2, ensure_ascii=False) + "\n"
     _write(beside, lambda place: place.write_text(text, encoding="utf-8", errors="backslashreplace"))
-    yield f"round {committed['round']} of run {run['name']}, on record as {committed['model_digest']}"
-    yield f"{out} is {digest}"
-    if embed:
-        yield f"{out} has another digest than the record's: {beside} and its metadata say where it comes from"
-    yield f"{beside} says what it is; licence: {card['licence']}"
+    return Exported(
+        run_id=run["run_id"],
+        name=run["name"],
+        round=committed["round"],
+        model_digest=committed["model_digest"],
+        out=out,
+        file_digest=digest,
+        beside=beside,
+        licence=str(card["licence"]),
+        embedded=embed,
+    )
 
 
 def check_name(out: Path) -> None:

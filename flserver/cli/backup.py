@@ -4,17 +4,26 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
+from flserver.cli.common import (
+    answer,
+    audit_head_option,
+    checkpoint_dir_option,
+    database,
+    db_option,
+    json_option,
+    operator_options,
+)
 from flserver.errors import EXIT_DONE, EXIT_FAILED
 from flserver.settings.operator import Operator
 
 
 @click.command("backup")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@json_option
 @checkpoint_dir_option
 @db_option
 @click.pass_context
-def backup(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: str | None) -> int:
+def backup(ctx: click.Context, folder: Path, as_json: bool, checkpoint_dir: Path | None, db: str | None) -> int:
     """Copy the database and its checkpoints to DIR, also while a server writes them.
 
     DIR is made, or is an earlier backup of this database, to which only what is new is copied. Exit code 1 where a
@@ -25,16 +34,17 @@ def backup(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: st
     made = back_up(database(ctx, db), folder, checkpoint_dir)
     for problem in made.problems:
         click.echo(problem, err=True)
-    one = made.backup
-    click.echo(
-        f"{folder / one.file}: {one.events} events, head {one.head}\n"
-        f"{made.files} files copied, {made.bytes / 2**20:,.1f} MiB"
-    )
+    one, place = made.backup, folder / made.backup.file
+    told = {"file": place, "made_at": one.made_at, "events": one.events, "head": one.head}
+    told |= {"files": made.files, "bytes": made.bytes, "problems": made.problems}
+    copied = f"{made.files} files copied, {made.bytes / 2**20:,.1f} MiB"
+    answer(told, (f"{place}: {one.events} events, head {one.head}", copied), as_json)
     return EXIT_FAILED if made.problems else EXIT_DONE
 
 
 @click.command("restore")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@json_option
 @checkpoint_dir_option
 @operator_options
 @audit_head_option
@@ -43,6 +53,7 @@ def backup(ctx: click.Context, folder: Path, checkpoint_dir: Path | None, db: st
 def restore(
     ctx: click.Context,
     folder: Path,
+    as_json: bool,
     checkpoint_dir: Path | None,
     db: str | None,
     operator: Operator,
@@ -61,14 +72,17 @@ def restore(
     restored = from_backup(folder, path, checkpoint_dir)
     for line in (*restored.problems, *restored.notices):
         click.echo(line, err=True)
+    backup = restored.backup
+    was = {"made_at": backup.made_at, "events": backup.events, "head": backup.head}
+    told = {"db": path, **was, "restored": not restored.problems, "problems": restored.problems}
+    told |= {"notices": restored.notices, "command": restored.command}
     if restored.problems:
         click.echo(f"{path} was not made: the backup does not hold", err=True)
+        answer(told, (), as_json)
         return EXIT_FAILED
-    click.echo(f"{path} is as it was at {restored.backup.made_at}: all holds")
+    if not as_json:
+        click.echo(f"{path} is as it was at {backup.made_at}: all holds")
     with DatabaseLock(path) as lock:
-        made_at, events, head = restored.backup.made_at, restored.backup.events, restored.backup.head
-        detail = {"from": str(folder.absolute()), "made_at": made_at, "events": events, "head": head}
-        record_act(path, lock, "restore", detail, operator, audit_head)
-    if restored.command is not None:
-        click.echo(f"to go on: {restored.command}")
+        record_act(path, lock, "restore", {"from": str(folder.absolute()), **was}, operator, audit_head)
+    answer(told, [f"to go on: {restored.command}"] if restored.command is not None else (), as_json)
     return EXIT_DONE

@@ -1,9 +1,10 @@
 """What several commands share."""
 
 import functools
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,15 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
     decorated: Callable[..., Any] = click.option("--reason", metavar="TEXT", help="Why, for the record.")(with_operator)
     who = "Who does this, for the record. Default: the system's user."
     return click.option("--actor", metavar="NAME", help=who)(decorated)
+
+
+def answer(told: Mapping[str, Any], lines: Iterable[str], as_json: bool) -> None:
+    """Print what came of a command: ``told`` as one object of JSON for programs, else the ``lines`` that say it."""
+    if as_json:
+        click.echo(json.dumps(told, indent=1, default=str))
+        return
+    for line in lines:
+        click.echo(line)
 
 
 audit_head_option = click.option(

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
+from flserver.cli.common import (
+    answer,
+    audit_head_option,
+    checkpoint_dir_option,
+    database,
+    db_option,
+    json_option,
+    operator_options,
+)
 from flserver.errors import UsageError
 from flserver.settings.operator import Operator
 
@@ -31,6 +39,7 @@ FILE = click.Path(path_type=Path)
     help="Put all payloads in, with addresses, certificates, info and free text. That is on record then, and no server "
     "may have the database open.",
 )
+@json_option
 @operator_options
 @audit_head_option
 @checkpoint_dir_option
@@ -46,6 +55,7 @@ def evidence(
     model_key_passphrase_file: Path | None,
     with_model: bool,
     with_personal_data: bool,
+    as_json: bool,
     checkpoint_dir: Path | None,
     db: str | None,
     operator: Operator,
@@ -74,16 +84,20 @@ def evidence(
     if with_personal_data:
         _put_on_record(path, asked.run, asked.round, out, operator, audit_head)
     made = make(path, out, asked, checkpoint_dir)
-    click.echo(f"{out}: {made.events} events of the run, {made.rounds} rounds, sha256:{made.digest}")
-    click.echo(f"verify.py: sha256:{made.verifier}")
-    size, key_is = made.anchor.checkpoint.size, made.anchor.key or "none, for nobody signed this head"
-    click.echo(f"head: {made.anchor} (of the whole record, {size} events of all runs and their servers)")
-    click.echo(f"key: {key_is}")
-    under = f"--head {made.anchor}" if made.anchor.key is None else f"--key {made.anchor.key}"
-    name = shlex.quote(out.name)
-    click.echo("who checks it takes verify.py out of it (better: has it from elsewhere), then needs only Python:")
-    click.echo(f"  unzip -p {name} verify.py > verify.py")
-    click.echo(f"  python3 -I verify.py {name} {under}")
+    anchor, name = made.anchor, shlex.quote(out.name)
+    under = f"--head {anchor}" if anchor.key is None else f"--key {anchor.key}"
+    told = {"file": out, "events": made.events, "rounds": made.rounds, "digest": f"sha256:{made.digest}"}
+    told |= {"verify.py": f"sha256:{made.verifier}", "head": str(anchor), "size": anchor.checkpoint.size}
+    commands = [f"unzip -p {name} verify.py > verify.py", f"python3 -I verify.py {name} {under}"]
+    lines = (
+        f"{out}: {made.events} events of the run, {made.rounds} rounds, sha256:{made.digest}",
+        f"verify.py: sha256:{made.verifier}",
+        f"head: {anchor} (of the whole record, {anchor.checkpoint.size} events of all runs and their servers)",
+        f"key: {anchor.key or 'none, for nobody signed this head'}",
+        "who checks it takes verify.py out of it (better: has it from elsewhere), then needs only Python:",
+        *(f"  {command}" for command in commands),
+    )
+    answer(told | {"key": anchor.key, "commands": commands}, lines, as_json)
 
 
 def _put_on_record(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, raw_option, reader, run_argument
+from flserver.cli.common import answer, checkpoint_dir_option, database, db_option, raw_option, reader, run_argument
 from flserver.errors import UsageError
 from flserver.text import did_you_mean
 
@@ -30,7 +30,7 @@ TOOLS = ("mlflow", "tensorboard")
     " URI (default: MLFLOW_TRACKING_URI), or the folder that tensorboard --logdir shows.",
 )
 @click.option("--view", metavar="NAME", help="This view alone, such as v1_rounds, to standard output.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest in place of a line.")
+@click.option("--json", "as_json", is_flag=True, help="JSON, for programs, in place of lines: the manifest.")
 @raw_option
 @click.option("--experiment", metavar="NAME", help="MLflow's.  [default: flserver]")
 @click.option("--with-model", is_flag=True, help="The last round's checkpoint too, as an artifact of MLflow's.")
@@ -67,7 +67,7 @@ def export(
         _only("--to", {"--checkpoint-dir": checkpoint_dir})
         _rows(ctx, run, cast("Form", form or "csv"), out, view, db, as_json=as_json, raw=raw)
         return
-    _only("--format", {"--view": view, "--json": as_json, "--raw": raw})
+    _only("--format", {"--view": view, "--raw": raw})
     if form is not None:
         raise UsageError("--format writes rows, --to rebuilds the run in a tool: leave one of the two out")
     from flserver import record
@@ -81,12 +81,12 @@ def export(
         from flserver.record.to_tensorboard import to_tensorboard
 
         _only("--to mlflow", {"--experiment": experiment, "--with-model": with_model})
-        click.echo(to_tensorboard(found, Path(out)))
+        lines = [to_tensorboard(found, Path(out))]
     else:
         from flserver.record.to_mlflow import to_mlflow
 
-        for line in to_mlflow(found, out, experiment or "flserver", with_model=with_model):
-            click.echo(line)
+        lines = [*to_mlflow(found, out, experiment or "flserver", with_model=with_model)]
+    answer({"run_id": found.run_id, "to": to, "out": out, "lines": lines}, lines, as_json)
 
 
 def _only(option: str, given: dict[str, object]) -> None:

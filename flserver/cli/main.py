@@ -19,13 +19,14 @@ from flserver.cli.cookbook import ask
 from flserver.cli.evidence import evidence
 from flserver.cli.explore import explore
 from flserver.cli.export import export
-from flserver.cli.heads import keygen, prove, witness
+from flserver.cli.heads import keygen, prove
 from flserver.cli.models import export_model
 from flserver.cli.purge import purge
 from flserver.cli.record import db, verify
 from flserver.cli.replay import descendants, replay
 from flserver.cli.report import report
 from flserver.cli.tail import tail
+from flserver.cli.witness import witness
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS
 from flserver.settings.options import options, run, sources, unknown_variables

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import checkpoint_dir_option, database, db_option, reader, run_argument
+from flserver.cli.common import (
+    answer,
+    checkpoint_dir_option,
+    database,
+    db_option,
+    json_option,
+    reader,
+    run_argument,
+)
 
 
 @click.command("export-model")
@@ -19,6 +27,7 @@ from flserver.cli.common import checkpoint_dir_option, database, db_option, read
 )
 @click.option("--licence", metavar="SPDX", help="The model's licence, for FILE.json: Apache-2.0, say.")
 @click.option("--embed", is_flag=True, help="Put what FILE.json says into the .safetensors too: its digest is another.")
+@json_option
 @checkpoint_dir_option
 @db_option
 @click.pass_context
@@ -29,6 +38,7 @@ def export_model(
     out: Path,
     licence: str | None,
     embed: bool,
+    as_json: bool,
     checkpoint_dir: Path | None,
     db: str | None,
 ) -> None:
@@ -37,5 +47,5 @@ def export_model(
     from flserver.audit.export import export
 
     database_path = database(ctx, db)
-    for line in export(reader(ctx, db), run, which, out, checkpoint_dir, database_path, licence=licence, embed=embed):
-        click.echo(line)
+    made = export(reader(ctx, db), run, which, out, checkpoint_dir, database_path, licence=licence, embed=embed)
+    answer(vars(made), made.lines, as_json)

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
+from flserver.cli.common import (
+    answer,
+    audit_head_option,
+    checkpoint_dir_option,
+    database,
+    db_option,
+    json_option,
+    operator_options,
+)
 from flserver.clock import utc_moment
 from flserver.errors import EXIT_DONE, UsageError
 from flserver.settings.operator import Operator
@@ -16,6 +24,7 @@ from flserver.settings.operator import Operator
 @click.option("--before", default=None, metavar="DATE", help="Of all runs, what is older than this date or time (UTC).")
 @click.option("--client", default=None, metavar="ID", help="Of all runs, what is about this client alone.")
 @click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would go.")
+@json_option
 @operator_options
 @audit_head_option
 @checkpoint_dir_option
@@ -28,6 +37,7 @@ def purge(
     before: str | None,
     client: str | None,
     yes: bool,
+    as_json: bool,
     checkpoint_dir: Path | None,
     db: str | None,
     operator: Operator,
@@ -56,22 +66,25 @@ def purge(
     )
     with DatabaseLock(path) as lock:
         made = plan(path, wanted, checkpoint_dir, lock.before)
-        for line in made.lines:
-            click.echo(line)
+        if not as_json:
+            for line in made.lines:
+                click.echo(line)
         if made.empty:
-            click.echo("there is nothing to purge")
+            said = ["there is nothing to purge"]
             if yes:
                 finish(path, made)
-                click.echo("what went before was overwritten once more")
+                said.append("what went before was overwritten once more")
         elif yes:
             head = carry_out(path, wanted, made)
             lock.note_head(head.tree.size, head.digest)
             if audit_head is not None:
                 note_now(audit_head, head.tree.size, head.digest)
             finish(path, made)
-            click.echo("purged")
+            said = ["purged"]
         else:
-            click.echo("nothing was purged: --yes does it, and there is no way back")
+            said = ["nothing was purged: --yes does it, and there is no way back"]
+    gone = {"events": made.events, "rows": made.rows, "files": sum(len(paths) for paths, _, _ in made.files)}
+    answer({"what": what, "purged": yes and not made.empty, **gone, "lines": made.lines}, said, as_json)
     return EXIT_DONE
 
 

@@ -3,10 +3,12 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from flserver.cli.common import (
+    answer,
     audit_head_option,
     checkpoint_dir_option,
     database,
@@ -132,9 +134,10 @@ def db() -> None:
 @db.command("upgrade")
 @operator_options
 @audit_head_option
+@json_option
 @db_option
 @click.pass_context
-def db_upgrade(ctx: click.Context, db: str | None, operator: Operator, audit_head: Path | None) -> None:
+def db_upgrade(ctx: click.Context, db: str | None, as_json: bool, operator: Operator, audit_head: Path | None) -> None:
     """Make the database, or bring an old one to this version's schema after copying it beside itself."""
     from flserver.process.acts import record_act, require_whole, upgrade_detail
     from flserver.store.lock import DatabaseLock
@@ -147,19 +150,27 @@ def db_upgrade(ctx: click.Context, db: str | None, operator: Operator, audit_hea
         if upgrade is not None:
             record_act(path, lock, "upgrade", upgrade_detail(upgrade), operator, audit_head)
     if upgrade is None:
-        click.echo(f"{path} is at {check(path).current}")
+        schema = check(path).current
+        answer(_moved(path, schema, schema, None), [f"{path} is at {schema}"], as_json)
     else:
-        click.echo(f"{path}: {upgrade.before} → {upgrade.after}; what it was before is {upgrade.copy}")
+        line = f"{path}: {upgrade.before} → {upgrade.after}; what it was before is {upgrade.copy}"
+        answer(_moved(path, upgrade.before, upgrade.after, upgrade.copy), [line], as_json)
+
+
+def _moved(path: Path, before: str | None, schema: str | None, copy: Path | None) -> dict[str, Any]:
+    """What a program is told of a database whose schema was ``before``; ``copy`` is what it was then."""
+    return {"db": path, "before": before, "schema": schema, "copy": copy}
 
 
 @db.command("downgrade")
 @click.argument("revision")
 @operator_options
 @audit_head_option
+@json_option
 @db_option
 @click.pass_context
 def db_downgrade(
-    ctx: click.Context, revision: str, db: str | None, operator: Operator, audit_head: Path | None
+    ctx: click.Context, revision: str, db: str | None, as_json: bool, operator: Operator, audit_head: Path | None
 ) -> None:
     """Bring the database down to an earlier REVISION after copying it, for an older flserver to go on with.
 
@@ -174,7 +185,8 @@ def db_downgrade(
         before = check_way_down(path, revision)
         record_act(path, lock, "downgrade", {"before": before, "after": revision}, operator, audit_head)
         done = downgrade(path, revision)
-    click.echo(f"{path}: {done.before} → {done.after}; what it was before is {done.copy}")
+    line = f"{path}: {done.before} → {done.after}; what it was before is {done.copy}"
+    answer(_moved(path, done.before, done.after, done.copy), [line], as_json)
 
 
 @db.command("check")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flserver.cli.common import audit_head_option, database, db_option, operator_options
+from flserver.cli.common import answer, audit_head_option, database, db_option, json_option, operator_options
 from flserver.errors import NotInstalled, UsageError
 from flserver.settings.operator import Operator
 
@@ -25,6 +25,7 @@ from flserver.settings.operator import Operator
     is_flag=True,
     help="With addresses, certificates, what clients told of themselves, and reasons in free text. It goes on record.",
 )
+@json_option
 @operator_options
 @audit_head_option
 @db_option
@@ -35,6 +36,7 @@ def report(
     out: Path,
     force: bool,
     personal: bool,
+    as_json: bool,
     db: str | None,
     operator: Operator,
     audit_head: Path | None,
@@ -56,6 +58,8 @@ def report(
             raise
         raise NotInstalled(f"a report needs {error.name}", "report") from error
     path, to_file = database(ctx, db), str(out) != "-"
+    if as_json and not to_file:
+        raise UsageError("--out - prints the page: --json goes with a file")
     if to_file:
         refuse_to_overwrite(out, force)
     with snapshot(path) as reader:
@@ -68,7 +72,9 @@ def report(
     if to_file:
         write(out, text, force)
         what = f"run {facts[0].run['run_id']}" if len(facts) == 1 else f"{len(facts)} runs"
-        click.echo(f"{out} shows {what} as of event {facts[0].moment.seq} ({len(text.encode()) / 1e6:.2f} MB)")
+        length, seq = len(text.encode()), facts[0].moment.seq
+        told = {"file": out, "runs": [one.run["run_id"] for one in facts], "event": seq, "bytes": length}
+        answer(told, [f"{out} shows {what} as of event {seq} ({length / 1e6:.2f} MB)"], as_json)
     else:
         click.echo(text, nl=False)
 

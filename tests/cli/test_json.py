@@ -1,17 +1,62 @@
-"""Every command that reads answers programs in JSON, with the same option."""
+"""Every command answers programs in JSON, with the same option: one object, an array of rows, or an object a line."""
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from flserver.cli.main import cli
+from flserver.cli.main import cli, run_cli
 from tests.cli.conftest import Run
+from tests.evidence.record import LOG, write_record
 from tests.kept_run import write_kept
 
-READ = ("runs", "show", "query", "compare", "tail", "export", "verify", "replay", "descendants", "check")
+WITHOUT = {"explore": "it serves pages until it is stopped", "completion": "it prints a shell's script"}
+"""The commands that have nothing for a program, and why."""
+ROWS = frozenset({"runs", "show", "query", "ask", "descendants"})
+"""Those whose answer is rows: ``--json`` is their ``--format json``, an array of objects."""
+LINES = frozenset({"tail", "witness"})
+"""Those that go on: an object a line."""
+CASES = {
+    "check": "--db {tmp}/x.sqlite check --server-port 0 --metrics-port 0",
+    "runs": "runs",
+    "show": "show night",
+    "query": "query SELECT*FROM(v1_runs)",
+    "compare": "compare other night",
+    "tail": "tail night",
+    "export": "export night --out {tmp}/rows",
+    "ask": "ask best_round",
+    "export-model": "export-model night --out {tmp}/it.safetensors",
+    "report": "report night --out {tmp}/it.html",
+    "evidence": "evidence night --out {tmp}/it.zip",
+    "verify": "verify",
+    "purge": "purge --what payloads --run other",
+    "replay": "--db {kept} replay night",
+    "descendants": "--db {kept} descendants night:2",
+    "backup": "backup {tmp}/copy",
+    "restore": "--db {tmp}/again.sqlite restore {made}/copy",
+    "prove": "prove night:1",
+    "keygen": "keygen --out {tmp}/key",
+    "witness": "witness --url {made}/since --log-key {log} --key {made}/witness --state {tmp}/state --once",
+    "witness compare": "witness compare {made}/cosigned {made}/cosigned --log-key {log}",
+    "witness check": "witness check {made}/proof --log-key {log}",
+    "db upgrade": "db upgrade",
+    "db downgrade": "db downgrade 0013",
+    "db check": "db check",
+}
+
+
+def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """All that can be typed, those of groups too."""
+    for name, command in group.commands.items():
+        words = (*before, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, words)
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield " ".join(words), command
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +66,105 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A record with signed heads, whose copies the tests may change."""
+    folder = tmp_path_factory.mktemp("signed")
+    write_record(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What some commands start from: a backup, proofs, a witness's key and a head that it has cosigned."""
+    folder, db = tmp_path_factory.mktemp("made"), recorded / "runs.sqlite"
+    for told in (
+        ("--db", db, "backup", folder / "copy"),
+        ("--db", db, "prove", "night:1", "--out", folder / "proof"),
+        ("--db", db, "prove", "--since", "0", "--out", folder / "since"),
+        ("keygen", "--witness", "--out", folder / "witness"),
+        (
+            *("witness", "--once", "--url", folder / "since", "--log-key", LOG.public, "--key", folder / "witness"),
+            *("--state", folder / "state", "--out", folder / "cosigned"),
+        ),
+    ):
+        assert run_cli([*map(str, told)]) == 0
+    return folder
+
+
 def answer(flserver: Run, *arguments: object, code: int = 0) -> Any:
-    got, said, _ = flserver(*arguments, "--json")
-    assert got == code
+    got, said, err = flserver(*arguments, "--json")
+    assert got == code, err
     return json.loads(said)
 
 
-@pytest.mark.parametrize("name", READ)
-def test_it_is_the_same_option_everywhere(name: str) -> None:
-    assert any("--json" in parameter.opts for parameter in cli.commands[name].params)
+def test_every_command_has_the_option() -> None:
+    found = dict(commands(cli))
+    assert {name for name, command in found.items() if not _has_it(command)} == WITHOUT.keys()
+    assert found.keys() - WITHOUT.keys() == CASES.keys(), "each is tried"
+
+
+def _has_it(command: click.Command) -> bool:
+    return any("--json" in parameter.opts for parameter in command.params)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_command_prints_is_json_alone(
+    flserver: Run, db: Path, kept: Path, made: Path, tmp_path: Path, name: str
+) -> None:
+    places = {"tmp": tmp_path, "kept": kept, "made": made, "log": LOG.public}
+    words = [word.format(**places) for word in CASES[name].split()]
+    code, said, err = flserver(*(() if "--db" in words else ("--db", db)), *words, "--json")
+    assert code == 0, err
+    if name in LINES:
+        assert all(isinstance(json.loads(line), dict) for line in said.splitlines())
+    elif name in ROWS:
+        assert all(isinstance(row, dict) for row in json.loads(said))
+    else:
+        assert isinstance(json.loads(said), dict)
+    assert len(said) > len("[{}]"), "it is about something"
+
+
+def test_an_object_says_what_the_lines_say(flserver: Run, db: Path, tmp_path: Path) -> None:
+    bundle = answer(flserver, "--db", db, "evidence", "night", "--out", tmp_path / "one.zip")
+    text = flserver("--db", db, "evidence", "night", "--out", tmp_path / "two.zip")[1].replace("two.zip", "one.zip")
+    assert all(str(bundle[key]) in text for key in bundle.keys() - {"commands"})
+    assert all(command in text for command in bundle["commands"])
+    model = answer(flserver, "--db", db, "export-model", "night", "--out", tmp_path / "it.safetensors")
+    text = flserver("--db", db, "export-model", "night", "--out", tmp_path / "it.safetensors")[1]
+    assert all(str(model[key]) in text for key in ("round", "name", "model_digest", "file_digest", "beside"))
+    proof = flserver("--db", db, "prove", "night:1")[1]
+    assert answer(flserver, "--db", db, "prove", "night:1")["proof"] == proof
+    written = answer(flserver, "--db", db, "prove", "night:1", "--out", tmp_path / "proof")
+    assert (written["proof"], Path(written["file"]).read_text()) == (None, proof)
+    copied = answer(flserver, "--db", db, "backup", tmp_path / "copy")
+    assert (copied["problems"], Path(copied["file"]).exists()) == ([], True)
+    page = answer(flserver, "--db", db, "report", "night", "--out", tmp_path / "it.html")
+    assert page["bytes"] == Path(page["file"]).stat().st_size
+    code, said, err = flserver("--db", db, "report", "night", "--out", "-", "--json")
+    assert (code, said, "--json goes with a file" in err) == (2, "", True)
+
+
+def test_a_purge_says_what_would_go_and_what_went(flserver: Run, db: Path) -> None:
+    asked = ("--db", db, "purge", "--what", "payloads", "--run", "night")
+    would = answer(flserver, *asked)
+    assert would["purged"] is False
+    assert would["events"] > 0
+    gone = answer(flserver, *asked, "--yes")
+    assert gone == would | {"purged": True}
+    assert answer(flserver, *asked, "--yes")["purged"] is False, "there is nothing left"
+
+
+def test_a_backup_that_does_not_hold_is_an_answer_too(flserver: Run, made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made / "copy", tmp_path / "copy"))
+    (file,) = folder.glob("**/round-000002-*")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    code, said, err = flserver("--db", tmp_path / "again.sqlite", "restore", folder, "--json")
+    found = json.loads(said)
+    assert (code, found["restored"]) == (1, False)
+    assert all(line in err for line in found["problems"])
 
 
 def test_the_commands_about_what_a_model_is_made_of(flserver: Run, kept: Path) -> None:
