@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,18 +55,25 @@ def runs(ctx: click.Context, sort: str | None, db: str | None, form: str, raw: b
 
     For example: flserver --db runs.sqlite runs --sort -accuracy
     """
-    from flserver.store.lock import status_shown
-
     columns, rows = reader(ctx, db).query(RUNS)
     if form == "table":
-        path, place = database(ctx, db), columns.index("status")
-        rows = [(*row[:place], status_shown(row[place], path), *row[place + 1 :]) for row in rows]
+        rows = for_people(columns, rows, database(ctx, db))
     if sort is not None:
         rows = in_order(columns, rows, sort)
     if rows or form != "table":
         say(columns, rows, form, raw=raw)
     else:
         click.echo("no runs yet")
+
+
+def for_people(columns: Sequence[str], rows: Sequence[tuple[Any, ...]], path: Path) -> list[tuple[Any, ...]]:
+    """Rows about runs, each with its status as ``status_shown`` has it; other rows as they are."""
+    from flserver.store.lock import status_shown
+
+    if not {"run_id", "name", "status"} <= {*columns}:
+        return [*rows]
+    place = columns.index("status")
+    return [(*row[:place], status_shown(row[place], path), *row[place + 1 :]) for row in rows]
 
 
 def in_order(columns: Sequence[str], rows: Sequence[tuple[Any, ...]], by: str) -> list[tuple[Any, ...]]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flserver.cli.ask import parameter
+from flserver.cli.ask import for_people, parameter
 from flserver.cli.common import database, db_option, format_option, raw_option, reader
 from flserver.cli.tables import say
 from flserver.errors import UsageError
@@ -61,7 +61,8 @@ def ask(
         )
         click.echo(f"{asked.title}{printable(of_run)}\n")
     if given.rows or form != "table":
-        say(given.columns, given.rows, form, raw=raw)
+        rows = for_people(given.columns, given.rows, database(ctx, db)) if form == "table" else given.rows
+        say(given.columns, rows, form, raw=raw)
     else:
         click.echo(printable(given.nothing, limit=1000))
 

@@ -16,6 +16,7 @@ import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from urllib.parse import unquote
 from flserver.errors import NotInstalled, UsageError
 from flserver.record.questions import Question, questions
 from flserver.store.any_sql import MEANT, Asking, explained, limit_memory
+from flserver.store.lock import is_free
 from flserver.store.reader import Reader
 from flserver.store.sqlite import reading_connection
+from flserver.text import printable
 
 HOST = "127.0.0.1"
 NAME = "record"  # what the database is called in a URL, whatever its file is called
@@ -36,7 +39,7 @@ SETTINGS = {
     "sql_time_limit_ms": 5000,
     "suggest_facets": False,
 }
-TEMPLATES = Path(__file__).with_name("templates")  # the questions first, then the views, then SQL
+TEMPLATES = Path(__file__).with_name("templates")  # which runs were killed, the questions, the views, then SQL
 NOT_FROM_ELSEWHERE = frozenset({b"", b"none", b"same-origin"})
 """Of Sec-Fetch-Site, by which a browser says whose page it asks for: nobody's, or one of ours."""
 Asgi = Callable[[Mapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -90,6 +93,14 @@ def title_of(path: Path) -> str:
     return " ".join([path.name, *(f"– run {name} ({run_id})" for name, run_id in newest)])
 
 
+def left_running(path: Path) -> list[str]:
+    """The runs that are ``running`` on record while no server has the database at ``path``, by name and run_id."""
+    if not is_free(path):
+        return []
+    _, rows = Reader(path).query("SELECT name, run_id FROM v1_runs WHERE status = 'running' ORDER BY started_at")
+    return [printable(f"{name} ({run_id})") for name, run_id in rows]
+
+
 def application(path: Path, base: str = "/") -> Any:
     """datasette over the database at ``path``, below the URL ``base``.
 
@@ -139,6 +150,7 @@ def application(path: Path, base: str = "/") -> Any:
 
     told = metadata([name for (name,) in rows], title_of(path))
     explorer = Datasette([], metadata=told, settings={**SETTINGS, "base_url": base}, template_dir=str(TEMPLATES))
+    explorer.jinja_env.globals["left_running"] = partial(left_running, path)
     explorer.remove_database("_memory")
     explorer.add_database(ReadOnly(explorer, path=str(path)), name=NAME)
     return explorer

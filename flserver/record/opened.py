@@ -50,8 +50,12 @@ class Record:
         """Nothing has stayed open."""
 
     def runs(self) -> Rows:
-        """All rows of ``v1_runs``, the newest first."""
-        return self.query("SELECT * FROM v1_runs ORDER BY started_at DESC, run_id DESC")
+        """All rows of ``v1_runs``, the newest first; behind the view's columns ``state``, as :attr:`Run.state`."""
+        from flserver.store.lock import status_shown
+
+        columns, rows = self._reader.query("SELECT * FROM v1_runs ORDER BY started_at DESC, run_id DESC")
+        place = columns.index("status")
+        return Rows((*columns, "state"), ((*row, status_shown(row[place], self.path)) for row in rows))
 
     def run(self, ref: str | None = None) -> "Run":
         """The run that ``ref`` means: a run_id or its beginning, a run's name (the newest of that name), or ``newest``;
@@ -70,14 +74,21 @@ class Record:
 
 
 class Run:
-    """A run: ``row`` is its row of ``v1_runs`` as it was when it was asked for; the methods say what is there now."""
+    """A run: ``row`` is its row of ``v1_runs`` as it was when it was asked for; the methods say what is there now.
+
+    ``status`` is that of the view, ``state`` the same for people: a run whose server was killed is ``running`` on record
+    until the next server opens the database, and ``running (no server has it)`` here.
+    """
 
     def __init__(self, record: Record, row: "Row") -> None:
+        from flserver.store.lock import status_shown
+
         self._record = record
         self.row = dict(row)
         self.run_id: str = row["run_id"]
         self.name: str = row["name"]
         self.status: str = row["status"]
+        self.state: str = status_shown(self.status, record.path)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -128,7 +139,7 @@ class Run:
         return self.query(f"SELECT * FROM {view} WHERE run_id = :run_id ORDER BY {order}")
 
     def __repr__(self) -> str:
-        return f"<Run {printable(self.name)} ({self.run_id}), {self.status}>"
+        return f"<Run {printable(self.name)} ({self.run_id}), {self.state}>"
 
     def _repr_html_(self) -> str:
         return f"<code>{escape(repr(self))}</code>"

@@ -65,7 +65,7 @@ def holder(path: Path) -> Note | None:
 def status_shown(status: str, path: Path) -> str:
     """A run's status for people: one whose server was killed is ``running`` on record until the next one opens the
     database at ``path``."""
-    return unheld_status(status) if is_free(path) else status
+    return unheld_status(status) if status == "running" and is_free(path) else status
 
 
 def unheld_status(status: str) -> str:

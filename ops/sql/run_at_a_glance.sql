@@ -1,6 +1,6 @@
 -- How did a run go, in one row?
 -- Updates by their decision, bytes with the 8 of each frame's length, seconds of all attempts.
--- A run whose server was killed is running here until the next server opens the database; show and runs say so.
+-- A run whose server was killed is running on record until the next server opens the database: tables say so beside it.
 SELECT
     r.run_id,
     r.name,

@@ -31,13 +31,18 @@ def test_the_answer_for_people_says_what_was_asked_of_which_run(flserver: Run, d
     assert lines(flserver("--db", db, "ask", "chain_head"))[0] == "What is the head of the chain of events?"
 
 
-def test_people_are_told_that_a_run_has_no_server_whatever_stands_in_the_row(flserver: Run, story_db: Path) -> None:
+def test_people_are_told_that_a_run_has_no_server_and_programs_what_is_on_record(flserver: Run, story_db: Path) -> None:
     story.write(story_db, story.left_over(), run_id=story.LEFT, process_id=2)
     head, _, _, _, row = lines(flserver("--db", story_db, "ask", "run_at_a_glance"))[:5]
     assert head.endswith("  name killed  running (no server has it)")
-    assert "(" not in row
+    assert "  killed  running (no server has it)  " in row
+    table = flserver("--db", story_db, "ask", "runs_compared")[1]
+    assert ("running (no server has it)" in table, table.count("completed")) == (True, 1), "each has its own"
+    (told,) = json.loads(flserver("--db", story_db, "ask", "run_at_a_glance", "--json")[1])
+    assert told["status"] == "running"
     with DatabaseLock(story_db):
-        assert lines(flserver("--db", story_db, "ask", "run_at_a_glance"))[0].endswith("  name killed  running")
+        head, _, _, _, row = lines(flserver("--db", story_db, "ask", "run_at_a_glance"))[:5]
+        assert (head.endswith("  name killed  running"), "(" in row) == (True, False)
 
 
 def test_the_answer_for_programs_is_its_rows(flserver: Run, db: Path) -> None:

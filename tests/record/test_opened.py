@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas
@@ -13,9 +14,12 @@ import pytest
 
 from flserver import record
 from flserver.errors import CheckpointError, UsageError
+from flserver.store.lock import DatabaseLock
+from flserver.store.schema import ensure_head
 from tests.kept_run import RUN as KEPT
 from tests.kept_run import write_kept
 from tests.recorded_run import PLAIN, RUN, SCREEN_CLEARER, weights
+from tests.store import story
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +65,21 @@ def test_a_rounds_model_is_its_tensors_and_what_is_not_there_is_said(recorded: P
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(CheckpointError, match="does not match its digest"):
         record.open(recorded, checkpoint_dir=moved).run("night").model()
+
+
+def test_a_run_whose_server_was_killed_has_a_state_beside_its_status(tmp_path: Path) -> None:
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    story.write(db, [*story.whole_run()])
+    story.write(db, story.left_over(), run_id=story.LEFT, process_id=2)
+    for shown in ("running", "running (no server has it)"):
+        with DatabaseLock(db) if shown == "running" else nullcontext():
+            r = record.open(db)
+            killed = r.run("killed")
+            assert (killed.status, killed.state, f", {shown}>" in repr(killed)) == ("running", shown, True)
+            assert r.runs().column("status") == ["running", "completed"], "the view's"
+            assert r.runs().column("state") == [shown, "completed"]
+            assert r.runs().columns[:-1] == r.query("SELECT * FROM v1_runs").columns
 
 
 def test_a_rounds_updates_are_its_own(tmp_path: Path) -> None:
