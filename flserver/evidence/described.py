@@ -15,7 +15,8 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 def bom(run: Row, made: Row, licence: str | None) -> bytes:
     """A CycloneDX 1.6 ML-BOM, in JSON, of the model of a committed round (``made``, a row of v1_rounds).
 
-    The model's digest follows from the events; the rest is what the database and the operator say.
+    The model's digest, the round and the run_id follow from the events, the run's name does not; the rest is what the
+    database and the operator say.
     """
     measured = [{"type": name, "value": repr(made[name])} for name in ("accuracy", "loss") if made[name] is not None]
     data = {
@@ -24,11 +25,11 @@ def bom(run: Row, made: Row, licence: str | None) -> bytes:
         "description": f"{made['data_size']} samples, as they were counted, of {made['updates_accepted']} clients in "
         f"round {made['round']}; the server has not seen them",
     }
-    told = {"run_id": run["run_id"], "strategy": run["strategy"], "server_version": run["server_version"]}
+    told = {"strategy": run["strategy"], "server_version": run["server_version"]}
     component = {
         "type": "machine-learning-model",
         "bom-ref": "model",
-        "name": run["name"],
+        "name": run["run_id"],
         "version": f"round {made['round']}",
         "hashes": [{"alg": "SHA-256", "content": made["model_digest"].removeprefix("sha256:")}],
         "licenses": [{"license": {"name": licence or NOT_STATED}}],

@@ -1,8 +1,7 @@
 """Check an evidence bundle of flserver with nothing but Python, 3.9 or newer: python3 -I verify.py bundle.zip --key KEY
 
-It opens the file that is named, writes nothing, and runs nothing of it. Have this file, or its SHA-256, and the head or
-the key from elsewhere. Exit codes: 0 it holds under what was given; 1 it does not; 2 it could not be checked; 3 it is
-consistent in itself, but without a head or a key nobody vouches for it.
+It writes nothing, and runs nothing of it. Have this file, or its SHA-256, and the head or the key from elsewhere.
+Exit codes: 0 it holds under what was given; 1 it does not; 2 it was not checked; 3 no head and no key: nobody vouches.
 """
 
 import sys
@@ -37,7 +36,7 @@ SUMMARY = """# What the record says about run {run}
 | round | committed | its model | counted samples | accuracy | made of the updates of (weight) |
 | --- | --- | --- | --- | --- | --- |
 {table}
-Rounds {first} to {last} of run {run}, as of the whole record's head {head}. It may have gone on since.
+Rounds {first} to {last} of run {run}, under head {head}, AS OF event {seq} ({at}): what came after is NOT in it.
 Of its events {events} are here, {payloads} with what they say. Withheld, or purged: {withheld} updates of these rounds.
 This page, `statements/` and `checkpoints.json` follow from them. They are what the server put on record: not that
 clients are who they said or trained on what they said, nor that nothing is left out. `bom.json` is its maker's word."""
@@ -163,7 +162,7 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
                 kept["materials"] = [(str(o["client_id"]), int(o["update_id"]), float(o["weight"])) for o in used]
                 facts[event["type"]][said.get("update_id") or (said["round"], said["attempt"])] = kept
     require(proven and events, "the last event is not proven to be in the head's record")
-    return {**facts, "events": events, "payloads": payloads}
+    return {**facts, "events": events, "payloads": payloads, "seq": seq, "at": plain(event["at"])}
 
 
 def plain(value: object) -> str:
@@ -217,7 +216,7 @@ def check(bundle: Bundle, key: Any = None, at: Any = None) -> str:
     for name in files:
         require(bundle.whole(name) == files[name], f"{name} says something else than the events")
     told, model = parse(bundle.whole("bom.json"), "bom.json")["metadata"]["component"], newest["model_digest"][7:]
-    of = [told["hashes"], told["version"], told["properties"][0]["value"], digests.get(MODEL, model)]
+    of = [told["hashes"], told["version"], told["name"], digests.get(MODEL, model)]
     ours = [[{"alg": "SHA-256", "content": model}], f"round {newest['round']}", about["run_id"], model]
     require(of == ours, f"bom.json is of another model, round or run, or {MODEL} is another model")
     require(found <= {*files, "bundle.json", "head", EVENTS, "bom.json", "verify.py", MODEL, SIGNATURE}, "it has more")
@@ -236,12 +235,13 @@ def main(arguments: Any = None) -> int:
         parser.error("--key is name+id+base64, --head the text of a head or SIZE:ROOT; each can be a file")
     try:
         with asked.bundle as file:
-            print(check(Bundle(file), key, at))
+            print(said := check(Bundle(file), key, at))
     except Exception as error:  # whatever is wrong with it, it is no bundle that holds
         print("DOES NOT HOLD:", re.sub("[^ -~]", "?", f"{error}"[:300]) or type(error).__name__)
         return 1
     by = " and ".join(["the head that was given"] * bool(at) + ["a signature of the key that was given"] * bool(key))
-    print(f"HOLDS under {by}" if by else "CONSISTENT IN ITSELF; nobody vouches for it: no --head, no --key")
+    verdict = f"HOLDS under {by}" if by else "CONSISTENT IN ITSELF; nobody vouches for it: no --head, no --key"
+    print(verdict, re.findall(".*(AS OF event .*)", said)[-1], sep=", ")
     return 0 if by else 3
 
 

@@ -44,10 +44,12 @@ def test_what_is_handed_over_by_another_way_is_printed(flserver: Run, db: Path, 
         *table, run, of, verdict = done.stdout.splitlines()
         made = Reader(db).committed_round(RUN, 1)
         assert f"| 1 | `{made['ended_at']}` | `{made['model_digest']}` | `160` | " in table[-1]
-        assert run == f"Rounds 1 to 1 of run `{RUN}`, as of the whole record's head {head}. It may have gone on since."
+        newest = f"AS OF event {made['event_seq']} (`{made['ended_at']}`): what came after is NOT in it."
+        assert run == f"Rounds 1 to 1 of run `{RUN}`, under head {head}, {newest}"
         assert of.startswith("Of its events 9 are here, ")
         assert of.endswith("Withheld, or purged: 0 updates of these rounds.")
         assert verdict.startswith("HOLDS under ")
+        assert verdict.endswith(f", {newest}"), "its last words"
     assert stat.S_IMODE(out.stat().st_mode) & 0o007 == 0
     refused(flserver("--db", db, "evidence", "night:1", "--out", out), "File exists")
     refused(flserver("--db", db, "evidence", "night:7", "--out", tmp_path / "x"), "no committed round 7")

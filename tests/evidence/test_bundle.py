@@ -115,6 +115,12 @@ def test_a_bill_of_materials_says_what_was_counted_and_when(bundle: bytes) -> No
         Asked(run="night", licence="do what you want, really")
 
 
+def test_nothing_in_a_bundle_has_the_run_s_name_which_no_event_in_it_says(bundle: bytes) -> None:
+    files = files_of(bundle)
+    assert json.loads(files["bom.json"])["metadata"]["component"]["name"] == RUN
+    assert not [name for name, data in files.items() if b"night" in data and name != "verify.py"]
+
+
 def test_a_file_that_would_be_too_large_is_named_beforehand(
     db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +221,10 @@ def test_a_bundle_is_about_the_head_that_its_reader_has(db: Path, tmp_path: Path
     assert (code, "--head is of another size" in said) == (1, True)
     made = make(db, tmp_path / "early.zip", Asked(run="night", head=early["note"]))
     assert (made.rounds, made.anchor.key) == (2, early["key"])
-    assert verifies((tmp_path / "early.zip").read_bytes(), "--head", tmp_path / "early")[0] == 0
+    code, said = verifies((tmp_path / "early.zip").read_bytes(), "--head", tmp_path / "early")
+    seen = [row["event"] for row in events_of(files_of((tmp_path / "early.zip").read_bytes()))]
+    last = f"AS OF event {seen[-1]['seq']} (`{seen[-1]['at']}`): what came after is NOT in it."  # type: ignore[index]
+    assert (code, said.splitlines()[-1].endswith(f", {last}")) == (0, True), "round 2 was there when it was made"
     with pytest.raises(HeadError, match="came with event"):
         make(db, tmp_path / "late.zip", Asked(run="night", round=2, head=early["note"]))
     first = reader.heads()[0]["note"]
