@@ -76,8 +76,8 @@ class Record:
 class Run:
     """A run: ``row`` is its row of ``v1_runs`` as it was when it was asked for; the methods say what is there now.
 
-    ``status`` is that of the view, ``state`` the same for people: a run whose server was killed is ``running`` on record
-    until the next server opens the database, and ``running (no server has it)`` here.
+    ``status`` is that of the view, ``state`` the same for people: a run whose server was killed is ``running`` on
+    record until the next server opens the database, and ``running (no server has it)`` here.
     """
 
     def __init__(self, record: Record, row: "Row") -> None:

@@ -11,19 +11,23 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flserver.record.questions import questions
+from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
+from tests import facts
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, TESTS, Peer
 from tests.eventful_run import Facts
 from tests.old_record import old_record
 from tests.patience import PATIENCE
+from tests.store import story
 
 Join = Callable[..., list[Peer]]
 CHROMIUM = "/usr/bin/chromium"
@@ -137,6 +141,25 @@ def test_its_pages_have_the_questions_and_it_can_only_be_read(eventful: Facts) -
         assert status_of(f"{url}.json?" + urllib.parse.urlencode({"sql": endless, "_timelimit": 50})) == 400
     assert eventful.db.read_bytes() == before
     assert not (eventful.db.parent / "x").exists()
+
+
+def test_every_page_says_which_run_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    story.write(path, [*story.sound_run(), facts.run_ended("completed")])
+    story.write(path, story.left_over(), run_id=story.LEFT, process_id=2)
+    said = f"running (no server has it): killed ({story.LEFT})"
+    with explored(path) as url:
+
+        def pages() -> list[str]:
+            places = ("", "/v1_runs", "/run_at_a_glance?run=killed", "?sql=SELECT+1")
+            answers = [urllib.request.urlopen(url + place, timeout=PATIENCE) for place in places]
+            return [answer.read().decode() for answer in map(stack.enter_context, answers)]
+
+        with ExitStack() as stack:
+            assert [(page.count(said), page.count("(no server has it)")) for page in pages()] == [(1, 1)] * 4
+            with DatabaseLock(path):
+                assert not any("no server has it" in page for page in pages())
 
 
 def test_what_an_older_database_has_not_is_said_with_what_to_do(tmp_path: Path) -> None:

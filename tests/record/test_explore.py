@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from flserver.errors import UsageError
-from flserver.record.explore import HOST, NAME, application, explore, for_us, metadata, sql_of
+from flserver.record.explore import HOST, NAME, application, explore, for_us, left_running, metadata, sql_of
 from flserver.record.questions import answer, question, questions
 from flserver.store.any_sql import Asking
 from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from flserver.store.sqlite import reading_connection
-from tests import golden
+from tests import facts, golden
 from tests.store import story
 
 
@@ -87,21 +87,14 @@ def test_no_value_and_no_answer_takes_all_memory(db: Path) -> None:
             connection.execute(numbers + "SELECT hex(zeroblob(50000)) FROM n").fetchall()
 
 
-def test_every_page_says_which_run_was_killed(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_is_known_to_be(tmp_path: Path) -> None:
     path = tmp_path / "runs.sqlite"
     ensure_head(path)
-    story.write(path, story.whole_run())
+    story.write(path, [*story.sound_run(), facts.run_ended("completed")])
     story.write(path, story.left_over(), run_id=story.LEFT, process_id=2)
-    client, said = application(path).client, f"running (no server has it): killed ({story.LEFT})"
-
-    async def pages() -> list[str]:
-        places = ("", "/v1_runs", "/run_at_a_glance?run=killed", "?sql=SELECT+1")
-        return [(await client.get(f"/{NAME}{place}")).text for place in places]
-
-    found = asyncio.run(pages())
-    assert [(page.count(said), page.count("(no server has it)")) for page in found] == [(1, 1)] * 4
+    assert left_running(path) == [f"killed ({story.LEFT})"]
     with DatabaseLock(path):
-        assert not any("no server has it" in page for page in asyncio.run(pages()))
+        assert left_running(path) == []
 
 
 HOSTS, BASE = frozenset({"127.0.0.1:80", "localhost:80"}), "/the-secret/"

@@ -16,6 +16,7 @@ from flserver import record
 from flserver.errors import CheckpointError, UsageError
 from flserver.store.lock import DatabaseLock
 from flserver.store.schema import ensure_head
+from tests import facts
 from tests.kept_run import RUN as KEPT
 from tests.kept_run import write_kept
 from tests.recorded_run import PLAIN, RUN, SCREEN_CLEARER, weights
@@ -70,7 +71,7 @@ def test_a_rounds_model_is_its_tensors_and_what_is_not_there_is_said(recorded: P
 def test_a_run_whose_server_was_killed_has_a_state_beside_its_status(tmp_path: Path) -> None:
     db = tmp_path / "runs.sqlite"
     ensure_head(db)
-    story.write(db, [*story.whole_run()])
+    story.write(db, [*story.sound_run(), facts.run_ended("completed")])
     story.write(db, story.left_over(), run_id=story.LEFT, process_id=2)
     for shown in ("running", "running (no server has it)"):
         with DatabaseLock(db) if shown == "running" else nullcontext():
