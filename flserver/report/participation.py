@@ -116,6 +116,7 @@ _BY_CLIENT = """
         AVG(CASE WHEN decision = 'accepted' THEN update_norm END) AS mean_norm,
         MAX(CASE WHEN decision = 'accepted' THEN update_norm END) AS max_norm,
         SUM(weight) AS weight, MAX(weight) AS max_weight, MAX(data_size) AS data_size,
+        MAX(counted_size) AS counted_size,
         SUM(bytes_in) AS bytes_in, SUM(bytes_out) AS bytes_out
     FROM v1_client_rounds WHERE run_id = :run_id GROUP BY client_id"""
 _PAGE = """

@@ -196,12 +196,13 @@ def weights_by_client(facts: Facts) -> Table:
     made = len([row for row in facts.committed if row["round"]]) or 1
     columns: list[Column] = [
         ("client", "text"),
-        *numbers("samples", "accepted updates", "share of the run", "largest share"),
+        *numbers("samples told", "counted samples", "accepted updates", "share of the run", "largest share"),
     ]
     rows = (
         [
             text(client.client_id),
             count(client.row["data_size"]),
+            count(client.row["counted_size"]),
             count(client.row["accepted"]),
             share((client.row["weight"] or 0) / made),
             share(client.row["max_weight"]),

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.report import participation, troubles, words
+from flserver.report import participation, tables, troubles, words
 from flserver.report.circumstances import WITHHELD, overrides, setting_cell
 from flserver.report.facts import shown_setting
 from flserver.report.participation import Picture, natural
 from flserver.report.states import ABSENT, NUMBER, STATES, state_of
 from flserver.store.lock import DatabaseLock
+from flserver.store.schema import ensure_head
+from tests import facts
 from tests.report.conftest import HOSTILE, read
 from tests.store import story
 
@@ -55,6 +57,20 @@ def test_a_round_and_a_client_are_what_the_last_attempt_made_of_them(eventful: P
         ("2", {"accepted": 1}),
         ("3", {"not_sent": 1}),
     ]
+
+
+def test_samples_that_were_counted_stand_beside_those_that_were_told(tmp_path: Path) -> None:
+    """With ``--max-weight-share cap:…`` a client weighs less than it told."""
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    rounds = [facts.attempt(0), facts.committed(0), facts.attempt(1, 1, ("1", "2"))]
+    rounds += [*story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", (1, 1), counted_size=60)]
+    used = [facts.answered("1", 1, 0.625), facts.answered("2", 2, 0.375)]
+    registered = [*story.registered("1", 1), *story.registered("2", 2)]
+    story.write(db, [*story.started(), *registered, *rounds, facts.committed(1, 1, used, data_size=160)])
+    made = tables.weights_by_client(read(db, "night"))
+    assert [label for label, _ in made.columns][1:3] == ["samples told", "counted samples"]
+    assert [list(row)[:3] for row in made.rows] == [["1", "100", "100"], ["2", "100", "60"]]
 
 
 def test_pages_of_rows_come_to_the_same_as_all_at_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
