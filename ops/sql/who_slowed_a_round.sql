@@ -1,6 +1,7 @@
 -- Who slowed a round?
--- The slowest client first; whoever never answered comes before all. wait_seconds: from the model sent to the answer's
--- first byte (training); upload_seconds: its transfer.
+-- The slowest client first. Before all come those without seconds: who never answered, and who was not sent the model
+-- (not_sent), for whom nobody waited. wait_seconds: from the model sent to the answer's first byte (training);
+-- upload_seconds: its transfer.
 -- :round defaults to the last committed one.
 -- No rows: no client was invited to it.
 SELECT

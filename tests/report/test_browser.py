@@ -9,6 +9,7 @@ import pytest
 
 from flserver.report.page import page
 from tests.report.conftest import HOSTILE, read
+from tests.screenshot import PICTURE, shoot
 
 pytestmark = pytest.mark.browser
 
@@ -85,6 +86,41 @@ def test_two_runs_beside_each_other_fit_a_phone(opened: Open, recorded_night: Pa
     assert max(edges) <= PHONE["width"]
     wider = "cell => cell.scrollWidth > cell.clientWidth"
     assert shown.evaluate(f"[...document.querySelectorAll('.two th, .two td')].filter({wider}).length") == 0
+
+
+def test_three_runs_and_more_stand_below_each_other_on_a_phone(opened: Open, pages: dict[str, str]) -> None:
+    shown = opened(pages["compared"], PHONE)
+    shown.evaluate("document.querySelectorAll('details').forEach(found => found.open = true)")
+    tables = "[...document.querySelectorAll('.stack')]"
+    assert shown.evaluate(f"{tables}.length") >= 2
+    parts = "[...document.querySelectorAll(':is(.stack, .two) :is(tbody *, caption), .scroll:has(.stack, .two)')]"
+    assert shown.evaluate(f"{parts}.length") > 100
+    wider = "part => part.scrollWidth > part.clientWidth && getComputedStyle(part).display !== 'inline'"
+    assert shown.evaluate(f"{parts}.filter({wider}).map(part => part.outerHTML)") == []
+    assert shown.evaluate(f"{tables}.every(found => found.getBoundingClientRect().right <= {PHONE['width']})")
+    named = "(cell => [getComputedStyle(cell, '::before').content, cell.dataset.of])"
+    cells = shown.evaluate(f"[...document.querySelectorAll('.stack tbody td')].map({named})")
+    assert len(cells) > 30
+    shows = [(content.replace("\\\\", "\\"), of) for content, of in cells]
+    assert all(content in ("attr(data-of)", f'"{of}"') for content, of in shows), "each says which run it is of"
+    tree = shown.locator(".stack").first.aria_snapshot()
+    assert tree.startswith("- table ")
+    assert all(f"- {role}" in tree for role in ("rowgroup", "row ", "rowheader", "cell"))
+    shown.set_viewport_size(DESK)
+    assert shown.evaluate("getComputedStyle(document.querySelector('.stack td')).display") == "table-cell"
+
+
+def test_the_picture_in_the_readme_is_made_of_a_report(pages: dict[str, str], tmp_path: Path) -> None:
+    from PIL import Image
+
+    shoot(pages["eventful"], tmp_path / "drawn.png")
+    for picture in (tmp_path / "drawn.png", PICTURE):
+        with Image.open(picture) as read:
+            assert (read.format, read.width) == ("PNG", 1000)
+            assert read.height > 700, "with its charts"
+            assert len(read.getcolors() or ()) > 16
+        assert picture.stat().st_size < 150_000
+    assert f'src="{PICTURE.parent.name}/{PICTURE.name}"' in (PICTURE.parents[1] / "README.md").read_text()
 
 
 def test_its_policy_holds_against_what_would_run(opened: Open, pages: dict[str, str]) -> None:
