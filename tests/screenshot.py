@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from flserver.report.facts import read_facts
 from flserver.report.page import page
@@ -16,33 +17,34 @@ LEFT_OUT = ("nav", "footer", "details", "h3", "main ul:not(.legend)", "figure ~ 
 COLOURS = 256
 
 
-def shoot(html: str, out: Path) -> None:
-    """Draw the beginning of a report in a browser, light, into a PNG of ``COLOURS``."""
+def shoot(browser: Any, html: str, out: Path) -> None:
+    """Draw parts of a report, light, into a PNG of ``COLOURS``."""
     from PIL import Image
-    from playwright.sync_api import sync_playwright
 
     others = "section" + "".join(f":not([aria-labelledby={name}])" for name in SHOWN)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
-        shown = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
-        shown.set_content(html)
-        gone = ", ".join((others, *LEFT_OUT))
-        shown.evaluate("gone => document.querySelectorAll(gone).forEach(one => one.remove())", gone)
-        shown.screenshot(path=out, full_page=True)
-        browser.close()
+    shown = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+    shown.set_content(html)
+    gone = ", ".join((others, *LEFT_OUT))
+    shown.evaluate("gone => document.querySelectorAll(gone).forEach(one => one.remove())", gone)
+    shown.screenshot(path=out, full_page=True)
+    shown.close()
     Image.open(out).convert("RGB").quantize(COLOURS).save(out, optimize=True)
 
 
 def main() -> None:
+    from playwright.sync_api import sync_playwright
+
     from tests.eventful_run import write_eventful_run
 
     with tempfile.TemporaryDirectory() as made:
         db = write_eventful_run(Path(made)).db
         with snapshot(db) as reader:
             html = page([read_facts(reader, "night", db)])
-    shoot(html, PICTURE)
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+        shoot(browser, html, PICTURE)
+        browser.close()
     print(f"{PICTURE}: {PICTURE.stat().st_size} bytes", file=sys.stderr)
 
 

@@ -61,8 +61,8 @@ def ask(
         )
         click.echo(f"{asked.title}{printable(of_run)}\n")
     if given.rows or form != "table":
-        rows = for_people(given.columns, given.rows, database(ctx, db)) if form == "table" else given.rows
-        say(given.columns, rows, form, raw=raw)
+        shown = for_people(given.columns, given.rows, database(ctx, db)) if form == "table" else given.rows
+        say(given.columns, shown, form, raw=raw)
     else:
         click.echo(printable(given.nothing, limit=1000))
 

@@ -21,7 +21,7 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command("evidence")
-@click.argument("what", metavar="RUN|RUN:ROUND")
+@click.argument("what", required=False, metavar="[RUN|RUN:ROUND]")
 @click.option("--out", required=True, type=FILE, metavar="FILE.zip", help="The bundle; it is never written over.")
 @click.option(
     "--head",
@@ -47,7 +47,7 @@ FILE = click.Path(path_type=Path)
 @click.pass_context
 def evidence(
     ctx: click.Context,
-    what: str,
+    what: str | None,
     out: Path,
     head: Path | None,
     licence: str | None,
@@ -61,7 +61,7 @@ def evidence(
     operator: Operator,
     audit_head: Path | None,
 ) -> None:
-    """Make a zip that proves what the record says of a run or a round, to who has only Python.
+    """Make a zip that proves what the record says of a run (default: the newest) or a round, to who has only Python.
 
     In it: the events, held by proofs against a head of the record; what follows from them, in plain words, as an
     in-toto statement a round and as a list of checkpoints; a CycloneDX ML-BOM; verify.py, which checks all that. Hand
@@ -74,7 +74,7 @@ def evidence(
     path = database(ctx, db)
     key = None if model_key is None else ModelKey.load(model_key, "--model-key", model_key_passphrase_file)
     asked = Asked.parse(
-        what,
+        what or "newest",
         head=None if head is None else read_head(head),
         licence=licence,
         model_key=key,

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import StringIO, TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import click
 
 from flserver.cli.common import answer, database, db_option, json_option
 from flserver.errors import HeadError, UsageError
 from flserver.text import printable
-
-if TYPE_CHECKING:
-    pass
 
 FILE = click.Path(path_type=Path)
 

@@ -51,6 +51,10 @@ def test_what_is_handed_over_by_another_way_is_printed(flserver: Run, db: Path, 
         assert verdict.startswith("HOLDS under ")
         assert verdict.endswith(f", {newest}"), "its last words"
     assert stat.S_IMODE(out.stat().st_mode) & 0o007 == 0
+    newest, named = tmp_path / "newest.zip", tmp_path / "named.zip"
+    lines(flserver("--db", db, "evidence", "--out", newest))
+    lines(flserver("--db", db, "evidence", Reader(db).run()["name"], "--out", named))
+    assert newest.read_bytes() == named.read_bytes()
     refused(flserver("--db", db, "evidence", "night:1", "--out", out), "File exists")
     refused(flserver("--db", db, "evidence", "night:7", "--out", tmp_path / "x"), "no committed round 7")
     refused(flserver("--db", db, "evidence", "nobody", "--out", tmp_path / "x"), "no run 'nobody'")

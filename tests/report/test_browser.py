@@ -110,10 +110,10 @@ def test_three_runs_and_more_stand_below_each_other_on_a_phone(opened: Open, pag
     assert shown.evaluate("getComputedStyle(document.querySelector('.stack td')).display") == "table-cell"
 
 
-def test_the_picture_in_the_readme_is_made_of_a_report(pages: dict[str, str], tmp_path: Path) -> None:
+def test_the_picture_in_the_readme_is_made_of_a_report(browser: Any, pages: dict[str, str], tmp_path: Path) -> None:
     from PIL import Image
 
-    shoot(pages["eventful"], tmp_path / "drawn.png")
+    shoot(browser, pages["eventful"], tmp_path / "drawn.png")
     for picture in (tmp_path / "drawn.png", PICTURE):
         with Image.open(picture) as read:
             assert (read.format, read.width) == ("PNG", 1000)
