@@ -1,5 +1,6 @@
 """Draws the README's picture of a report, of the eventful run: ``ops/write-screenshot``."""
 
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -26,9 +27,9 @@ def shoot(browser: Any, html: str, out: Path) -> None:
     shown.set_content(html)
     gone = ", ".join((others, *LEFT_OUT))
     shown.evaluate("gone => document.querySelectorAll(gone).forEach(one => one.remove())", gone)
-    shown.screenshot(path=out, full_page=True)
+    drawn = io.BytesIO(shown.screenshot(full_page=True))  # given a path, playwright would write it on threads that stay
     shown.close()
-    Image.open(out).convert("RGB").quantize(COLOURS).save(out, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(COLOURS).save(out, optimize=True)
 
 
 def main() -> None:
