@@ -78,22 +78,23 @@ def who_goes(
     """Which connections can be cut for a newcomer, who goes first first; None: there is no room for it.
 
     Those go whose first message is not whole, but for the uploads that have a place. Strangers first; then those of the
-    address that has the most of them; those that sent least; the oldest. ``going`` are cut already.
+    address that has the most of them; those that sent least; the oldest. ``going`` are cut already, and hold no place.
 
     A newcomer for whom there may be such a place, because from where it comes (``near``) more clients are there than
     uploads, finds room always: others go whose message is whole, and where all who can are going already it is let in
     before they are gone. Where the places of those clients are taken, one goes that no certificate calls its own: it
     may be nobody's upload.
     """
+    served = [one for one in served if one not in going]
     kept = kept_for_uploads(served, clients.there)
     own = [one for one in kept if near(one.peer)]
     hosts = {peer.host for peer in clients.known}
-    can_go = [one for one in served if not (one.registered or one in kept or one in going)]
+    can_go = [one for one in served if not (one.registered or one in kept)]
     if silent := _least_first(can_go, hosts):
         return silent
     if sum(map(near, clients.there)) > len(own):
         return sorted(can_go, key=lambda one: one.connection_id)
-    return _least_first([one for one in own if one not in going and one.peer.certificate is None], hosts) or None
+    return _least_first([one for one in own if one.peer.certificate is None], hosts) or None
 
 
 def _least_first(connections: Iterable[Connection], known_hosts: Collection[str]) -> list[Connection]:

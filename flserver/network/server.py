@@ -40,7 +40,7 @@ class Server:
             self._run, lambda session: f"session-{session.connection_id}", lambda: context.decoding.busy
         )
         self._lock = threading.Lock()  # guards the four below
-        self._served: dict[Session, None] = {}
+        self._served: dict[Session, bool] = {}  # whether it has taken its place among those of its address
         self._cut: set[Session] = set()
         self._told: dict[Session, None] = {}  # refused and told so, the first ones first: they have no place any more
         self._one_awaited = False
@@ -143,17 +143,25 @@ class Server:
         self._cut_some(list, most, near, f"{most} connections are open: {by_address(hosts)}")
 
     def _take_place(self, session: Session) -> None:
-        """Called by a session when it knows the address of its peer. Raises Refused as above."""
+        """Called by a session when it knows the address of its peer. Raises Refused as above.
+
+        Sessions come here in any order, and who has not been here yet makes no room for another: so no two of them do
+        for each other. Who was cut before its turn came is about to see that, and needs no place.
+        """
         host, most = session.peer.host, self._capacity.an_address
 
         def of_this_address(sessions: Iterable[Session]) -> list[Session]:
-            return [other for other in sessions if other.peer.host == host and other is not session]
+            placed = (other for other in sessions if self._served[other] and other not in self._cut)
+            return [other for other in placed if other.peer.host == host]
 
         with self._lock:
+            if session in self._cut:
+                return
             if len(self._served) <= most or len(of_this_address(self._served.keys() - self._told.keys())) < most:
+                self._served[session] = True
                 return
         full = f"not served: {most} connections are open from {host}"
-        self._cut_some(of_this_address, most, lambda peer: peer.host == host, full)
+        self._cut_some(of_this_address, most, lambda peer: peer.host == host, full, session)
 
     def _give_place(self, session: Session) -> None:
         """Called by a session whose peer was refused and told so."""
@@ -176,15 +184,19 @@ class Server:
         most: int,
         near: Callable[[Peer], bool],
         full: str,
+        newcomer: Session | None = None,
     ) -> None:
         """Cut a connection, as :func:`~flserver.network.capacity.who_goes` says, and more where many are served, so
-        that a flood does not pay for each of its newcomers with a look at all. Raises Refused where none can go."""
+        that a flood does not pay for each of its newcomers with a look at all. Where there is room then, the newcomer
+        has its place. Raises Refused where none can go."""
         registered = self._context.exchange.registered_peers()
         clients = Clients([peer for peer, _ in registered], [peer for peer, there in registered if there])
         with self._lock:
             goes = who_goes(among(self._served.keys() - self._told.keys()), self._cut, clients, near)
             chosen = [] if goes is None else goes[: max(1, most // CUT_IN_TURN)]
             self._cut.update(chosen)
+            if newcomer is not None and goes is not None:
+                self._served[newcomer] = True
         if goes is None:
             raise Refused(full)
         for session in chosen:
@@ -194,7 +206,7 @@ class Server:
 
     def _start(self, session: Session) -> None:
         with self._lock:
-            self._served[session] = None
+            self._served[session] = False
         try:
             self._workers.give(session)
         except RuntimeError:

@@ -114,13 +114,12 @@ class Workers(Generic[Session]):
                 return
             thread = threading.Thread(target=self._run, args=(session,), name=self._name(session))
             self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:
-            with self._lock:
+            try:
+                thread.start()  # under the lock: who closes joins those that are registered
+            except RuntimeError:
                 self._threads.discard(thread)
                 self._end_work(session)
-            raise
+                raise
 
     def _run(self, first: Session) -> None:
         thread = threading.current_thread()
@@ -170,6 +169,7 @@ class Workers(Generic[Session]):
             self._closed = True
             for _ in range(self._idle):
                 self._given.put(None)
+            self._idle = 0  # none of them takes a session any more
         while True:
             with self._lock:  # those who wait for their turn may still be given a thread
                 threads = list(self._threads)

@@ -8,7 +8,7 @@ from math import inf
 from flserver import events as e
 from flserver.network.capacity import Capacity
 from flserver.network.listener import Listener
-from flserver.network.server import Server
+from flserver.network.server import MADE_ROOM, Server
 from tests.network.frames import framed
 from tests.network.served import Network, metadata
 from tests.patience import PATIENCE, eventually
@@ -37,17 +37,18 @@ class Port:
 
     def connect(self, host: str = HOME, said: bytes = b"\0", header: bytes = b"") -> socket.socket:
         """A connection from ``host``, when it has its place and was heard to say that; or when it has ended."""
-        number = len(self.recorder.of(e.ConnectionOpened)) + 1
+        before = self.recorder.of(e.ConnectionOpened)
+        number = 1 + max((one.connection_id for one in [*before, *self.server._served]), default=0)
         peer = socket.create_connection(self.listener.address, PATIENCE, (host, 0))
         self._peers.enter_context(peer).sendall(header + said)
-        self.recorder.wait_for(e.ConnectionOpened, number)
+        self.recorder.wait_for(e.ConnectionOpened, len(before) + 1)
         eventually(lambda: self._heard(number) >= len(said))
         return peer
 
     def _heard(self, number: int) -> float:
-        """How much has come of a connection's first message."""
+        """How much its session has read of a connection's first message, which it does when it has its place."""
         alive = {session.connection_id: session for session in list(self.server._served)}
-        return alive[number].first_bytes if number in alive else inf
+        return alive[number]._first.bytes if number in alive else inf
 
     def registered(self, client_id: str, host: str = HOME) -> socket.socket:
         """A trainer that takes part."""
@@ -67,3 +68,8 @@ def ended(peer: socket.socket) -> bool:
         return peer.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def made_room(port: Port, number: int) -> list[int]:
+    """Who did, in that order, once there are as many."""
+    return [connection_id for connection_id, reason in port.closed(number) if reason == MADE_ROOM]

@@ -87,9 +87,9 @@ def test_who_is_going_already_is_not_asked_again() -> None:
     one, other = Seen(1, here), Seen(2, here)
     assert who_goes([one, other], {one}, Clients([], []), lambda peer: True) == [other]
     assert who_goes([one], {one}, Clients([], []), lambda peer: True) is None
-    assert who_goes([one], {one}, Clients([here], [here]), lambda peer: True) is None, "it may be its upload"
-    two = [here, here]
-    assert who_goes([one], {one}, Clients(two, two), lambda peer: True) == [], "no wait: it has a place of its own"
+    there = Clients([here], [here])
+    assert who_goes([one], {one}, there, lambda peer: True) == [], "no wait: whoever goes is nobody's upload any more"
+    assert who_goes([one, other], {one}, there, lambda peer: True) == [other], "which has the place, and keeps none out"
 
 
 seen = st.builds(

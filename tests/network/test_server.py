@@ -4,20 +4,18 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from flserver import events as e
 from flserver.errors import ConnectionLost, StoreError
-from flserver.network.preamble import Preamble, networks
-from flserver.network.server import MADE_ROOM, Server
+from flserver.network.server import Server
 from flserver.rounds.endings import Farewell
 from flserver.wire.messages import FINISHED_BODY
-from tests.e2e.forwarder import host_of, version_1
 from tests.network.frames import framed
-from tests.network.port import AWAY, FAR, HOME, Port, ended
+from tests.network.port import AWAY, FAR, HOME, Port, ended, made_room
 from tests.network.served import Network, linear, metadata, update
 from tests.patience import PATIENCE, eventually
 from tests.recorder import raising
@@ -134,11 +132,6 @@ def small(network: Network) -> Iterator[Port]:
         yield port
 
 
-def made_room(port: Port, number: int) -> list[int]:
-    """Who did, in that order, once there are as many."""
-    return [connection_id for connection_id, reason in port.closed(number) if reason == MADE_ROOM]
-
-
 def test_in_a_full_server_strangers_make_room_before_who_comes_from_where_a_trainer_did(small: Port) -> None:
     small.registered("a", HOME)  # 1
     small.connect(HOME)  # 2
@@ -205,38 +198,6 @@ def test_many_make_room_at_once_where_many_are_served(network: Network, monkeypa
         for _ in range(5):
             port.connect(AWAY)
         assert sorted(made_room(port, 2)) == [1, 2]
-
-
-def test_an_address_has_no_more_than_its_connections(network: Network) -> None:
-    with Port(network, an_address=2) as port:
-        port.connect(AWAY)
-        port.connect(HOME)
-        port.connect(HOME)
-        port.connect(HOME)
-        assert made_room(port, 1) == [2], "one of its own"
-        assert port.registered("a", FAR)
-
-
-def test_an_address_full_of_clients_has_a_place_for_the_upload_of_each_and_no_more(network: Network) -> None:
-    with Port(network, an_address=2) as port:
-        for client_id in "ab":
-            port.registered(client_id, HOME)
-        one, _ = port.connect(HOME), port.connect(HOME)
-        assert port.registered("c", AWAY)
-        assert port.closed(0) == []
-        port.connect(HOME)
-        assert ended(one)
-        assert made_room(port, 1) == [3], "it is its neighbours' business alone"
-
-
-def test_behind_a_forwarder_the_address_is_its_clients(network_of: Callable[..., Network]) -> None:
-    network = network_of(preamble=Preamble(tls=None, proxies=networks("127.0.0.1"), seconds=PATIENCE))
-    with Port(network, an_address=2) as port:
-        for number in (1, 2, 1, 3, 1):
-            port.connect(header=version_1(number))
-        assert made_room(port, 1) == [1]
-        hosts = [event.peer_host for event in port.recorder.of(e.PeerIdentified)]
-        assert hosts == [host_of(number) for number in (1, 2, 1, 3, 1)]
 
 
 # --- descriptors ----------------------------------------------------------------------------------------------------

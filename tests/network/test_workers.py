@@ -205,3 +205,51 @@ def test_closing_serves_who_still_waits() -> None:
     closing.join(PATIENCE)
     assert second.thread is not None
     assert not crew.workers._threads
+
+
+def test_closing_serves_who_still_waits_also_where_other_threads_wait_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "KEPT_SECONDS", PATIENCE)
+    crew = Crew()
+    over, at_work, waiting = crew.give(1), Work(2, waits=False), Work(3)
+    crew.workers.give(at_work)
+    crew.workers.give(waiting)
+    over.over.set()
+    eventually(lambda: crew.workers._idle == 1)
+    closing = threading.Thread(target=crew.workers.close)
+    closing.start()
+    eventually(lambda: crew.workers._closed)
+    crew.workers.leave(at_work)
+    eventually(lambda: waiting.thread is not None)
+    for work in (at_work, waiting):
+        work.over.set()
+    closing.join(PATIENCE)
+    assert not crew.workers._threads
+
+
+def test_closing_waits_for_a_thread_that_is_just_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, work = Crew(), Work(1)
+    starting, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def slowly(thread: threading.Thread) -> None:
+        if thread.name == "work-1":
+            starting.set()
+            assert go_on.wait(PATIENCE)
+        start(thread)
+
+    def close() -> None:
+        crew.workers.close()
+        closed.set()
+
+    monkeypatch.setattr(threading.Thread, "start", slowly)
+    giving, closing = threading.Thread(target=crew.workers.give, args=(work,)), threading.Thread(target=close)
+    giving.start()
+    assert starting.wait(PATIENCE)
+    closing.start()
+    assert not closed.wait(0.1)
+    go_on.set()
+    work.over.set()
+    for thread in (giving, closing):
+        thread.join(PATIENCE)
+    assert closed.is_set()
+    assert work.thread is not None
