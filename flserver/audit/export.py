@@ -24,14 +24,14 @@ from flserver.store.reader import Reader
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A model in the file ``out`` with the ``file_digest``, what is ``beside`` it, and where it comes from: ``round``
+    """A model in ``file`` with the ``file_digest``, what is ``beside`` it, and where it comes from: ``round``
     of the run ``name``, on record with the ``model_digest``. ``embedded``: the file says so itself."""
 
     run_id: str
     name: str
     round: int
     model_digest: str
-    out: Path
+    file: Path
     file_digest: str
     beside: Path
     licence: str
@@ -41,10 +41,10 @@ class Exported:
     def lines(self) -> Iterator[str]:
         """The same for people."""
         yield f"round {self.round} of run {self.name}, on record as {self.model_digest}"
-        yield f"{self.out} is {self.file_digest}"
+        yield f"{self.file} is {self.file_digest}"
         if self.embedded:
             where = f"{self.beside} and its metadata say where it comes from"
-            yield f"{self.out} has another digest than the record's: {where}"
+            yield f"{self.file} has another digest than the record's: {where}"
         yield f"{self.beside} says what it is; licence: {self.licence}"
 
 
@@ -88,7 +88,7 @@ def export(
         name=run["name"],
         round=committed["round"],
         model_digest=committed["model_digest"],
-        out=out,
+        file=out,
         file_digest=digest,
         beside=beside,
         licence=str(card["licence"]),
