@@ -54,12 +54,12 @@ def runs(ctx: click.Context, sort: str | None, db: str | None, form: str, raw: b
 
     For example: flserver --db runs.sqlite runs --sort -accuracy
     """
-    from flserver.store.lock import status_shown
+    from flserver.store.database import at
 
     columns, rows = reader(ctx, db).query(RUNS)
     if form == "table":
-        path, place = database(ctx, db), columns.index("status")
-        rows = [(*row[:place], status_shown(row[place], path), *row[place + 1 :]) for row in rows]
+        shown, place = at(database(ctx, db)).status_shown, columns.index("status")
+        rows = [(*row[:place], shown(row[place], row[0]), *row[place + 1 :]) for row in rows]
     if sort is not None:
         rows = in_order(columns, rows, sort)
     if rows or form != "table":
@@ -102,9 +102,10 @@ def show(
     values = {"run_id": found["run_id"], "round": number, "client": client}
     _require_known(record, found, number, client)
     if form == "table":
-        from flserver.store.lock import status_shown
+        from flserver.store.database import at
 
-        click.echo(_headline({**found, "status": status_shown(found["status"], database(ctx, db))}) + "\n")
+        status = at(database(ctx, db)).status_shown(found["status"], found["run_id"])
+        click.echo(_headline({**found, "status": status}) + "\n")
     if number is None and client is None:
         say(*record.query(ROUNDS, values), form, raw=raw)
         return

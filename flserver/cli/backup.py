@@ -55,7 +55,7 @@ def restore(
     """
     from flserver.audit.restore import restore as from_backup
     from flserver.process.acts import record_act
-    from flserver.store.lock import DatabaseLock
+    from flserver.store.database import at
 
     path = database(ctx, db)
     restored = from_backup(folder, path, checkpoint_dir)
@@ -65,7 +65,7 @@ def restore(
         click.echo(f"{path} was not made: the backup does not hold", err=True)
         return EXIT_FAILED
     click.echo(f"{path} is as it was at {restored.backup.made_at}: all holds")
-    with DatabaseLock(path) as lock:
+    with at(path).lock() as lock:
         made_at, events, head = restored.backup.made_at, restored.backup.events, restored.backup.head
         detail = {"from": str(folder.absolute()), "made_at": made_at, "events": events, "head": head}
         record_act(path, lock, "restore", detail, operator, audit_head)

@@ -13,6 +13,7 @@ import click
 from flserver.cli.tables import FORMATS
 from flserver.settings.operator import Operator
 from flserver.settings.options import sources
+from flserver.settings.places import Place, place_of
 
 if TYPE_CHECKING:
     from flserver.store.reader import Reader
@@ -101,9 +102,9 @@ audit_head_option = click.option(
 """For a command that appends to the record."""
 
 
-def database(ctx: click.Context, db: str | None) -> Path:
-    """The database that is meant: ``--db`` after the command, else before it, else the default."""
-    return Path(db or ctx.obj)
+def database(ctx: click.Context, db: str | None) -> Place:
+    """Where the database is that is meant: ``--db`` after the command, else before it, else the default."""
+    return place_of(db or ctx.obj)
 
 
 def reader(ctx: click.Context, db: str | None) -> "Reader":

@@ -8,6 +8,7 @@ import click
 from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
 from flserver.errors import UsageError
 from flserver.settings.operator import Operator
+from flserver.settings.places import Place
 
 FILE = click.Path(path_type=Path)
 
@@ -87,11 +88,11 @@ def evidence(
 
 
 def _put_on_record(
-    path: Path, run: str, number: int | None, out: Path, operator: Operator, audit_head: Path | None
+    path: Place, run: str, number: int | None, out: Path, operator: Operator, audit_head: Path | None
 ) -> None:
     """That personal data leave the record, before they do."""
     from flserver.process.acts import record_act
-    from flserver.store.lock import DatabaseLock
+    from flserver.store.database import at
     from flserver.store.reader import Reader
     from flserver.store.schema import check
 
@@ -101,5 +102,5 @@ def _put_on_record(
     run_id = reader.run(run)["run_id"]
     reader.committed_round(run_id, number)
     detail = {"what": "evidence", "run_id": run_id, "round": number, "file": str(out.absolute())}
-    with DatabaseLock(path) as lock:
+    with at(path).lock(alone=False) as lock:
         record_act(path, lock, "export", detail, operator, audit_head)

@@ -12,10 +12,14 @@ from typing import Any, TypeVar
 from flserver.clock import utc_moment
 from flserver.errors import UsageError
 from flserver.settings.operator import Operator
+from flserver.settings.places import Address, Place, checkpoints_beside, place_of
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
 from flserver.settings.setting import CAP, defaults
 
 CONVERTIBLE = ("float16", "bfloat16", "float64")  # to float32
+
+NOT_KNOWN_YET = Path("/dev/null/checkpoints")
+"""Where models go while only the record of a run that goes on can say that; there can be no such folder."""
 
 Policy = TypeVar("Policy")
 
@@ -83,7 +87,7 @@ class StorePolicy:
     where it began. A database that another program has locked is waited for, ``db_patience`` seconds. In the file
     ``audit_head`` the chain's heads are noted, with ``sign_key`` they are signed."""
 
-    db: Path
+    db: Place
     checkpoint_dir: Path
     keep_checkpoints: int
     keep_updates: bool
@@ -158,10 +162,9 @@ class ServerSettings:
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """The policies of flat ``values`` (keys as in the table; missing ones take their default)."""
     merged = defaults(SERVER_SETTINGS) | dict(values)
-    if not merged["db"]:
-        raise UsageError("--db: there is no name")
-    meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS}
-    meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
+    meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS if key != "db"}
+    meant["db"] = place_of(merged["db"])
+    meant["checkpoint_dir"] = meant["checkpoint_dir"] or _beside(meant["db"], merged)
     meant["receive_memory"] *= 2**20
     share = str(merged["max_weight_share"])
     meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
@@ -182,6 +185,19 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         operator=Operator.of(merged["actor"], merged["reason"]),
         values=merged,
     )
+
+
+def _beside(db: Place, values: Mapping[str, Any]) -> Path:
+    """Where the models go where ``--checkpoint-dir`` does not say. Raises UsageError where nothing does."""
+    if isinstance(db, Address) and (values["resume"] or values["resume_from"] is not None):
+        return NOT_KNOWN_YET
+    return checkpoints_beside(db)
+
+
+def require_checkpoint_dir(store: StorePolicy) -> None:
+    """Raises UsageError where neither the settings nor the record of a run say where the models go."""
+    if store.checkpoint_dir == NOT_KNOWN_YET:
+        checkpoints_beside(store.db)
 
 
 def _check_date(text: str | None) -> None:
@@ -234,11 +250,6 @@ def check_kept(keeps: bool, rounds: int) -> None:
     if rounds and not keeps:
         given = f"--keep-updates-rounds {rounds}"
         raise UsageError(f"{given} needs --keep-updates; without that none is kept, which --keep-updates-rounds 0 says")
-
-
-def checkpoints_beside(db: Path) -> Path:
-    """Where the checkpoints of a database's runs lie unless ``--checkpoint-dir`` says otherwise."""
-    return db.with_name(db.name + ".checkpoints")
 
 
 def _pick(policy: type[Policy], values: Mapping[str, Any]) -> Policy:

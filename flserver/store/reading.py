@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
-from flserver.store.sqlite import cause, is_ours, reading_engine, unusable
+from flserver.settings.places import Place
+from flserver.store.database import at
+from flserver.store.sqlite import cause
 
 Row = Mapping[str, Any]
 """A row of a view: its columns by name."""
@@ -19,19 +20,19 @@ PAGE = 1000
 
 
 class Readable:
-    """The database at ``path``, or that of the engine ``stand_in``, which stands for it, to be asked anything.
+    """The database at ``place``, or that of the engine ``stand_in``, which stands for it, to be asked anything.
 
-    Every method raises UsageError where there is no database that can be read, or the file is none of ours.
+    Every method raises UsageError where there is no database that can be read, or it is none of ours.
     """
 
-    def __init__(self, path: Path, stand_in: Engine | None = None) -> None:
-        self._path = path
+    def __init__(self, place: Place, stand_in: Engine | None = None) -> None:
+        self._database = at(place)
         self._stands_in = stand_in is not None
-        self._engine = stand_in or reading_engine(path)
+        self._engine = stand_in or self._database.reading_engine()
 
     @property
-    def path(self) -> Path:
-        return self._path
+    def place(self) -> Place:
+        return self._database.place
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one statement that only reads. Returns its columns' names, and its rows.
@@ -62,15 +63,15 @@ class Readable:
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        if not (self._stands_in or self._path.is_file()):
-            raise UsageError(f"there is no database {self._path}")
+        if not self._stands_in:
+            self._database.require_there()
         with self._errors():
             connection = self._engine.connect()
         with connection:
             with self._errors():
-                ours = is_ours(connection)
+                ours = self._database.is_ours(connection)
             if not ours:
-                raise UsageError(f"{self._path} is no database of flserver")
+                raise UsageError(f"{self._database} is no database of flserver")
             yield connection
 
     @contextmanager
@@ -78,7 +79,7 @@ class Readable:
         try:
             yield
         except SQLAlchemyError as error:
-            raise unusable(self._path, "read", error) from error
+            raise self._database.unusable("read", error) from error
 
 
 class Asked:
