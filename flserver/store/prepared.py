@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Writing:
-    """What is done to rows of ``table``: ``columns`` are inserted, put (changed where the primary key is there already),
+    """What is done to rows of ``table``: ``columns`` are inserted, put (changed where the primary key is there),
     or changed in those whose primary key is given, and that have NULL in all of ``unset``."""
 
     table: Table
@@ -88,7 +88,12 @@ def changing(table: Table, columns: tuple[str, ...], unset: tuple[str, ...] = ()
     by += [f"{table.name}.{column} IS NULL" for column in unset]
     begin, end = f"UPDATE {table.name} SET {to_set} FROM (VALUES ", f") AS given WHERE {' AND '.join(by)}"
     of = [table.c[name] for name in (*columns, *keys)]
-    return _prepared(Writing(table, "change", columns, unset), of, (*columns, *key_parameters(table)), lambda values: f"{begin}{values}{end}")
+    return _prepared(
+        Writing(table, "change", columns, unset),
+        of,
+        (*columns, *key_parameters(table)),
+        lambda values: f"{begin}{values}{end}",
+    )
 
 
 @cache

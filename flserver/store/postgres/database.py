@@ -7,6 +7,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,7 +19,7 @@ from flserver.store.lock import Note, Unheld
 from flserver.store.postgres import engines
 from flserver.store.postgres.lock import PostgresLock
 from flserver.store.postgres.recording import PostgresRecording
-from flserver.store.postgres.session import HOLDERS, WHOLE, Advisory, is_away, psycopg, what_is_wrong
+from flserver.store.postgres.session import HOLDERS, WHOLE, Advisory, is_away, what_is_wrong
 from flserver.store.reader import IdSeeds
 from flserver.store.recording import Recording
 from flserver.store.sqlite_copies import temporary_engine
@@ -180,11 +181,14 @@ class Postgres(Database):
         process's thousand million, all others follow from it."""
         with self.errors(), self.writing_engine().begin() as connection:
             ask = connection.exec_driver_sql
-            highest, given = "SELECT COALESCE(MAX(process_id), 0) FROM processes", "SELECT nextval('flserver.process_ids')"
+            highest = "SELECT COALESCE(MAX(process_id), 0) FROM processes"
+            given = "SELECT nextval('flserver.process_ids')"
             number, used = int(ask(given).scalar_one()), int(ask(highest).scalar_one())
             if number <= used:  # the record came from elsewhere
                 ask(f"SELECT pg_advisory_xact_lock({MAKING})")
-                ask("SELECT setval('flserver.process_ids', GREATEST(%s, last_value)) FROM flserver.process_ids", (used,))
+                ask(
+                    "SELECT setval('flserver.process_ids', GREATEST(%s, last_value)) FROM flserver.process_ids", (used,)
+                )
                 number = int(ask(given).scalar_one())
         first = number * IDS + 1
         return IdSeeds(message_id=first, connection_id=first, update_id=first, process_id=number)

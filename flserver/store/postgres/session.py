@@ -28,7 +28,7 @@ UNANSWERED = 4000  # milliseconds that what was sent may stay without an answer 
 FROZEN = 5000
 """Milliseconds that a session may do nothing in a transaction: a server that hangs holds no lock that others need."""
 LOCK_WAIT = 2000  # milliseconds that a statement waits for another's lock, before the whole is tried again
-KEEPALIVES = {"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3}
+KEEPALIVES: Mapping[str, Any] = {"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3}
 """Where nothing answers for four seconds, the other end is gone: so a vanished host's lock is free within five."""
 SETTINGS = {
     "search_path": SEARCH_PATH,
@@ -101,14 +101,12 @@ class Session:
         )
         try:
             driver.execute("; ".join(f"SET {name} = {value}" for name, value in SETTINGS.items()).encode())
-            found = driver.execute(
-                "SELECT pg_backend_pid(), current_setting('synchronous_commit') = 'off'"
-            ).fetchone()
+            found = driver.execute("SELECT pg_backend_pid(), current_setting('synchronous_commit') = 'off'").fetchone()
             assert found is not None
             if found[0] != driver.info.backend_pid:
                 raise UsageError(
-                    f"{self.address} leads to a connection pooler, such as PgBouncer, and what holds the lock of a run is "
-                    "a session with the database itself: name that"
+                    f"{self.address} leads to a connection pooler, such as PgBouncer, and what holds the lock of a run "
+                    "is a session with the database itself: name that"
                 )
             if found[1]:
                 driver.execute("SET synchronous_commit = on")  # what is committed has to be on the disk

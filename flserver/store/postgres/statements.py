@@ -35,7 +35,7 @@ def write(connection: Connection, writing: Writing, rows: Sequence[list[Any]]) -
 
 @cache
 def _text(writing: Writing) -> bytes:
-    table, keys = writing.table, [f'"{key}"' for key in writing.table.primary_key.columns.keys()]
+    table, keys = writing.table, [f'"{key.name}"' for key in writing.table.primary_key]
     columns = [f'"{column}"' for column in writing.columns]  # user is a word of SQL's
     listed, values = ", ".join(columns), ", ".join(["%s"] * len(columns))
     if writing.kind == "insert":
