@@ -90,6 +90,6 @@ def test_a_database_that_sorts_in_another_way_is_refused(postgres_server: Postgr
         connection.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1'")
     database = PostgresDatabase(postgres_server, "latin")
     with reading_engine(database.url()).connect() as connection:
-        with pytest.raises(UsageError, match="LATIN1.*createdb --template=template0 --encoding=UTF8 --locale=C"):
+        with pytest.raises(UsageError, match=r"LATIN1.*createdb --template=template0 --encoding=UTF8 --locale=C"):
             revision_of(connection)
     database.drop()

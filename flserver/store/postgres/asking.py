@@ -61,7 +61,9 @@ def ask(connection: Connection, sql: str, parameters: Mapping[str, Any], page: i
     return connection.exec_driver_sql(text, execution_options=options)
 
 
-def complaint(error: SQLAlchemyError | ValueError) -> str:
-    """What to tell who asked."""
+def complaint(error: SQLAlchemyError | ValueError) -> str | None:
+    """What to tell who asked; None where it is no error of PostgreSQL's."""
+    if sqlstate(error) is None:
+        return None
     only = "; a query can only read, and no more than its role may see" if sqlstate(error) in READ_ONLY else ""
     return said(error) + only
