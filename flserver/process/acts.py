@@ -39,7 +39,7 @@ def record_act(
     Raises StoreError, and Damaged where the database has lost commits.
     """
     require_whole(db, lock)
-    writer = Writer(db, run_id=NO_RUN, process_id=NO_PROCESS)
+    writer = Writer(db, run_id=NO_RUN, process_id=NO_PROCESS, lock=lock)
     writer.start(
         on_committed=lambda events: None,
         on_commit_seconds=lambda seconds: None,

@@ -87,13 +87,14 @@ class App:
         self._launched = launched
         self._signals, self._say = launched.signals, launched.say
         plan, db = launched.plan, launched.plan.settings.store.db
-        self._seeds = launched.reader.id_seeds()
+        self._seeds = at(db).id_seeds()
         self._writer = Writer(
             db,
             run_id=plan.run_id,
             process_id=self._seeds.process_id,
             patience=plan.settings.store.db_patience,
             sign=signer(plan.settings.store),
+            lock=launched.lock,
         )
         self._parts = run = Run(launched, preparation, self._writer, self._seeds)
         self._metrics = Metrics(
@@ -164,7 +165,7 @@ class App:
     def _record_start(self) -> None:
         """Close what a dead process left open, then put on record which run this process works on."""
         launched = self._launched
-        close_left_overs(self._writer, launched.reader)
+        close_left_overs(self._writer, launched.reader, launched.lock)
         # Before the first event that this process adds to the run: what SQL holds is taken over once.
         restore_metrics(self._metrics, launched.plan, launched.reader)
         record_opening(self._writer, launched, self._seeds.process_id, self._beginning())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from flserver.store.lock import Note, Unheld
+    from flserver.store.reader import IdSeeds
     from flserver.store.recording import Recording
 
 T = TypeVar("T")
@@ -36,6 +37,12 @@ class Lock(Protocol):
 
     def take_run(self, run_id: str) -> None:
         """Keep others away from this run too. Raises UsageError where somebody has it."""
+
+    def takes_over(self, run_id: str) -> bool:
+        """Whether nobody works on a run, which is this lock's then, or until :meth:`give_back`."""
+
+    def give_back(self, run_id: str) -> None:
+        """Let others have a run that was taken over."""
 
 
 class Database(ABC):
@@ -166,8 +173,12 @@ class Database(ABC):
     # --- writing ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def recording(self, patience: float) -> "Recording":
-        """What the writer writes with."""
+    def recording(self, patience: float, lock: Lock | None) -> "Recording":
+        """What the writer writes with, as long as the ``lock`` is held; None: it has to see to that itself."""
+
+    @abstractmethod
+    def id_seeds(self) -> "IdSeeds":
+        """The ids that a new server process begins with, which no other ever gets."""
 
 
 def at(where: "str | Place | Database") -> Database:
@@ -179,7 +190,9 @@ def at(where: "str | Place | Database") -> Database:
         return where
     place = place_of(where)
     if isinstance(place, Address):
-        raise UsageError(f"{place}: not yet")
+        from flserver.store.postgres.database import Postgres
+
+        return Postgres(place)
     from flserver.store.sqlite_database import SQLite
 
     return SQLite(place)

@@ -146,6 +146,12 @@ class DatabaseLock:
     def take_run(self, run_id: str) -> None:
         """Whoever has the database has every run in it."""
 
+    def takes_over(self, run_id: str) -> bool:
+        return True
+
+    def give_back(self, run_id: str) -> None:
+        """It stays this one's, as all are."""
+
     def _open(self) -> int:
         try:
             with suppress(FileExistsError):

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, StaticPool, create_engine
 
@@ -20,6 +20,9 @@ from flserver.store.rollback import roll_back
 from flserver.store.sqlite_copies import copy_database, temporary_engine
 from flserver.store.sqlite_recording import SQLiteRecording
 from flserver.store.wal import check_wal
+
+if TYPE_CHECKING:
+    from flserver.store.reader import IdSeeds
 
 ROOM = 2  # times the database: a copy of it, and what is changed, all of it at most
 
@@ -178,8 +181,14 @@ class SQLite(Database):
         """Whoever has the database has every run in it."""
         return unheld(self.path)
 
-    def recording(self, patience: float) -> Recording:
+    def recording(self, patience: float, lock: Lock | None) -> Recording:
+        """The lock is a file's, which nothing takes away."""
         return SQLiteRecording(self.path, patience)
+
+    def id_seeds(self) -> "IdSeeds":
+        from flserver.store.reader import Reader
+
+        return Reader(self.path).id_seeds()
 
     def _beside(self, end: str) -> Path:
         return self.path.with_name(self.path.name + end)

@@ -16,7 +16,7 @@ from flserver.events import Event
 from flserver.settings.places import Place
 from flserver.store.appending import Appending, Head, Signs, signs_nothing
 from flserver.store.backlog import Backlog
-from flserver.store.database import at
+from flserver.store.database import Lock, at
 from flserver.store.payloads import to_payload
 
 LINGER = 0.1
@@ -39,12 +39,19 @@ class Writer:
     """Implements ``events.bus.Recorder``: the events of one process's work on one run."""
 
     def __init__(
-        self, place: Place, *, run_id: str, process_id: int, patience: float = 60.0, sign: Signs = signs_nothing
+        self,
+        place: Place,
+        *,
+        run_id: str,
+        process_id: int,
+        patience: float = 60.0,
+        sign: Signs = signs_nothing,
+        lock: Lock | None = None,
     ) -> None:
         """``patience`` is how many seconds a database is waited for that another program has locked, or that cannot be
-        reached; ``sign`` signs heads of the record."""
+        reached; ``sign`` signs heads of the record. ``lock`` is what keeps others away."""
         self._database = at(place)
-        self._record = self._database.recording(patience)
+        self._record = self._database.recording(patience, lock)
         self._chain = Appending(run_id, process_id, sign)
         self._on_committed: Callable[[Sequence[Event]], None] = lambda events: None
         self._on_commit_seconds: Callable[[float], None] = lambda seconds: None
