@@ -204,6 +204,21 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
+def _at_head(database: PostgresDatabase) -> None:
+    from flserver.store.postgres.engines import writing_engine
+    from flserver.store.schema import migrate
+
+    migrate(writing_engine(database.url()))
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
+    """A database at head."""
+    database = postgres_server.create(postgres_server.template(TEMPLATE, _at_head))
+    yield database
+    database.drop()
+
+
 @pytest.fixture
 def empty_postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
     """A database without anything in it."""

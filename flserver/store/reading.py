@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flserver.errors import UsageError
 from flserver.settings.places import Place
 from flserver.store.database import at
+from flserver.store.postgres import asking
 from flserver.store.sqlite import cause
 
 Row = Mapping[str, Any]
@@ -104,7 +105,7 @@ class Asked:
     ) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
         """The same, with ``PAGE`` rows in memory at once."""
         with _words():
-            result = self._connection.exec_driver_sql(sql, dict(parameters or {}))
+            result = self._ask(sql, parameters or {})
             self._results.append(result)
             if not result.returns_rows:
                 return [], iter(())
@@ -116,14 +117,21 @@ class Asked:
 
         return list(result.keys()), pages()
 
+    def _ask(self, sql: str, parameters: Mapping[str, Any]) -> CursorResult[Any]:
+        if self._connection.dialect.name == "postgresql":
+            return asking.ask(self._connection, sql, parameters, PAGE)
+        return self._connection.exec_driver_sql(sql, dict(parameters))
+
 
 @contextmanager
 def _words() -> Iterator[None]:
-    """Within the block, what the asker's SQL comes to is said in SQLite's words."""
+    """Within the block, what the asker's SQL comes to is said in the database's words."""
     try:
         yield
     # ValueError: SQL that is not UTF-8, which the driver raises before SQLite sees it.
     except (SQLAlchemyError, ValueError) as error:
         said = cause(error)
+        if (of_postgres := asking.complaint(error)) is not None:
+            raise UsageError(of_postgres) from error
         only = "; a query can only read, and no more than the database" if "not authorized" in said else ""
         raise UsageError(said + only) from error
