@@ -190,6 +190,9 @@ def at(where: "str | Place | Database") -> Database:
         return where
     place = place_of(where)
     if isinstance(place, Address):
+        from flserver.store.postgres.engines import driver
+
+        driver()
         from flserver.store.postgres.database import Postgres
 
         return Postgres(place)
