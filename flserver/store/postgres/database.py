@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flserver.clock import Deadline
 from flserver.errors import UsageError
 from flserver.settings.places import Address
+from flserver.store import sqlite
 from flserver.store.database import Database, Lock, Pause
 from flserver.store.lock import Note, Unheld
 from flserver.store.postgres import engines
@@ -59,7 +60,8 @@ class Postgres(Database):
         """Connecting says."""
 
     def is_ours(self, connection: Connection) -> bool:
-        return engines.is_ours(connection)
+        stands_in = connection.dialect.name == "sqlite"
+        return sqlite.is_ours(connection) if stands_in else engines.is_ours(connection)
 
     def damage(self, connection: Connection) -> str | None:
         """It is for PostgreSQL's own tools (amcheck) to tell."""
