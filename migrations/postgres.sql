@@ -99,7 +99,7 @@ RETURN pg_catalog.round(value::TEXT::NUMERIC, digits)::DOUBLE PRECISION;
 CREATE OR REPLACE FUNCTION flserver.julianday(at TEXT) RETURNS DOUBLE PRECISION LANGUAGE sql IMMUTABLE STRICT
 RETURN (
     (substr(at, 1, 10)::DATE - DATE '1970-01-01')::BIGINT * 86400000 + substr(at, 12, 2)::BIGINT * 3600000
-    + substr(at, 15, 2)::BIGINT * 60000 + trunc(rtrim(substr(at, 18), 'Z')::DOUBLE PRECISION * 1000)::BIGINT
+    + substr(at, 15, 2)::BIGINT * 60000 + floor(rtrim(substr(at, 18), 'Z')::DOUBLE PRECISION * 1000 + 0.5)::BIGINT
     + 210866760000000
 ) / 86400000.0::DOUBLE PRECISION;
 

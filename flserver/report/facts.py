@@ -220,7 +220,7 @@ _UPDATES = """
         MIN(u.answers_round) AS first, MAX(u.answers_round) AS last, MIN(u.client_id) AS client_id,
         SUM(m.bytes) AS bytes
     FROM v1_updates u LEFT JOIN v1_messages m USING (run_id, message_id)
-    WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1, 3 DESC"""
+    WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1 NULLS FIRST, 3 DESC"""
 _REGISTRATIONS = """
     SELECT identity, left_reason, COUNT(*) AS n, COUNT(DISTINCT client_id) AS clients,
         COUNT(CASE WHEN registration > 1 THEN 1 END) AS rejoined

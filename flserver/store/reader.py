@@ -169,7 +169,7 @@ class Reader(Readable):
         and its parents' where it is a child. An older record has the whole norm only, which is more than each."""
         query = """
             WITH RECURSIVE line (run_id, upto) AS (
-                SELECT :run, :upto
+                SELECT CAST(:run AS TEXT), CAST(:upto AS BIGINT)
                 UNION ALL SELECT runs.parent_run_id, runs.parent_round FROM line JOIN runs USING (run_id)
                 WHERE runs.parent_run_id IS NOT NULL AND runs.config ->> 'resume_from' IS NOT NULL)
             SELECT COUNT(DISTINCT run_id || ' ' || answers_round) AS rounds,

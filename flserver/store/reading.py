@@ -83,6 +83,9 @@ class Readable:
             raise self._database.unusable("read", error) from error
 
 
+_VIEWS = "SELECT name FROM sqlite_master WHERE type = 'view' AND name LIKE 'v1!_%' ESCAPE '!' ORDER BY name"
+
+
 class Asked:
     """One state of the database, while :meth:`Readable.asking` lasts."""
 
@@ -117,8 +120,24 @@ class Asked:
 
         return list(result.keys()), pages()
 
+    def views(self) -> list[str]:
+        """The names of the views that are the contract, in ascending order."""
+        found = self.rows(asking.VIEWS if self._on_postgres else _VIEWS)[1]
+        return [str(name) for (name,) in found]
+
+    def columns(self, view: str) -> list[tuple[str, str]]:
+        """The columns of a view in order, each with its type in SQLite's words, empty where none is declared. None of
+        them, where there is no such view."""
+        if self._on_postgres:
+            return [(name, kind) for name, kind in self.rows(asking.COLUMNS, {"view": view})[1]]
+        return [(row[1], str(row[2]).upper()) for row in self.rows(f"PRAGMA table_xinfo({view})")[1]]
+
+    @property
+    def _on_postgres(self) -> bool:
+        return self._connection.dialect.name == "postgresql"
+
     def _ask(self, sql: str, parameters: Mapping[str, Any]) -> CursorResult[Any]:
-        if self._connection.dialect.name == "postgresql":
+        if self._on_postgres:
             return asking.ask(self._connection, sql, parameters, PAGE)
         return self._connection.exec_driver_sql(sql, dict(parameters))
 

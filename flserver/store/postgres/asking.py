@@ -19,6 +19,13 @@ _PARTS = re.compile(
     re.DOTALL,
 )
 
+VIEWS = """
+    SELECT table_name FROM information_schema.views WHERE table_schema = 'public' AND left(table_name, 3) = 'v1_'
+    ORDER BY table_name"""
+COLUMNS = """
+    SELECT column_name, CASE data_type WHEN 'bigint' THEN 'INTEGER' WHEN 'double precision' THEN 'REAL' ELSE 'TEXT' END
+    FROM information_schema.columns WHERE table_schema = 'public' AND table_name = :view ORDER BY ordinal_position"""
+
 
 def bound(sql: str, parameters: Mapping[str, Any]) -> str:
     """``sql`` with the values of its ``:name`` in their places, each a literal without a type, so that what it is
