@@ -175,6 +175,33 @@ def test_while_the_database_is_away_nothing_becomes_visible(tmp_path: Path, stac
         stack.close()
 
 
+def test_a_server_that_stands_by_takes_over(empty_postgres: PostgresDatabase, tmp_path: Path, stack: ExitStack) -> None:
+    arguments = ("--run-name", "night", *TWO)
+    first = stack.enter_context(PostgresProcess(tmp_path, empty_postgres, "--num-rounds", "2", *arguments))
+    second = stack.enter_context(PostgresProcess(tmp_path, empty_postgres, "--standby", *arguments))
+    peers = joined(first, stack, 1, 2)
+    second.wait_for_line("standing by for run ")
+    assert second.health()[1]["status"] == "standing by"
+    assert second.health()[0] == 200
+    answer(*peers)
+    peers[0].answer(change=1)
+    first.wait_for_sql("SELECT 1 FROM v1_updates WHERE arrived_round = 2")
+    first.kill()
+    peers = joined(second, stack, 1, 2)
+    assert second.health()[1]["status"] == "ok"
+    answer(*peers)
+    for peer in peers:
+        peer.finished()
+    assert second.exit_code() == 0, second.log
+    resumed = "SELECT resumed_from_round, exit_code FROM v1_processes ORDER BY process_id"
+    assert second.sql(resumed) == [(None, None), (1, 0)]
+    assert second.sql("SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1 ORDER BY 1") == [
+        ("aborted", 1),
+        ("accepted", 4),
+    ]
+    assert Reader(Address(empty_postgres.url())).verify_chain().problems == ()
+
+
 def test_psycopg_that_is_missing_is_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['psycopg'] = None; from flserver.__main__ import main; main()"
     command = [sys.executable, "-c", code, "--db", "postgresql://db/runs", "runs"]
