@@ -17,9 +17,10 @@ from flserver.audit.copies import Copies
 from flserver.clock import utc_now
 from flserver.errors import UsageError
 from flserver.files import create, follow, make_folders, open_regular, sync_folder
-from flserver.settings.policies import checkpoints_beside
+from flserver.settings.places import Place, checkpoints_beside
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.chain import GENESIS
+from flserver.store.database import at, file_of
 from flserver.store.reader import Reader
 from flserver.store.schema import check
 from flserver.store.sqlite import DATABASE_ERRORS, cause
@@ -55,13 +56,14 @@ class Made:
     problems: tuple[str, ...]
 
 
-def back_up(db: Path, folder: Path, checkpoint_dir: Path | None = None) -> Made:
-    """Copy the database at ``db`` and its checkpoints to ``folder``, which is made, or an earlier backup of the same.
+def back_up(place: Place, folder: Path, checkpoint_dir: Path | None = None) -> Made:
+    """Copy the SQLite database at ``place`` and its checkpoints to ``folder``, which is made, or an earlier
+    backup of the same.
 
     What is there already is not copied again. Returns when all would survive a power loss. Raises UsageError.
     """
-    if not db.is_file():
-        raise UsageError(f"there is no database {db}")
+    db = file_of(place, "pg_dump makes a backup of it, and the checkpoints are files to copy")
+    at(db).require_there()
     if not check(db).at_head:
         raise UsageError(f"{db} is of an older version: flserver --db {db} db upgrade copies it too")
     made, whole = folder / db.name, folder / f".{db.name}.partial"

@@ -18,6 +18,7 @@ from flserver.files import sync_folder
 from flserver.models.checkpoint_format import read, serialize
 from flserver.models.digests import located, sha256_of_file
 from flserver.models.state import State
+from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader
 
@@ -54,7 +55,7 @@ def export(
     which: str,
     out: Path,
     checkpoint_dir: Path | None,
-    db: Path,
+    db: Place,
     *,
     licence: str | None = None,
     embed: bool = False,

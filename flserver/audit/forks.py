@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from flserver.audit.checkpoints import check_checkpoints
 from flserver.audit.kept_updates import check_kept_updates
 from flserver.audit.report import Finding
-from flserver.settings.policies import checkpoints_beside
+from flserver.settings.places import Place, checkpoints_beside
 from flserver.store.chain import Link
 from flserver.store.compare import CommittedRound, KeptRow
 from flserver.store.reader import Reader
@@ -40,7 +39,7 @@ def fork(one: Reader, other: Reader) -> Fork:
     return Fork(common=least, ours=one.event(least + 1), theirs=other.event(least + 1))
 
 
-def look_at_files(db: Path) -> Iterator[Finding]:
+def look_at_files(db: Place) -> Iterator[Finding]:
     """Hash the checkpoints and kept updates that the database's tables name: beside it, where there are some, else
     where the record says. Raises UsageError."""
     reader, beside = Reader(db), checkpoints_beside(db)

@@ -17,6 +17,7 @@ from flserver.models.digests import located
 from flserver.models.kept import NAME as KEPT
 from flserver.models.kept import KeptUpdates
 from flserver.settings.operator import Operator
+from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.appending import Head
 from flserver.store.lock import Note
@@ -60,7 +61,7 @@ class Plan:
         return not (self.selections or self.files)
 
 
-def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None, before: Note | None = None) -> Plan:
+def plan(db: Place, wanted: Wanted, checkpoint_dir: Path | None, before: Note | None = None) -> Plan:
     """What a purge would do; ``before`` is what the lock's file says of whoever had the database.
 
     Raises UsageError where it is refused, and Damaged where the database has lost commits.
@@ -92,13 +93,13 @@ def plan(db: Path, wanted: Wanted, checkpoint_dir: Path | None, before: Note | N
     if not made.empty:
         touched = {selection.run_id for selection in made.selections} | {run_id for _, run_id, _ in made.files}
         made.left_over = [run_id for run_id in reader.left_over_runs() if run_id in touched]
-        for copy in sorted(db.parent.glob(f"{db.name}.before-*")):
+        for copy in sorted(db.parent.glob(f"{db.name}.before-*")) if isinstance(db, Path) else ():
             made.lines.append(f"{copy} is from before an upgrade, and keeps what it has: delete it yourself")
     return made
 
 
-def carry_out(db: Path, wanted: Wanted, made: Plan) -> Head:
-    """Do it, but for what ``finish`` does. The caller holds the DatabaseLock, and has since the plan was made. Returns
+def carry_out(db: Place, wanted: Wanted, made: Plan) -> Head:
+    """Do it, but for what ``finish`` does. The caller holds the lock, and has since the plan was made. Returns
     the chain's head. Raises StoreError or OSError."""
     runs = list(dict.fromkeys([*(s.run_id for s in made.selections), *(run_id for _, run_id, _ in made.files)]))
     detail: dict[str, Any] = {
@@ -118,7 +119,7 @@ def carry_out(db: Path, wanted: Wanted, made: Plan) -> Head:
     return head
 
 
-def _require_sound(db: Path) -> None:
+def _require_sound(db: Place) -> None:
     """A purge takes the digests of rows as they stand, and believes them: an edit would hold for good afterwards."""
     report = Report()
     for finding in Verification(db, with_checkpoints=False).run():
@@ -133,9 +134,9 @@ def _require_sound(db: Path) -> None:
         )
 
 
-def finish(db: Path, made: Plan) -> None:
+def finish(db: Place, made: Plan) -> None:
     """Do again what does not depend on anything that goes: a purge can have been interrupted after it was on record.
-    The caller holds the DatabaseLock. Raises StoreError or OSError."""
+    The caller holds the lock. Raises StoreError or OSError."""
     overwrite(db)
     for path in made.deleted:
         path.unlink(missing_ok=True)
@@ -147,7 +148,7 @@ def retained_until(run: Row) -> str | None:
     return utc_moment(kept) if kept else None
 
 
-def _plan_payloads(db: Path, run: Row, wanted: Wanted, made: Plan) -> None:
+def _plan_payloads(db: Place, run: Row, wanted: Wanted, made: Plan) -> None:
     selection = Selection(run_id=run["run_id"], before=wanted.before, client_id=wanted.client)
     found = preview(db, selection)
     if found.sequences:
@@ -161,7 +162,7 @@ def _plan_payloads(db: Path, run: Row, wanted: Wanted, made: Plan) -> None:
 
 
 def _plan_checkpoints(
-    reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path | None, db: Path, made: Plan
+    reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path | None, db: Place, made: Plan
 ) -> None:
     rounds = [row for row in reader.committed_rounds(run["run_id"]) if row["checkpoint_deleted_at"] is None]
     folder, shared = checkpoints_of(run, checkpoint_dir, db), _others_files(reader, run, checkpoint_dir, db)
@@ -187,7 +188,7 @@ def _plan_checkpoints(
         made.lines.append(f"run {run['name']} ({run['run_id']}): {len(going)} checkpoints, {size:,.1f} MiB")
 
 
-def _plan_updates(reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path | None, db: Path, made: Plan) -> None:
+def _plan_updates(reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path | None, db: Place, made: Plan) -> None:
     folder, going = checkpoints_of(run, checkpoint_dir, db), dict[int, list[Row]]()
     staying: set[str] = set()
     for row in reader.kept_updates(run["run_id"]):
@@ -210,7 +211,7 @@ def _plan_updates(reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path
         made.lines.append(f"run {run['name']} ({run['run_id']}): {count} kept updates of {len(going)} rounds")
 
 
-def _others_files(reader: Reader, run: Row, checkpoint_dir: Path | None, db: Path) -> set[Path]:
+def _others_files(reader: Reader, run: Row, checkpoint_dir: Path | None, db: Place) -> set[Path]:
     return {
         located(checkpoints_of(other, checkpoint_dir, db), row["checkpoint"])
         for other in reader.runs()

@@ -12,9 +12,10 @@ from flserver.audit.report import Finding
 from flserver.audit.verify import Verification
 from flserver.errors import UsageError
 from flserver.files import create, make_folders, sync_folder
-from flserver.settings.policies import checkpoints_beside
+from flserver.settings.places import Place, checkpoints_beside
 from flserver.settings.recorded import settings_of
 from flserver.store.chain import GENESIS
+from flserver.store.database import file_of
 from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
 from flserver.store.schema import as_it_will_be, migrate
@@ -33,13 +34,14 @@ class Restored:
     command: str | None = None
 
 
-def restore(folder: Path, db: Path, checkpoint_dir: Path | None = None) -> Restored:
-    """Make the database ``db``, which is not there yet, from the backup in ``folder``, its checkpoints in
+def restore(folder: Path, place: Place, checkpoint_dir: Path | None = None) -> Restored:
+    """Make the SQLite database at ``place``, which is not there yet, from the backup in ``folder``, its checkpoints in
     ``checkpoint_dir`` (None: beside it).
 
     What was copied is verified before the database has its name; where it does not hold, nothing stays. Raises
     UsageError.
     """
+    db = file_of(place, "restore it to a file, and flserver db copy makes one of PostgreSQL's of that")
     backup = read_backup(folder)
     source, checkpoints = folder / backup.file, checkpoint_dir or checkpoints_beside(db)
     whole = db.with_name(f".{db.name}.restoring")

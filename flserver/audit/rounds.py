@@ -18,6 +18,7 @@ from flserver.models.digests import located, sha256_of
 from flserver.models.kept import Missing, read_kept
 from flserver.models.state import State, check_same_layout
 from flserver.settings import STRATEGIES
+from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
 from flserver.text import printable
@@ -45,7 +46,7 @@ class RecordedRun:
     the operator says its model is, which is needed where that is nobody's of ours."""
 
     def __init__(
-        self, reader: Reader, ref: str | None, checkpoint_dir: Path | None, db: Path, model: str | None
+        self, reader: Reader, ref: str | None, checkpoint_dir: Path | None, db: Place, model: str | None
     ) -> None:
         """Raises UsageError."""
         self.row = reader.run(ref)

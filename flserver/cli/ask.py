@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from flserver.cli.common import database, db_option, format_option, raw_option, reader, run_argument, run_option
 from flserver.cli.tables import say
 from flserver.errors import UsageError
+from flserver.settings.places import Place
 from flserver.text import did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def runs(ctx: click.Context, sort: str | None, db: str | None, form: str, raw: b
         click.echo("no runs yet")
 
 
-def for_people(columns: Sequence[str], rows: Sequence[tuple[Any, ...]], path: Path) -> list[tuple[Any, ...]]:
+def for_people(columns: Sequence[str], rows: Sequence[tuple[Any, ...]], where: Place) -> list[tuple[Any, ...]]:
     """Rows about runs, each with its status as ``status_shown`` has it; other rows as they are."""
-    from flserver.store.lock import status_shown
+    from flserver.store.database import at
 
     if not {"run_id", "name", "status"} <= {*columns}:
         return [*rows]
-    place = columns.index("status")
-    return [(*row[:place], status_shown(row[place], path), *row[place + 1 :]) for row in rows]
+    shown, place, run = at(where).status_shown, columns.index("status"), columns.index("run_id")
+    return [(*row[:place], shown(row[place], row[run]), *row[place + 1 :]) for row in rows]
 
 
 def in_order(columns: Sequence[str], rows: Sequence[tuple[Any, ...]], by: str) -> list[tuple[Any, ...]]:
@@ -110,9 +110,10 @@ def show(
     values = {"run_id": found["run_id"], "round": number, "client": client}
     _require_known(record, found, number, client)
     if form == "table":
-        from flserver.store.lock import status_shown
+        from flserver.store.database import at
 
-        click.echo(_headline({**found, "status": status_shown(found["status"], database(ctx, db))}) + "\n")
+        status = at(database(ctx, db)).status_shown(found["status"], found["run_id"])
+        click.echo(_headline({**found, "status": status}) + "\n")
     if number is None and client is None:
         say(*record.query(ROUNDS, values), form, raw=raw)
         return

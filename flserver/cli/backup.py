@@ -66,7 +66,7 @@ def restore(
     """
     from flserver.audit.restore import restore as from_backup
     from flserver.process.acts import record_act
-    from flserver.store.lock import DatabaseLock
+    from flserver.store.database import at
 
     path = database(ctx, db)
     restored = from_backup(folder, path, checkpoint_dir)
@@ -82,7 +82,7 @@ def restore(
         return EXIT_FAILED
     if not as_json:
         click.echo(f"{path} is as it was at {backup.made_at}: all holds")
-    with DatabaseLock(path) as lock:
+    with at(path).lock() as lock:
         record_act(path, lock, "restore", {"from": str(folder.absolute()), **was}, operator, audit_head)
     answer(told, [f"to go on: {restored.command}"] if restored.command is not None else (), as_json)
     return EXIT_DONE

@@ -14,11 +14,12 @@ import click
 from flserver.cli.tables import FORMATS
 from flserver.settings.operator import Operator
 from flserver.settings.options import sources
+from flserver.settings.places import Place, place_of
 
 if TYPE_CHECKING:
     from flserver.store.reader import Reader
 
-db_option = click.option("--db", type=click.Path(), default=None, metavar="PATH", help="The SQLite database.")
+db_option = click.option("--db", type=click.Path(), default=None, metavar="PATH|URL", help="The record.")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for programs, in place of lines.")
 raw_option = click.option(
     "--raw",
@@ -111,9 +112,9 @@ audit_head_option = click.option(
 """For a command that appends to the record."""
 
 
-def database(ctx: click.Context, db: str | None) -> Path:
-    """The database that is meant: ``--db`` after the command, else before it, else the default."""
-    return Path(db or ctx.obj)
+def database(ctx: click.Context, db: str | None) -> Place:
+    """Where the database is that is meant: ``--db`` after the command, else before it, else the default."""
+    return place_of(db or ctx.obj)
 
 
 def reader(ctx: click.Context, db: str | None) -> "Reader":

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,7 @@ from flserver.cli.common import database, db_option, json_option, reader, runs_a
 from flserver.cli.sparkline import places, sparkline
 from flserver.cli.tables import say, terminal_width
 from flserver.errors import UsageError
+from flserver.settings.places import Place
 from flserver.text import json_number, printable
 
 if TYPE_CHECKING:
@@ -60,11 +60,12 @@ def _plain(value: Any) -> Any:
     return json_number(value) if isinstance(value, float) else value
 
 
-def _tell(found: "Comparison", path: Path) -> None:
+def _tell(found: "Comparison", place: Place) -> None:
     from flserver.record.comparison import PLACE
-    from flserver.store.lock import status_shown
+    from flserver.store.database import at
 
-    found = replace(found, runs=tuple(replace(run, status=status_shown(run.status, path)) for run in found.runs))
+    shown = at(place).status_shown
+    found = replace(found, runs=tuple(replace(run, status=shown(run.status, run.run_id)) for run in found.runs))
     names = labels(found.runs)
     say(("run", *names), [*zip(FACTS, *map(_facts, found.runs), strict=True)], "table")
     click.echo(f"\nsettings that differ ({found.equal} are the same)")

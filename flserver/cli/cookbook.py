@@ -68,9 +68,9 @@ def ask(
 
 
 def _shown(ctx: click.Context, db: str | None, run: "Row") -> "Row":
-    from flserver.store.lock import status_shown
+    from flserver.store.database import at
 
-    return {**run, "status": status_shown(run["status"], database(ctx, db))}
+    return {**run, "status": at(database(ctx, db)).status_shown(run["status"], run["run_id"])}
 
 
 def _takes(asked: "Question") -> str:

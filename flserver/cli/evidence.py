@@ -16,6 +16,7 @@ from flserver.cli.common import (
 )
 from flserver.errors import UsageError
 from flserver.settings.operator import Operator
+from flserver.settings.places import Place
 
 FILE = click.Path(path_type=Path)
 
@@ -101,11 +102,11 @@ def evidence(
 
 
 def _put_on_record(
-    path: Path, run: str, number: int | None, out: Path, operator: Operator, audit_head: Path | None
+    path: Place, run: str, number: int | None, out: Path, operator: Operator, audit_head: Path | None
 ) -> None:
     """That personal data leave the record, before they do."""
     from flserver.process.acts import record_act
-    from flserver.store.lock import DatabaseLock
+    from flserver.store.database import at
     from flserver.store.reader import Reader
     from flserver.store.schema import check
 
@@ -115,5 +116,5 @@ def _put_on_record(
     run_id = reader.run(run)["run_id"]
     reader.committed_round(run_id, number)
     detail = {"what": "evidence", "run_id": run_id, "round": number, "file": str(out.absolute())}
-    with DatabaseLock(path) as lock:
+    with at(path).lock(alone=False) as lock:
         record_act(path, lock, "export", detail, operator, audit_head)

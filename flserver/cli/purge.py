@@ -52,11 +52,10 @@ def purge(
     """
     from flserver.audit.purge import Wanted, carry_out, finish, plan
     from flserver.observers.noted_heads import note_now
-    from flserver.store.lock import DatabaseLock
+    from flserver.store.database import at
 
     path = database(ctx, db)
-    if not path.is_file():
-        raise UsageError(f"there is no database {path}")
+    at(path).require_there()
     wanted = Wanted(
         what=what,  # type: ignore[arg-type]
         run=run,
@@ -64,7 +63,7 @@ def purge(
         client=client,
         operator=operator,
     )
-    with DatabaseLock(path) as lock:
+    with at(path).lock() as lock:
         made = plan(path, wanted, checkpoint_dir, lock.before)
         if not as_json:
             for line in made.lines:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flserver.cli.common import (
 )
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from flserver.settings.operator import Operator
+from flserver.settings.places import Place, place_of
 
 
 def _file(name: str) -> Path:
@@ -27,7 +29,7 @@ def _file(name: str) -> Path:
 
 
 @click.command("verify")
-@click.argument("databases", nargs=-1, metavar="[ONE OTHER]", type=click.Path(path_type=Path))
+@click.argument("databases", nargs=-1, metavar="[ONE OTHER]", type=click.Path())
 @checkpoint_dir_option
 @click.option(
     "--without-checkpoints",
@@ -52,7 +54,7 @@ def _file(name: str) -> Path:
 @click.pass_context
 def verify(
     ctx: click.Context,
-    databases: tuple[Path, ...],
+    databases: tuple[str, ...],
     checkpoint_dir: Path | None,
     without_checkpoints: bool,
     audit_head: Path | None,
@@ -70,7 +72,7 @@ def verify(
     and kept updates of both. Exit code 1 where each has events that the other has not, or a file does not hold.
     """
     if databases:
-        return _compared(databases, as_json, with_files=not without_checkpoints)
+        return _compared([*map(place_of, databases)], as_json, with_files=not without_checkpoints)
     from flserver.audit.report import IN_A_LINE, Report
     from flserver.audit.verify import Verification
 
@@ -89,7 +91,7 @@ def verify(
     return report.exit_code
 
 
-def _compared(databases: tuple[Path, ...], as_json: bool, *, with_files: bool) -> int:
+def _compared(databases: Sequence[Place], as_json: bool, *, with_files: bool) -> int:
     from flserver.audit.forks import fork, look_at_files
     from flserver.audit.report import Report
     from flserver.store.reader import Reader
@@ -140,11 +142,11 @@ def db() -> None:
 def db_upgrade(ctx: click.Context, db: str | None, as_json: bool, operator: Operator, audit_head: Path | None) -> None:
     """Make the database, or bring an old one to this version's schema after copying it beside itself."""
     from flserver.process.acts import record_act, require_whole, upgrade_detail
-    from flserver.store.lock import DatabaseLock
+    from flserver.store.database import at
     from flserver.store.schema import check, ensure_head
 
     path = database(ctx, db)
-    with DatabaseLock(path) as lock:
+    with at(path).lock() as lock:
         require_whole(path, lock)
         upgrade = ensure_head(path)
         if upgrade is not None:
@@ -153,11 +155,12 @@ def db_upgrade(ctx: click.Context, db: str | None, as_json: bool, operator: Oper
         schema = check(path).current
         answer(_moved(path, schema, schema, None), [f"{path} is at {schema}"], as_json)
     else:
-        line = f"{path}: {upgrade.before} → {upgrade.after}; what it was before is {upgrade.copy}"
+        copy = "" if upgrade.copy is None else f"; what it was before is {upgrade.copy}"
+        line = f"{path}: {upgrade.before} → {upgrade.after}{copy}"
         answer(_moved(path, upgrade.before, upgrade.after, upgrade.copy), [line], as_json)
 
 
-def _moved(path: Path, before: str | None, schema: str | None, copy: Path | None) -> dict[str, Any]:
+def _moved(path: Place, before: str | None, schema: str | None, copy: Path | None) -> dict[str, Any]:
     """What a program is told of a database whose schema was ``before``; ``copy`` is what it was then."""
     return {"db": path, "before": before, "schema": schema, "copy": copy}
 
@@ -177,11 +180,11 @@ def db_downgrade(
     What that version has no columns for is kept in the events, and is back with the next upgrade.
     """
     from flserver.process.acts import record_act
-    from flserver.store.lock import DatabaseLock
+    from flserver.store.database import at
     from flserver.store.schema import check_way_down, downgrade
 
     path = database(ctx, db)
-    with DatabaseLock(path) as lock:
+    with at(path).lock() as lock:
         before = check_way_down(path, revision)
         record_act(path, lock, "downgrade", {"before": before, "after": revision}, operator, audit_head)
         done = downgrade(path, revision)
@@ -199,16 +202,16 @@ def db_check(ctx: click.Context, db: str | None, as_json: bool) -> int:
 
     It is a line of JSON, with --json and without. Exit code 1 where it needs an upgrade, or something is wrong.
     """
-    from flserver.audit.condition import problems, room
-    from flserver.store.lock import holder
+    from flserver.audit.condition import problems
+    from flserver.store.database import at
     from flserver.store.schema import check
 
     path = database(ctx, db)
     state = check(path)
     if state.current is None:
         raise UsageError(f"there is no database at {path}")
-    found, has_it = list(problems(path)), holder(path)
+    found, has_it = list(problems(path)), at(path).holder()
     told = {"db": str(path), "schema": state.current, "newest": state.head, "at_head": state.at_head}
     open_in = None if has_it is None else {"pid": has_it.pid, "since": has_it.since}
-    click.echo(json.dumps(told | room(path) | {"open_in": open_in, "problems": found}))
+    click.echo(json.dumps(told | at(path).room() | {"open_in": open_in, "problems": found}))
     return EXIT_DONE if state.at_head and not found else EXIT_FAILED

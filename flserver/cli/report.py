@@ -7,6 +7,7 @@ import click
 from flserver.cli.common import answer, audit_head_option, database, db_option, json_option, operator_options
 from flserver.errors import NotInstalled, UsageError
 from flserver.settings.operator import Operator
+from flserver.settings.places import Place
 
 
 @click.command("report")
@@ -79,14 +80,14 @@ def report(
         click.echo(text, nl=False)
 
 
-def _on_record(path: Path, run_ids: list[str], out: Path, operator: Operator, audit_head: Path | None) -> None:
+def _on_record(path: Place, run_ids: list[str], out: Path, operator: Operator, audit_head: Path | None) -> None:
     """What leaves with personal data is on record before it leaves."""
     from flserver.process.acts import record_act
-    from flserver.store.lock import DatabaseLock
+    from flserver.store.database import at
     from flserver.store.schema import check
 
     if not check(path).at_head:
         raise UsageError(f"{path} is of an older version, and this goes on record: flserver --db {path} db upgrade")
-    with DatabaseLock(path) as lock:
+    with at(path).lock(alone=False) as lock:
         detail = {"what": "report", "runs": run_ids, "personal_data": True, "to": str(out)}
         record_act(path, lock, "export", detail, operator, audit_head)

@@ -10,7 +10,6 @@ import urllib.request
 from collections import deque
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import click
 from flserver.cli.common import database, db_option, reader, run_argument
 from flserver.clock import Deadline, utc_now, utc_timestamp
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
+from flserver.settings.places import Place
 from flserver.text import printable
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class _Pace:
 
 
 def _from_record(ctx: click.Context, db: str | None, run: str | None, pace: _Pace, first: int, as_json: bool) -> int:
-    from flserver.store.lock import is_free
+    from flserver.store.database import at
 
     path, following, said_gone = database(ctx, db), _begun(ctx, db, run, pace), False
     older = deque(following.more(), maxlen=first)
@@ -128,7 +128,8 @@ def _from_record(ctx: click.Context, db: str | None, run: str | None, pace: _Pac
             _note(f"it is over ({_state(following, path)}); --wait waits for {what}")
             return EXITS[following.status]
     while True:
-        free = is_free(path)  # before the events are read: whoever ends a run says so before letting the database go
+        # Before the events are read: whoever ends a run says so before letting the database go.
+        free = at(path).unheld(following.run["run_id"]) is not None
         try:
             for told in following.more():
                 _tell(told, as_json)
@@ -188,18 +189,18 @@ def _another(ctx: click.Context, db: str | None, run: str | None, before: "Follo
     return None
 
 
-def _headline(following: "Following", path: Path) -> str:
+def _headline(following: "Following", path: Place) -> str:
     run = following.run
     called = "" if run["name"] == run["run_id"] else f" ({printable(run['name'])})"
     return f"run {printable(run['run_id'])}{called}, {_state(following, path)}"
 
 
-def _state(following: "Following", path: Path) -> str:
+def _state(following: "Following", path: Place) -> str:
     """How the run is, and since when."""
     from flserver.report.values import duration
-    from flserver.store.lock import status_shown
+    from flserver.store import database as door
 
-    status = status_shown(following.status, path)
+    status = door.at(path).status_shown(following.status, following.run["run_id"])
     if status == "running":
         return status
     at, what = (

@@ -22,6 +22,7 @@ from flserver.evidence.zipped import fill, sha256_of
 from flserver.files import new_file, open_regular
 from flserver.heads.model_keys import ModelKey
 from flserver.models.digests import check_file, located
+from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Row
 from flserver.store.schema import check
@@ -68,7 +69,7 @@ class Made:
     rounds: int
 
 
-def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Path | None = None) -> Made:
+def make(db: Place, out: Path, asked: Asked, checkpoint_dir: Path | None = None) -> Made:
     """Write the bundle to the new file ``out``, for this user and group, and hold it against itself.
 
     Raises UsageError where there is no such run or round, the database is of a newer flserver, or ``out`` cannot be
@@ -123,7 +124,7 @@ def _write_events(reader: TreeReader, run_id: str, asked: Asked, found: Anchor, 
         return verify.walk(iter(to), run_id, size, root)
 
 
-def _checkpoint(run: Row, made: Row, checkpoint_dir: Path | None, db: Path) -> BinaryIO:
+def _checkpoint(run: Row, made: Row, checkpoint_dir: Path | None, db: Place) -> BinaryIO:
     """The checkpoint of a round, which was held against its digest."""
     if made["checkpoint_deleted_at"] is not None:
         raise UsageError(f"the checkpoint of round {made['round']} was deleted at {made['checkpoint_deleted_at']}")

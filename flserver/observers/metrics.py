@@ -5,7 +5,6 @@ The library's own counters and histograms cannot be loaded with a run's past, so
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -107,17 +106,6 @@ class Metrics(Collector):
             )
         families += [_gauge(name, help_text, elsewhere.get(name)) for name, help_text in ELSEWHERE.items()]
         return families
-
-
-def database_bytes(path: Path) -> float:
-    """The size of the SQLite database at ``path`` and its write-ahead log, in bytes; 0 for what is not there."""
-    total = 0
-    for file in (path, path.with_name(path.name + "-wal")):
-        try:
-            total += file.stat().st_size
-        except FileNotFoundError:
-            continue  # the log exists only while a server writes
-    return float(total)
 
 
 def _run_gauges(tally: Tally) -> list[Metric]:

@@ -11,7 +11,8 @@ from flserver.events.words import OperatorAct
 from flserver.observers.noted_heads import note_now
 from flserver.process.signals import Sender
 from flserver.settings.operator import Operator, user_called
-from flserver.store.lock import DatabaseLock
+from flserver.settings.places import Place
+from flserver.store.database import Lock
 from flserver.store.reader import Reader
 from flserver.store.schema import Upgrade
 from flserver.store.writer import Writer
@@ -25,8 +26,8 @@ def acted(kind: OperatorAct, detail: Mapping[str, Any], operator: Operator) -> O
 
 
 def record_act(
-    db: Path,
-    lock: DatabaseLock,
+    db: Place,
+    lock: Lock,
     kind: OperatorAct,
     detail: Mapping[str, Any],
     operator: Operator,
@@ -38,7 +39,7 @@ def record_act(
     Raises StoreError, and Damaged where the database has lost commits.
     """
     require_whole(db, lock)
-    writer = Writer(db, run_id=NO_RUN, process_id=NO_PROCESS)
+    writer = Writer(db, run_id=NO_RUN, process_id=NO_PROCESS, lock=lock)
     writer.start(
         on_committed=lambda events: None,
         on_commit_seconds=lambda seconds: None,
@@ -54,7 +55,7 @@ def record_act(
         note_now(audit_head, *writer.head)
 
 
-def require_whole(db: Path, lock: DatabaseLock) -> None:
+def require_whole(db: Place, lock: Lock) -> None:
     """Raises Damaged where the database has not the head that the lock's file notes: one that is written there instead
     would hide that."""
     if (lost := what_is_lost(db, Reader(db), lock.before)) is not None:
@@ -63,7 +64,7 @@ def require_whole(db: Path, lock: DatabaseLock) -> None:
 
 def upgrade_detail(upgrade: Upgrade) -> dict[str, str]:
     """What is on record of an upgrade."""
-    return {"before": upgrade.before, "after": upgrade.after, "copy": str(upgrade.copy)}
+    return {"before": upgrade.before, "after": upgrade.after, "copy": str(upgrade.copy or "")}
 
 
 def who_sent(sender: Sender | None) -> Operator:

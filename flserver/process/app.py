@@ -6,6 +6,7 @@ Stop: coordinator → listener → sessions → writer → metrics.
 
 import logging
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 from flserver import events
@@ -26,7 +27,7 @@ from flserver.heads.note import Note as SignedNote
 from flserver.observers.heads import CheckpointPage
 from flserver.observers.health import Health
 from flserver.observers.http import MetricsServer
-from flserver.observers.metrics import Metrics, database_bytes
+from flserver.observers.metrics import Metrics
 from flserver.observers.noted_heads import HeadFile
 from flserver.process.acts import acted, sender_detail, who_sent
 from flserver.process.first_entries import close_left_overs, record_opening, restore_metrics
@@ -41,6 +42,7 @@ from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.operator import Note
 from flserver.store.backlog import MOST_EVENTS
+from flserver.store.database import at
 from flserver.store.tree_reader import TreeReader
 from flserver.store.writer import Writer
 
@@ -85,13 +87,14 @@ class App:
         self._launched = launched
         self._signals, self._say = launched.signals, launched.say
         plan, db = launched.plan, launched.plan.settings.store.db
-        self._seeds = launched.reader.id_seeds()
+        self._seeds = at(db).id_seeds()
         self._writer = Writer(
             db,
             run_id=plan.run_id,
             process_id=self._seeds.process_id,
             patience=plan.settings.store.db_patience,
             sign=signer(plan.settings.store),
+            lock=launched.lock,
         )
         self._parts = run = Run(launched, preparation, self._writer, self._seeds)
         self._metrics = Metrics(
@@ -103,14 +106,15 @@ class App:
                 "open_connections": lambda: run.server.open_connections,
                 "open_connections_limit": lambda: run.capacity.at_once,
                 "model_parameters": lambda: run.parameters,
-                "database_bytes": lambda: database_bytes(db),
+                "database_bytes": at(db).bytes,
                 "audit_queue_length": lambda: self._writer.queue_length,
                 "audit_queue_length_limit": lambda: MOST_EVENTS,
                 "audit_sequence": lambda: self._writer.sequence,
             }
         )
         identity = plan.settings.identity
-        self._why_stop, self._why_reload = Note(db), Note(identity.clients or identity.tls_cert or db)
+        beside = db if isinstance(db, Path) else plan.settings.store.checkpoint_dir
+        self._why_stop, self._why_reload = Note(beside), Note(identity.clients or identity.tls_cert or beside)
         self._tree = TreeReader(db)
         self._heads = CheckpointPage(self._proven)
         self._bus = Bus()
@@ -161,7 +165,7 @@ class App:
     def _record_start(self) -> None:
         """Close what a dead process left open, then put on record which run this process works on."""
         launched = self._launched
-        close_left_overs(self._writer, launched.reader)
+        close_left_overs(self._writer, launched.reader, launched.lock)
         # Before the first event that this process adds to the run: what SQL holds is taken over once.
         restore_metrics(self._metrics, launched.plan, launched.reader)
         record_opening(self._writer, launched, self._seeds.process_id, self._beginning())

@@ -19,11 +19,11 @@ from flserver.process.names import checks, open_files
 from flserver.process.soundness import check_record
 from flserver.process.which_run import Complete, Plan, plan_run, says_min_clients
 from flserver.settings import ServerSettings
-from flserver.store.lock import DatabaseLock, Note
+from flserver.store.database import at
+from flserver.store.lock import Note
 from flserver.store.reader import Reader
 from flserver.store.schema import as_it_will_be
 from flserver.store.schema import check as check_schema
-from flserver.store.wal import check_wal
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +103,9 @@ def _look(settings: ServerSettings, stack: ExitStack, say: Say) -> tuple[Reader,
     ``stack`` is open."""
     db = settings.store.db
     schema = check_schema(db)
-    lock = stack.enter_context(DatabaseLock(db, stays=False))
+    lock = stack.enter_context(at(db).lock(stays=False, alone=False))
     reader = stack.enter_context(as_it_will_be(db))
-    check_wal(db)
+    at(db).check_journal()
     if schema.current is None:
         say(f"database: {db} will be made")
     elif schema.at_head:

@@ -22,6 +22,7 @@ from flserver.process.provenance import Change, provenance, provenance_before
 from flserver.process.which_run import Plan
 from flserver.settings.operator import system_user
 from flserver.settings.recorded import config_of
+from flserver.store.database import Lock
 from flserver.store.reader import Reader
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ BEFORE_NAMES = "float64 fold"
 logger = logging.getLogger(__name__)
 
 
-def close_left_overs(recorder: Recorder, reader: Reader) -> None:
-    """End the runs whose process is gone: nobody else holds the database's lock, so nobody works on them."""
-    for run_id in reader.left_over_runs():
-        recorder.emit(events.RunLeftOver(run_id=run_id, reason="server stopped"))
-    recorder.flush()
+def close_left_overs(recorder: Recorder, reader: Reader, lock: Lock) -> None:
+    """End the runs whose process is gone: those on which nobody works, whom the lock would keep out."""
+    for run_id in filter(lock.takes_over, reader.left_over_runs()):
+        if run_id in reader.left_over_runs():  # else somebody has just ended it
+            recorder.emit(events.RunLeftOver(run_id=run_id, reason="server stopped"))
+            recorder.flush()
+        lock.give_back(run_id)
 
 
 def restore_metrics(metrics: Metrics, plan: Plan, reader: Reader) -> None:

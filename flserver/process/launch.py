@@ -56,13 +56,18 @@ def launch(
         from flserver.process.basis import clean_complete, look_up
         from flserver.process.soundness import check_record
         from flserver.process.which_run import Complete, plan_run, says_min_clients
-        from flserver.store.busy import wait_until_readable
-        from flserver.store.lock import DatabaseLock
+        from flserver.store.database import at
         from flserver.store.schema import as_it_will_be, check
 
-        wait_until_readable(settings.store.db, settings.store.db_patience, lambda seconds: _pause(signals, seconds))
+        database = at(settings.store.db)
+        database.wait_until_readable(settings.store.db_patience, lambda seconds: _pause(signals, seconds))
         check(settings.store.db)  # before a lock file is made beside a file that is none of ours
-        lock = stack.enter_context(DatabaseLock(settings.store.db, stays=False))
+        lock = stack.enter_context(database.lock(stays=False, alone=False))
+        if settings.store.standby:
+            from flserver.process.standby import stand_by
+
+            if stand_by(settings, lock, lambda seconds: _pause(signals, seconds), say) is None:
+                return EXIT_DONE
         looking = stack.enter_context(ExitStack())
         reader = looking.enter_context(as_it_will_be(settings.store.db))
         plan = plan_run(reader, settings, given, typed=typed)
@@ -72,6 +77,7 @@ def launch(
             return EXIT_DONE
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
+        lock.take_run(plan.run_id)
         check_record(plan, reader, lock.before)
         basis = look_up(plan, reader)
         if listener is None:

@@ -11,7 +11,7 @@ from flserver.network.listener import Listener
 from flserver.process.basis import Basis
 from flserver.process.signals import Signals
 from flserver.process.which_run import Plan
-from flserver.store.lock import DatabaseLock
+from flserver.store.database import Lock
 from flserver.store.reader import Reader
 from flserver.store.schema import Upgrade, ensure_head
 
@@ -24,7 +24,7 @@ class Launched:
 
     plan: Plan
     basis: Basis
-    lock: DatabaseLock
+    lock: Lock
     looking: ExitStack
     reader: Reader
     upgrade: Upgrade | None = None

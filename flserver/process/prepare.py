@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
@@ -194,8 +195,9 @@ def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> 
     say(
         f"checkpoints: about {_size(checkpoints)} for {for_them}{updates}, {_size(free)} free at {store.checkpoint_dir}"
     )
-    record, beside = _size(RECORD_BYTES * to_come * clients), _size(free_space(store.db.parent))
-    say(f"record: about {record} for them with {clients} client{'s' * (clients > 1)}, {beside} free beside {store.db}")
+    record = f"record: about {_size(RECORD_BYTES * to_come * clients)} for them with {clients} client"
+    beside = f", {_size(free_space(store.db.parent))} free beside {store.db}" if isinstance(store.db, Path) else ""
+    say(f"{record}{'s' * (clients > 1)}{beside}")
     if needed > free:
         with_them, or_these = (" with the updates", " or --keep-updates-rounds") if store.keep_updates else ("", "")
         raise UsageError(

@@ -5,19 +5,21 @@ import shutil
 import sys
 from pathlib import Path
 
+from flserver.settings.places import Place, typed_anywhere
 
-def resume_command(db: Path, ref: str) -> str:
+
+def resume_command(db: Place, ref: str) -> str:
     """The command that goes on with the run that ``ref`` means in ``db``, its name or its run_id: for a shell, from
     whatever folder.
 
     What else the run was started with is on record with it.
     """
-    return shlex.join([*_program(), "--db", str(db.absolute()), "--resume", "--run-name", ref])
+    return shlex.join([*_program(), "--db", typed_anywhere(db), "--resume", "--run-name", ref])
 
 
-def go_back_command(db: Path, ref: str, round: int) -> str:
+def go_back_command(db: Place, ref: str, round: int) -> str:
     """The command that starts a child at a ``round`` of the run that ``ref`` means in ``db``: for a shell."""
-    return shlex.join([*_program(), "--db", str(db.absolute()), "--run-name", ref, "--resume-from", str(round)])
+    return shlex.join([*_program(), "--db", typed_anywhere(db), "--run-name", ref, "--resume-from", str(round)])
 
 
 def _program() -> list[str]:

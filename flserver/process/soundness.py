@@ -4,13 +4,13 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from flserver.audit.condition import what_is_lost
 from flserver.errors import CheckpointError, Damaged
 from flserver.models.digests import check_file, located
 from flserver.process.resume_command import go_back_command
 from flserver.process.which_run import Plan
+from flserver.settings.places import Place
 from flserver.store.lock import Note
 from flserver.store.reader import Reader, Row
 from flserver.text import printable
@@ -53,7 +53,7 @@ def _warn(lost: str | None) -> None:
         logger.warning("%s", lost)
 
 
-def _check_last(db: Path, reader: Reader, committed: Row) -> None:
+def _check_last(db: Place, reader: Reader, committed: Row) -> None:
     """Raises Damaged where the row of the last committed round is not what its event says."""
     payload = reader.payload(committed["event_seq"])
     if payload is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flserver.errors import UsageError
 from flserver.settings import ServerSettings, server_settings
+from flserver.settings.policies import require_checkpoint_dir
 from flserver.settings.recorded import NOT_OF_THE_RUN, from_anywhere, settings_of
 from flserver.store.reader import Reader, Row
 from flserver.store.references import NEWEST
@@ -43,6 +44,10 @@ class Plan:
     before: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     notice: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where nobody says where the models go."""
+        require_checkpoint_dir(self.settings.store)
 
 
 def says_min_clients(plan: Plan | None, given: Mapping[str, Any]) -> bool:

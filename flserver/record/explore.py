@@ -24,8 +24,9 @@ from urllib.parse import unquote
 
 from flserver.errors import NotInstalled, UsageError
 from flserver.record.questions import Question, questions
+from flserver.settings.places import Place
 from flserver.store.any_sql import MEANT, Asking, explained, limit_memory
-from flserver.store.lock import is_free
+from flserver.store.database import at, file_of
 from flserver.store.reader import Reader
 from flserver.store.sqlite import reading_connection
 from flserver.text import printable
@@ -93,19 +94,18 @@ def title_of(path: Path) -> str:
     return " ".join([path.name, *(f"– run {name} ({run_id})" for name, run_id in newest)])
 
 
-def left_running(path: Path) -> list[str]:
-    """The runs that are ``running`` on record while no server has the database at ``path``, by name and run_id."""
-    if not is_free(path):
-        return []
-    _, rows = Reader(path).query("SELECT name, run_id FROM v1_runs WHERE status = 'running' ORDER BY started_at")
-    return [printable(f"{name} ({run_id})") for name, run_id in rows]
+def left_running(place: Place) -> list[str]:
+    """The runs that are ``running`` on record while no server has them, by name and run_id."""
+    _, rows = Reader(place).query("SELECT name, run_id FROM v1_runs WHERE status = 'running' ORDER BY started_at")
+    return [printable(f"{name} ({run_id})") for name, run_id in rows if at(place).unheld(run_id) is not None]
 
 
-def application(path: Path, base: str = "/") -> Any:
-    """datasette over the database at ``path``, below the URL ``base``.
+def application(place: Place, base: str = "/") -> Any:
+    """datasette over the SQLite database at ``place``, below the URL ``base``.
 
     Raises UsageError where it is not installed, or nothing can be read.
     """
+    path = file_of(place, "datasette reads SQLite files: flserver db copy makes one of it")
     _, rows = Reader(path).query("SELECT name FROM sqlite_master WHERE type = 'table'")
     os.environ.setdefault("DATASETTE_LOAD_PLUGINS", "")
     try:
@@ -192,13 +192,13 @@ def for_us(app: Asgi, hosts: frozenset[str], base: str, opening: str = "") -> As
     return checked
 
 
-def explore(path: Path, port: int, *, browser: bool, say: Callable[[str], None]) -> None:
+def explore(place: Place, port: int, *, browser: bool, say: Callable[[str], None]) -> None:
     """Serve the record on loopback until Ctrl-C or SIGTERM; ``say`` is told where. ``browser`` opens one there.
 
     ``port`` 0 is any free one. Raises UsageError where it is taken, and as :func:`application`.
     """
     base = f"/{secrets.token_urlsafe()}/"
-    explorer = application(path, base)
+    explorer = application(place, base)
     import uvicorn
 
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flserver.errors import UsageError
 from flserver.record.rows import Rows
+from flserver.settings.places import Place, place_of
 from flserver.text import printable
 
 if TYPE_CHECKING:
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
     from flserver.store.reader import Row
 
 
-def open(path: str | Path, checkpoint_dir: str | Path | None = None) -> "Record":
-    """The record in the SQLite database at ``path``; ``checkpoint_dir`` is where the checkpoints lie now, if not where
-    the server put them.
+def open(path: str | Place, checkpoint_dir: str | Path | None = None) -> "Record":
+    """The record in the SQLite database at ``path``, or in PostgreSQL's at a URL; ``checkpoint_dir`` is where the
+    checkpoints lie now, if not where the server put them.
 
     It is read only, also while a server writes it: each question opens the database, sees one state of it and closes
     it again, so that nothing is held up, and what was asked outside of the ``with`` is answered too. Raises UsageError
     where there is no such database.
     """
-    record = Record(Path(path), None if checkpoint_dir is None else Path(checkpoint_dir))
+    record = Record(place_of(path), None if checkpoint_dir is None else Path(checkpoint_dir))
     record.query("SELECT 1")
     return record
 
@@ -33,7 +34,7 @@ class Record:
     """A database of runs. Every method raises UsageError where it cannot be read, and for SQL that is wrong or would
     write."""
 
-    def __init__(self, path: Path, checkpoint_dir: Path | None = None) -> None:
+    def __init__(self, path: Place, checkpoint_dir: Path | None = None) -> None:
         self.path = path
         self._checkpoint_dir = checkpoint_dir
         # The package's other modules are used where SQLAlchemy would be slow, or is not there.
@@ -51,11 +52,11 @@ class Record:
 
     def runs(self) -> Rows:
         """All rows of ``v1_runs``, the newest first; behind the view's columns ``state``, as :attr:`Run.state`."""
-        from flserver.store.lock import status_shown
+        from flserver.store.database import at
 
         columns, rows = self._reader.query("SELECT * FROM v1_runs ORDER BY started_at DESC, run_id DESC")
-        place = columns.index("status")
-        return Rows((*columns, "state"), ((*row, status_shown(row[place], self.path)) for row in rows))
+        shown, status, run_id = at(self.path).status_shown, columns.index("status"), columns.index("run_id")
+        return Rows((*columns, "state"), ((*row, shown(row[status], row[run_id])) for row in rows))
 
     def run(self, ref: str | None = None) -> "Run":
         """The run that ``ref`` means: a run_id or its beginning, a run's name (the newest of that name), or ``newest``;
@@ -81,14 +82,14 @@ class Run:
     """
 
     def __init__(self, record: Record, row: "Row") -> None:
-        from flserver.store.lock import status_shown
+        from flserver.store.database import at
 
         self._record = record
         self.row = dict(row)
         self.run_id: str = row["run_id"]
         self.name: str = row["name"]
         self.status: str = row["status"]
-        self.state: str = status_shown(self.status, record.path)
+        self.state: str = at(record.path).status_shown(self.status, self.run_id)
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -164,7 +164,7 @@ def answer(reader: "Reader", asked: Question, run: str | None, values: Mapping[s
     except UsageError as error:
         from flserver.store.any_sql import explained
 
-        raise UsageError(explained(reader.path, str(error))) from error
+        raise UsageError(explained(reader.place, str(error))) from error
     return Answer(columns=columns, rows=rows, run=found, nothing="" if rows else _why(reader, asked, given))
 
 

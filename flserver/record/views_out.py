@@ -58,7 +58,8 @@ class Column:
 
 def views(reader: Reader) -> list[str]:
     """The names of the views that the database has."""
-    return _views_of(reader.query(_VIEWS)[1])
+    with reader.asking() as asked:
+        return asked.views()
 
 
 def write_all(reader: Reader, run: Row, form: Form, out: Path, *, raw: bool = False) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _fill(reader: Reader, run: Row, form: Form, folder: Path, raw: bool) -> dict
     told: dict[str, Any] = {}
     with reader.asking() as asked:
         _, ((events, head),) = asked.rows(_HEAD)
-        for view in _views_of(asked.rows(_VIEWS)[1]):
+        for view in asked.views():
             columns = _columns(asked, view, run["run_id"])
             path = folder / f"{view}.{form}"
             with open(create(path), "w+b") as file:
@@ -114,20 +115,15 @@ def _fill(reader: Reader, run: Row, form: Form, folder: Path, raw: bool) -> dict
     return manifest
 
 
-_VIEWS = "SELECT name FROM sqlite_master WHERE type = 'view' AND name LIKE 'v1!_%' ESCAPE '!' ORDER BY name"
 _HEAD = "SELECT COALESCE(MAX(seq), 0), (SELECT digest FROM v1_events ORDER BY seq DESC LIMIT 1) FROM v1_events"
-
-
-def _views_of(rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    return [str(name) for (name,) in rows]
 
 
 def _columns(asked: Asked, view: str, run_id: str) -> list[Column]:
     """The view's columns. What an expression is made of has no declared type: then what stands in it says it."""
-    _, found = asked.rows(f"PRAGMA table_xinfo({view})")
+    found = asked.columns(view)
     if not found:
         raise UsageError(f"there is no view {view}")
-    return [Column(name=row[1], kind=_kind(asked, view, run_id, row[1], str(row[2]).upper())) for row in found]
+    return [Column(name=name, kind=_kind(asked, view, run_id, name, declared)) for name, declared in found]
 
 
 def _kind(asked: Asked, view: str, run_id: str, name: str, declared: str) -> Kind:

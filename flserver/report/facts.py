@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flserver.errors import UsageError
@@ -14,10 +13,12 @@ from flserver.record.comparison import Side, side
 from flserver.record.told import Told, told_by_trainers
 from flserver.report.participation import Participation, read_participation
 from flserver.report.values import text
+from flserver.settings.places import Place, name_of
 from flserver.settings.recorded import settings_of
 from flserver.settings.server import SERVER_SETTINGS
 from flserver.settings.shown import may_be_shown, without_folders
-from flserver.store.lock import Unheld, unheld, unheld_status
+from flserver.store.database import at
+from flserver.store.lock import Unheld, unheld_status
 from flserver.store.reader import Reader, Row
 from flserver.store.schema import check
 
@@ -111,7 +112,7 @@ class Facts:
         return sum(row["bytes"] or 0 for row in self.updates), sent
 
 
-def require_columns(db: Path) -> None:
+def require_columns(db: Place) -> None:
     """Raises UsageError where the database is of a version that has not all that a report shows."""
     state = check(db)
     if not state.at_head:
@@ -121,15 +122,15 @@ def require_columns(db: Path) -> None:
         )
 
 
-def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False) -> Facts:
+def read_facts(reader: Reader, ref: str | None, db: Place, personal: bool = False) -> Facts:
     """What the record says of run ``ref``, the newest if None. Addresses, certificates, info and free
     text are in it only if ``personal``.
 
     Raises UsageError where there is no such run.
     """
-    nobody = unheld(db)  # before the record is read: whoever ends a run says so before letting the database go
-    run = reader.run(ref)
-    run_id = run["run_id"]
+    run_id = reader.run(ref)["run_id"]
+    nobody = at(db).unheld(run_id)  # before its end is read: whoever ends a run says so before letting it go
+    run = reader.run(run_id, exact=True)
 
     def rows(sql: str) -> list[Row]:
         columns, found = reader.query(sql, {"run_id": run_id})
@@ -145,7 +146,7 @@ def read_facts(reader: Reader, ref: str | None, db: Path, personal: bool = False
         value = float(row["note"] or "nan") if row["value"] is None else row["value"]
         metrics.setdefault((row["name"], row["source"]), {})[row["round"]] = value
     return Facts(
-        database=text(db.name),
+        database=text(name_of(db)),
         personal=personal,
         moment=Moment(**end),
         run=run,
@@ -219,7 +220,7 @@ _UPDATES = """
         MIN(u.answers_round) AS first, MAX(u.answers_round) AS last, MIN(u.client_id) AS client_id,
         SUM(m.bytes) AS bytes
     FROM v1_updates u LEFT JOIN v1_messages m USING (run_id, message_id)
-    WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1, 3 DESC"""
+    WHERE u.run_id = :run_id GROUP BY 1, 2 ORDER BY 1 NULLS FIRST, 3 DESC"""
 _REGISTRATIONS = """
     SELECT identity, left_reason, COUNT(*) AS n, COUNT(DISTINCT client_id) AS clients,
         COUNT(CASE WHEN registration > 1 THEN 1 END) AS rejoined

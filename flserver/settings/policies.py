@@ -12,10 +12,14 @@ from typing import Any, TypeVar
 from flserver.clock import utc_moment
 from flserver.errors import UsageError
 from flserver.settings.operator import Operator
+from flserver.settings.places import Address, Place, checkpoints_beside, place_of
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
 from flserver.settings.setting import CAP, defaults
 
 CONVERTIBLE = ("float16", "bfloat16", "float64")  # to float32
+
+NOT_KNOWN_YET = Path("/dev/null/checkpoints")
+"""Where models go while only the record of a run that goes on can say that; there can be no such folder."""
 
 Policy = TypeVar("Policy")
 
@@ -80,16 +84,18 @@ class EvaluationPolicy:
 class StorePolicy:
     """Where the record and the models go, which group may read them, and which run is meant: with ``resume`` it goes
     on, with ``resume_from`` a child of it begins at that round. In a run's settings on record, ``resume_from`` says
-    where it began. A database that another program has locked is waited for, ``db_patience`` seconds. In the file
-    ``audit_head`` the chain's heads are noted, with ``sign_key`` they are signed."""
+    where it began. With ``standby`` the run is another server's at first. A database that another program has locked,
+    or that cannot be reached, is waited for, ``db_patience`` seconds. In the file ``audit_head`` the chain's heads are
+    noted, with ``sign_key`` they are signed."""
 
-    db: Path
+    db: Place
     checkpoint_dir: Path
     keep_checkpoints: int
     keep_updates: bool
     keep_updates_rounds: int
     resume: bool
     resume_from: int | None
+    standby: bool
     run_name: str | None
     group: str | None
     db_patience: float
@@ -158,10 +164,12 @@ class ServerSettings:
 def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     """The policies of flat ``values`` (keys as in the table; missing ones take their default)."""
     merged = defaults(SERVER_SETTINGS) | dict(values)
-    if not merged["db"]:
-        raise UsageError("--db: there is no name")
-    meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS}
-    meant["checkpoint_dir"] = meant["checkpoint_dir"] or checkpoints_beside(meant["db"])
+    meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS if key != "db"}
+    meant["db"] = place_of(merged["db"])
+    if merged["standby"]:
+        _check_standby(meant)
+        meant["resume"] = merged["resume"] = True
+    meant["checkpoint_dir"] = meant["checkpoint_dir"] or _beside(meant["db"], merged)
     meant["receive_memory"] *= 2**20
     share = str(merged["max_weight_share"])
     meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
@@ -182,6 +190,26 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         operator=Operator.of(merged["actor"], merged["reason"]),
         values=merged,
     )
+
+
+def _beside(db: Place, values: Mapping[str, Any]) -> Path:
+    """Where the models go where ``--checkpoint-dir`` does not say. Raises UsageError where nothing does."""
+    if isinstance(db, Address) and (values["resume"] or values["resume_from"] is not None):
+        return NOT_KNOWN_YET
+    return checkpoints_beside(db)
+
+
+def _check_standby(values: Mapping[str, Any]) -> None:
+    if not isinstance(values["db"], Address):
+        raise UsageError("--standby: servers that take a run over from each other share a PostgreSQL database")
+    if values["resume_from"] is not None:
+        raise UsageError("--standby goes on with a run, and --resume-from begins one: leave one of the two out")
+
+
+def require_checkpoint_dir(store: StorePolicy) -> None:
+    """Raises UsageError where neither the settings nor the record of a run say where the models go."""
+    if store.checkpoint_dir == NOT_KNOWN_YET:
+        checkpoints_beside(store.db)
 
 
 def _check_date(text: str | None) -> None:
@@ -234,11 +262,6 @@ def check_kept(keeps: bool, rounds: int) -> None:
     if rounds and not keeps:
         given = f"--keep-updates-rounds {rounds}"
         raise UsageError(f"{given} needs --keep-updates; without that none is kept, which --keep-updates-rounds 0 says")
-
-
-def checkpoints_beside(db: Path) -> Path:
-    """Where the checkpoints of a database's runs lie unless ``--checkpoint-dir`` says otherwise."""
-    return db.with_name(db.name + ".checkpoints")
 
 
 def _pick(policy: type[Policy], values: Mapping[str, Any]) -> Policy:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flserver.settings.policies import ServerSettings, checkpoints_beside
+from flserver.settings.places import Place, checkpoints_beside
+from flserver.settings.policies import ServerSettings
 from flserver.settings.server import PATHS
 
-NOT_OF_THE_RUN = ("db", "resume", "run_name", "log_format", "log_level", "actor", "reason")
+NOT_OF_THE_RUN = ("db", "resume", "standby", "run_name", "log_format", "log_level", "actor", "reason")
 
 
 def config_of(settings: ServerSettings) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(run["config"]))
 
 
-def checkpoints_of(run: Mapping[str, Any], given: Path | None, db: Path) -> Path:
+def checkpoints_of(run: Mapping[str, Any], given: Path | None, db: Place) -> Path:
     """Where the checkpoints of a run (a row of v1_runs) lie: as given, else as recorded, else beside
     the database."""
     recorded = settings_of(run).get("checkpoint_dir")

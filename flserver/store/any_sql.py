@@ -2,10 +2,10 @@
 
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from flserver.errors import UsageError
+from flserver.settings.places import Place
 from flserver.store.reader import Reader
 from flserver.store.schema import check
 
@@ -18,10 +18,10 @@ MEANT = "meant_run"  # the SQL function that says which run is meant, by its id
 
 
 class Asking:
-    """What one connection is asked: it knows the runs of the database at ``path``, and what an answer may weigh."""
+    """What one connection is asked: it knows the runs of the database at ``place``, and what an answer may weigh."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self._path = path
+    def __init__(self, place: Place, connection: sqlite3.Connection) -> None:
+        self._place = place
         self._meant: dict[str, str] = {}
         self._left = MOST_OF_AN_ANSWER
         self.why: str | None = None
@@ -34,7 +34,7 @@ class Asking:
         ref = "" if ref is None else str(ref)
         if ref not in self._meant:
             try:
-                self._meant[ref] = Reader(self._path).run(ref or None)["run_id"]
+                self._meant[ref] = Reader(self._place).run(ref or None)["run_id"]
             except UsageError as error:
                 self.why = str(error)
                 raise
@@ -53,12 +53,12 @@ def limit_memory() -> None:
         connection.execute(f"PRAGMA hard_heap_limit = {MOST_MEMORY}")
 
 
-def explained(path: Path, said: str) -> str:
-    """SQLite's words ``said`` of a query of the database at ``path``; where they miss what its older version has not,
+def explained(place: Place, said: str) -> str:
+    """SQLite's words ``said`` of a query of the database at ``place``; where they miss what its older version has not,
     also what to do. Raises as :func:`check`."""
-    if not said.startswith(("no such column", "no such table")) or check(path).at_head:
+    if not said.startswith(("no such column", "no such table")) or check(place).at_head:
         return said
     return (
-        f"{said}: {path} is of an older version, and has not all that is asked for: flserver --db {path} db upgrade, "
+        f"{said}: {place} is of an older version, and has not all that is asked for: flserver --db {place} db upgrade, "
         "which keeps a copy"
     )

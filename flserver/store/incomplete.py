@@ -24,8 +24,8 @@ def mark_incomplete(connection: Connection) -> None:
 
 
 def is_incomplete(connection: Connection) -> bool:
-    """Whether the tables have lacked columns since they were made."""
-    return connection.exec_driver_sql("PRAGMA user_version").scalar() == MARK
+    """Whether the tables have lacked columns since they were made. On PostgreSQL there is no way down."""
+    return connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA user_version").scalar() == MARK
 
 
 def complete(connection: Connection) -> None:

@@ -62,20 +62,9 @@ def holder(path: Path) -> Note | None:
         os.close(descriptor)
 
 
-def status_shown(status: str, path: Path) -> str:
-    """A run's status for people: one whose server was killed is ``running`` on record until the next one opens the
-    database at ``path``."""
-    return unheld_status(status) if status == "running" and is_free(path) else status
-
-
 def unheld_status(status: str) -> str:
-    """The same where nobody has the database."""
+    """A run's status for people where nobody has the run."""
     return f"{status} (no server has it)" if status == "running" else status
-
-
-def is_free(path: Path) -> bool:
-    """Whether it is certain that nobody has the database at ``path``."""
-    return unheld(path) is not None
 
 
 def unheld(path: Path) -> Unheld | None:
@@ -153,6 +142,18 @@ class DatabaseLock:
         """Write down that the event ``sequence`` with that ``digest`` is durable. Raises OSError."""
         if self._descriptor is not None and self._own is not None:  # while the block runs
             _write(self._descriptor, replace(self._own, sequence=sequence, digest=digest))
+
+    def take_run(self, run_id: str) -> None:
+        """Whoever has the database has every run in it."""
+
+    def try_run(self, run_id: str) -> bool:
+        return True
+
+    def takes_over(self, run_id: str) -> bool:
+        return True
+
+    def give_back(self, run_id: str) -> None:
+        """It stays this one's, as all are."""
 
     def _open(self) -> int:
         try:

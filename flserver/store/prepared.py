@@ -3,13 +3,13 @@
 The driver gives the interpreter's lock away whenever SQLite works, and gets it back only when the thread that has it
 meanwhile waits for something, or after the switch interval: with a statement for each row, one busy thread holds the
 record up by that time for each row. So as many rows as possible go into one statement. Their number is a power of two,
-so that there are few texts, and SQLite has each compiled already.
+so that there are few texts, and SQLite has each compiled already. On PostgreSQL ``postgres/statements.py`` does it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Column, Connection, Table
 from sqlalchemy.types import TypeDecorator
@@ -22,18 +22,34 @@ MOST_ROWS = 64
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Writing:
+    """What is done to rows of ``table``: ``columns`` are inserted, put (changed where the primary key is there),
+    or changed in those whose primary key is given, and that have NULL in all of ``unset``."""
+
+    table: Table
+    kind: Literal["insert", "put", "change"]
+    columns: tuple[str, ...]
+    unset: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A statement for any number of rows. ``text`` gives it for so many; ``names`` are a row's parameters in their
     order, and ``convert`` what makes of one at that place what its column holds."""
 
+    what: Writing
     text: Callable[[int], str]
     names: tuple[str, ...]
     convert: tuple[tuple[int, Callable[[Any, Any], Any]], ...]
 
     def run(self, connection: Connection, rows: Sequence[Row]) -> int:
         """Run it for ``rows``, which have its parameters by name; what is not there is NULL. Returns how many rows of
-        the table it inserted or changed. Raises sqlite3.Error."""
+        the table it inserted or changed. Raises sqlite3.Error, or sqlalchemy's DBAPIError."""
+        if connection.dialect.name == "postgresql":
+            from flserver.store.postgres.statements import write
+
+            return write(connection, self.what, [*map(self._values, rows)]) if rows else 0
         driver, done = driver_of(connection), 0
         for some in _portions(rows):
             values: list[Any] = []
@@ -58,7 +74,8 @@ def inserting(table: Table, *, or_update: bool = False) -> Prepared:
     changing = ", ".join(f"{column.name} = excluded.{column.name}" for column in table.c if not column.primary_key)
     end = f" ON CONFLICT ({keys}) DO UPDATE SET {changing}" if or_update else ""
     begin = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES "
-    return _prepared(list(table.c), columns, lambda values: f"{begin}{values}{end}")
+    what = Writing(table, "put" if or_update else "insert", columns)
+    return _prepared(what, list(table.c), columns, lambda values: f"{begin}{values}{end}")
 
 
 @cache
@@ -71,7 +88,12 @@ def changing(table: Table, columns: tuple[str, ...], unset: tuple[str, ...] = ()
     by += [f"{table.name}.{column} IS NULL" for column in unset]
     begin, end = f"UPDATE {table.name} SET {to_set} FROM (VALUES ", f") AS given WHERE {' AND '.join(by)}"
     of = [table.c[name] for name in (*columns, *keys)]
-    return _prepared(of, (*columns, *key_parameters(table)), lambda values: f"{begin}{values}{end}")
+    return _prepared(
+        Writing(table, "change", columns, unset),
+        of,
+        (*columns, *key_parameters(table)),
+        lambda values: f"{begin}{values}{end}",
+    )
 
 
 @cache
@@ -80,11 +102,13 @@ def key_parameters(table: Table) -> tuple[str, ...]:
     return tuple(f"key_{column.name}" for column in table.primary_key)
 
 
-def _prepared(columns: Sequence[Column[Any]], names: tuple[str, ...], around: Callable[[str], str]) -> Prepared:
+def _prepared(
+    what: Writing, columns: Sequence[Column[Any]], names: tuple[str, ...], around: Callable[[str], str]
+) -> Prepared:
     one = f"({', '.join('?' * len(names))})"
     types = [column.type for column in columns]
     convert = [(at, kind.process_bind_param) for at, kind in enumerate(types) if isinstance(kind, TypeDecorator)]
-    return Prepared(cache(lambda rows: around(", ".join([one] * rows))), names, tuple(convert))
+    return Prepared(what, cache(lambda rows: around(", ".join([one] * rows))), names, tuple(convert))
 
 
 def _portions(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

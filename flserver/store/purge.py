@@ -7,23 +7,24 @@ about runs, rounds and operators name several clients or none, and stay.
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Table
 
 from flserver import events as e
 from flserver.events.words import HEADERS, REJECTED_KINDS
+from flserver.settings.places import Place
 from flserver.store import tables as t
 from flserver.store import tree
 from flserver.store.appending import Appending, Head, signs_nothing
 from flserver.store.chain import sha256_of
+from flserver.store.database import at
 from flserver.store.derive import derive
 from flserver.store.derive.attempts import OpenAttempts
 from flserver.store.derive.statements import Key, Origin, Row, Rows, key_getter
 from flserver.store.payloads import canonical_json, from_payload, to_payload
 from flserver.store.ranges import Ranges
-from flserver.store.sqlite import driver_of, reading_engine, store_errors, writing_engine
+from flserver.store.sqlite import driver_of, store_errors
 from flserver.text import printable
 
 PURGEABLE = (
@@ -114,22 +115,22 @@ def find(connection: Connection, selection: Selection) -> Purge:
     return found
 
 
-def preview(path: Path, selection: Selection) -> Purge:
-    """What a selection means in the database at ``path``; nothing is written. Raises StoreError."""
-    with store_errors(f"{path} cannot be read"), reading_engine(path).connect() as connection:
+def preview(place: Place, selection: Selection) -> Purge:
+    """What a selection means in the database at ``place``; nothing is written. Raises StoreError."""
+    with store_errors(f"{place} cannot be read"), at(place).reading_engine().connect() as connection:
         return find(connection, selection)
 
 
 def purge(
-    path: Path, selections: Sequence[Selection], told: Sequence[tuple[str, e.Event]], left_over: Sequence[str]
+    place: Place, selections: Sequence[Selection], told: Sequence[tuple[str, e.Event]], left_over: Sequence[str]
 ) -> Head:
     """Remove what the selections mean, in one transaction with the events that say so, and with what else is ``told``
-    of runs after them. Runs that are ``left_over`` are closed first. The caller holds the DatabaseLock.
+    of runs after them. Runs that are ``left_over`` are closed first. The caller holds the lock.
 
     The text is in free pages and in the WAL until ``overwrite``. Returns the chain's head. Raises StoreError.
     """
-    with store_errors(f"{path} could not be purged"):
-        engine = writing_engine(path)
+    with store_errors(f"{place} could not be purged"):
+        engine = at(place).writing_engine()
         with engine.connect() as connection:
             driver = driver_of(connection)
             driver.execute("PRAGMA secure_delete = ON")
@@ -148,14 +149,14 @@ def purge(
     return head
 
 
-def overwrite(path: Path) -> None:
-    """Leave nothing of what went in free pages or in the WAL. The caller holds the DatabaseLock.
+def overwrite(place: Place) -> None:
+    """Leave nothing of what went in free pages or in the WAL. The caller holds the lock.
 
     Raises StoreError where that could not be done, because somebody reads the database say: it can be tried again.
     """
-    again = f"what is purged is on record, and {path} could still hold text of it in free pages or the -wal file"
+    again = f"what is purged is on record, and {place} could still hold text of it in free pages or the -wal file"
     with store_errors(f"{again}: end whoever reads it, and give the same command again"):
-        with writing_engine(path).connect() as connection:
+        with at(place).writing_engine().connect() as connection:
             driver = driver_of(connection)
             driver.execute("PRAGMA secure_delete = ON")
             for step in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):

@@ -75,10 +75,10 @@ class Reader(Readable):
         if found is None and ref == NEWEST and not exact:
             found = self.newest_run()
         if found is None and ref and not exact:
-            found = the_one(ref, self._rows(_BEGUN_SO, ref=ref), self._path)
+            found = the_one(ref, self._rows(_BEGUN_SO, ref=ref), self.place)
         if found is None:
             names = self._rows("SELECT name, run_id FROM runs ORDER BY event_seq DESC")
-            raise no_such_run(ref, self._path, names)
+            raise no_such_run(ref, self.place, names)
         return found
 
     def newest_run(self, ref: str | None = None) -> Row | None:
@@ -102,7 +102,7 @@ class Reader(Readable):
         return {}
 
     def left_over_runs(self) -> list[str]:
-        """The run_ids still ``running``: while nobody holds the DatabaseLock, their processes are gone."""
+        """The run_ids still ``running``: while nobody has the lock, their processes are gone."""
         return [row["run_id"] for row in self._rows("SELECT run_id FROM runs WHERE status = 'running'")]
 
     def min_updates(self, run_id: str) -> int | None:
@@ -169,7 +169,7 @@ class Reader(Readable):
         and its parents' where it is a child. An older record has the whole norm only, which is more than each."""
         query = """
             WITH RECURSIVE line (run_id, upto) AS (
-                SELECT :run, :upto
+                SELECT CAST(:run AS TEXT), CAST(:upto AS BIGINT)
                 UNION ALL SELECT runs.parent_run_id, runs.parent_round FROM line JOIN runs USING (run_id)
                 WHERE runs.parent_run_id IS NOT NULL AND runs.config ->> 'resume_from' IS NOT NULL)
             SELECT COUNT(DISTINCT run_id || ' ' || answers_round) AS rounds,
@@ -212,10 +212,10 @@ class Reader(Readable):
             return read_totals(connection, run_id)
 
     def damage(self) -> str | None:
-        """What SQLite finds wrong with the file's form, the first thing of it; None where it is sound, which says
-        nothing of what stands in it. Every page is read."""
-        found = str(self._rows("PRAGMA quick_check")[0]["quick_check"])
-        return None if found == "ok" else " ".join(found.split())
+        """What is wrong with the database's form, the first thing of it; None where it is sound, which says nothing of
+        what stands in it."""
+        with self._errors(), self._connect() as connection:
+            return self._database.damage(connection)
 
     def head(self) -> Link | None:
         """The last event's place in the chain; None where there is no event."""
@@ -235,7 +235,7 @@ class Reader(Readable):
                 return None
             elif payload_digest(row["salt"], row["payload"]) == link.payload_digest:
                 return str(row["payload"])
-        raise Damaged(f"{self._path}: event {seq} is not what the chain has there: flserver verify says more")
+        raise Damaged(f"{self._database}: event {seq} is not what the chain has there: flserver verify says more")
 
     def _link(self, which: str, **parameters: Any) -> Link | None:
         row = self._first(f"SELECT {', '.join(Link.__dataclass_fields__)} FROM events {which}", **parameters)

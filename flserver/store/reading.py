@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from flserver.errors import UsageError
-from flserver.store.sqlite import cause, is_ours, reading_engine, unusable
+from flserver.settings.places import Place
+from flserver.store.database import at
+from flserver.store.postgres import asking
+from flserver.store.sqlite import cause
 
 Row = Mapping[str, Any]
 """A row of a view: its columns by name."""
@@ -19,19 +21,19 @@ PAGE = 1000
 
 
 class Readable:
-    """The database at ``path``, or that of the engine ``stand_in``, which stands for it, to be asked anything.
+    """The database at ``place``, or that of the engine ``stand_in``, which stands for it, to be asked anything.
 
-    Every method raises UsageError where there is no database that can be read, or the file is none of ours.
+    Every method raises UsageError where there is no database that can be read, or it is none of ours.
     """
 
-    def __init__(self, path: Path, stand_in: Engine | None = None) -> None:
-        self._path = path
+    def __init__(self, place: Place, stand_in: Engine | None = None) -> None:
+        self._database = at(place)
         self._stands_in = stand_in is not None
-        self._engine = stand_in or reading_engine(path)
+        self._engine = stand_in or self._database.reading_engine()
 
     @property
-    def path(self) -> Path:
-        return self._path
+    def place(self) -> Place:
+        return self._database.place
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one statement that only reads. Returns its columns' names, and its rows.
@@ -62,15 +64,15 @@ class Readable:
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        if not (self._stands_in or self._path.is_file()):
-            raise UsageError(f"there is no database {self._path}")
+        if not self._stands_in:
+            self._database.require_there()
         with self._errors():
             connection = self._engine.connect()
         with connection:
             with self._errors():
-                ours = is_ours(connection)
+                ours = self._database.is_ours(connection)
             if not ours:
-                raise UsageError(f"{self._path} is no database of flserver")
+                raise UsageError(f"{self._database} is no database of flserver")
             yield connection
 
     @contextmanager
@@ -78,7 +80,10 @@ class Readable:
         try:
             yield
         except SQLAlchemyError as error:
-            raise unusable(self._path, "read", error) from error
+            raise self._database.unusable("read", error) from error
+
+
+_VIEWS = "SELECT name FROM sqlite_master WHERE type = 'view' AND name LIKE 'v1!_%' ESCAPE '!' ORDER BY name"
 
 
 class Asked:
@@ -103,7 +108,7 @@ class Asked:
     ) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
         """The same, with ``PAGE`` rows in memory at once."""
         with _words():
-            result = self._connection.exec_driver_sql(sql, dict(parameters or {}))
+            result = self._ask(sql, parameters or {})
             self._results.append(result)
             if not result.returns_rows:
                 return [], iter(())
@@ -115,14 +120,37 @@ class Asked:
 
         return list(result.keys()), pages()
 
+    def views(self) -> list[str]:
+        """The names of the views that are the contract, in ascending order."""
+        found = self.rows(asking.VIEWS if self._on_postgres else _VIEWS)[1]
+        return [str(name) for (name,) in found]
+
+    def columns(self, view: str) -> list[tuple[str, str]]:
+        """The columns of a view in order, each with its type in SQLite's words, empty where none is declared. None of
+        them, where there is no such view."""
+        if self._on_postgres:
+            return [(name, kind) for name, kind in self.rows(asking.COLUMNS, {"view": view})[1]]
+        return [(row[1], str(row[2]).upper()) for row in self.rows(f"PRAGMA table_xinfo({view})")[1]]
+
+    @property
+    def _on_postgres(self) -> bool:
+        return self._connection.dialect.name == "postgresql"
+
+    def _ask(self, sql: str, parameters: Mapping[str, Any]) -> CursorResult[Any]:
+        if self._on_postgres:
+            return asking.ask(self._connection, sql, parameters, PAGE)
+        return self._connection.exec_driver_sql(sql, dict(parameters))
+
 
 @contextmanager
 def _words() -> Iterator[None]:
-    """Within the block, what the asker's SQL comes to is said in SQLite's words."""
+    """Within the block, what the asker's SQL comes to is said in the database's words."""
     try:
         yield
     # ValueError: SQL that is not UTF-8, which the driver raises before SQLite sees it.
     except (SQLAlchemyError, ValueError) as error:
         said = cause(error)
+        if (of_postgres := asking.complaint(error)) is not None:
+            raise UsageError(of_postgres) from error
         only = "; a query can only read, and no more than the database" if "not authorized" in said else ""
         raise UsageError(said + only) from error

@@ -17,8 +17,10 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine
 
 from flserver.errors import UsageError
+from flserver.settings.places import Place
+from flserver.store.database import at, file_of
 from flserver.store.incomplete import MARK
-from flserver.store.schema import check, migrate, usage_errors
+from flserver.store.schema import check, migrate
 from flserver.store.sqlite import driver_of, open_for_reading, writing_engine
 from flserver.store.sqlite_copies import copy_database, engine_of, temporary_engine, temporary_folder
 
@@ -61,11 +63,12 @@ class Scratch:
 
 
 @contextmanager
-def scratch(path: Path) -> Iterator[Scratch]:
-    """A scratch database for the one at ``path``, of which nothing is held when the block begins.
+def scratch(place: Place) -> Iterator[Scratch]:
+    """A scratch database for the one at ``place``, of which nothing is held when the block begins.
 
     Raises UsageError where there is no such database, it cannot be read, or there is no room for the copy.
     """
+    path = file_of(place, "not yet")
     state = check(path)
     if state.current is None:
         raise UsageError(f"there is no database {path}")
@@ -78,7 +81,7 @@ def scratch(path: Path) -> Iterator[Scratch]:
     expected = temporary_engine(None)
     derived = expected if state.at_head else temporary_engine(None)
     try:
-        with usage_errors(path, folder):
+        with at(path).errors(folder):
             copy_database(path, copy)
             with closing(sqlite3.connect(copy)) as target:
                 marked = target.execute("PRAGMA user_version").fetchone()[0] == MARK

@@ -14,15 +14,16 @@ from flserver.store.payloads import canonical_json
 
 
 class SafeText(TypeDecorator[str]):
-    """Text from anywhere. A lone surrogate, which UTF-8 cannot hold, becomes an escape: no peer stops the record."""
+    """Text from anywhere. A lone surrogate, which UTF-8 cannot hold, becomes an escape, and so does U+0000, which
+    PostgreSQL cannot: no peer stops the record."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or value.isascii():
+        if value is None or (value.isascii() and "\0" not in value):
             return value
-        return value.encode("utf-8", "backslashreplace").decode()
+        return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 class JsonText(TypeDecorator[Any]):

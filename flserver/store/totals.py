@@ -24,14 +24,15 @@ _COUNTS = {
         SELECT purpose, SUM(count) FROM (
             SELECT purpose, COUNT(*) AS count FROM connections WHERE run_id = :run AND closed_at IS NOT NULL
             GROUP BY purpose
-            UNION ALL SELECT purpose, connections FROM summaries WHERE run_id = :run) GROUP BY purpose""",
+            UNION ALL SELECT purpose, connections FROM summaries WHERE run_id = :run) AS counted GROUP BY purpose""",
     "updates": "SELECT decision, COUNT(*) FROM updates WHERE run_id = :run AND decision IS NOT NULL GROUP BY decision",
     "rejected": "SELECT reason, COUNT(*) FROM updates WHERE run_id = :run AND decision = 'rejected' GROUP BY reason",
     "dropouts": """
         SELECT left_reason, COUNT(*) FROM clients WHERE run_id = :run AND left_at IS NOT NULL GROUP BY left_reason""",
     "messages": f"""
-        SELECT direction, header, outcome, SUM(count) FROM ({_MESSAGES}) GROUP BY direction, header, outcome""",
-    "message_bytes": f"SELECT direction, header, SUM(bytes) FROM ({_MESSAGES}) GROUP BY direction, header",
+        SELECT direction, header, outcome, SUM(count) FROM ({_MESSAGES}) AS counted
+        GROUP BY direction, header, outcome""",
+    "message_bytes": f"SELECT direction, header, SUM(bytes) FROM ({_MESSAGES}) AS counted GROUP BY direction, header",
 }
 _NUMBERS = {
     "rejoins": "SELECT COUNT(*) FROM clients WHERE run_id = :run AND rejoined = 1",

@@ -55,7 +55,7 @@ class TreeReader(Reader):
         query = """
             SELECT seq FROM events JOIN updates USING (run_id)
             WHERE update_id = :update AND type = :type AND json_valid(payload)
-                AND json_extract(payload, '$.update_id') = :update"""
+                AND payload ->> 'update_id' = CAST(:update AS TEXT)"""
         row = self._first(query, update=update_id, type=UpdateReceived.__name__)
         return None if row is None else int(row["seq"])
 
@@ -68,14 +68,14 @@ class TreeReader(Reader):
         """The rows of events that are about this client alone, of the first ``upto`` events."""
         query = """
             SELECT * FROM events WHERE seq <= :upto AND json_valid(payload)
-                AND json_extract(payload, '$.client_id') = :client ORDER BY seq"""
+                AND payload ->> 'client_id' = :client ORDER BY seq"""
         return self._paged(query, {"client": client_id, "upto": upto})
 
     def events_of_run(self, run_id: str, upto: int, round: int | None = None) -> Iterator[Row]:
         """The rows of events that are of this run, of the first ``upto`` events: all, or those that a ``round`` is made
         of, as far as their payloads are not purged."""
         kinds = ", ".join(f"'{kind.__name__}'" for kind in _OF_A_ROUND)
-        of_it = ":round IN (json_extract(payload, '$.round'), json_extract(payload, '$.answers_round'))"
+        of_it = "CAST(:round AS TEXT) IN (payload ->> 'round', payload ->> 'answers_round')"
         query = f"""
             SELECT * FROM events WHERE run_id = :run AND seq <= :upto
                 AND (:round IS NULL OR (type IN ({kinds}) AND json_valid(payload) AND {of_it})) ORDER BY seq"""

@@ -56,7 +56,7 @@ def check_wal(path: Path) -> None:
             set_wal(connection, path)
 
 
-def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], None]) -> None:
+def leave_one_file(connection: Connection, path: Path, pause: Callable[[float], object]) -> None:
     """Fold the WAL into the file at ``path``, where the one connection that writes is about to be closed.
 
     Readers of a WAL need to write beside it; after this they need not. All is durable by now, so a reader that does not

@@ -9,22 +9,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from sqlalchemy import Connection, select
-
-from flserver import faults
 from flserver.clock import Deadline, monotonic
 from flserver.errors import StoreError
 from flserver.events import Event
-from flserver.store import tables, tree
+from flserver.settings.places import Place
 from flserver.store.appending import Appending, Head, Signs, signs_nothing
 from flserver.store.backlog import Backlog
-from flserver.store.busy import when_free
-from flserver.store.derive.statements import Rows
+from flserver.store.database import Lock, at
 from flserver.store.payloads import to_payload
-from flserver.store.sqlite import DATABASE_ERRORS, store_errors, what_failed, writing_engine
-from flserver.store.wal import fold_left_over, leave_as_it_is, leave_one_file, set_wal, share_companions
 
 LINGER = 0.1
 """Seconds that an event waits for companions: with the commit itself, below the 0.2 s of promise 2. Each halving of it
@@ -46,19 +39,24 @@ class Writer:
     """Implements ``events.bus.Recorder``: the events of one process's work on one run."""
 
     def __init__(
-        self, path: Path, *, run_id: str, process_id: int, patience: float = 60.0, sign: Signs = signs_nothing
+        self,
+        place: Place,
+        *,
+        run_id: str,
+        process_id: int,
+        patience: float = 60.0,
+        sign: Signs = signs_nothing,
+        lock: Lock | None = None,
     ) -> None:
-        """``patience`` is how many seconds another program's lock on the database is waited for; ``sign`` signs heads
-        of the record."""
-        self._path = path
-        self._patience = patience
+        """``patience`` is how many seconds a database is waited for that another program has locked, or that cannot be
+        reached; ``sign`` signs heads of the record. ``lock`` is what keeps others away."""
+        self._database = at(place)
+        self._record = self._database.recording(patience, lock)
         self._chain = Appending(run_id, process_id, sign)
         self._on_committed: Callable[[Sequence[Event]], None] = lambda events: None
         self._on_commit_seconds: Callable[[float], None] = lambda seconds: None
         self._on_failure: Callable[[BaseException], None] = lambda error: None
         self._on_head: Callable[[int, str], None] = lambda sequence, digest: None
-        self._connection: Connection | None = None
-        self._rows: Rows | None = None  # the writer's thread alone has it; None where it is to be read from the tables
         self._thread = threading.Thread(target=self._run, name="store-writer")
         # Guards everything below. The conditions share it: the writer sleeps on _work, those who flush on _durable,
         # and on _room those who wait for it, who go first and others.
@@ -122,14 +120,7 @@ class Writer:
         """
         self._on_committed, self._on_commit_seconds, self._on_failure = on_committed, on_commit_seconds, on_failure
         self._on_head = on_head
-        with store_errors(f"{self._path} cannot be opened for writing"):
-            connection = writing_engine(self._path).connect()
-            try:
-                when_free(self._path, self._patience, self._pause, lambda: self._open(connection))
-            except BaseException:
-                leave_as_it_is(connection, self._path)  # closing would fold the WAL once more
-                raise
-        self._connection = connection
+        self._head = self._record.open(self._pause)
         self._thread.start()
 
     @property
@@ -196,47 +187,23 @@ class Writer:
 
     def _require_healthy(self) -> None:
         if self._failure is not None:
-            raise StoreError(
-                f"the record cannot be written: {what_failed(self._path, self._failure)}"
-            ) from self._failure
+            said = self._database.what_failed(self._failure)
+            raise StoreError(f"the record cannot be written: {said}") from self._failure
 
     # --- the writer's thread ------------------------------------------------------------------------------------------
 
-    def _open(self, connection: Connection) -> None:
-        """Find where the chain stands."""
-        set_wal(connection, self._path)
-        fold_left_over(connection, self._path)
-        last = select(tables.events.c.digest).order_by(tables.events.c.seq.desc()).limit(1)
-        with connection.begin():
-            digest = connection.execute(last).scalar()
-            if digest is not None:
-                self._head = Head(digest, tree.frontier_of(connection))
-        share_companions(self._path)
-
     def _run(self) -> None:
-        connection = self._connection
-        assert connection is not None
         try:
             while batch := self._take():
-                self._write(connection, batch)
-            self._leave(connection)
+                self._write(batch)
+            self._record.leave()
         except Exception as error:
-            leave_as_it_is(connection, self._path)
+            self._record.leave_as_it_is()
             with self._lock:
                 self._failure = error
                 for waiting in (self._durable, *self._room.values()):
                     waiting.notify_all()
             self._on_failure(error)
-
-    def _leave(self, connection: Connection) -> None:
-        """Leave one file. Where that fails all is durable, in two: the next server folds them, or says so."""
-        try:
-            leave_one_file(connection, self._path, self._pause)
-            connection.close()
-        except DATABASE_ERRORS as error:
-            leave_as_it_is(connection, self._path)
-            said = what_failed(self._path, error)
-            logger.warning("the end of the record stays in %s-wal, which belongs to it: %s", self._path, said)
 
     def _take(self) -> list[_Entry]:
         """The next batch, once it is due; empty when the sentinel is all that is left."""
@@ -255,9 +222,9 @@ class Writer:
     def _due(self) -> bool:
         return self._wanted > self._taken or len(self._queue) >= MAX_BATCH
 
-    def _write(self, connection: Connection, batch: Sequence[_Entry]) -> None:
-        started = monotonic()
-        head, events = when_free(self._path, self._patience, self._pause, lambda: self._commit(connection, batch))
+    def _write(self, batch: Sequence[_Entry]) -> None:
+        entries, started = [(entry.event, entry.payload) for entry in batch], monotonic()
+        head, events = self._record.commit(lambda rows, head: self._chain.append(rows, head, entries))
         seconds = monotonic() - started
         with self._lock:
             self._head = head
@@ -276,17 +243,3 @@ class Writer:
         """Wait for something that gives no sign when it comes."""
         with self._lock:
             self._work.wait(seconds)
-
-    def _commit(self, connection: Connection, batch: Sequence[_Entry]) -> tuple[Head, Sequence[Event]]:
-        """Write the events and what follows from them in one transaction; returns the chain's new head, and all events
-        that were written."""
-        try:
-            with connection.begin():
-                rows = self._rows = self._rows or Rows(connection)
-                written = self._chain.append(rows, self._head, [(entry.event, entry.payload) for entry in batch])
-                faults.reach("commit")
-            faults.reach("committed")
-            return written
-        except BaseException:
-            self._rows = None  # it knows what was rolled back
-            raise

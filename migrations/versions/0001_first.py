@@ -171,8 +171,9 @@ VIEWS = {
 
 
 def upgrade() -> None:
-    """From an empty file."""
-    op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    """From an empty file, or an empty database."""
+    if op.get_context().dialect.name == "sqlite":
+        op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statement in (*TABLES, *INDEXES):
         op.execute(statement)
     for name, query in VIEWS.items():

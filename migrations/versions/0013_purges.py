@@ -50,7 +50,12 @@ OPTIONAL = {
 
 
 def upgrade() -> None:
-    """From 0012."""
+    """From 0012. On PostgreSQL no record is older."""
+    if op.get_context().dialect.name == "postgresql":
+        for table, columns in OPTIONAL.items():
+            for column in columns:
+                op.execute(f"ALTER TABLE {table} ALTER COLUMN {column.split()[0]} DROP NOT NULL")
+        return
     op.execute("PRAGMA writable_schema = ON")
     for table, columns in OPTIONAL.items():
         for column in columns:

@@ -11,4 +11,4 @@ SELECT
 FROM v1_messages
 WHERE run_id = :run_id
 GROUP BY day, client_id
-ORDER BY day, client_id;
+ORDER BY day, client_id NULLS FIRST;

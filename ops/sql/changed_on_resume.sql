@@ -7,8 +7,8 @@ SELECT
     at,
     process_id,
     detail ->> 'setting' AS setting,
-    detail ->> 'before' AS before,
-    detail ->> 'now' AS now,
+    json_extract(detail, '$.before') AS before,
+    json_extract(detail, '$.now') AS now,
     actor,
     reason,
     CASE

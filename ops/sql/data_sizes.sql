@@ -10,7 +10,7 @@ SELECT
     MAX(counted_size) AS largest_counted,
     (
         SELECT COUNT(DISTINCT data_size) FROM v1_clients AS k
-        WHERE k.run_id = u.run_id AND k.client_id = u.client_id
+        WHERE k.run_id = :run_id AND k.client_id = u.client_id
     ) AS sizes_registered
 FROM v1_updates AS u
 WHERE run_id = :run_id

@@ -61,4 +61,5 @@ LEFT JOIN v1_updates AS u
 WHERE c.what IS NOT NULL
 WINDOW of_round AS (PARTITION BY c.round)
 ORDER BY
-    CASE c.what WHEN 'both' THEN 1 WHEN 'accuracy' THEN 2 ELSE 3 END, c.round, u.update_norm DESC, u.client_id;
+    CASE c.what WHEN 'both' THEN 1 WHEN 'accuracy' THEN 2 ELSE 3 END, c.round, u.update_norm DESC NULLS LAST,
+    u.client_id NULLS FIRST;

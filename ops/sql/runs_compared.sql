@@ -27,10 +27,10 @@ SELECT
     r.model,
     r.strategy,
     r.seed,
-    r.config ->> 'min_clients' AS min_clients,
-    r.config ->> 'round_timeout' AS round_timeout,
-    r.config ->> 'go_on_at' AS go_on_at,
-    r.config ->> 'max_update_norm' AS max_update_norm,
+    json_extract(r.config, '$.min_clients') AS min_clients,
+    json_extract(r.config, '$.round_timeout') AS round_timeout,
+    json_extract(r.config, '$.go_on_at') AS go_on_at,
+    json_extract(r.config, '$.max_update_norm') AS max_update_norm,
     r.parent_run_id,
     r.parent_round
 FROM v1_runs AS r

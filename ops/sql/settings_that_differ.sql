@@ -21,5 +21,6 @@ SELECT names.key AS setting, one.value AS value, other.value AS other_value
 FROM (SELECT key FROM one UNION SELECT key FROM other) AS names
 LEFT JOIN one ON one.key = names.key
 LEFT JOIN other ON other.key = names.key
-WHERE one.value IS NOT other.value AND EXISTS (SELECT 1 FROM other)
+WHERE COALESCE(one.value <> other.value, one.value IS NOT NULL OR other.value IS NOT NULL)
+    AND EXISTS (SELECT 1 FROM other)
 ORDER BY names.key;

@@ -2,7 +2,7 @@
 -- What operators did, the server's processes, how each attempt ended, and who came and went.
 -- The reason server stopped is that of one that was killed, or lost its power; an orderly stop is stopped.
 -- No rows: nothing of it is on record.
-SELECT at, 'operator: ' || kind AS what, NULL AS round, NULL AS client_id, COALESCE(actor, '') AS detail
+SELECT at, 'operator: ' || kind AS what, CAST(NULL AS BIGINT) AS round, CAST(NULL AS TEXT) AS client_id, COALESCE(actor, '') AS detail
 FROM v1_operator_events
 WHERE run_id = :run_id
 UNION ALL
@@ -25,4 +25,4 @@ UNION ALL
 SELECT left_at, 'client left', NULL, client_id, left_reason
 FROM v1_clients
 WHERE run_id = :run_id AND left_at IS NOT NULL
-ORDER BY at, what, client_id;
+ORDER BY at, what, client_id NULLS FIRST;

@@ -21,12 +21,12 @@ WITH sides AS (
     SELECT DISTINCT
         sides.side,
         c.client_id,
-        CASE WHEN hex(s.key) GLOB '*ED[AB]*' THEN hex(s.key) ELSE substr(s.key, 1, 200) END AS key,
+        CASE WHEN instr(hex(s.key), 'EDA') + instr(hex(s.key), 'EDB') > 0 THEN hex(s.key) ELSE substr(s.key, 1, 200) END AS key,
         CASE
             WHEN s.type IN ('true', 'false') THEN s.type
-            WHEN s.type <> 'text' THEN s.value
-            WHEN hex(s.value) GLOB '*ED[AB]*' THEN hex(s.value)
-            ELSE substr(s.value, 1, 200)
+            WHEN s.type <> 'text' THEN CAST(s.atom AS TEXT)
+            WHEN instr(hex(s.atom), 'EDA') + instr(hex(s.atom), 'EDB') > 0 THEN hex(s.atom)
+            ELSE substr(s.atom, 1, 200)
         END AS value
     FROM sides
     JOIN v1_clients AS c USING (run_id),
@@ -59,6 +59,6 @@ SELECT
 FROM told
 JOIN clients ON clients.key = told.key
 WHERE EXISTS (SELECT 1 FROM sides WHERE side = 'other' AND run_id IS NOT NULL)
-GROUP BY told.key
-HAVING MIN(in_one AND in_other) = 0
+GROUP BY told.key, clients.of_one, clients.of_other
+HAVING NOT MIN(in_one AND in_other)
 ORDER BY told.key;

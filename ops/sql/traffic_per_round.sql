@@ -13,4 +13,4 @@ SELECT
 FROM v1_messages
 WHERE run_id = :run_id
 GROUP BY round, direction, header, outcome
-ORDER BY round, direction, header, outcome;
+ORDER BY round NULLS FIRST, direction, header NULLS FIRST, outcome;

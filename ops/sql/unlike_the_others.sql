@@ -19,4 +19,4 @@ SELECT
 FROM v1_updates
 WHERE run_id = :run_id AND update_norm IS NOT NULL
 WINDOW attempts AS (PARTITION BY answers_round, answers_attempt)
-ORDER BY times_the_others DESC NULLS LAST, round, attempt, client_id;
+ORDER BY times_the_others DESC NULLS LAST, round NULLS FIRST, attempt NULLS FIRST, client_id;

@@ -6,7 +6,7 @@ SELECT
     client_id,
     COUNT(*) AS rounds,
     SUM(weight) / (
-        SELECT COUNT(*) FROM v1_rounds
+        SELECT NULLIF(COUNT(*), 0) FROM v1_rounds
         WHERE run_id = :run_id AND status = 'committed' AND round > 0
     ) AS mean_share,
     MAX(weight) AS largest_share,
@@ -15,4 +15,4 @@ SELECT
 FROM v1_updates
 WHERE run_id = :run_id AND decision = 'accepted'
 GROUP BY client_id
-ORDER BY mean_share DESC, client_id;
+ORDER BY mean_share DESC NULLS LAST, client_id;

@@ -10,7 +10,7 @@ WITH RECURSIVE way (step, run_id, round) AS (
         WHERE r.model_digest = :digest AND r.status = 'committed'
         ORDER BY n.started_at DESC, r.run_id DESC, r.round DESC
         LIMIT 1
-    )
+    ) AS made
     UNION ALL
     SELECT
         w.step + 1,

@@ -17,7 +17,7 @@ SELECT
     client_id,
     COUNT(*) AS updates,
     SUM(is_last) AS times_last,
-    COALESCE(SUM(CASE WHEN is_last THEN after_the_one_before END), 0) AS waited_for_seconds,
+    COALESCE(SUM(CASE WHEN is_last THEN after_the_one_before END), 0.0) AS waited_for_seconds,
     AVG(wait_seconds) AS mean_training_seconds,
     MAX(wait_seconds) AS longest_training_seconds,
     AVG(upload_seconds) AS mean_transfer_seconds,

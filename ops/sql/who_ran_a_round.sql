@@ -26,7 +26,7 @@ SELECT
 FROM v1_rounds AS r
 LEFT JOIN v1_processes AS p ON p.process_id = r.process_id
 WHERE r.run_id = :run_id AND r.round = COALESCE(
-        NULLIF(:round, ''),
+        CAST(NULLIF(:round, '') AS BIGINT),
         (SELECT MAX(round) FROM v1_rounds WHERE run_id = :run_id AND status = 'committed')
     )
 ORDER BY r.attempt;

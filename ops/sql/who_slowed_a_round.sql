@@ -20,7 +20,7 @@ LEFT JOIN v1_updates AS u
     ON u.run_id = c.run_id AND u.client_id = c.client_id
     AND u.answers_round = c.round AND u.answers_attempt = c.attempt
 WHERE c.run_id = :run_id AND c.round = COALESCE(
-        NULLIF(:round, ''),
+        CAST(NULLIF(:round, '') AS BIGINT),
         (SELECT MAX(round) FROM v1_rounds WHERE run_id = :run_id AND status = 'committed')
     )
 ORDER BY c.attempt, c.seconds DESC NULLS FIRST, c.client_id;

@@ -14,7 +14,7 @@ SELECT
     c.seconds
 FROM v1_client_rounds AS c
 WHERE c.run_id = :run_id AND c.participation = 'answered' AND c.round = COALESCE(
-        NULLIF(:round, ''),
+        CAST(NULLIF(:round, '') AS BIGINT),
         (SELECT MAX(round) FROM v1_rounds WHERE run_id = :run_id AND status = 'committed')
     )
 ORDER BY c.attempt DESC, c.weight DESC NULLS LAST, c.client_id;

@@ -12,7 +12,8 @@ from flserver import events as e
 from flserver.events import words
 from flserver.events.totals import Totals
 from flserver.observers import tally
-from flserver.observers.metrics import ELSEWHERE, Metrics, database_bytes
+from flserver.observers.metrics import ELSEWHERE, Metrics
+from flserver.store.database import at
 from tests import facts
 from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
 from tests.observers.observed_run import SERVER_STARTED, committed
@@ -231,8 +232,8 @@ def test_a_run_name_that_does_not_encode_costs_no_scrape() -> None:
 
 def test_database_bytes_counts_the_log(tmp_path: Path) -> None:
     database = tmp_path / "runs.sqlite"
-    assert database_bytes(database) == 0
+    assert at(database).bytes() == 0
     database.write_bytes(b"x" * 100)
-    assert database_bytes(database) == 100
+    assert at(database).bytes() == 100
     (tmp_path / "runs.sqlite-wal").write_bytes(b"x" * 11)
-    assert database_bytes(database) == 111
+    assert at(database).bytes() == 111

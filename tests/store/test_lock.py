@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.store.lock import DatabaseLock, holder, read_note, status_shown, unheld
+from flserver.store.database import at
+from flserver.store.lock import DatabaseLock, holder, read_note, unheld
 
 
 @pytest.fixture
@@ -99,14 +100,14 @@ def test_a_file_that_says_nothing_is_no_note(database: Path, lock: Path, content
 
 def test_a_run_that_no_server_has_is_said_to_have_none(database: Path) -> None:
     assert unheld(database) == "copy"
-    assert status_shown("running", database) == "running (no server has it)"
+    assert at(database).status_shown("running", "r") == "running (no server has it)"
     with DatabaseLock(database):
-        assert status_shown("running", database) == "running"
-        assert status_shown("completed", database) == "completed"
+        assert at(database).status_shown("running", "r") == "running"
+        assert at(database).status_shown("completed", "r") == "completed"
         assert unheld(database) is None
     assert unheld(database) == "left"
-    assert status_shown("running", database) == "running (no server has it)", "its file is there still"
-    assert status_shown("completed", database) == "completed"
+    assert at(database).status_shown("running", "r") == "running (no server has it)", "its file is there still"
+    assert at(database).status_shown("completed", "r") == "completed"
 
 
 def test_who_only_looks_keeps_no_server_away(database: Path) -> None:

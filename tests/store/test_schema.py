@@ -258,7 +258,7 @@ def test_where_the_databases_own_folder_is_full_that_is_said(
             with closing(sqlite3.connect(source)) as database:
                 database.backup(connection)
 
-    monkeypatch.setattr("flserver.store.schema.copy_database", full)
+    monkeypatch.setattr("flserver.store.sqlite_database.copy_database", full)
     with pytest.raises(UsageError, match=rf"MiB in {re.escape(str(recorded.parent))}, .* a copy beside it"):
         ensure_head(recorded, migrations=newer)
 

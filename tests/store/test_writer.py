@@ -42,7 +42,7 @@ def test_flush_returns_only_when_another_connection_can_read_the_row(recording: 
 
 def test_a_commit_is_synchronous(recording: Recording) -> None:
     # 2 is FULL: NORMAL would lose the last commits of a WAL in a power failure.
-    connection = recording.writer._connection
+    connection = recording.writer._record._connection
     assert connection is not None
     driver = connection.connection.driver_connection
     assert driver is not None

@@ -1,0 +1,257 @@
+"""A record on PostgreSQL is written as a file is: the same rows, behind one chain, whoever writes it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from flserver import events as e
+from flserver import faults
+from flserver.errors import StoreError, UsageError
+from flserver.settings.places import Address
+from flserver.store import tables as t
+from flserver.store.database import at
+from flserver.store.postgres.lock import PostgresLock
+from flserver.store.reader import Reader
+from flserver.store.writer import Writer
+from tests.patience import PATIENCE, eventually
+from tests.postgres_server import PostgresDatabase, running_postgres
+from tests.store import story
+
+pytestmark = pytest.mark.postgres
+
+STOP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'flserver run %'"
+
+
+@pytest.fixture
+def address(postgres: PostgresDatabase) -> Address:
+    return Address(postgres.url())
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+        faults.install(None)
+
+
+class Server:
+    """Has a run, and writes it."""
+
+    def __init__(self, stack: ExitStack, address: Address, run_id: str, patience: float = PATIENCE) -> None:
+        self.failures: list[BaseException] = []
+        self.lock = stack.enter_context(PostgresLock(address))
+        self.lock.take_run(run_id)
+        self.process_id = at(address).id_seeds().process_id
+        self.writer = Writer(address, run_id=run_id, process_id=self.process_id, patience=patience, lock=self.lock)
+        self.writer.start(**(story.QUIET | {"on_failure": self.failures.append}))
+        stack.callback(self.writer.close)
+
+    def say(self, state: str) -> None:
+        """Put a little on record, durably."""
+        self.writer.emit(e.StateChanged(state=state))  # type: ignore[arg-type]
+        self.writer.flush()
+
+
+def states(address: Address, run_id: str) -> list[str]:
+    """What a run has said, by its events."""
+    _, rows = Reader(address).query(
+        "SELECT payload ->> 'state' FROM events WHERE run_id = :run AND type = 'StateChanged' ORDER BY seq",
+        {"run": run_id},
+    )
+    return [row[0] for row in rows]
+
+
+def sound(address: Address) -> int:
+    """The number of events of a chain that holds."""
+    found = Reader(address).verify_chain()
+    assert found.problems == ()
+    return found.events
+
+
+def test_the_same_story_is_the_same_rows(address: Address, database: Path) -> None:
+    first, second = story.whole_run(), story.left_over()
+    for place in (address, database):
+        story.write(place, first)
+        story.write(place, second, run_id=story.LEFT, process_id=2)
+    there, here = Reader(address), Reader(database)
+    assert sound(address) == len(first) + len(second)
+    for table in t.DERIVED:
+        order = ", ".join(f'"{column.name}"' for column in table.primary_key)
+        query = f"SELECT * FROM {table.name} ORDER BY {order}"
+        assert there.query(query) == here.query(query), table.name
+    assert at(address).bytes() > 1e6
+
+
+def test_servers_take_turns_behind_one_chain(address: Address, stack: ExitStack) -> None:
+    servers = {run: Server(stack, address, run) for run in ("one", "two")}
+    assert len({server.process_id for server in servers.values()}) == 2
+
+    def talk(server: Server) -> None:
+        for number in range(20):
+            server.say(str(number))
+
+    threads = [threading.Thread(target=talk, args=(server,)) for server in servers.values()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sound(address) == 40
+    for run in servers:
+        assert states(address, run) == [*map(str, range(20))]
+    last = max(server.writer.head for server in servers.values())
+    head = Reader(address).head()
+    assert head is not None
+    assert last == (40, head.digest())
+
+
+def test_a_run_has_one_server_and_its_holder_is_named(address: Address, stack: ExitStack) -> None:
+    Server(stack, address, "night")
+    with PostgresLock(address) as other:
+        with pytest.raises(UsageError, match=r"run night is served already: flserver run night on .*a local socket"):
+            other.take_run("night")
+        other.take_run("day")
+    with pytest.raises(UsageError, match="is in use: flserver run night"), at(address).lock(alone=True):
+        pass
+    assert at(address).unheld("night") is None
+    assert at(address).unheld("day") == "copy", "nobody ever wrote it here"
+    assert at(address).status_shown("running", "night") == "running"
+    stack.close()
+    assert at(address).unheld("night") == "left"
+    assert at(address).status_shown("running", "night") == "running (no server has it)"
+    with at(address).lock(alone=True) as lock:
+        assert lock.takes_over("night")
+        assert at(address).unheld("night") is None
+        lock.give_back("night")
+        assert at(address).unheld("night") == "left"
+
+
+@pytest.mark.parametrize("lost", ["before", "at_commit", "after_commit"])
+def test_a_lost_session_loses_and_repeats_nothing(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack, lost: str
+) -> None:
+    server = Server(stack, address, "night")
+    server.say("joining")
+    happened: list[str] = []
+
+    def lose(step: str) -> None:
+        if happened:
+            return
+        if (step, lost) == ("commit", "at_commit"):
+            happened.append(step)
+            postgres.ask(STOP)
+        elif (step, lost) == ("committed", "after_commit"):
+            happened.append(step)
+            raise DBAPIError("COMMIT", None, psycopg.OperationalError("the answer is lost"))
+
+    faults.install(lose)
+    if lost == "before":
+        happened.append("before")
+        postgres.ask(STOP)
+    server.say("running")
+    server.say("waiting")
+    assert happened
+    assert states(address, "night") == ["joining", "running", "waiting"]
+    assert sound(address) == 3
+    assert server.failures == []
+    assert at(address).unheld("night") is None, "it has its lock again"
+
+
+def test_a_server_whose_run_was_taken_over_commits_nothing_more(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack
+) -> None:
+    first = Server(stack, address, "night")
+    first.say("joining")
+    postgres.ask(STOP)
+    second = eventually(lambda: _taken(stack, address))
+    second.say("running")
+    first.writer.emit(e.StateChanged(state="waiting"))
+    with pytest.raises(StoreError, match="another server has taken over run night"):
+        first.writer.flush()
+    second.say("completed")
+    assert states(address, "night") == ["joining", "running", "completed"]
+    assert sound(address) == 3
+
+
+def _taken(stack: ExitStack, address: Address) -> Server | None:
+    try:
+        return Server(stack, address, "night")
+    except UsageError:
+        return None  # PostgreSQL has not ended the other session yet
+
+
+def test_a_database_that_goes_away_is_waited_for_and_then_it_ends_loudly(stack: ExitStack) -> None:
+    with running_postgres() as server:
+        database = server.create()
+        address = Address(database.url())
+        _made(address)
+        patient, hasty = Server(stack, address, "patient"), Server(stack, address, "hasty", patience=0.1)
+        patient.say("joining")
+        hasty.say("joining")
+        server.kill()
+        hasty.writer.emit(e.StateChanged(state="running"))
+        with pytest.raises(StoreError, match="the record cannot be written: postgresql://"):
+            hasty.writer.flush()
+        patient.writer.emit(e.StateChanged(state="running"))
+        assert not patient.failures
+        server.start()
+        patient.writer.flush()
+        assert states(address, "patient") == ["joining", "running"]
+        assert states(address, "hasty") == ["joining"]
+        assert sound(address) == 3
+        stack.close()
+
+
+def _made(address: Address) -> None:
+    from flserver.store.schema import ensure_head
+
+    assert ensure_head(address) is None
+
+
+def test_servers_that_come_to_an_empty_database_at_once_make_it_once(empty_postgres: PostgresDatabase) -> None:
+    address, failed = Address(empty_postgres.url()), list[BaseException]()
+
+    def make() -> None:
+        try:
+            _made(address)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert Reader(address).runs() == []
+
+
+def test_ids_are_above_those_of_a_record_that_came_from_elsewhere(address: Address, postgres: PostgresDatabase) -> None:
+    story.write(address, story.whole_run(), process_id=1)
+    postgres.ask("UPDATE processes SET process_id = 7")
+    seeds = at(address).id_seeds()
+    assert seeds.process_id == 8
+    assert seeds.update_id == seeds.message_id == seeds.connection_id == 8 * 10**9 + 1
+    assert at(address).id_seeds().process_id == 9
+
+
+def test_a_pooler_is_refused(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pooled(psycopg.Connection[Any]):
+        """One whose session is another's: what it was told when it began is not what the database says."""
+
+        @property
+        def info(self) -> Any:
+            class Info(psycopg.ConnectionInfo):
+                backend_pid = 1
+
+            return Info(self.pgconn)
+
+    connect: Callable[..., Any] = Pooled.connect
+    monkeypatch.setattr(psycopg, "connect", connect)
+    with pytest.raises(UsageError, match="connection pooler"), PostgresLock(address):
+        pass
