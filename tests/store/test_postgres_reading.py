@@ -61,8 +61,7 @@ def test_whatever_would_write_is_refused(recorded: PostgresDatabase) -> None:
     before, reader = state(recorded), Reader(Address(recorded.url()))
     for sql in WRITES:
         with pytest.raises(UsageError):
-            reader.query(sql)
-            pytest.fail(sql)
+            print(sql, reader.query(sql))
         assert state(recorded) == before, sql
 
 
