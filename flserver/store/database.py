@@ -7,6 +7,7 @@ takes the path of its file, which only an SQLite has.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Pause = Callable[[float], object]
 """Waits some seconds for what gives no sign when it comes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """What a copy to verify lacks: the ``problems`` of the schema that it cannot have, and the tables whose rows are
+    ``missing`` in it."""
+
+    problems: tuple[str, ...] = ()
+    missing: frozenset[str] = frozenset()
 
 
 class Lock(Protocol):
@@ -133,6 +143,10 @@ class Database(ABC):
     @abstractmethod
     def copy_aside(self, revision: str) -> Path | None:
         """A copy of it as it is before it is brought to another ``revision``; None where it can have none."""
+
+    @abstractmethod
+    def copy_into(self, copy: Path) -> Copied:
+        """Make the empty file ``copy`` an SQLite database of what this one is at one moment."""
 
     @abstractmethod
     def stand_in(self, *, empty: bool) -> "Engine":

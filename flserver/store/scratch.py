@@ -17,12 +17,12 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine
 
 from flserver.errors import UsageError
-from flserver.settings.places import Place
-from flserver.store.database import at, file_of
+from flserver.settings.places import Address, Place
+from flserver.store.database import Database, at
 from flserver.store.incomplete import MARK
 from flserver.store.schema import check, migrate
 from flserver.store.sqlite import driver_of, open_for_reading, writing_engine
-from flserver.store.sqlite_copies import copy_database, engine_of, temporary_engine, temporary_folder
+from flserver.store.sqlite_copies import engine_of, temporary_engine, temporary_folder
 
 ROOM = 2  # times the database: its copy, and what is derived of it, all of it at most
 INTEGRITY_PROBLEMS = 10
@@ -68,12 +68,13 @@ def scratch(place: Place) -> Iterator[Scratch]:
 
     Raises UsageError where there is no such database, it cannot be read, or there is no room for the copy.
     """
-    path = file_of(place, "not yet")
-    state = check(path)
+    state, database = check(place), at(place)
     if state.current is None:
-        raise UsageError(f"there is no database {path}")
+        raise UsageError(f"there is no database {place}")
+    if isinstance(place, Address) and not state.at_head:
+        raise UsageError(f"{place} is of an older version: flserver --db {place} db upgrade brings it to this one's")
     folder = temporary_folder()
-    _require_room(path, folder)
+    _require_room(database, folder)
     descriptor, name = tempfile.mkstemp(prefix="flserver-verify-", suffix=".sqlite", dir=folder)
     os.close(descriptor)
     copy = Path(name)
@@ -81,8 +82,8 @@ def scratch(place: Place) -> Iterator[Scratch]:
     expected = temporary_engine(None)
     derived = expected if state.at_head else temporary_engine(None)
     try:
-        with at(path).errors(folder):
-            copy_database(path, copy)
+        with database.errors(folder), _own_errors(database, folder):
+            copied = database.copy_into(copy)
             with closing(sqlite3.connect(copy)) as target:
                 marked = target.execute("PRAGMA user_version").fetchone()[0] == MARK
                 incomplete = marked and not state.at_head  # at head it means nothing, whoever set it
@@ -93,6 +94,7 @@ def scratch(place: Place) -> Iterator[Scratch]:
             with expected.connect() as connection:
                 meant = _schema(driver_of(connection))
             problems, comparable = _look_at(copy, meant, loosened=incomplete)
+            problems, comparable = (*copied.problems, *problems), comparable - copied.missing
             if not state.at_head:
                 if problems:
                     comparable = frozenset()  # what is not as it was meant is not upgraded
@@ -120,12 +122,22 @@ def scratch(place: Place) -> Iterator[Scratch]:
                 engine.dispose()
 
 
-def _require_room(path: Path, folder: Path) -> None:
-    size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}-wal")) if part.exists())
-    free = shutil.disk_usage(folder).free
+@contextmanager
+def _own_errors(database: Database, folder: Path) -> Iterator[None]:
+    """What SQLite cannot do with the copy of a database that is not its own."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if isinstance(database.place, Path):
+            raise
+        raise UsageError(f"{database} cannot be verified in {folder}: {error}") from error
+
+
+def _require_room(database: Database, folder: Path) -> None:
+    size, free = database.bytes(), shutil.disk_usage(folder).free
     if free < ROOM * size:
         raise UsageError(
-            f"{path} is verified in a copy: that takes up to {ROOM * size / 2**20:,.0f} MiB in {folder.resolve()}, "
+            f"{database} is verified in a copy: that takes up to {ROOM * size / 2**20:,.0f} MiB in {folder.resolve()}, "
             f"which has {free / 2**20:,.0f} MiB free. Make room, or name another folder in SQLITE_TMPDIR"
         )
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, StaticPool, create_engine
 from flserver.errors import UsageError
 from flserver.files import create, follow
 from flserver.store import busy, sqlite
-from flserver.store.database import Database, Lock, Pause
+from flserver.store.database import Copied, Database, Lock, Pause
 from flserver.store.lock import DatabaseLock, Note, Unheld, holder, read_note, unheld
 from flserver.store.recording import Recording
 from flserver.store.rollback import roll_back
@@ -157,6 +157,10 @@ class SQLite(Database):
         follow(self.path, copy)
         copy_database(self.path, copy)
         return copy
+
+    def copy_into(self, copy: Path) -> Copied:
+        copy_database(self.path, copy)
+        return Copied()
 
     def stand_in(self, *, empty: bool) -> Engine:
         return temporary_engine(None if empty else self.path)

@@ -15,7 +15,7 @@ from flserver.clock import Deadline
 from flserver.errors import UsageError
 from flserver.settings.places import Address
 from flserver.store import sqlite
-from flserver.store.database import Database, Lock, Pause
+from flserver.store.database import Copied, Database, Lock, Pause
 from flserver.store.lock import Note, Unheld
 from flserver.store.postgres import engines
 from flserver.store.postgres.lock import PostgresLock
@@ -126,6 +126,11 @@ class Postgres(Database):
 
     def copy_aside(self, revision: str) -> None:
         """There is pg_dump."""
+
+    def copy_into(self, copy: Path) -> Copied:
+        from flserver.store.postgres.copies import copy_into
+
+        return copy_into(str(self.address), copy)
 
     def stand_in(self, *, empty: bool) -> Engine:
         """Raises UsageError for an old one, which other servers may be using."""
