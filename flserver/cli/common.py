@@ -18,7 +18,7 @@ from flserver.settings.places import Place, place_of
 if TYPE_CHECKING:
     from flserver.store.reader import Reader
 
-db_option = click.option("--db", type=click.Path(), default=None, metavar="PATH", help="The SQLite database.")
+db_option = click.option("--db", type=click.Path(), default=None, metavar="PATH|URL", help="The record.")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for programs, in place of lines.")
 raw_option = click.option(
     "--raw",

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from flserver.clock import Deadline, monotonic
 from flserver.events.words import Awaited, RunState
@@ -18,7 +19,8 @@ class Health:
     coordinator will have moved on; None where it waits without one. ``awaited`` is what clients are waited for to do,
     ``answered`` have done it, and so many more are ``missing``; ``seconds_left`` are left for it, of the join
     window too. ``sequence`` and
-    ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed.
+    ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed. One that ``stands_by``
+    has no run yet.
     """
 
     run_id: str | None
@@ -34,6 +36,14 @@ class Health:
     sequence: int
     digest: str | None
     queue_length: int
+    stands_by: bool = False
+
+    @classmethod
+    def standing_by(cls) -> "Health":
+        """That of a server which waits for another one's run."""
+        nothing: dict[str, Any] = dict.fromkeys(("run_id", "state", "round", "deadline", "awaited", "seconds_left"))
+        nothing |= {"answered": 0, "missing": 0, "sequence": 0, "digest": None, "queue_length": 0}
+        return cls(**nothing, writer_alive=True, accepting=True, stands_by=True)
 
     def reasons(self) -> list[str]:
         """Why the server is unhealthy; empty while it is well."""
@@ -51,7 +61,7 @@ class Health:
         """The status code and the JSON body of ``/healthz``."""
         reasons = self.reasons()
         body = {
-            "status": "unhealthy" if reasons else "ok",
+            "status": "unhealthy" if reasons else "standing by" if self.stands_by else "ok",
             "run_id": self.run_id,
             "state": self.state,
             "round": self.round,

@@ -63,6 +63,11 @@ def launch(
         database.wait_until_readable(settings.store.db_patience, lambda seconds: _pause(signals, seconds))
         check(settings.store.db)  # before a lock file is made beside a file that is none of ours
         lock = stack.enter_context(database.lock(stays=False, alone=False))
+        if settings.store.standby:
+            from flserver.process.standby import stand_by
+
+            if stand_by(settings, lock, lambda seconds: _pause(signals, seconds), say) is None:
+                return EXIT_DONE
         looking = stack.enter_context(ExitStack())
         reader = looking.enter_context(as_it_will_be(settings.store.db))
         plan = plan_run(reader, settings, given, typed=typed)

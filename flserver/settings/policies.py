@@ -84,8 +84,9 @@ class EvaluationPolicy:
 class StorePolicy:
     """Where the record and the models go, which group may read them, and which run is meant: with ``resume`` it goes
     on, with ``resume_from`` a child of it begins at that round. In a run's settings on record, ``resume_from`` says
-    where it began. A database that another program has locked is waited for, ``db_patience`` seconds. In the file
-    ``audit_head`` the chain's heads are noted, with ``sign_key`` they are signed."""
+    where it began. With ``standby`` the run is another server's at first. A database that another program has locked,
+    or that cannot be reached, is waited for, ``db_patience`` seconds. In the file ``audit_head`` the chain's heads are
+    noted, with ``sign_key`` they are signed."""
 
     db: Place
     checkpoint_dir: Path
@@ -94,6 +95,7 @@ class StorePolicy:
     keep_updates_rounds: int
     resume: bool
     resume_from: int | None
+    standby: bool
     run_name: str | None
     group: str | None
     db_patience: float
@@ -164,6 +166,9 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     merged = defaults(SERVER_SETTINGS) | dict(values)
     meant = merged | {key: Path(merged[key]) if merged[key] else None for key in PATHS if key != "db"}
     meant["db"] = place_of(merged["db"])
+    if merged["standby"]:
+        _check_standby(meant)
+        meant["resume"] = merged["resume"] = True
     meant["checkpoint_dir"] = meant["checkpoint_dir"] or _beside(meant["db"], merged)
     meant["receive_memory"] *= 2**20
     share = str(merged["max_weight_share"])
@@ -192,6 +197,13 @@ def _beside(db: Place, values: Mapping[str, Any]) -> Path:
     if isinstance(db, Address) and (values["resume"] or values["resume_from"] is not None):
         return NOT_KNOWN_YET
     return checkpoints_beside(db)
+
+
+def _check_standby(values: Mapping[str, Any]) -> None:
+    if not isinstance(values["db"], Address):
+        raise UsageError("--standby: servers that take a run over from each other share a PostgreSQL database")
+    if values["resume_from"] is not None:
+        raise UsageError("--standby goes on with a run, and --resume-from begins one: leave one of the two out")
 
 
 def require_checkpoint_dir(store: StorePolicy) -> None:

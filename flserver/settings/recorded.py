@@ -9,7 +9,7 @@ from flserver.settings.places import Place, checkpoints_beside
 from flserver.settings.policies import ServerSettings
 from flserver.settings.server import PATHS
 
-NOT_OF_THE_RUN = ("db", "resume", "run_name", "log_format", "log_level", "actor", "reason")
+NOT_OF_THE_RUN = ("db", "resume", "standby", "run_name", "log_format", "log_level", "actor", "reason")
 
 
 def config_of(settings: ServerSettings) -> dict[str, Any]:

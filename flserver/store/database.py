@@ -48,6 +48,9 @@ class Lock(Protocol):
     def take_run(self, run_id: str) -> None:
         """Keep others away from this run too. Raises UsageError where somebody has it."""
 
+    def try_run(self, run_id: str) -> bool:
+        """Whether it keeps others away from this run now; else somebody has it, or the database is away."""
+
     def takes_over(self, run_id: str) -> bool:
         """Whether nobody works on a run, which is this lock's then, or until :meth:`give_back`."""
 
@@ -204,6 +207,9 @@ def at(where: "str | Place | Database") -> Database:
         return where
     place = place_of(where)
     if isinstance(place, Address):
+        from flserver.store.postgres.engines import driver
+
+        driver()
         from flserver.store.postgres.database import Postgres
 
         return Postgres(place)

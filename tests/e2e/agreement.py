@@ -9,7 +9,7 @@ COUNTERS = {
     "flserver_rounds_total": ("status", "SELECT status, COUNT(*) FROM v1_rounds WHERE status <> 'running' GROUP BY 1"),
     "flserver_updates_total": (
         "decision",
-        "SELECT decision, COUNT(*) FROM v1_updates WHERE decision NOT NULL GROUP BY 1",
+        "SELECT decision, COUNT(*) FROM v1_updates WHERE decision IS NOT NULL GROUP BY 1",
     ),
     "flserver_rejected_updates_total": (
         "reason",  # begins with a word of the closed set
@@ -18,7 +18,7 @@ COUNTERS = {
     ),
     "flserver_connections_total": (
         "purpose",
-        "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at NOT NULL GROUP BY 1"
+        "SELECT purpose, COUNT(*) FROM v1_connections WHERE closed_at IS NOT NULL GROUP BY 1"
         " UNION ALL SELECT purpose, SUM(connections) FROM v1_summaries GROUP BY 1",
     ),
     "flserver_dropouts_total": (
@@ -31,7 +31,7 @@ COUNTERS = {
 # Strangers' messages beyond those that have rows are in sums; what is sent to a stranger is <ERROR>.
 MESSAGES = """
     SELECT direction, header, outcome, COUNT(*), SUM(bytes) FROM v1_messages GROUP BY 1, 2, 3
-    UNION ALL SELECT 'in', header, outcome, messages, message_bytes FROM v1_summaries WHERE outcome NOT NULL
+    UNION ALL SELECT 'in', header, outcome, messages, message_bytes FROM v1_summaries WHERE outcome IS NOT NULL
     UNION ALL SELECT 'out', '<ERROR>', 'ok', answers, bytes_out FROM v1_summaries
     UNION ALL SELECT 'out', '<ERROR>', 'failed', failed_answers, 0 FROM v1_summaries"""
 

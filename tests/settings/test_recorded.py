@@ -18,6 +18,7 @@ def test_what_is_this_processs_business_is_not_recorded() -> None:
         == {
             "db",
             "resume",
+            "standby",
             "run_name",
             "log_format",
             "log_level",

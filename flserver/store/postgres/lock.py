@@ -1,5 +1,6 @@
 """Who has what in a database of PostgreSQL: advisory locks of sessions, which end with them, however they end."""
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -8,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flserver.errors import UsageError
 from flserver.settings.places import Address
 from flserver.store.lock import Note
-from flserver.store.postgres.session import WHOLE, Advisory, Session, described, what_is_wrong
+from flserver.store.postgres.session import WHOLE, Advisory, Session, described, is_away, what_is_wrong
 
 
 class PostgresLock:
@@ -48,10 +49,27 @@ class PostgresLock:
     def take_run(self, run_id: str) -> None:
         """Keep others away from this run. Raises UsageError where somebody has it, who is named."""
         key = Advisory.of_run(run_id)
-        if not self.session.lock(key):
+        if run_id != self.run_id and not self._has(run_id):
             raise UsageError(f"run {run_id} is served already: {self._who(key)}")
+
+    def try_run(self, run_id: str) -> bool:
+        """A session that was lost is taken up again, at the next try."""
+        try:
+            return self._has(run_id)
+        except SQLAlchemyError as error:
+            if not is_away(error):
+                raise
+            with suppress(SQLAlchemyError):
+                self.session.again()
+                self.regain()
+            return False
+
+    def _has(self, run_id: str) -> bool:
+        if not self.session.lock(Advisory.of_run(run_id)):
+            return False
         self.run_id = run_id
         self.session.renew(f"run {run_id}")
+        return True
 
     def takes_over(self, run_id: str) -> bool:
         """Whether nobody works on a run, and nobody begins to before :meth:`give_back`."""

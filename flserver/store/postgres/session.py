@@ -9,18 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from flserver.errors import NotInstalled, UsageError
+from flserver.errors import UsageError
 from flserver.settings.places import Address
 from flserver.store.postgres.engines import SEARCH_PATH
 from flserver.store.postgres.words import said, sqlstate
-
-try:
-    import psycopg
-except ModuleNotFoundError as error:
-    raise NotInstalled("a record on PostgreSQL needs psycopg", "postgres") from error
 
 MOST_OF_A_NAME = 63  # bytes that PostgreSQL keeps of an application_name
 CONNECT_SECONDS = 5
