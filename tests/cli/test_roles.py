@@ -60,7 +60,7 @@ def test_the_commands_that_people_ask_with_are_the_roles_too(flserver: Run, gran
     mine = granted.url(ROLE)
     for command in (
         *(["runs"], ["show"], ["ask", "run_at_a_glance"], ["ask", "settings"], ["compare", story.RUN, story.LEFT]),
-        *(["query", "SELECT COUNT(*) FROM v1_events"], ["export", "--view", "v1_rounds"]),
+        *(["query", "SELECT COUNT(*) FROM v1_events"], ["export", "--view", "v1_rounds", "--out", "-"]),
     ):
         code, out, err = flserver("--db", mine, *command)
         assert (code, err) == (0, ""), command
