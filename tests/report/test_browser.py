@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flserver.report.page import page
+from tests.patience import PATIENCE
 from tests.report.conftest import HOSTILE, read
 from tests.screenshot import PICTURE, shoot
 
@@ -26,7 +27,10 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=list(ARGUMENTS))
+        patience = 1000 * PATIENCE  # it counts in milliseconds, and by itself gives up after 30 seconds
+        started = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=list(ARGUMENTS), timeout=patience
+        )
         yield started
         started.close()
 
@@ -41,6 +45,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
         file = tmp_path / f"report{len(contexts)}.html"
         file.write_text(html, encoding="utf-8")
         contexts.append(browser.new_context(viewport=viewport, **context))
+        contexts[-1].set_default_timeout(1000 * PATIENCE)
         shown = contexts[-1].new_page()
         shown.said, shown.asked, shown.blocked = [], [], []
         shown.on("console", lambda message: shown.said.append(message.text))
