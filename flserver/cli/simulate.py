@@ -39,7 +39,7 @@ class _Part(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
 
 
 @click.command("simulate")
-@click.argument("server_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS]")
+@click.argument("server_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVER OPTIONS]")
 @click.option(
     "--trainers", type=click.IntRange(1, 10**6), default=100, show_default=True, metavar="N", help="How many."
 )

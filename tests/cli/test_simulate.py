@@ -46,10 +46,14 @@ def test_what_does_not_go_together_is_refused(flserver: Run, arguments: tuple[ob
     refused(flserver("simulate", *arguments), reason)
 
 
-def test_more_trainers_than_descriptors_are_refused_with_what_is_missing(flserver: Run) -> None:
-    answer = flserver("simulate", "--trainers", 900_000, "--processes", 1)
-    refused(answer, "900000 trainers in 1 process: a process of trainers needs 900064 descriptors, and may have ")
-    assert "more --processes, or ulimit -Hn 900064" in answer[2]
+def test_more_trainers_than_descriptors_are_refused_with_what_is_missing(
+    flserver: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 4096))
+    answer = flserver("simulate", "--trainers", 5000, "--processes", 1)
+    refused(answer, "5000 trainers in 1 process: a process of trainers needs 5064 descriptors, and may have 4096: ")
+    assert "more --processes, or ulimit -Hn 5064" in answer[2]
+    refused(flserver("simulate", "--trainers", 5000, "--processes", 2), "its server needs 15200 descriptors")
 
 
 def test_a_script_is_written_once_and_read_from_then_on(flserver: Run, tmp_path: Path) -> None:
