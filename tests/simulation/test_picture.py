@@ -28,10 +28,8 @@ def test_a_record_is_drawn_with_its_trainers_rounds_and_what_came_of_them(tmp_pa
 def test_the_picture_in_the_readme_is_of_a_thousand_trainers_and_small() -> None:
     svg = fleet_picture.DRAWN.read_text(encoding="utf-8")
     title, *_ = texts(svg)
-    assert (
-        title
-        == f"{fleet_picture.TRAINERS:,} simulated trainers, from left to right, in {fleet_picture.ROUNDS} rounds, from top to bottom"
-    )
+    trainers, rounds = f"{fleet_picture.TRAINERS:,}", fleet_picture.ROUNDS
+    assert title == f"{trainers} simulated trainers, from left to right, in {rounds} rounds, from top to bottom"
     assert len(svg.encode()) < 200_000
     assert {"accepted", "rejected", "dropped"} <= {text.split()[0] for text in texts(svg)}
     readme = (fleet_picture.ROOT / "README.md").read_text(encoding="utf-8")
