@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 DRAWN = ROOT / ".github" / "fleet.svg"
 STYLE = ROOT / "flserver" / "report" / "templates" / "report.css"
 TRAINERS, ROUNDS = 1000, 24
-SHARES = "--drop-out 0.12 --lag 0.05 --lag-seconds 0.5 --lie 0.06"
+SHARES = "--drop-out 0.3 --lag 0.05 --lag-seconds 0.5 --lie 0.1"
 COMMAND = f"simulate --trainers {TRAINERS} --rounds {ROUNDS} {SHARES} --seed 7"
 TITLE, LEGEND = 26, 44  # pixels
 NOT_THERE = "not there"
@@ -36,12 +36,21 @@ def simulate(db: Path) -> None:
 def draw(reader: Reader) -> str:
     """The newest run's clients from left to right, those with whom all went well first; its rounds from top to
     bottom."""
-    found = read_participation(reader, reader.run()["run_id"], most=TRAINERS).picture
+    run_id = reader.run()["run_id"]
+    found = read_participation(reader, run_id, most=TRAINERS).picture
     assert found is not None
-    order = sorted(range(len(found.clients)), key=lambda row: _trouble(found.state[row]))
-    turned = Picture([str(number) for number in range(found.first, found.last + 1)], 1, len(found.clients), 1)
-    turned.state = found.state[order].T
+    ((refused,),) = reader.query(_REFUSED, {"run_id": run_id})[1]
+    states = np.pad(found.state, ((0, refused), (0, 0)), constant_values=ABSENT)
+    order = sorted(range(len(states)), key=lambda row: _trouble(states[row]))
+    turned = Picture([str(number) for number in range(found.first, found.last + 1)], 1, len(states), 1)
+    turned.state = states[order].T
     return _alone(str(states_picture(turned, "fleet", turned.clients)), turned)
+
+
+_REFUSED = """
+    SELECT COUNT(DISTINCT client_id) FROM v1_messages
+    WHERE run_id = :run_id AND header = '<METADATA>' AND outcome = 'refused'
+      AND client_id NOT IN (SELECT client_id FROM v1_clients WHERE run_id = :run_id)"""
 
 
 def _trouble(states: np.ndarray) -> tuple[int, list[int]]:

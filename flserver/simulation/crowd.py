@@ -139,11 +139,15 @@ class Crowd:
 
     def settled(self, trainer: Trainer) -> None:
         """It has come back, has sent twice, or will never."""
+        round = self.round
         if trainer.member.id in self._awaited:
-            self._awaited.discard(trainer.member.id)
+            self.loop.after(SETTLING, lambda: self._awaited_no_more(trainer.member.id, round))
+
+    def _awaited_no_more(self, client_id: str, round: int) -> None:
+        if round == self.round:
+            self._awaited.discard(client_id)
             if not self._awaited:
-                round = self.round
-                self.loop.after(SETTLING, lambda: self._let_go(round=round))
+                self._let_go()
 
     def _let_go(self, whose: str | None = None, round: int | None = None) -> None:
         if self._held is not None and whose in (None, self._held[0]) and round in (None, self.round):

@@ -4,8 +4,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from flserver.store.reader import Reader
+from flserver.store.schema import ensure_head
 from tests import fleet_picture
-from tests.recorded_run import write_database
+from tests.store import story
 
 
 def texts(svg: str) -> list[str]:
@@ -13,8 +14,10 @@ def texts(svg: str) -> list[str]:
 
 
 def test_a_record_is_drawn_with_its_trainers_rounds_and_what_came_of_them(tmp_path: Path) -> None:
-    write_database(tmp_path / "runs.sqlite")
-    reader = Reader(tmp_path / "runs.sqlite")
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    story.write(path, story.whole_run())
+    reader = Reader(path)
     run_id = reader.run()["run_id"]
     ((accepted,),) = reader.query(
         "SELECT COUNT(*) FROM v1_client_rounds WHERE run_id = :run_id AND decision = 'accepted'", {"run_id": run_id}
