@@ -19,7 +19,7 @@ from flserver.wire.messages import UNDERSTANDS_GOODBYE, shown, wire_id
 from flserver.wire.pickles import PickleLimits
 
 if TYPE_CHECKING:
-    from flclient.trainer import Measured, Trainer
+    from flserver.models.training import Measured, Trainer
 
 MOST_MODELS = 64  # whole models that one message may hold
 OPCODES_A_PART = 200  # of a pickle, for a module or a tensor
@@ -61,10 +61,10 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
     """The trainer, and what is told the server of it."""
     import torch  # 2 s: --help and --print-config answer at once
 
-    from flclient.trainer import Trainer, TrainingPolicy
     from flserver.models.architectures import build
     from flserver.models.datasets import load_test, load_train
     from flserver.models.measuring import device_for
+    from flserver.models.training import Trainer, TrainingPolicy
 
     client_id, dataset = values["client_id"], values["dataset"]
     data_dir = Path(values["data_dir"]) if values["data_dir"] else None

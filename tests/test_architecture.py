@@ -77,7 +77,7 @@ def ours(module: str) -> set[str]:
 
 
 def test_the_sources_are_found() -> None:
-    assert {"flserver", "flserver.process.app", "flserver.wire.template", "flclient.trainer"} <= set(SOURCES)
+    assert {"flserver", "flserver.process.app", "flserver.wire.template", "flserver.models.training"} <= set(SOURCES)
     assert "flserver.events" in imports_of("flserver.rounds.committer"), "from flserver import events"
     assert "flserver.process.app" in imports_of("flserver.process.launch"), "inside a function"
 

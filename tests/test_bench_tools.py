@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as command_line
+from tests.bench import fleet
 from tests.bench.driver import ROOT, BenchError, Refused, Shape, floor_command, run, run_server
 from tests.bench.endurance import endure
 from tests.bench.fsync import syncs_a_round
@@ -190,3 +191,33 @@ def test_a_server_that_ends_badly_is_reported(tmp_path: Path) -> None:
     failing = f"import sys; {floor}; from tests.bench.floor import main; main(); sys.exit(3)"
     with pytest.raises(BenchError, match="ended with 3"):
         run([sys.executable, "-c", failing], QUICK)
+
+
+def test_a_simulated_fleet_is_measured_against_the_floor_and_with_its_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def simulated(shape: Shape, *options: str) -> dict[str, object]:
+        seconds = 0.1 if "--server-port" in options else 0.5 if "--lie" in options else 0.2
+        return {"rounds": [{"seconds": seconds, "updates": shape.clients}] * shape.rounds}
+
+    monkeypatch.setattr(fleet, "_simulate", simulated)
+    monkeypatch.setattr(fleet, "Child", Floorlike)
+    monkeypatch.setattr(fleet, "checkpoint_bytes", lambda _: 1)
+    ratio, floor, server, rate, scripted, rate_scripted = fleet.against_the_floor(40, tmp_path, 3, 1)
+    assert (ratio.value, ratio.unit) == (2.0, "×")
+    assert (floor.value, server.value, scripted.value) == (100.0, 200.0, 500.0)
+    assert (rate.value, rate_scripted.value) == (200.0, 80.0)
+
+
+class Floorlike:
+    """A floor that listens nowhere."""
+
+    def __init__(self, command: list[str]) -> None:
+        assert command[command.index("--clients") + 1] == "40"
+
+    def port(self) -> int:
+        return 1
+
+    def end(self) -> None: ...
+
+    def close(self) -> None: ...

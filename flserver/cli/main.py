@@ -25,6 +25,7 @@ from flserver.cli.purge import purge
 from flserver.cli.record import db, verify
 from flserver.cli.replay import descendants, replay
 from flserver.cli.report import report
+from flserver.cli.simulate import simulate
 from flserver.cli.tail import tail
 from flserver.cli.witness import witness
 from flserver.errors import EXIT_DONE
@@ -81,6 +82,7 @@ for command in (
     prove,
     keygen,
     witness,
+    simulate,
     db,
     completion,
 ):

@@ -84,8 +84,8 @@ def natural(client_id: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts)
 
 
-def read_participation(reader: Reader, run_id: str) -> Participation:
-    """What v1_client_rounds has of the run."""
+def read_participation(reader: Reader, run_id: str, most: int = MOST_CLIENTS) -> Participation:
+    """What v1_client_rounds has of the run; the picture has ``most`` clients."""
     columns, found = reader.query(_BY_CLIENT, {"run_id": run_id})
     by_client = {row[0]: dict(zip(columns, row, strict=True)) for row in found}
     if not by_client:
@@ -93,7 +93,7 @@ def read_participation(reader: Reader, run_id: str) -> Participation:
     names = sorted(by_client, key=natural)
     first, last = min(row["first"] for row in by_client.values()), max(row["last"] for row in by_client.values())
     block = -(-(last - first + 1) // MOST_COLUMNS)
-    picture = Picture(names[:MOST_CLIENTS], first, last, block)
+    picture = Picture(names[:most], first, last, block)
     places = {name: place for place, name in enumerate(picture.clients)}
     states: dict[str, Counter[int]] = {name: Counter() for name in names}
     rounds = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.bench.driver import ROOT, BenchError, allow_descriptors, environment
 from tests.bench.report import Report
-from tests.bench.rows import LARGE, QUICK, ROWS, Given
+from tests.bench.rows import FLEET, LARGE, QUICK, ROWS, Given
 
 PARTS = {"framing": 4.5, "machine": 4.5, "template": 4.5, "checkpoint": 4.5, "round": 2.25}  # GB
 
@@ -24,6 +24,9 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--row", action="append", choices=ROWS, help="one row of the table; may be repeated")
     what.add_argument("--quick", action="store_true", help=f"{QUICK}, 3 rounds, once: does it work at all?")
+    what.add_argument(
+        "--fleet", type=int, nargs="?", const=1000, metavar="N", help="N (1000) trainers of flserver simulate"
+    )
     what.add_argument("--micro", action="store_true", help="the parts: parse, write, average, record")
     what.add_argument(
         "--large",
@@ -56,8 +59,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         parser.error(f"--compare {given.compare}: {error}")
     usual = [name for name, row in ROWS.items() if row.usual]
-    names = [QUICK] if given.quick else [LARGE] if given.large else given.row or usual
-    measure(names, Given(given.dir, given.turns, given.rounds, given.long, given.crowd), report)
+    one = [QUICK] if given.quick else [LARGE] if given.large else [FLEET] if given.fleet else []
+    wanted = Given(given.dir, given.turns, given.rounds, given.long, given.crowd, given.fleet or 1000)
+    measure(one or given.row or usual, wanted, report)
     if given.json is not None:
         given.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     return int(bool(report.failed) or (given.strict and report.falls_short))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tests.bench import endurance, fsync
+from tests.bench import endurance, fleet, fsync
 from tests.bench.driver import (
     Refused,
     Run,
@@ -34,6 +34,7 @@ class Given:
     rounds: int | None = None
     long: bool = False
     crowd: bool = False
+    fleet: int = 1000  # simulated trainers
 
     def shape(self, clients: int, size: str, rounds: int) -> Shape:
         return Shape(clients, size, self.rounds or rounds, self.crowd)
@@ -161,6 +162,11 @@ def large(clients: int, size: str, given: Given) -> list[Figure]:
     ]
 
 
+def simulated(given: Given) -> list[Figure]:
+    return fleet.against_the_floor(given.fleet, given.directory, given.rounds, given.turns)
+
+
+FLEET = "fleet"
 QUICK = "3x0.03"
 LARGE = "6x800"
 ROWS = {
@@ -177,6 +183,7 @@ ROWS = {
     "rounds": Row(long_run),
     "hostile": Row(partial(hostile, 8, "45")),
     LARGE: Row(partial(large, 6, "800"), usual=False),
+    FLEET: Row(simulated, usual=False),
     QUICK: Row(partial(against_the_floor, 3, "0.03", None, rounds=3, turns=1), usual=False),
 }
 """Every row by its name; sizes in MB. How a figure is to be read stands in the handbook."""

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flclient.trainer import Trainer, TrainingPolicy
 from flserver.aggregation.checks import Inspection, inspect
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.errors import UsageError
 from flserver.models.architectures import build
 from flserver.models.checkpoint_format import read, serialize
 from flserver.models.state import State, as_tensor, state_of, tied_names, write_state
+from flserver.models.training import Trainer, TrainingPolicy
 from flserver.process.prepare import template_of
 from flserver.wire.messages import Update, decode
 from flserver.wire.pickles import PickleLimits

@@ -7,6 +7,7 @@ PARAMETERS = {
     "folder": "The backup: a folder.",
     "revision": "A revision of the schema, as `db check` prints it.",
     "run": "The run: its name, its run_id, the beginning of that, or `newest`.",
+    "server_options": "Options of a server of its own, after `--`.",
     "runs": "The runs, each named so.",
     "shell": "The shell that it is for.",
     "what": "To `prove`: an event by its number, `update:ID`, or a committed round as `RUN:ROUND`. Of `descendants`: a "

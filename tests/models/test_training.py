@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flclient.cli import _answer
-from flclient.trainer import Measured, Trained, Trainer, TrainingPolicy
 from flserver.errors import UsageError
 from flserver.models.architectures import DEFAULT_MODEL, build, wire_module
 from flserver.models.state import read_state, state_of, write_state
+from flserver.models.training import Measured, Trained, Trainer, TrainingPolicy
 from flserver.wire.template import Template
 from tests.models.modules import FORMS
 

@@ -1,0 +1,71 @@
+"""What ``flserver simulate`` refuses before it opens a connection, and the script that it writes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run, refused
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_a_target_that_is_not_this_machine_is_refused(flserver: Run, host: str) -> None:
+    answer = flserver("simulate", "--host", host, "--server-port", 50052)
+    refused(
+        answer, f"--host {host} is {host}, which is not this machine: a fleet is a load that nobody may put on others'"
+    )
+    assert "--target-is-mine" in answer[2]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.9", "::1"])
+def test_a_target_that_is_this_machine_is_tried(flserver: Run, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flserver.cli.simulate._play", lambda *_: 0)
+    assert flserver("simulate", "--host", host, "--server-port", 50052)[0] == 0
+
+
+def test_with_the_word_that_it_is_mine_another_machine_is_tried(flserver: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flserver.cli.simulate._play", lambda *_: 0)
+    assert flserver("simulate", "--host", "192.0.2.1", "--server-port", 50052, "--target-is-mine")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--train",), "--train needs --data"),
+        (("--no-play",), "--no-play needs --script FILE"),
+        (("--part", "1/2"), "--part is for a server that is there: give its --server-port"),
+        (("--host", "localhost"), "--host is for a server that is there"),
+        (("--server-port", 1, "--model", "a:b"), "--model is for a server of its own"),
+        (("--server-port", 1, "--", "--seed", "1"), "what stands after -- is for a server of its own"),
+        (("--part", "3/2"), "3/2 is not of the form 2/8"),
+        (("--part", "0/2"), "0/2 is not of the form 2/8"),
+        (("--drop-out", "1.1"), "--drop-out"),
+        (("--trainers", 100_000_000), "--trainers"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(flserver: Run, arguments: tuple[object, ...], reason: str) -> None:
+    refused(flserver("simulate", *arguments), reason)
+
+
+def test_more_trainers_than_descriptors_are_refused_with_what_is_missing(
+    flserver: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 4096))
+    answer = flserver("simulate", "--trainers", 5000, "--processes", 1)
+    refused(answer, "5000 trainers in 1 process: a process of trainers needs 5064 descriptors, and may have 4096: ")
+    assert "more --processes, or ulimit -Hn 5064" in answer[2]
+    refused(flserver("simulate", "--trainers", 5000, "--processes", 2), "its server needs 15200 descriptors")
+
+
+def test_a_script_is_written_once_and_read_from_then_on(flserver: Run, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.jsonl"
+    written = ("simulate", "--script", path, "--no-play")
+    assert flserver(*written, "--trainers", 12, "--lie", 0.5, "--seed", 3)[0] == 0
+    text = path.read_text()
+    assert len(text.splitlines()) == 12
+    assert flserver(*written)[0] == 0
+    assert path.read_text() == text
+    refused(flserver(*written, "--trainers", 13, "--lie", 0.1), "leave --lie, --trainers out")
+    path.write_text(text + "{}\n")
+    refused(flserver(*written), f"--script {path}, line 13: not a trainer of a script: 'id' is missing")
+    refused(flserver("simulate", "--script", tmp_path, "--no-play"), f"cannot read --script {tmp_path}")
+    refused(flserver("simulate", "--script", tmp_path / "no" / "x", "--no-play"), "cannot write --script")

@@ -1,0 +1,133 @@
+"""A simulated fleet against real servers: the record says what the script says, and the same seed makes one model."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import warm
+from tests.e2e.conftest import Start
+from tests.e2e.harness import TESTS, ServerProcess, sql
+from tests.patience import PATIENCE, eventually
+
+FLEET = ("--drop-out", "0.25", "--lag", "0.1", "--lag-seconds", "0.3", "--lie", "0.3", "--seed", "11")
+TRAINERS, ROUNDS = 40, 4
+
+Started = warm.WarmProcess | subprocess.Popen[str]
+Simulate = Callable[..., Started]
+
+
+@pytest.fixture
+def simulate(tmp_path: Path) -> Simulate:
+    """Starts ``flserver simulate``."""
+
+    def begin(*arguments: object, stderr: int | None = None) -> Started:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "FLCLIENT_"))}
+        environment |= {"PYTHONPATH": str(TESTS.parent), "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
+        command = ["-m", "flserver", "simulate", *map(str, arguments)]
+        return warm.start(
+            command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+        )
+
+    return begin
+
+
+def told(process: Started, code: int = 0) -> dict[str, Any]:
+    said, _ = process.communicate(PATIENCE)
+    assert process.returncode == code, said
+    return dict(json.loads(said))
+
+
+def serve(start: Start, joining: int, *more: str) -> ServerProcess:
+    return start("--num-rounds", str(ROUNDS), "--min-clients", str(joining), "--time-to-wait", "0", *more)
+
+
+def test_the_record_of_a_fleet_that_drops_out_lags_and_lies_says_what_its_script_says_and_so_does_its_model_again(
+    start: Start, simulate: Simulate, tmp_path: Path
+) -> None:
+    script, db = tmp_path / "fleet.jsonl", tmp_path / "kept.sqlite"
+    own = ("--trainers", TRAINERS, "--rounds", ROUNDS, *FLEET, "--script", script, "--processes", 2, "--json")
+    first = told(simulate(*own, "--db", db))
+    assert first["differs"] == []
+    what = {row["what"]: row["recorded"] for row in first["what"]}
+    assert {row["what"]: row["scripted"] for row in first["what"]} == what
+    assert set(what) == {
+        *("accepted", "rejected non_finite", "rejected norm", "rejected shape"),
+        *("duplicate", "dropped", "came back", "refused"),
+    }
+    # What the record has is what the standard library reads in it.
+    assert dict(sql(db, "SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1")) == {
+        "accepted": what["accepted"],
+        "duplicate": what["duplicate"],
+        "rejected": what["rejected non_finite"] + what["rejected norm"] + what["rejected shape"],
+    }
+    assert sql(db, "SELECT COUNT(*) FROM v1_client_rounds WHERE participation = 'dropped'") == [(what["dropped"],)]
+    assert len(first["rounds"]) == ROUNDS
+
+    # The same script, read, in parts that two simulations play at once, against a server that is there.
+    joining = sum(json.loads(line).get("lie") != "samples" for line in script.read_text().splitlines())
+    server = serve(start, joining, "--seed", "11")
+    there = ("--server-port", server.port, "--db", server.db, "--script", script, "--json")
+    parts = [simulate(*there, "--processes", 1, "--part", part) for part in ("1/2", "2/2")]
+    again = [told(part) for part in parts]
+    assert [part["differs"] for part in again] == [[], []]
+    assert server.exit_code() == 0
+    digest = "SELECT final_digest FROM v1_runs"
+    assert sql(server.db, digest) == sql(db, digest) == [(first["final_digest"],)]
+    for decision in ("accepted", "duplicate"):
+        parted = [{row["what"]: row["recorded"] for row in part["what"]}.get(decision, 0) for part in again]
+        assert sum(parted) == what[decision]
+
+
+def test_another_seed_makes_another_model(simulate: Simulate, tmp_path: Path) -> None:
+    digests = set()
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        with ServerProcess(folder, "--num-rounds", "1", "--min-clients", "6", "--time-to-wait", "0") as server:
+            more = ("--server-port", server.port, "--rounds", 1, "--processes", 1, "--json", "--db", server.db)
+            digests.add(told(simulate("--trainers", 6, "--seed", seed, *more))["final_digest"])
+            assert server.exit_code() == 0
+    assert len(digests - {None}) == 2
+
+
+def test_where_the_server_decides_otherwise_that_is_said_with_the_trainers_names(
+    start: Start, simulate: Simulate
+) -> None:
+    server = serve(start, 4, "--max-update-norm", "0.000001")
+    done = told(simulate("--trainers", 4, "--server-port", server.port, "--db", server.db, "--json"), code=1)
+    everybody = "not as scripted: 4 trainers (1, 2, 3, 4)"
+    tries = len(done["rounds"])  # of one round, which none of the updates makes
+    assert done["differs"][0] == f"accepted: the record has 0 of {4 * tries} scripted; {everybody}"
+    assert done["differs"][1] == f"rejected norm: the record has {4 * tries} of 0 scripted; {everybody}"
+
+
+def test_trainers_that_train_report_what_they_measured_and_learn(start: Start, simulate: Simulate) -> None:
+    server = serve(start, 5, "--eval-data", "digits")
+    training = ("--train", "--data", "digits", "--trainers", 5, "--processes", 1)
+    done = told(simulate(*training, "--server-port", server.port, "--db", server.db, "--json"))
+    assert done["differs"] == []
+    assert server.exit_code() == 0
+    ((before,), *_, (after,)) = server.sql("SELECT accuracy FROM v1_rounds ORDER BY round")
+    assert before < 0.3 < 0.5 < after
+    assert server.sql("SELECT SUM(data_size) FROM v1_rounds WHERE round = 1") == [(1438,)]
+    assert server.sql("SELECT COUNT(*) FROM v1_client_metrics WHERE name = 'loss'") == [(2 * 5 * ROUNDS,)]
+
+
+def test_ctrl_c_ends_its_server_and_all_its_processes(simulate: Simulate) -> None:
+    fleet = ("--trainers", 8, "--rounds", 100_000, "--processes", 2)
+    process = simulate(*fleet, "--", "--keep-checkpoints", 1, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    with process.stdout:
+        said = next((line for line in process.stdout if line.startswith("round 2:")), None)
+        assert said is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 3
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 3
+    eventually(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
