@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from flserver.errors import NoRoom
-from flserver.models.pages import anonymous, mapped
+from flserver.models.pages import anonymous, let_go, mapped, unused, used_again
 from flserver.network.lanes import Lane, Lanes, processors
 
 logger = logging.getLogger(__name__)
@@ -172,18 +172,22 @@ class ReceiveMemory:
     def _buffer(self, size: int) -> tuple[mmap.mmap, int]:
         """A buffer for a body, and how much of it is counted: all of one that was used before."""
         with self._lock:
-            # All of a spare buffer is backed by memory, and so is charged: not a large one for a small body.
+            # All of one that was used before is backed by memory, and so is charged: not a large one for a small body.
             needed = min(size, self.most)
             fitting = [buffer for buffer in self._spare if needed <= len(buffer) <= max(2 * needed, STEP)]
+            if fitting:
+                buffer = min(fitting, key=len)
+                self._spare.remove(buffer)
+                self._in_use += len(buffer)
+                return buffer, len(buffer)
+            if (again := used_again(needed)) is not None:
+                if self.charge(len(again)):
+                    return again, len(again)
+                let_go(again)
             try:
-                buffer = min(fitting, key=len) if fitting else anonymous(needed)
+                return unused(needed), 0
             except OSError as error:
                 raise NoRoom(f"the system has no memory for it: {error.strerror}") from error
-            if not fitting:
-                return buffer, 0
-            self._spare.remove(buffer)
-            self._in_use += len(buffer)
-            return buffer, len(buffer)
 
     def close(self) -> None:
         """Nobody gets room any more; who waits for it stops waiting."""
@@ -195,7 +199,7 @@ class ReceiveMemory:
             if self._in_use + size > self.budget and not anyway:
                 return False
             while self._spare and self._in_use + size + sum(map(len, self._spare)) > self.budget:
-                _drop(self._spare.pop())
+                let_go(self._spare.pop())
             self._in_use += size
             return True
 
@@ -250,7 +254,7 @@ class ReceiveMemory:
             if fits and len(self._spare) < self.lanes.count - 1 and self._in_use + spare + len(buffer) <= self.budget:
                 self._spare.append(buffer)
             else:
-                _drop(buffer)
+                let_go(buffer)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -277,8 +281,3 @@ class ReceiveMemory:
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
             return mapped(file.fileno(), len(body), writable=False)
-
-
-def _drop(buffer: mmap.mmap) -> None:
-    """Give the buffer's pages back at once: views of it live on for as long as it takes their threads to end."""
-    buffer.madvise(mmap.MADV_DONTNEED)
