@@ -53,10 +53,15 @@ def let_go(buffer: mmap.mmap) -> None:
     Takes no lock: it may be called wherever garbage is found."""
     if len(buffer) >= WORTH_KEEPING:
         with contextlib.suppress(IndexError):
-            _drop(_kept.popleft())
+            drop(_kept.popleft())
         _kept.append(buffer)
     else:
-        _drop(buffer)
+        drop(buffer)
+
+
+def drop(buffer: mmap.mmap) -> None:
+    """Give what is in it back to the system at once, although views of it may live on."""
+    buffer.madvise(mmap.MADV_DONTNEED)
 
 
 def lent(size: int) -> memoryview:
@@ -73,10 +78,6 @@ _kept: deque[mmap.mmap] = deque(maxlen=1)
 def _more(size: int) -> int:
     """By how much a message with a model of so many bytes may be longer."""
     return size // 64 + 2**16
-
-
-def _drop(buffer: mmap.mmap) -> None:
-    buffer.madvise(mmap.MADV_DONTNEED)
 
 
 def mapped(descriptor: int, size: int, *, writable: bool) -> memoryview:

@@ -7,7 +7,8 @@ as the disk has more than its reserve. So memory does not grow with the number o
 sent holds nobody up. What all rooms of one owner may hold is its session's to say. Of a body that is longer than the
 model's updates usually are, no more than such a one lies in memory; the rest goes to a file whatever the budget has.
 
-Bodies come in by ``lanes``, and of as many buffers as there are lanes all but one are kept for the next ones. The
+Bodies come in by ``lanes``, and of as many buffers as there are lanes all but one are kept for the next ones; that
+one is the next model's (``models.pages``). The
 strategy's sum is counted too (``scratch``).
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from flserver.errors import NoRoom
-from flserver.models.pages import anonymous, let_go, mapped, unused, used_again
+from flserver.models.pages import anonymous, drop, let_go, mapped, unused, used_again
 from flserver.network.lanes import Lane, Lanes, processors
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class ReceiveMemory:
         self.budget = budget
         self.expect(usual)
         self._directory = directory
-        self.lanes = Lanes(max(2, processors()))
+        self.lanes = Lanes(processors() + 1)
         self._lock = threading.RLock()  # guards everything below; again where garbage is found under it (``scratch``)
         self._in_use = 0
         self._spare: list[mmap.mmap] = []  # within the budget too
@@ -249,12 +250,14 @@ class ReceiveMemory:
         with self._lock:
             self._in_use -= charged
             # Kept for the next update: fresh pages cost as much as copying the update once. Where all lanes are free,
-            # as at the end of a round, one goes back to the system: the new model takes as much. So does a longer one.
+            # as at the end of a round, one is let go: the new model lies in it. A longer one goes back to the system.
             spare, fits = sum(map(len, self._spare)), len(buffer) <= self.most - STEP
             if fits and len(self._spare) < self.lanes.count - 1 and self._in_use + spare + len(buffer) <= self.budget:
                 self._spare.append(buffer)
-            else:
+            elif fits:
                 let_go(buffer)
+            else:
+                drop(buffer)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
