@@ -18,7 +18,7 @@ from flserver.aggregation.medians import Difference, Medians
 from flserver.aggregation.parts import Layout, Part, Scratch, own_memory
 from flserver.aggregation.rounding import way_of
 from flserver.errors import NoRoom, UsageError
-from flserver.models.state import State, empty_state, raw_bytes
+from flserver.models.state import State, raw_bytes, unset_state
 
 ARITHMETIC = "exact-sum-1"
 """The name of how a round's mean is computed: the exact sum, rounded once; medians of what is no float."""
@@ -157,7 +157,7 @@ class ExactSum:
 
     def mean(self) -> State:
         """The mean, rounded once, and the medians, in memory of its own. At least one update was added."""
-        state = empty_state(self._dtypes, self._shapes)
+        state = unset_state(self._dtypes, self._shapes)
         narrow = [name for name, dtype in self.layout.dtypes.items() if dtype.itemsize < 4]
         wide = {name: torch.empty(self.layout.shapes[name], dtype=torch.float32) for name in narrow}
         targets = [wide.get(name, state[name]).view(-1) for name in self.layout.names]

@@ -1,6 +1,8 @@
-"""Large memory that is cheap to touch for the first time, and files as memory.
+"""Large memory that is cheap to touch for the first time, or was touched before, and files as memory.
 
-Fresh pages of 4 KiB cost as much as what is written into them: 45 MB are 11,000 page faults. Huge pages are 22.
+Fresh pages of 4 KiB cost as much as what is written into them: 45 MB are 11,000 page faults. Huge pages are 22, but
+where memory is in pieces the system moves others' pages for them. So what one model, or one update, lay in is kept for
+the next one (``used_again``).
 """
 
 import contextlib
@@ -8,7 +10,9 @@ import ctypes
 import mmap
 import os
 import weakref
+from collections import deque
 
+WORTH_KEEPING = 2**20  # bytes
 SMALL_PAGED = 2 * 2**20  # bytes: one huge page of x86
 
 
@@ -24,6 +28,56 @@ def anonymous(size: int) -> mmap.mmap:
             if size > SMALL_PAGED:
                 buffer.madvise(mmap.MADV_HUGEPAGE, SMALL_PAGED)
     return buffer
+
+
+def used_again(size: int) -> mmap.mmap | None:
+    """What was let go last, with whatever is in it, where that is ``size`` bytes or little more."""
+    with contextlib.suppress(IndexError):
+        buffer = _kept.pop()
+        if size <= len(buffer) <= size + 2 * _more(size):
+            return buffer
+        _kept.append(buffer)
+    return None
+
+
+def unused(size: int) -> mmap.mmap:
+    """``size`` bytes of zeros, and some more where it is worth to keep them: so that a message with a model can lie
+    where the model lay. Raises OSError as ``anonymous``."""
+    return anonymous(size + _more(size) if size >= WORTH_KEEPING else size)
+
+
+def let_go(buffer: mmap.mmap) -> None:
+    """Nobody needs what is in it, although views of it may live on for as long as it takes their threads to end. It is
+    kept for the next one to use, and the one that was kept before is given back to the system at once.
+
+    Takes no lock: it may be called wherever garbage is found."""
+    if len(buffer) >= WORTH_KEEPING:
+        with contextlib.suppress(IndexError):
+            drop(_kept.popleft())
+        _kept.append(buffer)
+    else:
+        drop(buffer)
+
+
+def drop(buffer: mmap.mmap) -> None:
+    """Give what is in it back to the system at once, although views of it may live on."""
+    buffer.madvise(mmap.MADV_DONTNEED)
+
+
+def lent(size: int) -> memoryview:
+    """``size`` bytes, 1 or more, with whatever is in them; let go when nobody looks at them. Raises OSError."""
+    buffer = used_again(size) or unused(size)
+    pages = (ctypes.c_ubyte * size).from_buffer(buffer)
+    weakref.finalize(pages, let_go, buffer).atexit = False
+    return memoryview(pages).cast("B")
+
+
+_kept: deque[mmap.mmap] = deque(maxlen=1)
+
+
+def _more(size: int) -> int:
+    """By how much a message with a model of so many bytes may be longer."""
+    return size // 64 + 2**16
 
 
 def mapped(descriptor: int, size: int, *, writable: bool) -> memoryview:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flserver.errors import UsageError, one_line
-from flserver.models.pages import anonymous
+from flserver.models.pages import lent
 from flserver.wire.dtypes import DTYPES
 from flserver.wire.pickles import Module, TensorView
 
@@ -64,10 +64,11 @@ def state_of(module: nn.Module, *, shared: bool = False) -> State:
     return state
 
 
-def empty_state(dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, torch.Size]) -> State:
-    """Tensors of zeros, in one piece of memory that is cheap to fill. ``dtypes`` and ``shapes`` have the same names."""
+def unset_state(dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, torch.Size]) -> State:
+    """Tensors with whatever is in their memory, which is one piece and cheap to fill. ``dtypes`` and ``shapes`` have
+    the same names."""
     sizes = {name: math.prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
-    memory = torch.frombuffer(anonymous(sum(map(_aligned, sizes.values())) or 1), dtype=torch.uint8)
+    memory = torch.frombuffer(lent(sum(map(_aligned, sizes.values())) or 1), dtype=torch.uint8)
     state, offset = {}, 0
     for name, size in sizes.items():
         state[name] = memory[offset : offset + size].view(dtypes[name]).view(shapes[name])

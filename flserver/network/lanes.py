@@ -1,7 +1,8 @@
-"""How many bodies are received, looked at and folded at once: about as many as there are processors.
+"""How many bodies are received, looked at and folded at once: one more than there are processors.
 
-More take memory and gain nothing. So a session waits for a lane, in the order of coming, and keeps it until nobody
-needs its body in memory. Nobody waits for somebody else's slowness: a lane counts as taken for ``LANE_SECONDS``, and
+One of them waits for its sender, or for the interpreter, while the others have the processors. More take memory and
+gain nothing. So a session waits for a lane, in the order of coming, and keeps it until nobody needs its body in
+memory. Nobody waits for somebody else's slowness: a lane counts as taken for ``LANE_SECONDS``, and
 for as long beyond it as its bytes take at ``LANE_RATE``; and whoever waits goes in without one where all lanes together
 bring less than that rate for ``LANE_SECONDS``.
 """

@@ -7,7 +7,8 @@ as the disk has more than its reserve. So memory does not grow with the number o
 sent holds nobody up. What all rooms of one owner may hold is its session's to say. Of a body that is longer than the
 model's updates usually are, no more than such a one lies in memory; the rest goes to a file whatever the budget has.
 
-Bodies come in by ``lanes``, and of as many buffers as there are lanes all but one are kept for the next ones. The
+Bodies come in by ``lanes``, and of as many buffers as there are lanes all but one are kept for the next ones; that
+one is the next model's (``models.pages``). The
 strategy's sum is counted too (``scratch``).
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from flserver.errors import NoRoom
-from flserver.models.pages import anonymous, mapped
+from flserver.models.pages import anonymous, drop, let_go, mapped, unused, used_again
 from flserver.network.lanes import Lane, Lanes, processors
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class ReceiveMemory:
         self.budget = budget
         self.expect(usual)
         self._directory = directory
-        self.lanes = Lanes(max(2, processors()))
+        self.lanes = Lanes(processors() + 1)
         self._lock = threading.RLock()  # guards everything below; again where garbage is found under it (``scratch``)
         self._in_use = 0
         self._spare: list[mmap.mmap] = []  # within the budget too
@@ -172,18 +173,22 @@ class ReceiveMemory:
     def _buffer(self, size: int) -> tuple[mmap.mmap, int]:
         """A buffer for a body, and how much of it is counted: all of one that was used before."""
         with self._lock:
-            # All of a spare buffer is backed by memory, and so is charged: not a large one for a small body.
+            # All of one that was used before is backed by memory, and so is charged: not a large one for a small body.
             needed = min(size, self.most)
             fitting = [buffer for buffer in self._spare if needed <= len(buffer) <= max(2 * needed, STEP)]
+            if fitting:
+                buffer = min(fitting, key=len)
+                self._spare.remove(buffer)
+                self._in_use += len(buffer)
+                return buffer, len(buffer)
+            if (again := used_again(needed)) is not None:
+                if self.charge(len(again)):
+                    return again, len(again)
+                let_go(again)
             try:
-                buffer = min(fitting, key=len) if fitting else anonymous(needed)
+                return unused(needed), 0
             except OSError as error:
                 raise NoRoom(f"the system has no memory for it: {error.strerror}") from error
-            if not fitting:
-                return buffer, 0
-            self._spare.remove(buffer)
-            self._in_use += len(buffer)
-            return buffer, len(buffer)
 
     def close(self) -> None:
         """Nobody gets room any more; who waits for it stops waiting."""
@@ -195,7 +200,7 @@ class ReceiveMemory:
             if self._in_use + size > self.budget and not anyway:
                 return False
             while self._spare and self._in_use + size + sum(map(len, self._spare)) > self.budget:
-                _drop(self._spare.pop())
+                let_go(self._spare.pop())
             self._in_use += size
             return True
 
@@ -245,12 +250,14 @@ class ReceiveMemory:
         with self._lock:
             self._in_use -= charged
             # Kept for the next update: fresh pages cost as much as copying the update once. Where all lanes are free,
-            # as at the end of a round, one goes back to the system: the new model takes as much. So does a longer one.
+            # as at the end of a round, one is let go: the new model lies in it. A longer one goes back to the system.
             spare, fits = sum(map(len, self._spare)), len(buffer) <= self.most - STEP
             if fits and len(self._spare) < self.lanes.count - 1 and self._in_use + spare + len(buffer) <= self.budget:
                 self._spare.append(buffer)
+            elif fits:
+                let_go(buffer)
             else:
-                _drop(buffer)
+                drop(buffer)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -277,8 +284,3 @@ class ReceiveMemory:
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
             return mapped(file.fileno(), len(body), writable=False)
-
-
-def _drop(buffer: mmap.mmap) -> None:
-    """Give the buffer's pages back at once: views of it live on for as long as it takes their threads to end."""
-    buffer.madvise(mmap.MADV_DONTNEED)

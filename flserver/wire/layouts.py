@@ -16,7 +16,6 @@ Everything else, above all what has a length, is compared byte by byte.
 """
 
 import struct
-from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -28,7 +27,6 @@ from flserver.wire.messages import Measurement, Update, decode_fields
 from flserver.wire.modules import Module, TensorView, Walk
 from flserver.wire.storages import File
 
-LONGEST: Final = 1 << 20  # bytes of a body: it is copied to be learnt, and with a longer one the rest costs more
 MOST_FIXED: Final = 1 << 16  # bytes of a layout that are compared, and kept
 MOST_TENSORS: Final = 512  # of a layout: shared modules give many names in few bytes
 MOST: Final = 32  # layouts that are kept
@@ -135,7 +133,7 @@ class Layouts:
 def _worth_it(body: memoryview, update: Update) -> bool:
     storages = {id(view.storage): view.storage.nbytes for view in update.model.tensors.values()}
     fixed = len(body) - sum(storages.values())
-    return len(body) <= LONGEST and fixed <= MOST_FIXED and len(update.model.tensors) <= MOST_TENSORS
+    return fixed <= MOST_FIXED and len(update.model.tensors) <= MOST_TENSORS
 
 
 def layout_of(body: memoryview, update: Update, limits: PickleLimits, tick: Tick) -> Layout | None:
@@ -175,13 +173,25 @@ class _Stead:
 
 
 class _Tracing(Machine):
-    """Reads as the machine does, but notes where integers stand, and gives floats that tell where theirs do. The
-    integer at ``without`` is replaced."""
+    """Reads as the machine does, but notes where integers and slices of the body stand, and gives floats that tell
+    where theirs do. The integer at ``without`` is replaced."""
 
     def __init__(self, data: memoryview, limits: PickleLimits, tick: Tick, without: int | None) -> None:
         super().__init__(data, limits, opcodes=limits.opcodes, tick=tick)
         self.numbers: list[tuple[_Number, int]] = []
+        self._taken: dict[int, tuple[memoryview, int]] = {}  # by identity; kept, so that no other one has it
         self._without = without
+
+    def take(self, count: int) -> memoryview:
+        start, part = self.position, super().take(count)
+        self._taken[id(part)] = part, start
+        return part
+
+    def start_of(self, part: memoryview) -> int:
+        """Where ``part`` begins in the body. Raises Refused where it is no slice that was taken from there."""
+        if id(part) not in self._taken:
+            raise Refused("a storage that is no slice of the body")
+        return self._taken[id(part)][1]
 
     def noted(self, width: int, signed: bool) -> None:
         number = _Number(self.position, width, signed)
@@ -209,8 +219,7 @@ class _Traced:
 
     def __init__(self, body: memoryview, limits: PickleLimits, tick: Tick, without: int | None = None) -> None:
         self._given = body, limits, tick
-        copy, body = bytearray(body), memoryview(bytes(body))  # where a slice of the copy is shows when it is changed
-        machine = _Tracing(memoryview(copy), limits, tick, without)
+        machine = _Tracing(body, limits, tick, without)
         fields = machine.load()
         if type(fields) is not dict or machine.position != len(body):
             raise Refused("not a message")
@@ -222,7 +231,7 @@ class _Traced:
         walk = Walk(limits, tick)
         module = walk.run(fields["model"])
         self.steps = module.steps
-        files = [(file, _start(file.whole, body, copy)) for file in walk.storages.files]
+        files = [(file, machine.start_of(file.whole)) for file in walk.storages.files]
         self.keys = tuple(pair for file, start in files if (pair := _key_places(file, start)) is not None)
         ends = {id(file.storage.data): start + len(file.whole) for file, start in files}
         places: dict[int, int] = {}
@@ -249,16 +258,6 @@ class _Traced:
             return False
         mine = (self.steps, self.views, self.names, self.metrics, self.keys)
         return other.whole and mine == (other.steps, other.views, other.names, other.metrics, other.keys)
-
-
-def _start(part: memoryview, body: memoryview, copy: bytearray) -> int:
-    """Where ``part``, a slice of the ``copy`` of ``body``, begins. Raises Refused where it is none."""
-    if part.readonly:
-        raise Refused("a storage that is no slice of the body")
-    part[0] ^= 0xFF  # now the copy differs there, and nowhere else
-    start = bisect_left(range(len(copy)), True, key=lambda at: copy[: at + 1] != body[: at + 1])
-    part[0] ^= 0xFF
-    return start
 
 
 def _key_places(file: File, start: int) -> tuple[slice, slice] | None:

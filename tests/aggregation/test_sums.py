@@ -1,5 +1,6 @@
 """The exact sum against rational arithmetic: in any order, cut up in any way, with updates taken back."""
 
+import gc
 import importlib.util
 import itertools
 import random
@@ -14,6 +15,7 @@ from flserver.aggregation import State, bins, kernel
 from flserver.aggregation.bins import BLOCK, PART
 from flserver.aggregation.sums import ExactSum
 from flserver.errors import UsageError
+from flserver.models.pages import WORTH_KEEPING, lent, used_again
 from tests.aggregation.exact import FORMATS, Member, mean, members, nearest, same_bits, zeros
 from tests.examples import times
 
@@ -289,3 +291,23 @@ def test_a_word_has_the_same_sum_whichever_update_chose_its_unit(loops: kernel.L
     made = sum_of({"w": usual}, given)
     assert same_bits(made.mean()["w"], mean(given, "w"))
     assert made == sum_of({"w": usual}, sorted(given, key=lambda one: one[1]))
+
+
+def test_a_mean_in_memory_that_was_used_before_is_that_mean(loops: kernel.Loops) -> None:
+    """Of what lay there before nothing is left, where a sum is zero neither."""
+    count = WORTH_KEEPING // 4 + 5
+    model = {
+        "w": torch.zeros(count),
+        "narrow": torch.zeros(9, dtype=torch.float16),
+        "n": torch.zeros(3, dtype=torch.int64),
+    }
+    update = {name: tensor.clone() for name, tensor in model.items()}
+    update["w"][:3] = 0.75
+    before = lent(WORTH_KEEPING + 2**14)
+    before[:] = b"\xff" * len(before)
+    del before
+    gc.collect()
+    made = sum_of(model, [(update, 3), (update, 4)]).mean()
+    assert used_again(WORTH_KEEPING + 2**12) is None, "the mean lies there"
+    for name, tensor in made.items():
+        assert same_bits(tensor, update[name])

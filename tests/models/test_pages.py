@@ -1,4 +1,5 @@
-"""A file as memory: it is the file's bytes, takes no descriptor, and is given back when nobody looks at it."""
+"""Memory that is used again, and a file as memory: it is the file's bytes, takes no descriptor, and is given back when
+nobody looks at it."""
 
 import gc
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flserver.models.pages import mapped
+from flserver.models.pages import WORTH_KEEPING, lent, let_go, mapped, unused, used_again
 
 SIZE = 3 * 4096 + 5
 
@@ -56,3 +57,36 @@ def test_what_cannot_be_mapped_says_so() -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_what_nobody_looks_at_any_more_is_lent_again_for_a_message_that_is_little_longer() -> None:
+    size = 3 * WORTH_KEEPING
+    first = lent(size)
+    first[:5] = b"first"
+    part = first[:5]
+    del first
+    gc.collect()
+    assert used_again(size) is None, "a part is looked at"
+    part.release()
+    del part
+    gc.collect()
+    assert used_again(2 * size) is used_again(size // 2) is None, "it does not fit, and stays"
+    again = used_again(size + 2**16)
+    assert again is not None
+    assert again[:5] == b"first"
+    assert used_again(size) is None
+
+
+def test_one_is_kept_and_the_one_before_is_given_back_at_once_although_there_are_views_of_it() -> None:
+    buffers = [unused(WORTH_KEEPING) for _ in range(2)]
+    views = [memoryview(buffer) for buffer in buffers]
+    for buffer in buffers:
+        buffer[:4] = b"here"
+        let_go(buffer)
+    assert [bytes(view[:4]) for view in views] == [bytes(4), b"here"]
+    assert used_again(WORTH_KEEPING) is buffers[1]
+
+
+def test_little_memory_is_not_kept() -> None:
+    let_go(unused(WORTH_KEEPING - 1))
+    assert used_again(WORTH_KEEPING - 1) is None

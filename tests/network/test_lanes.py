@@ -42,6 +42,10 @@ def take(memory: ReceiveMemory) -> Room:
     return memory.take(BODY, "a client", UNBOUNDED)
 
 
+def test_there_is_one_lane_more_than_processors(tmp_path: Path) -> None:
+    assert ReceiveMemory(4 * BODY, BODY, tmp_path).lanes.count == len(os.sched_getaffinity(0)) + 1
+
+
 @pytest.mark.usefixtures("forever")
 @pytest.mark.parametrize("leave", [Room.leave_lane, Room.release, lambda room: room.hold(0)])
 def test_who_left_a_lane_lets_the_next_one_in(

@@ -23,7 +23,7 @@ FOREVER = 3 * PATIENCE  # seconds
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReceiveMemory:
     """Room for four bodies, a quarter of one at a time, and eight lanes."""
-    monkeypatch.setattr("flserver.network.memory.processors", lambda: 8)
+    monkeypatch.setattr("flserver.network.memory.processors", lambda: 7)
     for step in ("STEP", "FIRST_STEP"):
         monkeypatch.setattr(f"flserver.network.memory.{step}", BODY // 4)
     return ReceiveMemory(budget=4 * BODY, usual=BODY, directory=tmp_path / "checkpoints")

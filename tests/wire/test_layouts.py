@@ -1,6 +1,7 @@
 """An update of a layout that came before is read to the machine's own result, and what is not of it is left to that."""
 
 import pickle
+import tracemalloc
 from random import Random
 from typing import Any
 
@@ -150,6 +151,21 @@ def test_many_names_in_few_bytes_are_not_learnt() -> None:
     many = torch.nn.ModuleList([shared] * (layouts.MOST_TENSORS // 2 + 1))
     body = pickle.dumps({"header": "<MODEL>", "id": 3, "model": many})
     assert not learnt(body).known
+
+
+def test_a_large_message_is_learnt_from_without_a_copy_of_it() -> None:
+    bodies = [
+        pickle.dumps({"header": "<MODEL>", "id": client_id, "model": torch.nn.Linear(1024, 1024)})
+        for client_id in (3, 4)
+    ]
+    updates = [machine(body) for body in bodies]
+    known, first = Layouts(), memoryview(bytearray(bodies[0]))
+    tracemalloc.start()
+    known.learn(first, updates[0], LIMITS, lambda size: None)  # type: ignore[arg-type]
+    taken, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken <= most < len(bodies[0]) / 16
+    assert [said(recognised(known, body)) for body in bodies] == list(map(said, updates))
 
 
 def layouts_of_seeds() -> list[tuple[bytes, Layout]]:
