@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 monotonic = time.monotonic
 processor_seconds = time.thread_time  # of the thread that asks
@@ -11,7 +12,14 @@ all_processor_seconds = time.process_time  # of all threads
 
 def utc_now() -> str:
     """The wall clock as UTC ISO-8601 text with microseconds: ``2026-01-31T09:00:00.000000Z``."""
-    return utc_text(datetime.now(UTC).timestamp())
+    second, microsecond = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_whole_second(second)}.{microsecond:06}Z"
+
+
+@lru_cache(maxsize=4)
+def _whole_second(timestamp: int) -> str:
+    """A Unix timestamp as text without its fraction, kept: every event asks for the time."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def utc_text(timestamp: float) -> str:

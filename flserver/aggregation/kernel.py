@@ -25,6 +25,7 @@ LOOPS = (
     "compiled_words",
     "compiled_mean",
     "compiled_norms",
+    "compiled_room",
 )  # files whose text makes what is compiled
 
 
@@ -41,6 +42,9 @@ class Loops(Protocol):
 
         Whether all is done: each block needs as many slots free as there are grids, and twice as many unless something
         is taken ``back``. ``done`` (piece, element) is how far it came, and where it goes on."""
+
+    def short(self, part: Part) -> bool:
+        """Whether fewer slots are free than have to be between two updates."""
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """Bring a block into its canonical form."""
@@ -65,6 +69,10 @@ class Plain:
     ) -> bool:
         """See :meth:`Loops.add`."""
         return plain.add(pieces, [tensor.numpy() for tensor in tensors], n, part, done, back)
+
+    def short(self, part: Part) -> bool:
+        """See :meth:`Loops.short`."""
+        return bool(part.bins.left[0] < part.kept_free)
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """See :meth:`Loops.settle`."""
@@ -93,11 +101,11 @@ class Compiled:
             numba.config.CACHE_DIR = str(cache / _version())  # type: ignore[attr-defined]
         from numba.core.caching import NullCache
 
-        from flserver.aggregation import compiled_mean, compiled_norms, compiled_words
+        from flserver.aggregation import compiled_mean, compiled_norms, compiled_room, compiled_words
 
         self._add, self._settle, self._mean = compiled_words.add, compiled_words.settle, compiled_mean.mean
-        self._distances = compiled_norms.distances
-        compiling = (self._add, self._settle, self._mean, self._distances)
+        self._distances, self._short = compiled_norms.distances, compiled_room.short
+        compiling = (self._add, self._settle, self._mean, self._distances, self._short)
         self._kinds = {
             "nearest 32": compiled_mean.NEAREST_32,
             "odd 32": compiled_mean.ODD_32,
@@ -113,6 +121,7 @@ class Compiled:
         part, number = Part(np.array([[0, 0, 4, 0, 1]]), exponents([torch.float32])), [torch.ones(1)]
         part.make_sure(own_memory)
         self.add(part.pieces, number, 1, part, np.zeros(2, dtype=np.int64), False)
+        self.short(part)
         self.settle(part, 0, own_memory)
         self.mean(part, number, ["nearest 32"], 1, own_memory)
         self.distances(number[0], number[0], number[0])
@@ -122,6 +131,10 @@ class Compiled:
     ) -> bool:
         """See :meth:`Loops.add`."""
         return bool(self._add(_addresses(tensors), pieces, float(n), part.bins, done, back))
+
+    def short(self, part: Part) -> bool:
+        """See :meth:`Loops.short`."""
+        return bool(self._short(part.bins, part.is_usual))
 
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """See :meth:`Loops.settle`."""

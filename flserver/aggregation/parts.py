@@ -106,7 +106,7 @@ class Part:
             magic=magics(grids),
         )
         self._usual = USUAL if (pieces[:, 2] == 8).any() else USUAL[:2]  # exponents of the grids of usual numbers
-        self._is_usual = np.isin(grids, self._usual)
+        self.is_usual = np.isin(grids, self._usual)
         self._memory: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
 
@@ -118,7 +118,7 @@ class Part:
         there = self.bins.table >= 0
         words = self.bins.word >= 0
         spilled = there | self._spilled() if words.any() else there
-        missing = (~there & (spilled | self._is_usual)).sum(axis=1)
+        missing = (~there & (spilled | self.is_usual)).sum(axis=1)
         full = words & (there & (self.bins.units > CARRIES)).any(axis=1)
         settled = spilled[(spilled.sum(axis=1) > 2) | full]
         carried = int((settled[:, 1:] & ~settled[:, :-1]).sum())

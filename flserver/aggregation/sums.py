@@ -108,7 +108,8 @@ class ExactSum:
         try:
             while not loops.add(part.pieces, tensors, n, part, done, back=False):
                 part.grow(self._scratch)
-            part.make_sure(self._scratch)
+            if loops.short(part):
+                part.make_sure(self._scratch)
         except NoRoom:
             self._take_back(part, tensors, n, part.until(done))
             raise

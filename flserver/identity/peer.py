@@ -1,10 +1,12 @@
 """What a connection itself tells of its peer."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from flserver.events.words import Transport
 
+MOST_ADDRESSES = 4096  # of which what follows from them is kept: to read an address costs as much as to read a message
 SITE_BITS = 64  # of an IPv6 address are one site's: whoever has it has all addresses in it
 
 
@@ -43,16 +45,26 @@ class Peer:
         """Where it comes from, as text: a certificate, or an address, which stands for all of its network in IPv6."""
         if self.certificate is not None:
             return f"certificate {self.certificate.fingerprint}"
-        try:
-            address = ip_address(self.host.partition("%")[0])
-        except ValueError:
-            return self.host
-        return self.host if address.version == 4 else str(ip_network((address, SITE_BITS), strict=False))
+        return _site(self.host)
 
     @property
     def local(self) -> bool:
         """Whether it is on this machine: there, an address tells nothing of who it is."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:  # no IP address: a socket pair's
-            return True
+        return _is_local(self.host)
+
+
+@lru_cache(MOST_ADDRESSES)
+def _site(host: str) -> str:
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return host if address.version == 4 else str(ip_network((address, SITE_BITS), strict=False))
+
+
+@lru_cache(MOST_ADDRESSES)
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # no IP address: a socket pair's
+        return True

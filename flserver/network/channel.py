@@ -33,6 +33,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._waits = True  # whether the socket has a time-out: to change that is a call of the system
+        self._spoke = False  # whether anything was sent
         self.before_wait: Callable[[], None] = lambda: None
         self._tls: ssl.SSLSocket | None = None
         self._peeked = b""  # taken out of TLS to see whether it was there, not yet read
@@ -68,13 +69,16 @@ class Channel:
 
     def _receive_at_once(self, space: memoryview) -> int | None:
         """The same without a wait: what came of a small message is mostly all of it."""
-        if self._waits:
-            self._sock.settimeout(0)
-            self._waits = False
+        self._never_wait()
         try:
             return self._sock.recv_into(space)
         except BlockingIOError:
             return None
+
+    def _never_wait(self) -> None:
+        if self._waits:
+            self._sock.settimeout(0)
+            self._waits = False
 
     def _set_timeout(self, seconds: float) -> None:
         self._sock.settimeout(_positive(seconds))
@@ -101,8 +105,7 @@ class Channel:
     def ended(self) -> Cause | None:
         """What a readable connection has to say: None for nothing or for data, else the cause of its end."""
         try:
-            self._sock.settimeout(0)
-            self._waits = False
+            self._never_wait()
             if self._tls is None:
                 return None if self._sock.recv(1, socket.MSG_PEEK) else "closed"
             self._peeked = self._peeked or self._tls.recv(1)
@@ -133,6 +136,7 @@ class Channel:
         The first ``FIRST_PIECE`` bytes arrive together. After None the same pieces must be given again.
         """
         self._set_timeout(seconds)
+        self._spoke = True
         try:
             if self._tls is not None:
                 return self._tls.send(_one_record(pieces))
@@ -147,8 +151,8 @@ class Channel:
         under TLS, which would have to be given the same bytes again."""
         if self._tls is not None:
             return 0
-        self._sock.settimeout(0)
-        self._waits = False
+        self._never_wait()
+        self._spoke = True
         try:
             return self._sock.sendmsg(pieces)
         except OSError:
@@ -181,7 +185,8 @@ class Channel:
             with contextlib.suppress(OSError, ValueError):
                 self._tls.settimeout(0)
                 self._tls.unwrap()
-        self._shut(socket.SHUT_WR)
+        if self._spoke or linger:  # else closing says it too
+            self._shut(socket.SHUT_WR)
         if linger:
             self.before_wait()
             self._read_away(linger)

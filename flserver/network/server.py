@@ -15,6 +15,7 @@ from flserver.network.context import Context
 from flserver.network.listener import Listener
 from flserver.network.record import ConnectionRecord
 from flserver.network.session import Session
+from flserver.network.transport import HANDED_DOWN, tune
 from flserver.network.workers import WORK_SECONDS, Workers
 from flserver.rounds.places import by_address
 from flserver.wire.proxy_header import plain_host
@@ -50,6 +51,8 @@ class Server:
 
     def start(self) -> None:
         """Accept connections from here on."""
+        if HANDED_DOWN:
+            tune(self._listener.socket, self._context.limits.peer_timeout)
         self._context.strangers.start()
         self._acceptor.start()
 
@@ -133,7 +136,8 @@ class Server:
     def _make_room_in_all(self, newcomer: Peer) -> None:
         """Raises Refused where the server is full of connections that do not make room."""
         most = self._capacity.in_all
-        self._dismiss()
+        if self._told:
+            self._dismiss()
         with self._lock:
             if len(self._served) - len(self._told) < most:
                 return

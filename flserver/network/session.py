@@ -32,7 +32,7 @@ from flserver.network.memory import Room
 from flserver.network.reading import read_message
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
-from flserver.network.transport import Received, receive_frame, tune
+from flserver.network.transport import HANDED_DOWN, Received, receive_frame, tune
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Conversation, Role
@@ -130,8 +130,9 @@ class Session:
         why: StrangerReason = "other"
         try:
             self._record.opened(self.peer, behind=self._context.preamble.trusts(self.peer.host))
-            with contextlib.suppress(OSError):  # a peer that is gone already shows when it is read
-                tune(self._channel.sock, self._context.limits.peer_timeout)
+            if not HANDED_DOWN:
+                with contextlib.suppress(OSError):  # a peer that is gone already shows when it is read
+                    tune(self._channel.sock, self._context.limits.peer_timeout)
             self._identify()
             reason = self._serve()
         except PeerError as error:

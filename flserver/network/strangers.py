@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from flserver.clock import utc_now, utc_timestamp
 from flserver.errors import (
@@ -30,6 +31,7 @@ from flserver.errors import (
 from flserver.events import StrangersSummed
 from flserver.events.bus import Recorder
 from flserver.events.words import Outcome, Purpose, StrangerReason
+from flserver.identity.peer import MOST_ADDRESSES
 
 PREFIX_BITS = {4: 24, 6: 64}
 IN_ALL = 10  # times what one prefix has: of rows a minute for strangers from everywhere
@@ -98,6 +100,7 @@ class Place:
     prefix: str
 
 
+@lru_cache(MOST_ADDRESSES)
 def prefix_of(host: str) -> str:
     """The network of an address as text; ``elsewhere`` for what is no IP address."""
     try:

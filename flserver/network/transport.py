@@ -6,6 +6,7 @@ Errors of the operating system and of TLS become ConnectionLost here, with the c
 import contextlib
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ LAST_PIECE = 4096  # sent on its own, so that the moment before a trainer can ha
 LOOK_SECONDS = 1.0  # how often somebody who waits to send looks whether what is sent is still wanted
 
 KEEPALIVE_PROBES = 6
+HANDED_DOWN = sys.platform == "linux"
+"""Whether an accepted socket has the options of the one that listened: then nobody need set them on each."""
 
 
 def tune(sock: socket.socket, peer_timeout: float) -> None:

@@ -34,7 +34,8 @@ class Committer:
     """Makes rounds of one run. For one thread, but for what is done with updates that are added on arrival.
 
     ``made`` are the run's committed rounds whose checkpoints are on disk; ``keep`` is how many of them stay besides
-    the best, and 0 keeps all. ``kept`` is where updates are kept, if they are. ``meanwhile`` is called with a new model
+    the best, and 0 keeps all. ``on_arrival`` says whether updates may be added in any order, as they arrive, from
+    several threads at once. ``kept`` is where updates are kept, if they are. ``meanwhile`` is called with a new model
     while its checkpoint is being written: for what can be made ready and is not to be seen before it is committed.
     """
 
@@ -56,6 +57,7 @@ class Committer:
         self._recorder = recorder
         self._strategy = strategy
         strategy.may_hold = True
+        self.on_arrival = strategy.on_arrival
         self._evaluator = evaluator
         self._checkpoints = checkpoints
         self._keep = keep
@@ -63,11 +65,6 @@ class Committer:
         self._round = 0  # that is being made
         self.made = list(made)
         self._warned = False
-
-    @property
-    def on_arrival(self) -> bool:
-        """Whether updates may be added in any order, as they arrive, from several threads at once."""
-        return self._strategy.on_arrival
 
     @property
     def holds(self) -> bool:

@@ -159,9 +159,9 @@ class Exchange:
         with self._changed:
             self._rounds.confirm_answer(verdict)
             if verdict.counts:
-                updates = self._updates.taken if folded else self._updates.waiting
-                updates[submission.upload.client_id] = submission
-            self._changed.notify_all()
+                self._updates.put(submission, folded=folded)
+            if self._updates.waiting or self._stop or self._failure or self._rounds.may_end(monotonic()):
+                self._changed.notify_all()
         if not verdict.counts:
             submission.release()
 

@@ -27,8 +27,9 @@ class JoinWindow:
 
     def __init__(self, policy: RoundPolicy) -> None:
         self._policy = policy
-        self._there: dict[str, float] = {}  # when they registered
-        self._first: dict[str, float] = {}  # the same of the first time, also of those who left, while anybody is there
+        # When they registered, the earliest first. Of the first time also those who left, while anybody is there.
+        self._there: dict[str, float] = {}
+        self._first: dict[str, float] = {}
         self.open = True
         self.at_least = 1  # clients, that a round needs as was settled before
         self.ended_at: float | None = None
@@ -36,6 +37,7 @@ class JoinWindow:
     def take(self, client_id: str, now: float) -> None:
         """A client registered. Of no effect once the window is closed."""
         if self.open:
+            self._there.pop(client_id, None)
             self._there[client_id] = now
             self._first.setdefault(client_id, now)
 
@@ -50,11 +52,11 @@ class JoinWindow:
         """When it may close; None while nobody is there."""
         if not self._there:
             return None
-        began, wait = min(self._there.values()), self._policy.time_to_wait
+        began, wait = next(iter(self._there.values())), self._policy.time_to_wait
         if self._policy.join_window == "fixed":
             return began + wait
         # One that comes again does not keep it open, nor do ever new ones for ever: honest trainers wait for its end.
-        latest = max(self._first[client_id] for client_id in self._there)
+        latest = next(at for client_id, at in reversed(self._first.items()) if client_id in self._there)
         return min(latest + wait, began + SLIDES_FOR * wait)
 
     def over(self, now: float, *, live: int, all_there: bool) -> bool:

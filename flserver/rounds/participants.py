@@ -8,7 +8,7 @@ from flserver.identity.peer import Peer
 from flserver.identity.registered import Registered
 from flserver.identity.rules import Identity
 from flserver.rounds.join_window import JoinWindow, Stage
-from flserver.rounds.places import Places
+from flserver.rounds.places import Places, Taken
 from flserver.rounds.rates import RegistrationRates
 from flserver.rounds.seats import Participant, Registration
 from flserver.settings import RoundPolicy
@@ -41,6 +41,8 @@ class Participants:
             for client_id, (data_size, registration) in known.items()
         }
         self.registered = Registered()  # those with a peer, as the participants have it
+        self.taken = Taken()  # by those who are not absent
+        self.live = 0  # how many participants are
         self.window = JoinWindow(policy)
         self._refusal: str | None = None  # of every registration, once the run is over
 
@@ -65,7 +67,7 @@ class Participants:
         if not self.window.admits and not comes_back:
             raise RegistrationRefused(TRAINING_STARTED)
         if self._places is not None:
-            self._places.check(peer.host, (there.host for there, is_there in self.registered_peers() if is_there))
+            self._places.check(peer.host, self.taken)
         if self._rates is not None:  # the last: who is refused uses nothing up
             self._rates.take(client_id, peer, now, newcomer=known is None or not known.takes_part)
         if known is None:
@@ -75,6 +77,7 @@ class Participants:
         known.data_size, known.registration, known.since = data_size, known.registration + 1, now
         known.peer, known.unanswered, known.last_answer = peer, None, None
         self.registered[client_id] = peer
+        self.taken.take(peer.host)
         self.window.take(client_id, now)
         return Registration(client_id, known.registration, rejoined)
 
@@ -83,6 +86,7 @@ class Participants:
         participant = self.participants[registration.client_id]
         if participant.registration == registration.number and participant.standing == "registering":
             participant.move("is on record")
+            self.live += 1
 
     def leave(self, registration: Registration, reason: LeftReason = "closed") -> None:
         """The registration's connection ended, or was ended, for that ``reason``. What it already answered stays.
@@ -92,7 +96,10 @@ class Participants:
         participant = self.participants[registration.client_id]
         if participant.registration != registration.number or participant.standing == "absent":
             return
+        self.live -= participant.live
         participant.move("leaves")
+        assert participant.peer is not None
+        self.taken.give_back(participant.peer.host)
         self.window.drop(registration.client_id)
         if not participant.takes_part:
             participant.peer = None
@@ -111,14 +118,14 @@ class Participants:
     def window_over(self, now: float) -> bool:
         """Whether the join window may close: its end has come, and nobody is half registered who began before that."""
         all_there = self._identity.roster is not None and not self.absent()
-        if not self.window.over(now, live=self._live, all_there=all_there):
+        if not self.window.over(now, live=self.live, all_there=all_there):
             return False
         half = (p.since for p in self.participants.values() if p.standing == "registering")
         return not any(since <= (self.window.ended_at or now) for since in half)
 
     def window_stage(self, now: float) -> Stage:
         """How far the join window is."""
-        return self.window.stage(now, live=self._live)
+        return self.window.stage(now, live=self.live)
 
     def _close_window(self) -> int:
         """Close the join window: whoever is there takes part. Returns the quorum that follows from it."""
@@ -132,7 +139,3 @@ class Participants:
         """The clients on the roster that are not there, as text for people; none where there is no roster."""
         live = {p.client_id for p in self.participants.values() if p.live}
         return tuple(str(member) for member in self._identity.roster or () if member.client_id not in live)
-
-    @property
-    def _live(self) -> int:
-        return sum(participant.live for participant in self.participants.values())

@@ -152,12 +152,9 @@ class Rounds(Participants):
         if policy.go_on_at is None:
             return attempt.deadline
         quorum = self.min_updates or 1
-        enough, answered = max(policy.go_on_at.of(len(attempt.seats)), quorum), attempt.answered_at()
         # Who is rejected has answered too: else one client that sends nonsense would have the others wait for the slow.
-        counting = attempt.answered_at(counting=True)
-        if len(answered) < enough or len(counting) < quorum:
-            return attempt.deadline
-        return min(attempt.deadline, max(answered[enough - 1], counting[quorum - 1]) + policy.grace)
+        enough = attempt.answered_at(max(policy.go_on_at.of(len(attempt.seats)), quorum), certain=quorum)
+        return attempt.deadline if enough is None else min(attempt.deadline, enough + policy.grace)
 
     def attempt_over(self, now: float, *, stopping: bool = False) -> bool:
         """Whether everyone waited for has answered or left, it is time, or the run is ``stopping``; in any case with
@@ -165,6 +162,15 @@ class Rounds(Participants):
         assert self.attempt is not None
         done = stopping or now >= self.ends_at or not self.attempt.awaits
         return done and self.attempt.recording == 0
+
+    def may_end(self, now: float) -> bool:
+        """Whether no attempt runs, or the one that does is over, or will be before its deadline: what more answers tell
+        nobody needs to know yet."""
+        attempt = self.attempt
+        if attempt is None or attempt.over:
+            return True
+        done = not attempt.awaits or self.ends_at < attempt.deadline or now >= attempt.deadline
+        return done and attempt.recording == 0
 
     def end_attempt(self, now: float = math.inf, *, stopped: bool = False) -> list[Result]:
         """End the running attempt: uploads decided from now on are late for it.
@@ -251,9 +257,8 @@ class Rounds(Participants):
             return verdict("late", reason, sent, None)
         participant.backoff.answered()
         rejection = upload.rejection or seat.weight.refusal
-        seat.take(upload, now, rejection or self.norms.too_far(upload.norms), self.norms.suspicion(upload.norms))
-        running.recording += 1
-        running.suspected |= seat.suspicion is not None
+        too_far, suspicion = self.norms.too_far(upload.norms), self.norms.suspicion(upload.norms)
+        running.take(seat, upload, now, rejection or too_far, suspicion)
         return verdict(seat.decision, seat.rejection, sent, seat)
 
     def reject_answer(self, upload: Upload, verdict: Verdict, rejection: str) -> Verdict:

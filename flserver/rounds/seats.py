@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Literal
 
 from flserver.events.words import Decision, Participation
@@ -194,6 +195,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self._maybe_awaited = [*self.seats.values()]  # who is awaited is among them
+        self._answered: list[tuple[float, Seat]] = []  # when the answers came, in that order
 
     def invite(self, participants: Iterable[Participant], policy: RoundPolicy) -> None:
         """Give each a seat, in this order. What its samples count for depends on who else is invited."""
@@ -216,10 +218,19 @@ class Attempt:
         """How many clients are there, invited or not."""
         return len(self.seats) + len(self.not_sent)
 
-    def answered_at(self, *, counting: bool = False) -> list[float]:
-        """When answers came, in ascending order: all of them, or of those alone that are certain to count."""
-        seats = [seat for seat in self.seats.values() if not counting or (seat.counts and not seat.pending)]
-        return sorted(seat.answered_at for seat in seats if seat.answered_at is not None)
+    def take(self, seat: Seat, upload: "Upload", now: float, rejection: str | None, suspicion: str | None) -> None:
+        """An upload answers one seat's model; the rest is :meth:`Seat.take`'s."""
+        seat.take(upload, now, rejection, suspicion)
+        self._answered.append((now, seat))
+        self.recording, self.suspected = self.recording + 1, self.suspected or seat.suspicion is not None
+
+    def answered_at(self, count: int, *, certain: int) -> float | None:
+        """When there were so many answers, and so many of them that are certain to count; None where there are not."""
+        if len(self._answered) < count:
+            return None
+        counting = (at for at, seat in self._answered if seat.counts and not seat.pending)
+        last = next(islice(counting, certain - 1, None), None)
+        return None if last is None else max(last, self._answered[count - 1][0])
 
     def take_back(self, upload: "Upload") -> None:
         """An upload answers nothing after all."""
@@ -227,6 +238,7 @@ class Attempt:
         if seat is not None and seat.update_id == upload.update_id:
             seat.clear()
             self._maybe_awaited.append(seat)
+            self._answered = [(at, other) for at, other in self._answered if other is not seat]
 
 
 @dataclass(frozen=True)

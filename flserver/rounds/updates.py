@@ -36,6 +36,10 @@ class Updates:
     taken: dict[str, Submission] = field(default_factory=dict)
     _turns: deque[Seat] | None = None  # the seats whose turn has not been
 
+    def put(self, submission: Submission, *, folded: bool) -> None:
+        """One more counts."""
+        (self.taken if folded else self.waiting)[submission.upload.client_id] = submission
+
     def take_next(self, attempt: Attempt) -> Ready:
         """Those whose turn it is: none with a smaller id can come before them any more.
 

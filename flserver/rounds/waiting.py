@@ -35,11 +35,10 @@ def waiting(rounds: Rounds, *, stopping: bool = False) -> Waiting:
     """Whom a run that is not over waits for: to register, to answer, or to come back so that a round can begin; where
     it is ``stopping``, to hand in what they train."""
     if rounds.window.open:
-        live = sum(participant.live for participant in rounds.participants.values())
-        missing = max(0, rounds.window.needed - live)
+        missing = max(0, rounds.window.needed - rounds.live)
         closes_at = rounds.window.closes_at
         return Waiting(
-            awaited="registrations", answered=live, missing=missing, names=rounds.absent(), closes_at=closes_at
+            awaited="registrations", answered=rounds.live, missing=missing, names=rounds.absent(), closes_at=closes_at
         )
     attempt = rounds.attempt
     if attempt is not None and not attempt.over:

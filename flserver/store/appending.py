@@ -3,11 +3,12 @@
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from flserver.events import Event, HeadSigned
 from flserver.heads.tree import Frontier
 from flserver.store import tables, tree
-from flserver.store.chain import GENESIS, Link, payload_digest
+from flserver.store.chain import GENESIS, canonical, payload_digest, sha256_of
 from flserver.store.derive import derive, run_of
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import to_payload
@@ -53,22 +54,24 @@ class Appending:
 
     def _append(self, rows: Rows, head: Head, batch: Sequence[tuple[Event, str]]) -> Head:
         digest = head.digest
-        recorded = []
+        recorded: list[dict[str, Any]] = []
         salts = secrets.token_hex(SALT_BYTES * len(batch))
         for at, (event, payload) in enumerate(batch):
             salt = salts[2 * SALT_BYTES * at : 2 * SALT_BYTES * (at + 1)]
-            link = Link(
-                seq=head.tree.size + 1 + at,
-                run_id=run_of(event, self.run_id),
-                process_id=self.process_id,
-                type=type(event).__name__,
-                at=event.at,
-                payload_digest=payload_digest(salt, payload),
-                previous_digest=digest,
-            )
-            digest = link.digest()
-            recorded.append(vars(link) | {"payload": payload, "salt": salt, "digest": digest})
-            derive(rows, Origin(link.seq, link.run_id, link.process_id), event)
+            origin = Origin(head.tree.size + 1 + at, run_of(event, self.run_id), self.process_id)
+            row: dict[str, Any] = {
+                "seq": origin.seq,
+                "run_id": origin.run_id,
+                "process_id": origin.process_id,
+                "type": type(event).__name__,
+                "at": event.at,
+                "payload_digest": payload_digest(salt, payload),
+                "previous_digest": digest,
+            }
+            digest = sha256_of(canonical(**row))
+            row |= {"payload": payload, "salt": salt, "digest": digest}
+            recorded.append(row)
+            derive(rows, origin, event)
         inserting(tables.events).run(rows.connection, recorded)
         grown, nodes = head.tree.extended(tree.leaf(row["digest"]) for row in recorded)
         tree.keep(rows.connection, nodes)

@@ -15,6 +15,17 @@ GENESIS = "sha256:" + "0" * 64
 MAX_PROBLEMS = 100  # told by one verification: who has as many needs no more to know that the record is broken
 
 
+def canonical(
+    *, seq: int, run_id: str, process_id: int, type: str, at: str, payload_digest: str, previous_digest: str
+) -> bytes:
+    """The columns of an events row that its digest covers, as canonical JSON, written out since it is always the
+    same."""
+    return (
+        f'{{"at":{quoted(at)},"payload_digest":{quoted(payload_digest)},"previous_digest":{quoted(previous_digest)},'
+        f'"process_id":{process_id},"run_id":{quoted(run_id)},"seq":{seq},"type":{quoted(type)}}}'
+    ).encode()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Link:
     """The columns of an events row that its digest covers. ``seq`` counts from 1; digests are ``sha256:hex``."""
@@ -28,12 +39,8 @@ class Link:
     previous_digest: str
 
     def canonical(self) -> bytes:
-        """The columns as canonical JSON, written out here since it is always the same."""
-        return (
-            f'{{"at":{quoted(self.at)},"payload_digest":{quoted(self.payload_digest)},'
-            f'"previous_digest":{quoted(self.previous_digest)},"process_id":{self.process_id},'
-            f'"run_id":{quoted(self.run_id)},"seq":{self.seq},"type":{quoted(self.type)}}}'
-        ).encode()
+        """The columns as canonical JSON."""
+        return canonical(**vars(self))
 
     def digest(self) -> str:
         """``sha256:hex`` of that."""

@@ -15,11 +15,13 @@ from sqlalchemy import Column, Connection, Table
 from sqlalchemy.types import TypeDecorator
 
 from flserver.store.sqlite import driver_of
+from flserver.store.tables import SafeText
 
 MOST_ROWS = 64
 """Rows of one statement; each has at most some 20 parameters, of SQLite's 32,766."""
 
 Row = Mapping[str, Any]
+Conversion = tuple[int, Callable[[Any, Any], Any]]
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Writing:
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A statement for any number of rows. ``text`` gives it for so many; ``names`` are a row's parameters in their
-    order, and ``convert`` what makes of one at that place what its column holds."""
+    order, ``convert`` what makes of one at that place what its column holds, and ``texts`` the same for text that the
+    driver refuses."""
 
     what: Writing
     text: Callable[[int], str]
     names: tuple[str, ...]
-    convert: tuple[tuple[int, Callable[[Any, Any], Any]], ...]
+    convert: tuple[Conversion, ...]
+    texts: tuple[Conversion, ...]
 
     def run(self, connection: Connection, rows: Sequence[Row]) -> int:
         """Run it for ``rows``, which have its parameters by name; what is not there is NULL. Returns how many rows of
@@ -49,20 +53,26 @@ class Prepared:
         if connection.dialect.name == "postgresql":
             from flserver.store.postgres.statements import write
 
-            return write(connection, self.what, [*map(self._values, rows)]) if rows else 0
+            every = (*self.convert, *self.texts)
+            return write(connection, self.what, [self._values([row], every) for row in rows]) if rows else 0
         driver, done = driver_of(connection), 0
         for some in _portions(rows):
-            values: list[Any] = []
-            for row in some:
-                values += self._values(row)
-            done += driver.execute(self.text(len(some)), values).rowcount
+            text = self.text(len(some))
+            try:
+                done += driver.execute(text, self._values(some, self.convert)).rowcount
+            except UnicodeEncodeError:  # before anything is written: rare, so that not every text is searched for it
+                done += driver.execute(text, self._values(some, (*self.convert, *self.texts))).rowcount
         return done
 
-    def _values(self, row: Row) -> list[Any]:
-        values = list(map(row.get, self.names))
-        for place, convert in self.convert:
-            if (value := values[place]) is not None:
-                values[place] = convert(value, None)
+    def _values(self, rows: Sequence[Row], converting: Sequence[Conversion]) -> list[Any]:
+        """The parameters of ``rows``, one row's after another's."""
+        values: list[Any] = []
+        for row in rows:
+            values += map(row.get, self.names)
+        for place, convert in converting:
+            for at in range(place, len(values), len(self.names)):
+                if values[at] is not None:
+                    values[at] = convert(values[at], None)
         return values
 
 
@@ -106,9 +116,12 @@ def _prepared(
     what: Writing, columns: Sequence[Column[Any]], names: tuple[str, ...], around: Callable[[str], str]
 ) -> Prepared:
     one = f"({', '.join('?' * len(names))})"
-    types = [column.type for column in columns]
-    convert = [(at, kind.process_bind_param) for at, kind in enumerate(types) if isinstance(kind, TypeDecorator)]
-    return Prepared(what, cache(lambda rows: around(", ".join([one] * rows))), names, tuple(convert))
+    kinds = [(at, column.type) for at, column in enumerate(columns) if isinstance(column.type, TypeDecorator)]
+    texts, convert = (
+        tuple((at, kind.process_bind_param) for at, kind in kinds if isinstance(kind, SafeText) == is_text)
+        for is_text in (True, False)
+    )
+    return Prepared(what, cache(lambda rows: around(", ".join([one] * rows))), names, convert, texts)
 
 
 def _portions(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -22,6 +22,7 @@ state stays as it was. Nothing comes after ENDED.
 """
 
 from enum import Enum, auto
+from functools import cache
 
 from flserver.errors import MessageRefused
 from flserver.wire.framing import FrameLimits
@@ -67,6 +68,19 @@ FROM_CLIENT: frozenset[type[Message]] = frozenset({Metadata, Update})
 JSON_MESSAGES: frozenset[type[Message]] = frozenset({Metadata, Success, Error})
 
 
+@cache
+def _expected(role: Role, state: State) -> tuple[type[Message], ...]:
+    ours = role is Role.SERVER
+    return tuple(kind for kind in TRANSITIONS[state] if (kind in FROM_CLIENT) == ours)
+
+
+@cache
+def _encodings(role: Role, state: State) -> tuple[bool, bool]:
+    """Whether JSON, and whether a pickle, may come."""
+    expected = _expected(role, state)
+    return any(kind in JSON_MESSAGES for kind in expected), any(kind not in JSON_MESSAGES for kind in expected)
+
+
 class Conversation:
     """One end's view of a connection: it knows the state, and reads what the other end sends."""
 
@@ -81,14 +95,11 @@ class Conversation:
 
     def expected(self) -> tuple[type[Message], ...]:
         """The messages that the peer may send now."""
-        ours = self._role is Role.SERVER
-        return tuple(kind for kind in TRANSITIONS[self.state] if (kind in FROM_CLIENT) == ours)
+        return _expected(self._role, self.state)
 
     def frame_limits(self) -> FrameLimits:
         """The longest body of each encoding that the peer may send now."""
-        expected = self.expected()
-        json = any(kind in JSON_MESSAGES for kind in expected)
-        pickle = any(kind not in JSON_MESSAGES for kind in expected)
+        json, pickle = _encodings(self._role, self.state)
         return FrameLimits(json=self._json_limit if json else 0, pickle=self._pickle_limit if pickle else 0)
 
     def limit_pickles(self, longest: int, pickles: PickleLimits) -> None:

@@ -5,6 +5,7 @@ header is asked for. (The protocol is HAProxy's, ``proxy-protocol.txt``.)
 """
 
 import ipaddress
+from functools import lru_cache
 
 from flserver.errors import FrameRefused
 
@@ -92,6 +93,7 @@ def _address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) 
     return plain_host(str(address)), port
 
 
+@lru_cache(4096)
 def plain_host(host: str) -> str:
     """An address in the one form that it is compared and recorded in: IPv4 as such, also where it came as IPv6.
 

@@ -10,7 +10,7 @@ import torch
 
 from flserver.aggregation import State, kernel
 from flserver.aggregation.bins import BLOCK, PART
-from flserver.aggregation.parts import BIN
+from flserver.aggregation.parts import BIN, Part
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.aggregation.sums import ExactSum
 from flserver.errors import NoRoom, TooDifferent
@@ -222,9 +222,19 @@ def test_whatever_is_added_rejected_and_taken_back_the_room_that_has_to_be_free_
         if reserved and random.random() < 0.4:
             strategy.unreserve(*reserved.pop())
         assert part.bins.left[0] >= part.kept_free
+        with_so_many_free = [short_with(loops, part, part.kept_free + more) for more in (-1, 0)]
+        assert with_so_many_free == [True, False]
     for update, n in reserved:
         strategy.unreserve(update, n)
     scratch.most = scratch.used
     for update, n in counted:
         strategy.add(update, n)
     assert same_bits(strategy.finish()["w"], mean_of(counted))
+
+
+def short_with(loops: kernel.Loops, part: Part, free: int) -> bool:
+    """Whether a part would be short of slots if so many were free."""
+    there, part.bins.left[0] = int(part.bins.left[0]), free
+    found = loops.short(part)
+    part.bins.left[0] = there
+    return found

@@ -3,6 +3,7 @@
 import logging
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -37,6 +38,17 @@ def test_each_connection_has_a_number_and_a_session_of_its_own(port: Port) -> No
     assert [(o.connection_id, o.peer_host) for o in (one, two)] == [(1, HOME), (2, AWAY)]
     assert {t.name for t in threading.enumerate()} >= {"accept", "session-1", "session-2"}
     assert port.server.accepting
+
+
+def test_an_accepted_connection_does_not_wait_and_notices_a_dead_machine(port: Port) -> None:
+    port.connect()
+    (session,) = port.server._served
+    sock, timeout = session._channel.sock, port.network.context.limits.peer_timeout
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if sys.platform == "linux":
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == round(timeout * 1000)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == round(timeout / 3)
 
 
 class Failing(socket.socket):

@@ -6,10 +6,9 @@ however often it was changed, and each statement is compiled once in a process a
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
-from typing import Any, cast, get_type_hints
+from typing import Any, NamedTuple, cast, get_type_hints
 
 from sqlalchemy import Connection, Table
 
@@ -20,8 +19,7 @@ from flserver.store.derive.attempts import OpenAttempts
 from flserver.store.prepared import changing, inserting, key_parameters
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where an event stands in the record: its number there, its run, and the server process that wrote it."""
 
     seq: int
@@ -63,7 +61,8 @@ class Rows:
 
     def insert_from(self, event: Event, table: Table, origin: Origin, **values: Any) -> None:
         """Insert a row: the event's fields go to the columns of their names, ``values`` to the others."""
-        self.insert(table, {"run_id": origin.run_id} | shared(event, table) | values)
+        # What has no column of its name is not looked at.
+        self.insert(table, {"run_id": origin.run_id, **vars(event), **values})
 
     def change(self, table: Table, key: Key, values: Mapping[str, Any], unset: str | None = None) -> None:
         """Set ``values`` in the row with that primary key; where ``unset`` names a column, that is NULL so far.
