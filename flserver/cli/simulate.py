@@ -15,6 +15,7 @@ from flserver.cli.simulated import follow, note, tell
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from flserver.settings import DATASETS, hosts
 from flserver.settings.options import sources
+from flserver.settings.places import Place
 from flserver.text import printable
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _play(
     stack: contextlib.ExitStack,
     given: dict[str, Any],
     members: "list[Member]",
-    db: Path | None,
+    db: Place | None,
     as_json: bool,
 ) -> int:
     from flserver.simulation import fleet, outcome, script

@@ -12,10 +12,10 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from flserver.errors import FlserverError, UsageError
+from flserver.settings.places import Place
 from flserver.simulation.script import Counts, Member, part_of, to_line
 
 START_SECONDS: Final = 300.0  # until a server listens
@@ -268,7 +268,7 @@ class _Crowd:
 
 
 def server_options(
-    db: Path, model: str, rounds: int, seed: int, members: Sequence[Member], more: Sequence[str]
+    db: Place, model: str, rounds: int, seed: int, members: Sequence[Member], more: Sequence[str]
 ) -> list[str]:
     """Those of a server for these trainers alone: a round begins when all are there, and each has its connections."""
     joining = sum(member.takes_part for member in members)
