@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, settings
 
 from flserver.clock import Deadline
 from tests.patience import PATIENCE
+from tests.s3_server import s3 as s3
+from tests.s3_server import s3_server as s3_server
 
 # What stands beside the tests' files says as much as they do where an assert of its fails.
 pytest.register_assert_rewrite("tests.e2e", "tests.flclient", "tests.models", "tests.wire")

@@ -17,6 +17,8 @@ from flserver.models.checkpoint_format import read, serialize
 from flserver.models.digests import located, sha256_of
 from flserver.models.kept import Missing, read_kept
 from flserver.models.state import State, check_same_layout
+from flserver.models.stored import is_there
+from flserver.places import Place
 from flserver.settings import STRATEGIES
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
@@ -45,7 +47,7 @@ class RecordedRun:
     the operator says its model is, which is needed where that is nobody's of ours."""
 
     def __init__(
-        self, reader: Reader, ref: str | None, checkpoint_dir: Path | None, db: Path, model: str | None
+        self, reader: Reader, ref: str | None, checkpoint_dir: Place | None, db: Path, model: str | None
     ) -> None:
         """Raises UsageError."""
         self.row = reader.run(ref)
@@ -85,7 +87,7 @@ class RecordedRun:
             raise Unavailable(f"the checkpoint of round {number} was pruned")
         try:
             place = located(self._folder, row["checkpoint"])
-            if not place.is_file():
+            if not is_there(place):
                 raise Unavailable(f"the checkpoint of round {number} is not there: {place}")
             return read(place, row["model_digest"])
         except CheckpointError as error:

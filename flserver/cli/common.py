@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flserver.cli.tables import FORMATS
+from flserver.places import place_of
 from flserver.settings.operator import Operator
 from flserver.settings.options import sources
 
@@ -27,9 +28,9 @@ raw_option = click.option(
 checkpoint_dir_option = click.option(
     "--checkpoint-dir",
     type=click.Path(),
-    callback=lambda ctx, param, value: Path(value) if value else None,  # empty counts as left out
+    callback=lambda ctx, param, value: place_of(value) if value else None,  # empty counts as left out
     default=None,
-    metavar="PATH",
+    metavar="PATH|s3://…",
     help="Where the checkpoints lie.",
 )
 

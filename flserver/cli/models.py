@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from flserver.cli.common import checkpoint_dir_option, database, db_option, reader, run_argument
+from flserver.places import Place
 
 
 @click.command("export-model")
@@ -29,7 +30,7 @@ def export_model(
     out: Path,
     licence: str | None,
     embed: bool,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Place | None,
     db: str | None,
 ) -> None:
     """Write the model of one round of RUN to a file, after its digest was checked, and where it comes from to a .json

@@ -15,6 +15,7 @@ from flserver.cli.common import (
     operator_options,
 )
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from flserver.places import Place
 from flserver.settings.operator import Operator
 
 
@@ -51,7 +52,7 @@ def _file(name: str) -> Path:
 def verify(
     ctx: click.Context,
     databases: tuple[Path, ...],
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Place | None,
     without_checkpoints: bool,
     audit_head: Path | None,
     verbose: bool,

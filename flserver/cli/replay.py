@@ -18,6 +18,7 @@ from flserver.cli.common import (
 )
 from flserver.cli.tables import say
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
+from flserver.places import Place
 from flserver.settings import DATASETS, EvaluationPolicy
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def replay(
     model: str | None,
     out: Path | None,
     as_json: bool,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Place | None,
     db: str | None,
 ) -> int:
     """Compute RUN's rounds again from their kept updates (--keep-updates) and compare digests with the record.
