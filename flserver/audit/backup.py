@@ -17,7 +17,7 @@ from flserver.audit.copies import Copies
 from flserver.clock import utc_now
 from flserver.errors import UsageError
 from flserver.files import create, follow, make_folders, open_regular, sync_folder
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.policies import checkpoints_beside
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.chain import GENESIS
@@ -56,7 +56,7 @@ class Made:
     problems: tuple[str, ...]
 
 
-def back_up(db: Path, folder: Path, checkpoint_dir: Place | None = None) -> Made:
+def back_up(db: Path, folder: Path, checkpoint_dir: Folder | None = None) -> Made:
     """Copy the database at ``db`` and its checkpoints to ``folder``, which is made, or an earlier backup of the same.
 
     What is there already is not copied again. Returns when all would survive a power loss. Raises UsageError.
@@ -119,7 +119,7 @@ def _prepare(folder: Path, db: Path, made: Path) -> None:
             )
 
 
-def _copied(db: Path, whole: Path, checkpoint_dir: Place | None, copies: Copies) -> Reader:
+def _copied(db: Path, whole: Path, checkpoint_dir: Folder | None, copies: Copies) -> Reader:
     """Copy the database, and all checkpoints that the copy names."""
     before = None
     runs = [run for run in Reader(db).runs() if settings_of(run).get("keep_checkpoints")]

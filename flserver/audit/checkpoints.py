@@ -7,14 +7,14 @@ from typing import Any
 from flserver.audit.report import Finding, Outcome
 from flserver.errors import CheckpointError
 from flserver.models.digests import check_file, located, not_here
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.compare import CommittedRound
 from flserver.text import printable
 
 
 def check_checkpoints(
-    runs: Iterable[Mapping[str, Any]], rounds: Iterable[CommittedRound], checkpoint_dir: Place | None, db: Path
+    runs: Iterable[Mapping[str, Any]], rounds: Iterable[CommittedRound], checkpoint_dir: Folder | None, db: Path
 ) -> Iterator[Finding]:
     """Hash the checkpoints of the ``rounds`` that were not deleted, in pieces. One that is not here cannot be told; nor
     where the record does not say any more where they lie."""

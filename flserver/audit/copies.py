@@ -15,14 +15,14 @@ from flserver.models.digests import NAME, located, sha256_of_file
 from flserver.models.kept import NAME as KEPT
 from flserver.models.kept_files import check_kept_file
 from flserver.models.stored import opened
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.store.reader import Reader, Row
 from flserver.text import printable
 
 PIECE = 1 << 20  # bytes
 HELD = 500  # files of a run held open: more than any sensible --keep-checkpoints
 
-Source = tuple[Row, Place]
+Source = tuple[Row, Folder]
 """A run (a row of v1_runs), and where its checkpoints lie."""
 
 
@@ -39,7 +39,7 @@ class Copies:
         self._made: set[Path] = set()
         self._named: set[Path] = set()
         self._open = ExitStack()
-        self._held: dict[Place, RawIOBase] = {}
+        self._held: dict[Folder, RawIOBase] = {}
         self._changed: dict[Path, str] = {}  # what was copied and is not what the record says
         self.copied = self.bytes = 0
         self.problems: list[str] = []
@@ -101,7 +101,7 @@ class Copies:
             self._folder.rmdir()
 
     def _take(
-        self, folder: Place, path: str, named: re.Pattern[str], where: str, missing: list[str], row: Row | None = None
+        self, folder: Folder, path: str, named: re.Pattern[str], where: str, missing: list[str], row: Row | None = None
     ) -> None:
         """Copy the file that the record calls ``path``; with ``row``, its round, it is a checkpoint."""
         try:
@@ -123,7 +123,7 @@ class Copies:
             raise UsageError(f"{target} is there already, and is not what the record says: move it away")
         return wrong is None
 
-    def _read(self, source: Place, target: Path) -> str:
+    def _read(self, source: Folder, target: Path) -> str:
         file = self._held.get(source)
         if file is None:
             try:

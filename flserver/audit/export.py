@@ -17,7 +17,7 @@ from flserver.models.checkpoint_format import read, serialize
 from flserver.models.digests import located, sha256_of_file
 from flserver.models.state import State
 from flserver.models.stored import copy
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader
 
@@ -27,7 +27,7 @@ def export(
     ref: str | None,
     which: str,
     out: Path,
-    checkpoint_dir: Place | None,
+    checkpoint_dir: Folder | None,
     db: Path,
     *,
     licence: str | None = None,
@@ -71,7 +71,7 @@ def check_name(out: Path) -> None:
 
 
 def write_model(
-    model: State, out: Path, as_it_is: Place | None = None, metadata: Mapping[str, str] = MappingProxyType({})
+    model: State, out: Path, as_it_is: Folder | None = None, metadata: Mapping[str, str] = MappingProxyType({})
 ) -> str:
     """Write a model to ``out``, of which :func:`check_name` thinks well; the digest of the file (``sha256:hex``). A
     safetensors file is a copy of the one that is there already ``as_it_is``, if one is, else it has the ``metadata``
@@ -91,7 +91,7 @@ def _write_pieces(place: Path, pieces: Iterable[bytes | memoryview]) -> None:
             file.write(piece)
 
 
-def _write_copy(of: Place, place: Path) -> None:
+def _write_copy(of: Folder, place: Path) -> None:
     with place.open("wb") as file:
         copy(of, file)
 

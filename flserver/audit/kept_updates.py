@@ -10,7 +10,7 @@ from flserver.errors import CheckpointError
 from flserver.models.digests import located, not_here
 from flserver.models.kept import NAME
 from flserver.models.kept_files import check_kept_file
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.compare import KeptRow
 from flserver.text import printable
@@ -23,7 +23,7 @@ class _Looked:
 
 
 def check_kept_updates(
-    runs: Iterable[Mapping[str, Any]], kept: Iterable[KeptRow], checkpoint_dir: Place | None, db: Path
+    runs: Iterable[Mapping[str, Any]], kept: Iterable[KeptRow], checkpoint_dir: Folder | None, db: Path
 ) -> Iterator[Finding]:
     """Hash the files of the ``kept`` updates, in pieces. One that is not here cannot be told."""
     by_id, looked = {run["run_id"]: run for run in runs}, dict[tuple[str, str], _Looked]()
@@ -39,7 +39,7 @@ def check_kept_updates(
         yield Finding(check="updates", outcome=found.outcome, line=f"{line}: {found.said}", where=where)
 
 
-def _look(run: Mapping[str, Any] | None, path: str, checkpoint_dir: Place | None, db: Path) -> _Looked:
+def _look(run: Mapping[str, Any] | None, path: str, checkpoint_dir: Folder | None, db: Path) -> _Looked:
     if run is None:
         return _Looked("unknown", "its run's settings are not on record: where its kept update lies cannot be told")
     try:

@@ -17,7 +17,7 @@ from flserver.models.digests import located
 from flserver.models.kept import NAME as KEPT
 from flserver.models.kept import kept_in
 from flserver.models.stored import is_there, remove
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.appending import Head
@@ -51,9 +51,9 @@ class Plan:
 
     lines: list[str] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
-    files: list[tuple[list[Place], str, CheckpointDeleted | KeptUpdatesDeleted]] = field(default_factory=list)
+    files: list[tuple[list[Folder], str, CheckpointDeleted | KeptUpdatesDeleted]] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
-    deleted: list[Place] = field(default_factory=list)
+    deleted: list[Folder] = field(default_factory=list)
     events: int = 0
     rows: int = 0
 
@@ -62,7 +62,7 @@ class Plan:
         return not (self.selections or self.files)
 
 
-def plan(db: Path, wanted: Wanted, checkpoint_dir: Place | None, before: Note | None = None) -> Plan:
+def plan(db: Path, wanted: Wanted, checkpoint_dir: Folder | None, before: Note | None = None) -> Plan:
     """What a purge would do; ``before`` is what the lock's file says of whoever had the database.
 
     Raises UsageError where it is refused, and Damaged where the database has lost commits.
@@ -163,7 +163,7 @@ def _plan_payloads(db: Path, run: Row, wanted: Wanted, made: Plan) -> None:
 
 
 def _plan_checkpoints(
-    reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Place | None, db: Path, made: Plan
+    reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Folder | None, db: Path, made: Plan
 ) -> None:
     rounds = [row for row in reader.committed_rounds(run["run_id"]) if row["checkpoint_deleted_at"] is None]
     folder, shared = checkpoints_of(run, checkpoint_dir, db), _others_files(reader, run, checkpoint_dir, db)
@@ -189,7 +189,9 @@ def _plan_checkpoints(
         made.lines.append(f"run {run['name']} ({run['run_id']}): {len(going)} checkpoints, {size:,.1f} MiB")
 
 
-def _plan_updates(reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Place | None, db: Path, made: Plan) -> None:
+def _plan_updates(
+    reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Folder | None, db: Path, made: Plan
+) -> None:
     folder, going = checkpoints_of(run, checkpoint_dir, db), dict[int, list[Row]]()
     staying: set[str] = set()
     for row in reader.kept_updates(run["run_id"]):
@@ -205,14 +207,14 @@ def _plan_updates(reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Plac
             made.lines.append(f"{folder / path} is kept by the record no more, and still there")
     for round, rows in going.items():
         event = KeptUpdatesDeleted(round=round, update_ids=tuple(row["update_id"] for row in rows))
-        paths: list[Place] = [located(folder, path, KEPT) for path in {row["kept"] for row in rows} - staying]
+        paths: list[Folder] = [located(folder, path, KEPT) for path in {row["kept"] for row in rows} - staying]
         made.files.append((paths, run["run_id"], event))
     if going:
         count = sum(map(len, going.values()))
         made.lines.append(f"run {run['name']} ({run['run_id']}): {count} kept updates of {len(going)} rounds")
 
 
-def _others_files(reader: Reader, run: Row, checkpoint_dir: Place | None, db: Path) -> set[Place]:
+def _others_files(reader: Reader, run: Row, checkpoint_dir: Folder | None, db: Path) -> set[Folder]:
     return {
         located(checkpoints_of(other, checkpoint_dir, db), row["checkpoint"])
         for other in reader.runs()

@@ -12,7 +12,7 @@ from flserver.audit.report import Finding
 from flserver.audit.verify import Verification
 from flserver.errors import UsageError
 from flserver.files import create, make_folders, sync_folder
-from flserver.places import SCHEME, ObjectPath, Place, place_of
+from flserver.settings.folders import SCHEME, Folder, ObjectPath, folder_of
 from flserver.settings.policies import checkpoints_beside
 from flserver.settings.recorded import settings_of
 from flserver.store.chain import GENESIS
@@ -34,7 +34,7 @@ class Restored:
     command: str | None = None
 
 
-def restore(folder: Path, db: Path, checkpoint_dir: Place | None = None) -> Restored:
+def restore(folder: Path, db: Path, checkpoint_dir: Folder | None = None) -> Restored:
     """Make the database ``db``, which is not there yet, from the backup in ``folder``, its checkpoints in
     ``checkpoint_dir`` (None: beside it).
 
@@ -135,5 +135,5 @@ def _command(reader: Reader, db: Path, checkpoints: Path) -> str | None:
     if run is None or run["status"] == "completed":
         return None
     recorded = settings_of(run).get("checkpoint_dir")
-    elsewhere = place_of(recorded) != checkpoints.absolute() if recorded else checkpoints != checkpoints_beside(db)
+    elsewhere = folder_of(recorded) != checkpoints.absolute() if recorded else checkpoints != checkpoints_beside(db)
     return f"flserver --db {db} --resume" + (f" --checkpoint-dir {checkpoints}" if elsewhere else "")

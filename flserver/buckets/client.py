@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from flserver.clock import Deadline
 from flserver.errors import NotInstalled
-from flserver.places import ObjectPath
+from flserver.settings.folders import ObjectPath
 from flserver.text import printable
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import io
 from typing import Any
 
 from flserver.buckets.client import Unreachable, client, errors
-from flserver.places import ObjectPath
+from flserver.settings.folders import ObjectPath
 
 REOPENED = 3  # times that a body is gone on with which broke off
 

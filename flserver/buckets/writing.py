@@ -10,7 +10,7 @@ from typing import Any
 
 from flserver.buckets.client import Refused, Unreachable, client, errors
 from flserver.buckets.reading import below
-from flserver.places import ObjectPath
+from flserver.settings.folders import ObjectPath
 
 ONE_PUT = 1 << 30  # bytes that go in one request; S3 takes five times as many
 PART = 1 << 28  # bytes of a part of what is larger; S3 takes 10,000

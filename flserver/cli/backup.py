@@ -6,7 +6,7 @@ import click
 
 from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
 from flserver.errors import EXIT_DONE, EXIT_FAILED
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 
 
@@ -15,7 +15,7 @@ from flserver.settings.operator import Operator
 @checkpoint_dir_option
 @db_option
 @click.pass_context
-def backup(ctx: click.Context, folder: Path, checkpoint_dir: Place | None, db: str | None) -> int:
+def backup(ctx: click.Context, folder: Path, checkpoint_dir: Folder | None, db: str | None) -> int:
     """Copy the database and its checkpoints to DIR, also while a server writes them.
 
     DIR is made, or is an earlier backup of this database, to which only what is new is copied; checkpoints in an object
@@ -45,7 +45,7 @@ def backup(ctx: click.Context, folder: Path, checkpoint_dir: Place | None, db: s
 def restore(
     ctx: click.Context,
     folder: Path,
-    checkpoint_dir: Place | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
     operator: Operator,
     audit_head: Path | None,

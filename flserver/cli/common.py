@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flserver.cli.tables import FORMATS
-from flserver.places import place_of
+from flserver.settings.folders import folder_of
 from flserver.settings.operator import Operator
 from flserver.settings.options import sources
 
@@ -28,7 +28,7 @@ raw_option = click.option(
 checkpoint_dir_option = click.option(
     "--checkpoint-dir",
     type=click.Path(),
-    callback=lambda ctx, param, value: place_of(value) if value else None,  # empty counts as left out
+    callback=lambda ctx, param, value: folder_of(value) if value else None,  # empty counts as left out
     default=None,
     metavar="PATH|s3://…",
     help="Where the checkpoints lie.",

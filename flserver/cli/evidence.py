@@ -7,7 +7,7 @@ import click
 
 from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
 from flserver.errors import UsageError
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 
 FILE = click.Path(path_type=Path)
@@ -47,7 +47,7 @@ def evidence(
     model_key_passphrase_file: Path | None,
     with_model: bool,
     with_personal_data: bool,
-    checkpoint_dir: Place | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
     operator: Operator,
     audit_head: Path | None,

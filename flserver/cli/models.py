@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from flserver.cli.common import checkpoint_dir_option, database, db_option, reader, run_argument
-from flserver.places import Place
+from flserver.settings.folders import Folder
 
 
 @click.command("export-model")
@@ -30,7 +30,7 @@ def export_model(
     out: Path,
     licence: str | None,
     embed: bool,
-    checkpoint_dir: Place | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
 ) -> None:
     """Write the model of one round of RUN to a file, after its digest was checked, and where it comes from to a .json

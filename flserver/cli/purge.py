@@ -7,7 +7,7 @@ import click
 from flserver.cli.common import audit_head_option, checkpoint_dir_option, database, db_option, operator_options
 from flserver.clock import utc_moment
 from flserver.errors import EXIT_DONE, UsageError
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 
 
@@ -29,7 +29,7 @@ def purge(
     before: str | None,
     client: str | None,
     yes: bool,
-    checkpoint_dir: Place | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
     operator: Operator,
     audit_head: Path | None,

@@ -15,7 +15,7 @@ from flserver.cli.common import (
     operator_options,
 )
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 
 
@@ -52,7 +52,7 @@ def _file(name: str) -> Path:
 def verify(
     ctx: click.Context,
     databases: tuple[Path, ...],
-    checkpoint_dir: Place | None,
+    checkpoint_dir: Folder | None,
     without_checkpoints: bool,
     audit_head: Path | None,
     verbose: bool,

@@ -23,7 +23,7 @@ from flserver.files import new_file
 from flserver.heads.model_keys import ModelKey
 from flserver.models.digests import check_file, located
 from flserver.models.stored import opened
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Row
 from flserver.store.schema import check
@@ -70,7 +70,7 @@ class Made:
     rounds: int
 
 
-def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Place | None = None) -> Made:
+def make(db: Path, out: Path, asked: Asked, checkpoint_dir: Folder | None = None) -> Made:
     """Write the bundle to the new file ``out``, for this user and group, and hold it against itself.
 
     Raises UsageError where there is no such run or round, the database is of a newer flserver, or ``out`` cannot be
@@ -125,7 +125,7 @@ def _write_events(reader: TreeReader, run_id: str, asked: Asked, found: Anchor, 
         return verify.walk(iter(to), run_id, size, root)
 
 
-def _checkpoint(run: Row, made: Row, checkpoint_dir: Place | None, db: Path) -> BinaryIO:
+def _checkpoint(run: Row, made: Row, checkpoint_dir: Folder | None, db: Path) -> BinaryIO:
     """The checkpoint of a round, which was held against its digest."""
     if made["checkpoint_deleted_at"] is not None:
         raise UsageError(f"the checkpoint of round {made['round']} was deleted at {made['checkpoint_deleted_at']}")

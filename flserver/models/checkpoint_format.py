@@ -13,7 +13,7 @@ from flserver.models.digests import METADATA, check_digest, sha256_of, unreadabl
 from flserver.models.pages import anonymous
 from flserver.models.state import TORCH_DTYPES, State, raw_bytes
 from flserver.models.stored import opened, size_of
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.wire.dtypes import DTYPES
 
 STRATEGY_PREFIX = "__strategy__."
@@ -23,7 +23,7 @@ CODES = {TORCH_DTYPES[dtype.name]: dtype.code for dtype in DTYPES.values()}
 BY_CODE = {code: dtype for dtype, code in CODES.items()}
 
 
-def read(path: Place, digest: str | None) -> tuple[State, State]:
+def read(path: Folder, digest: str | None) -> tuple[State, State]:
     """Read the model's and the strategy's tensors from the checkpoint file at ``path``. The model's lie in one piece of
     memory, which holds the file.
 
@@ -46,7 +46,7 @@ def read(path: Place, digest: str | None) -> tuple[State, State]:
     return model, own
 
 
-def _content(path: Place) -> memoryview:
+def _content(path: Folder) -> memoryview:
     """All of a file. Raises OSError."""
     with opened(path) as file:
         size = size_of(file)

@@ -14,7 +14,7 @@ from flserver.clock import monotonic
 from flserver.errors import CheckpointError, UsageError, one_line
 from flserver.models.checkpoints import Checkpoints, Written
 from flserver.models.digests import NAME, located, sha256_of, sha256_of_file
-from flserver.places import ObjectPath
+from flserver.settings.folders import ObjectPath
 from flserver.text import printable
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flserver.errors import CheckpointError
 from flserver.models.digests import located
-from flserver.places import ObjectPath, Place
+from flserver.settings.folders import Folder, ObjectPath
 
 if TYPE_CHECKING:  # a start looks at the place before torch is there
     from flserver.models.state import State
@@ -38,7 +38,7 @@ class Written:
 class Checkpoints(ABC):
     """The files of one run, in a folder of its own below ``directory`` (``--checkpoint-dir``)."""
 
-    directory: Place
+    directory: Folder
 
     @abstractmethod
     def check_place(self) -> None:
@@ -99,7 +99,7 @@ class Checkpoints(ABC):
             )
 
 
-def checkpoints_in(directory: Place, run_id: str, group: int | None = None, patience: float = 0.0) -> Checkpoints:
+def checkpoints_in(directory: Folder, run_id: str, group: int | None = None, patience: float = 0.0) -> Checkpoints:
     """Those of the run ``run_id`` below ``directory``, which ``group`` may read on a disk; an object store that fails
     is asked again for ``patience`` seconds. Nothing is touched yet.
 

@@ -10,7 +10,7 @@ from typing import overload
 from flserver.buckets import Unreachable
 from flserver.errors import CheckpointError
 from flserver.models.stored import opened
-from flserver.places import ObjectPath, Place
+from flserver.settings.folders import Folder, ObjectPath
 from flserver.text import printable
 
 NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")  # the round, and 16 digits of the digest
@@ -22,12 +22,12 @@ METADATA = {"format": "pt", "writer": "flserver checkpoint 1"}
 def located(folder: Path, path: str, named: re.Pattern[str] = NAME) -> Path: ...
 @overload
 def located(folder: ObjectPath, path: str, named: re.Pattern[str] = NAME) -> ObjectPath: ...
-def located(folder: Place, path: str, named: re.Pattern[str] = NAME) -> Place:
+def located(folder: Folder, path: str, named: re.Pattern[str] = NAME) -> Folder:
     """Where the file lies that the record calls ``path``, below ``folder``: a checkpoint, or what else is so ``named``.
 
     A record may be a stranger's. Raises CheckpointError where it names no checkpoint, or something that lies elsewhere.
     """
-    place: Place
+    place: Folder
     if isinstance(folder, ObjectPath):
         parts = path.split("/") if isinstance(path, str) and path.isprintable() else [""]
         place, below = folder / "/".join(parts), not {"", ".", ".."} & set(parts)
@@ -51,13 +51,13 @@ def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def sha256_of_file(place: Place) -> str:
+def sha256_of_file(place: Folder) -> str:
     """``sha256:hex`` of the file at ``place``, which is read in pieces. Raises OSError."""
     with opened(place) as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def check_file(place: Place, digest: str) -> None:
+def check_file(place: Folder, digest: str) -> None:
     """Read the checkpoint at ``place``. Raises CheckpointError where it cannot be read, or its digest is not
     ``digest``, the one on record (``sha256:hex``)."""
     try:
@@ -67,7 +67,7 @@ def check_file(place: Place, digest: str) -> None:
     check_digest(place, digest, found)
 
 
-def unreadable(place: Place, error: OSError) -> CheckpointError:
+def unreadable(place: Folder, error: OSError) -> CheckpointError:
     """What to raise where the checkpoint at ``place`` could not be read because of ``error``."""
     moved = not place.parent.is_dir() if isinstance(place, Path) else isinstance(error, FileNotFoundError)
     elsewhere = "; if its folder was moved, --checkpoint-dir says where to" if moved else ""
@@ -80,7 +80,7 @@ def not_here(error: CheckpointError) -> bool:
     return isinstance(error.__cause__, (FileNotFoundError, Unreachable))
 
 
-def check_digest(place: Place, digest: str, found: str) -> None:
+def check_digest(place: Folder, digest: str, found: str) -> None:
     """Raises CheckpointError where ``found``, the digest of the checkpoint at ``place``, is not ``digest``, the one on
     record."""
     if found != digest:

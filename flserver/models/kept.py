@@ -22,7 +22,7 @@ from flserver.files import make_folders, sync_folder
 from flserver.models.checkpoint import write_file
 from flserver.models.digests import located
 from flserver.models.stored import is_there, opened
-from flserver.places import ObjectPath, Place
+from flserver.settings.folders import Folder, ObjectPath
 
 if TYPE_CHECKING:  # a start looks at the place before torch is there
     from flserver.models.state import State
@@ -79,7 +79,7 @@ class Kept(ABC):
                 self.delete(round)
 
 
-def kept_in(directory: Place, run_id: str, group: int | None = None, rounds: int = 0, patience: float = 0.0) -> Kept:
+def kept_in(directory: Folder, run_id: str, group: int | None = None, rounds: int = 0, patience: float = 0.0) -> Kept:
     """Those of the run ``run_id`` below ``directory``, which ``group`` may read on a disk; an object store that fails
     is asked again for ``patience`` seconds."""
     if isinstance(directory, ObjectPath):
@@ -161,7 +161,7 @@ class KeptUpdates(Kept):
         return self._folder / f"round-{round:06d}"
 
 
-def read_kept(directory: Place, path: str, digest_of: "Callable[[State], str]") -> "State":
+def read_kept(directory: Folder, path: str, digest_of: "Callable[[State], str]") -> "State":
     """The tensors of the update that the record calls ``path``, below the checkpoint directory. They have the digest
     that the path names, as ``digest_of`` makes it. Raises Missing where there is no such file, CheckpointError where
     it is not what it was."""

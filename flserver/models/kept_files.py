@@ -10,7 +10,7 @@ import blake3
 from flserver.errors import CheckpointError
 from flserver.models.digests import METADATA
 from flserver.models.stored import opened, size_of
-from flserver.places import Place
+from flserver.settings.folders import Folder
 from flserver.wire.dtypes import DTYPES
 
 PIECE = 1 << 20  # bytes
@@ -18,7 +18,7 @@ MOST_HEADER = 100 << 20  # bytes: what the format's own library takes
 _BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
 
-def check_kept_file(path: Place) -> None:
+def check_kept_file(path: Folder) -> None:
     """Read the kept update at ``path``. Raises CheckpointError where it cannot be read, or is not what its name says:
     its tensors have another digest, or what stands before them is not what a server writes."""
     try:
@@ -32,7 +32,7 @@ def check_kept_file(path: Place) -> None:
         raise CheckpointError(f"kept update {path} was changed: its tensors have the digest {found}")
 
 
-def _digest_of(file: RawIOBase, path: Place) -> str:
+def _digest_of(file: RawIOBase, path: Folder) -> str:
     """``blake3:hex`` as ``aggregation.checks.state_digest`` makes it."""
     size = size_of(file)
     length = int.from_bytes(_exactly(file, 8), "little")

@@ -11,7 +11,7 @@ from flserver.errors import CheckpointError, one_line
 from flserver.models.checkpoint_objects import put
 from flserver.models.digests import sha256_of
 from flserver.models.kept import FOLDER, NAME, Kept
-from flserver.places import ObjectPath
+from flserver.settings.folders import ObjectPath
 
 if TYPE_CHECKING:  # a start looks at the place before torch is there
     from flserver.models.state import State

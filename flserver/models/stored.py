@@ -9,12 +9,12 @@ from typing import BinaryIO
 from flserver import buckets
 from flserver.errors import CheckpointError
 from flserver.files import create, open_regular
-from flserver.places import ObjectPath, Place
+from flserver.settings.folders import Folder, ObjectPath
 
 PIECE = 1 << 20  # bytes
 
 
-def opened(place: Place) -> RawIOBase:
+def opened(place: Folder) -> RawIOBase:
     """The file at ``place``, to be read; it can be sought in. Raises OSError where it cannot be read, or is a link, a
     pipe or the like."""
     return buckets.ObjectReader(place) if isinstance(place, ObjectPath) else open_regular(place)
@@ -27,7 +27,7 @@ def size_of(file: RawIOBase) -> int:
     return size
 
 
-def is_there(place: Place) -> bool:
+def is_there(place: Folder) -> bool:
     """Whether there is such a file. Raises CheckpointError where that cannot be told."""
     if isinstance(place, Path):
         return place.is_file()
@@ -37,7 +37,7 @@ def is_there(place: Place) -> bool:
         raise CheckpointError(f"{place}: {error.strerror}") from error
 
 
-def remove(place: Place) -> None:
+def remove(place: Folder) -> None:
     """Delete the file, which may be gone already. Raises OSError."""
     if isinstance(place, Path):
         place.unlink(missing_ok=True)
@@ -45,13 +45,13 @@ def remove(place: Place) -> None:
         buckets.remove(place)
 
 
-def copy(place: Place, to: BinaryIO) -> None:
+def copy(place: Folder, to: BinaryIO) -> None:
     """Copy the file's bytes to where ``to`` stands. Raises OSError."""
     with opened(place) as file:
         shutil.copyfileobj(file, to, PIECE)
 
 
-def fetch(place: Place, folder: Path) -> Path:
+def fetch(place: Folder, folder: Path) -> Path:
     """The file as one on a disk: where it is one, itself, else a copy of it in ``folder``. Raises OSError."""
     if isinstance(place, Path):
         return place

@@ -10,11 +10,11 @@ from flserver.models.checkpoints import Checkpoints, checkpoints_in
 from flserver.models.digests import located
 from flserver.models.kept import Kept, kept_in
 from flserver.models.stored import is_there
-from flserver.places import Place
 from flserver.process.own_code import digests_of
 from flserver.process.soundness import or_go_back
 from flserver.process.which_run import Parent, Plan
 from flserver.settings import ServerSettings, StorePolicy
+from flserver.settings.folders import Folder
 from flserver.settings.policies import checkpoints_at
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
@@ -29,7 +29,7 @@ class Weights:
     """
 
     option: str
-    path: Place
+    path: Folder
     digest: str | None = None
     run_id: str | None = None
     round: int | None = None
@@ -155,7 +155,7 @@ def _of_round(option: str, run: Row, committed: Row, store: StorePolicy, strateg
     )
 
 
-def _place(run: Row, committed: Row, store: StorePolicy) -> Place:
+def _place(run: Row, committed: Row, store: StorePolicy) -> Folder:
     """Where the checkpoint of another ``run``'s round lies: not where this one's will, or moved to there."""
     folders = (store.checkpoint_dir, checkpoints_of(run, None, store.db))
     places = list(dict.fromkeys(located(folder, committed["checkpoint"]) for folder in folders))

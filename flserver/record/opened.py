@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flserver.errors import UsageError
-from flserver.places import Place, place_of
 from flserver.record.rows import Rows
+from flserver.settings.folders import Folder, folder_of
 from flserver.text import printable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flserver.store.reader import Row
 
 
-def open(path: str | Path, checkpoint_dir: str | Place | None = None) -> "Record":
+def open(path: str | Path, checkpoint_dir: str | Folder | None = None) -> "Record":
     """The record in the SQLite database at ``path``; ``checkpoint_dir`` is where the checkpoints lie now, a folder or
     ``s3://bucket/prefix``, if not where the server put them.
 
@@ -25,7 +25,7 @@ def open(path: str | Path, checkpoint_dir: str | Place | None = None) -> "Record
     it again, so that nothing is held up, and what was asked outside of the ``with`` is answered too. Raises UsageError
     where there is no such database.
     """
-    place = place_of(checkpoint_dir) if isinstance(checkpoint_dir, str) else checkpoint_dir
+    place = folder_of(checkpoint_dir) if isinstance(checkpoint_dir, str) else checkpoint_dir
     record = Record(Path(path), place)
     record.query("SELECT 1")
     return record
@@ -35,7 +35,7 @@ class Record:
     """A database of runs. Every method raises UsageError where it cannot be read, and for SQL that is wrong or would
     write."""
 
-    def __init__(self, path: Path, checkpoint_dir: Place | None = None) -> None:
+    def __init__(self, path: Path, checkpoint_dir: Folder | None = None) -> None:
         self.path = path
         self._checkpoint_dir = checkpoint_dir
         # The package's other modules are used where SQLAlchemy would be slow, or is not there.
@@ -161,14 +161,14 @@ class Round:
 
         return read(self._place(), self.digest)[0]
 
-    def checkpoint(self) -> Place:
+    def checkpoint(self) -> Folder:
         """Where its file lies, whose digest was checked. Raises as :meth:`model` does."""
         from flserver.models.digests import check_file
 
         check_file(place := self._place(), self.digest)
         return place
 
-    def _place(self) -> Place:
+    def _place(self) -> Folder:
         from flserver.models.digests import located
         from flserver.settings.recorded import checkpoints_of
 

@@ -13,8 +13,8 @@ import click
 from click.core import ParameterSource
 
 from flserver.errors import EXIT_INTERRUPTED, FlserverError, UsageError
-from flserver.places import place_of
 from flserver.settings import Setting, parse_tristate
+from flserver.settings.folders import folder_of
 from flserver.settings.setting import CAP, Kind
 from flserver.text import did_you_mean, printable
 
@@ -51,7 +51,7 @@ class _Tristate(click.ParamType):  # type: ignore[type-arg]  # generic only in n
 
 class _Place(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        place_of(str(value))  # said before anything shows it
+        folder_of(str(value))  # said before anything shows it
         return super().convert(value, param, ctx)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from flserver.clock import utc_moment
 from flserver.errors import UsageError
-from flserver.places import Place, place_of
+from flserver.settings.folders import Folder, folder_of
 from flserver.settings.operator import Operator
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
 from flserver.settings.setting import CAP, defaults
@@ -87,7 +87,7 @@ class StorePolicy:
     seconds. In the file ``audit_head`` the chain's heads are noted, with ``sign_key`` they are signed."""
 
     db: Path
-    checkpoint_dir: Place
+    checkpoint_dir: Folder
     checkpoint_patience: float
     spool_dir: Path
     keep_checkpoints: int
@@ -242,12 +242,12 @@ def check_kept(keeps: bool, rounds: int) -> None:
         raise UsageError(f"{given} needs --keep-updates; without that none is kept, which --keep-updates-rounds 0 says")
 
 
-def checkpoints_at(text: str | None) -> Place | None:
+def checkpoints_at(text: str | None) -> Folder | None:
     """What ``--checkpoint-dir`` names, if anything. Raises UsageError."""
-    return place_of(text) if text else None
+    return folder_of(text) if text else None
 
 
-def spool_beside(checkpoints: Place) -> Path:
+def spool_beside(checkpoints: Folder) -> Path:
     """Where updates go that memory has no room for unless ``--spool-dir`` says otherwise."""
     return checkpoints if isinstance(checkpoints, Path) else Path(tempfile.gettempdir())
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flserver.places import Place, absolute
+from flserver.settings.folders import Folder, absolute
 from flserver.settings.policies import ServerSettings, checkpoints_at, checkpoints_beside
 from flserver.settings.server import PATHS
 
@@ -27,7 +27,7 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(run["config"]))
 
 
-def checkpoints_of(run: Mapping[str, Any], given: Place | None, db: Path) -> Place:
+def checkpoints_of(run: Mapping[str, Any], given: Folder | None, db: Path) -> Folder:
     """Where the checkpoints of a run (a row of v1_runs) lie: as given, else as recorded, else beside
     the database."""
     recorded = settings_of(run).get("checkpoint_dir")

@@ -10,7 +10,7 @@ import pytest
 from flserver import buckets
 from flserver.buckets import client, reading, writing
 from flserver.errors import NotInstalled
-from flserver.places import ObjectPath
+from flserver.settings.folders import ObjectPath
 from tests.s3_server import BUCKET, SECRET, S3Server
 
 pytestmark = pytest.mark.s3

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from flserver import buckets
 from flserver.cli.main import run_cli
-from flserver.places import ObjectPath
+from flserver.settings.folders import ObjectPath
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess
 from tests.s3_server import BUCKET, SECRET, S3Server

@@ -18,7 +18,7 @@ from flserver.models.kept import NAME, Missing, kept_in, read_kept
 from flserver.models.kept_files import check_kept_file
 from flserver.models.kept_objects import KeptObjects
 from flserver.models.state import State
-from flserver.places import ObjectPath
+from flserver.settings.folders import ObjectPath
 from tests.s3_server import BUCKET, S3Server
 
 pytestmark = pytest.mark.s3

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.places import ObjectPath, absolute, place_of
+from flserver.settings.folders import ObjectPath, absolute, folder_of
 
 
 @pytest.mark.parametrize(
@@ -13,13 +13,13 @@ from flserver.places import ObjectPath, absolute, place_of
     [("s3://models", "models", ""), ("s3://models/", "models", ""), ("s3://a.b-c/x//y/", "a.b-c", "x/y")],
 )
 def test_an_address_has_a_bucket_and_perhaps_a_prefix(text: str, bucket: str, key: str) -> None:
-    assert place_of(text) == ObjectPath(bucket, key)
-    assert absolute(text) == str(place_of(text)) == f"s3://{bucket}/{key}".rstrip("/")
+    assert folder_of(text) == ObjectPath(bucket, key)
+    assert absolute(text) == str(folder_of(text)) == f"s3://{bucket}/{key}".rstrip("/")
 
 
 def test_what_is_no_address_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert place_of("models") == Path("models")
+    assert folder_of("models") == Path("models")
     assert absolute("models") == str(tmp_path / "models")
 
 
@@ -54,6 +54,6 @@ def test_its_parts() -> None:
 def test_credentials_and_what_is_no_address_are_refused_and_not_repeated(text: str) -> None:
 
     with pytest.raises(UsageError, match=r"^s3://…: ") as refused:
-        place_of(text)
+        folder_of(text)
     assert "hush" not in str(refused.value)
     assert ("AWS_ACCESS_KEY_ID" in str(refused.value)) == ("@" in text)

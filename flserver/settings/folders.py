@@ -61,15 +61,15 @@ class ObjectPath:
         return f"{SCHEME}{self.bucket}/{self.key}".rstrip("/")
 
 
-Place = Path | ObjectPath
+Folder = Path | ObjectPath
 
 
-def place_of(text: str) -> Place:
+def folder_of(text: str) -> Folder:
     """What ``--checkpoint-dir`` names. Raises UsageError."""
     return ObjectPath.parse(text) if text.startswith(SCHEME) else Path(text)
 
 
 def absolute(text: str) -> str:
     """The same place, named from whatever folder. Raises UsageError."""
-    place = place_of(text)
+    place = folder_of(text)
     return str(place if isinstance(place, ObjectPath) else place.absolute())
