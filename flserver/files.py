@@ -75,6 +75,18 @@ def follow(path: Path, companion: Path) -> None:
         os.chown(companion, -1, path.stat().st_gid)
 
 
+def check_makeable(folder: Path, option: str) -> None:
+    """Raises UsageError where ``folder``, which ``option`` names, could not be made or written to. Nothing is made."""
+    try:
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    except OSError as error:
+        raise UsageError(f"{option}: cannot make {folder}: {error.strerror}") from error
+    if not existing.is_dir():
+        raise UsageError(f"{option}: cannot make {folder}: {existing} is not a directory")
+    if not os.access(existing, os.W_OK):
+        raise UsageError(f"{option}: {existing} cannot be written")
+
+
 def make_folders(folder: Path, group: int | None = None) -> list[Path]:
     """Make ``folder``, with those above it that are missing, for ``group`` to look into. Those that were made, the
     lowest first. Raises OSError."""

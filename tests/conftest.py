@@ -20,6 +20,8 @@ from tests.patience import PATIENCE
 from tests.postgres_server import empty_postgres as empty_postgres
 from tests.postgres_server import postgres as postgres
 from tests.postgres_server import postgres_server as postgres_server
+from tests.s3_server import s3 as s3
+from tests.s3_server import s3_server as s3_server
 
 # What stands beside the tests' files says as much as they do where an assert of its fails.
 pytest.register_assert_rewrite("tests.e2e", "tests.flclient", "tests.models", "tests.wire")

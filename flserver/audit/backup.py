@@ -17,6 +17,7 @@ from flserver.audit.copies import Copies
 from flserver.clock import utc_now
 from flserver.errors import UsageError
 from flserver.files import create, follow, make_folders, open_regular, sync_folder
+from flserver.settings.folders import Folder
 from flserver.settings.places import Place, checkpoints_beside
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.chain import GENESIS
@@ -56,7 +57,7 @@ class Made:
     problems: tuple[str, ...]
 
 
-def back_up(place: Place, folder: Path, checkpoint_dir: Path | None = None) -> Made:
+def back_up(place: Place, folder: Path, checkpoint_dir: Folder | None = None) -> Made:
     """Copy the SQLite database at ``place`` and its checkpoints to ``folder``, which is made, or an earlier
     backup of the same.
 
@@ -120,11 +121,12 @@ def _prepare(folder: Path, db: Path, made: Path) -> None:
             )
 
 
-def _copied(db: Path, whole: Path, checkpoint_dir: Path | None, copies: Copies) -> Reader:
+def _copied(db: Path, whole: Path, checkpoint_dir: Folder | None, copies: Copies) -> Reader:
     """Copy the database, and all checkpoints that the copy names."""
     before = None
     runs = [run for run in Reader(db).runs() if settings_of(run).get("keep_checkpoints")]
-    folders = [checkpoints_of(run, checkpoint_dir, db).resolve() / run["run_id"] for run in runs]
+    places = ((checkpoints_of(run, checkpoint_dir, db), run["run_id"]) for run in runs)
+    folders = [place.resolve() / run_id for place, run_id in places if isinstance(place, Path)]
 
     def hold() -> None:
         for folder in folders:

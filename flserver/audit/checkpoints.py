@@ -1,12 +1,12 @@
 """Every checkpoint held against the digest that the events state."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from flserver.audit.report import Finding, Outcome
 from flserver.errors import CheckpointError
-from flserver.models.digests import check_file, located
+from flserver.models.digests import check_file, located, not_here
+from flserver.settings.folders import Folder
 from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.compare import CommittedRound
@@ -14,7 +14,7 @@ from flserver.text import printable
 
 
 def check_checkpoints(
-    runs: Iterable[Mapping[str, Any]], rounds: Iterable[CommittedRound], checkpoint_dir: Path | None, db: Place
+    runs: Iterable[Mapping[str, Any]], rounds: Iterable[CommittedRound], checkpoint_dir: Folder | None, db: Place
 ) -> Iterator[Finding]:
     """Hash the checkpoints of the ``rounds`` that were not deleted, in pieces. One that is not here cannot be told; nor
     where the record does not say any more where they lie."""
@@ -34,7 +34,7 @@ def check_checkpoints(
             path = located(checkpoints_of(run, checkpoint_dir, db), committed.checkpoint)
             check_file(path, committed.digest)
         except CheckpointError as error:
-            gone = isinstance(error.__cause__, FileNotFoundError)
+            gone = not_here(error)
             outcome: Outcome = "unknown" if gone else "broken"
             yield Finding(check="checkpoints", outcome=outcome, line=f"{line}: {error}", where=where)
         else:

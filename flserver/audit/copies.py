@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from io import FileIO
+from io import RawIOBase
 from pathlib import Path
 
 from flserver.errors import CheckpointError, UsageError
@@ -14,13 +14,15 @@ from flserver.files import create, make_folders, open_regular, sync_folder
 from flserver.models.digests import NAME, located, sha256_of_file
 from flserver.models.kept import NAME as KEPT
 from flserver.models.kept_files import check_kept_file
+from flserver.models.stored import opened
+from flserver.settings.folders import Folder
 from flserver.store.reader import Reader, Row
 from flserver.text import printable
 
 PIECE = 1 << 20  # bytes
 HELD = 500  # files of a run held open: more than any sensible --keep-checkpoints
 
-Source = tuple[Row, Path]
+Source = tuple[Row, Folder]
 """A run (a row of v1_runs), and where its checkpoints lie."""
 
 
@@ -37,7 +39,7 @@ class Copies:
         self._made: set[Path] = set()
         self._named: set[Path] = set()
         self._open = ExitStack()
-        self._held: dict[Path, FileIO] = {}
+        self._held: dict[Folder, RawIOBase] = {}
         self._changed: dict[Path, str] = {}  # what was copied and is not what the record says
         self.copied = self.bytes = 0
         self.problems: list[str] = []
@@ -99,7 +101,7 @@ class Copies:
             self._folder.rmdir()
 
     def _take(
-        self, folder: Path, path: str, named: re.Pattern[str], where: str, missing: list[str], row: Row | None = None
+        self, folder: Folder, path: str, named: re.Pattern[str], where: str, missing: list[str], row: Row | None = None
     ) -> None:
         """Copy the file that the record calls ``path``; with ``row``, its round, it is a checkpoint."""
         try:
@@ -121,23 +123,23 @@ class Copies:
             raise UsageError(f"{target} is there already, and is not what the record says: move it away")
         return wrong is None
 
-    def _read(self, source: Path, target: Path) -> str:
+    def _read(self, source: Folder, target: Path) -> str:
         file = self._held.get(source)
         if file is None:
             try:
-                file = open_regular(source)
+                file = opened(source)
             except OSError as error:
                 raise CheckpointError(f"{source}: {error.strerror}") from error
         with file:
-            return self._copy(file.fileno(), target)
+            return self._copy(file, target)
 
-    def _copy(self, source: int, target: Path) -> str:
+    def _copy(self, source: RawIOBase, target: Path) -> str:
         """Copy an open file, durably. Returns its digest (``sha256:hex``)."""
         make_folders(target.parent)
         beside, digest = target.with_name(f".{target.name}.partial"), hashlib.sha256()
         beside.unlink(missing_ok=True)
         with os.fdopen(create(beside), "wb", buffering=0) as file:
-            while piece := os.read(source, PIECE):
+            while piece := source.read(PIECE):
                 digest.update(piece)
                 rest = memoryview(piece)
                 while rest:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from flserver.files import sync_folder
 from flserver.models.checkpoint_format import read, serialize
 from flserver.models.digests import located, sha256_of_file
 from flserver.models.state import State
+from flserver.models.stored import copy
+from flserver.settings.folders import Folder
 from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader
@@ -54,7 +55,7 @@ def export(
     ref: str | None,
     which: str,
     out: Path,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Folder | None,
     db: Place,
     *,
     licence: str | None = None,
@@ -104,7 +105,7 @@ def check_name(out: Path) -> None:
 
 
 def write_model(
-    model: State, out: Path, as_it_is: Path | None = None, metadata: Mapping[str, str] = MappingProxyType({})
+    model: State, out: Path, as_it_is: Folder | None = None, metadata: Mapping[str, str] = MappingProxyType({})
 ) -> str:
     """Write a model to ``out``, of which :func:`check_name` thinks well; the digest of the file (``sha256:hex``). A
     safetensors file is a copy of the one that is there already ``as_it_is``, if one is, else it has the ``metadata``
@@ -114,7 +115,7 @@ def write_model(
     elif as_it_is is None:
         _write(out, lambda place: _write_pieces(place, serialize(model, {}, metadata)))
     else:
-        _write(out, lambda place: shutil.copyfile(as_it_is, place))
+        _write(out, lambda place: _write_copy(as_it_is, place))
     return sha256_of_file(out)
 
 
@@ -122,6 +123,11 @@ def _write_pieces(place: Path, pieces: Iterable[bytes | memoryview]) -> None:
     with place.open("wb") as file:
         for piece in pieces:
             file.write(piece)
+
+
+def _write_copy(of: Folder, place: Path) -> None:
+    with place.open("wb") as file:
+        copy(of, file)
 
 
 def _write(out: Path, write: Callable[[Path], object]) -> None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flserver.audit.report import Finding, Outcome
 from flserver.errors import CheckpointError
-from flserver.models.digests import located
+from flserver.models.digests import located, not_here
 from flserver.models.kept import NAME
 from flserver.models.kept_files import check_kept_file
+from flserver.settings.folders import Folder
 from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.compare import KeptRow
@@ -23,7 +23,7 @@ class _Looked:
 
 
 def check_kept_updates(
-    runs: Iterable[Mapping[str, Any]], kept: Iterable[KeptRow], checkpoint_dir: Path | None, db: Place
+    runs: Iterable[Mapping[str, Any]], kept: Iterable[KeptRow], checkpoint_dir: Folder | None, db: Place
 ) -> Iterator[Finding]:
     """Hash the files of the ``kept`` updates, in pieces. One that is not here cannot be told."""
     by_id, looked = {run["run_id"]: run for run in runs}, dict[tuple[str, str], _Looked]()
@@ -39,13 +39,13 @@ def check_kept_updates(
         yield Finding(check="updates", outcome=found.outcome, line=f"{line}: {found.said}", where=where)
 
 
-def _look(run: Mapping[str, Any] | None, path: str, checkpoint_dir: Path | None, db: Place) -> _Looked:
+def _look(run: Mapping[str, Any] | None, path: str, checkpoint_dir: Folder | None, db: Place) -> _Looked:
     if run is None:
         return _Looked("unknown", "its run's settings are not on record: where its kept update lies cannot be told")
     try:
         place = located(checkpoints_of(run, checkpoint_dir, db), path, NAME)
         check_kept_file(place)
     except CheckpointError as error:
-        gone = isinstance(error.__cause__, FileNotFoundError)
+        gone = not_here(error)
         return _Looked("unknown" if gone else "broken", str(error))
     return _Looked("holds", f"kept update blake3:{place.stem}")

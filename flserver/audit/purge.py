@@ -15,7 +15,9 @@ from flserver.errors import Damaged, UsageError
 from flserver.events import CheckpointDeleted, Event, KeptUpdatesDeleted, OperatorActed
 from flserver.models.digests import located
 from flserver.models.kept import NAME as KEPT
-from flserver.models.kept import KeptUpdates
+from flserver.models.kept import kept_in
+from flserver.models.stored import is_there, remove
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of, settings_of
@@ -50,9 +52,9 @@ class Plan:
 
     lines: list[str] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
-    files: list[tuple[list[Path], str, CheckpointDeleted | KeptUpdatesDeleted]] = field(default_factory=list)
+    files: list[tuple[list[Folder], str, CheckpointDeleted | KeptUpdatesDeleted]] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
-    deleted: list[Path] = field(default_factory=list)
+    deleted: list[Folder] = field(default_factory=list)
     events: int = 0
     rows: int = 0
 
@@ -61,7 +63,7 @@ class Plan:
         return not (self.selections or self.files)
 
 
-def plan(db: Place, wanted: Wanted, checkpoint_dir: Path | None, before: Note | None = None) -> Plan:
+def plan(db: Place, wanted: Wanted, checkpoint_dir: Folder | None, before: Note | None = None) -> Plan:
     """What a purge would do; ``before`` is what the lock's file says of whoever had the database.
 
     Raises UsageError where it is refused, and Damaged where the database has lost commits.
@@ -115,7 +117,7 @@ def carry_out(db: Place, wanted: Wanted, made: Plan) -> Head:
     head = purge(db, made.selections, told, made.left_over)
     for paths, _, _ in made.files:  # after it is on record, as with --keep-checkpoints
         for path in paths:
-            path.unlink(missing_ok=True)
+            remove(path)
     return head
 
 
@@ -139,7 +141,7 @@ def finish(db: Place, made: Plan) -> None:
     The caller holds the lock. Raises StoreError or OSError."""
     overwrite(db)
     for path in made.deleted:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def retained_until(run: Row) -> str | None:
@@ -162,7 +164,7 @@ def _plan_payloads(db: Place, run: Row, wanted: Wanted, made: Plan) -> None:
 
 
 def _plan_checkpoints(
-    reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path | None, db: Place, made: Plan
+    reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Folder | None, db: Place, made: Plan
 ) -> None:
     rounds = [row for row in reader.committed_rounds(run["run_id"]) if row["checkpoint_deleted_at"] is None]
     folder, shared = checkpoints_of(run, checkpoint_dir, db), _others_files(reader, run, checkpoint_dir, db)
@@ -170,7 +172,7 @@ def _plan_checkpoints(
     here = {located(folder, row["checkpoint"]) for row in rounds}
     for row in reader.committed_rounds(run["run_id"]):
         path = located(folder, row["checkpoint"])
-        if row["checkpoint_deleted_at"] is not None and path not in shared | here and path.is_file():
+        if row["checkpoint_deleted_at"] is not None and path not in shared | here and is_there(path):
             made.deleted.append(path)
             made.lines.append(f"{path} is deleted by the record, and still there")
     for row in rounds:
@@ -188,7 +190,9 @@ def _plan_checkpoints(
         made.lines.append(f"run {run['name']} ({run['run_id']}): {len(going)} checkpoints, {size:,.1f} MiB")
 
 
-def _plan_updates(reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path | None, db: Place, made: Plan) -> None:
+def _plan_updates(
+    reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Folder | None, db: Place, made: Plan
+) -> None:
     folder, going = checkpoints_of(run, checkpoint_dir, db), dict[int, list[Row]]()
     staying: set[str] = set()
     for row in reader.kept_updates(run["run_id"]):
@@ -198,20 +202,20 @@ def _plan_updates(reader: Reader, run: Row, wanted: Wanted, checkpoint_dir: Path
         else:
             staying.add(row["kept"])  # another client may have sent the same tensors
     named = staying | {row["kept"] for rows in going.values() for row in rows}
-    for path in KeptUpdates(folder, run["run_id"]).files():
+    for path in kept_in(folder, run["run_id"]).files():
         if path not in named:  # a purge was interrupted, or an attempt
             made.deleted.append(located(folder, path, KEPT))
             made.lines.append(f"{folder / path} is kept by the record no more, and still there")
     for round, rows in going.items():
         event = KeptUpdatesDeleted(round=round, update_ids=tuple(row["update_id"] for row in rows))
-        paths = [located(folder, path, KEPT) for path in {row["kept"] for row in rows} - staying]
+        paths: list[Folder] = [located(folder, path, KEPT) for path in {row["kept"] for row in rows} - staying]
         made.files.append((paths, run["run_id"], event))
     if going:
         count = sum(map(len, going.values()))
         made.lines.append(f"run {run['name']} ({run['run_id']}): {count} kept updates of {len(going)} rounds")
 
 
-def _others_files(reader: Reader, run: Row, checkpoint_dir: Path | None, db: Place) -> set[Path]:
+def _others_files(reader: Reader, run: Row, checkpoint_dir: Folder | None, db: Place) -> set[Folder]:
     return {
         located(checkpoints_of(other, checkpoint_dir, db), row["checkpoint"])
         for other in reader.runs()

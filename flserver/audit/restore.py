@@ -12,6 +12,7 @@ from flserver.audit.report import spoils
 from flserver.audit.verify import Verification
 from flserver.errors import UsageError
 from flserver.files import create, make_folders, sync_folder
+from flserver.settings.folders import SCHEME, Folder, ObjectPath, folder_of
 from flserver.settings.places import Place, checkpoints_beside
 from flserver.settings.recorded import settings_of
 from flserver.store.chain import GENESIS
@@ -34,7 +35,7 @@ class Restored:
     command: str | None = None
 
 
-def restore(folder: Path, place: Place, checkpoint_dir: Path | None = None) -> Restored:
+def restore(folder: Path, place: Place, checkpoint_dir: Folder | None = None) -> Restored:
     """Make the SQLite database at ``place``, which is not there yet, from the backup in ``folder``, its checkpoints in
     ``checkpoint_dir`` (None: beside it).
 
@@ -42,6 +43,11 @@ def restore(folder: Path, place: Place, checkpoint_dir: Path | None = None) -> R
     UsageError.
     """
     db = file_of(place, "restore it to a file, and flserver db copy makes one of PostgreSQL's of that")
+    if isinstance(checkpoint_dir, ObjectPath):
+        raise UsageError(
+            f"--checkpoint-dir {checkpoint_dir}: a backup's checkpoints are restored to a disk. Leave it out; where "
+            "an object store shall have them, copy their folder to there and go on with --resume --checkpoint-dir s3://…"
+        )
     backup = read_backup(folder)
     source, checkpoints = folder / backup.file, checkpoint_dir or checkpoints_beside(db)
     whole = db.with_name(f".{db.name}.restoring")
@@ -111,6 +117,8 @@ def _outside(db: Path) -> Iterable[str]:
     if run is None or run["status"] == "completed":
         return
     config = settings_of(run)
+    if (place := config.get("checkpoint_dir") or "").startswith(SCHEME):
+        yield f"run {run['name']} had its checkpoints in {place}, which is as it was: what goes on here has its own"
     for key, does in (("audit_head", "notes its heads in"), ("sign_key", "signs with")):
         if config.get(key):
             option = "--" + key.replace("_", "-")
@@ -124,5 +132,5 @@ def _command(reader: Reader, db: Path, checkpoints: Path) -> str | None:
     if run is None or run["status"] == "completed":
         return None
     recorded = settings_of(run).get("checkpoint_dir")
-    elsewhere = Path(recorded) != checkpoints.absolute() if recorded else checkpoints != checkpoints_beside(db)
+    elsewhere = folder_of(recorded) != checkpoints.absolute() if recorded else checkpoints != checkpoints_beside(db)
     return f"flserver --db {db} --resume" + (f" --checkpoint-dir {checkpoints}" if elsewhere else "")

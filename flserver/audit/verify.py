@@ -11,6 +11,7 @@ from flserver.audit.heads import check as check_tree
 from flserver.audit.kept_updates import check_kept_updates
 from flserver.audit.noted_heads import check_heads, read_heads
 from flserver.audit.report import Finding, limited
+from flserver.settings.folders import Folder
 from flserver.settings.places import Place
 from flserver.store import compare
 from flserver.store import tables as t
@@ -29,7 +30,7 @@ class Verification:
     """A verification of the database ``db``. ``facts`` are filled while it runs: what the record is, for ``--json``."""
 
     db: Place
-    checkpoint_dir: Path | None = None
+    checkpoint_dir: Folder | None = None
     with_checkpoints: bool = True
     audit_head: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)

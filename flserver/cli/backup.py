@@ -14,6 +14,7 @@ from flserver.cli.common import (
     operator_options,
 )
 from flserver.errors import EXIT_DONE, EXIT_FAILED
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 
 
@@ -23,10 +24,11 @@ from flserver.settings.operator import Operator
 @checkpoint_dir_option
 @db_option
 @click.pass_context
-def backup(ctx: click.Context, folder: Path, as_json: bool, checkpoint_dir: Path | None, db: str | None) -> int:
+def backup(ctx: click.Context, folder: Path, as_json: bool, checkpoint_dir: Folder | None, db: str | None) -> int:
     """Copy the database and its checkpoints to DIR, also while a server writes them.
 
-    DIR is made, or is an earlier backup of this database, to which only what is new is copied. Exit code 1 where a
+    DIR is made, or is an earlier backup of this database, to which only what is new is copied; checkpoints in an object
+    store are copied from there into it. Exit code 1 where a
     checkpoint is missing or is not what the record says; the rest is copied all the same.
     """
     from flserver.audit.backup import back_up
@@ -54,15 +56,15 @@ def restore(
     ctx: click.Context,
     folder: Path,
     as_json: bool,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
     operator: Operator,
     audit_head: Path | None,
 ) -> int:
     """Make the database that --db names, which is not there yet, from the backup in DIR.
 
-    What was copied is verified first. Exit code 1 where it does not hold: then nothing is made, and the backup's files
-    are as they were.
+    What was copied is verified first. The checkpoints are restored to a disk, also those of an object store. Exit code
+    1 where it does not hold: then nothing is made, and the backup's files are as they were.
     """
     from flserver.audit.restore import restore as from_backup
     from flserver.process.acts import record_act

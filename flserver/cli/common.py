@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flserver.cli.tables import FORMATS
+from flserver.settings.folders import folder_of
 from flserver.settings.operator import Operator
 from flserver.settings.options import sources
 from flserver.settings.places import Place, place_of
@@ -29,9 +30,9 @@ raw_option = click.option(
 checkpoint_dir_option = click.option(
     "--checkpoint-dir",
     type=click.Path(),
-    callback=lambda ctx, param, value: Path(value) if value else None,  # empty counts as left out
+    callback=lambda ctx, param, value: folder_of(value) if value else None,  # empty counts as left out
     default=None,
-    metavar="PATH",
+    metavar="PATH|s3://…",
     help="Where the checkpoints lie.",
 )
 

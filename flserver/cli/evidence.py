@@ -15,6 +15,7 @@ from flserver.cli.common import (
     operator_options,
 )
 from flserver.errors import UsageError
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 from flserver.settings.places import Place
 
@@ -57,7 +58,7 @@ def evidence(
     with_model: bool,
     with_personal_data: bool,
     as_json: bool,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
     operator: Operator,
     audit_head: Path | None,

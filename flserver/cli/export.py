@@ -10,6 +10,7 @@ import click
 
 from flserver.cli.common import answer, checkpoint_dir_option, database, db_option, raw_option, reader, run_argument
 from flserver.errors import UsageError
+from flserver.settings.folders import Folder
 from flserver.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def export(
     raw: bool,
     experiment: str | None,
     with_model: bool,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
 ) -> None:
     """Write RUN's rows of every v1_ view to DIR, a file each, and manifest.json: columns, counts, digests of the files,

@@ -13,6 +13,7 @@ from flserver.cli.common import (
     reader,
     run_argument,
 )
+from flserver.settings.folders import Folder
 
 
 @click.command("export-model")
@@ -39,7 +40,7 @@ def export_model(
     licence: str | None,
     embed: bool,
     as_json: bool,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
 ) -> None:
     """Write the model of one round of RUN to a file, after its digest was checked, and where it comes from to a .json

@@ -15,6 +15,7 @@ from flserver.cli.common import (
 )
 from flserver.clock import utc_moment
 from flserver.errors import EXIT_DONE, UsageError
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 
 
@@ -38,7 +39,7 @@ def purge(
     client: str | None,
     yes: bool,
     as_json: bool,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
     operator: Operator,
     audit_head: Path | None,

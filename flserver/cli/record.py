@@ -18,6 +18,7 @@ from flserver.cli.common import (
     operator_options,
 )
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from flserver.settings.folders import Folder
 from flserver.settings.operator import Operator
 from flserver.settings.places import Address, Place, place_of
 
@@ -55,7 +56,7 @@ def _file(name: str) -> Path:
 def verify(
     ctx: click.Context,
     databases: tuple[str, ...],
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Folder | None,
     without_checkpoints: bool,
     audit_head: Path | None,
     verbose: bool,

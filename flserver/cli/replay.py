@@ -19,6 +19,7 @@ from flserver.cli.common import (
 from flserver.cli.tables import say
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from flserver.settings import DATASETS, EvaluationPolicy
+from flserver.settings.folders import Folder
 
 if TYPE_CHECKING:
     from flserver.audit.rounds import RecordedRun
@@ -66,7 +67,7 @@ def replay(
     model: str | None,
     out: Path | None,
     as_json: bool,
-    checkpoint_dir: Path | None,
+    checkpoint_dir: Folder | None,
     db: str | None,
 ) -> int:
     """Compute RUN's rounds again from their kept updates (--keep-updates) and compare digests with the record.

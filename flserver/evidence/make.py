@@ -19,9 +19,11 @@ from flserver.evidence.anchor import Anchor, anchor
 from flserver.evidence.described import bom, signature
 from flserver.evidence.lines import written
 from flserver.evidence.zipped import fill, sha256_of
-from flserver.files import new_file, open_regular
+from flserver.files import new_file
 from flserver.heads.model_keys import ModelKey
 from flserver.models.digests import check_file, located
+from flserver.models.stored import opened
+from flserver.settings.folders import Folder
 from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Row
@@ -69,7 +71,7 @@ class Made:
     rounds: int
 
 
-def make(db: Place, out: Path, asked: Asked, checkpoint_dir: Path | None = None) -> Made:
+def make(db: Place, out: Path, asked: Asked, checkpoint_dir: Folder | None = None) -> Made:
     """Write the bundle to the new file ``out``, for this user and group, and hold it against itself.
 
     Raises UsageError where there is no such run or round, the database is of a newer flserver, or ``out`` cannot be
@@ -124,13 +126,13 @@ def _write_events(reader: TreeReader, run_id: str, asked: Asked, found: Anchor, 
         return verify.walk(iter(to), run_id, size, root)
 
 
-def _checkpoint(run: Row, made: Row, checkpoint_dir: Path | None, db: Place) -> BinaryIO:
+def _checkpoint(run: Row, made: Row, checkpoint_dir: Folder | None, db: Place) -> BinaryIO:
     """The checkpoint of a round, which was held against its digest."""
     if made["checkpoint_deleted_at"] is not None:
         raise UsageError(f"the checkpoint of round {made['round']} was deleted at {made['checkpoint_deleted_at']}")
     path = located(checkpoints_of(run, checkpoint_dir, db), made["checkpoint"])
     check_file(path, made["model_digest"])
-    return BufferedReader(open_regular(path))
+    return BufferedReader(opened(path))
 
 
 @contextmanager

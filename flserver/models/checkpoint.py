@@ -1,25 +1,20 @@
-"""Checkpoints: one safetensors file a round, durable before the round is committed.
-
-A file holds tensors and fixed metadata only, so that equal states give equal bytes and equal digests. The digest is
-SHA-256 of the file's bytes: ``sha256sum`` checks it. The strategy's own tensors carry a prefix that no parameter has.
-"""
+"""Checkpoints on a disk: a file has its name once its bytes are durable."""
 
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from os.path import realpath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from flserver.clock import monotonic
 from flserver.errors import CheckpointError, UsageError, one_line
-from flserver.files import create, make_folders, sync_folder
+from flserver.files import check_makeable, create, make_folders, sync_folder
+from flserver.models.checkpoints import Checkpoints, Written, beside
 from flserver.models.digests import NAME, located, sha256_of
+from flserver.models.stored import free_space
 from flserver.text import printable
 
 if TYPE_CHECKING:  # a start looks at the place before torch is there
@@ -28,23 +23,9 @@ if TYPE_CHECKING:  # a start looks at the place before torch is there
 logger = logging.getLogger(__name__)
 
 WRITEBACK = 4 << 20  # bytes after which the disk is told to begin
-WORTH_A_THREAD = 1 << 20  # bytes: the least to be hashed, or written, beside something else
-
-Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Written:
-    """A durable checkpoint: its path below the checkpoint directory, its digest (``sha256:hex``) and size (bytes), and
-    how long it took."""
-
-    path: str
-    digest: str
-    size: int
-    seconds: float
-
-
-class CheckpointStore:
+class CheckpointStore(Checkpoints):
     """The files of one run, in a folder of its own below ``directory``, which ``group`` may read (None: the process's
     own)."""
 
@@ -62,14 +43,7 @@ class CheckpointStore:
 
     def check_place(self) -> None:
         """Raises UsageError where :meth:`prepare` could not make the folder or write to it. Nothing is made."""
-        try:
-            existing = next(place for place in (self._folder, *self._folder.absolute().parents) if place.exists())
-        except OSError as error:
-            raise UsageError(f"--checkpoint-dir: cannot make {self._folder}: {error.strerror}") from error
-        if not existing.is_dir():
-            raise UsageError(f"--checkpoint-dir: cannot make {self._folder}: {existing} is not a directory")
-        if not os.access(existing, os.W_OK):
-            raise UsageError(f"--checkpoint-dir: {existing} cannot be written")
+        check_makeable(self._folder, "--checkpoint-dir")
 
     def prepare(self) -> None:
         """Make the folder, durably. Raises UsageError where it cannot be made or written to."""
@@ -95,7 +69,7 @@ class CheckpointStore:
         size = sum(map(len, pieces))
         try:
             # The digest is as much work as the write; it is done by another processor meanwhile.
-            with _beside(size, "checkpoint-digest", partial(sha256_of, pieces)) as hashing:
+            with beside(size, "checkpoint-digest", partial(sha256_of, pieces)) as hashing:
                 temporary.unlink(missing_ok=True)
                 _write_durably(create(temporary, self._group), pieces)
                 digest = hashing.result()
@@ -108,40 +82,11 @@ class CheckpointStore:
             ) from error
         return Written(f"{self._run_id}/{name}", digest, size, monotonic() - started)
 
-    @contextmanager
-    def writing(self, round: int, model: "State", strategy: "State") -> Iterator["Future[Written]"]:
-        """:meth:`write` while the block runs, which may read the tensors and not change them. What is yielded has its
-        outcome when the block is over."""
-        size = sum(tensor.nbytes for tensor in (*model.values(), *strategy.values()))
-        with _beside(size, "checkpoint", partial(self.write, round, model, strategy)) as future:
-            yield future
-
-    def read(self, path: str, digest: str | None) -> "tuple[State, State]":
-        """Read the model's and the strategy's tensors from the file at ``path``, below the checkpoint directory.
-
-        Raises CheckpointError where the file is missing, has another digest than ``digest`` (None: any) or is no
-        checkpoint, or where ``path`` leads elsewhere.
-        """
-        from flserver.models.checkpoint_format import read
-
-        return read(located(self.directory, path), digest)
-
     def files(self) -> dict[Path, int]:
         """Each checkpoint file of the run, with the round in its name; empty where there is no folder."""
         if not self._folder.is_dir():
             return {}
         return {p: int(m[1]) for p in sorted(self._folder.iterdir()) if (m := NAME.fullmatch(p.name))}
-
-    def check(self, committed: int) -> None:
-        """Raises CheckpointError where a file is from a round that a crash after round ``committed``, the last one in
-        the database (-1: none), does not leave: then the database has lost commits."""
-        ahead = [path for path, round in self.files().items() if round >= committed + 2]
-        if ahead:
-            raise CheckpointError(
-                f"{ahead[0]} is from a round after {committed + 1}, but the database's last committed round is "
-                f"{committed}: the database has lost commits. Put the newer database back, with its -wal file, or move "
-                f"the newer checkpoints away to go on from round {committed}"
-            )
 
     def clean(self, committed: int) -> None:
         """Remove what a crash left of the round after ``committed``. Raises CheckpointError as :meth:`check` does."""
@@ -169,27 +114,6 @@ class CheckpointStore:
             place.unlink(missing_ok=True)
         except (OSError, CheckpointError) as error:
             logger.warning("checkpoint %s could not be deleted: %s", printable(path), one_line(error))
-
-
-@contextmanager
-def _beside(size: int, name: str, work: Callable[[], Result]) -> Iterator["Future[Result]"]:
-    """Have ``work`` done on ``size`` bytes, while the block runs where that is worth a thread of that ``name``."""
-    if size < WORTH_A_THREAD:
-        done: Future[Result] = Future()
-        try:
-            done.set_result(work())
-        except Exception as error:
-            done.set_exception(error)
-        yield done
-    else:
-        with ThreadPoolExecutor(1, name) as pool:
-            yield pool.submit(work)
-
-
-def free_space(directory: Path) -> int:
-    """How many bytes are free on the disk on which ``directory`` lies, or will lie once it is made."""
-    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
-    return shutil.disk_usage(existing).free
 
 
 def _write_durably(file: int, pieces: Iterable[bytes | memoryview]) -> None:

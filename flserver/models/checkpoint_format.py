@@ -2,19 +2,18 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from flserver.errors import CheckpointError
-from flserver.files import open_regular
 from flserver.models.digests import METADATA, check_digest, sha256_of, unreadable
 from flserver.models.pages import anonymous
 from flserver.models.state import TORCH_DTYPES, State, raw_bytes
+from flserver.models.stored import opened, size_of
+from flserver.settings.folders import Folder
 from flserver.wire.dtypes import DTYPES
 
 STRATEGY_PREFIX = "__strategy__."
@@ -24,7 +23,7 @@ CODES = {TORCH_DTYPES[dtype.name]: dtype.code for dtype in DTYPES.values()}
 BY_CODE = {code: dtype for dtype, code in CODES.items()}
 
 
-def read(path: Path, digest: str | None) -> tuple[State, State]:
+def read(path: Folder, digest: str | None) -> tuple[State, State]:
     """Read the model's and the strategy's tensors from the checkpoint file at ``path``. The model's lie in one piece of
     memory, which holds the file.
 
@@ -47,10 +46,10 @@ def read(path: Path, digest: str | None) -> tuple[State, State]:
     return model, own
 
 
-def _content(path: Path) -> memoryview:
+def _content(path: Folder) -> memoryview:
     """All of a file. Raises OSError."""
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    with opened(path) as file:
+        size = size_of(file)
         content, at = memoryview(anonymous(max(size, 1)))[:size], 0
         while at < size and (count := file.readinto(content[at:])):
             at += count

@@ -1,17 +1,16 @@
 """A kept update's file held against the digest that it is named by, read in pieces and without torch."""
 
 import json
-import os
-from io import FileIO
+from io import RawIOBase
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import blake3
 
 from flserver.errors import CheckpointError
-from flserver.files import open_regular
 from flserver.models.digests import METADATA
+from flserver.models.stored import opened, size_of
+from flserver.settings.folders import Folder
 from flserver.wire.dtypes import DTYPES
 
 PIECE = 1 << 20  # bytes
@@ -19,11 +18,11 @@ MOST_HEADER = 100 << 20  # bytes: what the format's own library takes
 _BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
 
-def check_kept_file(path: Path) -> None:
+def check_kept_file(path: Folder) -> None:
     """Read the kept update at ``path``. Raises CheckpointError where it cannot be read, or is not what its name says:
     its tensors have another digest, or what stands before them is not what a server writes."""
     try:
-        with open_regular(path) as file:
+        with opened(path) as file:
             found = _digest_of(file, path)
     except OSError as error:
         raise CheckpointError(f"kept update {path}: {error.strerror}") from error
@@ -33,8 +32,9 @@ def check_kept_file(path: Path) -> None:
         raise CheckpointError(f"kept update {path} was changed: its tensors have the digest {found}")
 
 
-def _digest_of(file: FileIO, path: Path) -> str:
+def _digest_of(file: RawIOBase, path: Folder) -> str:
     """``blake3:hex`` as ``aggregation.checks.state_digest`` makes it."""
+    size = size_of(file)
     length = int.from_bytes(_exactly(file, 8), "little")
     if length > MOST_HEADER:
         raise ValueError(f"a header of {length} bytes")
@@ -44,7 +44,7 @@ def _digest_of(file: FileIO, path: Path) -> str:
     begins, at = dict[str, int](), 8 + length
     for name, entry in entries.items():
         begins[name] = at + entry["data_offsets"][0]
-    if text != _written(entries) or os.fstat(file.fileno()).st_size != at + _size(entries):
+    if text != _written(entries) or size != at + _size(entries):
         raise CheckpointError(f"kept update {path} was changed: not in its tensors, but in what stands beside them")
     digest = blake3.blake3()
     for name in sorted(entries):
@@ -76,7 +76,7 @@ def _size(entries: dict[str, Any]) -> int:
     return sum(prod(entry["shape"]) * _BY_CODE[entry["dtype"]].size for entry in entries.values())
 
 
-def _exactly(file: FileIO, count: int) -> bytes:
+def _exactly(file: RawIOBase, count: int) -> bytes:
     found = bytearray()
     while len(found) < count and (piece := file.read(count - len(found))):
         found += piece

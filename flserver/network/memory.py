@@ -2,7 +2,7 @@
 
 What a peer claims costs nothing: a session asks for room only after the first 64 KiB of a body have arrived, room is
 address space, and it is counted and backed with memory in steps, as bytes arrive. Nobody waits for memory
-that somebody else holds: what the budget has no place for goes on in an unlinked file beside the checkpoints, as long
+that somebody else holds: what the budget has no place for goes on in an unlinked file (``--spool-dir``), as long
 as the disk has more than its reserve. So memory does not grow with the number of clients, and a peer that holds what it
 sent holds nobody up. What all rooms of one owner may hold is its session's to say. Of a body that is longer than the
 model's updates usually are, no more than such a one lies in memory; the rest goes to a file whatever the budget has.
@@ -132,6 +132,11 @@ class Room:
         self._memory.give_back(buffer, self._charged)
 
 
+def disk_reserve(usual: int) -> int:
+    """Bytes that stay free on the disk where bodies are ``usual`` bytes long."""
+    return DISK_RESERVE + 8 * usual
+
+
 class ReceiveMemory:
     """Hands out rooms within ``budget`` bytes, or four bodies of ``usual`` bytes where that is more."""
 
@@ -149,7 +154,7 @@ class ReceiveMemory:
         """How long bodies are, where it was not known before. Not while there are rooms."""
         self.budget = max(self.budget, 4 * usual)
         self.most = usual + STEP  # bytes of one body in memory
-        self._disk_reserve = DISK_RESERVE + 8 * usual
+        self._disk_reserve = disk_reserve(usual)
 
     @property
     def in_use(self) -> int:

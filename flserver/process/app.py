@@ -41,6 +41,7 @@ from flserver.process.signing import signer
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.operator import Note
+from flserver.settings.places import name_of
 from flserver.store.backlog import MOST_EVENTS
 from flserver.store.database import at
 from flserver.store.tree_reader import TreeReader
@@ -113,7 +114,8 @@ class App:
             }
         )
         identity = plan.settings.identity
-        beside = db if isinstance(db, Path) else plan.settings.store.checkpoint_dir
+        places = db, plan.settings.store.checkpoint_dir
+        beside = next((place for place in places if isinstance(place, Path)), Path(name_of(db)))
         self._why_stop, self._why_reload = Note(beside), Note(identity.clients or identity.tls_cert or beside)
         self._tree = TreeReader(db)
         self._heads = CheckpointPage(self._proven)

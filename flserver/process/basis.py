@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flserver.errors import UsageError
-from flserver.files import group_id
-from flserver.models.checkpoint import CheckpointStore
+from flserver.files import check_makeable, group_id
+from flserver.models.checkpoints import Checkpoints, checkpoints_in
 from flserver.models.digests import located
-from flserver.models.kept import KeptUpdates
+from flserver.models.kept import Kept, kept_in
+from flserver.models.stored import is_there
 from flserver.process.own_code import digests_of
 from flserver.process.soundness import or_go_back
 from flserver.process.which_run import Parent, Plan
 from flserver.settings import ServerSettings, StorePolicy
+from flserver.settings.folders import Folder
+from flserver.settings.policies import checkpoints_at
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader, Row
 
@@ -26,7 +29,7 @@ class Weights:
     """
 
     option: str
-    path: Path
+    path: Folder
     digest: str | None = None
     run_id: str | None = None
     round: int | None = None
@@ -42,8 +45,8 @@ class Basis:
 
     committed: tuple[Row, ...]
     weights: Weights | None
-    checkpoints: CheckpointStore
-    kept: KeptUpdates
+    checkpoints: Checkpoints
+    kept: Kept
     kept_rounds: frozenset[int]
     code: Mapping[str, str]
     code_before: Mapping[str, str]
@@ -66,14 +69,14 @@ class Basis:
         _delete_pruned(self.checkpoints, self.committed)
 
 
-def clean_complete(run: Row, reader: Reader, given: Path | None, store: StorePolicy) -> None:
+def clean_complete(run: Row, reader: Reader, given: str | None, store: StorePolicy) -> None:
     """Remove the checkpoints of a complete ``run`` (a row of v1_runs) that a crash at its very end kept from deletion;
     ``given`` is where they are said to lie now. Raises CheckpointError."""
-    folder = checkpoints_of(run, given, store.db)
-    _delete_pruned(CheckpointStore(folder, run["run_id"]), reader.committed_rounds(run["run_id"]))
+    folder = checkpoints_of(run, checkpoints_at(given), store.db)
+    _delete_pruned(checkpoints_in(folder, run["run_id"]), reader.committed_rounds(run["run_id"]))
 
 
-def _delete_pruned(checkpoints: CheckpointStore, committed: Iterable[Row]) -> None:
+def _delete_pruned(checkpoints: Checkpoints, committed: Iterable[Row]) -> None:
     for row in committed:
         if row["checkpoint_deleted_at"] is not None:
             checkpoints.delete(row["checkpoint"])
@@ -85,9 +88,13 @@ def look_up(plan: Plan, reader: Reader) -> Basis:
     Raises UsageError for what cannot be done, CheckpointError where the files do not fit the record.
     """
     settings, resumed = plan.settings, plan.resumed is not None
-    place = (settings.store.checkpoint_dir, plan.run_id, group_id(settings.store.group))
-    checkpoints, kept = CheckpointStore(*place), KeptUpdates(*place, settings.store.keep_updates_rounds)
+    store = settings.store
+    place, patience = (store.checkpoint_dir, plan.run_id, group_id(store.group)), store.checkpoint_patience
+    checkpoints = checkpoints_in(*place, patience)
+    kept = kept_in(*place, store.keep_updates_rounds, patience)
     checkpoints.check_place()
+    if store.spool_dir != store.checkpoint_dir:
+        check_makeable(store.spool_dir, "--spool-dir")
     committed = tuple(reader.committed_rounds(plan.run_id)) if resumed else ()
     with or_go_back(plan, committed):
         checkpoints.check(committed[-1]["round"] if committed else -1)
@@ -148,8 +155,8 @@ def _of_round(option: str, run: Row, committed: Row, store: StorePolicy, strateg
     )
 
 
-def _place(run: Row, committed: Row, store: StorePolicy) -> Path:
+def _place(run: Row, committed: Row, store: StorePolicy) -> Folder:
     """Where the checkpoint of another ``run``'s round lies: not where this one's will, or moved to there."""
     folders = (store.checkpoint_dir, checkpoints_of(run, None, store.db))
-    places = [located(folder, committed["checkpoint"]) for folder in folders]
-    return next((path for path in places if path.is_file()), places[-1])
+    places = list(dict.fromkeys(located(folder, committed["checkpoint"]) for folder in folders))
+    return next((path for path in places if is_there(path)), places[-1])

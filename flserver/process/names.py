@@ -54,8 +54,8 @@ def _group(settings: ServerSettings) -> None:
 
 def open_files(store: StorePolicy) -> list[str]:
     """A line for each thing that is there already and that not just those may read who are meant to: it stays so."""
-    group, paths = group_id(store.group), [path for path in (store.db, store.checkpoint_dir) if isinstance(path, Path)]
-    return [line for path in paths for line in complaints(path, group)]
+    group, places = group_id(store.group), (store.db, store.checkpoint_dir)
+    return [line for place in places if isinstance(place, Path) for line in complaints(place, group)]
 
 
 def _strategy(settings: ServerSettings) -> None:

@@ -13,15 +13,16 @@ from flserver.aggregation.steps import Step, step_of
 from flserver.errors import CheckpointError, PickleRefused, UsageError, one_line
 from flserver.models.architectures import build, payload_of, wire_module
 from flserver.models.carried import check_survival, hooks_of, what_is_not_pickled
-from flserver.models.checkpoint import CheckpointStore, free_space
-from flserver.models.checkpoint_format import estimate, read
+from flserver.models.checkpoint_format import read
+from flserver.models.checkpoints import Checkpoints
 from flserver.models.datasets import to_be_fetched
 from flserver.models.evaluation import Evaluator, evaluator_for
-from flserver.models.kept import KeptUpdates
+from flserver.models.kept import Kept
 from flserver.models.retention import MadeRound
 from flserver.models.state import State, check_same_layout, read_weights, state_of, tied_names
 from flserver.process.basis import Basis, Weights
 from flserver.process.own_code import changes
+from flserver.process.room import check_room
 from flserver.process.soundness import or_go_back
 from flserver.process.which_run import Plan
 from flserver.rounds.model import CurrentModel
@@ -29,8 +30,6 @@ from flserver.settings import ServerSettings
 from flserver.store.reader import Row
 from flserver.wire.messages import GlobalModel
 from flserver.wire.template import Template
-
-RECORD_BYTES = 6000  # that a client adds in a round: a connection, messages, a decision, measures
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +48,8 @@ class Prepared:
     template: Template
     strategy: Strategy
     evaluator: Evaluator | None
-    checkpoints: CheckpointStore
-    kept: KeptUpdates | None
+    checkpoints: Checkpoints
+    kept: Kept | None
     parameters: int
     parameter_tensors: int
 
@@ -94,7 +93,7 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
             check_same_layout(layout, given, basis.weights.option)
             state = {name: given[name].contiguous() for name in layout}
         model = CurrentModel(-1, state, None)
-    _check_disk(plan, model, say)
+    check_room(plan.settings, model, say)
     return Prepared(
         model=model,
         made=tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None),
@@ -125,7 +124,7 @@ def _evaluator(settings: ServerSettings, say: Callable[[str], None], *, fetch: b
     return evaluator
 
 
-def _last_model(committed: Row, layout: State, strategy: Strategy, checkpoints: CheckpointStore) -> CurrentModel:
+def _last_model(committed: Row, layout: State, strategy: Strategy, checkpoints: Checkpoints) -> CurrentModel:
     """Read the model of the last ``committed`` round, a row of v1_rounds, and give the strategy back its own tensors.
 
     Raises CheckpointError, and UsageError where it has not the names, shapes and dtypes of ``layout``.
@@ -136,7 +135,7 @@ def _last_model(committed: Row, layout: State, strategy: Strategy, checkpoints: 
     return CurrentModel(committed["round"], {name: stored[name] for name in layout}, committed["model_digest"])
 
 
-def _last_step(rows: Sequence[Row], state: State, checkpoints: CheckpointStore) -> Step | None:
+def _last_step(rows: Sequence[Row], state: State, checkpoints: Checkpoints) -> Step | None:
     """How the model of the last round came of the one before, where that one's checkpoint is there and sound: nothing
     but a measure of updates rests on it."""
     if len(rows) < 2 or rows[-2]["checkpoint_deleted_at"] is not None:
@@ -155,6 +154,7 @@ def load_weights(weights: Weights, named: str, strategy: Strategy) -> State:
     Raises UsageError, and CheckpointError where a round's file is not what the record says.
     """
     if weights.digest is None:
+        assert isinstance(weights.path, Path)  # a file that the operator named
         return read_weights(weights.path)
     try:
         model, own = read(weights.path, weights.digest)
@@ -179,36 +179,3 @@ def template_of(module: nn.Module, spec: str) -> Template:
     if hooks_of(module):
         check_survival(module, template.buffer, f"--model {spec}")
     return template
-
-
-def _check_disk(plan: Plan, model: CurrentModel, say: Callable[[str], None]) -> None:
-    """Tell what all rounds after ``model``'s will take. Raises UsageError where the disk has not as much."""
-    store, rounds = plan.settings.store, plan.settings.rounds.num_rounds
-    to_come = max(rounds - max(model.round, 0), 0)
-    clients, for_them = plan.settings.rounds.min_clients, f"{to_come} round{'s' * (to_come != 1)} to come"
-    checkpoints, updates = estimate(model.state, to_come, store.keep_checkpoints), ""
-    needed, free = checkpoints, free_space(store.checkpoint_dir)
-    if store.keep_updates:
-        staying = min(to_come, store.keep_updates_rounds + 1) if store.keep_updates_rounds else to_come
-        kept = estimate(model.state, 0, 0) * staying * clients
-        updates, needed = f", {_size(kept)} for the updates of {clients} client{'s' * (clients > 1)}", needed + kept
-    say(
-        f"checkpoints: about {_size(checkpoints)} for {for_them}{updates}, {_size(free)} free at {store.checkpoint_dir}"
-    )
-    record = f"record: about {_size(RECORD_BYTES * to_come * clients)} for them with {clients} client"
-    beside = f", {_size(free_space(store.db.parent))} free beside {store.db}" if isinstance(store.db, Path) else ""
-    say(f"{record}{'s' * (clients > 1)}{beside}")
-    if needed > free:
-        with_them, or_these = (" with the updates", " or --keep-updates-rounds") if store.keep_updates else ("", "")
-        raise UsageError(
-            f"the checkpoints of {rounds} rounds need about {_size(needed)}{with_them}, but {store.checkpoint_dir} has "
-            f"{_size(free)} free. Free some, choose another --checkpoint-dir, or set --keep-checkpoints{or_these}"
-        )
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

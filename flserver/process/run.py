@@ -44,7 +44,7 @@ class Run:
         self._recorder, self._process_id = recorder, seeds.process_id
         self.parameters = 0  # as far as is known
         self.capacity = capacity_of(settings.network)
-        self.memory = ReceiveMemory(settings.network.receive_memory, limits.usual, settings.store.checkpoint_dir)
+        self.memory = ReceiveMemory(settings.network.receive_memory, limits.usual, settings.store.spool_dir)
         self.exchange = Exchange(_rounds(launched), CurrentModel(basis.round, {}, basis.digest))
         self._folding = Folding(self.exchange)
         self.coordinator = self._make_coordinator()

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flserver.errors import UsageError
 from flserver.record.rows import Rows
+from flserver.settings.folders import Folder, folder_of
 from flserver.settings.places import Place, place_of
 from flserver.text import printable
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from flserver.store.reader import Row
 
 
-def open(path: str | Place, checkpoint_dir: str | Path | None = None) -> "Record":
+def open(path: str | Place, checkpoint_dir: str | Folder | None = None) -> "Record":
     """The record in the SQLite database at ``path``, or in PostgreSQL's at a URL; ``checkpoint_dir`` is where the
-    checkpoints lie now, if not where the server put them.
+    checkpoints lie now, a folder or ``s3://bucket/prefix``, if not where the server put them.
 
     It is read only, also while a server writes it: each question opens the database, sees one state of it and closes
     it again, so that nothing is held up, and what was asked outside of the ``with`` is answered too. Raises UsageError
     where there is no such database.
     """
-    record = Record(place_of(path), None if checkpoint_dir is None else Path(checkpoint_dir))
+    folder = folder_of(checkpoint_dir) if isinstance(checkpoint_dir, str) else checkpoint_dir
+    record = Record(place_of(path), folder)
     record.query("SELECT 1")
     return record
 
@@ -34,7 +35,7 @@ class Record:
     """A database of runs. Every method raises UsageError where it cannot be read, and for SQL that is wrong or would
     write."""
 
-    def __init__(self, path: Place, checkpoint_dir: Path | None = None) -> None:
+    def __init__(self, path: Place, checkpoint_dir: Folder | None = None) -> None:
         self.path = path
         self._checkpoint_dir = checkpoint_dir
         # The package's other modules are used where SQLAlchemy would be slow, or is not there.
@@ -171,14 +172,14 @@ class Round:
 
         return read(self._place(), self.digest)[0]
 
-    def checkpoint(self) -> Path:
-        """Its file, whose digest was checked. Raises as :meth:`model` does."""
+    def checkpoint(self) -> Folder:
+        """Where its file lies, whose digest was checked. Raises as :meth:`model` does."""
         from flserver.models.digests import check_file
 
         check_file(place := self._place(), self.digest)
         return place
 
-    def _place(self) -> Path:
+    def _place(self) -> Folder:
         from flserver.models.digests import located
         from flserver.settings.recorded import checkpoints_of
 

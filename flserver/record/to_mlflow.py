@@ -4,9 +4,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flserver.errors import NotInstalled, UsageError, one_line
+from flserver.models.stored import fetch
 from flserver.record.opened import Run
 from flserver.record.series import facts_of, points, seconds, settings_of
 
@@ -106,11 +109,12 @@ def _end(client: "MlflowClient", number: str, run: Run, info: Any) -> None:
 
 def _model(client: "MlflowClient", number: str, run: Run) -> str:
     last = run.round("last")
-    path = last.checkpoint()
-    if any(file.path == f"model/{path.name}" for file in client.list_artifacts(number, "model")):
-        return f"model/{path.name} is there already: {last.digest}"
-    client.log_artifact(number, str(path), "model")
-    return f"model/{path.name}: {last.digest}"
+    place = last.checkpoint()
+    if any(file.path == f"model/{place.name}" for file in client.list_artifacts(number, "model")):
+        return f"model/{place.name} is there already: {last.digest}"
+    with TemporaryDirectory() as folder:
+        client.log_artifact(number, str(fetch(place, Path(folder))), "model")
+    return f"model/{place.name}: {last.digest}"
 
 
 def _key(name: str) -> str:

@@ -19,9 +19,9 @@ from flserver.rounds.weights import heaviest
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State, Strategy
-    from flserver.models.checkpoint import CheckpointStore
+    from flserver.models.checkpoints import Checkpoints
     from flserver.models.evaluation import Evaluator
-    from flserver.models.kept import KeptUpdates
+    from flserver.models.kept import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ class Committer:
         recorder: Recorder,
         strategy: "Strategy",
         evaluator: "Evaluator | None",
-        checkpoints: "CheckpointStore",
+        checkpoints: "Checkpoints",
         keep: int,
         made: Sequence[MadeRound] = (),
-        kept: "KeptUpdates | None" = None,
+        kept: "Kept | None" = None,
         meanwhile: "Callable[[State], object]" = lambda state: None,
     ) -> None:
         self._meanwhile = meanwhile

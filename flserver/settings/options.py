@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from flserver.errors import EXIT_INTERRUPTED, FlserverError, UsageError
 from flserver.settings import Setting, parse_tristate
+from flserver.settings.folders import folder_of
 from flserver.settings.setting import CAP, Kind
 from flserver.text import did_you_mean, printable
 
@@ -23,6 +24,7 @@ Settings = tuple[Setting, ...]
 _TOML_TYPES: dict[Kind, tuple[type, ...]] = {
     "str": (str, int, float),  # client-id = 3, max-update-norm = 0.5
     "path": (str,),
+    "place": (str,),
     "choice": (str,),
     "int": (int,),
     "float": (int, float),
@@ -45,6 +47,12 @@ class _Tristate(click.ParamType):  # type: ignore[type-arg]  # generic only in n
             return parse_tristate(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class _Place(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        folder_of(str(value))  # said before anything shows it
+        return super().convert(value, param, ctx)
 
 
 class _FiniteRange(click.FloatRange):
@@ -128,6 +136,8 @@ def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., An
             return click.option(*names, type=share, metavar=setting.metavar or "SHARE", **common)
         case "path":
             return click.option(*names, type=click.Path(), metavar=setting.metavar or "PATH", **common)
+        case "place":
+            return click.option(*names, type=_Place(), metavar=setting.metavar or "PATH", **common)
         case "str":
             return click.option(*names, type=str, metavar=setting.metavar or "TEXT", **common)
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 from flserver.clock import utc_moment
 from flserver.errors import UsageError
+from flserver.settings.folders import Folder, folder_of
 from flserver.settings.operator import Operator
 from flserver.settings.places import Address, Place, checkpoints_beside, place_of
 from flserver.settings.server import PATHS, SERVER_SETTINGS, Goodbye, JoinWindow, MaxUpdateNorm, UploadFrom
@@ -84,12 +86,15 @@ class EvaluationPolicy:
 class StorePolicy:
     """Where the record and the models go, which group may read them, and which run is meant: with ``resume`` it goes
     on, with ``resume_from`` a child of it begins at that round. In a run's settings on record, ``resume_from`` says
-    where it began. With ``standby`` the run is another server's at first. A database that another program has locked,
-    or that cannot be reached, is waited for, ``db_patience`` seconds. In the file ``audit_head`` the chain's heads are
-    noted, with ``sign_key`` they are signed."""
+    where it began. With ``standby`` the run is another server's at first. An object store that fails is tried again,
+    ``checkpoint_patience`` seconds; ``spool_dir`` is for updates that memory has no room for. A database that another
+    program has locked, or that cannot be reached, is waited for, ``db_patience`` seconds. In the file ``audit_head``
+    the chain's heads are noted, with ``sign_key`` they are signed."""
 
     db: Place
-    checkpoint_dir: Path
+    checkpoint_dir: Folder
+    checkpoint_patience: float
+    spool_dir: Path
     keep_checkpoints: int
     keep_updates: bool
     keep_updates_rounds: int
@@ -169,7 +174,8 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     if merged["standby"]:
         _check_standby(meant)
         meant["resume"] = merged["resume"] = True
-    meant["checkpoint_dir"] = meant["checkpoint_dir"] or _beside(meant["db"], merged)
+    meant["checkpoint_dir"] = checkpoints_at(merged["checkpoint_dir"]) or _beside(meant["db"], merged)
+    meant["spool_dir"] = meant["spool_dir"] or spool_beside(meant["checkpoint_dir"])
     meant["receive_memory"] *= 2**20
     share = str(merged["max_weight_share"])
     meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
@@ -262,6 +268,16 @@ def check_kept(keeps: bool, rounds: int) -> None:
     if rounds and not keeps:
         given = f"--keep-updates-rounds {rounds}"
         raise UsageError(f"{given} needs --keep-updates; without that none is kept, which --keep-updates-rounds 0 says")
+
+
+def checkpoints_at(text: str | None) -> Folder | None:
+    """What ``--checkpoint-dir`` names, if anything. Raises UsageError."""
+    return folder_of(text) if text else None
+
+
+def spool_beside(checkpoints: Folder) -> Path:
+    """Where updates go that memory has no room for unless ``--spool-dir`` says otherwise."""
+    return checkpoints if isinstance(checkpoints, Path) else Path(tempfile.gettempdir())
 
 
 def _pick(policy: type[Policy], values: Mapping[str, Any]) -> Policy:

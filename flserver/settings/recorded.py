@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from flserver.settings.folders import Folder, absolute
 from flserver.settings.places import Place, checkpoints_beside
-from flserver.settings.policies import ServerSettings
+from flserver.settings.policies import ServerSettings, checkpoints_at
 from flserver.settings.server import PATHS
 
 NOT_OF_THE_RUN = ("db", "resume", "standby", "run_name", "log_format", "log_level", "actor", "reason")
@@ -19,7 +19,7 @@ def config_of(settings: ServerSettings) -> dict[str, Any]:
 
 def from_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with their paths absolute: a run is resumed from whatever folder."""
-    return {key: str(Path(value).absolute()) if key in PATHS and value else value for key, value in values.items()}
+    return {key: absolute(str(value)) if key in PATHS and value else value for key, value in values.items()}
 
 
 def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,8 +27,8 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(run["config"]))
 
 
-def checkpoints_of(run: Mapping[str, Any], given: Path | None, db: Place) -> Path:
+def checkpoints_of(run: Mapping[str, Any], given: Folder | None, db: Place) -> Folder:
     """Where the checkpoints of a run (a row of v1_runs) lie: as given, else as recorded, else beside
     the database."""
     recorded = settings_of(run).get("checkpoint_dir")
-    return given or (Path(recorded) if recorded else checkpoints_beside(db))
+    return given or checkpoints_at(recorded) or checkpoints_beside(db)

@@ -29,7 +29,9 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="resume-from", kind="int", default=None, minimum=0, maximum=MAX_COUNT, metavar="N", help="Start a new run, a child, at round N of the newest run, or --run-name's, which stays as it is."),
     Setting(name="standby", kind="bool", default=False, help="Wait until the newest run, or --run-name's, has no server any more, then go on with it as with --resume: for a second server on the same PostgreSQL database. /healthz says meanwhile that it stands by."),
     Setting(name="run-name", kind="str", default=None, metavar="NAME", help="A name for the run; with --resume and --resume-from, the name or run_id of the run that is meant."),
-    Setting(name="checkpoint-dir", kind="path", default=None, help="Where the models go. Default: <db>.checkpoints beside the database; on PostgreSQL it has to be given."),
+    Setting(name="checkpoint-dir", kind="place", default=None, metavar="PATH|s3://BUCKET/PREFIX", help="Where the models go: a folder, or a prefix in an object store. Default: <db>.checkpoints beside the database; on PostgreSQL it has to be given."),
+    Setting(name="checkpoint-patience", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that an object store which fails is tried again with a model, before the run ends as with a full disk."),
+    Setting(name="spool-dir", kind="path", default=None, help="The folder for updates that memory has no room for, as files without a name. Default: --checkpoint-dir where that is a folder, else the system's for what is temporary (TMPDIR)."),
     Setting(name="group", kind="str", default=None, metavar="NAME", help="The group that may read what is made anew: database, checkpoints. Default: the server's own."),
     Setting(name="db-patience", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that the server waits for a database that another program has locked, or that cannot be reached; nothing is answered or sent meanwhile."),
     Setting(name="audit-head", kind="path", default=None, metavar="FILE", help="Note the head of the record's hash chain in this file after every round and at every stop. It belongs on another machine: verify --audit-head then finds a record whose end was cut off or written anew. Where it cannot be written the run goes on, with a warning."),
@@ -59,7 +61,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="sign-key", kind="path", default=None, metavar="FILE", help="Sign the record's head after every round, and at every start, stop and end, with this key, which flserver keygen makes: /checkpoint on the metrics port has the newest."),
     Setting(name="sign-key-passphrase-file", kind="path", default=None, metavar="FILE", help="Its passphrase: the first line of this file."),
     Setting(name="metrics-linger", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that /metrics outlives a finished run, so that its last values are scraped."),
-    Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, and for the sum of a round, in MiB; beyond it they lie in unlinked files in the checkpoint directory."),
+    Setting(name="receive-memory", kind="int", default=1024, minimum=1, maximum=MAX_COUNT, metavar="MIB", help="Memory for updates being received or held, and for the sum of a round, in MiB; beyond it they lie in unlinked files in --spool-dir."),
     Setting(name="max-update-size", kind="int", default=None, minimum=1, maximum=2**48, metavar="BYTES", help="Longest message with a model. Default: as many whole models as the model has parameter tensors, 2 at least and 64 at most, and 64 KiB more."),
     Setting(name="accept-dtypes", kind="str", default="float16,bfloat16,float64", metavar="DTYPE[,DTYPE]", help="Convert updates in these dtypes where the model has float32; '' takes the model's own only."),
     Setting(name="max-json-size", kind="int", default=4096, minimum=64, maximum=2**20, metavar="BYTES", help="Longest registration."),
@@ -87,4 +89,4 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="log-level", kind="choice", default="info", choices=("debug", "info", "warning", "error"), help="Least severe line to log."),
 )  # fmt: skip
 
-PATHS = tuple(setting.key for setting in SERVER_SETTINGS if setting.kind == "path")
+PATHS = tuple(setting.key for setting in SERVER_SETTINGS if setting.kind in ("path", "place"))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from flserver.errors import UsageError
 
-Kind = Literal["str", "int", "float", "share", "path", "bool", "tristate", "choice"]
+Kind = Literal["str", "int", "float", "share", "path", "place", "bool", "tristate", "choice"]
 
 CAP = "cap:"  # before a share: who has more counts for less, and is not refused
 
@@ -17,7 +17,7 @@ class Setting:
     ``choices`` are the values of a ``choice``, ``minimum`` and ``maximum`` the bounds of a number, both included. A
     ``bool`` is a pair of flags (``--rejoin/--no-rejoin``). A ``tristate`` is a flag with an optional value: bare,
     ``True``, ``False`` and ``''`` mean what they say; left out means None. A ``share`` is a number, or ``cap:`` and a
-    number.
+    number. A ``place`` is a path, or an address in an object store.
     """
 
     name: str
