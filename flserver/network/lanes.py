@@ -1,4 +1,4 @@
-"""How many bodies are received, looked at and folded at once: one more than there are processors.
+"""How many bodies are received, looked at and folded at once: as many as there are processors, of small ones one more.
 
 One of them waits for its sender, or for the interpreter, while the others have the processors. More take memory and
 gain nothing. So a session waits for a lane, in the order of coming, and keeps it until nobody needs its body in

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_STEP = 256 * 2**10  # bytes; from there on a body grows by as much as it has
 STEP = 4 * 2**20  # bytes at once at most: two huge pages
+FEW_BYTES = 32 * 2**20  # bytes of a usual body, up to which memory for one more is little
 DISK_RESERVE = 64 * 2**20  # bytes left free on the disk, and eight bodies more: a checkpoint must find its place
 
 
@@ -142,9 +143,9 @@ class ReceiveMemory:
 
     def __init__(self, budget: int, usual: int, directory: Path) -> None:
         self.budget = budget
+        self.lanes = Lanes(max(2, processors()))
         self.expect(usual)
         self._directory = directory
-        self.lanes = Lanes(processors() + 1)
         self._lock = threading.RLock()  # guards everything below; again where garbage is found under it (``scratch``)
         self._in_use = 0
         self._spare: list[mmap.mmap] = []  # within the budget too
@@ -153,6 +154,8 @@ class ReceiveMemory:
     def expect(self, usual: int) -> None:
         """How long bodies are, where it was not known before. Not while there are rooms."""
         self.budget = max(self.budget, 4 * usual)
+        # One more than processors: while one waits for its sender, or for the interpreter. Of large ones two do.
+        self.lanes.count = processors() + 1 if usual <= FEW_BYTES else max(2, processors())
         self.most = usual + STEP  # bytes of one body in memory
         self._disk_reserve = disk_reserve(usual)
 

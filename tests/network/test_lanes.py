@@ -12,7 +12,7 @@ from flserver.clock import monotonic
 from flserver.errors import ConnectionLost
 from flserver.network import lanes as module
 from flserver.network.lanes import Lanes
-from flserver.network.memory import ReceiveMemory, Room
+from flserver.network.memory import FEW_BYTES, ReceiveMemory, Room
 from tests.patience import PATIENCE, eventually
 
 BODY = 1 << 16  # bytes
@@ -43,7 +43,10 @@ def take(memory: ReceiveMemory) -> Room:
 
 
 def test_there_is_one_lane_more_than_processors(tmp_path: Path) -> None:
-    assert ReceiveMemory(4 * BODY, BODY, tmp_path).lanes.count == len(os.sched_getaffinity(0)) + 1
+    there, memory = len(os.sched_getaffinity(0)), ReceiveMemory(4 * BODY, BODY, tmp_path)
+    assert memory.lanes.count == there + 1
+    memory.expect(FEW_BYTES + 1)
+    assert memory.lanes.count == max(2, there), "memory for one more of those is much"
 
 
 @pytest.mark.usefixtures("forever")
