@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Table, text
 
 from flserver import events as e
 from flserver.events.words import HEADERS, REJECTED_KINDS
@@ -132,8 +132,8 @@ def purge(
     with store_errors(f"{place} could not be purged"):
         engine = at(place).writing_engine()
         with engine.connect() as connection:
-            driver = driver_of(connection)
-            driver.execute("PRAGMA secure_delete = ON")
+            if _is_file(connection):
+                driver_of(connection).execute("PRAGMA secure_delete = ON")
             with connection.begin():
                 head = _head(connection)
                 for run_id in left_over:
@@ -146,17 +146,29 @@ def purge(
                         head = _append(connection, head, said, selection.run_id)
                 for run_id, event in told:
                     head = _append(connection, head, [event], run_id)
+                if not _is_file(connection):
+                    end = {"seq": head.tree.size, "digest": head.digest}
+                    connection.execute(text("UPDATE flserver.head SET seq = :seq, digest = :digest"), end)
     return head
 
 
+def _is_file(connection: Connection) -> bool:
+    return connection.dialect.name == "sqlite"
+
+
 def overwrite(place: Place) -> None:
-    """Leave nothing of what went in free pages or in the WAL. The caller holds the lock.
+    """Leave nothing of what went in free pages or in the WAL; on PostgreSQL in the tables' files: its WAL, replicas and
+    backups go as they do there. The caller holds the lock.
 
     Raises StoreError where that could not be done, because somebody reads the database say: it can be tried again.
     """
     again = f"what is purged is on record, and {place} could still hold text of it in free pages or the -wal file"
     with store_errors(f"{again}: end whoever reads it, and give the same command again"):
         with at(place).writing_engine().connect() as connection:
+            if not _is_file(connection):
+                alone = connection.execution_options(isolation_level="AUTOCOMMIT")
+                alone.execute(text(f"VACUUM (FULL) {', '.join(sorted({t.events.name, *RESTING}))}"))
+                return
             driver = driver_of(connection)
             driver.execute("PRAGMA secure_delete = ON")
             for step in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
@@ -167,18 +179,21 @@ def overwrite(place: Place) -> None:
 
 
 def _remove(connection: Connection, run_id: str, found: Purge) -> Iterator[e.Event]:
-    driver = driver_of(connection)
+    gone = text("UPDATE events SET payload = NULL, salt = NULL WHERE seq = :seq")
     for seq in found.sequences:
-        driver.execute("UPDATE events SET payload = NULL, salt = NULL WHERE seq = ?", (seq,))
+        connection.execute(gone, {"seq": seq})
     resting = []
     for table, keys in found.rows.items():
         names = list(table.primary_key.columns.keys())
-        by = " AND ".join(f"{name} = ?" for name in names)
+        by = " AND ".join(f"{name} = :{name}" for name in names)
         cleared = _cleared(table)
+        clear = text(f"UPDATE {table.name} SET {cleared} WHERE {by}")
+        left = text(f"SELECT {', '.join(table.c.keys())} FROM {table.name} WHERE {by}")
         for key in keys:
+            which = dict(zip(names, key, strict=True))
             if cleared:
-                driver.execute(f"UPDATE {table.name} SET {cleared} WHERE {by}", key)
-            row = driver.execute(f"SELECT {', '.join(table.c.keys())} FROM {table.name} WHERE {by}", key).fetchone()
+                connection.execute(clear, which)
+            row = connection.execute(left, which).first()
             if row is not None:
                 digest = row_digest(table, dict(zip(table.c.keys(), row, strict=True)))
                 resting.append(e.RestingRow(table=table.name, key=key, digest=digest))
@@ -206,20 +221,22 @@ def _cleared(table: Table) -> str:
 def _payloads(connection: Connection, selection: Selection) -> Iterator[tuple[Origin, e.Event]]:
     """The run's events that can be purged and are not yet, in their order."""
     kinds = ", ".join(f"'{kind.__name__}'" for kind in PURGEABLE)
-    page = f"""
+    page = text(f"""
         SELECT seq, process_id, type, payload FROM events
-        WHERE seq > ? AND run_id = ? AND type IN ({kinds}) AND payload IS NOT NULL AND (? IS NULL OR at < ?)
-        ORDER BY seq LIMIT {PAGE}"""
-    last, driver = 0, driver_of(connection)
-    while rows := driver.execute(page, (last, selection.run_id, selection.before, selection.before)).fetchall():
+        WHERE seq > :last AND run_id = :run AND type IN ({kinds}) AND payload IS NOT NULL
+            AND (CAST(:before AS TEXT) IS NULL OR at < CAST(:before AS TEXT))
+        ORDER BY seq LIMIT {PAGE}""")
+    last, given = 0, {"run": selection.run_id, "before": selection.before}
+    while rows := connection.execute(page, given | {"last": last}).all():
         for seq, process_id, kind, payload in rows:
             yield Origin(seq, selection.run_id, process_id), from_payload(kind, payload)
         last = rows[-1][0]
 
 
 def _connections_of(connection: Connection, selection: Selection) -> set[int]:
-    query = "SELECT connection_id FROM connections WHERE run_id = ? AND client_id = ?"
-    return {row[0] for row in driver_of(connection).execute(query, (selection.run_id, selection.client_id))}
+    query = text("SELECT connection_id FROM connections WHERE run_id = :run AND client_id = :client")
+    given = {"run": selection.run_id, "client": selection.client_id}
+    return set(connection.execute(query, given).scalars())
 
 
 def _is_about(event: e.Event, client_id: str, connections: set[int]) -> bool:
@@ -229,8 +246,8 @@ def _is_about(event: e.Event, client_id: str, connections: set[int]) -> bool:
 
 
 def _head(connection: Connection) -> Head:
-    row = driver_of(connection).execute("SELECT digest FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-    return Head(str(row[0]), tree.frontier_of(connection))
+    digest = connection.execute(text("SELECT digest FROM events ORDER BY seq DESC LIMIT 1")).scalar_one()
+    return Head(str(digest), tree.frontier_of(connection))
 
 
 def _append(connection: Connection, head: Head, said: Sequence[e.Event], run_id: str) -> Head:

@@ -1,0 +1,42 @@
+"""A purge of a record on PostgreSQL takes what it takes from a file, and the record holds afterwards."""
+
+from pathlib import Path
+
+import pytest
+
+from flserver.audit.moving import copy_to
+from flserver.settings.places import Address, Place
+from flserver.store import tables as t
+from flserver.store.purge import RESTING
+from flserver.store.reader import Reader
+from tests import golden
+from tests.cli.conftest import Run
+from tests.postgres_server import PostgresDatabase
+from tests.store.contract import typed
+
+
+def left(place: Place) -> dict[str, object]:
+    """What is in the tables that a purge touches, and which payloads are there."""
+    reader, found = Reader(place), {}
+    for table in t.DERIVED:
+        if table.name in RESTING:
+            keys = ", ".join(table.primary_key.columns.keys())
+            found[table.name] = typed(reader.query(f"SELECT * FROM {table.name} ORDER BY {keys}")[1])
+    found["events"] = typed(reader.query("SELECT seq, type, payload IS NULL FROM events ORDER BY seq")[1])
+    return found
+
+
+@pytest.mark.postgres
+def test_both_are_left_with_the_same(flserver: Run, tmp_path: Path, postgres: PostgresDatabase) -> None:
+    path, address = tmp_path / "runs.sqlite", Address(postgres.url())
+    golden.old_record(path)
+    assert flserver("--db", str(path), "db", "upgrade")[0] == 0
+    copy_to(path, address)
+    before = left(address)
+    for place in (path, address):
+        code, out, err = flserver("--db", str(place), "purge", "--what", "payloads", "--client", "2", "--yes")
+        assert code == 0, (out, err)
+        code, out, err = flserver("--db", str(place), "verify", "--without-checkpoints")
+        assert "does not hold" not in out + err
+    assert left(path) == left(address) != before
+    assert postgres.ask("SELECT h.seq = MAX(e.seq) FROM flserver.head AS h, events AS e GROUP BY h.seq") == [(True,)]
