@@ -4,7 +4,6 @@ What is purged are events about connections, messages, registrations and updates
 about runs, rounds and operators name several clients or none, and stay.
 """
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,10 +129,9 @@ def purge(
     The text is in free pages and in the WAL until ``overwrite``. Returns the chain's head. Raises StoreError.
     """
     with store_errors(f"{place} could not be purged"):
-        engine = at(place).writing_engine()
-        with engine.connect() as connection:
-            driver = driver_of(connection)
-            driver.execute("PRAGMA secure_delete = ON")
+        database = at(place)
+        with database.writing_engine().connect() as connection:
+            database.scrub(connection)
             with connection.begin():
                 head = _head(connection)
                 for run_id in left_over:
@@ -146,6 +144,7 @@ def purge(
                         head = _append(connection, head, said, selection.run_id)
                 for run_id, event in told:
                     head = _append(connection, head, [event], run_id)
+                database.keep_head(connection, head.tree.size, head.digest)
     return head
 
 
@@ -156,20 +155,12 @@ def overwrite(place: Place) -> None:
     """
     again = f"what is purged is on record, and {place} could still hold text of it in free pages or the -wal file"
     with store_errors(f"{again}: end whoever reads it, and give the same command again"):
-        with at(place).writing_engine().connect() as connection:
-            driver = driver_of(connection)
-            driver.execute("PRAGMA secure_delete = ON")
-            for step in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                done = driver.execute(step).fetchone()
-                if done is not None and done[0]:
-                    raise sqlite3.OperationalError(f"{step}: the database is in use")
-            driver.execute("PRAGMA journal_mode = DELETE")
+        at(place).overwrite()
 
 
 def _remove(connection: Connection, run_id: str, found: Purge) -> Iterator[e.Event]:
-    driver = driver_of(connection)
     for seq in found.sequences:
-        driver.execute("UPDATE events SET payload = NULL, salt = NULL WHERE seq = ?", (seq,))
+        _ask(connection, "UPDATE events SET payload = NULL, salt = NULL WHERE seq = ?", (seq,))
     resting = []
     for table, keys in found.rows.items():
         names = list(table.primary_key.columns.keys())
@@ -177,9 +168,9 @@ def _remove(connection: Connection, run_id: str, found: Purge) -> Iterator[e.Eve
         cleared = _cleared(table)
         for key in keys:
             if cleared:
-                driver.execute(f"UPDATE {table.name} SET {cleared} WHERE {by}", key)
-            row = driver.execute(f"SELECT {', '.join(table.c.keys())} FROM {table.name} WHERE {by}", key).fetchone()
-            if row is not None:
+                _ask(connection, f"UPDATE {table.name} SET {cleared} WHERE {by}", key)
+            select = f"SELECT {', '.join(table.c.keys())} FROM {table.name} WHERE {by}"
+            for row in _ask(connection, select, key).fetchall():
                 digest = row_digest(table, dict(zip(table.c.keys(), row, strict=True)))
                 resting.append(e.RestingRow(table=table.name, key=key, digest=digest))
     ranges = tuple((first, last) for first, last in found.sequences.ranges)
@@ -208,10 +199,11 @@ def _payloads(connection: Connection, selection: Selection) -> Iterator[tuple[Or
     kinds = ", ".join(f"'{kind.__name__}'" for kind in PURGEABLE)
     page = f"""
         SELECT seq, process_id, type, payload FROM events
-        WHERE seq > ? AND run_id = ? AND type IN ({kinds}) AND payload IS NOT NULL AND (? IS NULL OR at < ?)
+        WHERE seq > ? AND run_id = ? AND type IN ({kinds}) AND payload IS NOT NULL
+            AND (CAST(? AS TEXT) IS NULL OR at < ?)
         ORDER BY seq LIMIT {PAGE}"""
-    last, driver = 0, driver_of(connection)
-    while rows := driver.execute(page, (last, selection.run_id, selection.before, selection.before)).fetchall():
+    last = 0
+    while rows := _ask(connection, page, (last, selection.run_id, selection.before, selection.before)).fetchall():
         for seq, process_id, kind, payload in rows:
             yield Origin(seq, selection.run_id, process_id), from_payload(kind, payload)
         last = rows[-1][0]
@@ -219,7 +211,7 @@ def _payloads(connection: Connection, selection: Selection) -> Iterator[tuple[Or
 
 def _connections_of(connection: Connection, selection: Selection) -> set[int]:
     query = "SELECT connection_id FROM connections WHERE run_id = ? AND client_id = ?"
-    return {row[0] for row in driver_of(connection).execute(query, (selection.run_id, selection.client_id))}
+    return {row[0] for row in _ask(connection, query, (selection.run_id, selection.client_id))}
 
 
 def _is_about(event: e.Event, client_id: str, connections: set[int]) -> bool:
@@ -229,8 +221,15 @@ def _is_about(event: e.Event, client_id: str, connections: set[int]) -> bool:
 
 
 def _head(connection: Connection) -> Head:
-    row = driver_of(connection).execute("SELECT digest FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-    return Head(str(row[0]), tree.frontier_of(connection))
+    digest = connection.exec_driver_sql("SELECT digest FROM events ORDER BY seq DESC LIMIT 1").scalar_one()
+    return Head(str(digest), tree.frontier_of(connection))
+
+
+def _ask(connection: Connection, statement: str, values: tuple[Any, ...]) -> Any:
+    """The answer to a statement with a ``?`` for each value; in SQLite the driver's own, which is quicker."""
+    if connection.dialect.name == "sqlite":
+        return driver_of(connection).execute(statement, values)
+    return connection.exec_driver_sql(statement.replace("?", "%s"), values)
 
 
 def _append(connection: Connection, head: Head, said: Sequence[e.Event], run_id: str) -> Head:
