@@ -160,6 +160,20 @@ class Database(ABC):
     def check_journal(self) -> None:
         """Raises StoreError where it could not be written durably where it is."""
 
+    # --- purging ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def scrub(self, connection: "Connection") -> None:
+        """Have what ``connection`` deletes overwritten, as far as that goes at once."""
+
+    @abstractmethod
+    def keep_head(self, connection: "Connection", size: int, digest: str) -> None:
+        """In the transaction of whoever appends without being the writer: where the chain ends now."""
+
+    @abstractmethod
+    def overwrite(self) -> None:
+        """Leave nothing of what was deleted in the database's files. Raises what its driver raises."""
+
     # --- who has it ---------------------------------------------------------------------------------------------------
 
     @abstractmethod

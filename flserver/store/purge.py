@@ -4,12 +4,11 @@ What is purged are events about connections, messages, registrations and updates
 about runs, rounds and operators name several clients or none, and stay.
 """
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, Table
 
 from flserver import events as e
 from flserver.events.words import HEADERS, REJECTED_KINDS
@@ -130,10 +129,9 @@ def purge(
     The text is in free pages and in the WAL until ``overwrite``. Returns the chain's head. Raises StoreError.
     """
     with store_errors(f"{place} could not be purged"):
-        engine = at(place).writing_engine()
-        with engine.connect() as connection:
-            if _is_file(connection):
-                driver_of(connection).execute("PRAGMA secure_delete = ON")
+        database = at(place)
+        with database.writing_engine().connect() as connection:
+            database.scrub(connection)
             with connection.begin():
                 head = _head(connection)
                 for run_id in left_over:
@@ -146,55 +144,33 @@ def purge(
                         head = _append(connection, head, said, selection.run_id)
                 for run_id, event in told:
                     head = _append(connection, head, [event], run_id)
-                if not _is_file(connection):
-                    end = {"seq": head.tree.size, "digest": head.digest}
-                    connection.execute(text("UPDATE flserver.head SET seq = :seq, digest = :digest"), end)
+                database.keep_head(connection, head.tree.size, head.digest)
     return head
 
 
-def _is_file(connection: Connection) -> bool:
-    return connection.dialect.name == "sqlite"
-
-
 def overwrite(place: Place) -> None:
-    """Leave nothing of what went in free pages or in the WAL; on PostgreSQL in the tables' files: its WAL, replicas and
-    backups go as they do there. The caller holds the lock.
+    """Leave nothing of what went in free pages or in the WAL. The caller holds the lock.
 
     Raises StoreError where that could not be done, because somebody reads the database say: it can be tried again.
     """
     again = f"what is purged is on record, and {place} could still hold text of it in free pages or the -wal file"
     with store_errors(f"{again}: end whoever reads it, and give the same command again"):
-        with at(place).writing_engine().connect() as connection:
-            if not _is_file(connection):
-                alone = connection.execution_options(isolation_level="AUTOCOMMIT")
-                alone.execute(text(f"VACUUM (FULL) {', '.join(sorted({t.events.name, *RESTING}))}"))
-                return
-            driver = driver_of(connection)
-            driver.execute("PRAGMA secure_delete = ON")
-            for step in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                done = driver.execute(step).fetchone()
-                if done is not None and done[0]:
-                    raise sqlite3.OperationalError(f"{step}: the database is in use")
-            driver.execute("PRAGMA journal_mode = DELETE")
+        at(place).overwrite()
 
 
 def _remove(connection: Connection, run_id: str, found: Purge) -> Iterator[e.Event]:
-    gone = text("UPDATE events SET payload = NULL, salt = NULL WHERE seq = :seq")
     for seq in found.sequences:
-        connection.execute(gone, {"seq": seq})
+        _ask(connection, "UPDATE events SET payload = NULL, salt = NULL WHERE seq = ?", (seq,))
     resting = []
     for table, keys in found.rows.items():
         names = list(table.primary_key.columns.keys())
-        by = " AND ".join(f"{name} = :{name}" for name in names)
+        by = " AND ".join(f"{name} = ?" for name in names)
         cleared = _cleared(table)
-        clear = text(f"UPDATE {table.name} SET {cleared} WHERE {by}")
-        left = text(f"SELECT {', '.join(table.c.keys())} FROM {table.name} WHERE {by}")
         for key in keys:
-            which = dict(zip(names, key, strict=True))
             if cleared:
-                connection.execute(clear, which)
-            row = connection.execute(left, which).first()
-            if row is not None:
+                _ask(connection, f"UPDATE {table.name} SET {cleared} WHERE {by}", key)
+            select = f"SELECT {', '.join(table.c.keys())} FROM {table.name} WHERE {by}"
+            for row in _ask(connection, select, key).fetchall():
                 digest = row_digest(table, dict(zip(table.c.keys(), row, strict=True)))
                 resting.append(e.RestingRow(table=table.name, key=key, digest=digest))
     ranges = tuple((first, last) for first, last in found.sequences.ranges)
@@ -221,22 +197,21 @@ def _cleared(table: Table) -> str:
 def _payloads(connection: Connection, selection: Selection) -> Iterator[tuple[Origin, e.Event]]:
     """The run's events that can be purged and are not yet, in their order."""
     kinds = ", ".join(f"'{kind.__name__}'" for kind in PURGEABLE)
-    page = text(f"""
+    page = f"""
         SELECT seq, process_id, type, payload FROM events
-        WHERE seq > :last AND run_id = :run AND type IN ({kinds}) AND payload IS NOT NULL
-            AND (CAST(:before AS TEXT) IS NULL OR at < CAST(:before AS TEXT))
-        ORDER BY seq LIMIT {PAGE}""")
-    last, given = 0, {"run": selection.run_id, "before": selection.before}
-    while rows := connection.execute(page, given | {"last": last}).all():
+        WHERE seq > ? AND run_id = ? AND type IN ({kinds}) AND payload IS NOT NULL
+            AND (CAST(? AS TEXT) IS NULL OR at < ?)
+        ORDER BY seq LIMIT {PAGE}"""
+    last = 0
+    while rows := _ask(connection, page, (last, selection.run_id, selection.before, selection.before)).fetchall():
         for seq, process_id, kind, payload in rows:
             yield Origin(seq, selection.run_id, process_id), from_payload(kind, payload)
         last = rows[-1][0]
 
 
 def _connections_of(connection: Connection, selection: Selection) -> set[int]:
-    query = text("SELECT connection_id FROM connections WHERE run_id = :run AND client_id = :client")
-    given = {"run": selection.run_id, "client": selection.client_id}
-    return set(connection.execute(query, given).scalars())
+    query = "SELECT connection_id FROM connections WHERE run_id = ? AND client_id = ?"
+    return {row[0] for row in _ask(connection, query, (selection.run_id, selection.client_id))}
 
 
 def _is_about(event: e.Event, client_id: str, connections: set[int]) -> bool:
@@ -246,8 +221,15 @@ def _is_about(event: e.Event, client_id: str, connections: set[int]) -> bool:
 
 
 def _head(connection: Connection) -> Head:
-    digest = connection.execute(text("SELECT digest FROM events ORDER BY seq DESC LIMIT 1")).scalar_one()
+    digest = connection.exec_driver_sql("SELECT digest FROM events ORDER BY seq DESC LIMIT 1").scalar_one()
     return Head(str(digest), tree.frontier_of(connection))
+
+
+def _ask(connection: Connection, statement: str, values: tuple[Any, ...]) -> Any:
+    """The answer to a statement with a ``?`` for each value; in SQLite the driver's own, which is quicker."""
+    if connection.dialect.name == "sqlite":
+        return driver_of(connection).execute(statement, values)
+    return connection.exec_driver_sql(statement.replace("?", "%s"), values)
 
 
 def _append(connection: Connection, head: Head, said: Sequence[e.Event], run_id: str) -> Head:

@@ -171,6 +171,23 @@ class SQLite(Database):
     def check_journal(self) -> None:
         check_wal(self.path)
 
+    def scrub(self, connection: Connection) -> None:
+        sqlite.driver_of(connection).execute("PRAGMA secure_delete = ON")
+
+    def keep_head(self, connection: Connection, size: int, digest: str) -> None:
+        """It is the last event's."""
+
+    def overwrite(self) -> None:
+        """What is in free pages and in the WAL."""
+        with self.writing_engine().connect() as connection:
+            self.scrub(connection)
+            driver = sqlite.driver_of(connection)
+            for step in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                done = driver.execute(step).fetchone()
+                if done is not None and done[0]:
+                    raise sqlite3.OperationalError(f"{step}: the database is in use")
+            driver.execute("PRAGMA journal_mode = DELETE")
+
     def lock(self, *, stays: bool = True, alone: bool = True) -> AbstractContextManager[Lock]:
         """There is one lock, and whoever has it is alone."""
         return DatabaseLock(self.path, stays=stays)

@@ -97,7 +97,7 @@ def test_a_run_to_its_end_and_what_is_asked_of_it(
     assert digests(empty_postgres, "night")[-1] in flserver(empty_postgres, tmp_path, "show", "night")
     assert "2" in flserver(empty_postgres, tmp_path, "query", "SELECT MAX(round) FROM v1_rounds")
     assert "client" in flserver(empty_postgres, tmp_path, "ask", "who_took_part", "--run", "night")
-    # VERIFY
+    assert "all" in flserver(empty_postgres, tmp_path, "verify")
     flserver(empty_postgres, tmp_path, "report", "night", "--out", "night.html")
     assert "night" in (tmp_path / "night.html").read_text(encoding="utf-8")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
 
 from flserver import events as e
@@ -17,8 +18,11 @@ from flserver.settings.places import Address
 from flserver.store import tables as t
 from flserver.store.database import at
 from flserver.store.postgres.lock import PostgresLock
+from flserver.store.purge import Selection, overwrite, purge
 from flserver.store.reader import Reader
 from flserver.store.writer import Writer
+from tests import facts
+from tests.facts import RUN
 from tests.patience import PATIENCE, eventually
 from tests.postgres_server import PostgresDatabase, running_postgres
 from tests.store import story
@@ -82,10 +86,46 @@ def test_the_same_story_is_the_same_rows(address: Address, database: Path) -> No
     there, here = Reader(address), Reader(database)
     assert sound(address) == len(first) + len(second)
     for table in t.DERIVED:
-        order = ", ".join(f'"{column.name}"' for column in table.primary_key)
-        query = f"SELECT * FROM {table.name} ORDER BY {order}"
+        query = f"SELECT * FROM {table.name} ORDER BY {_key(table)}"
         assert there.query(query) == here.query(query), table.name
     assert at(address).bytes() > 1e6
+
+
+def test_a_purge_takes_and_leaves_the_same(address: Address, postgres: PostgresDatabase, database: Path) -> None:
+    first, left = story.whole_run(), {}
+    for place in (address, database):
+        story.write(place, first)
+        if place is address:
+            postgres.ask("CHECKPOINT")
+            assert b"10.0.0.7" in file_of_events(postgres), "the address of client 1"
+        head = purge(place, [Selection(run_id=RUN, client_id="1")], [(RUN, facts.operator_acted())], [])
+        overwrite(place)
+        story.write(place, [e.StateChanged(state="joining")])
+        reader = Reader(place)
+        assert (reader.verify_chain().problems, reader.verify_chain().events) == ((), head.tree.size + 1)
+        left[place] = [
+            reader.query(f"SELECT {', '.join(_names(table))} FROM {table.name} ORDER BY {_key(table)}")
+            for table in t.DERIVED
+            if table is not t.operator_events  # with times of its own
+        ] + [reader.query("SELECT seq FROM events WHERE payload IS NULL ORDER BY seq")]
+    assert left[address] == left[database]
+    assert len(left[address][-1][1]) > 5
+    postgres.ask("CHECKPOINT")
+    assert b"QuorumSettled" in file_of_events(postgres)
+    assert b"10.0.0.7" not in file_of_events(postgres)
+
+
+def file_of_events(postgres: PostgresDatabase) -> bytes:
+    ((name,),) = postgres.ask("SELECT pg_relation_filepath('events')")
+    return (postgres.server.folder / "data" / name).read_bytes()
+
+
+def _names(table: Table) -> list[str]:
+    return [f'"{column.name}"' for column in table.c]
+
+
+def _key(table: Table) -> str:
+    return ", ".join(f'"{column.name}"' for column in table.primary_key)
 
 
 def test_servers_take_turns_behind_one_chain(address: Address, stack: ExitStack) -> None:

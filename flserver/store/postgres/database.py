@@ -19,8 +19,9 @@ from flserver.store.database import Copied, Database, Lock, Pause
 from flserver.store.lock import Note, Unheld
 from flserver.store.postgres import engines
 from flserver.store.postgres.lock import PostgresLock
-from flserver.store.postgres.recording import PostgresRecording
+from flserver.store.postgres.recording import NEW_HEAD, PostgresRecording
 from flserver.store.postgres.session import HOLDERS, WHOLE, Advisory, is_away, what_is_wrong
+from flserver.store.purge import RESTING
 from flserver.store.reader import IdSeeds
 from flserver.store.recording import Recording
 from flserver.store.sqlite_copies import temporary_engine
@@ -153,6 +154,20 @@ class Postgres(Database):
 
     def check_journal(self) -> None:
         """PostgreSQL sees to that."""
+
+    def scrub(self, connection: Connection) -> None:
+        """A row that is changed stays in its file as it was until that is written anew."""
+
+    def keep_head(self, connection: Connection, size: int, digest: str) -> None:
+        connection.execute(text(NEW_HEAD), {"seq": size, "digest": digest})
+
+    def overwrite(self) -> None:
+        """The tables are written anew, and their old files are gone. PostgreSQL's own log, and archives and replicas of
+        it, are for whoever runs that."""
+        with self.writing_engine().connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            for table in ("events", *sorted(RESTING)):
+                connection.exec_driver_sql(f"VACUUM (FULL) {table}")
 
     def lock(self, *, stays: bool = True, alone: bool = True) -> AbstractContextManager[Lock]:
         return PostgresLock(self.address, stays=stays, alone=alone)
