@@ -40,6 +40,10 @@ with context.begin_transaction():
         for (view,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'view'").all():
             connection.exec_driver_sql(f"DROP VIEW {view}")
     context.run_migrations()
+    if connection.dialect.name == "postgresql":  # for who may read views alone
+        connection.exec_driver_sql(
+            "CREATE OR REPLACE VIEW flserver.revision AS SELECT version_num FROM alembic_version"
+        )
     if down_to is not None:
         views: dict[str, str] = {}
         for script in reversed(list(context.script.iterate_revisions(down_to, "base"))):

@@ -32,6 +32,11 @@ class Finding:
     count: int = 1
 
 
+def spoils(finding: Finding) -> bool:
+    """Whether nothing is made of a record for this: all that does not hold or cannot be told, but a purge on record."""
+    return finding.outcome != "holds" and finding.check != "purges"
+
+
 @dataclass
 class Report:
     """What was found. ``add`` takes findings as they come."""

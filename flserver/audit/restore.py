@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flserver.audit.backup import Backup, read_backup, usage_errors
 from flserver.audit.copies import Copies
-from flserver.audit.report import Finding
+from flserver.audit.report import spoils
 from flserver.audit.verify import Verification
 from flserver.errors import UsageError
 from flserver.files import create, make_folders, sync_folder
@@ -63,7 +63,7 @@ def restore(folder: Path, place: Place, checkpoint_dir: Path | None = None) -> R
                 copies.take(reader, ((run, beside) for run in reader.runs()))
                 misstated = list(_misstated(backup, reader))
             found = Verification(whole, checkpoints).run()
-            problems = (*misstated, *(one.line for one in found if _spoils(one)))
+            problems = (*misstated, *(one.line for one in found if spoils(one)))
             if held := not problems:
                 copies.finish()
                 migrate(writing_engine(whole))
@@ -84,11 +84,6 @@ def _misstated(backup: Backup, reader: Reader) -> Iterable[str]:
     events, digest = (head.seq, head.digest()) if head else (0, GENESIS)
     if (events, digest) != (backup.events, backup.head):
         yield f"the backup is of {backup.events} events to {backup.head}; there are {events} to {digest}"
-
-
-def _spoils(finding: Finding) -> bool:
-    """Whether a backup is not restored for this: all that does not hold or cannot be told, but a purge on record."""
-    return finding.outcome != "holds" and finding.check != "purges"
 
 
 def _notices(backup: Backup, db: Path) -> Iterable[str]:

@@ -17,7 +17,7 @@ from flserver.cli.common import (
 )
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from flserver.settings.operator import Operator
-from flserver.settings.places import Place, place_of
+from flserver.settings.places import Address, Place, place_of
 
 
 def _file(name: str) -> Path:
@@ -178,6 +178,45 @@ def db_downgrade(
         record_act(path, lock, "downgrade", {"before": before, "after": revision}, operator, audit_head)
         done = downgrade(path, revision)
     click.echo(f"{path}: {done.before} → {done.after}; what it was before is {done.copy}")
+
+
+@db.command("copy")
+@click.argument("source", metavar="FROM", type=click.Path())
+@click.argument("target", metavar="TO", type=click.Path())
+def db_copy(source: str, target: str) -> int:
+    """Copy a record FROM one database TO another, where there is none yet: a file of SQLite's, or a database of
+    PostgreSQL's (postgresql://USER@HOST/DATABASE). It is verified before and after.
+
+    Its models stay where they are: name their folder with --checkpoint-dir. Exit code 1 where it does not hold.
+    """
+    from flserver.audit.moving import copy_to
+
+    copied = copy_to(place_of(source), place_of(target))
+    for problem in copied.problems:
+        click.echo(problem, err=True)
+    if copied.problems:
+        click.echo(f"{copied.wrong} does not hold: nothing was copied", err=True)
+        return EXIT_FAILED
+    click.echo(f"{target} has all {copied.events} events of {source}, to {copied.head}, and holds as that does")
+    click.echo("both are the same record now: go on with one of them")
+    return EXIT_DONE
+
+
+@db.command("roles")
+@click.argument("role")
+@db_option
+@click.pass_context
+def db_roles(ctx: click.Context, role: str, db: str | None) -> None:
+    """Print what grants ROLE, in PostgreSQL, to read the v1_ views and nothing else: for psql."""
+    from flserver.store.postgres.roles import grants
+    from flserver.store.reader import Reader
+
+    place = database(ctx, db)
+    if not isinstance(place, Address):
+        raise UsageError(f"{place} is a file, whose readers are those who may read it: roles are PostgreSQL's")
+    with Reader(place).asking() as asked:
+        ((name,),) = asked.rows("SELECT current_database()")[1]
+        click.echo(grants(role, name, asked.views()))
 
 
 @db.command("check")

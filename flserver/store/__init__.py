@@ -18,6 +18,7 @@
 | ranges   | PURE: a set of numbers                                                        |
 | replay   | all derived tables, made anew from the record                                 |
 | scratch  | a copy of a database, and empty tables beside it to derive into               |
+| transfer | rows copied from one database into another, as they stand                     |
 | compare  | a record's tables held against those derived                                  |
 | tree     | the Merkle tree over the events' digests, as the database has it              |
 | appending | what a transaction appends: events, what follows, a signed head              |

@@ -3,7 +3,7 @@
 RESTING = """
     WITH RECURSIVE resting (run_id, first) AS (
         SELECT value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_each(:seeds)
-        UNION SELECT runs.run_id, 0 FROM resting JOIN runs ON runs.parent_run_id = resting.run_id
+        UNION SELECT runs.run_id, 0 FROM resting JOIN v1_runs AS runs ON runs.parent_run_id = resting.run_id
             AND runs.parent_round >= resting.first),
     from_first AS (SELECT run_id, MIN(first) AS first FROM resting GROUP BY run_id)
     SELECT run_id, name, round,

@@ -62,7 +62,7 @@ class Reader(Readable):
 
     def runs(self) -> list[Row]:
         """All rows of v1_runs, the newest first."""
-        return self._rows(f"{_RUNS} ORDER BY event_seq DESC")
+        return self._rows(f"SELECT * FROM v1_runs {_NEWEST_FIRST}")
 
     def run(self, ref: str | None = None, *, exact: bool = False) -> Row:
         """The row of v1_runs of the run that ``ref`` means: one with that run_id, else the newest of that name, else
@@ -77,7 +77,7 @@ class Reader(Readable):
         if found is None and ref and not exact:
             found = the_one(ref, self._rows(_BEGUN_SO, ref=ref), self.place)
         if found is None:
-            names = self._rows("SELECT name, run_id FROM runs ORDER BY event_seq DESC")
+            names = self._rows(f"SELECT name, run_id FROM v1_runs {_NEWEST_FIRST}")
             raise no_such_run(ref, self.place, names)
         return found
 
@@ -85,15 +85,15 @@ class Reader(Readable):
         """The row of v1_runs of the newest run, or of the one that ``ref`` means, as in :meth:`run`; None where there
         is none."""
         return self._first(
-            f"{_RUNS} WHERE :ref IS NULL OR :ref IN (v1_runs.run_id, v1_runs.name)"
-            " ORDER BY v1_runs.run_id = :ref DESC, event_seq DESC LIMIT 1",
+            "SELECT * FROM v1_runs WHERE :ref IS NULL OR :ref IN (v1_runs.run_id, v1_runs.name)"
+            f" ORDER BY v1_runs.run_id = :ref DESC, {_BEGAN} LIMIT 1",
             ref=ref,
         )
 
     def code(self, run_id: str) -> Mapping[str, str]:
         """The digests of the files of the operator's code when the run began, by the setting that names it; empty where
         they are not on record."""
-        query = "SELECT payload FROM events WHERE run_id = :run AND type = :type AND payload IS NOT NULL"
+        query = "SELECT payload FROM v1_events WHERE run_id = :run AND type = :type AND payload IS NOT NULL"
         row = self._first(query, run=run_id, type=RunStarted.__name__)
         # Where it was tampered with, the chain says so.
         with suppress(ValueError, TypeError, AttributeError, RecursionError):
@@ -248,6 +248,10 @@ class Reader(Readable):
             return chain.verify({**row} for row in rows.mappings())
 
 
-_RUNS = "SELECT v1_runs.* FROM v1_runs JOIN runs USING (run_id)"
+# Over views alone, as far as people ask it: who may only read those can ask it too.
+_BEGAN = """
+    (SELECT MIN(seq) FROM v1_events AS began WHERE began.run_id = v1_runs.run_id AND began.type = 'RunStarted')
+    DESC NULLS LAST"""
+_NEWEST_FIRST = f"ORDER BY {_BEGAN}"
 _COMMITTED = "SELECT * FROM v1_rounds WHERE run_id = :run AND status = 'committed'"
-_BEGUN_SO = f"{_RUNS} WHERE substr(v1_runs.run_id, 1, length(:ref)) = :ref ORDER BY event_seq DESC"
+_BEGUN_SO = f"SELECT * FROM v1_runs WHERE substr(v1_runs.run_id, 1, length(:ref)) = :ref {_NEWEST_FIRST}"

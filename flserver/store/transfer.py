@@ -8,7 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, text
 
+from flserver.errors import UsageError
 from flserver.store import tables as t
+from flserver.store.database import Database
 from flserver.store.prepared import Writing
 from flserver.store.sqlite import driver_of
 
@@ -36,9 +38,24 @@ _HEAD = """
 """The chain ends for whoever appends to it where it ends in the table."""
 
 
-def is_empty(connection: Connection) -> bool:
-    """Whether a database that has the schema has no record yet."""
-    return connection.execute(text("SELECT 1 FROM events LIMIT 1")).first() is None
+def copy_record(source: Database, target: Database) -> None:
+    """Copy the record of ``source`` as it is at one moment, in one transaction. Both have the newest schema.
+
+    Raises UsageError where ``target`` has a record already, or either cannot be used.
+    """
+    with source.errors(), target.errors(), source.frozen() as there, there.connect() as reading:
+        with target.writing_engine().begin() as writing:
+            if writing.execute(text("SELECT 1 FROM events LIMIT 1")).first() is not None:
+                raise UsageError(f"{target} has a record already: a copy goes where there is none")
+            copy_rows(reading, writing)
+
+
+def remove_record(database: Database) -> None:
+    """Leave a database of PostgreSQL's as it was before :func:`copy_record`. Raises UsageError."""
+    with database.errors(), database.writing_engine().begin() as writing:
+        for table in reversed(RECORD):
+            writing.execute(text(f"DELETE FROM {table.name}"))
+        writing.execute(text("UPDATE flserver.head SET seq = 0, digest = NULL"))
 
 
 def _pages(source: Connection, table: Table) -> Iterator[list[list[Any]]]:

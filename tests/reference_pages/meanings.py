@@ -4,6 +4,9 @@ text. Markdown."""
 PARAMETERS = {
     "name": "A question, by its name. Left out: all of them are listed.",
     "databases": "None, or two databases that are to be compared.",
+    "role": "The name of a role of PostgreSQL's, which is made by `CREATE ROLE`.",
+    "source": "The database whose record is copied.",
+    "target": "A database without a record: a file that is not there yet, or an empty database of PostgreSQL's.",
     "folder": "The backup: a folder.",
     "revision": "A revision of the schema, as `db check` prints it.",
     "run": "The run: its name, its run_id, the beginning of that, or `newest`.",

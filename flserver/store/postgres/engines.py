@@ -154,7 +154,7 @@ def revision_of(connection: Connection) -> str | None:
     """
     ask = connection.exec_driver_sql
     if is_ours(connection):
-        stated = ask("SELECT version_num FROM alembic_version").scalar()
+        stated = ask("SELECT version_num FROM flserver.revision").scalar()
         if stated is None:
             raise UsageError("the database does not say which schema it has: alembic_version has no row")
         return str(stated)

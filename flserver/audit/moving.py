@@ -1,0 +1,94 @@
+"""A record copied from one database into another, of whichever kind: verified before, and after."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flserver.audit.report import spoils
+from flserver.audit.verify import Verification
+from flserver.errors import UsageError
+from flserver.files import create, sync_folder
+from flserver.settings.places import Place
+from flserver.store.chain import GENESIS
+from flserver.store.database import at
+from flserver.store.reader import Reader
+from flserver.store.schema import check, ensure_head
+from flserver.store.transfer import copy_record, remove_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """A record of so many ``events`` was copied, whose chain ends with ``head``. Where there are ``problems``, a line
+    each, it was not: they are those of the database ``wrong``."""
+
+    events: int = 0
+    head: str = GENESIS
+    problems: tuple[str, ...] = ()
+    wrong: Place | None = None
+
+
+def copy_to(source: Place, target: Place) -> Moved:
+    """Copy the record at ``source`` to ``target``, where there is none yet; nobody else has either meanwhile.
+
+    Raises UsageError where there is nothing to copy, or something at the target.
+    """
+    state = check(source)
+    if state.current is None:
+        raise UsageError(f"there is no database {source}")
+    if not state.at_head:
+        raise UsageError(f"{source} is of an older version: flserver --db {source} db upgrade, which keeps a copy")
+    with at(source).lock():
+        if problems := _problems(source):
+            return Moved(problems=problems, wrong=source)
+        head = Reader(source).head()
+        events, digest = (head.seq, head.digest()) if head else (0, GENESIS)
+        with at(target).lock(stays=False), _made(target) as made:
+            copy_record(at(source), at(made.place))
+            there = Reader(made.place).head()
+            made.problems = _problems(made.place)
+            if (there.seq, there.digest()) != (events, digest) if there else events:
+                made.problems = (*made.problems, f"the copy does not end with event {events}, {digest}")
+        return Moved(events=events, head=digest, problems=made.problems, wrong=target if made.problems else None)
+
+
+@dataclass
+class _Made:
+    """Where a copy is made, and what is wrong with it."""
+
+    place: Place
+    problems: tuple[str, ...] = ()
+
+
+@contextmanager
+def _made(target: Place) -> Iterator[_Made]:
+    """An empty database, which is the one at ``target`` after the block; where that fails, or there are problems,
+    nothing is there. Raises UsageError where there is something already."""
+    if isinstance(target, Path):
+        for there in (target, *(target.with_name(f"{target.name}{end}") for end in ("-wal", "-journal"))):
+            if os.path.lexists(there):
+                raise UsageError(f"{there} is there already: name a database that is not, or move it away")
+        made = _Made(target.with_name(f".{target.name}.copying"))
+        assert isinstance(made.place, Path)
+        try:
+            made.place.unlink(missing_ok=True)
+            with at(made.place).errors():
+                os.close(create(made.place))
+            ensure_head(made.place)
+            yield made
+            if not made.problems:
+                os.rename(made.place, target)
+                sync_folder(target.parent)
+        finally:
+            made.place.unlink(missing_ok=True)
+    else:
+        ensure_head(target)
+        made = _Made(target)
+        yield made
+        if made.problems:
+            remove_record(at(target))
+
+
+def _problems(place: Place) -> tuple[str, ...]:
+    return tuple(finding.line for finding in Verification(place, with_checkpoints=False).run() if spoils(finding))
