@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from flserver.errors import EXIT_INTERRUPTED, FlserverError, UsageError
 from flserver.settings import Setting, parse_tristate
 from flserver.settings.folders import folder_of
+from flserver.settings.places import place_of
 from flserver.settings.setting import CAP, Kind
 from flserver.text import did_you_mean, printable
 
@@ -170,6 +171,8 @@ def load_config(path: Path, settings: Settings) -> dict[str, Any]:
 
 def print_config(values: Mapping[str, Any], settings: Settings) -> str:
     """``values`` (by ``key``) as a TOML file that ``--config`` reads back; what is not set is a comment."""
+    if values.get("db"):
+        place_of(values["db"])  # a password is not shown
     lines = []
     for setting in settings:
         value = values[setting.key]

@@ -2,7 +2,12 @@
 -- What operators did, the server's processes, how each attempt ended, and who came and went.
 -- The reason server stopped is that of one that was killed, or lost its power; an orderly stop is stopped.
 -- No rows: nothing of it is on record.
-SELECT at, 'operator: ' || kind AS what, CAST(NULL AS BIGINT) AS round, CAST(NULL AS TEXT) AS client_id, COALESCE(actor, '') AS detail
+SELECT
+    at,
+    'operator: ' || kind AS what,
+    CAST(NULL AS BIGINT) AS round,
+    CAST(NULL AS TEXT) AS client_id,
+    COALESCE(actor, '') AS detail
 FROM v1_operator_events
 WHERE run_id = :run_id
 UNION ALL

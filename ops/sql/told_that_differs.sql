@@ -21,10 +21,19 @@ WITH sides AS (
     SELECT DISTINCT
         sides.side,
         c.client_id,
-        CASE WHEN instr(hex(s.key), 'EDA') + instr(hex(s.key), 'EDB') > 0 THEN hex(s.key) ELSE substr(s.key, 1, 200) END AS key,
+        CASE
+            WHEN instr(hex(s.key), 'EDA') + instr(hex(s.key), 'EDB') > 0 THEN hex(s.key)
+            ELSE substr(s.key, 1, 200)
+        END AS key,
         CASE
             WHEN s.type IN ('true', 'false') THEN s.type
-            WHEN s.type <> 'text' THEN CAST(s.atom AS TEXT)
+            WHEN s.type <> 'text' THEN
+                CASE
+                    WHEN ABS(CAST(s.atom AS DOUBLE PRECISION)) >= 1e15 THEN CAST(s.atom AS TEXT)
+                    WHEN CAST(s.atom AS DOUBLE PRECISION) = CAST(CAST(s.atom AS DOUBLE PRECISION) AS BIGINT)
+                        THEN CAST(CAST(CAST(s.atom AS DOUBLE PRECISION) AS BIGINT) AS TEXT)
+                    ELSE CAST(s.atom AS TEXT)
+                END
             WHEN instr(hex(s.atom), 'EDA') + instr(hex(s.atom), 'EDB') > 0 THEN hex(s.atom)
             ELSE substr(s.atom, 1, 200)
         END AS value

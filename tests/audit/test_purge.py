@@ -11,6 +11,7 @@ import pytest
 
 from flserver.audit.report import Report
 from flserver.audit.verify import Verification
+from flserver.settings.places import Place
 from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
@@ -53,7 +54,7 @@ def ask(db: Path) -> Ask:
     return run
 
 
-def verified(db: Path) -> dict[str, Any]:
+def verified(db: Place) -> dict[str, Any]:
     verification, report = Verification(db, with_checkpoints=False), Report()
     for finding in verification.run():
         report.add(finding)

@@ -1,6 +1,8 @@
 """What the cookbook has once answered of an old database it answers at every revision, and views keep their columns."""
 
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,15 @@ def test_what_a_view_has_gained_is_promised_from_now_on(upgraded: Path) -> None:
 )
 def test_what_is_not_as_promised_is_said(there: dict[str, list[str]], said: list[str]) -> None:
     assert golden.broken({"v1_a": ["x TEXT", "y REAL"]}, there) == said
+
+
+def test_text_of_an_older_record_that_not_every_database_holds_is_an_escape(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    golden.old_record(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE messages SET header = '<' || char(0) || '>' WHERE message_id = 1")
+        before = connection.execute("SELECT message_id, header FROM messages WHERE message_id > 1").fetchall()
+    ensure_head(path)
+    with closing(sqlite3.connect(path)) as connection:
+        after = connection.execute("SELECT message_id, header FROM messages ORDER BY message_id").fetchall()
+    assert after == [(1, r"<\x00>"), *before]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.settings import server_settings
+from flserver.settings import SERVER_SETTINGS, server_settings
+from flserver.settings.options import print_config
 from flserver.settings.places import Address, checkpoints_beside, name_of, place_of, typed_anywhere
 
 SECRET = "tr0ub4dor"
@@ -43,6 +44,12 @@ def test_a_url_is_shown_as_it_was_typed(typed: str) -> None:
 def test_a_url_with_a_password_is_refused_and_not_repeated(typed: str) -> None:
     with pytest.raises(UsageError) as refused:
         place_of(typed)
+    assert SECRET not in str(refused.value)
+
+
+def test_a_password_is_not_printed_with_the_settings() -> None:
+    with pytest.raises(UsageError) as refused:
+        print_config({"db": f"postgresql://fl:{SECRET}@db/runs"}, SERVER_SETTINGS)
     assert SECRET not in str(refused.value)
 
 

@@ -1,5 +1,7 @@
 """A record on PostgreSQL is written as a file is: the same rows, behind one chain, whoever writes it."""
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -218,6 +220,18 @@ def test_a_server_whose_run_was_taken_over_commits_nothing_more(
     assert sound(address) == 3
 
 
+def test_an_epoch_that_is_not_its_own_ends_a_server_that_believes_it_has_the_run(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack
+) -> None:
+    server = Server(stack, address, "night")
+    server.say("joining")
+    postgres.ask("UPDATE flserver.writers SET epoch = epoch + 1 WHERE run_id = 'night'")
+    server.writer.emit(e.StateChanged(state="running"))
+    with pytest.raises(StoreError, match=r"another server has taken over run night \(it is at epoch 2"):
+        server.writer.flush()
+    assert states(address, "night") == ["joining"]
+
+
 def _taken(stack: ExitStack, address: Address) -> Server | None:
     try:
         return Server(stack, address, "night")
@@ -295,3 +309,23 @@ def test_a_pooler_is_refused(address: Address, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(psycopg, "connect", connect)
     with pytest.raises(UsageError, match="connection pooler"), PostgresLock(address):
         pass
+
+
+def test_both_ends_notice_within_five_seconds_that_the_other_vanished(
+    postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", postgres.server.password)
+    with PostgresLock(Address(postgres.tcp_url())) as lock:
+        driver = lock.session.connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with socket.socket(fileno=os.dup(driver.fileno())) as end:
+            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            here = [end.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+        names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+        there = [
+            int(driver.execute(f"SELECT setting FROM pg_settings WHERE name = '{n}'").fetchone()[0]) for n in names
+        ]
+        for idle, interval, count, unanswered in (here, there):
+            assert idle + interval * count < 5
+            assert unanswered < 5000
