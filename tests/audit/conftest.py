@@ -2,9 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flserver.audit.report import Report
+from flserver.audit.verify import Verification
+from flserver.settings.places import Place
 from tests.cli.conftest import flserver as flserver
 from tests.kept_run import write_kept
 
@@ -20,3 +24,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def db(recorded: Path, tmp_path: Path) -> Path:
     """A copy that the test may spoil."""
     return Path(shutil.copytree(recorded, tmp_path / "here")) / "runs.sqlite"
+
+
+def verified(db: Place) -> dict[str, Any]:
+    """What verify says of the database, without its checkpoints, as JSON has it."""
+    verification, report = Verification(db, with_checkpoints=False), Report()
+    for finding in verification.run():
+        report.add(finding)
+    return report.as_json(verification.facts)

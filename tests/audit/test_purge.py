@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from flserver.audit.report import Report
-from flserver.audit.verify import Verification
-from flserver.settings.places import Place
 from flserver.store.lock import DatabaseLock
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 from tests import facts
+from tests.audit.conftest import verified
 from tests.cli.conftest import Run, lines, refused
 from tests.cli.conftest import flserver as flserver
 from tests.recorded_run import RUN, write_database
@@ -52,13 +50,6 @@ def ask(db: Path) -> Ask:
             return connection.execute(sql, values).fetchall()
 
     return run
-
-
-def verified(db: Place) -> dict[str, Any]:
-    verification, report = Verification(db, with_checkpoints=False), Report()
-    for finding in verification.run():
-        report.add(finding)
-    return report.as_json(verification.facts)
 
 
 def traces(db: Path) -> set[str]:
