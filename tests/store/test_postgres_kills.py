@@ -10,7 +10,7 @@ import pytest
 from flserver.settings.places import Address
 from flserver.store.schema import ensure_head
 from tests.postgres_server import running_postgres
-from tests.store.test_postgres_writing import Server, sound, states
+from tests.store.postgres_writers import Server, sound, states
 
 KILLS = 15
 ANY = """

@@ -22,12 +22,12 @@ from flserver.store.database import at
 from flserver.store.postgres.lock import PostgresLock
 from flserver.store.purge import Selection, overwrite, purge
 from flserver.store.reader import Reader
-from flserver.store.writer import Writer
 from tests import facts
 from tests.facts import RUN
-from tests.patience import PATIENCE, eventually
+from tests.patience import eventually
 from tests.postgres_server import PostgresDatabase, running_postgres
 from tests.store import story
+from tests.store.postgres_writers import Server, sound, states
 
 pytestmark = pytest.mark.postgres
 
@@ -44,40 +44,6 @@ def stack() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
         faults.install(None)
-
-
-class Server:
-    """Has a run, and writes it."""
-
-    def __init__(self, stack: ExitStack, address: Address, run_id: str, patience: float = PATIENCE) -> None:
-        self.failures: list[BaseException] = []
-        self.lock = stack.enter_context(PostgresLock(address))
-        self.lock.take_run(run_id)
-        self.process_id = at(address).id_seeds().process_id
-        self.writer = Writer(address, run_id=run_id, process_id=self.process_id, patience=patience, lock=self.lock)
-        self.writer.start(**(story.QUIET | {"on_failure": self.failures.append}))
-        stack.callback(self.writer.close)
-
-    def say(self, state: str) -> None:
-        """Put a little on record, durably."""
-        self.writer.emit(e.StateChanged(state=state))  # type: ignore[arg-type]
-        self.writer.flush()
-
-
-def states(address: Address, run_id: str) -> list[str]:
-    """What a run has said, by its events."""
-    _, rows = Reader(address).query(
-        "SELECT payload ->> 'state' FROM events WHERE run_id = :run AND type = 'StateChanged' ORDER BY seq",
-        {"run": run_id},
-    )
-    return [row[0] for row in rows]
-
-
-def sound(address: Address) -> int:
-    """The number of events of a chain that holds."""
-    found = Reader(address).verify_chain()
-    assert found.problems == ()
-    return found.events
 
 
 def test_the_same_story_is_the_same_rows(address: Address, database: Path) -> None:
