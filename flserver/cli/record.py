@@ -196,7 +196,8 @@ def db_downgrade(
 @db.command("copy")
 @click.argument("source", metavar="FROM", type=click.Path())
 @click.argument("target", metavar="TO", type=click.Path())
-def db_copy(source: str, target: str) -> int:
+@json_option
+def db_copy(source: str, target: str, as_json: bool) -> int:
     """Copy a record FROM one database TO another, where there is none yet: a file of SQLite's, or a database of
     PostgreSQL's (postgresql://USER@HOST/DATABASE). It is verified before and after.
 
@@ -207,11 +208,14 @@ def db_copy(source: str, target: str) -> int:
     copied = copy_to(place_of(source), place_of(target))
     for problem in copied.problems:
         click.echo(problem, err=True)
+    told = {"from": source, "to": target, "events": copied.events, "head": copied.head, "copied": not copied.problems}
+    told |= {"problems": copied.problems}
     if copied.problems:
         click.echo(f"{copied.wrong} does not hold: nothing was copied", err=True)
+        answer(told, (), as_json)
         return EXIT_FAILED
-    click.echo(f"{target} has all {copied.events} events of {source}, to {copied.head}, and holds as that does")
-    click.echo("both are the same record now: go on with one of them")
+    holds = f"{target} has all {copied.events} events of {source}, to {copied.head}, and holds as that does"
+    answer(told, [holds, "both are the same record now: go on with one of them"], as_json)
     return EXIT_DONE
 
 

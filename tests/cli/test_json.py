@@ -14,7 +14,11 @@ from tests.cli.conftest import Run
 from tests.evidence.record import LOG, write_record
 from tests.kept_run import write_kept
 
-WITHOUT = {"explore": "it serves pages until it is stopped", "completion": "it prints a shell's script"}
+WITHOUT = {
+    "explore": "it serves pages until it is stopped",
+    "completion": "it prints a shell's script",
+    "db roles": "it prints SQL",
+}
 """The commands that have nothing for a program, and why."""
 ROWS = frozenset({"runs", "show", "query", "ask", "descendants"})
 """Those whose answer is rows: ``--json`` is their ``--format json``, an array of objects."""
@@ -46,6 +50,8 @@ CASES = {
     "db upgrade": "db upgrade",
     "db downgrade": "db downgrade 0013",
     "db check": "db check",
+    "db copy": "db copy {kept} {tmp}/copied.sqlite",
+    "simulate": "simulate --trainers 3 --script {tmp}/script.jsonl --no-play",
 }
 
 

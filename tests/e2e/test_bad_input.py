@@ -292,7 +292,7 @@ def test_a_metrics_port_that_is_in_use(place: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 2])
 def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
     model = 4 * (784 * 10 + 10)
-    monkeypatch.setattr("flserver.process.prepare.free_space", lambda directory: 20 * model)
+    monkeypatch.setattr("flserver.process.room.free_space", lambda directory: 20 * model)
     db = tmp_path / "runs.sqlite"
     ensure_head(db)
     settings = server_settings({"db": str(db), "num_rounds": 100, "keep_checkpoints": keep})
@@ -310,7 +310,7 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: 
 
 
 def test_too_little_disk_for_updates_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flserver.process.prepare.free_space", lambda directory: 2_000_000)
+    monkeypatch.setattr("flserver.process.room.free_space", lambda directory: 2_000_000)
     db = tmp_path / "runs.sqlite"
     ensure_head(db)
 
