@@ -117,7 +117,7 @@ def _commands(facts: Facts) -> list[tuple[str, str]]:
     typed.append(
         (
             f'flserver --db {db} query "SELECT digest FROM v1_events WHERE seq = {facts.moment.seq}"',
-            f"the head of the record that this page was made of: {facts.moment.digest}",
+            f"the record's chain head, which this page was made of (evidence has a tree head): {facts.moment.digest}",
         )
     )
     return typed
