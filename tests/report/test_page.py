@@ -133,6 +133,7 @@ def test_it_says_what_the_record_says(eventful_page: str, parsed: Parsed) -> Non
     assert "Of 6 updates that came, 2 were accepted" in text
     assert "An attempt" not in text
     assert "flserver --db PATH/TO/runs.sqlite verify" in text
+    assert "wait is waiting for updates: training and sending." in text
     assert "(PATH/TO stands for where it is, which is left out here)" in text
     assert "sha256:1" in parsed.texts("code")
     for phrase in ("192.0.2.7", "10.0.0.7", "commonName", "epochs", "a length of 5 GB"):
