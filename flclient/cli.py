@@ -117,6 +117,10 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
             if isinstance(error, NotAdmitted) and not registered_before:
                 raise
             pause = next(pauses, None)
+            if pause is None and patience:
+                more = f"once the server is there, or with more, --reconnect {max(600, patience * 10):g}"
+                over = f"the {patience:g} s of --reconnect are over: type the same again {more}"
+                raise type(error)(f"{error}; {over}") from error
             if pause is None:
                 raise
             click.echo(f"{error}; trying again in {pause:.1f} s", err=True)

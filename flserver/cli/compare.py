@@ -69,12 +69,17 @@ def _tell(found: "Comparison", place: Place) -> None:
     names = labels(found.runs)
     say(("run", *names), [*zip(FACTS, *map(_facts, found.runs), strict=True)], "table")
     click.echo(f"\nsettings that differ ({found.equal} are the same)")
+    if not found.differing:
+        click.echo("nothing differs")
     where = {name: values for name, values in found.differing.items() if name in PLACE}
     rows = [[name, *map(_setting, values)] for name, values in found.differing.items() if name not in where]
     if rows:
         say(("setting", *names), rows, "table")
     if where:
-        click.echo("and where it ran: " + "; ".join(f"{name} {_beside(each)}" for name, each in where.items()))
+        click.echo(
+            f"{'and' if rows else 'only'} where it ran: "
+            + "; ".join(f"{name} {_beside(each)}" for name, each in where.items())
+        )
     _tell_told(found, names)
     for curve in CURVES:
         for line in curve_lines(curve, names, [getattr(run, curve) for run in found.runs], terminal_width()):
@@ -89,6 +94,8 @@ def _tell_told(found: "Comparison", names: Sequence[str]) -> None:
     if found.told:
         rows = [[printable(key, 60), *map(_values, values)] for key, values in found.told.items()]
         say(("told", *names), rows, "table")
+    elif not found.silent:
+        click.echo("nothing: they told the same")
     for name, run in zip(names, found.runs, strict=True):
         if run.run_id in found.silent:
             click.echo(f"(of {name} trainers' own settings are not on record: they told nothing)")

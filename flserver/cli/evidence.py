@@ -72,6 +72,7 @@ def evidence(
     from flserver.evidence.anchor import read_head
     from flserver.evidence.make import Asked, make
     from flserver.heads.model_keys import ModelKey
+    from flserver.report.values import of
 
     path = database(ctx, db)
     key = None if model_key is None else ModelKey.load(model_key, "--model-key", model_key_passphrase_file)
@@ -92,7 +93,7 @@ def evidence(
     told |= {"verify.py": f"sha256:{made.verifier}", "head": str(anchor), "size": anchor.checkpoint.size}
     commands = [f"unzip -p {name} verify.py > verify.py", f"python3 -I verify.py {name} {under}"]
     lines = (
-        f"{out}: {made.events} events of the run, {made.rounds} rounds, sha256:{made.digest}",
+        f"{out}: {made.events} events of the run, {of(made.rounds, 'round')}, sha256:{made.digest}",
         f"verify.py: sha256:{made.verifier}",
         f"head: {anchor} (of the whole record, {anchor.checkpoint.size} events of all runs and their servers)",
         f"key: {anchor.key or 'none, for nobody signed this head'}",

@@ -37,7 +37,9 @@ MOST_BYTES = 1 << 24  # of an answer
 @run_argument
 @click.option("--lines", "first", type=click.IntRange(min=0), default=10, show_default=True, help="So many older ones.")
 @click.option(
-    "--wait", is_flag=True, help="Wait, without an end, for what is not there yet: the next run, a resumption."
+    "--wait",
+    is_flag=True,
+    help="Wait, without an end, for what is not there yet: the next run, a resumption. It ends when that run does.",
 )
 @click.option(
     "--from-metrics",
@@ -71,8 +73,8 @@ def tail(
     First it says which run that is and how it is. Of one that is over it prints the last lines; with --wait it waits
     for the next run, or for a RUN that is named to be resumed or to begin anew.
 
-    It ends when the run does, with the run's exit code: 0 completed, 1 failed, 3 interrupted, once it has not been
-    resumed for a minute. Ctrl-C ends it at any time, with 0.
+    It ends when the run does, with the run's exit code: 0 completed, 1 failed, 3 interrupted, or left by a server that
+    was killed, once it has not been resumed for a minute. Ctrl-C ends it at any time, with 0.
     """
     pace = _Pace(interval, wait)
     try:
@@ -115,7 +117,7 @@ class _Pace:
 def _from_record(ctx: click.Context, db: str | None, run: str | None, pace: _Pace, first: int, as_json: bool) -> int:
     from flserver.store.database import at
 
-    path, following, said_gone = database(ctx, db), _begun(ctx, db, run, pace), False
+    path, following = database(ctx, db), _begun(ctx, db, run, pace)
     older = deque(following.more(), maxlen=first)
     _note(_headline(following, path))
     if pace.wait and following.status in ("completed", "failed"):
@@ -137,15 +139,28 @@ def _from_record(ctx: click.Context, db: str | None, run: str | None, pace: _Pac
             if not pace.goes_on(str(error)):
                 raise
             continue
-        if following.status == "running":
-            if free and not said_gone:
-                _note("no server has the database open: the run waits for a resumption")
-            said_gone = free
+        if following.status in ("completed", "failed"):
+            return EXITS[following.status]
+        if following.status == "running" and not free:
             pace.pause()
-        elif following.status == "interrupted" and pace.goes_on("the run is interrupted: waiting for its resumption"):
+        elif pace.goes_on(_left(following, path, pace.wait)):
             following = (_another(ctx, db, run, following) if pace.wait else None) or following
         else:
-            return EXITS[following.status]
+            _note(f"nobody has gone on with it for {RESTART:.0f} seconds")
+            return EXITS["interrupted"]
+
+
+def _left(following: "Following", path: Place, wait: bool) -> str:
+    """That nobody serves the run, how long that is waited for, and what to type to go on with it."""
+    from flserver.process.resume_command import resume_command
+    from flserver.store.reader import Reader
+
+    gone = "no server has the run" if following.status == "running" else "the run is interrupted"
+    long = "" if wait else f" for {RESTART:.0f} seconds"
+    newest = Reader(path).newest_run(following.run["name"])
+    alone = newest is not None and newest["run_id"] == following.run["run_id"]
+    command = resume_command(path, following.run["name" if alone else "run_id"])
+    return f"{gone}: waiting{long} for its resumption, by {printable(command, 2000)} (Ctrl-C ends the waiting)"
 
 
 def _begun(ctx: click.Context, db: str | None, run: str | None, pace: _Pace) -> "Following":

@@ -1,5 +1,6 @@
 """The head that a bundle is about: what its events are held against, and what its reader has from elsewhere."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,19 @@ def read_head(path: Path) -> str:
             text = file.read(2 * MOST_BYTES).decode()
         return str(Note.parse(text)) if "\n\n" in text else str(Checkpoint.parse(text))
     except OSError as error:
-        raise UsageError(f"--head {path}: {error.strerror}") from error
+        raise UsageError(f"--head {path}: {_typed(str(path)) or error.strerror}") from error
     except (HeadError, UnicodeDecodeError) as error:
         raise HeadError(f"--head {path}: {error}") from error
+
+
+def _typed(given: str) -> str | None:
+    """What was typed in the place of a file's name; None where it looks like neither head."""
+    file = "--head takes a file with a signed head's text: a witness's cosigned, or what /checkpoint answers"
+    if re.fullmatch("(sha256|[0-9]+):[0-9a-f]{64}", given):
+        return f"this is the chain's head, its last event's digest, and not the tree's, which evidence prints; {file}"
+    if re.fullmatch("[0-9]+:[A-Za-z0-9+/]{43}=", given):
+        return f"this is the tree's head without its text; {file}"
+    return None
 
 
 def anchor(reader: TreeReader, given: str | None, least: int) -> Anchor:

@@ -15,10 +15,9 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterable, Iterator
 from os.path import isfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Iterable, Iterator  # noqa: UP035 — a line less
 
 EVENTS, MODEL, SIGNATURE, KIND = "events.jsonl", "model.safetensors", "model.sig", "urn:x-flserver:round:v1"
 MOST_BYTES, MOST_WHOLE, MOST_LINE = 2**31 - 1, 2**24, 2**23  # of the bundle, of a file that is read whole, of an event
@@ -36,8 +35,8 @@ SUMMARY = """# What the record says about run {run}
 | round | committed | its model | counted samples | accuracy | made of the updates of (weight) |
 | --- | --- | --- | --- | --- | --- |
 {table}
-Rounds {first} to {last} of run {run}, under head {head}, AS OF event {seq} ({at}): what came after is NOT in it.
 Of its events {events} are here, {payloads} with what they say. Withheld, or purged: {withheld} updates of these rounds.
+{rounds} of run {run}, under head {head}, AS OF event {seq} ({at}): {ended}.
 This page, `statements/` and `checkpoints.json` follow from them. They are what the server put on record: not that
 clients are who they said or trained on what they said, nor that nothing is left out. `bom.json` is its maker's word."""
 
@@ -115,14 +114,6 @@ def ed25519(public: bytes, signature: bytes, message: bytes) -> bool:
     return len(signature) == 64 and s < L and times(s, point(BASE)) == add(r, times(hashed, point(public)))
 
 
-def signed(head: str, name: str, raw: bytes) -> bool:
-    """Whether the note ``head`` has a signature by the key of that name; ``raw`` is its kind and its 32 bytes."""
-    text, hashed = head.partition("\n\n")[0], hashlib.sha256(name.encode() + b"\n" + raw).digest()
-    of = re.findall(f"^— {re.escape(name)} (.+)$", head, re.M)
-    made = [one[4:] for one in map(base64.b64decode, of) if one[:4] == hashed[:4]]
-    return any(ed25519(raw[1:], one, text.encode() + b"\n") for one in made[:3])  # it signs once; each takes a while
-
-
 def root_of(leaf: bytes, index: int, size: int, proof: list[str]) -> bytes:
     """The root of a tree of ``size`` leaves with that one at ``index`` (RFC 9162 §2.1.3.2)."""
     place, last, found = index, size - 1, hashlib.sha256(b"\0" + leaf).digest()
@@ -138,7 +129,7 @@ def root_of(leaf: bytes, index: int, size: int, proof: list[str]) -> bytes:
 def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[str, Any]:
     """What a run's events say, each held against the head: by a proof, or by the chain to one that has a proof."""
     facts: dict[str, Any] = {name: {} for name in ("AttemptStarted", "UpdateReceived", "RoundCommitted")}
-    seq, leaf, proven, payloads, events = 0, bytes(32), True, 0, 0
+    seq, leaf, proven, payloads, events, over = 0, bytes(32), True, 0, 0, False
     for events, line in enumerate(lines, 1):
         require(line.endswith(b"\n"), f"line {events} of {EVENTS} has no end")
         row = parse(line[:-1], f"line {events} of {EVENTS}")
@@ -151,6 +142,7 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
         leaf, seq, proven = hashlib.sha256(canonical(event)).digest(), event["seq"], "proof" in row
         require(not proven or root_of(leaf, seq - 1, size, row["proof"]) == root, f"{what} is not in the head's record")
         require("payload" in row or event["type"] != "RoundCommitted", f"{what} is a round, and without what it says")
+        over = '"status":"completed"' in row.get("payload", "") if re.match("Run|Attempt", event["type"]) else over
         if "payload" in row:
             salted = "sha256:" + hashlib.sha256(bytes.fromhex(row["salt"]) + row["payload"].encode()).hexdigest()
             require(salted == event["payload_digest"], f"{what}: the payload is not the one on record")
@@ -162,12 +154,13 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
                 kept["materials"] = [(str(o["client_id"]), int(o["update_id"]), float(o["weight"])) for o in used]
                 facts[event["type"]][said.get("update_id") or (said["round"], said["attempt"])] = kept
     require(proven and events, "the last event is not proven to be in the head's record")
-    return {**facts, "events": events, "payloads": payloads, "seq": seq, "at": plain(event["at"])}
+    return {**facts, "events": events, "payloads": payloads, "over": over, "seq": seq, "at": plain(event["at"])}
 
 
 def plain(value: object) -> str:
-    """What the record has, as code in Markdown, which nothing in it can end or pass for."""
-    return "`" + (re.sub("^ | $|[^A-Za-z0-9 .:@_-]", lambda c: f"\\u{{{ord(c[0]):x}}}", f"{value}") or "(empty)") + "`"
+    """What the record has, as code in Markdown, which nothing in it can end or pass for; of a number six digits."""
+    text = f"{value:.6g}" if isinstance(value, float) else f"{value}"
+    return "`" + (re.sub("^ | $|[^A-Za-z0-9 .:@_-]", lambda c: f"\\u{{{ord(c[0]):x}}}", text) or "(empty)") + "`"
 
 
 def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
@@ -191,9 +184,11 @@ def derive(facts: dict[str, Any], run_id: str, head: str) -> dict[str, bytes]:
         files[f"statements/round-{at[0]:06d}.json"] = canonical({**kind, "predicate": predicate})
         who = [f"{plain(client)} ({weight:.4f})" for client, _, weight in made["materials"]]
         who[20:] = [f"{len(who) - 20} more"] * (len(who) > 20)  # whom the statement has too
-        has = [plain("-" if made.get(n) is None else made[n]) for n in ("at", "model_digest", "data_size", "accuracy")]
+        has = [plain("-" if v is None else v) for v in map(made.get, ("at", "model_digest", "data_size", "accuracy"))]
         rows.append(f"| {at[0]:d} | {' | '.join(has)} | {', '.join(who)} |\n")
-    told = {"table": "".join(rows), "head": head, "withheld": withheld, "first": first, "last": at[0]}
+    ended = f"the run is complete: {at[0]} of {at[0]} rounds" if facts["over"] else "what came after is NOT in it"
+    told = {"table": "".join(rows), "head": head, "withheld": withheld, "ended": ended}
+    told["rounds"] = f"Rounds {first} to {at[0]}" if at[0] > first else f"Round {first}"
     page = SUMMARY.format(**facts, **told, run=plain(run_id)) + "\n"
     return {**files, "checkpoints.json": canonical({"checkpoints": checkpoints}), "SUMMARY.md": page.encode()}
 
@@ -205,8 +200,14 @@ def check(bundle: Bundle, key: Any = None, at: Any = None) -> str:
     if head is None or (about["format"], len(about)) != (1, 3) or digests.keys() != found - {"bundle.json"}:
         raise ValueError("the head or the format is none, or bundle.json lists other files")
     require(not at or at[2] == head[2], f"it is about the head of {head[2]} events, and --head is of another size")
-    require(not at or (at[3] == head[3] and at[1] in (None, head[1])), "--head is another: the record was rewritten")
-    require(not key or signed(text, key[1], base64.b64decode(key[2])), "the key has not signed its head")
+    other = f"the head given, {at and at[2]}:{at and at[3]}, is not this bundle's, {head[2]}:{head[3]}: either it was "
+    other += "copied wrongly or the record is another"
+    require(not at or (at[3] == head[3] and at[1] in (None, head[1])), other)
+    if key:  # it signs once; each signature takes a while
+        raw, told = base64.b64decode(key[2]), re.findall(f"^— {re.escape(key[1])} (.+)$", text, re.M)
+        hint, signs = hashlib.sha256(f"{key[1]}\n".encode() + raw).digest()[:4], "{}\n{}\n{}\n".format(*head.groups())
+        made = [one[4:] for one in map(base64.b64decode, told) if one[:4] == hint][:3]
+        require(any(ed25519(raw[1:], one, signs.encode()) for one in made), "the key has not signed its head")
     for name in digests:
         hashed = hashlib.sha256()
         any(map(hashed.update, bundle.pieces(name, MOST_BYTES)))  # all of them, for it returns nothing
@@ -232,16 +233,16 @@ def main(arguments: Any = None) -> int:
     asked = parser.parse_args(arguments)
     key, at = KEY.fullmatch(asked.key), GIVEN.search(f"{asked.head}\n")
     if (asked.key and not key) or (asked.head and not at):
-        parser.error("--key is name+id+base64, --head the text of a head or SIZE:ROOT; each can be a file")
+        parser.error("--key: name+id+base64; --head: SIZE:ROOT as evidence prints it (hex is a chain head); or files")
     try:
         with asked.bundle as file:
-            print(said := check(Bundle(file), key, at))
+            said, _, as_of = check(Bundle(file), key, at).rpartition(", AS OF event ")
     except Exception as error:  # whatever is wrong with it, it is no bundle that holds
         print("DOES NOT HOLD:", re.sub("[^ -~]", "?", f"{error}"[:300]) or type(error).__name__)
         return 1
     by = " and ".join(["the head that was given"] * bool(at) + ["a signature of the key that was given"] * bool(key))
     verdict = f"HOLDS under {by}" if by else "CONSISTENT IN ITSELF; nobody vouches for it: no --head, no --key"
-    print(verdict, re.findall(".*(AS OF event .*)", said)[-1], sep=", ")
+    print(f"{said}.\n{verdict}, AS OF event {as_of}")
     return 0 if by else 3
 
 

@@ -1,5 +1,6 @@
 """Which run this process works on, and with which settings: a new one, one that is resumed, or a child of one."""
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from flserver.text import did_you_mean, edit_distance
 
 SLIP = 2  # letters by which a name may differ from an existing one and still be meant as that
 SHOWN_NAMES = 5
+RUN_ID = re.compile("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 FIXED_IN_A_CHILD = ("model", "seed", "initial_weights")
 FIXED_ON_RESUME = (*FIXED_IN_A_CHILD, "strategy")
 
@@ -107,9 +109,13 @@ def _check_meant(name: str, names: list[str], settings: ServerSettings, typed: b
     distance, near = min(((edit_distance(name, other), other) for other in names), default=(SLIP + 1, ""))
     if distance <= SLIP:
         raise UsageError(f"{there_is_none}; did you mean {near!r}? Leave --resume out to start a new run")
+    if RUN_ID.fullmatch(name):
+        raise UsageError(f"{there_is_none}, and that is no name but the id of one: is --db the record it is in?")
     if typed and names:
         some = ", ".join(list(dict.fromkeys(names))[:SHOWN_NAMES])
         raise UsageError(f"{there_is_none}; the newest are {some}. Leave --resume out to start a new run")
+    if typed:
+        raise UsageError(f"{there_is_none}, for there is no run in it: is --db right? Leave --resume out to start one")
 
 
 def _new(settings: ServerSettings, notice: str | None) -> Plan:

@@ -12,8 +12,8 @@ from flserver.models.retention import MadeRound, best
 from flserver.record.comparison import Side, side
 from flserver.record.told import Told, told_by_trainers
 from flserver.report.participation import Participation, read_participation
-from flserver.report.values import text
-from flserver.settings.places import Place, name_of
+from flserver.report.values import text, word
+from flserver.settings.places import Place, name_of, typed_anywhere, without_its_place
 from flserver.settings.recorded import settings_of
 from flserver.settings.server import SERVER_SETTINGS
 from flserver.settings.shown import may_be_shown, without_folders
@@ -39,13 +39,15 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A run. Rows are those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
+    """A run. ``db`` is what to type after --db, without the folder unless ``personal``. Rows are
+    those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
     a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``side`` is the run as a comparison has
     it, ``answered`` how many clients answered an invitation; ``told`` is what trainers told, as far as it is shown, and
     ``told_left_out`` whether there is more. ``unheld`` is set where the run is on record as going on, and no server has
     the database."""
 
     database: str
+    db: str
     personal: bool
     moment: Moment
     run: Row
@@ -147,6 +149,7 @@ def read_facts(reader: Reader, ref: str | None, db: Place, personal: bool = Fals
         metrics.setdefault((row["name"], row["source"]), {})[row["round"]] = value
     return Facts(
         database=text(name_of(db)),
+        db=word(typed_anywhere(db) if personal else without_its_place(db)),
         personal=personal,
         moment=Moment(**end),
         run=run,

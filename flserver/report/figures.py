@@ -66,7 +66,8 @@ def times(facts: Facts) -> Figure | None:
     return Figure(
         name="chart-times",
         title="Where each round's time went",
-        shows=f"Seconds of each committed round by what they were spent on; of all of them together: {shares}.",
+        shows=f"Seconds of each committed round by what they were spent on; of all of them together: {shares}. "
+        "wait is waiting for updates: training and sending.",
         drawn=charts.stacked("chart-times", "seconds", [row["round"] for row in made], shown),
         tables=[tables.times(facts)],
         wide=True,

@@ -101,7 +101,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 
 def _commands(facts: Facts) -> list[tuple[str, str]]:
     """What to type, and what it shows."""
-    db, run = values.word(facts.database), facts.ref
+    db, run = facts.db, facts.ref
     typed = [(f"flserver --db {db} verify", "holds every row and every checkpoint against the chain of events")]
     if facts.last is not None:
         number = facts.last["round"]
@@ -117,7 +117,7 @@ def _commands(facts: Facts) -> list[tuple[str, str]]:
     typed.append(
         (
             f'flserver --db {db} query "SELECT digest FROM v1_events WHERE seq = {facts.moment.seq}"',
-            f"the head of the record that this page was made of: {facts.moment.digest}",
+            f"the record's chain head, which this page was made of (evidence has a tree head): {facts.moment.digest}",
         )
     )
     return typed
@@ -137,8 +137,18 @@ def _environment() -> Environment:
     return made
 
 
+def _where_it_is(facts: Facts) -> str:
+    """What the commands have in the place of a folder or a machine, where they have something."""
+    stands = "PATH/TO" if "PATH/TO/" in facts.db else "USER@HOST" if "USER@HOST/" in facts.db else None
+    return "" if facts.personal or stands is None else f" ({stands} stands for where it is, which is left out here)"
+
+
 def _render(template: str, **what: Any) -> str:
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    return _environment().get_template(template).render(style=Markup(style), policy=policy, **what)
+    return (
+        _environment()
+        .get_template(template)
+        .render(style=Markup(style), policy=policy, left_out=_where_it_is(what["facts"]), **what)
+    )

@@ -15,7 +15,6 @@ from flserver.report.values import (
     share,
     size,
     text,
-    word,
 )
 from flserver.store.reader import Row
 
@@ -51,7 +50,7 @@ def numbers(*labels: str) -> list[Column]:
 
 
 def _ask(facts: Facts, what: str) -> str:
-    return f"flserver --db {word(facts.database)} query \"SELECT {what} WHERE run_id = '{facts.ref}'\""
+    return f"flserver --db {facts.db} query \"SELECT {what} WHERE run_id = '{facts.ref}'\""
 
 
 # --- by round -------------------------------------------------------------------------------------------------------

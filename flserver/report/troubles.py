@@ -8,7 +8,7 @@ from flserver.events.words import ORDERLY_REASONS, REJECTED_KINDS
 from flserver.report.facts import Facts
 from flserver.report.states import NUMBER
 from flserver.report.tables import Column, Table, table
-from flserver.report.values import NONE, count, listed, moment, of, rounds, text, word
+from flserver.report.values import NONE, count, listed, moment, of, rounds, text
 from flserver.store.reader import Row
 
 _REASONS = {
@@ -102,7 +102,7 @@ def _nobody_has_it(facts: Facts) -> list[str]:
     """That a run which is not over stands still, and what to type."""
     if facts.unheld is None:
         return []
-    resume = f"flserver --db {word(facts.database)} --resume --run-name {facts.ref}"
+    resume = f"flserver --db {facts.db} --resume --run-name {facts.ref}"
     if facts.unheld == "left":
         return [f"No server has it: it was killed, or lost its power. Resume it with {resume}"]
     return [

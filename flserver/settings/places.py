@@ -73,6 +73,13 @@ def name_of(place: Place) -> str:
     return place.typed if place.typed.startswith(SERVICE) else urlsplit(place.typed).path.strip("/") or place.typed
 
 
+def without_its_place(place: Place) -> str:
+    """What to type for it where it may not be said in which folder or on which machine it is."""
+    if isinstance(place, Path):
+        return f"PATH/TO/{place.name}"
+    return place.typed if place.typed.startswith(SERVICE) else f"postgresql://USER@HOST/{name_of(place)}"
+
+
 def checkpoints_beside(place: Place) -> Path:
     """Where the checkpoints of a database's runs lie unless ``--checkpoint-dir`` says otherwise. Raises UsageError
     where there is no such place."""

@@ -1,5 +1,5 @@
 """A run from Python, cell by cell. VS Code, PyCharm and Spyder open this file with its cells; `jupytext --to notebook`
-makes an .ipynb of it. As a program: .venv/bin/python ops/examples/notebook.py quickstart-run/runs.sqlite
+makes an .ipynb of it. As a program: .venv/bin/python ops/examples/notebook.py quickstart-run/runs.sqlite RUN
 
 It needs pandas, which the extra notebook brings (.venv/bin/pip install -e '.[notebook]'), and only reads: a server may
 be writing meanwhile."""
@@ -10,14 +10,14 @@ import sys
 from flserver import record
 from flserver.errors import UsageError
 
-path = "quickstart-run/runs.sqlite"
+path, ref = "quickstart-run/runs.sqlite", "newest"
 if "ipykernel" not in sys.modules:  # a program
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(f"of which database? After ops/quickstart: python {sys.argv[0]} {path}")
-    path = sys.argv[1]
+    path, ref = sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else ref
 try:
     r = record.open(path)
-    run = r.run("newest")
+    run = r.run(ref)
 except UsageError as error:
     sys.exit(str(error))
 print(run)
@@ -25,7 +25,7 @@ print(run)
 # %% How it learnt: a row for each committed round, times as times
 rounds = run.rounds().frame()
 rounds = rounds[rounds.status == "committed"].set_index("round")
-print(rounds[["ended_at", "clients", "updates_accepted", "loss", "accuracy"]])
+print(rounds[["ended_at", "clients", "updates_accepted", "loss", "accuracy"]].to_string())
 
 # %% Where the time of a round goes: means in seconds
 phases = ["broadcast_seconds", "wait_seconds", "aggregate_seconds", "evaluate_seconds", "checkpoint_seconds"]

@@ -92,6 +92,21 @@ def test_where_trainers_told_nothing_that_is_said(flserver: Run, told: Path, db:
     )
 
 
+def test_where_nothing_differs_or_only_the_place_that_is_said(flserver: Run, tmp_path: Path) -> None:
+    path = tmp_path / "same.sqlite"
+    ensure_head(path)
+    for process, (name, port) in enumerate((("one", 1), ("same", 1), ("moved", 2)), 1):
+        begun = [facts.run_started(name, name, config={"server_port": port}), facts.server_started(process)]
+        told = [facts.opened(process), facts.registered("1", process, info={"epochs": 1}), facts.attempt(1, 1, ["1"])]
+        story.write(path, [*begun, *told], run_id=name, process_id=process)
+    said = lines(flserver("--db", path, "compare", "one", "same"))
+    assert "nothing differs" in said
+    assert "nothing: they told the same" in said
+    said = lines(flserver("--db", path, "compare", "one", "moved"))
+    assert "only where it ran: server_port 1, 2" in said
+    assert "nothing differs" not in said
+
+
 def test_what_cannot_be_compared(flserver: Run, db: Path) -> None:
     refused(flserver("--db", db, "compare"), "two runs or more")
     refused(flserver("--db", db, "compare", "night"), "two runs or more")

@@ -28,7 +28,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_handed_over_by_another_way_is_printed(flserver: Run, db: Path, tmp_path: Path) -> None:
     out = tmp_path / "it.zip"
     told = lines(flserver("--db", db, "evidence", "night:1", "--out", out))
-    assert told[0] == f"{out}: 9 events of the run, 1 rounds, {sha256_of_file(out)}"
+    assert told[0] == f"{out}: 9 events of the run, 1 round, {sha256_of_file(out)}"
     unzip, check = (line.strip() for line in told[5:])
     assert unzip == "unzip -p it.zip verify.py > verify.py"
     with zipfile.ZipFile(out) as zipped:
@@ -41,11 +41,11 @@ def test_what_is_handed_over_by_another_way_is_printed(flserver: Run, db: Path, 
         asked = [sys.executable, *command[1:], *under]
         done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, env={})
         assert done.returncode == 0, done.stdout + done.stderr
-        *table, run, of, verdict = done.stdout.splitlines()
+        *table, of, run, verdict = done.stdout.splitlines()
         made = Reader(db).committed_round(RUN, 1)
         assert f"| 1 | `{made['ended_at']}` | `{made['model_digest']}` | `160` | " in table[-1]
         newest = f"AS OF event {made['event_seq']} (`{made['ended_at']}`): what came after is NOT in it."
-        assert run == f"Rounds 1 to 1 of run `{RUN}`, under head {head}, {newest}"
+        assert run == f"Round 1 of run `{RUN}`, under head {head}."
         assert of.startswith("Of its events 9 are here, ")
         assert of.endswith("Withheld, or purged: 0 updates of these rounds.")
         assert verdict.startswith("HOLDS under ")

@@ -105,7 +105,7 @@ def test_a_run_is_followed_from_before_its_database_is_there_to_its_end(
     assert [error.partition("(")[2] for error in passer_by.errors] == ["live), running"]
 
     server.kill()
-    eventually(lambda: record.errors[-1].endswith("no server has the database open: the run waits for a resumption"))
+    eventually(lambda: "no server has the run: waiting for its resumption, by " in record.errors[-1])
     server = start("--resume", "--run-name", "live", *options)
     for peer in join(server, "hospital-lund", "hospital-umea"):
         peer.answer()

@@ -243,6 +243,16 @@ def test_a_round_after_the_newest_signed_head_has_one_that_nobody_signed(db: Pat
     assert anchor(reader, None, newest).key is None
 
 
+def test_a_head_that_was_typed_is_told_from_a_file() -> None:
+    for typed in (f"sha256:{'0a' * 32}", f"438:{'0a' * 32}"):
+        with pytest.raises(UsageError, match="this is the chain's head, its last event's digest, and not the tree's"):
+            read_head(Path(typed))
+    with pytest.raises(UsageError, match="this is the tree's head without its text; --head takes a file"):
+        read_head(Path(f"438:{'A' * 43}="))
+    with pytest.raises(UsageError, match="No such file"):
+        read_head(Path("none"))
+
+
 def test_what_cannot_be_given_is_said(db: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.zip"
     for asked, said in (("nobody", "no run"), ("night:9", "no committed round 9")):

@@ -20,7 +20,7 @@ from tests.evidence.zips import as_they_are, bundled, canonical, files_of, wrong
 from tests.patience import PATIENCE
 
 Files = dict[str, bytes]
-ENDS = {"seq": 9, "at": "`now`"}
+ENDS = {"seq": 9, "at": "`now`", "over": False}
 """Of what ``walk`` finds: the last event."""
 
 
@@ -101,7 +101,7 @@ def test_what_nobody_signed_of_a_head_stands_nowhere(bundle: bytes, verifies: Ve
     assert "—" not in page
     assert verifies(bundle, "--head", head, key=False)[0] == 0
     code, said = verifies(bundled(files | {"head": renamed}), "--head", head, key=False)
-    assert (code, "--head is another" in said) == (1, True)
+    assert (code, "is not this bundle's" in said) == (1, True)
     for hostile in ("a\x1b[2Jb", "a\u202eb", "é"):
         changed = bundled(files | {"head": head.replace(origin, hostile, 1).encode()})
         assert verifies(changed, "--head", at, key=False)[0] == 1
@@ -121,7 +121,9 @@ def test_withheld_updates_are_counted(bundle: bytes, verifies: Verifies) -> None
     files = files_of(bundle)
     code, said = verifies(bundle)
     assert (code, "purged: 0 updates" in said) == (0, True)
-    assert f"\nRounds 0 to 2 of run `{RUN}`, under head {given(bundle)}, AS OF event " in said
+    assert f"\nRounds 0 to 2 of run `{RUN}`, under head {given(bundle)}.\n" in said
+    assert said.splitlines()[-1].endswith(": the run is complete: 2 of 2 rounds."), "as the last event of the run says"
+    assert "NOT in it" not in said
     rows = rows_of(files)
     for row in rows:
         if row["event"]["type"] == "UpdateReceived" and "payload" in row:
@@ -139,6 +141,10 @@ def test_a_round_that_is_left_out_is_missed(bundle: bytes) -> None:
     del rounds[6, 1]
     page = verify.derive({**facts, "RoundCommitted": rounds}, RUN, "7:root")["SUMMARY.md"].decode()
     assert "Rounds 3 to 4 of run" in page
+    (made := {**made, "round": 3})["accuracy"] = 0.95823456789
+    page = verify.derive({**facts, "RoundCommitted": {(3, 1): made}}, RUN, "7:root")["SUMMARY.md"].decode()
+    assert "\nRound 3 of run" in page
+    assert "`0.958235`" in page
 
 
 def test_another_runs_bill_of_materials_is_not_this_ones(recorded: Path, bundle: bytes) -> None:
@@ -165,7 +171,7 @@ def test_a_head_and_its_signatures_cost_little(bundle: bytes, monkeypatch: pytes
         verify.check(verify.Bundle(io.BytesIO(many)), key)
     assert len(tried) == 3
     for at in ("1:" + given(bundle).partition(":")[2], given(bundle)[:-3] + "AA="):
-        with pytest.raises(ValueError, match="--head is"):
+        with pytest.raises(ValueError, match=r"--head is|not this bundle's"):
             verify.check(verify.Bundle(io.BytesIO(bundle)), None, verify.GIVEN.search(f"{at}\n"))
     long = bundled(files | {"head": (head + "— a AAAA\n" * 8000).encode()})
     assert "head is missing, or larger" in str(wrong(long))

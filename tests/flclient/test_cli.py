@@ -130,7 +130,9 @@ def test_reconnect_gives_up_when_its_seconds_are_over(flclient, fldata):
     assert code == 1
     pauses = [float(pause) for pause in re.findall(r"trying again in (\d\.\d) s", err)]
     assert len(pauses) >= 2
-    assert err.endswith(f"flclient: cannot connect to localhost:{free_port}: Connection refused\n")
+    last = f"flclient: cannot connect to localhost:{free_port}: Connection refused; the 0.5 s of --reconnect are over: "
+    assert err.splitlines()[-1].startswith(last)
+    assert err.endswith("type the same again once the server is there, or with more, --reconnect 600\n")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -101,10 +101,18 @@ def test_a_name_that_is_like_none_is_refused_where_it_is_typed_and_starts_a_run_
     assert is_new(planned(*runs, resume=True, run_name="third-run"))
 
 
+def test_where_there_is_no_run_at_all_a_name_starts_one_in_a_unit_and_is_refused_where_it_is_typed() -> None:
+    assert planned(resume=True, run_name="night").name == "night"
+    with pytest.raises(UsageError, match="has no run of that name to go on with, for there is no run in it: is --db"):
+        decide(typed=True, resume=True, run_name="night")
+    assert is_new(planned(typed=True, resume=True)), "no name, no slip"
+
+
 @pytest.mark.parametrize("typed", [True, False])
-def test_where_there_is_no_run_at_all_every_name_starts_one(typed: bool) -> None:
-    assert planned(typed=typed, resume=True, run_name="night").name == "night"
-    assert is_new(planned(typed=typed, resume=True))
+@pytest.mark.parametrize("runs", [(), (found("completed", "day"),)])
+def test_what_looks_like_a_run_id_is_no_name_to_start_one_under(typed: bool, runs: tuple[Any, ...]) -> None:
+    with pytest.raises(UsageError, match="no name but the id of one: is --db the record it is in"):
+        decide(*runs, typed=typed, resume=True, run_name="20261126T160251Z-255e54")
 
 
 @pytest.mark.parametrize("name", ["a:b", "123", "٣", "", "  ", "a\x1b[2J", "a\nb"])

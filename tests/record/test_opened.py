@@ -159,7 +159,11 @@ def test_the_example_runs_cell_by_cell(
     example = ROOT / "ops" / "examples" / "notebook.py"
     monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "runs.sqlite")])
     found = runpy.run_path(str(example))
+    monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "runs.sqlite"), found["run"].run_id[:-1]])
+    assert runpy.run_path(str(example))["run"].run_id == found["run"].run_id
     assert len(found["accepted"]) > 0
+    assert "..." not in capsys.readouterr().out.partition("broadcast_seconds")[0], "no column is cut"
+    runpy.run_path(str(example))
     assert found["last"].digest in capsys.readouterr().out
 
 

@@ -134,7 +134,7 @@ def test_a_run_whose_server_was_killed_is_told_so_from_the_lock(eventful: Path, 
         facts = read(db, "killed")
         return facts.status, words.summary(facts)[0], troubles.lines(facts)
 
-    resume = f"flserver --db 'night runs.sqlite' --resume --run-name {story.LEFT}"
+    resume = f"flserver --db 'PATH/TO/night runs.sqlite' --resume --run-name {story.LEFT}"
     ended = "1 server process had no orderly end (killed, or a power cut)."
     status, summary, said = told()
     assert status == "running (no server has it)"

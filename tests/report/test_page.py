@@ -132,7 +132,9 @@ def test_it_says_what_the_record_says(eventful_page: str, parsed: Parsed) -> Non
     text = " ".join(data for _, data in parsed.text)
     assert "Of 6 updates that came, 2 were accepted" in text
     assert "An attempt" not in text
-    assert "flserver --db runs.sqlite verify" in text
+    assert "flserver --db PATH/TO/runs.sqlite verify" in text
+    assert "wait is waiting for updates: training and sending." in text
+    assert "(PATH/TO stands for where it is, which is left out here)" in text
     assert "sha256:1" in parsed.texts("code")
     for phrase in ("192.0.2.7", "10.0.0.7", "commonName", "epochs", "a length of 5 GB"):
         assert phrase not in eventful_page, "personal data, and what peers wrote, are left out"
@@ -142,6 +144,8 @@ def test_with_personal_data_it_says_that_too(eventful: Path) -> None:
     found = page([read(eventful, "night", personal=True)])
     for phrase in ("10.0.0.7", "commonName=1", "epochs", "a length of 5 GB", "Registrations, with who they were"):
         assert phrase in found
+    assert f"flserver --db {eventful} verify" in found
+    assert "PATH/TO" not in found
 
 
 @pytest.mark.parametrize("personal", [False, True])
@@ -176,6 +180,7 @@ def test_several_runs_are_beside_each_other(recorded_night: Path, eventful: Path
     assert "--num-rounds" in text
     pictures = [attributes for attributes in made.all("svg") if attributes.get("role") == "img"]
     assert [picture["aria-labelledby"] for picture in pictures] == ["compare-accuracy", "compare-loss"]
+    assert sum("--db PATH/TO/runs.sqlite report " in command for command in made.texts("code")) == 3
 
 
 @pytest.fixture(scope="module")

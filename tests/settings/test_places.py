@@ -7,7 +7,7 @@ import pytest
 from flserver.errors import UsageError
 from flserver.settings import SERVER_SETTINGS, server_settings
 from flserver.settings.options import print_config
-from flserver.settings.places import Address, checkpoints_beside, name_of, place_of, typed_anywhere
+from flserver.settings.places import Address, checkpoints_beside, name_of, place_of, typed_anywhere, without_its_place
 
 SECRET = "tr0ub4dor"
 
@@ -70,3 +70,13 @@ def test_a_place_is_called_by_its_name() -> None:
     assert name_of(Path("/a/runs.sqlite")) == "runs.sqlite"
     assert name_of(Address("postgresql://fl@db/runs")) == "runs"
     assert name_of(Address("service=fl")) == "service=fl"
+
+
+def test_what_is_typed_for_it_can_leave_out_where_it_is() -> None:
+    shown = {
+        "/home/ada/night runs.sqlite": "PATH/TO/night runs.sqlite",
+        "postgresql://fl@10.0.0.7:5432/runs?sslmode=require": "postgresql://USER@HOST/runs",
+        "postgres:///runs": "postgresql://USER@HOST/runs",
+        "service=fl": "service=fl",
+    }
+    assert {typed: without_its_place(place_of(typed)) for typed in shown} == shown
