@@ -23,6 +23,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import IO
 
+from flserver.clock import monotonic
 from flserver.errors import NoRoom
 from flserver.models.pages import anonymous, drop, let_go, mapped, unused, used_again
 from flserver.network.lanes import Lane, Lanes, processors
@@ -97,7 +98,7 @@ class Room:
         """The body is complete, in the first ``size`` bytes. Where it ``waits`` for others, it leaves its lane, and
         memory where that is tight."""
         self._close_file()
-        self._lane.arrived = size
+        self._lane.arrived, self._lane.complete = size, monotonic()
         if not waits:
             return
         self.leave_lane()

@@ -121,6 +121,31 @@ def test_nobody_waits_behind_lanes_that_bring_little(pool: ThreadPoolExecutor, m
     assert lane.expires > monotonic() + 100
 
 
+def test_a_body_that_is_worked_on_is_waited_for_although_nothing_comes(
+    narrow: ReceiveMemory, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one is worked on for longer than ``LANE_SECONDS``: all who wait would go in, with a body each."""
+    monkeypatch.setattr(module, "LANE_SECONDS", SHORT)
+    rooms = [take(narrow) for _ in range(2)]
+    for room in rooms:
+        room.hold(int(FOREVER) * module.LANE_RATE, waits=False)
+    waiting = [pool.submit(take, narrow) for _ in range(3)]
+    assert not wait(waiting, 5 * SHORT).done
+    for room in rooms:
+        room.release()
+    for one in waiting:
+        one.result(FOREVER / 3).release()
+
+
+def test_a_body_counts_as_worked_on_for_as_long_as_its_bytes_take() -> None:
+    lane = Lanes(1).enter()
+    lane.arrived = 3 * module.LANE_RATE
+    assert lane.done(lane.entered + 100) == lane.arrived, "it is not complete: its sender is waited for"
+    lane.complete = lane.entered
+    assert lane.done(lane.entered + 1) == pytest.approx(4 * module.LANE_RATE)
+    assert lane.done(lane.entered + 100) == 2 * lane.arrived
+
+
 @pytest.mark.usefixtures("forever")
 def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, pool: ThreadPoolExecutor) -> None:
     rooms = [take(narrow) for _ in range(2)]
