@@ -10,12 +10,13 @@ import pytest
 
 from flserver.clock import monotonic
 from flserver.errors import ConnectionLost
+from flserver.models import pages
 from flserver.network import lanes as module
 from flserver.network.lanes import Lanes
 from flserver.network.memory import FEW_BYTES, ReceiveMemory, Room
 from tests.patience import PATIENCE, eventually
 
-BODY = 1 << 16  # bytes
+BODY, LARGE = 1 << 16, 1 << 22  # bytes
 UNBOUNDED = 1 << 40  # bytes that an owner may have under way
 FOREVER, SHORT = 3 * PATIENCE, 0.1  # seconds
 
@@ -159,6 +160,21 @@ def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, po
     rooms[0].release()
     with pytest.raises(ConnectionLost, match="stopping"):
         take(narrow)
+
+
+def test_a_server_that_stops_keeps_no_memory_for_updates(tmp_path: Path) -> None:
+    memory = ReceiveMemory(8 * LARGE, LARGE + 2**20, tmp_path)
+    rooms = [memory.take(LARGE, "a client", UNBOUNDED) for _ in range(memory.lanes.count)]
+    buffers = [room.view.obj for room in rooms]
+    for room in rooms:
+        room.release()
+    assert memory._spare == buffers[:-1], "one is the next model's"
+    kept = pages.used_again(LARGE)
+    assert kept is not None
+    assert kept is buffers[-1]
+    pages.let_go(kept)
+    memory.close()
+    assert (memory._spare, pages.used_again(LARGE)) == ([], None)
 
 
 def test_processors_are_those_that_the_process_may_use() -> None:
