@@ -33,7 +33,6 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._waits = True  # whether the socket has a time-out: to change that is a call of the system
-        self._spoke = False  # whether anything was sent
         self.before_wait: Callable[[], None] = lambda: None
         self._tls: ssl.SSLSocket | None = None
         self._peeked = b""  # taken out of TLS to see whether it was there, not yet read
@@ -136,7 +135,6 @@ class Channel:
         The first ``FIRST_PIECE`` bytes arrive together. After None the same pieces must be given again.
         """
         self._set_timeout(seconds)
-        self._spoke = True
         try:
             if self._tls is not None:
                 return self._tls.send(_one_record(pieces))
@@ -152,7 +150,6 @@ class Channel:
         if self._tls is not None:
             return 0
         self._never_wait()
-        self._spoke = True
         try:
             return self._sock.sendmsg(pieces)
         except OSError:
@@ -185,8 +182,7 @@ class Channel:
             with contextlib.suppress(OSError, ValueError):
                 self._tls.settimeout(0)
                 self._tls.unwrap()
-        if self._spoke or linger:  # else closing says it too
-            self._shut(socket.SHUT_WR)
+        self._shut(socket.SHUT_WR)  # first: where something is unread, closing alone is a reset, not an end
         if linger:
             self.before_wait()
             self._read_away(linger)
