@@ -52,11 +52,16 @@ def let_go(buffer: mmap.mmap) -> None:
 
     Takes no lock: it may be called wherever garbage is found."""
     if WORTH_KEEPING <= len(buffer) <= MOST_KEPT:
-        with contextlib.suppress(IndexError):
-            drop(_kept.popleft())
+        keep_nothing()
         _kept.append(buffer)
     else:
         drop(buffer)
+
+
+def keep_nothing() -> None:
+    """Give what was kept back to the system: nothing of its size is to come."""
+    with contextlib.suppress(IndexError):
+        drop(_kept.popleft())
 
 
 def drop(buffer: mmap.mmap) -> None:

@@ -4,7 +4,8 @@ One of them waits for its sender, or for the interpreter, while the others have 
 gain nothing. So a session waits for a lane, in the order of coming, and keeps it until nobody needs its body in
 memory. Nobody waits for somebody else's slowness: a lane counts as taken for ``LANE_SECONDS``, and
 for as long beyond it as its bytes take at ``LANE_RATE``; and whoever waits goes in without one where all lanes together
-bring less than that rate for ``LANE_SECONDS``.
+bring less than that rate for ``LANE_SECONDS``. A body that is complete brings nothing, but what it waits for is the
+server's work: it counts as if it came at that rate once more.
 """
 
 import os
@@ -20,16 +21,22 @@ LANE_RATE: Final = 64 * 2**20  # bytes a second: less than one processor takes, 
 
 
 class Lane:
-    """One body's. ``arrived`` are its bytes so far."""
+    """One body's. ``arrived`` are its bytes so far; it is ``complete`` since then (monotonic)."""
 
     def __init__(self) -> None:
         self.entered = monotonic()
         self.arrived = 0
+        self.complete: float | None = None
 
     @property
     def expires(self) -> float:
         """When (monotonic) it is free again, whatever its holder does."""
         return self.entered + LANE_SECONDS + self.arrived / LANE_RATE
+
+    def done(self, now: float) -> float:
+        """Its bytes so far, and those of them that count as worked on."""
+        worked = 0.0 if self.complete is None else (now - self.complete) * LANE_RATE
+        return self.arrived + max(0.0, min(worked, self.arrived))
 
 
 class Lanes:
@@ -75,15 +82,16 @@ class Lanes:
         me = threading.Condition(self._lock)
         self._waiting.append(me)
         try:
-            since, done = monotonic(), self._done()
+            since = monotonic()
+            done = self._done(since)
             while not self._closed:
                 now = monotonic()
                 if self._waiting[0] is me and self._free(now):
                     return
                 if now >= since + LANE_SECONDS:
-                    if self._done() - done < LANE_RATE * (now - since):
+                    if self._done(now) - done + 1 < LANE_RATE * (now - since):  # one: they are floats
                         return
-                    since, done = now, self._done()
+                    since, done = now, self._done(now)
                 # Only the first one has anything to gain when a lane is free again.
                 ends = [lane.expires for lane in self._held if lane.expires > now] if self._waiting[0] is me else []
                 me.wait(max(0.0, min(since + LANE_SECONDS, *ends) - now) if ends else since + LANE_SECONDS - now)
@@ -94,9 +102,9 @@ class Lanes:
     def _free(self, now: float) -> bool:
         return sum(lane.expires > now for lane in self._held) < self.count
 
-    def _done(self) -> int:
-        """A measure of the bytes that have moved so far, which grows."""
-        return self._left + sum(lane.arrived for lane in self._held)
+    def _done(self, now: float) -> float:
+        """A measure of the bytes that were received and worked on so far, which grows."""
+        return self._left + sum(lane.done(now) for lane in self._held)
 
     def _wake(self) -> None:
         if self._waiting:

@@ -23,8 +23,9 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import IO
 
+from flserver.clock import monotonic
 from flserver.errors import NoRoom
-from flserver.models.pages import anonymous, drop, let_go, mapped, unused, used_again
+from flserver.models.pages import anonymous, drop, keep_nothing, let_go, mapped, unused, used_again
 from flserver.network.lanes import Lane, Lanes, processors
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Room:
         """The body is complete, in the first ``size`` bytes. Where it ``waits`` for others, it leaves its lane, and
         memory where that is tight."""
         self._close_file()
-        self._lane.arrived = size
+        self._lane.arrived, self._lane.complete = size, monotonic()
         if not waits:
             return
         self.leave_lane()
@@ -199,8 +200,12 @@ class ReceiveMemory:
                 raise NoRoom(f"the system has no memory for it: {error.strerror}") from error
 
     def close(self) -> None:
-        """Nobody gets room any more; who waits for it stops waiting."""
+        """Nobody gets room any more; who waits for it stops waiting. What was kept for the next ones is given back."""
         self.lanes.close()
+        with self._lock:
+            while self._spare:
+                drop(self._spare.pop())
+        keep_nothing()
 
     def charge(self, size: int, *, anyway: bool = False) -> bool:
         """Count ``size`` more bytes, if the budget has them, or ``anyway``; spare buffers make way."""

@@ -10,12 +10,13 @@ import pytest
 
 from flserver.clock import monotonic
 from flserver.errors import ConnectionLost
+from flserver.models import pages
 from flserver.network import lanes as module
 from flserver.network.lanes import Lanes
 from flserver.network.memory import FEW_BYTES, ReceiveMemory, Room
 from tests.patience import PATIENCE, eventually
 
-BODY = 1 << 16  # bytes
+BODY, LARGE = 1 << 16, 1 << 22  # bytes
 UNBOUNDED = 1 << 40  # bytes that an owner may have under way
 FOREVER, SHORT = 3 * PATIENCE, 0.1  # seconds
 
@@ -121,6 +122,31 @@ def test_nobody_waits_behind_lanes_that_bring_little(pool: ThreadPoolExecutor, m
     assert lane.expires > monotonic() + 100
 
 
+def test_a_body_that_is_worked_on_is_waited_for_although_nothing_comes(
+    narrow: ReceiveMemory, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one is worked on for longer than ``LANE_SECONDS``: all who wait would go in, with a body each."""
+    monkeypatch.setattr(module, "LANE_SECONDS", SHORT)
+    rooms = [take(narrow) for _ in range(2)]
+    for room in rooms:
+        room.hold(int(FOREVER) * module.LANE_RATE, waits=False)
+    waiting = [pool.submit(take, narrow) for _ in range(3)]
+    assert not wait(waiting, 5 * SHORT).done
+    for room in rooms:
+        room.release()
+    for one in waiting:
+        one.result(FOREVER / 3).release()
+
+
+def test_a_body_counts_as_worked_on_for_as_long_as_its_bytes_take() -> None:
+    lane = Lanes(1).enter()
+    lane.arrived = 3 * module.LANE_RATE
+    assert lane.done(lane.entered + 100) == lane.arrived, "it is not complete: its sender is waited for"
+    lane.complete = lane.entered
+    assert lane.done(lane.entered + 1) == pytest.approx(4 * module.LANE_RATE)
+    assert lane.done(lane.entered + 100) == 2 * lane.arrived
+
+
 @pytest.mark.usefixtures("forever")
 def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, pool: ThreadPoolExecutor) -> None:
     rooms = [take(narrow) for _ in range(2)]
@@ -134,6 +160,21 @@ def test_who_waits_stops_waiting_when_the_server_stops(narrow: ReceiveMemory, po
     rooms[0].release()
     with pytest.raises(ConnectionLost, match="stopping"):
         take(narrow)
+
+
+def test_a_server_that_stops_keeps_no_memory_for_updates(tmp_path: Path) -> None:
+    memory = ReceiveMemory(8 * LARGE, LARGE + 2**20, tmp_path)
+    rooms = [memory.take(LARGE, "a client", UNBOUNDED) for _ in range(memory.lanes.count)]
+    buffers = [room.view.obj for room in rooms]
+    for room in rooms:
+        room.release()
+    assert memory._spare == buffers[:-1], "one is the next model's"
+    kept = pages.used_again(LARGE)
+    assert kept is not None
+    assert kept is buffers[-1]
+    pages.let_go(kept)
+    memory.close()
+    assert (memory._spare, pages.used_again(LARGE)) == ([], None)
 
 
 def test_processors_are_those_that_the_process_may_use() -> None:
