@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
@@ -17,7 +16,6 @@ from flserver.errors import StoreError, UsageError
 from flserver.settings.places import Address
 from flserver.store import tables as t
 from flserver.store.database import at
-from flserver.store.postgres.lock import PostgresLock
 from flserver.store.purge import Selection, overwrite, purge
 from flserver.store.reader import Reader
 from flserver.store.writer import Writer
@@ -49,7 +47,7 @@ class Server:
 
     def __init__(self, stack: ExitStack, address: Address, run_id: str, patience: float = PATIENCE) -> None:
         self.failures: list[BaseException] = []
-        self.lock = stack.enter_context(PostgresLock(address))
+        self.lock = stack.enter_context(at(address).lock(alone=False))
         self.lock.take_run(run_id)
         self.process_id = at(address).id_seeds().process_id
         self.writer = Writer(address, run_id=run_id, process_id=self.process_id, patience=patience, lock=self.lock)
@@ -152,7 +150,7 @@ def test_servers_take_turns_behind_one_chain(address: Address, stack: ExitStack)
 
 def test_a_run_has_one_server_and_its_holder_is_named(address: Address, stack: ExitStack) -> None:
     Server(stack, address, "night")
-    with PostgresLock(address) as other:
+    with at(address).lock(alone=False) as other:
         with pytest.raises(UsageError, match=r"run night is served already: flserver run night on .*a local socket"):
             other.take_run("night")
         other.take_run("day")
@@ -175,6 +173,8 @@ def test_a_run_has_one_server_and_its_holder_is_named(address: Address, stack: E
 def test_a_lost_session_loses_and_repeats_nothing(
     address: Address, postgres: PostgresDatabase, stack: ExitStack, lost: str
 ) -> None:
+    import psycopg
+
     server = Server(stack, address, "night")
     server.say("joining")
     happened: list[str] = []
@@ -281,6 +281,8 @@ def test_ids_are_above_those_of_a_record_that_came_from_elsewhere(address: Addre
 
 
 def test_a_pooler_is_refused(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
     class Pooled(psycopg.Connection[Any]):
         """One whose session is another's: what it was told when it began is not what the database says."""
 
@@ -293,5 +295,5 @@ def test_a_pooler_is_refused(address: Address, monkeypatch: pytest.MonkeyPatch) 
 
     connect: Callable[..., Any] = Pooled.connect
     monkeypatch.setattr(psycopg, "connect", connect)
-    with pytest.raises(UsageError, match="connection pooler"), PostgresLock(address):
+    with pytest.raises(UsageError, match="connection pooler"), at(address).lock(alone=False):
         pass
