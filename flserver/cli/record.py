@@ -194,9 +194,10 @@ def db_downgrade(
 
 
 @db.command("copy")
+@json_option
 @click.argument("source", metavar="FROM", type=click.Path())
 @click.argument("target", metavar="TO", type=click.Path())
-def db_copy(source: str, target: str) -> int:
+def db_copy(source: str, target: str, as_json: bool) -> int:
     """Copy a record FROM one database TO another, where there is none yet: a file of SQLite's, or a database of
     PostgreSQL's (postgresql://USER@HOST/DATABASE). It is verified before and after.
 
@@ -210,8 +211,12 @@ def db_copy(source: str, target: str) -> int:
     if copied.problems:
         click.echo(f"{copied.wrong} does not hold: nothing was copied", err=True)
         return EXIT_FAILED
-    click.echo(f"{target} has all {copied.events} events of {source}, to {copied.head}, and holds as that does")
-    click.echo("both are the same record now: go on with one of them")
+    told = {"from": source, "to": target, "events": copied.events, "head": copied.head}
+    lines = (
+        f"{target} has all {copied.events} events of {source}, to {copied.head}, and holds as that does",
+        "both are the same record now: go on with one of them",
+    )
+    answer(told, lines, as_json)
     return EXIT_DONE
 
 
