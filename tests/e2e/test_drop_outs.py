@@ -113,7 +113,7 @@ LONGEST = DEADLINE + 2  # seconds
 
 def test_an_upload_that_stalls_is_cut_off_where_a_trainer_may_be_silent_for_longer(start: Start, join: Join) -> None:
     """While the two train there passes every other time-out. What is uploaded next counts."""
-    options = ("--first-frame-timeout", str(DEADLINE), "--peer-timeout", str(DEADLINE), "--frame-timeout", str(LONGEST))
+    options = ("--first-frame-timeout", str(DEADLINE), "--peer-timeout", str(LONGEST), "--frame-timeout", str(LONGEST))
     server = start("--num-rounds", "1", "--min-clients", "2", *options, *FAST)
     server.wait_for_line("state: joining")  # before that it may be too busy to hear what came
     a, b = join(server, "a", "b")
