@@ -92,6 +92,24 @@ def test_an_upload_reset_in_the_middle_answers_nothing_and_may_come_again(start:
     assert server.sql("SELECT client_id, decision FROM v1_updates ORDER BY 1") == [("a", "accepted"), ("b", "accepted")]
 
 
+def test_an_upload_that_stalls_is_cut_off_and_the_next_one_counts(start: Start, join: Join) -> None:
+    server = start("--num-rounds", "1", "--min-clients", "2", "--first-frame-timeout", "1", *FAST)
+    server.wait_for_line("state: joining")  # before that it may be too busy to hear what came
+    a, b = join(server, "a", "b")
+    model = a.model()
+    body = a.body(model)
+    b.answer()
+    with connect(server.port) as stalled:
+        stalled.sendall(len(body).to_bytes(8, "big") + body[: len(body) // 2])
+        assert closed(stalled)
+    a.upload(model)
+    for peer in (a, b):
+        peer.finished()
+    assert server.exit_code() == 0
+    ((reason,),) = server.sql("SELECT reason FROM v1_messages WHERE outcome = 'failed'")
+    assert reason == "slower than 1024 bytes a second for 1 s in the middle of a frame"
+
+
 def test_a_trainer_that_never_reads_its_model_is_let_go(start: Start, join: Join) -> None:
     options = ("--min-clients", "3", "--peer-timeout", str(DEADLINE), "--model", "torchvision:squeezenet1_1")
     server = start("--num-rounds", "1", *options, *FAST)
@@ -108,28 +126,18 @@ def test_a_trainer_that_never_reads_its_model_is_let_go(start: Start, join: Join
     assert reason == "timed out while sending"
 
 
-LONGEST = DEADLINE + 2  # seconds
-
-
-def test_an_upload_that_stalls_is_cut_off_where_a_trainer_may_be_silent_for_longer(start: Start, join: Join) -> None:
-    """While the two train there passes every other time-out. What is uploaded next counts."""
-    options = ("--first-frame-timeout", str(DEADLINE), "--peer-timeout", str(LONGEST), "--frame-timeout", str(LONGEST))
+def test_a_trainer_may_be_silent_for_longer_than_every_other_timeout(start: Start, join: Join) -> None:
+    options = ("--first-frame-timeout", "2", "--frame-timeout", "2", "--peer-timeout", "3")
     server = start("--num-rounds", "1", "--min-clients", "2", *options, *FAST)
-    server.wait_for_line("state: joining")  # before that it may be too busy to hear what came
+    server.wait_for_line("state: joining")
     a, b = join(server, "a", "b")
     models = [peer.model() for peer in (a, b)]
-    body = a.body(models[0])
-    with connect(server.port) as stalled:
-        stalled.sendall(len(body).to_bytes(8, "big") + body[: len(body) // 2])
-        assert closed(stalled)
-    assert select.select([a.connection, b.connection], [], [], LONGEST - DEADLINE)[0] == []
+    assert select.select([a.connection], [], [], 4)[0] == [], "it trains, for longer than the times above"
     for peer, model in zip((a, b), models, strict=True):
         peer.upload(model)
     for peer in (a, b):
         peer.finished()
     assert server.exit_code() == 0
-    ((reason,),) = server.sql("SELECT reason FROM v1_messages WHERE outcome = 'failed'")
-    assert reason == f"slower than 1024 bytes a second for {DEADLINE:g} s in the middle of a frame"
 
 
 @pytest.mark.network_namespace
