@@ -1,6 +1,5 @@
 """The PostgreSQL that tests have."""
 
-import psycopg
 import pytest
 
 from tests.postgres_server import SUPERUSER, PostgresDatabase, PostgresServer, running_postgres
@@ -9,6 +8,8 @@ pytestmark = pytest.mark.postgres
 
 
 def test_each_test_has_a_database_of_its_own_and_the_next_one_a_new_one(postgres_server: PostgresServer) -> None:
+    import psycopg
+
     one = postgres_server.create()
     one.ask("CREATE TABLE found (word TEXT)")
     one.ask("INSERT INTO found VALUES (%s)", "said")
@@ -24,6 +25,8 @@ def test_each_test_has_a_database_of_its_own_and_the_next_one_a_new_one(postgres
 
 
 def test_over_tcp_a_password_is_asked_for_and_by_the_socket_none(empty_postgres: PostgresDatabase) -> None:
+    import psycopg
+
     with psycopg.connect(empty_postgres.url()) as connection:
         assert connection.execute("SELECT current_user, current_setting('fsync')").fetchone() == (SUPERUSER, "on")
     with psycopg.connect(empty_postgres.tcp_url(), password=empty_postgres.server.password) as connection:
@@ -33,6 +36,8 @@ def test_over_tcp_a_password_is_asked_for_and_by_the_socket_none(empty_postgres:
 
 
 def test_what_was_committed_is_there_after_a_kill() -> None:
+    import psycopg
+
     with running_postgres() as server:
         database = server.create()
         database.ask("CREATE TABLE kept AS SELECT 1 AS one")

@@ -1,20 +1,30 @@
 """What the tests promise of themselves."""
 
 import ast
+import os
+import re
+import subprocess
+import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.conftest import WITH_SERVERS
+from tests.patience import PATIENCE
 
 TESTS = Path(__file__).parent
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def trees() -> list[tuple[str, ast.Module]]:
     """Every file below tests/, by its path there."""
-    for path in sorted(TESTS.rglob("*.py")):
-        yield str(path.relative_to(TESTS)), ast.parse(path.read_text(encoding="utf-8"))
+    return [
+        (str(path.relative_to(TESTS)), ast.parse(path.read_text(encoding="utf-8")))
+        for path in sorted(TESTS.rglob("*.py"))
+    ]
 
 
 def imported_by(tree: ast.Module) -> set[str]:
@@ -65,6 +75,35 @@ def test_what_starts_a_server_comes_last(request: pytest.FixtureRequest) -> None
     assert {Path(path).parts[0] for path in tests} == WITH_SERVERS
     late = [item.path.relative_to(TESTS).parts[0] in WITH_SERVERS for item in request.session.items]
     assert late == sorted(late)
+
+
+SERVICES = {"boto3", "botocore", "moto", "psycopg"}
+
+
+def test_what_plain_ops_test_does_not_install_is_imported_by_no_file_that_it_collects(tmp_path: Path) -> None:
+    found = [
+        path.relative_to(TESTS.parent)
+        for path in sorted(TESTS.rglob("*.py"))
+        if path.name != "__main__.py" and re.search("postgres|psycopg|s3", path.read_text(encoding="utf-8"))
+    ]
+    assert len(found) > 10
+    program = tmp_path / "looks.py"
+    program.write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({sorted(SERVICES)}))\n"
+        + "".join(f"import {'.'.join(path.with_suffix('').parts)}\n" for path in found),
+        encoding="utf-8",
+    )
+    env = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    process = warm.start([str(program)], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said, _ = process.communicate(PATIENCE)
+    assert process.returncode == 0, said
+
+
+def test_ops_test_says_of_each_mark_that_its_tests_are_left_out() -> None:
+    script = (TESTS.parent / "ops" / "test").read_text(encoding="utf-8")
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    marks = {line.partition(":")[0] for line in project["tool"]["pytest"]["ini_options"]["markers"]}
+    assert set(re.findall(r"leave_out (\w+) ", script)) == marks >= {"postgres", "s3", "fleet"}
 
 
 WAITS = {"acquire", "communicate", "result", "settimeout", "urlopen", "wait", "wait_for"}

@@ -194,9 +194,9 @@ def db_downgrade(
 
 
 @db.command("copy")
+@json_option
 @click.argument("source", metavar="FROM", type=click.Path())
 @click.argument("target", metavar="TO", type=click.Path())
-@json_option
 def db_copy(source: str, target: str, as_json: bool) -> int:
     """Copy a record FROM one database TO another, where there is none yet: a file of SQLite's, or a database of
     PostgreSQL's (postgresql://USER@HOST/DATABASE). It is verified before and after.

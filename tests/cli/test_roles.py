@@ -4,7 +4,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from flserver.settings.places import Address
@@ -33,6 +32,8 @@ def granted(flserver: Run, postgres: PostgresDatabase) -> Iterator[PostgresDatab
 
 
 def test_the_role_reads_every_view_and_no_table(granted: PostgresDatabase) -> None:
+    import psycopg
+
     relations = granted.ask(
         "SELECT n.nspname || '.' || relname, relkind FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace"
         " WHERE n.nspname IN ('public', 'flserver') AND relkind IN ('r', 'v', 'S')"

@@ -15,6 +15,8 @@ from tests.e2e.conftest import Start
 from tests.e2e.harness import TESTS, ServerProcess, sql
 from tests.patience import PATIENCE, eventually
 
+pytestmark = pytest.mark.fleet
+
 FLEET = ("--drop-out", "0.25", "--lag", "0.1", "--lag-seconds", "0.3", "--lie", "0.3", "--seed", "11")
 TRAINERS, ROUNDS = 40, 4
 

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from flserver import events as e
 from flserver.settings.places import Address
 from flserver.store.database import at
-from flserver.store.postgres.lock import PostgresLock
 from flserver.store.reader import Reader
 from flserver.store.writer import Writer
 from tests.patience import PATIENCE
@@ -17,7 +16,7 @@ class Server:
 
     def __init__(self, stack: ExitStack, address: Address, run_id: str, patience: float = PATIENCE) -> None:
         self.failures: list[BaseException] = []
-        self.lock = stack.enter_context(PostgresLock(address))
+        self.lock = stack.enter_context(at(address).lock(alone=False))
         self.lock.take_run(run_id)
         self.process_id = at(address).id_seeds().process_id
         self.writer = Writer(address, run_id=run_id, process_id=self.process_id, patience=patience, lock=self.lock)

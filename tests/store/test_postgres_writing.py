@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
@@ -19,7 +18,6 @@ from flserver.errors import StoreError, UsageError
 from flserver.settings.places import Address
 from flserver.store import tables as t
 from flserver.store.database import at
-from flserver.store.postgres.lock import PostgresLock
 from flserver.store.purge import Selection, overwrite, purge
 from flserver.store.reader import Reader
 from tests import facts
@@ -120,7 +118,7 @@ def test_servers_take_turns_behind_one_chain(address: Address, stack: ExitStack)
 
 def test_a_run_has_one_server_and_its_holder_is_named(address: Address, stack: ExitStack) -> None:
     Server(stack, address, "night")
-    with PostgresLock(address) as other:
+    with at(address).lock(alone=False) as other:
         with pytest.raises(UsageError, match=r"run night is served already: flserver run night on .*a local socket"):
             other.take_run("night")
         other.take_run("day")
@@ -143,6 +141,8 @@ def test_a_run_has_one_server_and_its_holder_is_named(address: Address, stack: E
 def test_a_lost_session_loses_and_repeats_nothing(
     address: Address, postgres: PostgresDatabase, stack: ExitStack, lost: str
 ) -> None:
+    import psycopg
+
     server = Server(stack, address, "night")
     server.say("joining")
     happened: list[str] = []
@@ -261,6 +261,8 @@ def test_ids_are_above_those_of_a_record_that_came_from_elsewhere(address: Addre
 
 
 def test_a_pooler_is_refused(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
     class Pooled(psycopg.Connection[Any]):
         """One whose session is another's: what it was told when it began is not what the database says."""
 
@@ -273,7 +275,7 @@ def test_a_pooler_is_refused(address: Address, monkeypatch: pytest.MonkeyPatch) 
 
     connect: Callable[..., Any] = Pooled.connect
     monkeypatch.setattr(psycopg, "connect", connect)
-    with pytest.raises(UsageError, match="connection pooler"), PostgresLock(address):
+    with pytest.raises(UsageError, match="connection pooler"), at(address).lock(alone=False):
         pass
 
 
@@ -281,6 +283,10 @@ def test_both_ends_notice_within_five_seconds_that_the_other_vanished(
     postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", postgres.server.password)
+    import psycopg
+
+    from flserver.store.postgres.lock import PostgresLock
+
     with PostgresLock(Address(postgres.tcp_url())) as lock:
         driver = lock.session.connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
