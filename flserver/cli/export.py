@@ -63,6 +63,9 @@ def export(
 
     For example: flserver --db runs.sqlite export first-run --format parquet --out first-run
     """
+    from flserver.store.schema import check
+
+    check(database(ctx, db))  # what a newer version wrote may mean something else
     if to is None:
         _only("--to mlflow", {"--experiment": experiment, "--with-model": with_model})
         _only("--to", {"--checkpoint-dir": checkpoint_dir})

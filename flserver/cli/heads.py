@@ -89,11 +89,13 @@ def prove(
     """
     from flserver.audit import prove as proofs
     from flserver.heads.note import Checkpoint
+    from flserver.store.schema import check
     from flserver.store.tree_reader import TreeReader
     from flserver.witness.keeping import read_note
 
     if sum(given is not None for given in (what, since, client)) != 1:
         raise UsageError("prove takes one of an event, --since and --client")
+    check(database(ctx, db))
     record = TreeReader(database(ctx, db))
     signed = proofs.newest_head(record) if head is None else read_note(head)
     purged, kept = 0, StringIO()

@@ -46,7 +46,9 @@ def export_model(
     """Write the model of one round of RUN to a file, after its digest was checked, and where it comes from to a .json
     beside it. A .safetensors file is the checkpoint itself: sha256sum shows the digest that is on record."""
     from flserver.audit.export import export
+    from flserver.store.schema import check
 
     database_path = database(ctx, db)
+    check(database_path)
     made = export(reader(ctx, db), run, which, out, checkpoint_dir, database_path, licence=licence, embed=embed)
     answer(vars(made), made.lines, as_json)

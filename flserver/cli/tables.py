@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from flserver.errors import UsageError
 from flserver.record.cells import inert, plain, plain_json
 from flserver.text import printable
 
@@ -46,6 +47,8 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], format: str, *
     calculate has an apostrophe before it in CSV, unless ``raw``.
     """
     if format == "json":
+        if twice := {name for name in columns if list(columns).count(name) > 1}:
+            raise UsageError(f"two columns are called {', '.join(sorted(twice))}: name them apart, by AS, for JSON")
         return json.dumps([dict(zip(columns, map(plain_json, row), strict=True)) for row in rows], indent=2) + "\n"
     if format == "csv":
         return "".join(_csv_line(line) for line in (columns, *(map(plain if raw else inert, row) for row in rows)))

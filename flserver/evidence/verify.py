@@ -38,7 +38,7 @@ SUMMARY = """# What the record says about run {run}
 Of its events {events} are here, {payloads} with what they say. Withheld, or purged: {withheld} updates of these rounds.
 {rounds} of run {run}, under head {head}, AS OF event {seq} ({at}): {ended}.
 This page, `statements/` and `checkpoints.json` follow from them. They are what the server put on record: not that
-clients are who they said or trained on what they said, nor that nothing is left out. `bom.json` is its maker's word."""
+clients are who they said, trained on what they said, or are all. `bom.json`, `model.sig`, `verify.py`: its maker's."""
 
 
 def require(holds: object, said: str) -> None:
@@ -151,7 +151,7 @@ def walk(lines: Iterable[bytes], run_id: str, size: int, root: bytes) -> dict[st
                 said = {**parse(row["payload"].encode(), f"{what}: the payload"), "seq": seq}
                 used = [one for one in said.get("outcomes", ()) if one["weight"] is not None]
                 kept = {name: said[name] for name in KEPT if not isinstance(said.get(name, ()), (dict, list, tuple))}
-                kept["materials"] = [(str(o["client_id"]), int(o["update_id"]), float(o["weight"])) for o in used]
+                kept["materials"] = [(str(o["client_id"]), 0 + o["update_id"], 0.0 + o["weight"]) for o in used]
                 facts[event["type"]][said.get("update_id") or (said["round"], said["attempt"])] = kept
     require(proven and events, "the last event is not proven to be in the head's record")
     return {**facts, "events": events, "payloads": payloads, "over": over, "seq": seq, "at": plain(event["at"])}

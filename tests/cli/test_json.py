@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,23 @@ def test_whether_a_start_would_succeed(flserver: Run, tmp_path: Path) -> None:
     bad = answer(flserver, *start, "--strategy", "fedagv", code=2)
     assert bad["ok"] is False
     assert "fedagv" in bad["problems"][0]
+
+
+def test_columns_of_one_name_are_not_lost_in_json(flserver: Run, kept: Path) -> None:
+    code, said, complaint = flserver("--db", kept, "query", "SELECT 1 AS i, 2 AS i", "--json")
+    assert (code, said) == (2, "")
+    assert "two columns are called i" in complaint
+    assert flserver("--db", kept, "query", "SELECT 1 AS i, 2 AS i", "--format", "csv")[1] == "i,i\n1,2\n"
+
+
+@pytest.mark.parametrize("leaves", ["export night --out {tmp}/rows", "export-model night --out {tmp}/m.pt", "prove 1"])
+def test_what_leaves_the_house_is_not_of_a_record_that_a_newer_version_wrote(
+    flserver: Run, db: Path, tmp_path: Path, leaves: str
+) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0099'")
+    code, said, complaint = flserver("--db", db, *leaves.format(tmp=tmp_path).split())
+    assert (code, said, "newer flserver" in complaint) == (2, "", True)
 
 
 def test_json_is_the_same_as_the_format_json(flserver: Run, kept: Path) -> None:
