@@ -15,12 +15,52 @@ PASSWORD = re.compile(r"password\s*=", re.IGNORECASE)
 SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 """What libpq would take from a URL, and nobody should put there."""
 KEYS = frozenset(
-    "application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation "
-    "gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname "
-    "load_balance_hosts max_protocol_version min_protocol_version options passfile port replication require_auth "
-    "requirepeer requiressl service servicefile ssl ssl_max_protocol_version ssl_min_protocol_version sslcert "
-    "sslcertmode sslcompression sslcrl sslcrldir sslkey sslmode sslnegotiation sslrootcert sslsni "
-    "target_session_attrs tcp_user_timeout user".split()
+    [
+        "application_name",
+        "channel_binding",
+        "client_encoding",
+        "connect_timeout",
+        "dbname",
+        "fallback_application_name",
+        "gssdelegation",
+        "gssencmode",
+        "gsslib",
+        "host",
+        "hostaddr",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "krbsrvname",
+        "load_balance_hosts",
+        "max_protocol_version",
+        "min_protocol_version",
+        "options",
+        "passfile",
+        "port",
+        "replication",
+        "require_auth",
+        "requirepeer",
+        "requiressl",
+        "service",
+        "servicefile",
+        "ssl",
+        "ssl_max_protocol_version",
+        "ssl_min_protocol_version",
+        "sslcert",
+        "sslcertmode",
+        "sslcompression",
+        "sslcrl",
+        "sslcrldir",
+        "sslkey",
+        "sslmode",
+        "sslnegotiation",
+        "sslrootcert",
+        "sslsni",
+        "target_session_attrs",
+        "tcp_user_timeout",
+        "user",
+    ]
 )
 """What libpq takes from a URL's query besides: what it does not know could be a part of a password."""
 HOST = r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?"

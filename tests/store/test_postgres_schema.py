@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, inspect
 
 from flserver.errors import UsageError
+from flserver.settings.places import Address
 from flserver.store.postgres.engines import reading_engine, revision_of, writing_engine
-from flserver.store.schema import check, migrate
+from flserver.store.schema import check, ensure_head, migrate
 from tests.postgres_server import PostgresDatabase, PostgresServer
 
 pytestmark = pytest.mark.postgres
@@ -93,3 +94,14 @@ def test_a_database_that_sorts_in_another_way_is_refused(postgres_server: Postgr
         with pytest.raises(UsageError, match=r"LATIN1.*createdb --template=template0 --encoding=UTF8 --locale=C"):
             revision_of(connection)
     database.drop()
+
+
+@pytest.mark.parametrize(("schema", "role"), [("public", "PUBLIC"), ("flserver", "mallory")])
+def test_a_start_is_refused_where_others_may_create(postgres: PostgresDatabase, schema: str, role: str) -> None:
+    ensure_head(Address(postgres.url()))
+    postgres.ask("DO $$ BEGIN CREATE ROLE mallory; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    postgres.ask(f"GRANT CREATE ON SCHEMA {schema} TO {role}")
+    with pytest.raises(UsageError, match=f"REVOKE CREATE ON SCHEMA {schema} FROM {role}"):
+        ensure_head(Address(postgres.url()))
+    postgres.ask(f"REVOKE CREATE ON SCHEMA {schema} FROM {role}")
+    ensure_head(Address(postgres.url()))
