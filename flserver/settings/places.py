@@ -9,10 +9,66 @@ from flserver.errors import UsageError
 
 SCHEMES = ("postgresql://", "postgres://")
 SERVICE = "service="
-SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret"})
+ALMOST = re.compile(r"\s*postgres\w*(\+\w+)?:", re.IGNORECASE)
+"""What begins so is meant for PostgreSQL, and is no file's name."""
+PASSWORD = re.compile(r"password\s*=", re.IGNORECASE)
+SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 """What libpq would take from a URL, and nobody should put there."""
+KEYS = frozenset(
+    [
+        "application_name",
+        "channel_binding",
+        "client_encoding",
+        "connect_timeout",
+        "dbname",
+        "fallback_application_name",
+        "gssdelegation",
+        "gssencmode",
+        "gsslib",
+        "host",
+        "hostaddr",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "krbsrvname",
+        "load_balance_hosts",
+        "max_protocol_version",
+        "min_protocol_version",
+        "options",
+        "passfile",
+        "port",
+        "replication",
+        "require_auth",
+        "requirepeer",
+        "requiressl",
+        "service",
+        "servicefile",
+        "ssl",
+        "ssl_max_protocol_version",
+        "ssl_min_protocol_version",
+        "sslcert",
+        "sslcertmode",
+        "sslcompression",
+        "sslcrl",
+        "sslcrldir",
+        "sslkey",
+        "sslmode",
+        "sslnegotiation",
+        "sslrootcert",
+        "sslsni",
+        "target_session_attrs",
+        "tcp_user_timeout",
+        "user",
+    ]
+)
+"""What libpq takes from a URL's query besides: what it does not know could be a part of a password."""
 HOST = r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?"
 NO_URL = "--db: this is no URL of PostgreSQL's, such as postgresql://USER@HOST:5432/DATABASE"
+SHOWN = (
+    "--db: what has a password in it shows that to everybody who sees this command line, so it is not taken. Leave it "
+    "out, and put it into ~/.pgpass (or PGPASSFILE), a service file (service=NAME), or PGPASSWORD"
+)
 
 
 @dataclass(frozen=True)
@@ -39,13 +95,9 @@ class Address:
             raise UsageError(NO_URL) from None
         user, _, hosts = parts.netloc.rpartition("@")
         if ":" in user or "@" in parts.path or SECRETS & given:
-            raise UsageError(
-                "--db: a URL with a password in it shows that to everybody who sees this command line, so it is not "
-                "taken. Leave it out, and put it into ~/.pgpass (or PGPASSFILE), a service file (service=NAME), or "
-                "PGPASSWORD"
-            )
-        # What stands where a port has to could be a password with a / in it.
-        if parts.fragment or not all(re.fullmatch(HOST, host) for host in hosts.split(",")):
+            raise UsageError(SHOWN)
+        # What stands where a port has to, or a key, could be a part of a password with a / or a ? in it.
+        if parts.fragment or given - KEYS or not all(re.fullmatch(HOST, host) for host in hosts.split(",")):
             raise UsageError(NO_URL)
 
 
@@ -58,7 +110,13 @@ def place_of(typed: "str | Place") -> Place:
         return typed
     if not typed:
         raise UsageError("--db: there is no name")
-    return Address(typed) if typed.startswith((*SCHEMES, SERVICE)) else Path(typed)
+    if typed.startswith((*SCHEMES, SERVICE)):
+        return Address(typed)
+    if PASSWORD.search(typed):
+        raise UsageError(SHOWN)
+    if ALMOST.match(typed):
+        raise UsageError(NO_URL)
+    return Path(typed)
 
 
 def typed_anywhere(place: Place) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import flserver
 from flserver.errors import UsageError
-from flserver.settings.places import Place
+from flserver.settings.places import Address, Place
 from flserver.store.database import at, file_of
 from flserver.store.incomplete import complete, emptied, is_incomplete, mark_incomplete
 from flserver.store.reader import Reader
@@ -89,6 +89,11 @@ def ensure_head(
     with database.errors():
         database.settle()
     state = check(place, migrations=migrations)
+    if isinstance(place, Address):
+        from flserver.store.postgres.made import require_no_strangers
+
+        with database.errors():
+            require_no_strangers(str(place))
     if state.at_head:
         return None
 

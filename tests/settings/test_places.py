@@ -39,6 +39,10 @@ def test_a_url_is_shown_as_it_was_typed(typed: str) -> None:
         *(f"postgresql://db/runs?pass%77ord={SECRET}", f"postgresql://fl:{SECRET}/x@db/runs"),
         *(f"postgresql://fl:{SECRET}/x", f"postgresql://fl:{SECRET}#x@db/runs", f"service=fl password={SECRET}"),
         *(f"postgresql://fl:{SECRET}?x@db/runs", f"postgresql://[{SECRET}/runs"),
+        *(f"host=localhost password={SECRET} dbname=x", f"dbname=x PASSWORD = '{SECRET}'"),
+        *(f"postgresql+psycopg://fl:{SECRET}@db/runs", f"POSTGRESQL://fl:{SECRET}@db/runs", f"postgresql:/{SECRET}"),
+        *(f"postgresql://db/runs?a=1;password={SECRET}", f"postgresql://db/runs?scram_client_key={SECRET}"),
+        *(f"postgresql://fl:1234?{SECRET}@db/runs", f"postgresql://db/runs?sslmode=require&key={SECRET}"),
     ],
 )
 def test_a_url_with_a_password_is_refused_and_not_repeated(typed: str) -> None:

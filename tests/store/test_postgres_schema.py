@@ -1,5 +1,6 @@
 """A record on PostgreSQL has the schema that the same migrations make of a file."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, inspect
 
 from flserver.errors import UsageError
-from flserver.store.postgres.engines import reading_engine, revision_of, writing_engine
-from flserver.store.schema import check, migrate
+from flserver.settings.places import Address
+from flserver.store.postgres.engines import connect, connect_for_reading, reading_engine, revision_of, writing_engine
+from flserver.store.schema import check, ensure_head, migrate
 from tests.postgres_server import PostgresDatabase, PostgresServer
 
 pytestmark = pytest.mark.postgres
@@ -93,3 +95,30 @@ def test_a_database_that_sorts_in_another_way_is_refused(postgres_server: Postgr
         with pytest.raises(UsageError, match=r"LATIN1.*createdb --template=template0 --encoding=UTF8 --locale=C"):
             revision_of(connection)
     database.drop()
+
+
+@pytest.mark.parametrize(("schema", "role"), [("public", "PUBLIC"), ("flserver", "mallory")])
+def test_a_start_is_refused_where_others_may_create(postgres: PostgresDatabase, schema: str, role: str) -> None:
+    ensure_head(Address(postgres.url()))
+    postgres.ask("DO $$ BEGIN CREATE ROLE mallory; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    postgres.ask(f"GRANT CREATE ON SCHEMA {schema} TO {role}")
+    with pytest.raises(UsageError, match=f"REVOKE CREATE ON SCHEMA {schema} FROM {role}"):
+        ensure_head(Address(postgres.url()))
+    postgres.ask(f"REVOKE CREATE ON SCHEMA {schema} FROM {role}")
+    ensure_head(Address(postgres.url()))
+
+
+def test_whoever_reads_or_writes_hears_of_an_end_that_is_gone(postgres: PostgresDatabase) -> None:
+    for opened in (connect, connect_for_reading):
+        with closing(opened(postgres.url())) as connection:
+            found = connection.info.get_parameters()
+        assert (found["connect_timeout"], found["tcp_user_timeout"], found["keepalives_idle"]) == ("5", "4000", "1")
+    with closing(connect(postgres.url(connect_timeout="7"))) as connection:
+        assert connection.info.get_parameters()["connect_timeout"] == "7"
+
+
+@pytest.mark.parametrize(("stated", "is_now"), [("off", "on"), ("local", "local")])
+def test_what_is_written_in_whatever_way_is_durable(postgres: PostgresDatabase, stated: str, is_now: str) -> None:
+    postgres.ask(f"ALTER DATABASE {postgres.name} SET synchronous_commit = {stated}")
+    with writing_engine(postgres.url()).connect() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == is_now

@@ -62,6 +62,17 @@ TAMPERED = {
     "DELETE FROM tree_nodes; UPDATE flserver.head SET seq = seq - 1": "flserver.head",
     "CREATE TABLE notes (word TEXT)": "the table notes was added",
     "CREATE RULE quiet AS ON DELETE TO events DO INSTEAD NOTHING": "the rule quiet was added",
+    "CREATE TRIGGER quiet BEFORE UPDATE ON flserver.head FOR EACH ROW EXECUTE FUNCTION"
+    " suppress_redundant_updates_trigger()": "the trigger quiet was added",
+    "CREATE FUNCTION public.lower(TEXT) RETURNS TEXT LANGUAGE sql RETURN $1": (
+        r"the function public.lower\(text\) was added"
+    ),
+    "CREATE OR REPLACE FUNCTION flserver.round(value DOUBLE PRECISION, digits INTEGER) RETURNS DOUBLE PRECISION"
+    " LANGUAGE sql IMMUTABLE STRICT RETURN 0.42": r"the function flserver.round\(.*was changed",
+    "CREATE OR REPLACE AGGREGATE flserver.sum(BIGINT) (SFUNC = int8mul, STYPE = BIGINT, PARALLEL = SAFE)": (
+        r"the aggregate flserver.sum\(bigint\) was changed"
+    ),
+    "DROP OPERATOR flserver.+ (NONE, TEXT)": r"the operator flserver.\+\(NONE,text\) is missing",
     "ALTER TABLE tree_nodes ALTER COLUMN place TYPE NUMERIC": "the table tree_nodes was changed",
     "ALTER TABLE runs ALTER COLUMN seed DROP NOT NULL": "the table runs was changed",
     "DROP VIEW v1_heads": "the view v1_heads is missing",
@@ -84,3 +95,15 @@ def test_what_was_changed_is_found_and_named(sound: PostgresDatabase, statement:
 def test_there_has_to_be_a_record(empty_postgres: PostgresDatabase) -> None:
     with pytest.raises(UsageError, match="there is no database"):
         verified(empty_postgres)
+
+
+def test_who_may_make_no_schema_hears_what_was_not_compared(
+    sound: PostgresDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound.ask("DO $$ BEGIN CREATE ROLE looks LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    sound.ask("GRANT pg_read_all_data TO looks")
+    report = Report()
+    for finding in Verification(Address(sound.url("looks")), with_checkpoints=False).run():
+        report.add(finding)
+    assert report.outcome == "holds"
+    assert "functions, operators and aggregates were not compared" in caplog.text

@@ -6,6 +6,7 @@ the same rows as the migrations' own view of the same name shows of the copy.
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from sqlalchemy import Connection, Table, text
 from flserver.store import tables as t
 from flserver.store.database import Copied
 from flserver.store.postgres.engines import frozen
-from flserver.store.schema import migrate
+from flserver.store.postgres.made import unlike_meant
+from flserver.store.schema import migrate, migrations_directory
 from flserver.store.sqlite import driver_of, writing_engine
 from flserver.store.tables import JsonText, SafeText
 from flserver.store.transfer import PAGE, RECORD, copy_rows
@@ -33,9 +35,10 @@ _THERE = """
     ORDER BY relname"""
 _ADDED = """
     SELECT 'trigger' AS kind, tgname AS name FROM pg_trigger JOIN pg_class AS c ON c.oid = tgrelid
-    WHERE NOT tgisinternal AND c.relnamespace = 'public'::REGNAMESPACE
+    WHERE NOT tgisinternal AND c.relnamespace IN ('public'::REGNAMESPACE, 'flserver'::REGNAMESPACE)
     UNION ALL SELECT 'rule', rulename FROM pg_rewrite JOIN pg_class AS c ON c.oid = ev_class
-    WHERE rulename <> '_RETURN' AND c.relnamespace = 'public'::REGNAMESPACE ORDER BY 1, 2"""
+    WHERE rulename <> '_RETURN' AND c.relnamespace IN ('public'::REGNAMESPACE, 'flserver'::REGNAMESPACE)
+    ORDER BY 1, 2"""
 _ENDS = "SELECT COALESCE(h.digest = e.digest AND h.seq = e.seq, h.seq = 0 AND e.seq IS NULL) FROM flserver.head AS h"
 _ENDS += " LEFT JOIN (SELECT seq, digest FROM events ORDER BY seq DESC LIMIT 1) AS e ON TRUE"
 
@@ -45,9 +48,11 @@ def copy_into(address: str, copy: Path) -> Copied:
     is the newest one. Raises sqlite3.Error, psycopg.Error or sqlalchemy's SQLAlchemyError."""
     engine = writing_engine(copy)
     migrate(engine)
+    more = unlike_meant(address, (migrations_directory() / "postgres.sql").read_text(encoding="utf-8"))
     with frozen(address) as there, there.connect() as source, engine.connect() as target:
         driver_of(target).execute("PRAGMA foreign_keys = OFF")  # a table that is not copied has children
-        return _copied(source, target)
+        copied = _copied(source, target)
+        return replace(copied, problems=(*copied.problems, *more))
 
 
 def _copied(source: Connection, target: Connection) -> Copied:

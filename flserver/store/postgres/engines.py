@@ -5,7 +5,7 @@ environment, the service file and ``~/.pgpass``.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,19 @@ server keeps what has been changed since."""
 COLLATIONS = ("C", "POSIX", "C.UTF-8", "C.utf8", "ucs_basic")
 """Those that sort text as its bytes, as SQLite does."""
 
-_SESSION = f"SET search_path = {SEARCH_PATH}; SET standard_conforming_strings = on; SET timezone = 'UTC'"
+CONNECTION: Mapping[str, Any] = {
+    **{"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3},
+    "tcp_user_timeout": 4000,
+}
+"""Where the network answers nothing for four seconds, the other end is gone."""
+CONNECT_SECONDS = 5
+
+_DURABLE = (
+    "SELECT pg_catalog.set_config('synchronous_commit', 'on', FALSE)"
+    " WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
+)
+"""What is told as written is written; any other value is its owner's, for replicas."""
+_SESSION = f"{_DURABLE}; SET search_path = {SEARCH_PATH}; SET standard_conforming_strings = on; SET timezone = 'UTC'"
 _READING = (
     f"{_SESSION}; SET default_transaction_read_only = on; SET statement_timeout = '{LONGEST}s'; "
     f"SET idle_in_transaction_session_timeout = '{LONGEST}s'"
@@ -43,7 +55,8 @@ def driver() -> Any:
 
 def connect(address: str) -> "psycopg.Connection[Any]":
     """A connection that writes. Raises psycopg.Error, and UsageError where the driver is missing."""
-    connection = driver().connect(address, autocommit=True, application_name="flserver")
+    options = dict(CONNECTION) if "connect_timeout=" in address else {**CONNECTION, "connect_timeout": CONNECT_SECONDS}
+    connection = driver().connect(address, autocommit=True, application_name="flserver", **options)
     return _prepared(connection, _SESSION)
 
 
