@@ -27,11 +27,9 @@ from tests.facts import RUN
 from tests.patience import eventually
 from tests.postgres_server import PostgresDatabase, running_postgres
 from tests.store import story
-from tests.store.postgres_writers import Server, sound, states
+from tests.store.postgres_writers import STOP, Server, sound, states
 
 pytestmark = pytest.mark.postgres
-
-STOP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'flserver run %'"
 
 
 @pytest.fixture
@@ -123,11 +121,11 @@ def test_a_run_has_one_server_and_its_holder_is_named(address: Address, stack: E
     with PostgresLock(address) as other:
         with pytest.raises(UsageError, match=r"run night is served already: flserver run night on .*a local socket"):
             other.take_run("night")
+        assert at(address).unheld("day") == "copy", "nobody ever had it here"
         other.take_run("day")
     with pytest.raises(UsageError, match="is in use: flserver run night"), at(address).lock(alone=True):
         pass
     assert at(address).unheld("night") is None
-    assert at(address).unheld("day") == "copy", "nobody ever wrote it here"
     assert at(address).status_shown("running", "night") == "running"
     stack.close()
     assert at(address).unheld("night") == "left"

@@ -25,10 +25,6 @@ from flserver.store.recording import Appends, Recording
 PAUSE = 0.2
 """Seconds between two tries of what gives no sign when it can be had."""
 
-TAKE = """
-    INSERT INTO flserver.writers AS w (run_id, epoch) VALUES (:run, 1)
-    ON CONFLICT (run_id) DO UPDATE SET epoch = w.epoch + 1 RETURNING epoch"""
-MINE = "SELECT epoch FROM flserver.writers WHERE run_id = :run FOR UPDATE"
 HEAD = "SELECT seq, digest FROM flserver.head FOR UPDATE"
 NEW_HEAD = "UPDATE flserver.head SET seq = :seq, digest = :digest"
 IS_THERE = "SELECT digest FROM events WHERE seq = :seq"
@@ -53,7 +49,6 @@ class PostgresRecording(Recording):
         self._patience = patience
         self._lent = lock is not None
         self._lock = lock or PostgresLock(address)
-        self._epoch: int | None = None
         self._pause: Pause = lambda seconds: None
         self._rows: Rows | None = None  # None where it is to be read from the tables
         self._head = Head()
@@ -70,10 +65,8 @@ class PostgresRecording(Recording):
         return self._head
 
     def _begin(self) -> Head:
+        self._lock.begin()
         with self._lock.session.transaction() as connection:
-            if self._lock.run_id is not None:
-                # Tried again after a session was lost, this may raise it once more: nobody else has the lock.
-                self._epoch = connection.execute(text(TAKE), {"run": self._lock.run_id}).scalar_one()
             return self._head_of(connection)
 
     def commit(self, append: Appends) -> Written:
@@ -84,7 +77,7 @@ class PostgresRecording(Recording):
     def _commit(self, append: Appends) -> Written:
         try:
             with self._lock.session.transaction() as connection:
-                self._require_mine(connection)
+                self._lock.require_mine(connection)
                 if self._unsure is not None and self._is_there(connection, self._unsure[0]):
                     return self._unsure
                 self._unsure = None
@@ -101,17 +94,6 @@ class PostgresRecording(Recording):
         except BaseException:
             self._rows = None  # it knows what was rolled back
             raise
-
-    def _require_mine(self, connection: Connection) -> None:
-        """Raises StoreError where somebody else has taken the run over: nothing is written then."""
-        if self._epoch is None:
-            return
-        epoch = connection.execute(text(MINE), {"run": self._lock.run_id}).scalar()
-        if epoch != self._epoch:
-            raise StoreError(
-                f"another server has taken over run {self._lock.run_id} (it is at epoch {epoch}, and this one had "
-                f"{self._epoch}): what it has not committed is not committed"
-            )
 
     def _head_of(self, connection: Connection) -> Head:
         """Where the chain stands, which stays so for this transaction."""
@@ -162,7 +144,7 @@ class PostgresRecording(Recording):
     def _require_not_taken(self) -> None:
         """While somebody else has the lock: it can be this one's own session, which the database has not missed yet."""
         with self._lock.session.transaction() as connection:
-            self._require_mine(connection)
+            self._lock.require_mine(connection)
 
     def leave(self) -> None:
         self.leave_as_it_is()

@@ -63,9 +63,11 @@ WHOLE = Advisory(0x464C7376)
 """The lock of the whole database: servers share it, and whoever changes the schema has it alone."""
 
 HOLDERS = """
-    SELECT pid, application_name AS name, COALESCE(host(client_addr), 'a local socket') AS address, backend_start
-    FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT pid, application_name AS name, COALESCE(pg_catalog.host(client_addr), 'a local socket') AS address,
+        backend_start
+    FROM pg_catalog.pg_locks JOIN pg_catalog.pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory'
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
         AND classid = :high AND objid = :low AND objsubid = 1 AND granted ORDER BY backend_start"""
 
 
@@ -97,7 +99,9 @@ class Session:
         )
         try:
             driver.execute("; ".join(f"SET {name} = {value}" for name, value in SETTINGS.items()).encode())
-            found = driver.execute("SELECT pg_backend_pid(), current_setting('synchronous_commit') = 'off'").fetchone()
+            found = driver.execute(
+                "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('synchronous_commit') = 'off'"
+            ).fetchone()
             assert found is not None
             if found[0] != driver.info.backend_pid:
                 raise UsageError(
@@ -116,7 +120,9 @@ class Session:
         """From now on PostgreSQL's activity shows it as doing that."""
         self._what = what
         with self.transaction() as connection:
-            connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": _name(what)})
+            connection.execute(
+                text("SELECT pg_catalog.set_config('application_name', :name, false)"), {"name": _name(what)}
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -129,14 +135,19 @@ class Session:
 
     def lock(self, key: Advisory, *, shared: bool = False) -> bool:
         """Whether it has the lock now."""
-        function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
         with self.transaction() as connection:
-            return bool(connection.execute(text(f"SELECT {function}(:key)"), {"key": key.key}).scalar())
+            return self.try_lock(connection, key, shared=shared)
+
+    @staticmethod
+    def try_lock(connection: Connection, key: Advisory, *, shared: bool = False) -> bool:
+        """The same in a transaction that runs; the lock outlives it."""
+        function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
+        return bool(connection.execute(text(f"SELECT pg_catalog.{function}(:key)"), {"key": key.key}).scalar())
 
     def unlock(self, key: Advisory) -> None:
         """Give it back."""
         with self.transaction() as connection:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key.key})
+            connection.execute(text("SELECT pg_catalog.pg_advisory_unlock(:key)"), {"key": key.key})
 
     def holders(self, key: Advisory) -> list[Mapping[str, Any]]:
         """Who has the lock: ``pid``, ``name``, ``address`` and ``backend_start`` of each session."""

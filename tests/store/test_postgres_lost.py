@@ -1,0 +1,79 @@
+"""A server that has lost its session, its run or its database's last commits does no harm to whoever goes on."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from flserver import events as e
+from flserver.errors import StoreError, UsageError
+from flserver.settings.places import Address
+from flserver.store.postgres.lock import PostgresLock
+from flserver.store.writer import Writer
+from tests.patience import eventually
+from tests.postgres_server import PostgresDatabase
+from tests.store import story
+from tests.store.postgres_writers import STOP, sound, states
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def address(postgres: PostgresDatabase) -> Address:
+    return Address(postgres.url())
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def has(lock: PostgresLock, run_id: str) -> PostgresLock:
+    """Once PostgreSQL has ended the session that had the run."""
+    eventually(lambda: lock.try_run(run_id) or None)
+    return lock
+
+
+def test_a_start_whose_run_was_taken_meanwhile_touches_nothing(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack
+) -> None:
+    slow = stack.enter_context(PostgresLock(address))
+    slow.take_run("night")
+    slow.require_run()
+    postgres.ask(STOP)
+    with PostgresLock(address) as other:
+        has(other, "night")
+        with pytest.raises(UsageError, match="another server has taken run night: flserver run night on"):
+            slow.require_run()
+    with pytest.raises(UsageError, match="lost before it began: another server has taken over run night"):
+        slow.require_run()  # it has its lock again, and what it read of the run is not so any more
+    writer = Writer(address, run_id="night", process_id=1, lock=slow)
+    with pytest.raises(StoreError, match="another server has taken over run night"):
+        writer.start(**story.QUIET)
+    assert sound(address) == 0
+
+
+def test_a_start_that_lost_its_session_and_nothing_else_goes_on(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack
+) -> None:
+    lock = stack.enter_context(PostgresLock(address))
+    lock.take_run("night")
+    postgres.ask(STOP)
+    eventually(lambda: _requires(lock) or None)
+    with PostgresLock(address) as other:
+        assert not other.try_run("night")
+    writer = Writer(address, run_id="night", process_id=1, lock=lock)
+    writer.start(**story.QUIET)
+    stack.callback(writer.close)
+    writer.emit(e.StateChanged(state="joining"))
+    writer.flush()
+    assert states(address, "night") == ["joining"]
+
+
+def _requires(lock: PostgresLock) -> bool:
+    try:
+        lock.require_run()
+    except UsageError:
+        return False  # PostgreSQL has not ended the other session yet
+    return True
