@@ -13,7 +13,7 @@ from flserver.store.writer import Writer
 from tests.patience import eventually
 from tests.postgres_server import PostgresDatabase
 from tests.store import story
-from tests.store.postgres_writers import STOP, sound, states
+from tests.store.postgres_writers import STOP, Server, sound, states
 
 pytestmark = pytest.mark.postgres
 
@@ -77,3 +77,40 @@ def _requires(lock: PostgresLock) -> bool:
     except UsageError:
         return False  # PostgreSQL has not ended the other session yet
     return True
+
+
+def test_a_database_that_has_lost_commits_ends_the_server(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack
+) -> None:
+    server = Server(stack, address, "night")
+    server.say("joining")
+    before = postgres.ask("SELECT seq, digest FROM flserver.head")
+    server.say("running")
+    postgres.ask(f"SET session_replication_role = replica; DELETE FROM events WHERE seq > {before[0][0]}")
+    postgres.ask(f"UPDATE flserver.head SET seq = {before[0][0]}, digest = '{before[0][1]}'")
+    postgres.ask(STOP)
+    server.writer.emit(e.StateChanged(state="waiting"))
+    with pytest.raises(StoreError, match="has lost event 2, which this server had committed"):
+        server.writer.flush()
+    assert states(address, "night") == ["joining"]
+
+
+def test_nobody_takes_a_run_over_while_an_upgrade_has_the_database_alone(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack
+) -> None:
+    standby = stack.enter_context(PostgresLock(address))
+    postgres.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'flserver %'")
+    upgrade = eventually(lambda: _alone(stack, address))
+    for _ in range(3):
+        assert not standby.try_run("night")
+    upgrade.__exit__(None, None, None)
+    has(standby, "night")
+    with pytest.raises(UsageError, match="is in use"), PostgresLock(address, alone=True):
+        pass
+
+
+def _alone(stack: ExitStack, address: Address) -> PostgresLock | None:
+    try:
+        return stack.enter_context(PostgresLock(address, alone=True))
+    except UsageError:
+        return None

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flserver import faults
 from flserver.clock import Deadline
-from flserver.errors import StoreError, UsageError
+from flserver.errors import Damaged, StoreError, UsageError
 from flserver.events import Event
 from flserver.settings.places import Address
 from flserver.store import tree
@@ -100,6 +100,12 @@ class PostgresRecording(Recording):
         seq, digest = connection.execute(text(HEAD)).one()
         if (seq, digest) == (self._head.tree.size, self._head.digest):
             return self._head
+        if self._head.tree.size and not self._is_there(connection, self._head):
+            raise Damaged(
+                f"{self._address} has lost event {self._head.tree.size}, which this server had committed: it is as it "
+                "was before, of a backup or of a replica that lagged behind. Bring back the one that has it, or begin "
+                "with --resume, from what is left"
+            )
         return Head(digest, tree.frontier_of(connection)) if seq else Head(GENESIS)
 
     @staticmethod

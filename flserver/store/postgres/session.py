@@ -36,6 +36,10 @@ SETTINGS = {
     "lock_timeout": str(LOCK_WAIT),
 }
 
+ASKED = """
+    SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('synchronous_commit') = 'off',
+        pg_catalog.current_setting('fsync') = 'off'"""
+
 AGAIN = frozenset({"40001", "40P01", "55P03"})
 """A transaction that failed because of others', and can be tried again: serialization, deadlock, a lock."""
 AWAY = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
@@ -99,14 +103,16 @@ class Session:
         )
         try:
             driver.execute("; ".join(f"SET {name} = {value}" for name, value in SETTINGS.items()).encode())
-            found = driver.execute(
-                "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('synchronous_commit') = 'off'"
-            ).fetchone()
+            found = driver.execute(ASKED.encode()).fetchone()
             assert found is not None
             if found[0] != driver.info.backend_pid:
                 raise UsageError(
                     f"{self.address} leads to a connection pooler, such as PgBouncer, and what holds the lock of a run "
                     "is a session with the database itself: name that"
+                )
+            if found[2]:
+                raise UsageError(
+                    f"{self.address} runs with fsync = off: a power cut loses what it has called durable. Turn it on"
                 )
             if found[1]:
                 driver.execute("SET synchronous_commit = on")  # what is committed has to be on the disk
