@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
+import psycopg
 import pytest
 
 from flserver import events as e
 from flserver.errors import StoreError, UsageError
 from flserver.settings.places import Address
+from flserver.store.database import at
 from flserver.store.postgres.lock import PostgresLock
+from flserver.store.postgres.session import Session
 from flserver.store.writer import Writer
 from tests.patience import eventually
 from tests.postgres_server import PostgresDatabase
@@ -16,6 +20,8 @@ from tests.store import story
 from tests.store.postgres_writers import STOP, Server, sound, states
 
 pytestmark = pytest.mark.postgres
+
+HOLDER = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'flserver run night%'"
 
 
 @pytest.fixture
@@ -114,3 +120,38 @@ def _alone(stack: ExitStack, address: Address) -> PostgresLock | None:
         return stack.enter_context(PostgresLock(address, alone=True))
     except UsageError:
         return None
+
+
+def test_an_idle_server_has_its_run_again_by_itself(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(stack, address, "night")
+    server.say("joining")
+    before, connect, failed = postgres.ask(HOLDER), Session._connect, list[str]()
+
+    def not_at_once(session: Session) -> Any:
+        if not failed:
+            failed.append("it starts")
+            raise psycopg.OperationalError(*failed)
+        return connect(session)
+
+    monkeypatch.setattr(Session, "_connect", not_at_once)
+    postgres.ask(STOP)
+    eventually(lambda: set(postgres.ask(HOLDER)) - set(before))
+    eventually(lambda: at(address).unheld("night") is None)
+    assert failed
+    server.say("running")
+    assert server.failures == []
+
+
+def test_a_server_hears_that_its_run_was_ended_as_left_over(
+    address: Address, postgres: PostgresDatabase, stack: ExitStack
+) -> None:
+    server, other = Server(stack, address, "night"), stack.enter_context(PostgresLock(address))
+    server.say("joining")
+    assert other.takes_over("evening")
+    other.give_back("evening")
+    assert postgres.ask("SELECT epoch FROM flserver.writers WHERE run_id = 'evening'") == [(1,)]
+    postgres.ask("UPDATE flserver.writers SET epoch = epoch + 1 WHERE run_id = 'night'")
+    eventually(lambda: server.failures)
+    assert "another server has taken over run night" in str(server.failures[0])

@@ -19,6 +19,7 @@ from flserver.errors import StoreError, UsageError
 from flserver.settings.places import Address
 from flserver.store import tables as t
 from flserver.store.database import at
+from flserver.store.postgres import recording
 from flserver.store.postgres.lock import PostgresLock
 from flserver.store.purge import Selection, overwrite, purge
 from flserver.store.reader import Reader
@@ -169,8 +170,9 @@ def test_a_lost_session_loses_and_repeats_nothing(
 
 
 def test_a_server_whose_run_was_taken_over_commits_nothing_more(
-    address: Address, postgres: PostgresDatabase, stack: ExitStack
+    address: Address, postgres: PostgresDatabase, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recording, "BEAT", 3600.0)  # it does not look by itself
     first = Server(stack, address, "night")
     first.say("joining")
     postgres.ask(STOP)
@@ -185,8 +187,9 @@ def test_a_server_whose_run_was_taken_over_commits_nothing_more(
 
 
 def test_an_epoch_that_is_not_its_own_ends_a_server_that_believes_it_has_the_run(
-    address: Address, postgres: PostgresDatabase, stack: ExitStack
+    address: Address, postgres: PostgresDatabase, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recording, "BEAT", 3600.0)  # it does not look by itself
     server = Server(stack, address, "night")
     server.say("joining")
     postgres.ask("UPDATE flserver.writers SET epoch = epoch + 1 WHERE run_id = 'night'")

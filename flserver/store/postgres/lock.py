@@ -104,7 +104,7 @@ class PostgresLock:
 
     def require_run(self) -> None:
         try:
-            if self.session.connection.invalidated or not self._answers():
+            if not self._answers():
                 self.session.again()
                 if not self.regain():
                     raise UsageError(f"another server has taken run {self.run_id}: {self._who_has_it()}")

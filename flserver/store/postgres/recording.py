@@ -22,6 +22,8 @@ from flserver.store.postgres.lock import PostgresLock
 from flserver.store.postgres.session import goes_again, is_away, what_is_wrong
 from flserver.store.recording import Appends, Recording
 
+BEAT = 1.0
+"""Seconds after which a writer that has nothing to write asks for its session."""
 PAUSE = 0.2
 """Seconds between two tries of what gives no sign when it can be had."""
 
@@ -151,6 +153,24 @@ class PostgresRecording(Recording):
         """While somebody else has the lock: it can be this one's own session, which the database has not missed yet."""
         with self._lock.session.transaction() as connection:
             self._lock.require_mine(connection)
+
+    @property
+    def beat(self) -> float | None:
+        return BEAT
+
+    def keep(self) -> None:
+        """A session that was lost is taken up again, so that a run with an idle server is not taken for one without.
+        How long the database may be away is for the next commit to say."""
+        try:
+            with self._lock.session.transaction() as connection:
+                self._lock.require_mine(connection)
+        except SQLAlchemyError as error:
+            if not is_away(error):
+                return
+            with suppress(SQLAlchemyError, UsageError):
+                self._lock.session.again()
+                if not self._lock.regain():
+                    self._require_not_taken()
 
     def leave(self) -> None:
         self.leave_as_it_is()

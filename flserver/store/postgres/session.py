@@ -134,7 +134,9 @@ class Session:
     def transaction(self) -> Iterator[Connection]:
         """A transaction, committed at the block's end. Errors of the driver's are SQLAlchemy's."""
         with self._one, _sqlalchemys("a transaction"):
-            if self.connection.invalidated:  # SQLAlchemy would make another one, without our locks
+            if (
+                self.connection.closed or self.connection.invalidated
+            ):  # SQLAlchemy would make another one, without our locks
                 raise psycopg.OperationalError("the session with the database is lost")
             with self.connection.begin():
                 yield self.connection
