@@ -6,15 +6,18 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from flserver import events as e
 from flserver.errors import StoreError, UsageError
 from flserver.settings.places import Address
 from flserver.store.database import at
+from flserver.store.postgres import session
 from flserver.store.postgres.lock import PostgresLock
 from flserver.store.postgres.session import Session
 from flserver.store.writer import Writer
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 from tests.postgres_server import PostgresDatabase
 from tests.store import story
 from tests.store.postgres_writers import STOP, Server, sound, states
@@ -129,11 +132,11 @@ def test_an_idle_server_has_its_run_again_by_itself(
     server.say("joining")
     before, connect, failed = postgres.ask(HOLDER), Session._connect, list[str]()
 
-    def not_at_once(session: Session) -> Any:
+    def not_at_once(own: Session) -> Any:
         if not failed:
             failed.append("it starts")
             raise psycopg.OperationalError(*failed)
-        return connect(session)
+        return connect(own)
 
     monkeypatch.setattr(Session, "_connect", not_at_once)
     postgres.ask(STOP)
@@ -155,3 +158,15 @@ def test_a_server_hears_that_its_run_was_ended_as_left_over(
     postgres.ask("UPDATE flserver.writers SET epoch = epoch + 1 WHERE run_id = 'night'")
     eventually(lambda: server.failures)
     assert "another server has taken over run night" in str(server.failures[0])
+
+
+def test_a_database_that_says_nothing_is_cut_off_and_counts_as_away(
+    address: Address, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = stack.enter_context(PostgresLock(address))
+    monkeypatch.setattr(session, "UNHEARD", 0.2)
+    with pytest.raises(DBAPIError) as raised, lock.session.transaction() as connection:
+        connection.execute(text("SELECT pg_sleep(:long)"), {"long": 10 * PATIENCE})
+    assert session.is_away(raised.value)
+    with pytest.raises(DBAPIError, match="is lost"), lock.session.transaction():
+        pass

@@ -21,6 +21,7 @@ from flserver.store.postgres.words import said, sqlstate
 MOST_OF_A_NAME = 63  # bytes that PostgreSQL keeps of an application_name
 CONNECT_SECONDS = 5
 UNANSWERED = 4000  # milliseconds that what was sent may stay without an answer of the network's
+UNHEARD = 20.0  # seconds that a transaction may take, before its database is taken for one that hangs
 FROZEN = 5000
 """Milliseconds that a session may do nothing in a transaction: a server that hangs holds no lock that others need."""
 LOCK_WAIT = 2000  # milliseconds that a statement waits for another's lock, before the whole is tried again
@@ -138,8 +139,24 @@ class Session:
                 self.connection.closed or self.connection.invalidated
             ):  # SQLAlchemy would make another one, without our locks
                 raise psycopg.OperationalError("the session with the database is lost")
-            with self.connection.begin():
+            with self._heard(), self.connection.begin():
                 yield self.connection
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Within the block, a database that takes what is sent and says nothing is cut off after a while: it is away.
+        The network's time-outs do not see it, for its kernel answers."""
+        driver = self.connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with socket.socket(fileno=os.dup(driver.fileno())) as end:  # its own, so that no other can have its number
+            timer = threading.Timer(UNHEARD, _cut, [end])
+            timer.daemon = True
+            timer.start()
+            try:
+                yield
+            finally:
+                timer.cancel()
+                timer.join()
 
     def lock(self, key: Advisory, *, shared: bool = False) -> bool:
         """Whether it has the lock now."""
@@ -177,6 +194,11 @@ class Session:
         with suppress(SQLAlchemyError, psycopg.Error):
             self.connection.invalidate()
             self.connection.close()
+
+
+def _cut(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _name(what: str) -> str:
