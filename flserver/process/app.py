@@ -65,7 +65,9 @@ def serve(launched: Launched) -> int:
         if not launched.signals.received:
             if preparation.done:
                 preparation.result()
+            launched.lock.require_run()  # since it was planned, another server may have gone on with it
             launched = launched.begin()
+            launched.lock.require_run()
             launched.basis.clean()
             return App(launched, preparation).run()
     launched.say(f"{launched.signals.wait()}: stopped before anything began")

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from flserver.clock import Deadline
-from flserver.errors import EXIT_DONE, PortBusy
+from flserver.errors import EXIT_DONE, PortBusy, UsageError
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.network.listener import Listener
@@ -22,7 +22,8 @@ from flserver.settings import NetworkPolicy, ServerSettings
 from flserver.settings.hosts import with_port
 
 if TYPE_CHECKING:
-    from flserver.process.which_run import Plan
+    from flserver.process.which_run import Complete, Plan
+    from flserver.store.database import Lock
 
 PORT_PATIENCE = 60.0  # seconds that a connection has to set the trainers' port free
 PORT_PAUSE = 0.5  # seconds between two tries of that
@@ -70,14 +71,13 @@ def launch(
                 return EXIT_DONE
         looking = stack.enter_context(ExitStack())
         reader = looking.enter_context(as_it_will_be(settings.store.db))
-        plan = plan_run(reader, settings, given, typed=typed)
+        plan = plan_and_take(lock, lambda: plan_run(reader, settings, given, typed=typed))
         if isinstance(plan, Complete):
             clean_complete(plan.run, reader, given.get("checkpoint_dir"), settings.store)
             say(plan.notice)
             return EXIT_DONE
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
-        lock.take_run(plan.run_id)
         check_record(plan, reader, lock.before)
         basis = look_up(plan, reader)
         if listener is None:
@@ -105,6 +105,25 @@ def launch(
                 say=say,
             )
         )
+
+
+def plan_and_take(lock: "Lock", plan_it: "Callable[[], Plan | Complete]") -> "Plan | Complete":
+    """What ``plan_it`` gives once nobody else can have the run; another server may have gone on with it until then.
+
+    Raises UsageError where somebody has it, and where another run is meant by now.
+    """
+    from flserver.process.which_run import Complete
+
+    before = plan_it()
+    if isinstance(before, Complete):
+        return before  # it is complete
+    lock.take_run(before.run_id)
+    if before.resumed is None:
+        return before  # nobody else knows of it
+    now = plan_it()
+    if (now.run["run_id"] if isinstance(now, Complete) else now.run_id) != before.run_id:
+        raise UsageError(f"while run {before.name} was looked up, another server began or ended a run: try again")
+    return now
 
 
 def _listen(

@@ -51,6 +51,9 @@ class Lock(Protocol):
     def try_run(self, run_id: str) -> bool:
         """Whether it keeps others away from this run now; else somebody has it, or the database is away."""
 
+    def require_run(self) -> None:
+        """Nothing has been written to this run since it was taken, and nobody else has it. Raises UsageError."""
+
     def takes_over(self, run_id: str) -> bool:
         """Whether nobody works on a run, which is this lock's then, or until :meth:`give_back`."""
 

@@ -146,6 +146,9 @@ class DatabaseLock:
     def take_run(self, run_id: str) -> None:
         """Whoever has the database has every run in it."""
 
+    def require_run(self) -> None:
+        """Nobody else can have it: the lock is the operating system's."""
+
     def try_run(self, run_id: str) -> bool:
         return True
 

@@ -27,6 +27,14 @@ class Recording(ABC):
         """What ``append`` gives, once it is durable; it may be called again where a transaction was not. Whatever is
         raised is the end."""
 
+    @property
+    def beat(self) -> float | None:
+        """Seconds without a commit after which to :meth:`keep`; None: there is no need."""
+        return None
+
+    def keep(self) -> None:  # noqa: B027
+        """See to it that it is still this one's to write. Raises StoreError where it is another's."""
+
     @abstractmethod
     def leave(self) -> None:
         """Close the connection, as tidily as can be: all is durable."""

@@ -208,7 +208,12 @@ class Writer:
     def _take(self) -> list[_Entry]:
         """The next batch, once it is due; empty when the sentinel is all that is left."""
         with self._lock:
-            self._work.wait_for(lambda: bool(self._queue))
+            while not self._work.wait_for(lambda: bool(self._queue), self._record.beat):
+                self._lock.release()
+                try:
+                    self._record.keep()
+                finally:
+                    self._lock.acquire()
             first = self._queue[0]
             if first is not None:
                 self._work.wait_for(self._due, first.linger.remaining())

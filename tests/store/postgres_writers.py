@@ -10,6 +10,8 @@ from flserver.store.writer import Writer
 from tests.patience import PATIENCE
 from tests.store import story
 
+STOP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'flserver run %'"
+
 
 class Server:
     """Has a run, and writes it."""

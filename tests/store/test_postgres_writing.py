@@ -25,11 +25,9 @@ from tests.facts import RUN
 from tests.patience import eventually
 from tests.postgres_server import PostgresDatabase, running_postgres
 from tests.store import story
-from tests.store.postgres_writers import Server, sound, states
+from tests.store.postgres_writers import STOP, Server, sound, states
 
 pytestmark = pytest.mark.postgres
-
-STOP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'flserver run %'"
 
 
 @pytest.fixture
@@ -121,11 +119,11 @@ def test_a_run_has_one_server_and_its_holder_is_named(address: Address, stack: E
     with at(address).lock(alone=False) as other:
         with pytest.raises(UsageError, match=r"run night is served already: flserver run night on .*a local socket"):
             other.take_run("night")
+        assert at(address).unheld("day") == "copy", "nobody ever had it here"
         other.take_run("day")
     with pytest.raises(UsageError, match="is in use: flserver run night"), at(address).lock(alone=True):
         pass
     assert at(address).unheld("night") is None
-    assert at(address).unheld("day") == "copy", "nobody ever wrote it here"
     assert at(address).status_shown("running", "night") == "running"
     stack.close()
     assert at(address).unheld("night") == "left"
@@ -171,8 +169,9 @@ def test_a_lost_session_loses_and_repeats_nothing(
 
 
 def test_a_server_whose_run_was_taken_over_commits_nothing_more(
-    address: Address, postgres: PostgresDatabase, stack: ExitStack
+    address: Address, postgres: PostgresDatabase, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flserver.store.postgres.recording.BEAT", 3600.0)  # it does not look by itself
     first = Server(stack, address, "night")
     first.say("joining")
     postgres.ask(STOP)
@@ -187,8 +186,9 @@ def test_a_server_whose_run_was_taken_over_commits_nothing_more(
 
 
 def test_an_epoch_that_is_not_its_own_ends_a_server_that_believes_it_has_the_run(
-    address: Address, postgres: PostgresDatabase, stack: ExitStack
+    address: Address, postgres: PostgresDatabase, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flserver.store.postgres.recording.BEAT", 3600.0)  # it does not look by itself
     server = Server(stack, address, "night")
     server.say("joining")
     postgres.ask("UPDATE flserver.writers SET epoch = epoch + 1 WHERE run_id = 'night'")

@@ -2,14 +2,22 @@
 
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from flserver.errors import UsageError
+from flserver.errors import StoreError, UsageError
 from flserver.settings.places import Address
 from flserver.store.lock import Note
-from flserver.store.postgres.session import WHOLE, Advisory, Session, described, is_away, what_is_wrong
+from flserver.store.postgres.session import WHOLE, Advisory, Session, described, goes_again, is_away, what_is_wrong
+
+THERE = "SELECT pg_catalog.to_regclass('flserver.writers') IS NOT NULL"
+TAKE = """
+    INSERT INTO flserver.writers AS w (run_id, epoch) VALUES (:run, 1)
+    ON CONFLICT (run_id) DO UPDATE SET epoch = w.epoch + 1 RETURNING epoch"""
+BEGIN = "INSERT INTO flserver.writers (run_id, epoch) VALUES (:run, 1) ON CONFLICT DO NOTHING"
+MINE = "SELECT epoch FROM flserver.writers WHERE run_id = :run FOR UPDATE"
 
 
 class PostgresLock:
@@ -23,6 +31,7 @@ class PostgresLock:
         self.stays = stays
         self.before: Note | None = None  # the database's own promises are kept elsewhere
         self.run_id: str | None = None
+        self._epoch: int | None = None  # None: it has no run, or the database has no table for it yet
         self._address = address
         self._alone = alone
         self._session: Session | None = None
@@ -49,14 +58,19 @@ class PostgresLock:
     def take_run(self, run_id: str) -> None:
         """Keep others away from this run. Raises UsageError where somebody has it, who is named."""
         key = Advisory.of_run(run_id)
-        if run_id != self.run_id and not self._has(run_id):
-            raise UsageError(f"run {run_id} is served already: {self._who(key)}")
+        try:
+            if run_id != self.run_id and not self._has(run_id):
+                raise UsageError(f"run {run_id} is served already: {self._who(key)}")
+        except SQLAlchemyError as error:
+            raise UsageError(f"run {run_id} cannot be had in {self._address}: {what_is_wrong(error)}") from error
 
     def try_run(self, run_id: str) -> bool:
         """A session that was lost is taken up again, at the next try."""
         try:
             return self._has(run_id)
         except SQLAlchemyError as error:
+            if goes_again(error):
+                return False
             if not is_away(error):
                 raise
             with suppress(SQLAlchemyError):
@@ -65,15 +79,73 @@ class PostgresLock:
             return False
 
     def _has(self, run_id: str) -> bool:
-        if not self.session.lock(Advisory.of_run(run_id)):
+        epoch = self._taken(run_id)
+        if epoch is False:
             return False
-        self.run_id = run_id
+        self.run_id, self._epoch = run_id, epoch
         self.session.renew(f"run {run_id}")
         return True
 
     def takes_over(self, run_id: str) -> bool:
         """Whether nobody works on a run, and nobody begins to before :meth:`give_back`."""
-        return run_id == self.run_id or self.session.lock(Advisory.of_run(run_id))
+        return run_id == self.run_id or self._taken(run_id) is not False
+
+    def _taken(self, run_id: str) -> "int | Literal[False] | None":
+        """The run's new epoch, which whoever had the run before has not: what that one read is not what holds any more.
+        None before there is a table for it; False where somebody has the run, or the whole database."""
+        with self.session.transaction() as connection:
+            if not self.session.try_lock(connection, WHOLE, shared=not self._alone):
+                return False
+            if not self.session.try_lock(connection, Advisory.of_run(run_id)):
+                return False
+            if not connection.execute(text(THERE)).scalar():
+                return None
+            return int(connection.execute(text(TAKE), {"run": run_id}).scalar_one())
+
+    def require_run(self) -> None:
+        try:
+            if not self._answers():
+                self.session.again()
+                if not self.regain():
+                    raise UsageError(f"another server has taken run {self.run_id}: {self._who_has_it()}")
+            self.begin()
+        except (SQLAlchemyError, StoreError) as error:
+            raise UsageError(f"run {self.run_id} was lost before it began: {what_is_wrong(error)}") from error
+
+    def _answers(self) -> bool:
+        try:
+            with self.session.transaction() as connection:
+                connection.execute(text("SELECT 1"))
+        except SQLAlchemyError as error:
+            if not is_away(error):
+                raise
+            return False
+        return True
+
+    def _who_has_it(self) -> str:
+        return self._who(WHOLE if self.run_id is None else Advisory.of_run(self.run_id))
+
+    def begin(self) -> None:
+        """Have the run's epoch where its table came after the lock. Raises StoreError where another server has it."""
+        with self.session.transaction() as connection:
+            new = self.run_id is not None and self._epoch is None and bool(connection.execute(text(THERE)).scalar())
+            if new:
+                connection.execute(text(BEGIN), {"run": self.run_id})
+        if new:
+            self._epoch = 1  # committed now
+        with self.session.transaction() as connection:
+            self.require_mine(connection)
+
+    def require_mine(self, connection: Connection) -> None:
+        """In a transaction, to whose end it stays so. Raises StoreError where somebody else has taken the run over."""
+        if self._epoch is None:
+            return
+        epoch = connection.execute(text(MINE), {"run": self.run_id}).scalar()
+        if epoch != self._epoch:
+            raise StoreError(
+                f"another server has taken over run {self.run_id} (it is at epoch {epoch}, and this one had "
+                f"{self._epoch}): what it has not committed is not committed"
+            )
 
     def give_back(self, run_id: str) -> None:
         """Let others have a run that was taken over."""

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flserver import faults
 from flserver.clock import Deadline
-from flserver.errors import StoreError, UsageError
+from flserver.errors import Damaged, StoreError, UsageError
 from flserver.events import Event
 from flserver.settings.places import Address
 from flserver.store import tree
@@ -22,13 +22,11 @@ from flserver.store.postgres.lock import PostgresLock
 from flserver.store.postgres.session import goes_again, is_away, what_is_wrong
 from flserver.store.recording import Appends, Recording
 
+BEAT = 1.0
+"""Seconds after which a writer that has nothing to write asks for its session."""
 PAUSE = 0.2
 """Seconds between two tries of what gives no sign when it can be had."""
 
-TAKE = """
-    INSERT INTO flserver.writers AS w (run_id, epoch) VALUES (:run, 1)
-    ON CONFLICT (run_id) DO UPDATE SET epoch = w.epoch + 1 RETURNING epoch"""
-MINE = "SELECT epoch FROM flserver.writers WHERE run_id = :run FOR UPDATE"
 HEAD = "SELECT seq, digest FROM flserver.head FOR UPDATE"
 NEW_HEAD = "UPDATE flserver.head SET seq = :seq, digest = :digest"
 IS_THERE = "SELECT digest FROM events WHERE seq = :seq"
@@ -53,7 +51,6 @@ class PostgresRecording(Recording):
         self._patience = patience
         self._lent = lock is not None
         self._lock = lock or PostgresLock(address)
-        self._epoch: int | None = None
         self._pause: Pause = lambda seconds: None
         self._rows: Rows | None = None  # None where it is to be read from the tables
         self._head = Head()
@@ -70,10 +67,8 @@ class PostgresRecording(Recording):
         return self._head
 
     def _begin(self) -> Head:
+        self._lock.begin()
         with self._lock.session.transaction() as connection:
-            if self._lock.run_id is not None:
-                # Tried again after a session was lost, this may raise it once more: nobody else has the lock.
-                self._epoch = connection.execute(text(TAKE), {"run": self._lock.run_id}).scalar_one()
             return self._head_of(connection)
 
     def commit(self, append: Appends) -> Written:
@@ -84,7 +79,7 @@ class PostgresRecording(Recording):
     def _commit(self, append: Appends) -> Written:
         try:
             with self._lock.session.transaction() as connection:
-                self._require_mine(connection)
+                self._lock.require_mine(connection)
                 if self._unsure is not None and self._is_there(connection, self._unsure[0]):
                     return self._unsure
                 self._unsure = None
@@ -102,22 +97,17 @@ class PostgresRecording(Recording):
             self._rows = None  # it knows what was rolled back
             raise
 
-    def _require_mine(self, connection: Connection) -> None:
-        """Raises StoreError where somebody else has taken the run over: nothing is written then."""
-        if self._epoch is None:
-            return
-        epoch = connection.execute(text(MINE), {"run": self._lock.run_id}).scalar()
-        if epoch != self._epoch:
-            raise StoreError(
-                f"another server has taken over run {self._lock.run_id} (it is at epoch {epoch}, and this one had "
-                f"{self._epoch}): what it has not committed is not committed"
-            )
-
     def _head_of(self, connection: Connection) -> Head:
         """Where the chain stands, which stays so for this transaction."""
         seq, digest = connection.execute(text(HEAD)).one()
         if (seq, digest) == (self._head.tree.size, self._head.digest):
             return self._head
+        if self._head.tree.size and not self._is_there(connection, self._head):
+            raise Damaged(
+                f"{self._address} has lost event {self._head.tree.size}, which this server had committed: it is as it "
+                "was before, of a backup or of a replica that lagged behind. Bring back the one that has it, or begin "
+                "with --resume, from what is left"
+            )
         return Head(digest, tree.frontier_of(connection)) if seq else Head(GENESIS)
 
     @staticmethod
@@ -162,7 +152,25 @@ class PostgresRecording(Recording):
     def _require_not_taken(self) -> None:
         """While somebody else has the lock: it can be this one's own session, which the database has not missed yet."""
         with self._lock.session.transaction() as connection:
-            self._require_mine(connection)
+            self._lock.require_mine(connection)
+
+    @property
+    def beat(self) -> float | None:
+        return BEAT
+
+    def keep(self) -> None:
+        """A session that was lost is taken up again, so that a run with an idle server is not taken for one without.
+        How long the database may be away is for the next commit to say."""
+        try:
+            with self._lock.session.transaction() as connection:
+                self._lock.require_mine(connection)
+        except SQLAlchemyError as error:
+            if not is_away(error):
+                return
+            with suppress(SQLAlchemyError, UsageError):
+                self._lock.session.again()
+                if not self._lock.regain():
+                    self._require_not_taken()
 
     def leave(self) -> None:
         self.leave_as_it_is()

@@ -21,6 +21,7 @@ from flserver.store.postgres.words import said, sqlstate
 MOST_OF_A_NAME = 63  # bytes that PostgreSQL keeps of an application_name
 CONNECT_SECONDS = 5
 UNANSWERED = 4000  # milliseconds that what was sent may stay without an answer of the network's
+UNHEARD = 20.0  # seconds that a transaction may take, before its database is taken for one that hangs
 FROZEN = 5000
 """Milliseconds that a session may do nothing in a transaction: a server that hangs holds no lock that others need."""
 LOCK_WAIT = 2000  # milliseconds that a statement waits for another's lock, before the whole is tried again
@@ -35,6 +36,10 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": str(FROZEN),
     "lock_timeout": str(LOCK_WAIT),
 }
+
+ASKED = """
+    SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('synchronous_commit') = 'off',
+        pg_catalog.current_setting('fsync') = 'off'"""
 
 AGAIN = frozenset({"40001", "40P01", "55P03"})
 """A transaction that failed because of others', and can be tried again: serialization, deadlock, a lock."""
@@ -63,9 +68,11 @@ WHOLE = Advisory(0x464C7376)
 """The lock of the whole database: servers share it, and whoever changes the schema has it alone."""
 
 HOLDERS = """
-    SELECT pid, application_name AS name, COALESCE(host(client_addr), 'a local socket') AS address, backend_start
-    FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT pid, application_name AS name, COALESCE(pg_catalog.host(client_addr), 'a local socket') AS address,
+        backend_start
+    FROM pg_catalog.pg_locks JOIN pg_catalog.pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory'
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
         AND classid = :high AND objid = :low AND objsubid = 1 AND granted ORDER BY backend_start"""
 
 
@@ -97,12 +104,16 @@ class Session:
         )
         try:
             driver.execute("; ".join(f"SET {name} = {value}" for name, value in SETTINGS.items()).encode())
-            found = driver.execute("SELECT pg_backend_pid(), current_setting('synchronous_commit') = 'off'").fetchone()
+            found = driver.execute(ASKED.encode()).fetchone()
             assert found is not None
             if found[0] != driver.info.backend_pid:
                 raise UsageError(
                     f"{self.address} leads to a connection pooler, such as PgBouncer, and what holds the lock of a run "
                     "is a session with the database itself: name that"
+                )
+            if found[2]:
+                raise UsageError(
+                    f"{self.address} runs with fsync = off: a power cut loses what it has called durable. Turn it on"
                 )
             if found[1]:
                 driver.execute("SET synchronous_commit = on")  # what is committed has to be on the disk
@@ -116,27 +127,52 @@ class Session:
         """From now on PostgreSQL's activity shows it as doing that."""
         self._what = what
         with self.transaction() as connection:
-            connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": _name(what)})
+            connection.execute(
+                text("SELECT pg_catalog.set_config('application_name', :name, false)"), {"name": _name(what)}
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction, committed at the block's end. Errors of the driver's are SQLAlchemy's."""
         with self._one, _sqlalchemys("a transaction"):
-            if self.connection.invalidated:  # SQLAlchemy would make another one, without our locks
+            if (
+                self.connection.closed or self.connection.invalidated
+            ):  # SQLAlchemy would make another one, without our locks
                 raise psycopg.OperationalError("the session with the database is lost")
-            with self.connection.begin():
+            with self._heard(), self.connection.begin():
                 yield self.connection
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Within the block, a database that takes what is sent and says nothing is cut off after a while: it is away.
+        The network's time-outs do not see it, for its kernel answers."""
+        driver = self.connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with socket.socket(fileno=os.dup(driver.fileno())) as end:  # its own, so that no other can have its number
+            timer = threading.Timer(UNHEARD, _cut, [end])
+            timer.daemon = True
+            timer.start()
+            try:
+                yield
+            finally:
+                timer.cancel()
+                timer.join()
 
     def lock(self, key: Advisory, *, shared: bool = False) -> bool:
         """Whether it has the lock now."""
-        function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
         with self.transaction() as connection:
-            return bool(connection.execute(text(f"SELECT {function}(:key)"), {"key": key.key}).scalar())
+            return self.try_lock(connection, key, shared=shared)
+
+    @staticmethod
+    def try_lock(connection: Connection, key: Advisory, *, shared: bool = False) -> bool:
+        """The same in a transaction that runs; the lock outlives it."""
+        function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
+        return bool(connection.execute(text(f"SELECT pg_catalog.{function}(:key)"), {"key": key.key}).scalar())
 
     def unlock(self, key: Advisory) -> None:
         """Give it back."""
         with self.transaction() as connection:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key.key})
+            connection.execute(text("SELECT pg_catalog.pg_advisory_unlock(:key)"), {"key": key.key})
 
     def holders(self, key: Advisory) -> list[Mapping[str, Any]]:
         """Who has the lock: ``pid``, ``name``, ``address`` and ``backend_start`` of each session."""
@@ -158,6 +194,11 @@ class Session:
         with suppress(SQLAlchemyError, psycopg.Error):
             self.connection.invalidate()
             self.connection.close()
+
+
+def _cut(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _name(what: str) -> str:
