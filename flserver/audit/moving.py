@@ -46,6 +46,7 @@ def copy_to(source: Place, target: Place) -> Moved:
         events, digest = (head.seq, head.digest()) if head else (0, GENESIS)
         with at(target).lock(stays=False), _made(target) as made:
             copy_record(at(source), at(made.place))
+            made.copied = True
             there = Reader(made.place).head()
             made.problems = _problems(made.place)
             if (there.seq, there.digest()) != (events, digest) if there else events:
@@ -55,9 +56,10 @@ def copy_to(source: Place, target: Place) -> Moved:
 
 @dataclass
 class _Made:
-    """Where a copy is made, and what is wrong with it."""
+    """Where a copy is made, whether it has been, and what is wrong with it."""
 
     place: Place
+    copied: bool = False
     problems: tuple[str, ...] = ()
 
 
@@ -84,10 +86,13 @@ def _made(target: Place) -> Iterator[_Made]:
             made.place.unlink(missing_ok=True)
     else:
         ensure_head(target)
-        made = _Made(target)
-        yield made
-        if made.problems:
-            remove_record(at(target))
+        made, held = _Made(target), False
+        try:
+            yield made
+            held = not made.problems
+        finally:
+            if made.copied and not held:  # what was there before is nobody's to remove
+                remove_record(at(target))
 
 
 def _problems(place: Place) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flserver.audit import moving
 from flserver.audit.moving import Moved, copy_to
 from flserver.errors import UsageError
 from flserver.settings.places import Address, Place
@@ -75,7 +76,7 @@ def test_nothing_is_written_over(record: Path, postgres: PostgresDatabase) -> No
     copy_to(record, address)
     with pytest.raises(UsageError, match="has a record already"):
         copy_to(record, address)
-    assert Reader(address).verify_chain().problems == ()
+    assert rows_of(address) == rows_of(record), "and what was there is there still"
     with pytest.raises(UsageError, match="is there already"):
         copy_to(address, record)
 
@@ -103,6 +104,23 @@ def test_a_copy_that_does_not_hold_is_taken_away(record: Path, postgres: Postgre
     assert "the rule more was added" in done.problems[0]
     assert postgres.ask("SELECT COUNT(*) FROM events") == [(0,)]
     assert postgres.ask("SELECT seq FROM flserver.head") == [(0,)]
+
+
+@pytest.mark.postgres
+def test_a_copy_that_could_not_be_verified_is_taken_away(
+    record: Path, postgres: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, verify = Address(postgres.url()), moving._problems
+
+    def gone_meanwhile(place: Place) -> tuple[str, ...]:
+        if place == address:
+            raise UsageError("it is gone")
+        return verify(place)
+
+    monkeypatch.setattr(moving, "_problems", gone_meanwhile)
+    with pytest.raises(UsageError, match="it is gone"):
+        copy_to(record, address)
+    assert postgres.ask("SELECT COUNT(*) FROM events") == [(0,)]
 
 
 def test_there_has_to_be_a_record_of_this_version(record: Path, tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ class Postgres(Database):
     def bytes(self) -> float:
         """All of the database's."""
         with self._asking() as connection:
-            return float(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+            size = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
+            return float(connection.execute(text(size)).scalar_one())
 
     def room(self) -> dict[str, Any]:
         """It is on another machine."""
@@ -148,7 +149,7 @@ class Postgres(Database):
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
             if create:  # two servers can come to a database that is empty
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MAKING})")
+                connection.exec_driver_sql(f"SELECT pg_catalog.pg_advisory_xact_lock({MAKING})")
 
         return engine
 
@@ -188,7 +189,7 @@ class Postgres(Database):
         with suppress(UsageError), self._asking() as connection:
             if connection.execute(text(HOLDERS), Advisory.of_run(run_id).halves).first() is not None:
                 return None
-            there = "SELECT has_table_privilege('flserver.writers', 'SELECT')"
+            there = "SELECT pg_catalog.has_table_privilege('flserver.writers', 'SELECT')"
             if connection.execute(text(there)).scalar():
                 known = "SELECT 1 FROM flserver.writers WHERE run_id = :run"
                 return "left" if connection.execute(text(known), {"run": run_id}).first() else "copy"
@@ -204,13 +205,12 @@ class Postgres(Database):
         with self.errors(), self.writing_engine().begin() as connection:
             ask = connection.exec_driver_sql
             highest = "SELECT COALESCE(MAX(process_id), 0) FROM processes"
-            given = "SELECT nextval('flserver.process_ids')"
+            given = "SELECT pg_catalog.nextval('flserver.process_ids')"
             number, used = int(ask(given).scalar_one()), int(ask(highest).scalar_one())
             if number <= used:  # the record came from elsewhere
-                ask(f"SELECT pg_advisory_xact_lock({MAKING})")
-                ask(
-                    "SELECT setval('flserver.process_ids', GREATEST(%s, last_value)) FROM flserver.process_ids", (used,)
-                )
+                ask(f"SELECT pg_catalog.pg_advisory_xact_lock({MAKING})")
+                raised = "pg_catalog.setval('flserver.process_ids', GREATEST(%s, last_value))"
+                ask(f"SELECT {raised} FROM flserver.process_ids", (used,))
                 number = int(ask(given).scalar_one())
         first = number * IDS + 1
         return IdSeeds(message_id=first, connection_id=first, update_id=first, process_id=number)
