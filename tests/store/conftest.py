@@ -1,12 +1,15 @@
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from flserver import faults
+from flserver.settings.places import Address
 from flserver.store.schema import ensure_head
 from tests.nobody import public as public
+from tests.postgres_server import PostgresDatabase
 from tests.store import story
 
 Ask = Callable[..., list[tuple[object, ...]]]
@@ -37,3 +40,17 @@ def ask(database: Path) -> Ask:
             return connection.execute(sql, parameters).fetchall()
 
     return run
+
+
+@pytest.fixture
+def address(postgres: PostgresDatabase) -> Address:
+    """A database of PostgreSQL's at head."""
+    return Address(postgres.url())
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What is entered is left after the test, and no step leads to a fault any more."""
+    with ExitStack() as stack:
+        yield stack
+        faults.install(None)

@@ -1,6 +1,5 @@
 """A server that has lost its session, its run or its database's last commits does no harm to whoever goes on."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,17 +20,6 @@ from tests.store.postgres_writers import STOP, Server, sound, states
 pytestmark = pytest.mark.postgres
 
 HOLDER = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'flserver run night%'"
-
-
-@pytest.fixture
-def address(postgres: PostgresDatabase) -> Address:
-    return Address(postgres.url())
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def has(lock: Lock, run_id: str) -> Lock:

@@ -3,7 +3,7 @@
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,6 @@ from tests.store import story
 from tests.store.postgres_writers import STOP, Server, sound, states
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture
-def address(postgres: PostgresDatabase) -> Address:
-    return Address(postgres.url())
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-        faults.install(None)
 
 
 def test_the_same_story_is_the_same_rows(address: Address, database: Path) -> None:
