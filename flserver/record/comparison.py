@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from flserver.errors import UsageError
+from flserver.events.words import MetricSource
 from flserver.models.retention import MadeRound, best
 from flserver.record.told import Values, told_by_trainers, told_that_differs
 from flserver.settings.recorded import settings_of
@@ -23,7 +24,8 @@ PLACE = ("host", "server_port", "metrics_host", "metrics_port", "checkpoint_dir"
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A committed round: ``loss`` in nats, ``accuracy`` from 0 to 1; None where it was not measured."""
+    """A committed round: ``loss`` in nats, ``accuracy`` from 0 to 1; None where it was not measured, and NaN or
+    infinite where it was and is that."""
 
     round: int
     loss: float | None
@@ -119,15 +121,24 @@ def side(reader: Reader, run: Row) -> Side:
         clients=clients,
         updates_accepted=sum(row["updates_accepted"] or 0 for row in rounds),
         seconds=median(trained) if trained else None,
-        best=None if found is None else _measured(by_number[found.round]),
-        last=_measured(rounds[-1]) if rounds else None,
+        best=None if found is None else _measured(reader, by_number[found.round]),
+        last=_measured(reader, rounds[-1]) if rounds else None,
         loss={row["round"]: row["loss"] for row in rounds},
         accuracy={row["round"]: row["accuracy"] for row in rounds},
     )
 
 
-def _measured(row: Row) -> Measured:
-    return Measured(round=row["round"], loss=row["loss"], accuracy=row["accuracy"], model_digest=row["model_digest"])
+def _measured(reader: Reader, row: Row) -> Measured:
+    number, told = row["round"], {name: row[name] for name in ("loss", "accuracy")}
+    if None in told.values():  # not measured, or no number that a column holds
+        for source in _BY_SERVER:
+            told |= {
+                name: value for name, value in reader.measured(row["run_id"], number, source).items() if name in told
+            }
+    return Measured(round=number, loss=told["loss"], accuracy=told["accuracy"], model_digest=row["model_digest"])
+
+
+_BY_SERVER: tuple[MetricSource, ...] = ("server", "evaluate")
 
 
 _CLIENTS = "SELECT COUNT(DISTINCT client_id) FROM v1_clients WHERE run_id = :run_id"

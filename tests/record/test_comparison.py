@@ -1,5 +1,6 @@
 """What is told of runs that are held beside each other."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,20 @@ def test_where_a_run_is_at_home_comes_last(tmp_path: Path) -> None:
     reader = Reader(path)
     found = compare(reader, [reader.run(SLOW), reader.run(FAST)])
     assert list(found.differing) == ["num_rounds", "zeal", "host", "metrics_port"]
+
+
+def test_a_last_round_that_diverged_was_measured_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    metrics = (e.RoundMetric(round=0, name="loss", value=math.nan, source="evaluate"),)
+    gone = [facts.run_started(SLOW, "gone"), facts.server_started(1), facts.attempt(0, process_id=1)]
+    gone.append(facts.committed(0, 1, [], loss=math.nan, accuracy=0.1, metrics=metrics))
+    story.write(path, gone, run_id=SLOW, process_id=1)
+    story.write(path, run(FAST, 2, "fine", [2.0], {}), run_id=FAST, process_id=2)
+    record = Reader(path)
+    diverged, fine = compare(record, [record.run(SLOW), record.run(FAST)]).runs
+    assert diverged.last is not None
+    assert fine.last is not None
+    assert diverged.last.loss is not None
+    assert math.isnan(diverged.last.loss)
+    assert (diverged.last.accuracy, fine.last.loss) == (0.1, 2.0)
