@@ -87,7 +87,7 @@ def test_the_table_names_every_work_and_what_is_to_be_reached() -> None:
     for name, most in ratios.items():
         clients, size = name.split("x")
         assert named[name] == (int(clients), size, most)
-    assert set(ROWS) - set(ratios) == {"memory", "fsync", "8000", "rounds", "hostile", "6x800", QUICK_ROW}
+    assert set(ROWS) - set(ratios) == {"memory", "fsync", "8000", "rounds", "hostile", "6x800", "fleet", QUICK_ROW}
 
 
 def test_few_rounds_are_held_against_each_other_and_resumed(tmp_path: Path) -> None:

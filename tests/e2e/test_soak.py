@@ -21,7 +21,7 @@ from tests.patience import PATIENCE
 from tests.soak.judge import judge_left, judge_memory
 from tests.soak.machine import judge_files
 from tests.soak.members import PLACES, TRIED
-from tests.soak.models import by_digest, digest, judge_models
+from tests.soak.models import astray, by_digest, digest, judge_models
 from tests.soak.record import judge_record, judge_rounds
 from tests.soak.run import soak
 from tests.soak.samples import MB, Sample
@@ -233,7 +233,8 @@ def test_a_counter_and_a_mask_that_one_client_decided_are_found() -> None:
     assert found({"n": torch.tensor(8), "on": torch.tensor([True, False])}, "abz") == [
         "round 1 is not the mean of what a, b, z sent"
     ]
-    assert found(poisons, "z") == [f"round 1 has a {name} that no honest trainer sent" for name in ("n", "on")]
+    assert astray(poisons, honest) == ["n", "on"]
+    assert found(poisons, "z") == [], "whoever answers alone outvotes nobody"
 
 
 def test_a_file_that_is_open_to_more_is_found(tmp_path: Path) -> None:
