@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, text
 from flserver.settings.places import Address
 from flserver.store import tables as t
 from flserver.store.prepared import changing, inserting
-from tests.store.test_prepared import METRIC, runs
+from tests.store.some_rows import METRIC, runs
 
 pytestmark = pytest.mark.postgres
 
