@@ -184,14 +184,14 @@ class PostgresDatabase:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(*options: str, directory: Path | None = None) -> Iterator[PostgresServer]:
     """A server of one's own, to be stopped, killed and started again; ended and gone after the block."""
-    with tempfile.TemporaryDirectory(prefix="flpg-") as name:  # a socket's path has 107 bytes
+    with tempfile.TemporaryDirectory(prefix="flpg-", dir=directory) as name:  # a socket's path has 107 bytes
         folder = Path(name)
         folder.chmod(0o755)
         server = PostgresServer(folder)
         try:
-            server.start()
+            server.start(*options)
             yield server
         finally:
             server.stop()

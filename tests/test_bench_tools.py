@@ -1,5 +1,6 @@
 """The benchmark runs, and says so when what it measures does not."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -10,15 +11,28 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as command_line
-from tests.bench import fleet
-from tests.bench.driver import ROOT, BenchError, Refused, Shape, floor_command, run, run_server
+from tests.bench import fleet, rows
+from tests.bench.databases import Databases, databases
+from tests.bench.driver import (
+    ROOT,
+    BenchError,
+    Refused,
+    Run,
+    Shape,
+    all_accepted,
+    floor_command,
+    run,
+    run_server,
+)
 from tests.bench.endurance import endure
 from tests.bench.fsync import syncs_a_round
 from tests.bench.memory import idle_memory
 from tests.bench.report import Figure
+from tests.bench.rows import ON_POSTGRES, ROWS, Row
 from tests.bench.rows import QUICK as QUICK_ROW
-from tests.bench.rows import ROWS, Row
+from tests.nobody import public as public
 from tests.patience import PATIENCE
+from tests.postgres_server import PostgresDatabase
 
 QUICK = Shape(clients=2, size="0.03", rounds=2)
 RATIO = "a round, server / durable floor"
@@ -88,6 +102,63 @@ def test_the_table_names_every_work_and_what_is_to_be_reached() -> None:
         clients, size = name.split("x")
         assert named[name] == (int(clients), size, most)
     assert set(ROWS) - set(ratios) == {"memory", "fsync", "8000", "rounds", "hostile", "6x800", "fleet", QUICK_ROW}
+
+
+def test_each_of_these_rounds_can_have_its_record_on_postgresql_and_two_have_a_figure_for_that() -> None:
+    for name, row in ON_POSTGRES.items():
+        assert isinstance(row.measure, partial)
+        clients, size = name.removeprefix("pg ").split("x")
+        assert row.measure.args == (int(clients), size, 1.5 if row.usual else None)
+    assert [name for name, row in ON_POSTGRES.items() if row.usual] == ["pg 8x45", "pg 50x0.03"]
+    assert "pg 500x0.03" in ON_POSTGRES
+
+
+def test_a_round_on_postgresql_is_told_in_rounds_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_server(shape: Shape, directory: Path, *, db: str | None = None) -> Run:
+        return Run([0.0, 1.0, 1.26 if db == "postgresql:///one" else 1.2, 2.0], 10**6)
+
+    monkeypatch.setattr(rows, "run_server", run_server)
+    one = Databases("15, of a test", lambda: contextlib.nullcontext("postgresql:///one"))
+    ratio, *others = ON_POSTGRES["pg 50x0.03"].measure(rows.Given(tmp_path, databases=one))
+    assert (ratio.value, ratio.verdict) == (pytest.approx(1.3), "ok")
+    assert [one.value for one in others[2:4]] == [pytest.approx(200), pytest.approx(260)]
+
+
+@pytest.mark.parametrize("what", [["--row", "memory"], ["--micro"], ["--large"], ["--fleet"]])
+def test_what_is_no_round_of_trainers_does_not_go_with_a_database(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--db", "postgres", *what])
+    with pytest.raises(SystemExit, match="2"):
+        command_line.main()
+    assert "--db goes with the rows of so many trainers" in capsys.readouterr().err
+
+
+@pytest.mark.postgres
+def test_the_quick_shape_runs_with_its_record_on_a_postgresql_of_its_own(public: Path) -> None:
+    now, build = public / "now", public / "build"
+    done = bench("--quick", "--db", "postgres", "--crowd", "--dir", build, "--json", now)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(now.read_text())
+    assert "on the same cores" in result["machine"]["postgresql"]
+    assert result["machine"]["postgresql"] in done.stdout
+    assert all(figure["value"] > 0 for figure in result["rows"][f"pg {QUICK_ROW}"].values())
+    assert not list(build.iterdir())
+
+
+@pytest.mark.postgres
+def test_somebodys_database_keeps_the_runs_and_a_round_that_is_not_there_is_reported(
+    postgres: PostgresDatabase, tmp_path: Path
+) -> None:
+    with databases(postgres.url(), tmp_path) as somebodys, somebodys.fresh() as db:
+        assert somebodys.said.endswith(", where --db says")
+        assert db == postgres.url()
+        with pytest.raises(BenchError, match="not every update was accepted"):
+            all_accepted(tmp_path, QUICK, db)
+    wrong = {"runs.sqlite": "it is postgres, or an address", "postgresql:///none?host=/none": "No such file"}
+    for db, why in wrong.items():
+        with pytest.raises(BenchError, match=why), databases(db, tmp_path):
+            pass
 
 
 def test_few_rounds_are_held_against_each_other_and_resumed(tmp_path: Path) -> None:

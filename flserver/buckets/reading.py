@@ -37,16 +37,11 @@ def exists(place: ObjectPath) -> bool:
     return True
 
 
-class ObjectReader(io.RawIOBase):
-    """An object as a file that is read: one request from where it is read on, and another where that broke off.
+class Positioned(io.RawIOBase):
+    """A file of so many bytes that is read from wherever somebody seeks; then ``_moved`` is called."""
 
-    All of it is of the one version that was there first. Raises OSError.
-    """
-
-    def __init__(self, place: ObjectPath) -> None:
-        self._place, self._at, self._body = place, 0, None
-        answer = self._get({})
-        self._size, self._tag, self._body = int(answer["ContentLength"]), answer.get("ETag"), answer["Body"]
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
 
     def readable(self) -> bool:
         return True
@@ -60,9 +55,28 @@ class ObjectReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if at != self._at:
-            self._drop()
             self._at = at
+            self._moved()
         return at
+
+    def _moved(self) -> None:
+        raise NotImplementedError
+
+
+class ObjectReader(Positioned):
+    """An object as a file that is read: one request from where it is read on, and another where that broke off.
+
+    All of it is of the one version that was there first. Raises OSError.
+    """
+
+    def __init__(self, place: ObjectPath) -> None:
+        self._place, self._body = place, None
+        answer = self._get({})
+        super().__init__(int(answer["ContentLength"]))
+        self._tag, self._body = answer.get("ETag"), answer["Body"]
+
+    def _moved(self) -> None:
+        self._drop()
 
     def readinto(self, buffer: Any) -> int:
         """As many bytes as the buffer has, but at the end."""

@@ -1,7 +1,6 @@
 """Objects as they are made and removed: each goes with its SHA-256, and to put the same bytes again is safe."""
 
 import errno
-import io
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from flserver.buckets.client import Refused, Unreachable, client, errors
-from flserver.buckets.reading import below
+from flserver.buckets.reading import Positioned, below
 from flserver.settings.folders import ObjectPath
 
 ONE_PUT = 1 << 30  # bytes that go in one request; S3 takes five times as many
@@ -88,7 +87,7 @@ def abort_uploads(folder: ObjectPath) -> None:
                 client().abort_multipart_upload(Bucket=folder.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
 
-class _Body(io.RawIOBase):
+class _Body(Positioned):
     """The bytes from ``start`` to ``end`` of pieces, as a file that is not copied."""
 
     def __init__(self, pieces: Sequence[bytes | memoryview], start: int, end: int) -> None:
@@ -98,7 +97,8 @@ class _Body(io.RawIOBase):
             if cut := view[max(start - at, 0) : max(end - at, 0)]:
                 self._pieces.append(cut)
             at += len(view)
-        self._size, self._at, self._piece, self._in_piece = end - start, 0, 0, 0
+        super().__init__(end - start)
+        self._piece, self._in_piece = 0, 0
 
     def digest(self) -> bytes:
         found = sha256()
@@ -106,22 +106,11 @@ class _Body(io.RawIOBase):
             found.update(piece)
         return found.digest()
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+    def _moved(self) -> None:
         self._piece, self._in_piece = 0, self._at
         while self._piece < len(self._pieces) and self._in_piece >= len(self._pieces[self._piece]):
             self._in_piece -= len(self._pieces[self._piece])
             self._piece += 1
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         if self._piece == len(self._pieces):

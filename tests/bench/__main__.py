@@ -1,14 +1,18 @@
 """The benchmark's command line; ``ops/bench`` runs it."""
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from tests.bench.databases import OWN, databases
 from tests.bench.driver import ROOT, BenchError, allow_descriptors, environment
 from tests.bench.report import Report
-from tests.bench.rows import FLEET, LARGE, QUICK, ROWS, Given
+from tests.bench.rows import FLEET, LARGE, ON_POSTGRES, QUICK, ROWS, Given, Row, on_postgres
 
 PARTS = {"framing": 4.5, "machine": 4.5, "template": 4.5, "checkpoint": 4.5, "round": 2.25}  # GB
 
@@ -33,6 +37,12 @@ def main() -> int:
         action="store_true",
         help=f"bodies over 4 GiB, part by part, a whole round of 2.25 GB, and the row {LARGE}",
     )
+    parser.add_argument(
+        "--db",
+        metavar=f"{OWN}|ADDRESS",
+        help="rounds with the record on PostgreSQL, against the same on SQLite: on one that is started for this and "
+        "runs on the same cores, or in a database of yours, postgresql://USER@HOST/DATABASE, where the runs then stay",
+    )
     parser.add_argument("--rounds", type=int, help="of each run, in place of the row's own number")
     parser.add_argument("--turns", type=int, help="times that server and floor take turns (default: 3)")
     parser.add_argument("--long", action="store_true", help="the row “rounds” with 10,000 of them, not 1,000")
@@ -46,6 +56,12 @@ def main() -> int:
         "--dir", type=Path, default=ROOT / "build", help="where both write; a disk whose fsync is one (default: build)"
     )
     given = parser.parse_args()
+    one = [QUICK] if given.quick else [LARGE] if given.large else [FLEET] if given.fleet else []
+    rows, named = ROWS, one or given.row or []
+    if given.db is not None:
+        rows, named = ON_POSTGRES, [on_postgres(name) for name in named]
+        if given.micro or not rows.keys() >= set(named):
+            parser.error("--db goes with the rows of so many trainers × MB")
     given.dir.mkdir(parents=True, exist_ok=True)
     if given.micro:
         from tests.bench.micro import micro  # torch stays out of the process that measures others' memory
@@ -58,22 +74,28 @@ def main() -> int:
         report = Report.beside(given.compare)
     except (OSError, ValueError) as error:
         parser.error(f"--compare {given.compare}: {error}")
-    usual = [name for name, row in ROWS.items() if row.usual]
-    one = [QUICK] if given.quick else [LARGE] if given.large else [FLEET] if given.fleet else []
     wanted = Given(given.dir, given.turns, given.rounds, given.long, given.crowd, given.fleet or 1000)
-    measure(one or given.row or usual, wanted, report)
+    with contextlib.ExitStack() as stack:
+        if given.db is not None:
+            try:
+                wanted = replace(wanted, databases=stack.enter_context(databases(given.db, given.dir)))
+            except BenchError as error:
+                parser.error(str(error))
+        measure(named or [name for name, row in rows.items() if row.usual], rows, wanted, report)
     if given.json is not None:
         given.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     return int(bool(report.failed) or (given.strict and report.falls_short))
 
 
-def measure(names: list[str], given: Given, report: Report) -> None:
+def measure(names: Sequence[str], rows: Mapping[str, Row], given: Given, report: Report) -> None:
     """Print each row as soon as it is there."""
     allow_descriptors()
+    if given.databases is not None:
+        report.machine["postgresql"] = given.databases.said
     print(report.head(), flush=True)
     for name in names:
         try:
-            lines = report.add(name, ROWS[name].measure(given))
+            lines = report.add(name, rows[name].measure(given))
         except (BenchError, TimeoutError) as error:
             lines = report.fail(name, str(error))
             print(f"{name}: {error}", file=sys.stderr)

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from tests.bench.answers import Outcome
 
@@ -179,9 +180,11 @@ def floor_command(shape: Shape, folder: Path) -> list[str]:
     return [*command, "--rounds", str(shape.rounds), "--dir", str(folder)]
 
 
-def server_command(shape: Shape, folder: Path, *options: str) -> list[str]:
-    """The server with its default settings, but for limits on connections that so many clients need."""
-    command = [sys.executable, "-m", "flserver", "--db", str(database_in(folder)), "--model", shape.model]
+def server_command(shape: Shape, folder: Path, *options: str, db: str | None = None) -> list[str]:
+    """The server with its default settings, but for limits on connections that so many clients need. Its record is at
+    ``db``, or in the folder."""
+    command = [sys.executable, "-m", "flserver", "--db", db or str(database_in(folder)), "--model", shape.model]
+    command += ["--checkpoint-dir", str(folder / "checkpoints")] if db else []
     command += ["--num-rounds", str(shape.rounds), "--min-clients", str(shape.clients), "--time-to-wait", "0"]
     if shape.clients > USUAL_CLIENTS:
         connections = str(2 * shape.clients + 100)
@@ -239,11 +242,11 @@ def with_trainers(port: int, shape: Shape, hostile: int, log: Callable[[], str])
     return outcome
 
 
-def run_server(shape: Shape, directory: Path, *options: str, hostile: int = 0) -> Run:
+def run_server(shape: Shape, directory: Path, *options: str, hostile: int = 0, db: str | None = None) -> Run:
     """One run of the server, whose rounds must all have accepted every trainer's update. Raises BenchError, Refused."""
     with folder_in(directory) as folder:
-        done = run(server_command(shape, folder, *options), shape, hostile=hostile)
-        all_accepted(folder, shape)
+        done = run(server_command(shape, folder, *options, db=db), shape, hostile=hostile)
+        all_accepted(folder, shape, db=db)
     return done
 
 
@@ -253,10 +256,21 @@ def run_floor(shape: Shape, directory: Path) -> Run:
         return run(floor_command(shape, folder), shape)
 
 
-def all_accepted(folder: Path, shape: Shape) -> None:
-    """Raises BenchError where a round was made without somebody, or was tried twice."""
-    with contextlib.closing(sqlite3.connect(database_in(folder))) as database:
-        rows = database.execute("SELECT round, updates_accepted FROM v1_rounds WHERE round > 0 ORDER BY event_seq")
-        found = rows.fetchall()
+ACCEPTED = """
+    SELECT round, updates_accepted FROM v1_rounds WHERE round > 0
+        AND run_id = (SELECT run_id FROM v1_runs ORDER BY started_at DESC LIMIT 1) ORDER BY event_seq"""
+
+
+def all_accepted(folder: Path, shape: Shape, db: str | None = None) -> None:
+    """Raises BenchError where a round of the newest run was made without somebody, or was tried twice."""
+    with contextlib.closing(_opened(db) if db else sqlite3.connect(database_in(folder))) as database:
+        found = database.execute(ACCEPTED).fetchall()
     if found != [(number, shape.clients) for number in range(1, shape.rounds + 1)]:
         raise BenchError(f"not every update was accepted; of {shape.clients}: {found}")
+
+
+def _opened(db: str) -> Any:
+    """A connection to PostgreSQL."""
+    import psycopg
+
+    return psycopg.connect(db)

@@ -1,13 +1,14 @@
 """What the record of a round costs: the events of small rounds through a writer, without a server around it.
 
-    python -m tests.bench.record --clients 500 --rounds 4 --dir FOLDER
+    python -m tests.bench.record --clients 500 --rounds 4 --dir FOLDER [--db postgresql://USER@HOST/DATABASE]
 
 Prints one JSON line: microseconds of the writer's thread an event (processor time, so that what else the machine does
-hardly matters), events a transaction, and bytes of database an update.
+hardly matters), events and milliseconds a transaction, and bytes of database an update.
 """
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from flserver import events as e
 from flserver.events import Event
+from flserver.settings.places import Place, place_of
+from flserver.store.database import at
 from flserver.store.schema import ensure_head
 from flserver.store.writer import Writer
 
@@ -22,10 +25,11 @@ RUN = "20260131-090000-abcdef"
 MODEL_BYTES = 30_000
 
 
-def record(clients: int, rounds: int, directory: Path) -> dict[str, object]:
-    """The figures of ``rounds`` rounds of ``clients`` trainers, each with an update."""
+def record(clients: int, rounds: int, directory: Path, place: Place | None = None) -> dict[str, object]:
+    """The figures of ``rounds`` rounds of ``clients`` trainers, each with an update, on record at ``place``."""
     failures: list[BaseException] = []
     batches: list[int] = []
+    seconds: list[float] = []
     processor: list[float] = []  # of the writer's thread, after each transaction
 
     def committed(batch: Sequence[Event]) -> None:
@@ -33,20 +37,20 @@ def record(clients: int, rounds: int, directory: Path) -> dict[str, object]:
         processor.append(time.thread_time())
 
     with tempfile.TemporaryDirectory(dir=directory, prefix="bench-") as folder:
-        db = Path(folder) / "bench.sqlite"
+        db = place or Path(folder) / "bench.sqlite"
         ensure_head(db)
         writer = Writer(db, run_id=RUN, process_id=1)
-        writer.start(on_committed=committed, on_commit_seconds=lambda _: None, on_failure=failures.append)
+        writer.start(on_committed=committed, on_commit_seconds=seconds.append, on_failure=failures.append)
         for event in _begin(clients):
             writer.emit(event)
         writer.flush()
-        first, before = len(batches), db.stat().st_size + db.with_name(f"{db.name}-wal").stat().st_size
+        first, before = len(batches), at(db).bytes()
         for number in range(1, rounds + 1):
             for event in _round(number, clients):
                 writer.emit(event)
             writer.flush()
         writer.close()
-        grown = db.stat().st_size - before
+        grown = at(db).bytes() - before
     if failures:
         raise failures[0]
     events = sum(batches[first:])
@@ -55,6 +59,7 @@ def record(clients: int, rounds: int, directory: Path) -> dict[str, object]:
         "rounds": rounds,
         "events": events,
         "writer_us_an_event": round((processor[-1] - processor[first - 1]) / events * 1e6, 1),
+        "ms_a_commit": round(1000 * statistics.fmean(seconds[first:]), 2),
         "events_per_commit": round(events / len(batches[first:]), 1),
         "database_bytes_an_update": round(grown / (clients * rounds)),
     }
@@ -135,8 +140,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, required=True)
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--db", type=place_of)
     given = parser.parse_args()
-    print(json.dumps(record(given.clients, given.rounds, given.dir)))
+    print(json.dumps(record(given.clients, given.rounds, given.dir, given.db)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import endurance, fleet, fsync
+from tests.bench.databases import Databases
 from tests.bench.driver import (
     Refused,
     Run,
@@ -35,6 +36,7 @@ class Given:
     long: bool = False
     crowd: bool = False
     fleet: int = 1000  # simulated trainers
+    databases: Databases | None = None  # PostgreSQL's, for the rows that need some
 
     def shape(self, clients: int, size: str, rounds: int) -> Shape:
         return Shape(clients, size, self.rounds or rounds, self.crowd)
@@ -74,6 +76,30 @@ def against_the_floor(
         Figure("a trainer and round of the server", 1000 * server / clients, "ms"),
         Figure("the floor's peak memory", max(one.peak for one, _ in done) / 1e6, "MB"),
         Figure("the server's peak memory", max(one.peak for _, one in done) / 1e6, "MB"),
+    ]
+
+
+def beside_sqlite(
+    clients: int, size: str, most: float | None, given: Given, *, rounds: int = 6, turns: int = 3
+) -> list[Figure]:
+    """Seconds a round of the server with its record on PostgreSQL over those with it on SQLite."""
+    assert given.databases is not None, "main has opened them"
+    shape, databases = given.shape(clients, size, rounds), given.databases
+
+    def on_postgres() -> Run:
+        with databases.fresh() as db:
+            return run_server(shape, given.directory, db=db)
+
+    done = in_turn(given, turns, lambda: run_server(shape, given.directory), on_postgres)
+    ratios = [there.seconds / here.seconds for here, there in done]
+    return [
+        Figure("a round, record on PostgreSQL / SQLite", statistics.median(ratios), "×", most=most),
+        Figure("lowest ratio of a turn", min(ratios), "×"),
+        Figure("highest ratio of a turn", max(ratios), "×"),
+        Figure("a round on SQLite", 1000 * statistics.median(here.seconds for here, _ in done), "ms"),
+        Figure("a round on PostgreSQL", 1000 * statistics.median(there.seconds for _, there in done), "ms"),
+        Figure("the server's peak memory on SQLite", max(here.peak for here, _ in done) / 1e6, "MB"),
+        Figure("the server's peak memory on PostgreSQL", max(there.peak for _, there in done) / 1e6, "MB"),
     ]
 
 
@@ -188,3 +214,20 @@ ROWS = {
     QUICK: Row(partial(against_the_floor, 3, "0.03", None, rounds=3, turns=1), usual=False),
 }
 """Every row by its name; sizes in MB. How a figure is to be read stands in the handbook."""
+
+
+def on_postgres(name: str) -> str:
+    """The name of the row that has the same trainers as that one, and compares records."""
+    return f"pg {name}"
+
+
+HELD = ("8x45", "50x0.03")  # what the figure was set for
+ON_POSTGRES = {
+    on_postgres(name): Row(
+        partial(beside_sqlite, *row.measure.args[:2], 1.5 if name in HELD else None, **row.measure.keywords),
+        usual=name in HELD,
+    )
+    for name, row in ROWS.items()
+    if isinstance(row.measure, partial) and row.measure.func is against_the_floor
+}
+"""The rows of ``--db``, each as one of the others but for what is compared."""

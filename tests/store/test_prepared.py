@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,13 +9,7 @@ from flserver.store import tables as t
 from flserver.store.prepared import MOST_ROWS, changing, inserting
 from flserver.store.sqlite import writing_engine
 from tests.store.conftest import Ask
-
-METRIC = {"run_id": "r", "round": 1, "name": "loss", "source": "server", "value": 0.5}
-RUN = {"name": "\ud800", "status": "running", "started_at": "t", "num_rounds": 1, "model": "é", "strategy": "s"}
-
-
-def runs(count: int) -> list[dict[str, Any]]:
-    return [RUN | {"run_id": f"r{n}", "seed": n, "config": {"n": n}, "event_seq": n} for n in range(count)]
+from tests.store.some_rows import METRIC, runs
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, MOST_ROWS - 1, MOST_ROWS, 2 * MOST_ROWS + 5])

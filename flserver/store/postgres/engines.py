@@ -25,11 +25,12 @@ server keeps what has been changed since."""
 COLLATIONS = ("C", "POSIX", "C.UTF-8", "C.utf8", "ucs_basic")
 """Those that sort text as its bytes, as SQLite does."""
 
-CONNECTION: Mapping[str, Any] = {
-    **{"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3},
+VANISHED: Mapping[str, int] = {
+    **{"keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3},
     "tcp_user_timeout": 4000,
 }
-"""Where the network answers nothing for four seconds, the other end is gone."""
+"""Where the network answers nothing for four seconds, the other end is gone: so a vanished host's lock is free within
+five."""
 CONNECT_SECONDS = 5
 
 _DURABLE = (
@@ -55,9 +56,14 @@ def driver() -> Any:
 
 def connect(address: str) -> "psycopg.Connection[Any]":
     """A connection that writes. Raises psycopg.Error, and UsageError where the driver is missing."""
-    options = dict(CONNECTION) if "connect_timeout=" in address else {**CONNECTION, "connect_timeout": CONNECT_SECONDS}
-    connection = driver().connect(address, autocommit=True, application_name="flserver", **options)
+    connection = driver().connect(address, autocommit=True, application_name="flserver", **reaching(address))
     return _prepared(connection, _SESSION)
+
+
+def reaching(address: str) -> dict[str, Any]:
+    """How long ``address``, which may have its own word in that, is tried, and when it is given up."""
+    timeout = {} if "connect_timeout=" in address else {"connect_timeout": CONNECT_SECONDS}
+    return {"keepalives": 1, **VANISHED, **timeout}
 
 
 def connect_for_reading(address: str) -> "psycopg.Connection[Any]":

@@ -15,24 +15,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from flserver.errors import UsageError
 from flserver.settings.places import Address
-from flserver.store.postgres.engines import SEARCH_PATH
+from flserver.store.postgres.engines import SEARCH_PATH, VANISHED, reaching
 from flserver.store.postgres.words import said, sqlstate
 
 MOST_OF_A_NAME = 63  # bytes that PostgreSQL keeps of an application_name
-CONNECT_SECONDS = 5
-UNANSWERED = 4000  # milliseconds that what was sent may stay without an answer of the network's
 UNHEARD = 20.0  # seconds that a transaction may take, before its database is taken for one that hangs
 FROZEN = 5000
 """Milliseconds that a session may do nothing in a transaction: a server that hangs holds no lock that others need."""
 LOCK_WAIT = 2000  # milliseconds that a statement waits for another's lock, before the whole is tried again
-KEEPALIVES: Mapping[str, Any] = {"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3}
-"""Where nothing answers for four seconds, the other end is gone: so a vanished host's lock is free within five."""
 SETTINGS = {
     "search_path": SEARCH_PATH,
-    "tcp_keepalives_idle": "1",
-    "tcp_keepalives_interval": "1",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": str(UNANSWERED),
+    **{f"tcp_{name.removeprefix('tcp_')}": str(value) for name, value in VANISHED.items()},
     "idle_in_transaction_session_timeout": str(FROZEN),
     "lock_timeout": str(LOCK_WAIT),
 }
@@ -94,14 +87,8 @@ class Session:
             return engine.connect()
 
     def _connect(self) -> "psycopg.Connection[Any]":
-        timeout: Mapping[str, Any] = {"connect_timeout": CONNECT_SECONDS}
-        driver = psycopg.connect(
-            str(self.address),
-            application_name=_name(self._what),
-            tcp_user_timeout=UNANSWERED,
-            **({} if "connect_timeout=" in str(self.address) else timeout),
-            **KEEPALIVES,
-        )
+        address = str(self.address)
+        driver = psycopg.connect(address, application_name=_name(self._what), **reaching(address))
         try:
             driver.execute("; ".join(f"SET {name} = {value}" for name, value in SETTINGS.items()).encode())
             found = driver.execute(ASKED.encode()).fetchone()

@@ -14,7 +14,7 @@ from flserver.store.prepared import Writing
 def write(connection: Connection, writing: Writing, rows: Sequence[list[Any]]) -> int:
     """Write ``rows``, each with its values in the order of its names. Returns how many rows of the table were inserted
     or changed. Raises sqlalchemy's DBAPIError."""
-    driver, statement = connection.connection.driver_connection, _text(writing)
+    driver, said = connection.connection.driver_connection, statement(writing)
     assert isinstance(driver, psycopg.Connection)
     for place in _whole(writing):
         for row in rows:
@@ -23,18 +23,19 @@ def write(connection: Connection, writing: Writing, rows: Sequence[list[Any]]) -
     try:
         with driver.cursor() as cursor:
             if writing.kind != "insert":
-                cursor.executemany(statement, rows)
+                cursor.executemany(said, rows)
                 return cursor.rowcount
-            with cursor.copy(statement) as copy:
+            with cursor.copy(said) as copy:
                 for row in rows:
                     copy.write_row(row)
             return cursor.rowcount
     except psycopg.Error as error:
-        raise DBAPIError(statement.decode(), None, error) from error
+        raise DBAPIError(said.decode(), None, error) from error
 
 
 @cache
-def _text(writing: Writing) -> bytes:
+def statement(writing: Writing) -> bytes:
+    """What is said to PostgreSQL, with a place for each value."""
     table, keys = writing.table, [f'"{key.name}"' for key in writing.table.primary_key]
     columns = [f'"{column}"' for column in writing.columns]  # user is a word of SQL's
     listed, values = ", ".join(columns), ", ".join(["%s"] * len(columns))
