@@ -8,6 +8,7 @@ from typing import Any
 
 from flserver.errors import UsageError
 from flserver.store.reader import Reader, Row
+from flserver.text import json_text
 
 FORMAT = "flserver model 1"
 NOT_STATED = "not stated"
@@ -68,7 +69,7 @@ def model_card(reader: Reader, run: Row, committed: Row, licence: str | None) ->
 def as_metadata(card: Mapping[str, Any]) -> dict[str, str]:
     """The card as safetensors' ``__metadata__`` holds it: text by name, ``flserver.`` before each; what is no text is
     JSON."""
-    return {f"flserver.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
+    return {f"flserver.{key}": value if isinstance(value, str) else json_text(value) for key, value in card.items()}
 
 
 def place_of(out: Path) -> Path:

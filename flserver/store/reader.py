@@ -164,6 +164,14 @@ class Reader(Readable):
         rows = self._rows(query, run=run_id, number=number, source=source)
         return {row["name"]: float(row["note"] or "nan") if row["value"] is None else row["value"] for row in rows}
 
+    def not_finite(self, run_id: str) -> Mapping[tuple[int, str], float]:
+        """What was measured here of the run's models and is no number that a column holds, by round and metric's name:
+        NaN, or infinite."""
+        query = """
+            SELECT round, name, note FROM v1_round_metrics
+            WHERE run_id = :run AND source IN ('server', 'evaluate') AND value IS NULL"""
+        return {(row["round"], row["name"]): float(row["note"] or "nan") for row in self._rows(query, run=run_id)}
+
     def accepted_norms(self, run_id: str, upto: int | None = None) -> AcceptedNorms:
         """How far the accepted updates were of which the run's model is made: its own up to round ``upto`` (None: all),
         and its parents' where it is a child. An older record has the whole norm only, which is more than each."""
