@@ -101,6 +101,13 @@ class Reader(Readable):
             return {str(key): str(value) for key, value in started.get("code", {}).items()}
         return {}
 
+    def restored_since(self, run_id: str) -> bool:
+        """Whether the database was restored from a backup after the run's last server process had begun."""
+        query = """
+            SELECT (SELECT MAX(at) FROM v1_operator_events WHERE kind = 'restore')
+                > COALESCE((SELECT MAX(started_at) FROM v1_processes WHERE run_id = :run), '') AS since"""
+        return bool(self._rows(query, run=run_id)[0]["since"])
+
     def left_over_runs(self) -> list[str]:
         """The run_ids still ``running``: while nobody has the lock, their processes are gone."""
         return [row["run_id"] for row in self._rows("SELECT run_id FROM runs WHERE status = 'running'")]
