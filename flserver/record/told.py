@@ -76,7 +76,7 @@ def told_by_clients(reader: Reader, run_id: str) -> dict[str, OfClients]:
                 one = Changed(client_id=client, registration=registration, at=at, before=values[0], now=values[1])
                 changed.setdefault(key, []).append(one)
         last[client] = now
-    keys = Counter(key for told in last.values() for key in told) + Counter(changed)
+    keys = Counter(key for told in last.values() for key in told) + Counter(changed.keys())
     most = sorted(keys, key=lambda key: (-keys[key], key))[:MOST_KEYS]
     return {key: OfClients(clients=_by_value(key, last), changed=changed.get(key, ())) for key in sorted(most)}
 
@@ -85,7 +85,11 @@ def _by_value(key: str, last: Mapping[str, Mapping[str, str]]) -> dict[str, list
     found: dict[str, list[str]] = {}
     for client, told in last.items():
         found.setdefault(told.get(key, NO_VALUE), []).append(client)
-    return dict(sorted(found.items(), key=lambda each: (-len(each[1]), _order(json.loads(each[0]) or ""))))
+    return {value: found[value] for value in sorted(found, key=lambda value: (-len(found[value]), _by_size(value)))}
+
+
+def _by_size(value: str) -> tuple[bool, float, str]:
+    return _order("" if value == NO_VALUE else json.loads(value))
 
 
 def _scalars(info: str) -> dict[str, Scalar]:
