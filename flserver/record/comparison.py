@@ -108,7 +108,8 @@ def side(reader: Reader, run: Row) -> Side:
     found = best(map(MadeRound.of, rounds))
     by_number = {row["round"]: row for row in rounds}
     _, ((clients,),) = reader.query(_CLIENTS, {"run_id": run["run_id"]})
-    beyond = reader.not_finite(run["run_id"])
+    unknown = any(row[name] is None for row in rounds for name in ("loss", "accuracy"))
+    beyond = reader.not_finite(run["run_id"]) if unknown else {}
 
     def curve(name: str) -> Curve:
         return {row["round"]: beyond.get((row["round"], name)) if row[name] is None else row[name] for row in rounds}

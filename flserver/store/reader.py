@@ -174,10 +174,9 @@ class Reader(Readable):
     def not_finite(self, run_id: str) -> Mapping[tuple[int, str], float]:
         """What was measured here of the run's models and is no number that a column holds, by round and metric's name:
         NaN, or infinite."""
-        query = """
-            SELECT round, name, note FROM v1_round_metrics
-            WHERE run_id = :run AND source IN ('server', 'evaluate') AND value IS NULL"""
-        return {(row["round"], row["name"]): float(row["note"] or "nan") for row in self._rows(query, run=run_id)}
+        query = "SELECT * FROM v1_round_metrics WHERE run_id = :run AND source <> 'clients' AND value IS NULL"
+        rows = self._rows(query, run=run_id)  # an older record has no note
+        return {(row["round"], row["name"]): float(row.get("note") or "nan") for row in rows}
 
     def accepted_norms(self, run_id: str, upto: int | None = None) -> AcceptedNorms:
         """How far the accepted updates were of which the run's model is made: its own up to round ``upto`` (None: all),
