@@ -3,8 +3,10 @@ word was perhaps meant to be."""
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from typing import Any
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -29,6 +31,30 @@ def json_number(value: float) -> float | str:
     """``value`` as JSON can hold it: NaN and the infinities, which have no number there, become the texts ``NaN``,
     ``Infinity`` and ``-Infinity``. ``float`` reads them back."""
     return value if math.isfinite(value) else json.dumps(value)
+
+
+def json_plain(value: Any) -> Any:
+    """``value`` as JSON can hold it, however deep: numbers as :func:`json_number` has them, bytes as hexadecimal
+    digits, a dataclass by its fields' names, and what is neither number, text, truth value nor None as its text."""
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return json_number(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(key): json_plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_plain(each) for each in value]
+    if is_dataclass(value):
+        return {field.name: json_plain(getattr(value, field.name)) for field in fields(value)}
+    return str(value)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON, in the one way in which it leaves the house: in ASCII, and as :func:`json_plain` has it. It is
+    one line without an ``indent``, so many blanks for each depth."""
+    return json.dumps(json_plain(value), indent=indent, allow_nan=False)
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:

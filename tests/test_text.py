@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from flserver.text import did_you_mean, edit_distance, json_number, printable, three_decimals
+from flserver.text import did_you_mean, edit_distance, json_number, json_text, printable, three_decimals
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,21 @@ def test_nothing_is_offered_for_a_word_like_none() -> None:
 )
 def test_how_many_letters_make_one_word_the_other(one: str, other: str, letters: int) -> None:
     assert edit_distance(one, other) == edit_distance(other, one) == letters
+
+
+@dataclass(frozen=True)
+class Measured:
+    round: int
+    loss: float
+
+
+def test_json_that_leaves_the_house_is_ascii_and_has_numbers_that_json_has_not_as_texts() -> None:
+    value = {1: Measured(2, math.nan), "é": [b"\xff", Path("a/b"), (True, None, -math.inf)], "n": 0.1}
+    written = json_text(value)
+    assert written.isascii()
+    assert json.loads(written) == {
+        "1": {"round": 2, "loss": "NaN"},
+        "é": ["ff", "a/b", [True, None, "-Infinity"]],
+        "n": 0.1,
+    }
+    assert json_text({"a": 1}, indent=1) == '{\n "a": 1\n}'

@@ -26,6 +26,7 @@ from flserver.store.reader import Reader
 from flserver.store.schema import check
 from flserver.store.sqlite import DATABASE_ERRORS, cause
 from flserver.store.sqlite_copies import copy_database
+from flserver.text import json_text
 
 MANIFEST = "backup.json"
 TRIES = 10
@@ -150,7 +151,7 @@ def _write(path: Path, backup: Backup) -> None:
     beside = path.with_name(f"{path.name}.partial")
     beside.unlink(missing_ok=True)
     with os.fdopen(create(beside), "w", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(backup), indent=1) + "\n")
+        file.write(json_text(asdict(backup), indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.rename(beside, path)

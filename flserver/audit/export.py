@@ -1,6 +1,5 @@
 """Models out of the record."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from flserver.settings.folders import Folder
 from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of
 from flserver.store.reader import Reader
+from flserver.text import json_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def export(
     as_it_is = None if strategy or embed else checkpoint
     digest = write_model(model, out, as_it_is, as_metadata(card) if embed else {})
     told = {"file": out.name, "file_digest": digest, "parameters": sum(tensor.numel() for tensor in model.values())}
-    text = json.dumps(card | told, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(card | told, indent=2) + "\n"
     _write(beside, lambda place: place.write_text(text, encoding="utf-8", errors="backslashreplace"))
     return Exported(
         run_id=run["run_id"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from flserver.errors import UsageError
 from flserver.store.reader import Reader, Row
+from flserver.text import json_text
 
 FORMAT = "flserver model 1"
 NOT_STATED = "not stated"
@@ -40,6 +41,12 @@ def model_card(reader: Reader, run: Row, committed: Row, licence: str | None) ->
     made_with: dict[str, Any] = {name: process.get(name) for name in MADE_WITH} if process else {}
     for name in ("code", "libraries"):
         made_with[name] = json.loads(made_with.get(name) or "null")
+
+    def measured(name: str) -> float | None:
+        if committed[name] is not None:
+            return float(committed[name])
+        return reader.not_finite(run["run_id"]).get((committed["round"], name))
+
     ((clients,),) = reader.query(CLIENTS, {"run_id": run["run_id"], "round": committed["round"]})[1]
     parent = {"run_id": run["parent_run_id"], "round": run["parent_round"]}
     return {
@@ -59,8 +66,7 @@ def model_card(reader: Reader, run: Row, committed: Row, licence: str | None) ->
         "clients": committed["updates_accepted"],
         "clients_of_run": clients,
         "data_size": committed["data_size"],
-        "loss": committed["loss"],
-        "accuracy": committed["accuracy"],
+        **{name: measured(name) for name in ("loss", "accuracy")},
         "made_with": made_with,
     }
 
@@ -68,7 +74,7 @@ def model_card(reader: Reader, run: Row, committed: Row, licence: str | None) ->
 def as_metadata(card: Mapping[str, Any]) -> dict[str, str]:
     """The card as safetensors' ``__metadata__`` holds it: text by name, ``flserver.`` before each; what is no text is
     JSON."""
-    return {f"flserver.{key}": value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
+    return {f"flserver.{key}": value if isinstance(value, str) else json_text(value) for key, value in card.items()}
 
 
 def place_of(out: Path) -> Path:

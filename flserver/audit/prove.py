@@ -70,6 +70,16 @@ def event_of(reader: TreeReader, what: str) -> int:
     return int(reader.committed_round(reader.run(run)["run_id"], int(number))["event_seq"])
 
 
+def round_of(reader: TreeReader, seq: int) -> Mapping[str, Any] | None:
+    """Which committed round the event with that number is: run_id, round, attempt and model_digest; None where it is
+    none."""
+    columns, rows = reader.query(_ROUND, {"seq": seq})
+    return dict(zip(columns, rows[0], strict=True)) if rows else None
+
+
+_ROUND = "SELECT run_id, round, attempt, model_digest FROM v1_rounds WHERE event_seq = :seq AND status = 'committed'"
+
+
 def own_rows(reader: TreeReader, client: str, head: Note) -> Iterator[str]:
     """Lines of JSON: first what this is, then every event that is about ``client`` alone and that ``head`` covers, with
     payload, salt and its proof. Raises Rewritten where the record is not that of ``head``."""

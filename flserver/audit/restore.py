@@ -133,4 +133,6 @@ def _command(reader: Reader, db: Path, checkpoints: Path) -> str | None:
         return None
     recorded = settings_of(run).get("checkpoint_dir")
     elsewhere = folder_of(recorded) != checkpoints.absolute() if recorded else checkpoints != checkpoints_beside(db)
-    return f"flserver --db {db} --resume" + (f" --checkpoint-dir {checkpoints}" if elsewhere else "")
+    told = f" --checkpoint-dir {checkpoints}" if elsewhere else ""
+    told += f" --audit-head {db}.heads" if settings_of(run).get("audit_head") else ""  # not its original's
+    return f"flserver --db {db} --resume{told}"

@@ -16,14 +16,6 @@ from flserver.text import did_you_mean, printable
 if TYPE_CHECKING:
     from flserver.store.reader import Reader, Row
 
-RUNS = """
-    SELECT r.run_id, name, r.status, strategy, rounds_committed, num_rounds,
-        (SELECT COUNT(DISTINCT client_id) FROM v1_clients AS c WHERE c.run_id = r.run_id) AS clients,
-        last.loss, last.accuracy, model, r.started_at, r.ended_at, parent_run_id, parent_round
-    FROM v1_runs AS r
-    LEFT JOIN v1_rounds AS last ON last.run_id = r.run_id AND last.status = 'committed' AND last.round = (
-        SELECT MAX(round) FROM v1_rounds AS l WHERE l.run_id = r.run_id AND l.status = 'committed')
-    ORDER BY r.started_at DESC, r.run_id DESC"""
 ROUNDS = """
     SELECT round, attempt, status, seconds, clients, updates_accepted, data_size, loss, accuracy, model_digest, reason
     FROM v1_rounds WHERE run_id = :run_id ORDER BY round, attempt"""
@@ -55,15 +47,14 @@ def runs(ctx: click.Context, sort: str | None, db: str | None, form: str, raw: b
 
     For example: flserver --db runs.sqlite runs --sort -accuracy
     """
+    from flserver.record.overview import RUNS
+
     columns, rows = reader(ctx, db).query(RUNS)
     if form == "table":
         rows = for_people(columns, rows, database(ctx, db))
     if sort is not None:
         rows = in_order(columns, rows, sort)
-    if rows or form != "table":
-        say(columns, rows, form, raw=raw)
-    else:
-        click.echo("no runs yet")
+    say(columns, rows, form, raw=raw, nothing="no runs yet")
 
 
 def for_people(columns: Sequence[str], rows: Sequence[tuple[Any, ...]], where: Place) -> list[tuple[Any, ...]]:
@@ -115,17 +106,14 @@ def show(
         status = at(database(ctx, db)).status_shown(found["status"], found["run_id"])
         click.echo(_headline({**found, "status": status}) + "\n")
     if number is None and client is None:
-        say(*record.query(ROUNDS, values), form, raw=raw)
+        say(*record.each(ROUNDS, values), form, raw=raw)
         return
     if form == "table":
         for query in ([] if number is None else [ONE_ROUND]) + ([] if client is None else [REGISTRATIONS]):
             say(*record.query(query, values), form)
             click.echo()
-    columns, rows = record.query(CLIENT_ROUNDS, values)
-    if rows or form != "table":
-        say(columns, rows, form, raw=raw)
-    else:
-        click.echo("nobody was invited" if client is None else "it was invited to no round")
+    nothing = "nobody was invited" if client is None else "it was invited to no round"
+    say(*record.each(CLIENT_ROUNDS, values), form, raw=raw, nothing=nothing)
 
 
 def _headline(run: "Row") -> str:
@@ -179,7 +167,7 @@ def query(
     """
     record = reader(ctx, db)
     sql = sys.stdin.read() if sql == "-" else sql
-    say(*record.query(sql, asked_of(record, sql, run, parameters)), form, raw=raw)
+    say(*record.each(sql, asked_of(record, sql, run, parameters)), form, raw=raw)
 
 
 def asked_of(record: "Reader", sql: str, run: str | None, parameters: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Whether a start would succeed."""
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import click
 
-from flserver.cli.common import json_option, typed
+from flserver.cli.common import json_option, say_json, typed
 from flserver.errors import EXIT_DONE
 from flserver.settings import SERVER_SETTINGS, server_settings
 from flserver.settings.options import options, sources
@@ -44,9 +43,7 @@ def check(ctx: click.Context, /, as_json: bool, **values: Any) -> int:
     warnings: list[str] = []
     with _leaving_nothing(warnings.append):
         code = check_start(server_settings(meant), given, well.append, problems.append, typed=by_name)
-    click.echo(
-        json.dumps({"ok": code == EXIT_DONE, "well": well, "warnings": warnings, "problems": problems}, indent=1)
-    )
+    say_json({"ok": code == EXIT_DONE, "well": well, "warnings": warnings, "problems": problems})
     return code
 
 

@@ -1,11 +1,11 @@
 """What several commands share."""
 
 import functools
-import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,54 @@ from flserver.settings.folders import folder_of
 from flserver.settings.operator import Operator
 from flserver.settings.options import sources
 from flserver.settings.places import Place, place_of
+from flserver.text import json_text
 
 if TYPE_CHECKING:
     from flserver.store.reader import Reader
 
+
+@dataclass
+class Asked:
+    """What is asked for in one call of the command line, whichever its command: ``db`` before it, and JSON."""
+
+    db: str | None = None
+    json: bool = False
+
+
+def wants_json(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """The callback of each option that asks for JSON, which is looked at before the others: a command that fails for
+    these says so in JSON too."""
+    if value in (True, "json"):
+        ctx.ensure_object(Asked).json = True
+    return value
+
+
+_IN_WORDS = re.compile(r"(^|\0)(--json|--format[=\0]json)(\0|$)")
+
+
+def say_failed(asked: Asked, words: Sequence[str], said: str, code: int) -> None:
+    """Print why a command has failed, as an object in one line, for whom ``asked`` for JSON, also in ``words`` that
+    click could make nothing of."""
+    if asked.json or _IN_WORDS.search("\0".join(words).split("\0--\0")[0]):
+        say_json({"error": said, "exit_code": code}, line=True)
+
+
+def say_json(told: Any, *, line: bool = False) -> None:
+    """Print ``told`` as JSON; where more of them follow, or may, in one ``line``."""
+    click.echo(json_text(told, None if line else 1))
+
+
 db_option = click.option("--db", type=click.Path(), default=None, metavar="PATH|URL", help="The record.")
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for programs, in place of lines.")
+
+
+def json_flag(
+    help: str = "JSON, for programs, in place of lines.",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option ``--json``, which every command has that answers. The command is given ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=wants_json, help=help)
+
+
+json_option = json_flag()
 raw_option = click.option(
     "--raw",
     is_flag=True,
@@ -44,10 +86,17 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_form(*args: Any, form: str, as_json: bool, **values: Any) -> Any:
         return command(*args, form="json" if as_json else form, **values)
 
-    decorated = click.option("--json", "as_json", is_flag=True, help="The same as --format json.")(with_form)
-    how = "How the rows are printed: for people, fitted to their terminal, or whole and exact for programs."
-    kinds = click.Choice(FORMATS)
-    return click.option("--format", "form", type=kinds, default="table", show_default=True, help=how)(decorated)
+    decorated = json_flag("The same as --format json.")(with_form)
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        is_eager=True,
+        callback=wants_json,
+        help="How the rows are printed: for people, fitted to their terminal, or whole and exact for programs.",
+    )(decorated)
 
 
 def _run_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -96,7 +145,7 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def answer(told: Mapping[str, Any], lines: Iterable[str], as_json: bool) -> None:
     """Print what came of a command: ``told`` as one object of JSON for programs, else the ``lines`` that say it."""
     if as_json:
-        click.echo(json.dumps(told, indent=1, default=str))
+        say_json(told)
         return
     for line in lines:
         click.echo(line)
@@ -115,7 +164,7 @@ audit_head_option = click.option(
 
 def database(ctx: click.Context, db: str | None) -> Place:
     """Where the database is that is meant: ``--db`` after the command, else before it, else the default."""
-    return place_of(db or ctx.obj)
+    return place_of(db or ctx.ensure_object(Asked).db or "")
 
 
 def reader(ctx: click.Context, db: str | None) -> "Reader":

@@ -1,18 +1,18 @@
 """The command that holds runs beside each other."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.common import database, db_option, json_option, reader, runs_argument
+from flserver.cli.common import database, db_option, json_option, reader, runs_argument, say_json
 from flserver.cli.sparkline import places, sparkline
 from flserver.cli.tables import say, terminal_width
 from flserver.errors import UsageError
 from flserver.settings.places import Place
-from flserver.text import json_number, printable
+from flserver.text import json_text, printable
 
 if TYPE_CHECKING:
     from flserver.record.comparison import Comparison, Curve, Measured, Side
@@ -46,18 +46,9 @@ def compare(ctx: click.Context, runs: tuple[str, ...], as_json: bool, db: str | 
     record = reader(ctx, db)
     found = compared(record, different_runs(record, runs))
     if as_json:
-        click.echo(json.dumps(_plain(found.as_json()), indent=2))
+        say_json(found)
     else:
         _tell(found, database(ctx, db))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no number for, as a text."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return json_number(value) if isinstance(value, float) else value
 
 
 def _tell(found: "Comparison", place: Place) -> None:
@@ -110,7 +101,7 @@ def labels(runs: "Sequence[Side]") -> list[str]:
 def curve_lines(title: str, names: Sequence[str], curves: "Sequence[Curve]", width: int) -> list[str]:
     """A sparkline for each run, all on one scale and with the same round below each other; nothing where none of them
     was measured."""
-    values = [value for curve in curves for value in curve.values() if value is not None]
+    values = [value for curve in curves for value in curve.values() if value is not None and isfinite(value)]
     if not values:
         return []
     shown = [printable(name, LABEL) for name in names]
@@ -143,4 +134,4 @@ def _values(told: "Values") -> str:
 
 
 def _setting(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return "" if value is None else value if isinstance(value, str) else json_text(value)

@@ -60,11 +60,8 @@ def ask(
             "" if given.run is None else "  run {run_id}  name {name}  {status}".format(**_shown(ctx, db, given.run))
         )
         click.echo(f"{asked.title}{printable(of_run)}\n")
-    if given.rows or form != "table":
-        shown = for_people(given.columns, given.rows, database(ctx, db)) if form == "table" else given.rows
-        say(given.columns, shown, form, raw=raw)
-    else:
-        click.echo(printable(given.nothing, limit=1000))
+    shown = for_people(given.columns, given.rows, database(ctx, db)) if form == "table" else given.rows
+    say(given.columns, shown, form, raw=raw, nothing=printable(given.nothing, limit=1000))
 
 
 def _shown(ctx: click.Context, db: str | None, run: "Row") -> "Row":

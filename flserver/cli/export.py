@@ -1,6 +1,5 @@
 """The command that takes a run to other programs: its rows as files, or its numbers to a tool."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -8,7 +7,17 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from flserver.cli.common import answer, checkpoint_dir_option, database, db_option, raw_option, reader, run_argument
+from flserver.cli.common import (
+    answer,
+    checkpoint_dir_option,
+    database,
+    db_option,
+    json_flag,
+    raw_option,
+    reader,
+    run_argument,
+    say_json,
+)
 from flserver.errors import UsageError
 from flserver.settings.folders import Folder
 from flserver.text import did_you_mean
@@ -31,7 +40,7 @@ TOOLS = ("mlflow", "tensorboard")
     " URI (default: MLFLOW_TRACKING_URI), or the folder that tensorboard --logdir shows.",
 )
 @click.option("--view", metavar="NAME", help="This view alone, such as v1_rounds, to standard output.")
-@click.option("--json", "as_json", is_flag=True, help="JSON, for programs, in place of lines: the manifest.")
+@json_flag("JSON, for programs, in place of lines: the manifest.")
 @raw_option
 @click.option("--experiment", metavar="NAME", help="MLflow's.  [default: flserver]")
 @click.option("--with-model", is_flag=True, help="The last round's checkpoint too, as an artifact of MLflow's.")
@@ -128,7 +137,7 @@ def _rows(
         return
     manifest = write_all(record, found, kind, Path(out), raw=raw)
     if as_json:
-        click.echo(json.dumps(manifest, indent=2))
+        say_json(manifest)
     else:
         rows = sum(each["rows"] for each in manifest["views"].values())
         click.echo(f"{out}: {rows} rows of {len(manifest['views'])} views of run {found['run_id']}")

@@ -98,13 +98,17 @@ def prove(
     check(database(ctx, db))
     record = TreeReader(database(ctx, db))
     signed = proofs.newest_head(record) if head is None else read_note(head)
-    purged, kept = 0, StringIO()
+    purged, kept, committed = 0, StringIO(), None
     with nullcontext(kept) if as_json and out is None else _written(out) as file:
         if since is not None:
             old = int(since) if since.isdecimal() else Checkpoint.parse(read_note(Path(since)).text)
             file.write(str(proofs.extension(record, old, signed)))
         elif what is not None:
-            file.write(str(proofs.inclusion(record, proofs.event_of(record, what), signed)))
+            seq = proofs.event_of(record, what)
+            file.write(str(proofs.inclusion(record, seq, signed)))
+            if (committed := proofs.round_of(record, seq)) is not None:
+                is_it = "is round {round} of run {run_id}, whose model is {model_digest}".format(**committed)
+                click.echo(f"flserver prove: event {seq} {printable(is_it)}", err=True)
         elif client is not None:
             for line in proofs.own_rows(record, client, signed):
                 file.write(line + "\n")
@@ -113,7 +117,8 @@ def prove(
                 said = f"{gone}: what was about client {printable(client)} among them is not in the file"
                 click.echo(f"flserver prove: {said}", err=True)
     about = {"event": what, "since": since, "client": client, "head": str(signed), "purged": purged}
-    answer(about | {"file": out, "proof": kept.getvalue() or None}, (), as_json)
+    told = about | {"round": committed, "file": out, "proof": kept.getvalue() or None}
+    answer(told, (), as_json)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ A bare ``flserver`` serves, and ``check`` sees whether it could. The other comma
 writes it. What is slow to import (torch, SQLAlchemy, alembic) is imported by the command that uses it.
 """
 
+import functools
+import sys
 from typing import Any
 
 import click
@@ -12,7 +14,7 @@ from flserver import __version__
 from flserver.cli.ask import query, runs, show
 from flserver.cli.backup import backup, restore
 from flserver.cli.check import check
-from flserver.cli.common import typed
+from flserver.cli.common import Asked, say_failed, typed
 from flserver.cli.compare import compare
 from flserver.cli.completion import completion
 from flserver.cli.cookbook import ask
@@ -34,8 +36,10 @@ from flserver.settings.options import options, run, sources, unknown_variables
 
 
 def run_cli(args: list[str] | None = None) -> int:
-    """Run the command line (``sys.argv`` by default) and return its exit code."""
-    return run(cli, "FLSERVER", args)
+    """Run the command line (``sys.argv`` by default) and return its exit code. What it fails for is a line on standard
+    error, and beside that an object on standard output where JSON is asked for."""
+    asked, words = Asked(), sys.argv[1:] if args is None else args
+    return run(cli, "FLSERVER", words, obj=asked, failed=functools.partial(say_failed, asked, words))
 
 
 @click.group("flserver", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +52,7 @@ def cli(ctx: click.Context, /, **values: Any) -> int:
     Every option can also be set as FLSERVER_NAME in the environment or as a key in a --config file. Exit codes: 0 done,
     1 failed, 2 usage, 3 interrupted and resumable.
     """
-    ctx.obj = values["db"]
+    ctx.ensure_object(Asked).db = values["db"]
     unknown = unknown_variables(ctx)
     if ctx.invoked_subcommand is not None:
         for line in unknown:

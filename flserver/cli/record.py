@@ -1,6 +1,5 @@
 """The commands about the record itself: whether it holds, and the database's schema."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from flserver.cli.common import (
     db_option,
     json_option,
     operator_options,
+    say_json,
 )
 from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from flserver.settings.folders import Folder
@@ -84,7 +84,7 @@ def verify(
         if not as_json and not (short and finding.outcome == "holds" and finding.check in IN_A_LINE):
             click.echo(finding.line, err=finding.outcome != "holds")
     if as_json:
-        click.echo(json.dumps(report.as_json(verification.facts), indent=1))
+        say_json(report.as_json(verification.facts))
     else:
         for line in report.summed if short else ():
             click.echo(line)
@@ -113,7 +113,7 @@ def _compared(databases: Sequence[Place], as_json: bool, *, with_files: bool) ->
     if as_json:
         ends = [{"db": str(path), "goes_on": None if event is None else vars(event)} for path, event in goes_on]
         files = {"files": counted, "findings": wrong} if with_files else {}
-        click.echo(json.dumps({"common": found.common, "databases": ends} | files, indent=1))
+        say_json({"common": found.common, "databases": ends} | files)
     else:
         click.echo(f"the same up to event {found.common}" if found.common else "no event in common")
         for path, event in goes_on:
@@ -257,5 +257,5 @@ def db_check(ctx: click.Context, db: str | None, as_json: bool) -> int:
     found, has_it = list(problems(path)), at(path).holder()
     told = {"db": str(path), "schema": state.current, "newest": state.head, "at_head": state.at_head}
     open_in = None if has_it is None else {"pid": has_it.pid, "since": has_it.since}
-    click.echo(json.dumps(told | at(path).room() | {"open_in": open_in, "problems": found}))
+    say_json(told | at(path).room() | {"open_in": open_in, "problems": found}, line=True)
     return EXIT_DONE if state.at_head and not found else EXIT_FAILED

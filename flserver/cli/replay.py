@@ -1,6 +1,5 @@
 """The commands about what a model is made of: replay, descendants."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from flserver.cli.common import (
     raw_option,
     reader,
     run_argument,
+    say_json,
 )
 from flserver.cli.tables import say
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
@@ -92,7 +92,7 @@ def replay(
     question = Question(round=number, without=without, strategy=strategy, evaluation=evaluation, out=out)
     lines = what_if(recorded, question)
     if as_json:
-        click.echo(json.dumps({"run_id": recorded.row["run_id"], "lines": [*lines]}, indent=1))
+        say_json({"run_id": recorded.row["run_id"], "lines": [*lines]})
     for line in lines:
         click.echo(line)
     return EXIT_DONE
@@ -109,16 +109,16 @@ def _compare(run: "RecordedRun", number: int | None, strategy: str | None, as_js
             click.echo(line if finding == "holds" else f"{finding}: {line}", err=finding != "holds")
         told.append({"finding": finding, "line": line})
         found[finding] += 1
+    if not told:
+        raise UsageError(f"run {run.name} keeps the updates of no round: with --keep-updates a server does")
     if as_json:
-        click.echo(json.dumps({"run_id": run.row["run_id"], "counts": found, "rounds": told}, indent=1))
+        say_json({"run_id": run.row["run_id"], "counts": found, "rounds": told})
     left_out = 0 if number is not None else sum(round > 0 for round in run.committed) - sum(found.values())
     beside = f"; the updates of {left_out} more are not kept" if left_out else ""
     if found["differs"] or found["cannot be computed"]:
         counts = ", ".join(f"{count} {finding}" for finding, count in found.items())
         click.echo(f"rounds: {counts}{beside}", err=True)
         return EXIT_FAILED if found["differs"] else EXIT_USAGE
-    if not found["holds"]:
-        raise UsageError(f"run {run.name} keeps the updates of no round: with --keep-updates a server does")
     if not as_json:
         same = f"all {found['holds']} computed again are" if found["holds"] > 1 else "the one computed again is"
         click.echo(f"{same} as on record{beside}")
@@ -141,7 +141,5 @@ def descendants(ctx: click.Context, what: str, client: bool, db: str | None, for
     from flserver.audit.descendants import descendants as found
 
     rows = found(reader(ctx, db), what, client=client)
-    if rows or form != "table":
-        say(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], form, raw=raw)
-    else:
-        click.echo("no later model rests on it")
+    listed = [[row[name] for name in COLUMNS] for row in rows]
+    say(COLUMNS, listed, form, raw=raw, nothing="no later model rests on it")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.common import database, db_option, json_option
+from flserver.cli.common import answer, database, db_option, json_option
 from flserver.cli.simulated import follow, note, tell
-from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
+from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError
 from flserver.settings import DATASETS, hosts
 from flserver.settings.options import sources
 from flserver.settings.places import Place
@@ -25,6 +25,12 @@ SHARE = click.FloatRange(0, 1)
 MADE_OF = ("trainers", "drop_out", "lag", "lag_seconds", "lie")
 """The options that a script is made of."""
 MODEL = "neural_net_helper:NeuralNet"
+
+
+class Interrupted(FlserverError):
+    """Somebody has ended the simulation."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class _Part(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
@@ -151,6 +157,9 @@ def simulate(ctx: click.Context, /, db: str | None, as_json: bool, **given: Any)
     _check(given, typed)
     members = _script(given, typed)
     if given["no_play"]:
+        path = Path(given["script"])
+        told = {"script": path, "trainers": len(members)}
+        answer(told, [f"{path}: {len(members):,} trainers"], as_json)
         return EXIT_DONE
     # A service manager's stop is the same wish as Ctrl-C
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -158,8 +167,7 @@ def simulate(ctx: click.Context, /, db: str | None, as_json: bool, **given: Any)
         with contextlib.ExitStack() as stack:
             return _play(ctx, stack, given, members, database(ctx, db) if kept else None, as_json)
     except KeyboardInterrupt:
-        click.echo("flserver simulate: interrupted; its processes have ended", err=True)
-        return EXIT_INTERRUPTED
+        raise Interrupted("simulate: interrupted; its processes have ended") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -1,11 +1,11 @@
 """What is said of a simulated fleet: its rounds as they end, and what came of it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from flserver.cli.common import say_json
 from flserver.cli.tables import say
 from flserver.errors import EXIT_DONE, EXIT_FAILED
 from flserver.text import printable
@@ -40,17 +40,8 @@ def tell(found: "Outcome", compared: "Comparison", final: str | None, as_json: b
     differences = [*compared.differences(), *_notes(found)]
     if as_json:
         rows = [dict(zip(("what", "scripted", "done", "recorded"), row, strict=True)) for row in compared.rows]
-        click.echo(
-            json.dumps(
-                {
-                    "run": found.run,
-                    "final_digest": final,
-                    "rounds": [vars(one) for one in found.rounds],
-                    "what": rows,
-                    "differs": differences,
-                }
-            )
-        )
+        told = {"run": found.run, "final_digest": final, "rounds": found.rounds, "what": rows, "differs": differences}
+        say_json(told, line=True)
     else:
         click.echo(_throughput(found.rounds))
         say(("what came of it", "scripted", "trainers", "record"), compared.rows, "table")

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import isfinite
 
 BARS = "▁▂▃▄▅▆▇█"
-UNMEASURED, UNMADE = "·", " "
+UNMEASURED, UNMADE, DIVERGED = "·", " ", "!"
 
 
 def sparkline(curve: Mapping[int, float | None], places: Sequence[range], low: float, high: float) -> str:
     """A character for each of ``places``, which are the rounds that it stands for: how high the mean of their values is
-    between ``low`` and ``high``; ``·`` where none of them was measured, a blank where none was made."""
+    between ``low`` and ``high``; ``·`` where none of them was measured, a blank where none was made, ``!`` where one is
+    no finite number."""
     return "".join(_character([curve[n] for n in each if n in curve], low, high) for each in places)
 
 
@@ -17,6 +19,8 @@ def _character(values: Sequence[float | None], low: float, high: float) -> str:
     there = [value for value in values if value is not None]
     if not there:
         return UNMEASURED if values else UNMADE
+    if not all(map(isfinite, there)):
+        return DIVERGED
     share = (sum(there) / len(there) - low) / (high - low) if high > low else 0.0
     return BARS[min(int(share * len(BARS)), len(BARS) - 1)]
 

@@ -1,7 +1,6 @@
 """The command that follows a live run, from its record or, on another machine, from its metrics."""
 
 import http.client
-import json
 import logging
 import sys
 import urllib.error
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.common import database, db_option, reader, run_argument
+from flserver.cli.common import database, db_option, json_flag, reader, run_argument, say_json
 from flserver.clock import Deadline, utc_now, utc_timestamp
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from flserver.settings.places import Place
@@ -47,7 +46,7 @@ MOST_BYTES = 1 << 24  # of an answer
     metavar="URL",
     help="Follow http://host:9464, a server's metrics port, in place of a database: no client is named there.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
+@json_flag("A JSON object a line.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.1, 3600),
@@ -291,7 +290,7 @@ def _tell(told: "Told", as_json: bool) -> None:
 def _say(text: str, at: str, as_json: bool, level: int = logging.INFO, **more: Any) -> None:
     if as_json:
         line = {"at": at, "level": logging.getLevelName(level).lower(), "message": text} | more
-        click.echo(json.dumps(line))
+        say_json(line, line=True)
     elif sys.stdout.isatty():
         shown = f"{datetime.fromisoformat(at).astimezone():%H:%M:%S %Z}  {text}"
         click.secho(shown, fg="yellow" if level >= logging.WARNING else None)

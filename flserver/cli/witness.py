@@ -1,6 +1,5 @@
 """The witness: the commands for who holds a server to its past."""
 
-import json
 import time
 from pathlib import Path
 from threading import Event
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flserver.cli.common import answer, json_option
+from flserver.cli.common import answer, json_flag, json_option, say_json
 from flserver.errors import EXIT_DONE, HeadError, Rewritten, UsageError
 from flserver.text import printable
 
@@ -47,7 +46,7 @@ log_key_option = click.option(
 @click.option(
     "--out", type=FILE, metavar="FILE", help="Where the newest cosigned head stands. Default: standard output has each."
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON object for each head, a line each.")
+@json_flag("A JSON object for each head, a line each.")
 @click.pass_context
 def witness(
     ctx: click.Context,
@@ -175,7 +174,7 @@ def _tell(seen: "Seen", name: str, out: Path | None, as_json: bool) -> None:
 
     if as_json:
         told = {"log": name, "size": seen.size, "before": seen.before, "cosigned": str(seen.cosigned), "file": out}
-        click.echo(json.dumps(told, default=str))
+        say_json(told, line=True)
     elif out is None:
         click.echo(str(seen.cosigned))
     if out is not None:

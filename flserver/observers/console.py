@@ -1,11 +1,9 @@
 """The run on the operator's screen: one log line an event worth one, or a live view on a terminal."""
 
-import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -18,7 +16,7 @@ from flserver.clock import utc_text
 from flserver.events import Event
 from flserver.observers.log_lines import Lines
 from flserver.observers.tally import Tally
-from flserver.text import json_number, printable, three_decimals
+from flserver.text import json_plain, json_text, printable, three_decimals
 
 logger = logging.getLogger("flserver.events")
 
@@ -57,10 +55,10 @@ class JsonFormatter(logging.Formatter):
         }
         event = getattr(record, "event", None)
         if isinstance(event, Event):
-            line["event"] = {"type": type(event).__name__, **_plain(event)}
+            line["event"] = {"type": type(event).__name__} | json_plain(event)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json_text(line)
 
 
 class LiveConsole:
@@ -181,16 +179,3 @@ def _summary(tally: Tally) -> str:
 
 def _style(level: int) -> str:
     return "red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else ""
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as what JSON can hold."""
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return json_number(value)
-    return value if isinstance(value, str | int | None) else str(value)

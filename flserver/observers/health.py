@@ -1,12 +1,12 @@
 """What ``/healthz`` says, and the rule behind its status code."""
 
-import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from flserver.clock import Deadline, monotonic
 from flserver.events.words import Awaited, RunState
+from flserver.text import json_text
 
 GRACE = 30.0  # seconds: aggregating, evaluating and committing come after the deadline for updates
 
@@ -75,4 +75,4 @@ class Health:
             "reasons": reasons,
         }
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-        return status, json.dumps(body).encode() + b"\n"
+        return status, json_text(body).encode() + b"\n"

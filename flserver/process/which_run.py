@@ -13,7 +13,7 @@ from flserver.settings.policies import require_checkpoint_dir
 from flserver.settings.recorded import NOT_OF_THE_RUN, from_anywhere, settings_of
 from flserver.store.reader import Reader, Row
 from flserver.store.references import NEWEST
-from flserver.text import did_you_mean, edit_distance
+from flserver.text import did_you_mean, edit_distance, printable
 
 SLIP = 2  # letters by which a name may differ from an existing one and still be meant as that
 SHOWN_NAMES = 5
@@ -133,6 +133,7 @@ def _new_id() -> str:
 def _resumed(reader: Reader, settings: ServerSettings, found: Row, given: Mapping[str, Any]) -> Plan:
     before = _of_the_run(found)
     overrides = _overrides(found, before, given, FIXED_ON_RESUME, "--resume")
+    _check_heads(reader, found, before, given)
     began = before.get("resume_from")
     parent = None if began is None else Parent(run=reader.run(found["parent_run_id"]), round=began)
     newest = reader.newest_run(found["name"])
@@ -148,6 +149,15 @@ def _resumed(reader: Reader, settings: ServerSettings, found: Row, given: Mappin
         before=before,
         overrides=overrides,
     )
+
+
+def _check_heads(reader: Reader, found: Row, before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises UsageError where a restored copy would note its heads in its original's file, and nobody says so."""
+    if before.get("audit_head") and "audit_head" not in given and reader.restored_since(found["run_id"]):
+        raise UsageError(
+            f"run {printable(found['name'])} is restored from a backup, and notes its heads in {before['audit_head']}, "
+            "as its original does: name a file of its own with --audit-head, or the same one where the original is gone"
+        )
 
 
 def _child(reader: Reader, settings: ServerSettings, given: Mapping[str, Any], round: int) -> Plan:

@@ -1,9 +1,7 @@
-"""Values of the record as CSV and JSON have them."""
+"""Values of the record as CSV has them; what JSON has is ``text.json_text``'s."""
 
 import re
 from typing import Any
-
-from flserver.text import json_number
 
 # What a spreadsheet takes for a formula, or drops from before one: https://owasp.org/www-community/attacks/CSV_Injection
 FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -21,8 +19,3 @@ def inert(value: Any) -> Any:
     text = plain(value)
     formula = isinstance(text, str) and text.startswith(FORMULAS) and not NUMBER.fullmatch(text)
     return f"'{text}" if formula else text
-
-
-def plain_json(value: Any) -> Any:
-    """``value`` as JSON has it; what it has no number for is text."""
-    return json_number(value) if isinstance(value, float) else plain(value)

@@ -2,7 +2,7 @@
 rounds, their times."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -14,7 +14,7 @@ from flserver.settings.recorded import settings_of
 from flserver.store.reader import Reader, Row
 
 Curve = Mapping[int, float | None]
-"""A number by committed round; None where it was not measured, or is not finite."""
+"""A number by committed round, NaN and the infinities as they are; None where it was not measured."""
 
 BESIDE_SETTINGS = ("model", "strategy", "seed", "server_version", "arithmetic", "parent_run_id", "parent_round")
 """Columns of v1_runs that say how a run came about, as its settings do."""
@@ -64,9 +64,6 @@ class Comparison:
     told: Mapping[str, tuple[Values, ...]]
     silent: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def different_runs(reader: Reader, refs: Sequence[str]) -> list[Row]:
     """The rows of v1_runs that ``refs`` mean, in their order. Raises UsageError where two mean the same run."""
@@ -111,6 +108,12 @@ def side(reader: Reader, run: Row) -> Side:
     found = best(map(MadeRound.of, rounds))
     by_number = {row["round"]: row for row in rounds}
     _, ((clients,),) = reader.query(_CLIENTS, {"run_id": run["run_id"]})
+    unknown = any(row[name] is None for row in rounds for name in ("loss", "accuracy"))
+    beyond = reader.not_finite(run["run_id"]) if unknown else {}
+
+    def curve(name: str) -> Curve:
+        return {row["round"]: beyond.get((row["round"], name)) if row[name] is None else row[name] for row in rounds}
+
     trained = [row["seconds"] for row in rounds if row["round"] > 0 and row["seconds"] is not None]
     return Side(
         run_id=run["run_id"],
@@ -123,8 +126,8 @@ def side(reader: Reader, run: Row) -> Side:
         seconds=median(trained) if trained else None,
         best=None if found is None else _measured(reader, by_number[found.round]),
         last=_measured(reader, rounds[-1]) if rounds else None,
-        loss={row["round"]: row["loss"] for row in rounds},
-        accuracy={row["round"]: row["accuracy"] for row in rounds},
+        loss=curve("loss"),
+        accuracy=curve("accuracy"),
     )
 
 

@@ -16,6 +16,7 @@ import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -23,15 +24,17 @@ from typing import Any
 from urllib.parse import unquote
 
 from flserver.errors import NotInstalled, UsageError
+from flserver.record.overview import RUNS
 from flserver.record.questions import Question, questions
 from flserver.settings.places import Place
 from flserver.store.any_sql import MEANT, Asking, explained, limit_memory
 from flserver.store.database import at, file_of
-from flserver.store.reader import Reader
+from flserver.store.reader import Reader, Row
 from flserver.store.sqlite import reading_connection
-from flserver.text import printable
+from flserver.text import printable, three_decimals
 
 HOST = "127.0.0.1"
+MOST_RUNS = 20  # on the first page
 NAME = "record"  # what the database is called in a URL, whatever its file is called
 SETTINGS = {
     "allow_download": False,
@@ -40,7 +43,7 @@ SETTINGS = {
     "sql_time_limit_ms": 5000,
     "suggest_facets": False,
 }
-TEMPLATES = Path(__file__).with_name("templates")  # which runs were killed, the questions, the views, then SQL
+TEMPLATES = Path(__file__).with_name("templates")  # the runs, the questions, the views, then SQL
 NOT_FROM_ELSEWHERE = frozenset({b"", b"none", b"same-origin"})
 """Of Sec-Fetch-Site, by which a browser says whose page it asks for: nobody's, or one of ours."""
 Asgi = Callable[[Mapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -88,10 +91,40 @@ def _canned(asked: Question) -> dict[str, Any]:
     }
 
 
-def title_of(path: Path) -> str:
-    """The database's name, and its newest run."""
-    _, newest = Reader(path).query("SELECT name, run_id FROM v1_runs ORDER BY started_at DESC, run_id DESC LIMIT 1")
-    return " ".join([path.name, *(f"– run {name} ({run_id})" for name, run_id in newest)])
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A run as the first page has it: texts."""
+
+    run_id: str
+    name: str
+    status: str
+    rounds: str
+    clients: str
+    strategy: str
+    loss: str
+    accuracy: str
+    started_at: str
+
+
+def runs_shown(place: Place, most: int = MOST_RUNS) -> tuple[list[Shown], int]:
+    """The newest runs, ``most`` of them, and how many there are."""
+    columns, rows = Reader(place).query(RUNS)
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    return [_shown(place, run) for run in found[:most]], len(found)
+
+
+def _shown(place: Place, run: Row) -> Shown:
+    return Shown(
+        run_id=run["run_id"],
+        name=printable(run["name"], 60),
+        status=at(place).status_shown(run["status"], run["run_id"]),
+        rounds=f"{run['rounds_committed']} of {run['num_rounds']}",
+        clients=str(run["clients"]),
+        strategy=printable(run["strategy"], 40),
+        loss="" if run["loss"] is None else three_decimals(run["loss"]),
+        accuracy="" if run["accuracy"] is None else three_decimals(run["accuracy"]),
+        started_at=str(run["started_at"])[:19].replace("T", " "),
+    )
 
 
 def left_running(place: Place) -> list[str]:
@@ -148,9 +181,12 @@ def application(place: Place, base: str = "/") -> Any:
         async def foreign_keys_for_table(self, table: str) -> list[Any]:
             return []  # for its links it would need the columns that ours leave to SQLite
 
-    told = metadata([name for (name,) in rows], title_of(path))
+    told = metadata([name for (name,) in rows], path.name)
     explorer = Datasette([], metadata=told, settings={**SETTINGS, "base_url": base}, template_dir=str(TEMPLATES))
-    explorer.jinja_env.globals["left_running"] = partial(left_running, path)
+    explorer.jinja_env.globals |= {
+        "left_running": partial(left_running, path),
+        "runs_shown": partial(runs_shown, path),
+    }
     explorer.remove_database("_memory")
     explorer.add_database(ReadOnly(explorer, path=str(path)), name=NAME)
     return explorer

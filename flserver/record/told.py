@@ -15,6 +15,28 @@ LONGEST, LONGEST_INFO = 200, 20_000  # characters of a key or a text that are to
 Scalar = str | int | float | bool
 Told = Mapping[str, frozenset[str]]
 """What a run's trainers told, by the key: each value as JSON."""
+NO_VALUE = "null"
+"""What a client tells under a key of others', as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """A client told something else when it registered again, at ``at``: values as JSON."""
+
+    client_id: str
+    registration: int
+    at: str
+    before: str
+    now: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfClients:
+    """What one run's clients told under one key: the ids of the ``clients`` by the value that they told last, as JSON,
+    those of most of them first, and what was ``changed`` on the way."""
+
+    clients: Mapping[str, Sequence[str]]
+    changed: Sequence[Changed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +61,35 @@ def told_by_trainers(reader: Reader, run_id: str) -> Told:
             found.setdefault(key, set()).add(json.dumps(value))
     most = sorted(found, key=lambda key: (-by_key[key], key))[:MOST_KEYS]
     return {key: frozenset(found[key]) for key in sorted(most)}
+
+
+def told_by_clients(reader: Reader, run_id: str) -> dict[str, OfClients]:
+    """As :func:`told_by_trainers`, with who told what, and who told something else later."""
+    last: dict[str, dict[str, str]] = {}
+    changed: dict[str, list[Changed]] = {}
+    for client, registration, at, info in reader.each(_BY_CLIENT, {"run_id": run_id, "longest": LONGEST_INFO})[1]:
+        now = {key: json.dumps(value) for key, value in _scalars(info).items()}
+        before = last.get(client, now)
+        for key in {**before, **now}:
+            values = [told.get(key, NO_VALUE) for told in (before, now)]
+            if values[0] != values[1]:
+                one = Changed(client_id=client, registration=registration, at=at, before=values[0], now=values[1])
+                changed.setdefault(key, []).append(one)
+        last[client] = now
+    keys = Counter(key for told in last.values() for key in told) + Counter(changed.keys())
+    most = sorted(keys, key=lambda key: (-keys[key], key))[:MOST_KEYS]
+    return {key: OfClients(clients=_by_value(key, last), changed=changed.get(key, ())) for key in sorted(most)}
+
+
+def _by_value(key: str, last: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for client, told in last.items():
+        found.setdefault(told.get(key, NO_VALUE), []).append(client)
+    return {value: found[value] for value in sorted(found, key=lambda value: (-len(found[value]), _by_size(value)))}
+
+
+def _by_size(value: str) -> tuple[bool, float, str]:
+    return _order("" if value == NO_VALUE else json.loads(value))
 
 
 def _scalars(info: str) -> dict[str, Scalar]:
@@ -79,3 +130,8 @@ _INFOS = """
     SELECT DISTINCT info FROM v1_clients
     WHERE run_id = :run_id AND length(info) <= :longest
         AND client_id IN (SELECT client_id FROM v1_client_rounds WHERE run_id = :run_id)"""
+_BY_CLIENT = """
+    SELECT client_id, registration, registered_at, COALESCE(info, '{}') FROM v1_clients
+    WHERE run_id = :run_id AND (info IS NULL OR length(info) <= :longest)
+        AND client_id IN (SELECT client_id FROM v1_client_rounds WHERE run_id = :run_id)
+    ORDER BY client_id, registration"""

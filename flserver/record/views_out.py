@@ -6,7 +6,6 @@ Rows go from the database to the file a page at a time, all from one state of th
 import csv
 import hashlib
 import io
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,9 +18,10 @@ from flserver import __version__
 from flserver.clock import utc_now
 from flserver.errors import NotInstalled, UsageError
 from flserver.files import create
-from flserver.record.cells import inert, plain, plain_json
+from flserver.record.cells import inert, plain
 from flserver.store.reader import Reader, Row
 from flserver.store.reading import Asked
+from flserver.text import json_text
 
 Form = Literal["csv", "jsonl", "parquet"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -111,7 +111,7 @@ def _fill(reader: Reader, run: Row, form: Form, folder: Path, raw: bool) -> dict
         "views": told,
     }
     with open(create(folder / MANIFEST), "w", encoding="utf-8") as text:
-        text.write(json.dumps(manifest, indent=2) + "\n")
+        text.write(json_text(manifest, indent=2) + "\n")
     return manifest
 
 
@@ -157,8 +157,8 @@ def _written(
         if form == "csv":
             file.write(_csv([map(plain if raw else inert, row) for row in page]))
         else:
-            rows = (dict(zip(names, map(plain_json, row), strict=True)) for row in page)
-            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+            rows = (dict(zip(names, row, strict=True)) for row in page)
+            file.write("".join(json_text(row) + "\n" for row in rows).encode())
     return count
 
 

@@ -61,6 +61,26 @@ class Series:
     values: Mapping[int, float]
 
 
+def same_as(series: Sequence[Series]) -> list[str]:
+    """Of each series the label of the first one before it whose line it covers, and up to which round where that goes
+    on further; empty where there is none."""
+    said = []
+    for place, one in enumerate(series):
+        covered = (other for other in series[:place] if _covers(one.values, other.values))
+        first = next(covered, None)
+        upto = min(max(one.values, default=0), max(first.values, default=0)) if first else 0
+        ends = "" if first is None or [*first.values] == [*one.values] else f" up to round {upto}"
+        said.append("" if first is None else f"the same as {first.label}{ends}")
+    return said
+
+
+def _covers(one: Mapping[int, float], other: Mapping[int, float]) -> bool:
+    """Whether they are the same in every round that both have, and there are two or more, or one has no more."""
+    both = one.keys() & other.keys()
+    few = len(both) < 2 and len(both) < max(len(one), len(other))
+    return not few and all(repr(float(one[round])) == repr(float(other[round])) for round in both) and bool(both)
+
+
 def number(value: float, _: object = None) -> str:
     """A number beside an axis: three digits that say something, and no power of ten where zeros do."""
     if value == 0 or not math.isfinite(value):

@@ -1,14 +1,18 @@
 """Tables of what was set, and of who did what."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from flserver.report.facts import Facts, details, is_default, shown_setting
+from flserver.record.told import NO_VALUE, OfClients
+from flserver.report.facts import NUMBERS_TOLD, Facts, details, is_default, shown_setting
 from flserver.report.tables import Column, Table, table
-from flserver.report.values import NONE, as_json, between, count, duration, moment, text
+from flserver.report.values import NONE, as_json, between, count, duration, listed, moment, of, text
 from flserver.settings.server import SERVER_SETTINGS
 
 WITHHELD = "(left out)"
+NAMED = 3  # clients that told the same and are named
+VALUES = 8  # of one key that are shown
 
 
 def settings(facts: Facts, caption: str, which: Callable[[str, Any], bool]) -> Table:
@@ -62,6 +66,60 @@ def _made_of(what: str) -> str | None:
     if kind == "code" and name:
         return "sources of flserver" if name == "flserver" else f"sources of --{text(name, 60).replace('_', '-')}"
     return {"cpu": "CPU", "arithmetic": "arithmetic of the mean"}.get(what)
+
+
+def trainers(facts: Facts) -> list[Table]:
+    """What trainers told of their own settings, by how many of them, and what they told otherwise later."""
+    shown = [[text(key, 60), _told_by(told)] for key, told in facts.told_by.items()]
+    columns: list[Column] = [("client", "text"), ("registration", "number"), ("when", "time"), ("told", "code")]
+    again = [
+        [text(one.client_id), str(one.registration), moment(one.at), text(key, 60), _told(one.before), _told(one.now)]
+        for key, told in facts.told_by.items()
+        for one in told.changed
+    ]
+    found = [
+        table("Their own settings, as they told them last", [("told", "code"), ("what, and by whom", "text")], shown),
+        table(
+            "What a trainer told otherwise when it registered again",
+            [*columns, ("before", "text"), ("since then", "text")],
+            sorted(again, key=lambda row: row[2]),
+        ),
+    ]
+    return [made for made in found if made.rows]
+
+
+def trainers_notes(facts: Facts) -> list[str]:
+    """What is to be said beside that: that they told nothing, or what is left out, or where they differ."""
+    said = []
+    if not (facts.told or facts.told_left_out):
+        purged = ", or it was purged" if facts.purged else ""
+        said.append(f"Trainers told nothing{purged}: their own settings, such as a learning rate, are not on record.")
+    if differing := [text(key, 60) for key, told in facts.told_by.items() if len(told.clients) > 1]:
+        said.append(f"Trainers do not tell the same {listed(differing)}.")
+    if facts.told_left_out:
+        said.append(f"Only the numbers {listed(list(NUMBERS_TOLD))} are shown; what else trainers told is left out.")
+    return said
+
+
+def _told_by(told: OfClients) -> str:
+    if len(told.clients) == 1:
+        ((value, ids),) = told.clients.items()
+        return f"{_told(value)}: all {len(ids):,} that were invited"
+    shown = [f"{_told(value)}: {of(len(ids), 'client')}{_names(ids)}" for value, ids in told.clients.items()][:VALUES]
+    more = len(told.clients) - VALUES
+    return "; ".join(shown) + (f"; and {of(more, 'other value')}" if more > 0 else "")
+
+
+def _names(ids: Sequence[str]) -> str:
+    return f" ({listed([text(one, 40) for one in ids])})" if len(ids) <= NAMED else ""
+
+
+def _told(value: str) -> str:
+    """A value that is JSON."""
+    if value == NO_VALUE:
+        return "nothing"
+    plain = json.loads(value)
+    return text(plain if isinstance(plain, str) else value, 60)
 
 
 def processes(facts: Facts) -> Table:

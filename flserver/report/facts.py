@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flserver.errors import UsageError
 from flserver.models.retention import MadeRound, best
 from flserver.record.comparison import Side, side
-from flserver.record.told import Told, told_by_trainers
+from flserver.record.told import NO_VALUE, OfClients, Told, told_by_clients, told_by_trainers
 from flserver.report.participation import Participation, read_participation
 from flserver.report.values import text, word
 from flserver.settings.places import Place, name_of, typed_anywhere, without_its_place
@@ -24,6 +24,7 @@ from flserver.store.schema import check
 
 NUMBERS_TOLD = ("learning_rate", "epochs", "batch_size", "seed", "num_clients")
 """The numbers that ``flclient`` tells: what is shown of what clients told of themselves."""
+WITHHELD = '"(left out)"'  # as JSON
 _NUMBER = re.compile(r"-?[\d.e+-]{1,24}", re.ASCII)
 _DEFAULTS = {setting.key: setting.default for setting in SERVER_SETTINGS}
 
@@ -42,9 +43,9 @@ class Facts:
     """A run. ``db`` is what to type after --db, without the folder unless ``personal``. Rows are
     those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
     a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``side`` is the run as a comparison has
-    it, ``answered`` how many clients answered an invitation; ``told`` is what trainers told, as far as it is shown, and
-    ``told_left_out`` whether there is more. ``unheld`` is set where the run is on record as going on, and no server has
-    the database."""
+    it, ``answered`` how many clients answered an invitation; ``told`` is what trainers told, as far as it is shown,
+    ``told_left_out`` whether there is more, ``told_by`` who told what of it. ``unheld`` is set where the run is on
+    record as going on, and no server has the database."""
 
     database: str
     db: str
@@ -68,6 +69,7 @@ class Facts:
     people: Sequence[Row]
     told: Told
     told_left_out: bool
+    told_by: Mapping[str, OfClients]
     unheld: Unheld | None = None
 
     @property
@@ -170,6 +172,11 @@ def read_facts(reader: Reader, ref: str | None, db: Place, personal: bool = Fals
         people=rows(_PEOPLE) if personal else (),
         told=shown,
         told_left_out=shown != told,
+        told_by={
+            key: of if personal else _numbers_of(of)
+            for key, of in told_by_clients(reader, run_id).items()
+            if key in shown
+        },
         unheld=nobody if run["status"] == "running" else None,
     )
 
@@ -178,6 +185,19 @@ def _numbers(told: Told) -> Told:
     """Of what trainers told what is no text of theirs: their keys and texts may say who they are."""
     numbers = {key: frozenset(filter(_NUMBER.fullmatch, told[key])) for key in NUMBERS_TOLD if key in told}
     return {key: values for key, values in numbers.items() if values}
+
+
+def _numbers_of(told: OfClients) -> OfClients:
+    """The same of who told it: what is no number is withheld, and was something all the same."""
+
+    def shown(value: str) -> str:
+        return value if value == NO_VALUE or _NUMBER.fullmatch(value) else WITHHELD
+
+    clients: dict[str, list[str]] = {}
+    for value, ids in told.clients.items():
+        clients.setdefault(shown(value), []).extend(ids)
+    changed = [replace(one, before=shown(one.before), now=shown(one.now)) for one in told.changed]
+    return OfClients(clients=clients, changed=changed)
 
 
 def shown_setting(key: str, value: Any, personal: bool) -> str | None:

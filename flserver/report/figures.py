@@ -40,12 +40,14 @@ def learning(facts: Facts) -> list[Figure]:
         ring = None if best is None or best[name] is None else (best["round"], best[name])
         shows = f"The {name} of each round's global model"
         shows += ", measured by the server" if own else ""
+        same = charts.same_as(series)[-1]
         shows += (" and, " if own else ", ") + "as the clients measured it, averaged over them" if theirs else ""
         figures.append(
             Figure(
                 name=f"chart-{name}",
                 title=f"{name.capitalize()} by round",
-                shows=f"{shows}.{' The ring is the best round.' if ring else ''}",
+                shows=f"{shows}.{' The two lines are the same.' if same else ''}"
+                f"{' The ring is the best round.' if ring else ''}",
                 drawn=charts.curves(f"chart-{name}", name, series, ring),
                 tables=[],
             )

@@ -37,6 +37,8 @@ def _report(facts: Facts) -> dict[str, Any]:
         "chosen": circumstances.settings(facts, "Settings that differ from the defaults", circumstances.chosen),
         "all_settings": circumstances.settings(facts, "All settings in force", lambda key, value: True),
         "overrides": circumstances.overrides(facts),
+        "trainers": circumstances.trainers(facts),
+        "trainers_notes": circumstances.trainers_notes(facts),
         "processes": circumstances.processes(facts),
         "acts": circumstances.acts(facts),
         "learning": figures.learning(facts),
@@ -70,7 +72,10 @@ def _compared(found: Comparison) -> dict[str, Any]:
             shows=f"The {name} of each run's global models by round, each run with a dash and a mark of its own.",
             drawn=charts.curves(f"compare-{name}", name, series, legend=False),
             tables=[found.by_round[name]],
-            legend=[(charts.sample(place), one.label, "") for place, one in enumerate(series)],
+            legend=[
+                (charts.sample(place), one.label, same)
+                for place, (one, same) in enumerate(zip(series, charts.same_as(series), strict=True))
+            ],
         )
         for name, series in found.series.items()
     ]

@@ -66,7 +66,8 @@ def opened(waiting: Waiting, left: float, round: int, policy: RoundPolicy) -> st
     """That a window is open for the seconds that are ``left``, and how many are there."""
     needed, there, seconds = policy.min_clients, waiting.answered, f"{left:,.0f} s"
     if waiting.missing:
-        return f"join window: {seconds} from now; {there} of {there + waiting.missing} clients there"
+        missing = f"; not there: {', '.join(waiting.names)}" if waiting.names else ""
+        return f"join window: {seconds} from now; {there} of {there + waiting.missing} clients there{missing}"
     enough = f"all {needed} of --min-clients are there"
     who = enough if needed > 1 else f"{there:,} client{'s' * (there > 1)} there"
     until = "or as soon as all on the roster are in" if waiting.names else "more may join until then"

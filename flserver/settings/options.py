@@ -213,15 +213,23 @@ def _variables(command: click.Command, before: str = "") -> Iterator[str]:
             yield from _variables(child, f"{before}{name}_".replace("-", "_"))
 
 
-def run(command: click.Command, prefix: str, args: list[str] | None = None) -> int:
+def run(
+    command: click.Command,
+    prefix: str,
+    args: list[str] | None = None,
+    *,
+    obj: object = None,
+    failed: Callable[[str, int], None] | None = None,
+) -> int:
     """Run a click command and give its exit code (None counts as 0).
 
     Options come from ``{prefix}_*`` in the environment too. What the person or the project did wrong (click's errors
-    and FlserverError) is one line on standard error.
+    and FlserverError) is one line on standard error; ``failed`` is told it too, with the exit code. ``obj`` is the
+    context's.
     """
     name = command.name
     try:
-        result = command.main(args, prog_name=name, standalone_mode=False, auto_envvar_prefix=prefix)
+        result = command.main(args, prog_name=name, standalone_mode=False, auto_envvar_prefix=prefix, obj=obj)
     except click.ClickException as error:
         code, message = error.exit_code, error.format_message()
     except FlserverError as error:
@@ -230,5 +238,8 @@ def run(command: click.Command, prefix: str, args: list[str] | None = None) -> i
         code, message = EXIT_INTERRUPTED, "interrupted"
     else:
         return int(result or 0)
-    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    said = " ".join(message.split())
+    click.echo(f"{name}: {said}", err=True)
+    if failed is not None:
+        failed(said, code)
     return code

@@ -101,6 +101,13 @@ class Reader(Readable):
             return {str(key): str(value) for key, value in started.get("code", {}).items()}
         return {}
 
+    def restored_since(self, run_id: str) -> bool:
+        """Whether the database was restored from a backup after the run's last server process had begun."""
+        query = """
+            SELECT (SELECT MAX(at) FROM v1_operator_events WHERE kind = 'restore')
+                > COALESCE((SELECT MAX(started_at) FROM v1_processes WHERE run_id = :run), '') AS since"""
+        return bool(self._rows(query, run=run_id)[0]["since"])
+
     def left_over_runs(self) -> list[str]:
         """The run_ids still ``running``: while nobody has the lock, their processes are gone."""
         return [row["run_id"] for row in self._rows("SELECT run_id FROM runs WHERE status = 'running'")]
@@ -163,6 +170,13 @@ class Reader(Readable):
             WHERE run_id = :run AND round = :number AND source = :source"""
         rows = self._rows(query, run=run_id, number=number, source=source)
         return {row["name"]: float(row["note"] or "nan") if row["value"] is None else row["value"] for row in rows}
+
+    def not_finite(self, run_id: str) -> Mapping[tuple[int, str], float]:
+        """What was measured here of the run's models and is no number that a column holds, by round and metric's name:
+        NaN, or infinite."""
+        query = "SELECT * FROM v1_round_metrics WHERE run_id = :run AND source <> 'clients' AND value IS NULL"
+        rows = self._rows(query, run=run_id)  # an older record has no note
+        return {(row["round"], row["name"]): float(row.get("note") or "nan") for row in rows}
 
     def accepted_norms(self, run_id: str, upto: int | None = None) -> AcceptedNorms:
         """How far the accepted updates were of which the run's model is made: its own up to round ``upto`` (None: all),

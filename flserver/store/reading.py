@@ -1,7 +1,7 @@
 """How the database is read: each call opens a connection that cannot write, sees one state, and closes."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Engine, text
@@ -11,7 +11,7 @@ from flserver.errors import UsageError
 from flserver.settings.places import Place
 from flserver.store.database import at
 from flserver.store.postgres import asking
-from flserver.store.sqlite import cause
+from flserver.store.sqlite import all_text, cause
 
 Row = Mapping[str, Any]
 """A row of a view: its columns by name."""
@@ -39,15 +39,27 @@ class Readable:
         """Run one statement that only reads. Returns its columns' names, and its rows.
 
         ``parameters`` are the values of the statement's ``:name``, by name; it need not have all of them. Raises
-        UsageError, with SQLite's words, for bad SQL and for whatever would write.
+        UsageError, with SQLite's words, for bad SQL and for whatever would write. Text that is not UTF-8 has an
+        escape for each byte that is none.
         """
         with self.asking() as asked:
             return asked.rows(sql, parameters)
 
+    def each(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """As :meth:`query`, with ``PAGE`` rows in memory at once: they are read while they are asked for, and the
+        database is open until the last one is, or the iterator is closed."""
+        with ExitStack() as stack:
+            columns, pages = stack.enter_context(self.asking()).pages(sql, parameters)
+            rows = _until_read(pages, stack.pop_all())
+            next(rows)
+            return columns, rows
+
     @contextmanager
     def asking(self) -> Iterator["Asked"]:
         """Within the block, several questions are answered from one state of the database."""
-        with self._connect() as connection:
+        with self._connect() as connection, all_text(connection):
             asked = Asked(connection)
             try:
                 yield asked
@@ -81,6 +93,14 @@ class Readable:
             yield
         except SQLAlchemyError as error:
             raise self._database.unusable("read", error) from error
+
+
+def _until_read(pages: Iterator[list[tuple[Any, ...]]], opened: ExitStack) -> Iterator[Any]:
+    """A first element, which is nothing, so that what is ``opened`` is closed however little is read; then the rows."""
+    with opened:
+        yield None
+        for page in pages:
+            yield from page
 
 
 _VIEWS = "SELECT name FROM sqlite_master WHERE type = 'view' AND name LIKE 'v1!_%' ESCAPE '!' ORDER BY name"

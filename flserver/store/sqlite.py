@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
@@ -202,6 +203,22 @@ def driver_of(connection: Connection) -> sqlite3.Connection:
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver
+
+
+@contextmanager
+def all_text(connection: Connection) -> Iterator[None]:
+    """Within the block, text that is not UTF-8, which SQLite keeps as it keeps any other, is read with an escape for
+    each byte that is none, as ``text.printable`` has it: what stands there is not told from the escape written out.
+    PostgreSQL has no such text."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver = driver_of(connection)
+    before, driver.text_factory = driver.text_factory, partial(str, encoding="utf-8", errors="backslashreplace")
+    try:
+        yield
+    finally:
+        driver.text_factory = before
 
 
 def is_ours(connection: Connection) -> bool:

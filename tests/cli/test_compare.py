@@ -1,6 +1,7 @@
 """Two runs and more beside each other, and curves in a line of text."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def test_a_sparkline_is_on_the_scale_that_it_is_given() -> None:
     curve = {0: 0.0, 1: 0.5, 2: None, 3: 1.0}
     assert sparkline(curve, each, 0.0, 1.0) == "▁▅·█ "
     assert sparkline(curve, each, 0.0, 10.0) == "▁▁·▁ "
+    assert sparkline({0: 0.0, 1: math.nan, 2: 1.0}, each, 0.0, 1.0) == "▁!█  ", "it had diverged"
     assert sparkline({0: 3.0}, each[:1], 3.0, 3.0) == "▁"
     assert sparkline({0: 0.0, 1: 1.0, 2: None}, [range(0, 3)], 0.0, 1.0) == "▅", "the mean of what was measured"
 
@@ -139,3 +141,7 @@ def test_curves_are_aligned_by_round_and_fit_the_width() -> None:
     assert first.index("▁") == second.index("▁"), "round 0 stands below round 0"
     assert said[1] == "loss: 0 to 199, rounds 0 to 199, up to 6 a mark"
     assert curve_lines("loss", ["a"], [{0: None}], 60) == []
+    assert curve_lines("loss", ["a"], [{0: 1.0, 1: math.inf, 2: 2.0}], 60)[1:] == [
+        "loss: 1 to 2, rounds 0 to 2",
+        "a  ▁!█",
+    ]

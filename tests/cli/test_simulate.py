@@ -1,10 +1,11 @@
 """What ``flserver simulate`` refuses before it opens a connection, and the script that it writes."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run, refused
+from tests.cli.conftest import Run, lines, refused
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
@@ -58,11 +59,13 @@ def test_more_trainers_than_descriptors_are_refused_with_what_is_missing(
 
 def test_a_script_is_written_once_and_read_from_then_on(flserver: Run, tmp_path: Path) -> None:
     path = tmp_path / "fleet.jsonl"
-    written = ("simulate", "--script", path, "--no-play")
-    assert flserver(*written, "--trainers", 12, "--lie", 0.5, "--seed", 3)[0] == 0
+    written = ("simulate", "--script", path, "--no-play", "--json")
+    code, said, _ = flserver(*written, "--trainers", 12, "--lie", 0.5, "--seed", 3)
+    assert (code, json.loads(said)) == (0, {"script": str(path), "trainers": 12})
     text = path.read_text()
     assert len(text.splitlines()) == 12
-    assert flserver(*written)[0] == 0
+    written = written[:-1]
+    assert lines(flserver(*written)) == [f"{path}: 12 trainers"]
     assert path.read_text() == text
     refused(flserver(*written, "--trainers", 13, "--lie", 0.1), "leave --lie, --trainers out")
     path.write_text(text + "{}\n")

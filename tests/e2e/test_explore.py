@@ -115,9 +115,12 @@ def test_its_pages_have_the_questions_and_it_can_only_be_read(eventful: Facts) -
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             page = response.read().decode()
         assert [each.title for each in questions().values() if each.title.replace("'", "&#39;") not in page] == []
-        newest = Reader(eventful.db).run()
-        assert f"<title>runs.sqlite – run {newest['name']} ({newest['run_id']})</title>" in page
-        assert page.index('id="questions"') < page.index('id="views"') < page.index("<textarea"), "questions first"
+        assert "<title>runs.sqlite</title>" in page
+        for run in Reader(eventful.db).runs():
+            assert f'/run_at_a_glance?run={run["run_id"]}" title="{run["run_id"]}">{run["name"]}</a>' in page
+            assert f"{run['rounds_committed']} of {run['num_rounds']}</a>" in page
+        places = [page.index(part) for part in ('id="runs"', 'id="questions"', 'id="views"', "<textarea")]
+        assert places == sorted(places), "the runs first, then what can be asked of them"
         assert ("/record/v1_updates" in page, "/record/client_rounds" in page) == (True, False)
         assert status_of(f"{url}/rounds") == 200, "a hidden table, too"
         with urllib.request.urlopen(f"{url}/learning_curve", timeout=PATIENCE) as response:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from flserver.evidence import verify
 from flserver.evidence.make import VERIFIER
 from flserver.evidence.verify import Bundle, ed25519, plain, root_of
 from flserver.heads.tree import leaf_hash
@@ -54,6 +55,27 @@ def test_it_is_short_old_python_and_the_standard_library_alone() -> None:
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
     assert not names & {"os", "subprocess", "shutil", "importlib", "runpy", "pickle", "zipfile", "tempfile"}
+
+
+def test_no_number_is_read_that_a_python_without_a_limit_would_read_for_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+
+    def counted(digits: str) -> int:
+        read.append(len(digits))
+        return int(digits)
+
+    monkeypatch.setattr(verify, "int", counted, raising=False)  # which a number of JSON's own would not come by
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)  # as before Python 3.10.7
+    try:
+        with pytest.raises(ValueError, match="it is not written as flserver writes it"):
+            verify.parse(b'{"n":' + b"1" * 100_000 + b"}", "it")
+        assert verify.parse(b'{"n":12}', "it") == {"n": 12}
+    finally:
+        sys.set_int_max_str_digits(limit)
+    assert (max(read), min(read)) == (4301, 2)
 
 
 def test_it_neither_writes_nor_runs_anything() -> None:

@@ -1,5 +1,6 @@
 """What is told of runs that are held beside each other."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from flserver.record.comparison import compare
 from flserver.record.told import LONGEST, LONGEST_INFO, MOST_KEYS, MOST_VALUES
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
+from flserver.text import json_text
 from tests import facts
 from tests.facts import answered
 from tests.store import story
@@ -157,3 +159,5 @@ def test_a_last_round_that_diverged_was_measured_all_the_same(tmp_path: Path) ->
     assert diverged.last.loss is not None
     assert math.isnan(diverged.last.loss)
     assert (diverged.last.accuracy, fine.last.loss) == (0.1, 2.0)
+    assert json.loads(json_text(diverged))["loss"] == {"0": "NaN"}, "null is what was not measured"
+    assert (diverged.accuracy, fine.loss) == ({0: 0.1}, {0: 2.0})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flserver.record.questions import answer, question
+from flserver.record.told import told_by_clients
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from tests import facts
@@ -57,6 +58,29 @@ def test_where_trainers_told_the_same_there_are_no_rows(reader: Reader) -> None:
     found = answer(reader, question("told_that_differs"), THREE, {"other_run_id": TWO})
     assert found.rows == []
     assert found.nothing.startswith("their trainers told the same")
+
+
+def test_who_told_what_and_who_told_something_else_later(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    infos = {"1": [{"rate": 0.1}], "2": [{"rate": 0.1, "on": True}, {"rate": 0.01}], "3": [{"rate": 1}, {"rate": 1.0}]}
+    begun = [facts.run_started(ONE, ONE), facts.server_started(1)]
+    invited = [facts.attempt(1, 1, [*infos]), facts.committed(1, 1, [facts.silent(client) for client in infos])]
+    joined = []
+    for client, told in {**infos, "4": [{"rate": 9}]}.items():  # who was invited to no round says nothing of them
+        for registration, info in enumerate(told, 1):
+            connection = 10 * int(client) + registration
+            joined += [facts.opened(connection), facts.registered(client, connection, registration, info=info)]
+    story.write(path, [*begun, *joined, *invited], run_id=ONE, process_id=1)
+    found = told_by_clients(Reader(path), ONE)
+    assert {key: dict(of.clients) for key, of in found.items()} == {
+        "on": {"null": ["1", "2", "3"]},
+        "rate": {"0.01": ["2"], "0.1": ["1"], "1": ["3"]},
+    }
+    assert [(one.client_id, one.registration, one.before, one.now) for one in found["rate"].changed] == [
+        ("2", 2, "0.1", "0.01")
+    ]
+    assert [(one.before, one.now) for one in found["on"].changed] == [("true", "null")]
 
 
 def test_it_is_said_by_what_a_round_is_worse_and_the_worst_come_first(tmp_path: Path) -> None:

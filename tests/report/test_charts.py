@@ -81,3 +81,19 @@ def test_many_rounds_are_a_line_without_marks() -> None:
 )
 def test_a_number_beside_an_axis(value: float, said: str) -> None:
     assert charts.number(value) == said
+
+
+def test_lines_that_cover_each_other_are_named() -> None:
+    night = {0: 0.5, 1: NAN, 2: 0.25}
+    said = charts.same_as(
+        [
+            charts.Series(label="night", values=night),
+            charts.Series(label="again", values=dict(night)),
+            charts.Series(label="longer", values={**night, 3: 0.125}),
+            charts.Series(label="other", values={**night, 2: 0.3}),
+            charts.Series(label="one", values={0: 0.5}),
+            charts.Series(label="none", values={}),
+        ]
+    )
+    assert said == ["", "the same as night", "the same as night up to round 2", "", "", ""]
+    assert charts.same_as([]) == []

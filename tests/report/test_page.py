@@ -136,7 +136,7 @@ def test_it_says_what_the_record_says(eventful_page: str, parsed: Parsed) -> Non
     assert "wait is waiting for updates: training and sending." in text
     assert "(PATH/TO stands for where it is, which is left out here)" in text
     assert "sha256:1" in parsed.texts("code")
-    for phrase in ("192.0.2.7", "10.0.0.7", "commonName", "epochs", "a length of 5 GB"):
+    for phrase in ("192.0.2.7", "10.0.0.7", "commonName", "a length of 5 GB"):
         assert phrase not in eventful_page, "personal data, and what peers wrote, are left out"
 
 
@@ -316,3 +316,39 @@ def test_of_long_tables_the_middle_is_left_out_and_it_is_said_how_to_ask(
     (asked,) = {text for text in made.texts("code") if "v1_round_metrics" in text}
     sql = asked.partition('query "')[2].rstrip('"')
     assert len(Reader(small).query(sql)[1]) == 0, "the query runs; nothing was measured beyond the rounds' own numbers"
+
+
+def test_what_trainers_told_is_on_the_page_and_who_told_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    infos: dict[str, list[dict[str, Any]]] = {
+        "1": [{"learning_rate": 0.1, "epochs": 8, "site": "Lund"}],
+        "2": [{"learning_rate": 0.1, "epochs": 8}, {"learning_rate": 0.01, "epochs": "8</td>"}],
+        "3": [{"learning_rate": 0.1, "epochs": 8}],
+    }
+    events = [*story.started(name="told")]
+    for client, told in infos.items():
+        for registration, info in enumerate(told, 1):
+            connection = 10 * int(client) + registration
+            events += [facts.opened(connection), facts.registered(client, connection, registration, info=info)]
+    events += [facts.attempt(1, 1, [*infos]), facts.committed(1, 1, [facts.silent(client) for client in infos])]
+    story.write(path, events)
+    made = page([read(path, "told")])
+    assert "0.1: 2 clients (1 and 3); 0.01: 1 client (2)" in made
+    assert "8: 2 clients (1 and 3); (left out): 1 client (2)" in made
+    assert "Trainers do not tell the same epochs and learning_rate." in made
+    assert "What a trainer told otherwise when it registered again" in made
+    assert ("Lund" in made, "only the numbers" in made.lower()) == (False, True)
+    personal = page([read(path, "told", personal=True)])
+    assert "Lund: 1 client (1)" in personal
+    assert "nothing: 2 clients (2 and 3)" in personal
+    assert "8&lt;/td&gt;: 1 client (2)" in personal
+
+
+def test_where_trainers_told_nothing_that_is_on_the_page(small: Path, tmp_path: Path) -> None:
+    assert "epochs</code></th><td><bdi>8: all 8 that were invited" in page([read(small, "many")])
+    path = tmp_path / "runs.sqlite"
+    ensure_head(path)
+    silent = [facts.opened(1), facts.registered("1", 1, info={}), facts.attempt(1, 1, ["1"])]
+    story.write(path, [*story.started(name="mute"), *silent])
+    assert "Trainers told nothing: their own settings, such as a learning rate" in page([read(path, "mute")])

@@ -50,6 +50,11 @@ def test_each_stage_is_said_once_a_minute_whoever_comes_and_goes() -> None:
     [
         (waiting(2, 1), {"min_clients": 3}, "join window: 55 s from now; 2 of 3 clients there"),
         (
+            waiting(1, 2, ("2", "3 (Lund)")),
+            {"min_clients": 3},
+            "join window: 55 s from now; 1 of 3 clients there; not there: 2, 3 (Lund)",
+        ),
+        (
             waiting(3, 0),
             {"min_clients": 3},
             "all 3 of --min-clients are there: round 4 begins in 55 s; more may join until then",
