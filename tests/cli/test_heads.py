@@ -57,10 +57,12 @@ def test_an_event_a_round_and_an_extension_are_proven_to_a_site(flserver: Run, s
     ((seq, run_id, at),) = TreeReader(signed).query(
         "SELECT seq, run_id, at FROM v1_events WHERE type = 'RoundCommitted' ORDER BY seq LIMIT 1 OFFSET 1"
     )[1]
-    ((digest,),) = TreeReader(signed).query(f"SELECT model_digest FROM v1_rounds WHERE event_seq = {seq}")[1]
+    ((attempt, digest),) = TreeReader(signed).query(
+        f"SELECT attempt, model_digest FROM v1_rounds WHERE event_seq = {seq}"
+    )[1]
     assert err == f"flserver prove: event {seq} is round 1 of run {run_id}, whose model is {digest}\n"
     about = json.loads(flserver("--db", signed, "prove", seq, "--json")[1])["round"]
-    assert about == {"run_id": run_id, "round": 1, "attempt": 1, "model_digest": digest}
+    assert about == {"run_id": run_id, "round": 1, "attempt": attempt, "model_digest": digest}
     assert flserver("--db", signed, "prove", "1")[2] == "", "no round"
     assert told == f"event {seq}, RoundCommitted of run {run_id} at {at}, is among the {size} of log.example/a"
     refused(flserver(*check, "--head", tmp_path / "first"), "flserver prove takes --head too", code=1)
