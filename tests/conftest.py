@@ -43,12 +43,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order(items)
 
 
-def pytest_collection_finish() -> None:
-    """What has been imported stays: the search for garbage passes it over, and a child of this process shares it."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFixtures | None:
     """What ``-n`` alone asks for; --dist has other ways."""
