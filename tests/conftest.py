@@ -16,12 +16,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flserver.clock import Deadline
+from tests import warm
 from tests.patience import PATIENCE
 from tests.postgres_server import empty_postgres as empty_postgres
 from tests.postgres_server import postgres as postgres
 from tests.postgres_server import postgres_server as postgres_server
 from tests.s3_server import s3 as s3
 from tests.s3_server import s3_server as s3_server
+from tests.scheduling import ByFixtures, order
 
 # What stands beside the tests' files says as much as they do where an assert of its fails.
 pytest.register_assert_rewrite("tests.e2e", "tests.flclient", "tests.models", "tests.wire")
@@ -33,14 +35,25 @@ settings.load_profile("quick")
 
 SETTLE = PATIENCE / 10  # seconds in which threads that a test has told to stop may end; a leak is told after them
 DESCRIPTORS = Path("/proc/self/fd")
-TESTS = Path(__file__).parent
-WITH_SERVERS = {"crash", "e2e", "test_bench_tools.py"}
 KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts a server process comes last, so that a failure in anything smaller shows early."""
-    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] in WITH_SERVERS)
+    """See ``scheduling``."""
+    order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFixtures | None:
+    """What ``-n`` alone asks for; --dist has other ways."""
+    return ByFixtures(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[None]:
+    """Programs that ``warm`` starts are forked."""
+    with warm.forking():
+        yield
 
 
 class Leaked(AssertionError):

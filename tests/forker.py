@@ -2,9 +2,14 @@
 
 On the socket FD a message is a program to start, with its three streams; an answer ``["started", pid]`` or ``["ended",
 pid, exit code]``. Nothing of this project is imported here: each program does that by itself.
+
+A program ends as Python ends, but that what is alive then is not taken apart: with torch that is half a second of a
+processor; and the search for garbage in all that is imported here, which it is spared too, is another one.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -13,9 +18,11 @@ import select
 import signal
 import socket
 import sys
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 LIBRARIES = (
     "torch",
@@ -26,7 +33,11 @@ LIBRARIES = (
     "alembic.command",
     "prometheus_client",
     "rich",
+    "blake3",
+    "click",
+    "safetensors.torch",
 )
+LOST = 120  # the exit code where what was printed last could not be written
 LARGEST = 1 << 17  # bytes of a message: a command line and an environment
 
 
@@ -78,6 +89,7 @@ def run(program: dict[str, Any], of_libraries: list[Any]) -> None:
     os.chdir(program["cwd"])
     os.environ.clear()
     os.environ.update(program["env"])
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     if os.environ.get("PYTHONWARNINGS") == "error":
         warnings.simplefilter("error")
         warnings.filters[:0] = of_libraries
@@ -94,12 +106,42 @@ def run(program: dict[str, Any], of_libraries: list[Any]) -> None:
             runpy.run_path(file, run_name="__main__")
 
 
+def end(program: Callable[[], object]) -> NoReturn:
+    """Be the program to its end: that of its threads, of what it has registered for then, and of its garbage."""
+    code = 0
+    try:
+        program()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        if code and not isinstance(left.code, int):
+            print(left.code, file=sys.stderr)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError):  # closed by the program itself
+            try:
+                stream.flush()
+            except OSError:
+                code = LOST
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     before = list(warnings.filters)
     for library in LIBRARIES:
         importlib.import_module(library)
     sys.modules["numba"].njit(lambda number: number + 1.0)(2.0)  # half a second of its own, once
     added = [entry for entry in warnings.filters if entry not in before]
+    gc.collect()
+    gc.freeze()
     asked = serve(socket.socket(fileno=int(sys.argv[1])))
-    if asked is not None:
-        run(asked, added)
+    if asked is None:
+        os._exit(0)
+    end(lambda: run(asked, added))

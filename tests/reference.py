@@ -5,6 +5,7 @@ python reference.py DATA INITIAL.safetensors ROUNDS OUT.safetensors ID [ID ...]
 
 import copy
 import json
+import math
 import sys
 from fractions import Fraction
 
@@ -38,7 +39,7 @@ def train(received, x, y):
 
 def nearest(value):
     """The float32 that is nearest to a fraction, ties to even."""
-    unit = Fraction(1, 2**149)
+    unit = Fraction(2) ** max(-149, math.frexp(value)[1] - 26)  # too small, or the smallest there is
     while abs(value) >= unit * 2**24:
         unit *= 2
     return float(round(value / unit) * unit)  # round() goes to even

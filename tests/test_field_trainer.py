@@ -1,18 +1,20 @@
 """The trainer that stands in for the field does what the other tests use it for."""
 
+import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from flserver.models.architectures import DEFAULT_MODEL, build
+from tests import warm
 from tests.flclient.plain_server import PlainServer, read_frame
 from tests.fldata import write_fldata
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.usefixtures("forker")
 SCRIPT = Path(__file__).with_name("field_trainer.py")
 
 
@@ -23,7 +25,7 @@ def fldata(tmp_path_factory):
 
 def start(server, fldata, *arguments):
     given = ["--client-id", "1", "--server-port", str(server.port), "--data", str(fldata), *arguments]
-    return subprocess.Popen([sys.executable, SCRIPT, *given], stdout=subprocess.PIPE, text=True, cwd=fldata)
+    return warm.start([str(SCRIPT), *given], cwd=fldata, env=os.environ, stdout=subprocess.PIPE)
 
 
 def test_it_trains_each_model_and_leaves_when_the_run_is_over(fldata):

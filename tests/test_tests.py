@@ -3,7 +3,9 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -12,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests import warm
-from tests.conftest import WITH_SERVERS
 from tests.patience import PATIENCE
+from tests.scheduling import LONGEST, WITH_SERVERS, starts_servers, unit_of
 
 TESTS = Path(__file__).parent
 
@@ -73,7 +75,7 @@ def test_what_starts_a_server_comes_last(request: pytest.FixtureRequest) -> None
     }
     tests = {path for path, tree in trees() if starts & imported_by(tree) and Path(path).name.startswith("test_")}
     assert {Path(path).parts[0] for path in tests} == WITH_SERVERS
-    late = [item.path.relative_to(TESTS).parts[0] in WITH_SERVERS for item in request.session.items]
+    late = [starts_servers(item.path) for item in request.session.items]
     assert late == sorted(late)
 
 
@@ -138,3 +140,67 @@ def test_no_test_says_in_seconds_how_fast_a_machine_is() -> None:
         assert in_seconds(ast.parse(line)) == [1]
     assert in_seconds(ast.parse("assert monotonic() - began > 2 and over.wait(PATIENCE) and not over.wait(0.1)")) == []
     assert {path: lines for path, tree in trees() if (lines := in_seconds(tree))} == {}
+
+
+def test_a_fixture_of_a_module_is_made_in_one_worker() -> None:
+    """What starts a server for each test is given to whichever is free, unless the server is a module's."""
+    corpus, turns, ids = "e2e/hostile/test_hostile_corpus.py", "e2e/test_turns.py", "wire/test_ids.py"
+    assert [unit_of(f"tests/{path}") for path in (ids, corpus, turns)] == [f"tests/{ids}", f"tests/{corpus}", None]
+    tests = {path: tree for path, tree in trees() if Path(path).name.startswith("test_")}
+    scattered = {path for path in tests if unit_of(f"tests/{path}") is None}
+    of_a_module = {path for path in tests if "module" in map(fixture_scope, ast.walk(tests[path]))}
+    assert turns in scattered
+    assert corpus in of_a_module
+    assert scattered & of_a_module == set()
+
+
+def fixture_scope(node: ast.AST) -> str | None:
+    """That of a decorator which makes a fixture."""
+    words = node.keywords if isinstance(node, ast.Call) and called(node) == "fixture" else []
+    return next((str(word.value.value) for word in words if isinstance(word.value, ast.Constant)), None)
+
+
+def test_the_longest_are_there_and_start_servers() -> None:
+    assert all(starts_servers(TESTS / name) and (TESTS / name).exists() for name in LONGEST)
+    assert len(set(LONGEST)) == len(LONGEST) > 3
+
+
+def test_a_warm_program_is_run_as_python_would_run_it(forker: None, tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("told = 'beside'")
+    (tmp_path / "program.py").write_text(
+        "import os, sys\nfrom beside import told\nprint(told, *sys.argv[1:], os.getcwd())\n"
+        "print(os.environ.get('X'), 'torch' in sys.modules, file=sys.stderr)\nsys.exit(3)\n"
+    )
+    for env, kept in (({"X": "1"}, True), ({"X": "1", "PYTHONDONTWRITEBYTECODE": "1"}, False)):
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        done = warm.run([str(tmp_path / "program.py"), "a b"], cwd=tmp_path, env=env)
+        assert (done.returncode, done.stdout) == (3, f"beside a b {tmp_path}\n")
+        assert done.stderr == "1 True\n", "what takes seconds to import is there"
+        assert (tmp_path / "__pycache__").exists() == kept
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "said"),
+    [
+        ("print('a', end='')", 0, "a"),
+        ("sys.exit('no')", 1, "no"),
+        ("sys.exit(300)", 300 % 256, ""),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+        ("os.kill(os.getpid(), 2); time.sleep(1)", -2, "KeyboardInterrupt\n"),
+        ("threading.Timer(0.1, print, ['last']).start()", 0, "last\n"),
+        ("atexit.register(print, 'over')", 0, "over\n"),
+        ("held = [open(os.devnull)]; held.append(held); del held", 0, "ResourceWarning: unclosed file"),
+        ("sys.stdout.reconfigure(line_buffering=False, write_through=False); print('lost'); os.close(1)", 120, ""),
+    ],
+)
+def test_a_warm_program_ends_as_python_ends(forker: None, tmp_path: Path, program: str, code: int, said: str) -> None:
+    """Its threads, what it has registered, a cycle with an open file, and a standard output that is gone."""
+    (tmp_path / "program.py").write_text(f"import atexit, os, sys, threading, time\n{program}\n")
+    env = {"PYTHONWARNINGS": "error"}
+    cold = [sys.executable, str(tmp_path / "program.py")]
+    usual = subprocess.run(cold, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    done = warm.run(cold[1:], cwd=tmp_path, env=env)
+    assert done.returncode == usual.returncode == code
+    assert done.stdout == usual.stdout
+    for ended in (done, usual):
+        assert said in ended.stdout + ended.stderr

@@ -14,12 +14,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flserver.clock import Deadline
+from tests.patience import PATIENCE
 
 FORKER = Path(__file__).with_name("forker.py")
 LARGEST = 1 << 17  # bytes of a message: a command line and an environment
@@ -34,6 +36,16 @@ class WarmProcess:
         self.returncode: int | None = None
         self.stdout = None if stdout is None else os.fdopen(stdout, encoding="utf-8")
         self.stderr = None if stderr is None else os.fdopen(stderr, encoding="utf-8")
+
+    def __enter__(self) -> "WarmProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Its pipes are closed, and it has ended."""
+        for stream in (self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+        self.wait()
 
     def poll(self) -> int | None:
         """The exit code, if it has ended: minus the signal's number where one ended it."""
@@ -151,6 +163,8 @@ def _end(stack: contextlib.ExitStack, stream: int | None, own: int) -> tuple[int
     return (own if stream is None else stream), None
 
 
+Started = WarmProcess | subprocess.Popen[str]
+
 _forker: Forker | None = None
 
 
@@ -165,8 +179,24 @@ def forking() -> Iterator[None]:
             _forker = None
 
 
-def start(program: Sequence[str], **options: Any) -> "WarmProcess | subprocess.Popen[str]":
+def start(program: Sequence[str], **options: Any) -> Started:
     """Start ``python -m NAME ...`` or ``python FILE ...``. The options are those of ``Forker.start``, as Popen's."""
     if _forker is not None:
         return _forker.start(program, **options)
     return subprocess.Popen([sys.executable, *program], text=True, **options)
+
+
+def run(program: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """What it has said on both streams, and its exit code, when it has ended."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": out.fileno(), "stderr": err.fileno()}
+        process = start(program, cwd=cwd, env=env, **streams)
+        try:
+            code = process.wait(PATIENCE)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        for file in (out, err):
+            file.seek(0)
+        return subprocess.CompletedProcess([*program], code, out.read(), err.read())

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import warm
 from tests.e2e.asked import Asked
 from tests.e2e.harness import Peer, ServerProcess
 from tests.e2e.unattacked import alone as alone
@@ -17,9 +16,8 @@ Start = Callable[..., ServerProcess]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _forker() -> Iterator[None]:
-    with warm.forking():
-        yield
+def _forked(forker: None) -> None:
+    """All of these are."""
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from flserver.process.which_run import Plan, plan_run
 from flserver.settings import server_settings
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
+from tests import warm
 from tests.old_database import old_database
 from tests.patience import PATIENCE
 
@@ -87,11 +88,14 @@ def place(tmp_path: Path) -> Path:
 
 
 def flserver(place: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """What the program says; ``more`` is in its environment."""
+    """What the program says; ``more`` is in its environment, a path in it before all that is there."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "CUDA_"))} | more
     environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "flserver", "--server-port", "0", "--metrics-port", "0", *arguments]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    command = ["-m", "flserver", "--server-port", "0", "--metrics-port", "0", *arguments]
+    if "PYTHONPATH" not in more:
+        return warm.run(command, cwd=place, env=environment)
+    cold = [sys.executable, *command]
+    return subprocess.run(cold, cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def checked(place: Path, *arguments: str) -> tuple[int, list[str]]:

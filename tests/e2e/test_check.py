@@ -3,14 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from flserver.store.sqlite import revision_of
+from tests import warm
 from tests.e2e.conftest import Start
 from tests.e2e.harness import free_port
 from tests.old_database import old_database
-from tests.patience import PATIENCE
 
 OWN_CODE = """
 from torch import nn
@@ -30,8 +29,7 @@ def diverged(model, round):
 def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("FLSERVER_", "PYTHONDONTWRITE"))}
     environment["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, "-m", "flserver", "check", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    return warm.run(["-m", "flserver", "check", *arguments], cwd=folder, env=environment)
 
 
 def files(folder: Path) -> set[Path]:

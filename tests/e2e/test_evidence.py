@@ -1,6 +1,7 @@
 """Evidence of a run that goes on: made while its server writes, and checked by plain Python with nothing else."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -9,24 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from flserver.heads.keys import PrivateKey
+from tests import warm
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, TESTS, Peer, ServerProcess
 from tests.patience import PATIENCE
+from tests.warm import Started
 
 Join = Callable[..., list[Peer]]
 LOG = PrivateKey.generate("log.example/live")
 
 
-def asked(server: ServerProcess, out: Path) -> "subprocess.Popen[str]":
+def asked(server: ServerProcess, out: Path) -> Started:
     """The command that makes a bundle of the newest run, begun."""
-    command = [sys.executable, "-m", "flserver", "--db", str(server.db), "evidence", "newest", "--out", str(out)]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, "--json"], cwd=TESTS.parent, text=True, **pipes)
+    command = ["-m", "flserver", "--db", str(server.db), "evidence", "newest", "--out", str(out), "--json"]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return warm.start(command, cwd=TESTS.parent, env=os.environ, **pipes)
 
 
-def told(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    said, wrong = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, wrong
+def told(process: Started) -> dict[str, Any]:
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
     return dict(json.loads(said))
 
 

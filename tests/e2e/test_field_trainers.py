@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import warm
 from tests.e2e.conftest import Start
 from tests.e2e.harness import TESTS, ServerProcess
 from tests.e2e.trainers import trainers
@@ -39,11 +39,9 @@ def test_three_unchanged_trainers_learn_and_the_model_is_the_documents_bit_for_b
     assert curve[10] > 0.85
 
     expected = tmp_path / "expected.safetensors"
-    subprocess.run(
-        [sys.executable, TESTS / "reference.py", data, checkpoint(server, 0), "10", expected, *map(str, ids)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=True,
-    )
+    asked = [TESTS / "reference.py", data, checkpoint(server, 0), 10, expected, *ids]
+    done = warm.run(list(map(str, asked)), cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
     got, independent = load_file(checkpoint(server, 10)), load_file(expected)
     for name, tensor in independent.items():
         assert torch.equal(got[name], tensor), name
@@ -78,10 +76,9 @@ def test_a_frozen_trainer_costs_the_others_one_deadline(start: Start, tmp_path: 
     data = write_fldata(tmp_path / "FLdata", (1, 2, 3), samples=100)
     server = start("--num-rounds", "3", "--min-clients", "3", "--time-to-wait", "0.3", "--round-timeout", str(DEADLINE))
     with ExitStack() as stack:
-        frozen = [sys.executable, str(TESTS / "field_trainer.py"), "--client-id", "3", "--data", str(data)]
-        process = subprocess.Popen(
-            [*frozen, "--server-port", str(server.port), "--freeze-at-round", "1"], stdout=subprocess.DEVNULL
-        )
+        frozen = [str(TESTS / "field_trainer.py"), "--client-id", "3", "--data", str(data)]
+        frozen += ["--server-port", str(server.port), "--freeze-at-round", "1"]
+        process = warm.start(frozen, cwd=tmp_path, env=os.environ, stdout=subprocess.DEVNULL)
         stack.callback(process.wait)
         stack.callback(process.kill)
         stack.enter_context(trainers(server, data, 1, 2))

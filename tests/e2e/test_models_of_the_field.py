@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import warm
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, TESTS, Peer, ServerProcess
 from tests.fldata import write_fldata
@@ -70,12 +70,11 @@ def test_hooks_and_whatever_else_pickle_carries_go_to_both_kinds_of_trainers_and
     """Hooks of torch's own, lazy layers after a dry run, tensors without dimensions or elements: all in one."""
     server = start("--num-rounds", "2", "--min-clients", "2", *zoo(name), *FAST)
     data = write_fldata(tmp_path / "FLdata", [3], samples=40)
-    command = [sys.executable, "-m", "flclient", "--client-id", "3", "--server-port", str(server.port), *zoo(name)]
+    command = ["-m", "flclient", "--client-id", "3", "--server-port", str(server.port), *zoo(name)]
     command += ["--data-dir", str(data), "--epochs", "1", "--learning-rate", "0.1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    trainer = subprocess.Popen(
-        command, cwd=TESTS.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    trainer = warm.start(command, cwd=TESTS.parent, env=environment, **streams)
     try:
         (plain,) = join(server, "plain")
         for _ in range(2):

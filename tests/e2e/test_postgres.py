@@ -13,8 +13,9 @@ import pytest
 
 from flserver.settings.places import Address
 from flserver.store.reader import Reader
+from tests import warm
 from tests.e2e.agreement import assert_metrics_say_what_sql_says
-from tests.e2e.harness import FAST, Peer, ServerProcess
+from tests.e2e.harness import FAST, TESTS, Peer, ServerProcess
 from tests.patience import PATIENCE, eventually
 from tests.postgres_server import PostgresDatabase, running_postgres
 
@@ -44,8 +45,8 @@ def stack() -> Iterator[ExitStack]:
 
 def flserver(record: PostgresDatabase, folder: Path, *arguments: str) -> str:
     """What a command says that succeeds."""
-    command = [sys.executable, "-m", "flserver", "--db", record.url(), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    path = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    done = warm.run(["-m", "flserver", "--db", record.url(), *arguments], cwd=folder, env=path)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

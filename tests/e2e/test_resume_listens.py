@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests import warm
 from tests.e2e.conftest import Start
-from tests.e2e.harness import Peer, free_port, sql
+from tests.e2e.harness import TESTS, Peer, free_port, sql
 from tests.patience import PATIENCE
+from tests.warm import Started
 
 
 @pytest.fixture
@@ -32,34 +33,39 @@ def killed(start: Start) -> tuple[Path, int]:
     return server.db, port
 
 
+def environment() -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if not k.startswith("FLSERVER_")}
+    return own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
+
+
 @contextlib.contextmanager
-def resumed(db: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def resumed(db: Path, *arguments: str) -> Iterator[Started]:
     """``flserver --resume`` with no word about where to listen but ``arguments``."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLSERVER_")} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "flserver", "--db", str(db), "--resume", "--metrics-port", "0", *arguments]
-    with subprocess.Popen(command, cwd=db.parent, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    command = ["-m", "flserver", "--db", str(db), "--resume", "--metrics-port", "0", *arguments]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with warm.start(command, cwd=db.parent, env=environment(), **streams) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def port_of(process: subprocess.Popen[str]) -> int:
+def port_of(process: Started) -> int:
     """Where it says that it listens."""
-    assert process.stderr is not None
+    assert process.stdout is not None
     lines = []
-    for line in process.stderr:
+    for line in process.stdout:
         lines.append(line)
         if match := re.search(r"listening for trainers on 127\.0\.0\.1:(\d+)$", line):
             return int(match[1])
     raise AssertionError("".join(lines))
 
 
-def stop(process: subprocess.Popen[str], port: int) -> None:
+def stop(process: Started, port: int) -> None:
     with Peer(port, "a") as peer:
         peer.join()  # from here on SIGTERM is something that the server waits for
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=PATIENCE)
+        told, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, told
 
 
@@ -87,7 +93,7 @@ def test_the_port_of_the_start_is_in_use(killed: tuple[Path, int]) -> None:
     db, port = killed
     before = sql(db, "SELECT COUNT(*) FROM events")
     with socket.create_server(("127.0.0.1", port)), resumed(db) as process:
-        _, told = process.communicate(timeout=PATIENCE)
+        told, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, told.count("\n")) == (2, 1)
     assert f"--host 127.0.0.1 --server-port {port}: Address already in use" in told
     assert sql(db, "SELECT COUNT(*) FROM events") == before
@@ -102,13 +108,10 @@ def test_a_run_goes_on_without_the_weights_that_it_began_with(start: Start, tmp_
     server.wait_for_line("round 0/3 committed")
     server.kill()
     weights.unlink()
-    command = [sys.executable, "-m", "flserver", "--db", str(server.db), "check", "--resume"]
+    command = ["-m", "flserver", "--db", str(server.db), "check", "--resume"]
     for given, code in (([], 0), (["--initial-weights", str(weights)], 0), (["--initial-weights", str(other)], 2)):
-        told = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+        told = warm.run([*command, *given], cwd=tmp_path, env=environment())
         assert told.returncode == code, told.stdout + told.stderr
     with resumed(server.db, "--time-to-wait", "0") as process, Peer(port_of(process), "a").join() as peer:
         model = peer.model()
         assert bool((model.fc1.weight == 0.5).all())  # type: ignore[union-attr]
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=PATIENCE)

@@ -14,13 +14,13 @@ from tests import warm
 from tests.e2e.conftest import Start
 from tests.e2e.harness import TESTS, ServerProcess, sql
 from tests.patience import PATIENCE, eventually
+from tests.warm import Started
 
 pytestmark = pytest.mark.fleet
 
 FLEET = ("--drop-out", "0.25", "--lag", "0.1", "--lag-seconds", "0.3", "--lie", "0.3", "--seed", "11")
 TRAINERS, ROUNDS = 40, 4
 
-Started = warm.WarmProcess | subprocess.Popen[str]
 Simulate = Callable[..., Started]
 
 

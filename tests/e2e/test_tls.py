@@ -6,15 +6,15 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.certificates import Authority, Pair
 from tests.e2e.conftest import Start
-from tests.e2e.harness import FAST, Peer, ServerProcess, closed, connect
+from tests.e2e.harness import FAST, TESTS, Peer, ServerProcess, closed, connect
 from tests.e2e.tls_peers import TlsPeer, served, trusting
 from tests.patience import PATIENCE
 
@@ -98,14 +98,16 @@ def test_what_a_certificates_subject_says_is_harmless_on_record_and_in_the_log(
 
 def test_our_own_trainer_speaks_it_too(start: Start, authority: Authority) -> None:
     server = start("--num-rounds", "2", "--min-clients", "2", *FAST, *served(authority, mutual=True))
-    command = [sys.executable, "-m", "flclient", "--server-port", str(server.port), "--dataset", "digits"]
+    command = ["-m", "flclient", "--server-port", str(server.port), "--dataset", "digits"]
     command += ["--num-clients", "2", "--epochs", "1", "--tls-ca", str(authority.path)]
     trainers = []
     with contextlib.ExitStack() as stack:
         for client in ("1", "2"):
             own = authority.client(client)
             shown = ["--client-id", client, "--tls-cert", str(own.cert), "--tls-key", str(own.key)]
-            trainers.append(stack.enter_context(subprocess.Popen([*command, *shown], stdout=subprocess.DEVNULL)))
+            streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+            trainers.append(warm.start([*command, *shown], cwd=TESTS.parent, env=os.environ, **streams))
+            stack.callback(trainers[-1].wait)
             stack.callback(trainers[-1].kill)
         assert [trainer.wait(PATIENCE) for trainer in trainers] == [0, 0]
     assert server.exit_code() == 0

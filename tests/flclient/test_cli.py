@@ -15,6 +15,7 @@ from flclient.settings import CLIENT_SETTINGS
 from flserver.models.architectures import DEFAULT_MODEL, build
 from flserver.settings import DATASETS, defaults
 from flserver.wire.messages import wire_id
+from tests import warm
 from tests.flclient.plain_server import PlainServer
 from tests.models.zoo import Recurrent, adapters, one_buffer, recurrent
 from tests.patience import PATIENCE
@@ -136,6 +137,7 @@ def test_reconnect_gives_up_when_its_seconds_are_over(flclient, fldata):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("forker")
 def test_a_signal_ends_it_cleanly(fldata, stop):
     waiting, over = threading.Event(), threading.Event()
 
@@ -147,18 +149,13 @@ def test_a_signal_ends_it_cleanly(fldata, stop):
 
     with PlainServer(script) as server:
         arguments = ["--client-id", "3", "--server-port", str(server.port), "--data-dir", str(fldata)]
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "flclient", *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with process:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        with warm.start(["-m", "flclient", *arguments], cwd=ROOT, env=env, **streams) as process:
             assert waiting.wait(PATIENCE)
             assert process.stdout.readline().startswith("registered")
             process.send_signal(stop)
-            _, err = process.communicate(timeout=PATIENCE)
+            err = process.stderr.read()
         assert over.wait(PATIENCE)
     assert process.returncode == 3
     assert err == "flclient: interrupted\n"

@@ -40,4 +40,5 @@ def runs(body: bytes) -> bool:
 if __name__ == "__main__":
     for number, (module, name) in EXTENSIONS.items():
         copyreg.add_extension(module, name, number)
+    gc.freeze()  # or each search for garbage would go through all of torch
     print(json.dumps([hostile.name for hostile in INPUTS if hostile.armed and not runs(hostile.body)]))
