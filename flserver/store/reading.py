@@ -11,7 +11,7 @@ from flserver.errors import UsageError
 from flserver.settings.places import Place
 from flserver.store.database import at
 from flserver.store.postgres import asking
-from flserver.store.sqlite import cause
+from flserver.store.sqlite import as_text, cause, driver_of
 
 Row = Mapping[str, Any]
 """A row of a view: its columns by name."""
@@ -91,6 +91,8 @@ class Asked:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        if not self._on_postgres:
+            driver_of(connection).text_factory = as_text
         self._results: list[CursorResult[Any]] = []
 
     def close(self) -> None:

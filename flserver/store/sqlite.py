@@ -4,6 +4,7 @@ How the file is opened, by the one writer and by readers that cannot write, and 
 and its copies have files of their own (``wal.py``, ``sqlite_copies.py``).
 """
 
+import codecs
 import os
 import shutil
 import sqlite3
@@ -100,6 +101,24 @@ def reading_connection(path: Path) -> sqlite3.Connection:
     connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
     connection.set_authorizer(_authorize)
     return connection
+
+
+def as_text(data: bytes) -> str:
+    """What SQLite gives as text, as text: of half a character, which JSON can have as an escape, that escape."""
+    return data.decode("utf-8", _ESCAPED)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    half = error.object[error.start : error.start + 3]
+    try:
+        return half.decode("utf-8", "surrogatepass").encode("ascii", "backslashreplace").decode(), error.start + 3
+    except UnicodeDecodeError:
+        return f"\\x{half[0]:02x}", error.start + 1
+
+
+_ESCAPED = "flserver.escaped"
+codecs.register_error(_ESCAPED, _escape)
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

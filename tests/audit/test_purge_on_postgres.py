@@ -20,6 +20,12 @@ from tests.store.contract import typed
 pytestmark = pytest.mark.postgres
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server is to come back for a run that is left over."""
+    monkeypatch.setattr("flserver.store.postgres.lock.LEFT_AFTER", 0)
+
+
 def left(place: Place) -> dict[str, object]:
     """What is in the tables that a purge touches, and which payloads are there."""
     reader, found = Reader(place), {}

@@ -143,13 +143,18 @@ class Postgres(Database):
             )
         return temporary_engine(None)
 
-    def writing_engine(self, *, create: bool = False) -> Engine:
+    def writing_engine(self, *, create: bool = False, held: Lock | None = None) -> Engine:
         engine = engines.writing_engine(str(self.address))
 
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
             if create:  # two servers can come to a database that is empty
                 connection.exec_driver_sql(f"SELECT pg_catalog.pg_advisory_xact_lock({MAKING})")
+
+        @event.listens_for(engine, "commit")
+        def commit(connection: Connection) -> None:
+            if held is not None:  # by another session than this connection's, which can be lost meanwhile
+                held.require_held()
 
         return engine
 
