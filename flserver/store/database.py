@@ -108,6 +108,10 @@ class Database(ABC):
     def room(self) -> dict[str, Any]:
         """Whether it could be written here, and how much room it has, where that can be told."""
 
+    def more_than_reads(self) -> str | None:
+        """The role that asks here, where that may do more than read; None where it may not, or there are no roles."""
+        return None
+
     # --- errors -------------------------------------------------------------------------------------------------------
 
     @abstractmethod

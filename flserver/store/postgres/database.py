@@ -31,6 +31,11 @@ IDS = 10**9
 """Ids of each kind that a process can give: each has as many for itself, so that nobody asks for them."""
 MAKING = 0x464C7377  # of the lock that whoever makes the schema has, to the end of the transaction
 
+MORE = """
+    SELECT CAST(current_user AS TEXT) FROM pg_catalog.pg_class
+    WHERE oid = pg_catalog.to_regclass('public.events') AND pg_catalog.pg_has_role(relowner, 'USAGE')"""
+"""Whoever owns the tables; a superuser has every role."""
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -77,6 +82,12 @@ class Postgres(Database):
     def room(self) -> dict[str, Any]:
         """It is on another machine."""
         return {}
+
+    def more_than_reads(self) -> str | None:
+        with suppress(UsageError), self._asking() as connection:  # who asks in earnest is told
+            role = connection.execute(text(MORE)).scalar()
+            return None if role is None else str(role)
+        return None
 
     def unusable(self, doing: str, error: BaseException) -> UsageError:
         return UsageError(f"{self.address} cannot be {doing}: {what_is_wrong(error)}")
