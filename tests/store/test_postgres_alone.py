@@ -9,7 +9,6 @@ from flserver.errors import StoreError
 from flserver.process.first_entries import close_left_overs
 from flserver.settings.places import Address
 from flserver.store.database import Lock, at
-from flserver.store.postgres import lock as locks
 from flserver.store.purge import Selection, purge
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
@@ -23,6 +22,7 @@ from tests.store.postgres_writers import STOP, Server
 
 pytestmark = pytest.mark.postgres
 
+WAIT = "flserver.store.postgres.lock.wait"
 ALONE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'flserver alone on %'"
 
 
@@ -97,7 +97,7 @@ def test_a_run_whose_idle_server_is_away_for_a_moment_is_not_left_over(
         away.clear()
         eventually(lambda: at(address).unheld("night") is None)
 
-    monkeypatch.setattr(locks, "wait", wait)
+    monkeypatch.setattr(WAIT, wait)
     assert ended(address, other) == []
     server.say("running")
     assert server.failures == []
@@ -124,7 +124,7 @@ def test_a_run_that_a_server_asks_for_again_is_not_left_over(
     address: Address, postgres: PostgresDatabase, other: Lock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(locks, "wait", waited.append)
+    monkeypatch.setattr(WAIT, waited.append)
     story.write(address, story.started("night", 1), run_id="night")
     with postgres.connect(application_name="flserver run night on here, process 7"):
         assert other.left_over(["night"]) == []
