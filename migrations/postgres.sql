@@ -15,28 +15,45 @@ INSERT INTO flserver.head (seq, digest) VALUES (0, NULL) ON CONFLICT DO NOTHING;
 -- Who may write a run: whoever takes it over raises its epoch.
 CREATE TABLE IF NOT EXISTS flserver.writers (run_id TEXT NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL);
 
+-- A copy that was made here and is not verified yet, of what: nobody goes on from it.
+CREATE TABLE IF NOT EXISTS flserver.unverified (source TEXT NOT NULL);
+
 CREATE SEQUENCE IF NOT EXISTS flserver.process_ids AS BIGINT MINVALUE 1;
 
 -- --- JSON in columns of text -----------------------------------------------------------------------------------------
 
--- What JSONB refuses, U+0000 and lone surrogates, stays the escape that it was sent as. NULL where it is no JSON.
+-- What JSONB refuses, U+0000 and lone surrogates, as the text of the escape that it was sent as.
+CREATE OR REPLACE FUNCTION flserver.escaped(document TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT
+RETURN regexp_replace(
+    document,
+    '(?<!\\)((?:\\\\)*)\\(u0000'
+    '|u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])'
+    '|(?<!u[dD][89abAB][0-9a-fA-F]{2}\\)u[dD][c-fC-F][0-9a-fA-F]{2})',
+    '\1\\\\\2', 'g'
+);
+
+-- NULL where it is no JSON.
 CREATE OR REPLACE FUNCTION flserver.parsed(document TEXT) RETURNS JSONB LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 BEGIN
     RETURN document::JSONB;
 EXCEPTION WHEN untranslatable_character OR invalid_text_representation THEN
     BEGIN
-        RETURN regexp_replace(
-            document,
-            '(?<!\\)((?:\\\\)*)\\(u0000'
-            '|u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])'
-            '|(?<!u[dD][89abAB][0-9a-fA-F]{2}\\)u[dD][c-fC-F][0-9a-fA-F]{2})',
-            '\1\\\\\2', 'g'
-        )::JSONB;
+        RETURN flserver.escaped(document)::JSONB;
     EXCEPTION WHEN OTHERS THEN
         RETURN NULL;
     END;
 WHEN OTHERS THEN
     RETURN NULL;
+END
+$$;
+
+-- The same with each number as it was sent: 1e17 is no integer.
+CREATE OR REPLACE FUNCTION flserver.parsed_as_sent(document TEXT) RETURNS JSON LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+BEGIN
+    PERFORM document::JSONB;
+    RETURN document::JSON;
+EXCEPTION WHEN OTHERS THEN
+    RETURN CASE WHEN flserver.parsed(document) IS NOT NULL THEN flserver.escaped(document)::JSON END;
 END
 $$;
 
@@ -54,32 +71,45 @@ RETURN flserver.parsed(document) #>> string_to_array(regexp_replace(path, '^\$\.
 CREATE OR REPLACE FUNCTION flserver.json_text(document TEXT, place INTEGER) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT
 RETURN flserver.parsed(document) ->> place;
 
-CREATE OR REPLACE FUNCTION flserver.json_kind(value JSONB) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT
-RETURN CASE jsonb_typeof(value)
+CREATE OR REPLACE FUNCTION flserver.json_kind(value JSON) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT
+RETURN CASE json_typeof(value)
     WHEN 'string' THEN 'text'
     WHEN 'boolean' THEN value::TEXT
     WHEN 'number' THEN CASE WHEN value::TEXT ~ '^-?[0-9]+$' THEN 'integer' ELSE 'real' END
-    ELSE jsonb_typeof(value)
+    ELSE json_typeof(value)
+END;
+
+-- A number as SQLite has it as text: with 15 digits, where it is no integer of 64 bits.
+CREATE OR REPLACE FUNCTION flserver.number_text(number TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT
+SET extra_float_digits = 0
+RETURN CASE
+    WHEN number ~ '^-?[0-9]+$' AND number::NUMERIC BETWEEN -9223372036854775808 AND 9223372036854775807
+        THEN number::BIGINT::TEXT
+    WHEN abs(number::NUMERIC) > 1.7e308 OR (number::NUMERIC <> 0 AND abs(number::NUMERIC) < 5e-324) THEN number
+    ELSE regexp_replace((number::DOUBLE PRECISION + 0)::TEXT, '^(-?[0-9]+)(e|$)', '\1.0\2')
 END;
 
 -- The members of an object, or of an array; atom is the value of one that is neither, as text.
 CREATE OR REPLACE FUNCTION flserver.json_each(
     document TEXT, OUT key TEXT, OUT value JSONB, OUT type TEXT, OUT atom TEXT
 ) RETURNS SETOF RECORD LANGUAGE sql IMMUTABLE STRICT AS $$
-    WITH whole AS MATERIALIZED (SELECT flserver.parsed(document) AS whole),
+    WITH whole AS MATERIALIZED (SELECT flserver.parsed_as_sent(document) AS whole),
     members AS (
         SELECT m.key, m.value FROM whole,
-            jsonb_each(CASE WHEN jsonb_typeof(whole) = 'object' THEN whole ELSE '{}' END) AS m
+            json_each(CASE WHEN json_typeof(whole) = 'object' THEN whole ELSE '{}' END) AS m
         UNION ALL
         SELECT (m.place - 1)::TEXT, m.value FROM whole,
-            jsonb_array_elements(CASE WHEN jsonb_typeof(whole) = 'array' THEN whole ELSE '[]' END)
+            json_array_elements(CASE WHEN json_typeof(whole) = 'array' THEN whole ELSE '[]' END)
                 WITH ORDINALITY AS m (value, place)
     )
     SELECT
         m.key,
-        NULLIF(m.value, 'null'),
+        NULLIF(m.value::JSONB, 'null'),
         flserver.json_kind(m.value),
-        CASE WHEN jsonb_typeof(m.value) NOT IN ('object', 'array') THEN m.value #>> '{}' END
+        CASE
+            WHEN json_typeof(m.value) = 'number' THEN flserver.number_text(m.value::TEXT)
+            WHEN json_typeof(m.value) NOT IN ('object', 'array') THEN m.value #>> '{}'
+        END
     FROM members AS m
 $$;
 

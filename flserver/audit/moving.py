@@ -12,10 +12,10 @@ from flserver.errors import UsageError
 from flserver.files import create, sync_folder
 from flserver.settings.places import Place
 from flserver.store.chain import GENESIS
-from flserver.store.database import at
+from flserver.store.database import Lock, at
 from flserver.store.reader import Reader
 from flserver.store.schema import check, ensure_head
-from flserver.store.transfer import copy_record, remove_record
+from flserver.store.transfer import copy_record, remove_record, verified
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ def copy_to(source: Place, target: Place) -> Moved:
             return Moved(problems=problems, wrong=source)
         head = Reader(source).head()
         events, digest = (head.seq, head.digest()) if head else (0, GENESIS)
-        with at(target).lock(stays=False), _made(target) as made:
-            copy_record(at(source), at(made.place))
+        with at(target).lock(stays=False) as lock, _made(target, lock) as made:
+            copy_record(at(source), at(made.place), lock)
             made.copied = True
             there = Reader(made.place).head()
             made.problems = _problems(made.place)
@@ -64,9 +64,9 @@ class _Made:
 
 
 @contextmanager
-def _made(target: Place) -> Iterator[_Made]:
-    """An empty database, which is the one at ``target`` after the block; where that fails, or there are problems,
-    nothing is there. Raises UsageError where there is something already."""
+def _made(target: Place, lock: Lock) -> Iterator[_Made]:
+    """An empty database, which is the one at ``target`` after the block, whose ``lock`` it is; where that fails, or
+    there are problems, nothing is there. Raises UsageError where there is something already."""
     if isinstance(target, Path):
         for there in (target, *(target.with_name(f"{target.name}{end}") for end in ("-wal", "-journal"))):
             if os.path.lexists(there):
@@ -85,14 +85,16 @@ def _made(target: Place) -> Iterator[_Made]:
         finally:
             made.place.unlink(missing_ok=True)
     else:
-        ensure_head(target)
-        made, held = _Made(target), False
+        ensure_head(target, lock=lock)
+        made, stays = _Made(target), False
         try:
             yield made
-            held = not made.problems
+            if not made.problems:
+                verified(at(target), lock)
+                stays = True
         finally:
-            if made.copied and not held:  # what was there before is nobody's to remove
-                remove_record(at(target))
+            if made.copied and not stays:  # what was there before is nobody's to remove
+                remove_record(at(target), lock)
 
 
 def _problems(place: Place) -> tuple[str, ...]:

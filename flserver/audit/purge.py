@@ -22,6 +22,7 @@ from flserver.settings.operator import Operator
 from flserver.settings.places import Place
 from flserver.settings.recorded import checkpoints_of, settings_of
 from flserver.store.appending import Head
+from flserver.store.database import Lock
 from flserver.store.lock import Note
 from flserver.store.purge import Selection, overwrite, preview, purge
 from flserver.store.reader import Reader, Row
@@ -100,9 +101,11 @@ def plan(db: Place, wanted: Wanted, checkpoint_dir: Folder | None, before: Note 
     return made
 
 
-def carry_out(db: Place, wanted: Wanted, made: Plan) -> Head:
-    """Do it, but for what ``finish`` does. The caller holds the lock, and has since the plan was made. Returns
-    the chain's head. Raises StoreError or OSError."""
+def carry_out(db: Place, wanted: Wanted, made: Plan, lock: Lock) -> Head:
+    """Do it, but for what ``finish`` does. The caller holds the ``lock``, and has since the plan was made. Returns
+    the chain's head. Raises StoreError or OSError, and UsageError where a server waits for a run of it."""
+    if sorted(filter(lock.takes_over, lock.left_over(made.left_over))) != sorted(made.left_over):
+        raise UsageError("the server of a run that is to be purged is about to go on with it: stop it, and try again")
     runs = list(dict.fromkeys([*(s.run_id for s in made.selections), *(run_id for _, run_id, _ in made.files)]))
     detail: dict[str, Any] = {
         "what": wanted.what,
@@ -114,7 +117,7 @@ def carry_out(db: Place, wanted: Wanted, made: Plan) -> Head:
     acted = OperatorActed(kind="purge", detail=detail, actor=wanted.operator.actor, reason=wanted.operator.reason)
     told: list[tuple[str, Event]] = [(runs[0], acted)]
     told += [(run_id, event) for _, run_id, event in made.files]
-    head = purge(db, made.selections, told, made.left_over)
+    head = purge(db, made.selections, told, made.left_over, lock)
     for paths, _, _ in made.files:  # after it is on record, as with --keep-checkpoints
         for path in paths:
             remove(path)

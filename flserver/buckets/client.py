@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Event, Lock
 from typing import Any, TypeVar
 
@@ -20,13 +21,19 @@ from flserver.text import printable
 logger = logging.getLogger(__name__)
 
 PAUSE = 1.0  # seconds between two tries
+CONNECT_SECONDS = 10
+SILENCES = (10, 20, 30, 60)
+"""Seconds that a store may say nothing to a request of somebody patient: the longest that fits what is left of the
+patience. One is given up no earlier than the first of them, for to answer is work."""
+SILENCE, TRIES = 20, 3  # the same where nobody is patient, and how often the request is sent then
 
 _AGAIN = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "OperationAborted"}
 _GONE = {"NoSuchKey", "404", "NoSuchUpload"}
 
 Result = TypeVar("Result")
-_lock = Lock()  # guards _client: making one is not for several threads at once, using one is
-_client: Any = None
+_lock = Lock()  # guards _clients: making one is not for several threads at once, using one is
+_clients: dict[int | None, Any] = {}  # by how long a store may say nothing; None: the one of the impatient
+_patience: ContextVar[Deadline | None] = ContextVar("patience", default=None)
 
 
 class Refused(PermissionError):
@@ -40,47 +47,59 @@ class Unreachable(OSError):
 
 
 def client() -> Any:
-    """botocore's client, one a process. Raises NotInstalled, and OSError where what is configured is wrong."""
-    global _client
+    """botocore's client, one a process for whoever is equally patient. Raises NotInstalled, and OSError where what is
+    configured is wrong."""
+    silence = _silence()
     with _lock:
-        if _client is None:
-            try:
-                from botocore.config import Config
-                from botocore.session import get_session
-            except ImportError as error:
-                raise NotInstalled("s3:// needs botocore", "s3") from error
-            for name in ("botocore", "urllib3"):  # which would log whole requests where everything is logged
-                logging.getLogger(name).setLevel(logging.ERROR)
-            config = Config(
-                connect_timeout=10,
-                read_timeout=60,
-                retries={"mode": "standard", "total_max_attempts": 3},
-                max_pool_connections=64,
-                # Ours are SHA-256, and other stores than Amazon's do not know the rest.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            )
-            with errors(ObjectPath("")):
-                _client = get_session().create_client("s3", config=config)
-        return _client
+        if silence not in _clients:
+            _clients[silence] = _made(silence)
+        return _clients[silence]
+
+
+def _silence() -> int | None:
+    deadline = _patience.get()
+    if deadline is None:
+        return None
+    left = round(deadline.remaining())
+    return max((seconds for seconds in SILENCES if seconds <= left), default=SILENCES[0])
+
+
+def _made(silence: int | None) -> Any:
+    try:
+        from botocore.config import Config
+        from botocore.session import get_session
+    except ImportError as error:
+        raise NotInstalled("s3:// needs botocore", "s3") from error
+    for name in ("botocore", "urllib3"):  # which would log whole requests where everything is logged
+        logging.getLogger(name).setLevel(logging.ERROR)
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=silence or SILENCE,
+        retries={"mode": "standard", "total_max_attempts": TRIES if silence is None else 1},  # patience is ours
+        max_pool_connections=64,
+        # Ours are SHA-256, and other stores than Amazon's do not know the rest.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    with errors(ObjectPath("")):
+        return get_session().create_client("s3", config=config)
 
 
 def close() -> None:
-    """Let go of the client and its connections."""
-    global _client
+    """Let go of the clients and their connections."""
     with _lock:
-        if _client is not None:
-            _client.close()
-            _client = None
+        while _clients:
+            _clients.popitem()[1].close()
 
 
 def patiently(work: Callable[[], Result], what: str, patience: float) -> Result:
     """What ``work`` gives, which may be done several times, as long as the store is Unreachable and ``patience``
-    seconds are not over. Raises OSError."""
+    seconds are not over; one that says nothing is not waited for longer, but for ``SILENCES[0]``. Raises OSError."""
     deadline, told = Deadline.after(patience), False
     while True:
         try:
-            result = work()
+            with _within(deadline):
+                result = work()
         except Unreachable as error:
             if deadline.passed:
                 raise
@@ -92,6 +111,15 @@ def patiently(work: Callable[[], Result], what: str, patience: float) -> Result:
                 logger.warning("%s: the object store answers again", what)
             return result
         Event().wait(min(PAUSE, deadline.remaining()))
+
+
+@contextmanager
+def _within(deadline: Deadline) -> Iterator[None]:
+    before = _patience.set(deadline)
+    try:
+        yield
+    finally:
+        _patience.reset(before)
 
 
 @contextmanager

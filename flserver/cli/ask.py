@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.common import database, db_option, format_option, raw_option, reader, run_argument, run_option
+from flserver.cli.common import (
+    database,
+    db_option,
+    format_option,
+    raw_option,
+    reader,
+    run_argument,
+    run_option,
+    warn_of_role,
+)
 from flserver.cli.tables import say
 from flserver.errors import UsageError
 from flserver.settings.places import Place
@@ -166,6 +175,7 @@ def query(
     For example: flserver query - --run first-run < ops/sql/learning_curve.sql
     """
     record = reader(ctx, db)
+    warn_of_role(record.place)
     sql = sys.stdin.read() if sql == "-" else sql
     say(*record.each(sql, asked_of(record, sql, run, parameters)), form, raw=raw)
 

@@ -174,6 +174,19 @@ def reader(ctx: click.Context, db: str | None) -> "Reader":
     return Reader(database(ctx, db))
 
 
+def warn_of_role(place: Place) -> None:
+    """Say, on standard error, where a query can do more than read."""
+    from flserver.store.database import at
+
+    if (role := at(place).more_than_reads()) is not None:
+        click.echo(
+            f"flserver: {place} is asked as {role}, who may do more than read it: a query can then end others' "
+            "sessions, hold locks and, of a superuser, read the server's files. flserver db roles prints the grants of "
+            "a role for asking",
+            err=True,
+        )
+
+
 def typed(ctx: click.Context, key: str) -> bool:
     """Whether somebody at a terminal has typed the option with this ``key``."""
     at_terminal = any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))

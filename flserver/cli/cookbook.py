@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flserver.cli.ask import for_people, parameter
-from flserver.cli.common import database, db_option, format_option, raw_option, reader
+from flserver.cli.common import database, db_option, format_option, raw_option, reader, warn_of_role
 from flserver.cli.tables import say
 from flserver.errors import UsageError
 from flserver.text import printable
@@ -54,6 +54,7 @@ def ask(
         say(("name", "question", "parameters"), rows, form, raw=raw)
         return
     asked = question(name)
+    warn_of_role(database(ctx, db))
     given = answer(reader(ctx, db), asked, run, values)
     if form == "table":
         of_run = (

@@ -75,7 +75,7 @@ def purge(
                 finish(path, made)
                 said.append("what went before was overwritten once more")
         elif yes:
-            head = carry_out(path, wanted, made)
+            head = carry_out(path, wanted, made, lock)
             lock.note_head(head.tree.size, head.digest)
             if audit_head is not None:
                 note_now(audit_head, head.tree.size, head.digest)

@@ -149,7 +149,7 @@ def db_upgrade(ctx: click.Context, db: str | None, as_json: bool, operator: Oper
     path = database(ctx, db)
     with at(path).lock() as lock:
         require_whole(path, lock)
-        upgrade = ensure_head(path)
+        upgrade = ensure_head(path, lock=lock)
         if upgrade is not None:
             record_act(path, lock, "upgrade", upgrade_detail(upgrade), operator, audit_head)
     if upgrade is None:

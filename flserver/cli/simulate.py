@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import os
 import signal
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +155,7 @@ def simulate(ctx: click.Context, /, db: str | None, as_json: bool, **given: Any)
     """
     typed = {key for key, source in sources(ctx).items() if source != "default"}
     kept = db is not None or sources(ctx.find_root()).get("db", "default") != "default"
-    _check(given, typed)
+    there = _check(given, typed)
     members = _script(given, typed)
     if given["no_play"]:
         path = Path(given["script"])
@@ -165,15 +166,16 @@ def simulate(ctx: click.Context, /, db: str | None, as_json: bool, **given: Any)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stack:
-            return _play(ctx, stack, given, members, database(ctx, db) if kept else None, as_json)
+            return _play(ctx, stack, given, members, there, database(ctx, db) if kept else None, as_json)
     except KeyboardInterrupt:
         raise Interrupted("simulate: interrupted; its processes have ended") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check(given: dict[str, Any], typed: set[str]) -> None:
-    """Raises UsageError for what does not go together."""
+def _check(given: dict[str, Any], typed: set[str]) -> hosts.Address | None:
+    """Where the server is that is there; None where there is to be one of its own. Raises UsageError for what does not
+    go together."""
     if given["train"] and given["data"] is None:
         raise UsageError("--train needs --data, such as --data digits")
     if given["no_play"] and given["script"] is None:
@@ -182,7 +184,7 @@ def _check(given: dict[str, Any], typed: set[str]) -> None:
         for option in ("part", "host"):
             if option in typed:
                 raise UsageError(f"--{option} is for a server that is there: give its --server-port")
-        return
+        return None
     for option in ("model", "server_options"):
         if given[option] and option in typed and not (option == "model" and given["train"]):
             raise UsageError(f"{'--model' if option == 'model' else 'what stands after --'} is for a server of its own")
@@ -195,6 +197,7 @@ def _check(given: dict[str, Any], typed: set[str]) -> None:
             f"--host {printable(given['host'])} is {elsewhere[0]}, which is not this machine: a fleet is a load that "
             "nobody may put on others' servers; --target-is-mine says that it is yours"
         )
+    return found[0]
 
 
 def _script(given: dict[str, Any], typed: set[str]) -> "list[Member]":
@@ -228,6 +231,7 @@ def _play(
     stack: contextlib.ExitStack,
     given: dict[str, Any],
     members: "list[Member]",
+    there: hosts.Address | None,
     db: Place | None,
     as_json: bool,
 ) -> int:
@@ -239,18 +243,21 @@ def _play(
     if not mine:
         raise UsageError(f"--part {number}/{parts}: the script has {len(members)} trainers")
     processes = min(given["processes"] or os.cpu_count() or 1, len(mine))
-    own = given["server_port"] is None
+    own = there is None
     fleet.check_descriptors(len(mine), processes, own)
     host, port, server = given["host"], given["server_port"], None
-    if own:
+    if there is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flserver-simulate-")))
-        db = db or folder / "runs.sqlite"
+        if db is None:
+            db = folder / "runs.sqlite"
+            note(as_json, f"the record is in {folder}, and goes with the simulation; --db keeps one")
         more = [*(["--eval-data", given["data"]] if given["data"] else []), *given["server_options"]]
         more += ["--data-dir", given["data_dir"]] if given["data"] and given["data_dir"] else []
         options = fleet.server_options(db, given["model"], given["rounds"], given["seed"], mine, more)
         server = fleet.Server(options)
         stack.callback(server.close)
         host, port = "127.0.0.1", server.port
+        there = socket.AF_INET, (host, port)
     training = None
     if given["train"]:
         places = {member.id: place for place, member in enumerate(members)}
@@ -262,7 +269,7 @@ def _play(
         as_json,
         f"{len(mine):,} trainers in {processes} process{'es' * (processes > 1)}, at {hosts.with_port(host, port)}",
     )
-    players = fleet.Fleet(mine, processes, host, port, training)
+    players = fleet.Fleet(mine, processes, there, training)
     stack.callback(players.close)
     found = follow(players, as_json)
     ended = EXIT_DONE if server is None else server.end()

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def close_left_overs(recorder: Recorder, reader: Reader, lock: Lock) -> None:
     """End the runs whose process is gone: those on which nobody works, whom the lock would keep out."""
-    for run_id in filter(lock.takes_over, reader.left_over_runs()):
+    for run_id in filter(lock.takes_over, lock.left_over(reader.left_over_runs())):
         if run_id in reader.left_over_runs():  # else somebody has just ended it
             recorder.emit(events.RunLeftOver(run_id=run_id, reason="server stopped"))
             recorder.flush()

@@ -42,5 +42,5 @@ class Launched:
         store = self.plan.settings.store
         self.lock.stays = True
         self.looking.close()
-        upgrade = ensure_head(store.db, group=group_id(store.group), patience=store.db_patience)
+        upgrade = ensure_head(store.db, group=group_id(store.group), patience=store.db_patience, lock=self.lock)
         return replace(self, reader=Reader(store.db), upgrade=upgrade)

@@ -13,6 +13,7 @@ come back in it are registered, and those who send twice have been read: nothing
 
 import json
 import resource
+import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -185,7 +186,8 @@ def main() -> int:
     part = json.loads(sys.stdin.buffer.readline())
     members = [from_line(line) for line in part["members"]]
     uploads = max(FEWEST_UPLOADS, allow_descriptors() - SPARE_DESCRIPTORS - len(members))
-    where = hosts.addresses(part["host"], part["port"], "--host")[0]
+    family, address = part["where"]
+    where = socket.AddressFamily(family), tuple(address)
     answers, samples = None, None
     if part["training"] is not None:
         from flserver.simulation.training import training  # torch: only for who trains

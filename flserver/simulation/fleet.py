@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from flserver.errors import FlserverError, UsageError
+from flserver.settings import hosts
 from flserver.settings.places import Place
 from flserver.simulation.script import Counts, Member, part_of, to_line
 
@@ -61,12 +62,13 @@ class Outcome:
 
 
 class Server:
-    """A server of our own on loopback, in a process of its own, that listens when this is made."""
+    """A server of our own on loopback, in a process of its own, that listens when this is made. It ends with this
+    process, also where that is killed."""
 
     def __init__(self, options: Sequence[str]) -> None:
         """Raises FleetError where it ends before it listens."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flserver", *options],
+            [*_tied(), sys.executable, "-m", "flserver", *options],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -124,6 +126,11 @@ class Server:
         self._process.stderr.close()
 
 
+def _tied() -> list[str]:
+    """What a command begins with that is to end with this process."""
+    return [sys.executable, "-m", "flserver.simulation.tied", str(os.getpid())]
+
+
 def environment(without: str = "\0") -> dict[str, str]:
     """Ours with one thread for arithmetic, without the variables that begin so."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(without)}
@@ -150,18 +157,17 @@ def check_descriptors(trainers: int, processes: int, own_server: bool) -> None:
 
 
 class Fleet:
-    """Processes that play the ``members`` against the server at ``host`` and ``port``."""
+    """Processes that play the ``members`` against the server at the address ``where``."""
 
     def __init__(
         self,
         members: Sequence[Member],
         processes: int,
-        host: str,
-        port: int,
+        where: hosts.Address,
         training: Mapping[str, Any] | None = None,
     ) -> None:
         self._crowds = [
-            _Crowd(part_of(members, number, processes), host, port, training)
+            _Crowd(part_of(members, number, processes), where, training)
             for number in range(1, min(processes, len(members)) + 1)
         ]
         self._began: dict[int, dict[int, Moment]] = {}
@@ -225,7 +231,7 @@ class Fleet:
 class _Crowd:
     """A process with a part of the trainers."""
 
-    def __init__(self, members: Sequence[Member], host: str, port: int, training: Mapping[str, Any] | None) -> None:
+    def __init__(self, members: Sequence[Member], where: hosts.Address, training: Mapping[str, Any] | None) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flserver.simulation.crowd"],
             stdin=subprocess.PIPE,
@@ -237,7 +243,8 @@ class _Crowd:
         assert self._process.stdout is not None
         self._stdin, self.lines = self._process.stdin, self._process.stdout
         self._rest, self.ended = b"", False
-        part = {"host": host, "port": port, "members": [*map(to_line, members)], "training": training}
+        # The address, and not its name: that could mean another machine by now.
+        part = {"where": where, "members": [*map(to_line, members)], "training": training}
         with contextlib.suppress(BrokenPipeError):  # it says why when it is read
             self._stdin.write(f"{json.dumps(part)}\n".encode())
             self._stdin.flush()

@@ -8,6 +8,7 @@ from flserver.errors import UsageError
 from flserver.settings.places import Place
 from flserver.store.reader import Reader
 from flserver.store.schema import check
+from flserver.store.sqlite import as_text
 
 MOST_BYTES = 10_000_000
 """Of one value, and of what SQLite makes a row of on the way."""
@@ -29,6 +30,7 @@ class Asking:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
         connection.create_function(MEANT, 1, self._run_id, deterministic=True)
         connection.row_factory = self._row
+        connection.text_factory = as_text
 
     def _run_id(self, ref: object) -> str:
         ref = "" if ref is None else str(ref)

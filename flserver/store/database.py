@@ -5,7 +5,7 @@ takes the path of its file, which only an SQLite has.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,9 @@ class Lock(Protocol):
     def note_head(self, sequence: int, digest: str) -> None:
         """Note that the event ``sequence`` with that ``digest`` is durable."""
 
+    def require_held(self) -> None:
+        """Raises StoreError where it keeps nobody away any more."""
+
     def take_run(self, run_id: str) -> None:
         """Keep others away from this run too. Raises UsageError where somebody has it."""
 
@@ -53,6 +56,10 @@ class Lock(Protocol):
 
     def require_run(self) -> None:
         """Nothing has been written to this run since it was taken, and nobody else has it. Raises UsageError."""
+
+    def left_over(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of the runs whose servers are gone for good, as far as that can be told. It may wait for some to come
+        back."""
 
     def takes_over(self, run_id: str) -> bool:
         """Whether nobody works on a run, which is this lock's then, or until :meth:`give_back`."""
@@ -100,6 +107,10 @@ class Database(ABC):
     @abstractmethod
     def room(self) -> dict[str, Any]:
         """Whether it could be written here, and how much room it has, where that can be told."""
+
+    def more_than_reads(self) -> str | None:
+        """The role that asks here, where that may do more than read; None where it may not, or there are no roles."""
+        return None
 
     # --- errors -------------------------------------------------------------------------------------------------------
 
@@ -156,8 +167,9 @@ class Database(ABC):
         """An engine for a temporary database, a copy of it or an empty one, to bring to the newest schema."""
 
     @abstractmethod
-    def writing_engine(self, *, create: bool = False) -> "Engine":
-        """An engine for writing it, whose transactions never have to be tried again; with ``create`` it is made."""
+    def writing_engine(self, *, create: bool = False, held: Lock | None = None) -> "Engine":
+        """An engine for writing it, whose transactions never have to be tried again; with ``create`` it is made. What
+        is not ``held`` any more right before a commit is not committed: StoreError."""
 
     @abstractmethod
     def check_journal(self) -> None:

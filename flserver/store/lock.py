@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -143,6 +144,9 @@ class DatabaseLock:
         if self._descriptor is not None and self._own is not None:  # while the block runs
             _write(self._descriptor, replace(self._own, sequence=sequence, digest=digest))
 
+    def require_held(self) -> None:
+        """The lock is the operating system's: it is held until the block ends."""
+
     def take_run(self, run_id: str) -> None:
         """Whoever has the database has every run in it."""
 
@@ -151,6 +155,9 @@ class DatabaseLock:
 
     def try_run(self, run_id: str) -> bool:
         return True
+
+    def left_over(self, run_ids: Sequence[str]) -> list[str]:
+        return list(run_ids)
 
     def takes_over(self, run_id: str) -> bool:
         return True

@@ -17,7 +17,7 @@ from flserver.store import tables as t
 from flserver.store import tree
 from flserver.store.appending import Appending, Head, signs_nothing
 from flserver.store.chain import sha256_of
-from flserver.store.database import at
+from flserver.store.database import Lock, at
 from flserver.store.derive import derive
 from flserver.store.derive.attempts import OpenAttempts
 from flserver.store.derive.statements import Key, Origin, Row, Rows, key_getter
@@ -121,16 +121,21 @@ def preview(place: Place, selection: Selection) -> Purge:
 
 
 def purge(
-    place: Place, selections: Sequence[Selection], told: Sequence[tuple[str, e.Event]], left_over: Sequence[str]
+    place: Place,
+    selections: Sequence[Selection],
+    told: Sequence[tuple[str, e.Event]],
+    left_over: Sequence[str],
+    lock: Lock | None = None,
 ) -> Head:
     """Remove what the selections mean, in one transaction with the events that say so, and with what else is ``told``
-    of runs after them. Runs that are ``left_over`` are closed first. The caller holds the lock.
+    of runs after them. Runs that are ``left_over`` are closed first. The caller holds the ``lock``, to the end of the
+    transaction, or nothing is removed.
 
     The text is in free pages and in the WAL until ``overwrite``. Returns the chain's head. Raises StoreError.
     """
     with store_errors(f"{place} could not be purged"):
         database = at(place)
-        with database.writing_engine().connect() as connection:
+        with database.writing_engine(held=lock).connect() as connection:
             database.scrub(connection)
             with connection.begin():
                 head = _head(connection)

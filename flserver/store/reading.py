@@ -39,8 +39,8 @@ class Readable:
         """Run one statement that only reads. Returns its columns' names, and its rows.
 
         ``parameters`` are the values of the statement's ``:name``, by name; it need not have all of them. Raises
-        UsageError, with SQLite's words, for bad SQL and for whatever would write. Text that is not UTF-8 has an
-        escape for each byte that is none.
+        UsageError, with SQLite's words, for bad SQL and for whatever would write. Text that is not UTF-8 has escapes
+        where it is none.
         """
         with self.asking() as asked:
             return asked.rows(sql, parameters)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import flserver
 from flserver.errors import UsageError
 from flserver.settings.places import Address, Place
-from flserver.store.database import at, file_of
+from flserver.store.database import Lock, at, file_of
 from flserver.store.incomplete import complete, emptied, is_incomplete, mark_incomplete
 from flserver.store.reader import Reader
 from flserver.store.sqlite import BUSY_TIMEOUT
@@ -73,16 +73,22 @@ def check(place: Place, *, migrations: Path | None = None) -> SchemaState:
 
 
 def ensure_head(
-    place: Place, *, migrations: Path | None = None, group: int | None = None, patience: float = BUSY_TIMEOUT
+    place: Place,
+    *,
+    migrations: Path | None = None,
+    group: int | None = None,
+    patience: float = BUSY_TIMEOUT,
+    lock: Lock | None = None,
 ) -> Upgrade | None:
     """Bring the database at ``place`` to the newest schema; make it where there is none, for ``group`` to read.
 
     A lock of another program is waited for, ``patience`` seconds.
 
-    The caller holds the lock. An old file is first copied beside itself (``runs.sqlite.before-0003``; an existing copy
-    is kept, and the new one gets a number). All steps are one transaction. Returns what was upgraded, None where the
-    database was new or at head. ``migrations`` is as in :func:`check`. Raises UsageError where the database cannot be
-    ours or cannot be written; it is then untouched.
+    The caller holds the ``lock``; where it is lost meanwhile, nothing is changed, and StoreError says so. An old file
+    is first copied beside itself (``runs.sqlite.before-0003``; an existing copy is kept, and the new one gets a
+    number). All steps are one transaction. Returns what was upgraded, None where the database was new or at head.
+    ``migrations`` is as in :func:`check`. Raises UsageError where the database cannot be ours or cannot be written; it
+    is then untouched.
     """
     database = at(place)
     database.require_writable()
@@ -98,7 +104,7 @@ def ensure_head(
         return None
 
     def migrate_when_free() -> None:
-        engine = database.writing_engine(create=state.current is None)
+        engine = database.writing_engine(create=state.current is None, held=lock)
         database.when_free(patience, Event().wait, lambda: migrate(engine, migrations))
 
     with database.errors():

@@ -4,12 +4,12 @@ How the file is opened, by the one writer and by readers that cannot write, and 
 and its copies have files of their own (``wal.py``, ``sqlite_copies.py``).
 """
 
+import codecs
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
@@ -101,6 +101,25 @@ def reading_connection(path: Path) -> sqlite3.Connection:
     connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")
     connection.set_authorizer(_authorize)
     return connection
+
+
+def as_text(data: bytes) -> str:
+    """What SQLite gives as text, as text: with an escape for each byte that is no UTF-8, and for half a character that
+    one which JSON has. What stands there is not told from the escape written out."""
+    return data.decode("utf-8", _ESCAPED)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    half = error.object[error.start : error.start + 3]
+    try:
+        return half.decode("utf-8", "surrogatepass").encode("ascii", "backslashreplace").decode(), error.start + 3
+    except UnicodeDecodeError:
+        return f"\\x{half[0]:02x}", error.start + 1
+
+
+_ESCAPED = "flserver.escaped"
+codecs.register_error(_ESCAPED, _escape)
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
@@ -207,14 +226,13 @@ def driver_of(connection: Connection) -> sqlite3.Connection:
 
 @contextmanager
 def all_text(connection: Connection) -> Iterator[None]:
-    """Within the block, text that is not UTF-8, which SQLite keeps as it keeps any other, is read with an escape for
-    each byte that is none, as ``text.printable`` has it: what stands there is not told from the escape written out.
-    PostgreSQL has no such text."""
+    """Within the block, text that is not UTF-8, which SQLite keeps as it keeps any other, is read ``as_text``. PostgreSQL
+    has no such text."""
     if connection.dialect.name != "sqlite":
         yield
         return
     driver = driver_of(connection)
-    before, driver.text_factory = driver.text_factory, partial(str, encoding="utf-8", errors="backslashreplace")
+    before, driver.text_factory = driver.text_factory, as_text
     try:
         yield
     finally:

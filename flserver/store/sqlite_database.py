@@ -165,7 +165,7 @@ class SQLite(Database):
     def stand_in(self, *, empty: bool) -> Engine:
         return temporary_engine(None if empty else self.path)
 
-    def writing_engine(self, *, create: bool = False) -> Engine:
+    def writing_engine(self, *, create: bool = False, held: Lock | None = None) -> Engine:
         return sqlite.writing_engine(self.path, create=create)
 
     def check_journal(self) -> None:

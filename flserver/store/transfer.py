@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, text
 
 from flserver.errors import UsageError
 from flserver.store import tables as t
-from flserver.store.database import Database
+from flserver.store.database import Database, Lock
 from flserver.store.prepared import Writing
 from flserver.store.sqlite import driver_of
 
@@ -32,30 +32,43 @@ def copy_rows(source: Connection, target: Connection, tables: Iterable[Table] = 
         target.execute(text(_HEAD))
 
 
+_MARK = "INSERT INTO flserver.unverified (source) VALUES (:source)"
+_UNMARK = "DELETE FROM flserver.unverified"
 _HEAD = """
     UPDATE flserver.head SET seq = last.seq, digest = last.digest
     FROM (SELECT seq, digest FROM events ORDER BY seq DESC LIMIT 1) AS last"""
 """The chain ends for whoever appends to it where it ends in the table."""
 
 
-def copy_record(source: Database, target: Database) -> None:
-    """Copy the record of ``source`` as it is at one moment, in one transaction. Both have the newest schema.
+def copy_record(source: Database, target: Database, lock: Lock) -> None:
+    """Copy the record of ``source`` as it is at one moment, in one transaction. Both have the newest schema, and
+    ``lock`` is the target's. Where that is PostgreSQL's, nobody goes on from the copy before it is :func:`verified`.
 
-    Raises UsageError where ``target`` has a record already, or either cannot be used.
+    Raises UsageError where ``target`` has a record already, or either cannot be used, StoreError where the lock is
+    lost.
     """
     with source.errors(), target.errors(), source.frozen() as there, there.connect() as reading:
-        with target.writing_engine().begin() as writing:
+        with target.writing_engine(held=lock).begin() as writing:
             if writing.execute(text("SELECT 1 FROM events LIMIT 1")).first() is not None:
                 raise UsageError(f"{target} has a record already: a copy goes where there is none")
+            if writing.dialect.name == "postgresql":
+                writing.execute(text(_MARK), {"source": str(source)})
             copy_rows(reading, writing)
 
 
-def remove_record(database: Database) -> None:
-    """Leave a database of PostgreSQL's as it was before :func:`copy_record`. Raises UsageError."""
-    with database.errors(), database.writing_engine().begin() as writing:
+def verified(database: Database, lock: Lock) -> None:
+    """From now on a server may go on from the copy in a database of PostgreSQL's. Raises UsageError or StoreError."""
+    with database.errors(), database.writing_engine(held=lock).begin() as writing:
+        writing.execute(text(_UNMARK))
+
+
+def remove_record(database: Database, lock: Lock) -> None:
+    """Leave a database of PostgreSQL's as it was before :func:`copy_record`. Raises UsageError or StoreError."""
+    with database.errors(), database.writing_engine(held=lock).begin() as writing:
         for table in reversed(RECORD):
             writing.execute(text(f"DELETE FROM {table.name}"))
         writing.execute(text("UPDATE flserver.head SET seq = 0, digest = NULL"))
+        writing.execute(text(_UNMARK))
 
 
 def _pages(source: Connection, table: Table) -> Iterator[list[list[Any]]]:

@@ -1,6 +1,6 @@
 -- In what did trainers tell otherwise of themselves in two runs, such as their learning rate?
 -- What clients that were invited to a round told under one name: all values of a run, told apart by commas. NULL is
--- where they told none, or what they told was purged. distinct_values is how many there are, clients who told one.
+-- where they told none, or what they told was purged. distinct_values is how many there are, clients who told one. Numbers have 15 digits.
 -- :other_run_id defaults to the run that began before.
 -- No rows: their trainers told the same or nothing, or there is no other run.
 WITH sides AS (
@@ -21,10 +21,7 @@ WITH sides AS (
     SELECT DISTINCT
         sides.side,
         c.client_id,
-        CASE
-            WHEN instr(hex(s.key), 'EDA') + instr(hex(s.key), 'EDB') > 0 THEN hex(s.key)
-            ELSE substr(s.key, 1, 200)
-        END AS key,
+        substr(s.key, 1, 200) AS key,
         CASE
             WHEN s.type IN ('true', 'false') THEN s.type
             WHEN s.type <> 'text' THEN
@@ -34,7 +31,6 @@ WITH sides AS (
                         THEN CAST(CAST(CAST(s.atom AS DOUBLE PRECISION) AS BIGINT) AS TEXT)
                     ELSE CAST(s.atom AS TEXT)
                 END
-            WHEN instr(hex(s.atom), 'EDA') + instr(hex(s.atom), 'EDB') > 0 THEN hex(s.atom)
             ELSE substr(s.atom, 1, 200)
         END AS value
     FROM sides

@@ -20,4 +20,4 @@ SELECT prefix, reason, SUM(connections), SUM(bytes_in), SUM(bytes_out), MIN(minu
 FROM v1_summaries
 WHERE run_id = :run_id
 GROUP BY prefix, reason
-ORDER BY connections DESC, last_at DESC;
+ORDER BY connections DESC, last_at DESC, whence NULLS FIRST, reason NULLS FIRST;

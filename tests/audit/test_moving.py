@@ -1,7 +1,10 @@
 """A record is copied from one database into another and is the same there, or is not there."""
 
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from flserver.store.reader import Reader
 from flserver.store.schema import downgrade, ensure_head
 from tests import golden
 from tests.cli.conftest import Run
+from tests.patience import PATIENCE, eventually
 from tests.postgres_server import PostgresDatabase
 from tests.store import story
 from tests.store.contract import typed
@@ -121,6 +125,41 @@ def test_a_copy_that_could_not_be_verified_is_taken_away(
     with pytest.raises(UsageError, match="it is gone"):
         copy_to(record, address)
     assert postgres.ask("SELECT COUNT(*) FROM events") == [(0,)]
+
+
+@pytest.mark.postgres
+def test_nobody_goes_on_from_a_copy_that_was_killed_before_it_was_verified(
+    flserver: Run, record: Path, postgres: PostgresDatabase
+) -> None:
+    address = Address(postgres.url())
+    killed = f"""
+import os, signal
+from pathlib import Path
+from flserver.audit import moving
+from flserver.settings.places import Address
+verify = moving._problems
+moving._problems = lambda place: os.kill(os.getpid(), signal.SIGKILL) if isinstance(place, Address) else verify(place)
+moving.copy_to(Path({str(record)!r}), Address({str(address)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", killed], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert postgres.ask("SELECT COUNT(*) > 100 FROM events") == [(True,)]
+    eventually(lambda: at(address).holder() is None)
+    said = f"holds a copy of {record} that was cut off before it was verified"
+    models = str(record.with_name("models"))
+    for command in (
+        ["check", "--metrics-port", "0", "--server-port", "0", "--checkpoint-dir", models],
+        ["db", "upgrade"],
+        ["purge", "--what", "payloads", "--before", "2999-01-01", "--yes"],
+    ):
+        code, _, err = flserver("--db", str(address), *command)
+        assert (code, said in err) == (2, True), err
+    with pytest.raises(UsageError, match=said):
+        copy_to(record, address)
+    with pytest.raises(UsageError, match=said):
+        copy_to(address, record.with_name("back.sqlite"))
+    postgres.ask("DELETE FROM flserver.unverified")
+    assert flserver("--db", str(address), "db", "upgrade")[0] == 0
 
 
 def test_there_has_to_be_a_record_of_this_version(record: Path, tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ from tests.store.contract import typed
 pytestmark = pytest.mark.postgres
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server is to come back for a run that is left over."""
+    monkeypatch.setattr("flserver.store.postgres.lock.LEFT_AFTER", 0)
+
+
 def left(place: Place) -> dict[str, object]:
     """What is in the tables that a purge touches, and which payloads are there."""
     reader, found = Reader(place), {}
@@ -55,8 +61,14 @@ def test_nothing_is_purged_while_a_server_uses_the_database(flserver: Run, postg
         code, _, complaint = flserver(*gone)
         assert (code, "is in use: flserver server" in complaint) == (2, True)
     assert Reader(address).query("SELECT COUNT(*) FROM events WHERE payload IS NULL")[1] == [(0,)]
+    with postgres.connect(application_name=f"flserver run {story.LEFT} on here, process 7"):  # it has lost its session
+        code, _, complaint = flserver(*gone)
+        assert (code, "is about to go on with it: stop it" in complaint) == (2, True)
+    assert Reader(address).query("SELECT COUNT(*) FROM events WHERE payload IS NULL")[1] == [(0,)]
     code, said, complaint = flserver(*gone)
     assert (code, complaint) == (0, "")
+    epoch = "SELECT epoch FROM flserver.writers WHERE run_id = %s"
+    assert postgres.ask(epoch, story.LEFT) == [(1,)], "a server that comes back hears that its run was ended"
     assert said.splitlines()[-1] == "purged"
     found = verified(address)
     assert found["verdict"] == "holds"

@@ -3,7 +3,11 @@
 import hashlib
 import logging
 import os
+import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -168,6 +172,50 @@ def test_patience_tries_again_as_long_as_it_lasts(monkeypatch: pytest.MonkeyPatc
     tries = iter([PermissionError(13, "no")])  # type: ignore[list-item]
     with pytest.raises(PermissionError):
         buckets.patiently(work, "it", 3600)
+
+
+@pytest.fixture
+def asked(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
+    """Requests to a store that takes them and says nothing."""
+    requests: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as store:
+
+        def take() -> None:
+            with suppress(OSError):
+                while True:
+                    requests.append(store.accept()[0])
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{store.getsockname()[1]}")
+        try:
+            yield requests
+        finally:
+            buckets.close()
+            store.shutdown(socket.SHUT_RDWR)
+            taking.join()
+            for request in requests:
+                request.close()
+
+
+def test_a_store_that_hangs_is_not_waited_for_beyond_patience(
+    asked: list[socket.socket], folder: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SILENCES", (1,))
+    with pytest.raises(buckets.Unreachable, match="Read timeout"):
+        buckets.patiently(lambda: buckets.put(folder / "x", [DATA], digest(DATA)), "it", 0.5)
+    assert len(asked) == 1, "botocore does not ask again by itself"
+
+
+def test_what_a_store_may_take_fits_what_is_left_of_patience(s3: S3Server) -> None:
+    def silence() -> tuple[int, int]:
+        config = client.client().meta.config
+        return config.read_timeout, config.retries["total_max_attempts"]
+
+    assert [buckets.patiently(silence, "it", left) for left in (0, 9, 25, 60, 3600)] == [
+        *((10, 1), (10, 1), (20, 1), (60, 1), (60, 1))
+    ]
+    assert silence() == (20, 3), "who is not patient has botocore's patience"
 
 
 def test_nothing_secret_is_logged(s3: S3Server, folder: ObjectPath, caplog: pytest.LogCaptureFixture) -> None:

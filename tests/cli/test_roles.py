@@ -71,6 +71,18 @@ def test_the_commands_that_people_ask_with_are_the_roles_too(flserver: Run, gran
     assert "permission denied for table events; a query can only read, and no more than its role may see" in err
 
 
+@pytest.mark.parametrize("command", [["query", "SELECT COUNT(*) FROM v1_events"], ["ask", "run_at_a_glance"]])
+def test_who_asks_as_a_role_that_may_do_more_is_told_once(
+    flserver: Run, granted: PostgresDatabase, command: list[str]
+) -> None:
+    code, _, err = flserver("--db", granted.url(), *command)
+    assert (code, err.count("is asked as postgres, who may do more than read it"), err.count("\n")) == (0, 1, 1)
+    assert "db roles" in err
+    granted.ask(f"ALTER TABLE events OWNER TO {ROLE}")
+    assert f"is asked as {ROLE}, who" in flserver("--db", granted.url(ROLE), *command)[2]
+    granted.ask("ALTER TABLE events OWNER TO postgres")
+
+
 def test_a_name_that_is_more_than_a_name_is_refused(flserver: Run, postgres: PostgresDatabase, db: Path) -> None:
     code, _, err = flserver("--db", postgres.url(), "db", "roles", "x; DROP TABLE events")
     assert code == 2

@@ -1,10 +1,14 @@
 """What ``flserver simulate`` refuses before it opens a connection, and the script that it writes."""
 
 import json
+import socket
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from flserver.errors import UsageError
+from flserver.settings import hosts
 from tests.cli.conftest import Run, lines, refused
 
 
@@ -15,6 +19,23 @@ def test_a_target_that_is_not_this_machine_is_refused(flserver: Run, host: str) 
         answer, f"--host {host} is {host}, which is not this machine: a fleet is a load that nobody may put on others'"
     )
     assert "--target-is-mine" in answer[2]
+
+
+def test_what_was_looked_at_is_what_is_connected_to(flserver: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, asked = ["127.0.0.9", "192.0.2.1"], list[str]()
+
+    def resolve(host: str, port: int, option: str) -> list[hosts.Address]:
+        asked.append(host)
+        return [(socket.AF_INET, (answers[len(asked) - 1], port))]
+
+    def fleet(members: object, processes: int, where: hosts.Address, training: object) -> NoReturn:
+        raise UsageError(f"connects to {where}")
+
+    monkeypatch.setattr("flserver.settings.hosts.addresses", resolve)
+    monkeypatch.setattr("flserver.simulation.fleet.Fleet", fleet)
+    code, _, err = flserver("simulate", "--host", "mine.example", "--server-port", 50052, "--trainers", 1)
+    assert (code, "('127.0.0.9', 50052)" in err) == (2, True)
+    assert asked == ["mine.example"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.9", "::1"])

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,27 @@ def test_trainers_that_train_report_what_they_measured_and_learn(start: Start, s
     assert before < 0.3 < 0.5 < after
     assert server.sql("SELECT SUM(data_size) FROM v1_rounds WHERE round = 1") == [(1438,)]
     assert server.sql("SELECT COUNT(*) FROM v1_client_metrics WHERE name = 'loss'") == [(2 * 5 * ROUNDS,)]
+
+
+def test_killed_it_leaves_no_server_and_has_said_where_its_record_is(simulate: Simulate) -> None:
+    process = simulate("--trainers", 4, "--rounds", 100_000, "--processes", 1, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    with process.stdout:
+        said = process.stdout.readline()
+        assert any(line.startswith("round 1:") for line in process.stdout)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 2
+        process.send_signal(signal.SIGKILL)
+        process.wait(PATIENCE)
+    try:
+        eventually(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    finally:
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+    folder = Path(said.removeprefix("the record is in ").partition(",")[0])
+    assert sql(folder / "runs.sqlite", "SELECT status FROM v1_runs") == [("interrupted",)]
+    shutil.rmtree(folder)
 
 
 def test_ctrl_c_ends_its_server_and_all_its_processes(simulate: Simulate) -> None:

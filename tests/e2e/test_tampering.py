@@ -75,9 +75,9 @@ def purged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     db = tmp_path_factory.mktemp("purged") / "runs.sqlite"
     shutil.copy(finished, db)
     wanted = Wanted(what="payloads", run=None, before="2999", client=None, operator=Operator(actor="a"))
-    with DatabaseLock(db):
+    with DatabaseLock(db) as lock:
         made = plan(db, wanted, None)
-        carry_out(db, wanted, made)
+        carry_out(db, wanted, made, lock)
         finish(db, made)
     return db
 

@@ -6,6 +6,7 @@ import pytest
 
 from flserver import events as e
 from flserver.errors import UsageError
+from flserver.record.questions import answer, question
 from flserver.settings.places import Place
 from flserver.store.reader import AcceptedNorms, KnownClient, Reader
 from flserver.store.snapshot import snapshot
@@ -249,6 +250,36 @@ class ReadingContract:
         assert typed(reader.query(texts)[1]) == typed([("x", "x", 1, 0)])
         ((odd,),) = reader.query("SELECT config ->> 'e' FROM v1_runs WHERE json_extract(config, '$.g') IS NOT NULL")[1]
         assert odd == "x"
+
+    def test_a_number_in_json_has_one_text_and_half_a_character_one_escape(self, place: Place) -> None:
+        numbers: dict[str, tuple[Any, str]] = {
+            **{"a": (1e-05, "1.0e-05"), "b": (0.1 + 0.2, "0.3"), "c": (1e22, "1.0e+22"), "d": (1.7e18, "1.7e+18")},
+            **{"e": (-0.0, "0.0"), "f": (5e-324, "4.94065645841247e-324"), "g": (1e15, "1.0e+15"), "h": (2.5, "2.5")},
+            **{"i": (2**63 - 1, "9223372036854775807"), "j": (2**63, "9.22337203685478e+18"), "k": (-7, "-7")},
+            **{"l": (12345678901234567890123, "1.23456789012346e+22"), "m": (1 / 3, "0.333333333333333")},
+        }
+        config = {key: number for key, (number, _) in numbers.items()}
+        story.write(place, [facts.run_started(story.RUN, "night", config=config)])
+        reader = Reader(place)
+        atoms = "SELECT key, CAST(atom AS TEXT), type FROM v1_runs, json_each(config) ORDER BY key"
+        assert reader.query(atoms)[1] == [
+            (key, said, "integer" if isinstance(number, int) else "real") for key, (number, said) in numbers.items()
+        ]
+        half = [facts.run_started("half", "half", config={"a": "\ud800x", "b\udc00": "\U0001f600"})]
+        story.write(place, half, run_id="half", process_id=2)
+        found = answer(reader, question("settings"), "half", {})
+        assert found.rows == [("a", "\\ud800x"), ("b\\udc00", "\U0001f600")]
+
+    def test_who_knocked_as_often_and_as_late_is_in_one_order(self, place: Place) -> None:
+        events = [*story.started()]
+        at = "2026-01-31T09:00:00.000000Z"
+        for number, (host, reason) in enumerate([("b", "y"), ("b", "x"), ("a", "y"), ("b", None)], 1):
+            events.append(facts.opened(number, peer_host=host, at=at))
+            if reason is not None:
+                events.append(facts.closed(number, reason=reason, at=at))
+        story.write(place, events)
+        found = answer(Reader(place), question("who_knocked"), None, {})
+        assert [row[:2] for row in found.rows] == [("a", "y"), ("b", None), ("b", "x"), ("b", "y")]
 
     def test_text_sorts_as_its_bytes(self, place: Place) -> None:
         story.write(place, [facts.run_started(name, name) for name in ("b", "a", "B", "é", "-", "z")])

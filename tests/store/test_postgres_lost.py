@@ -148,6 +148,22 @@ def test_a_server_hears_that_its_run_was_ended_as_left_over(
     assert "another server has taken over run night" in str(server.failures[0])
 
 
+def test_a_database_that_syncs_nothing_is_refused(address: Address, postgres: PostgresDatabase) -> None:
+    def turned(to: str) -> None:
+        postgres.ask(f"ALTER SYSTEM SET fsync = {to}")
+        postgres.ask("SELECT pg_reload_conf()")
+        eventually(lambda: postgres.ask("SHOW fsync") == [(to,)])
+
+    turned("off")
+    try:
+        with pytest.raises(UsageError, match="fsync = off: a power cut loses"), at(address).lock(alone=False):
+            pass
+    finally:
+        turned("on")
+    with at(address).lock(alone=False):
+        pass
+
+
 def test_a_database_that_says_nothing_is_cut_off_and_counts_as_away(
     address: Address, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,13 +87,19 @@ def test_an_empty_database_has_no_revision_and_anothers_is_refused(empty_postgre
         revision_of(connection)
 
 
-def test_a_database_that_sorts_in_another_way_is_refused(postgres_server: PostgresServer) -> None:
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("ENCODING 'LATIN1'", r"LATIN1.*createdb --template=template0 --encoding=UTF8 --locale=C NAME"),
+        ("LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'und'", "another library than libc.*--locale-provider=libc NAME"),
+    ],
+)
+def test_a_database_that_sorts_in_another_way_is_refused(postgres_server: PostgresServer, made: str, said: str) -> None:
     with postgres_server.connect() as connection:
-        connection.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1'")
-    database = PostgresDatabase(postgres_server, "latin")
-    with reading_engine(database.url()).connect() as connection:
-        with pytest.raises(UsageError, match=r"LATIN1.*createdb --template=template0 --encoding=UTF8 --locale=C"):
-            revision_of(connection)
+        connection.execute(f"CREATE DATABASE sorted TEMPLATE template0 {made}".encode())
+    database = PostgresDatabase(postgres_server, "sorted")
+    with reading_engine(database.url()).connect() as connection, pytest.raises(UsageError, match=said):
+        revision_of(connection)
     database.drop()
 
 

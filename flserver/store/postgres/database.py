@@ -31,6 +31,11 @@ IDS = 10**9
 """Ids of each kind that a process can give: each has as many for itself, so that nobody asks for them."""
 MAKING = 0x464C7377  # of the lock that whoever makes the schema has, to the end of the transaction
 
+MORE = """
+    SELECT CAST(current_user AS TEXT) FROM pg_catalog.pg_class
+    WHERE oid = pg_catalog.to_regclass('public.events') AND pg_catalog.pg_has_role(relowner, 'USAGE')"""
+"""Whoever owns the tables; a superuser has every role."""
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -77,6 +82,12 @@ class Postgres(Database):
     def room(self) -> dict[str, Any]:
         """It is on another machine."""
         return {}
+
+    def more_than_reads(self) -> str | None:
+        with suppress(UsageError), self._asking() as connection:  # who asks in earnest is told
+            role = connection.execute(text(MORE)).scalar()
+            return None if role is None else str(role)
+        return None
 
     def unusable(self, doing: str, error: BaseException) -> UsageError:
         return UsageError(f"{self.address} cannot be {doing}: {what_is_wrong(error)}")
@@ -143,13 +154,18 @@ class Postgres(Database):
             )
         return temporary_engine(None)
 
-    def writing_engine(self, *, create: bool = False) -> Engine:
+    def writing_engine(self, *, create: bool = False, held: Lock | None = None) -> Engine:
         engine = engines.writing_engine(str(self.address))
 
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
             if create:  # two servers can come to a database that is empty
                 connection.exec_driver_sql(f"SELECT pg_catalog.pg_advisory_xact_lock({MAKING})")
+
+        @event.listens_for(engine, "commit")
+        def commit(connection: Connection) -> None:
+            if held is not None:  # by another session than this connection's, which can be lost meanwhile
+                held.require_held()
 
         return engine
 

@@ -33,6 +33,11 @@ VANISHED: Mapping[str, int] = {
 five."""
 CONNECT_SECONDS = 5
 
+_SORTS = """
+    SELECT pg_encoding_to_char(encoding), datcollate, COALESCE(to_jsonb(d) ->> 'datlocprovider', 'c')
+    FROM pg_database AS d WHERE datname = current_database()"""
+"""Before PostgreSQL 15 libc alone sorts in a whole database."""
+
 _DURABLE = (
     "SELECT pg_catalog.set_config('synchronous_commit', 'on', FALSE)"
     " WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
@@ -183,12 +188,11 @@ def revision_of(connection: Connection) -> str | None:
     ).scalar()
     if others:
         raise UsageError("the database is one of another program: flserver wants one of its own")
-    encoding, collation = ask(
-        "SELECT pg_encoding_to_char(encoding), datcollate FROM pg_database WHERE datname = current_database()"
-    ).one()
-    if encoding != "UTF8" or collation not in COLLATIONS:
+    encoding, collation, provider = ask(_SORTS).one()
+    if encoding != "UTF8" or collation not in COLLATIONS or provider != "c":
+        by, libc = ("", "") if provider == "c" else (", by another library than libc", " --locale-provider=libc")
         raise UsageError(
-            f"the database has the encoding {encoding} and sorts text as in {collation}, and a record's order is that "
-            "of UTF-8's bytes: make it by createdb --template=template0 --encoding=UTF8 --locale=C NAME"
+            f"the database has the encoding {encoding} and sorts text as in {collation}{by}, and a record's order is "
+            f"that of UTF-8's bytes: make it by createdb --template=template0 --encoding=UTF8 --locale=C{libc} NAME"
         )
     return None

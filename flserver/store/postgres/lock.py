@@ -1,6 +1,8 @@
 """Who has what in a database of PostgreSQL: advisory locks of sessions, which end with them, however they end."""
 
+from collections.abc import Sequence
 from contextlib import suppress
+from threading import Event
 from types import TracebackType
 from typing import Literal, Self
 
@@ -11,13 +13,28 @@ from flserver.errors import StoreError, UsageError
 from flserver.settings.places import Address
 from flserver.store.lock import Note
 from flserver.store.postgres.session import WHOLE, Advisory, Session, described, goes_again, is_away, what_is_wrong
+from flserver.text import printable
 
 THERE = "SELECT pg_catalog.to_regclass('flserver.writers') IS NOT NULL"
 TAKE = """
     INSERT INTO flserver.writers AS w (run_id, epoch) VALUES (:run, 1)
     ON CONFLICT (run_id) DO UPDATE SET epoch = w.epoch + 1 RETURNING epoch"""
 BEGIN = "INSERT INTO flserver.writers (run_id, epoch) VALUES (:run, 1) ON CONFLICT DO NOTHING"
+UNVERIFIED = "SELECT source FROM flserver.unverified"
+MARKS = "SELECT pg_catalog.to_regclass('flserver.unverified') IS NOT NULL"
 MINE = "SELECT epoch FROM flserver.writers WHERE run_id = :run FOR UPDATE"
+
+
+LEFT_AFTER = 3.0
+"""Seconds for which nobody has to have had a run before it counts as left over: an idle server asks for its session
+every second (``recording.BEAT``), and has its run again then."""
+
+_of = Advisory.of_run
+
+
+def wait(seconds: float) -> None:
+    """Wait for what gives no sign."""
+    Event().wait(seconds)
 
 
 class PostgresLock:
@@ -41,6 +58,8 @@ class PostgresLock:
             self._session = Session(self._address, "alone" if self._alone else "server")
             if not self._session.lock(WHOLE, shared=not self._alone):
                 raise UsageError(f"{self._address} is in use: {self._who(WHOLE)}")
+            with self._session.transaction() as connection:
+                self._require_verified(connection)
         except SQLAlchemyError as error:
             self._end()
             raise UsageError(f"{self._address} cannot be used as a database: {what_is_wrong(error)}") from error
@@ -49,15 +68,31 @@ class PostgresLock:
             raise
         return self
 
+    def _require_verified(self, connection: Connection) -> None:
+        """Raises UsageError where what is here is a copy whose making was cut off."""
+        source = connection.execute(text(UNVERIFIED)).scalar() if connection.execute(text(MARKS)).scalar() else None
+        if source is not None:
+            raise UsageError(
+                f"{self._address} holds a copy of {printable(source)} that was cut off before it was verified: nothing "
+                "goes on from it. Make the database anew (dropdb, createdb), and give flserver db copy again"
+            )
+
     @property
     def session(self) -> Session:
         """That of the block."""
         assert self._session is not None, "it is entered"
         return self._session
 
+    def require_held(self) -> None:
+        if not self._answers():
+            raise StoreError(
+                f"the session that kept others away from {self._address} is lost, and what was to be written is not: "
+                "the database is as it was"
+            )
+
     def take_run(self, run_id: str) -> None:
         """Keep others away from this run. Raises UsageError where somebody has it, who is named."""
-        key = Advisory.of_run(run_id)
+        key = _of(run_id)
         try:
             if run_id != self.run_id and not self._has(run_id):
                 raise UsageError(f"run {run_id} is served already: {self._who(key)}")
@@ -86,6 +121,14 @@ class PostgresLock:
         self.session.renew(f"run {run_id}")
         return True
 
+    def left_over(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of the runs that nobody has had for longer than an idle server needs to have its own again, and that no
+        server asks for."""
+        free = [run_id for run_id in run_ids if run_id == self.run_id or not self.session.holders(_of(run_id))]
+        if set(free) - {self.run_id}:
+            wait(LEFT_AFTER)
+        return [run_id for run_id in free if run_id == self.run_id or not self.session.others(f"run {run_id}")]
+
     def takes_over(self, run_id: str) -> bool:
         """Whether nobody works on a run, and nobody begins to before :meth:`give_back`."""
         return run_id == self.run_id or self._taken(run_id) is not False
@@ -96,7 +139,7 @@ class PostgresLock:
         with self.session.transaction() as connection:
             if not self.session.try_lock(connection, WHOLE, shared=not self._alone):
                 return False
-            if not self.session.try_lock(connection, Advisory.of_run(run_id)):
+            if not self.session.try_lock(connection, _of(run_id)):
                 return False
             if not connection.execute(text(THERE)).scalar():
                 return None
@@ -123,7 +166,7 @@ class PostgresLock:
         return True
 
     def _who_has_it(self) -> str:
-        return self._who(WHOLE if self.run_id is None else Advisory.of_run(self.run_id))
+        return self._who(WHOLE if self.run_id is None else _of(self.run_id))
 
     def begin(self) -> None:
         """Have the run's epoch where its table came after the lock. Raises StoreError where another server has it."""
@@ -150,13 +193,13 @@ class PostgresLock:
     def give_back(self, run_id: str) -> None:
         """Let others have a run that was taken over."""
         if run_id != self.run_id:
-            self.session.unlock(Advisory.of_run(run_id))
+            self.session.unlock(_of(run_id))
 
     def regain(self) -> bool:
         """Whether a session that was taken up again has its locks again; else somebody has them still."""
         if not self.session.lock(WHOLE, shared=not self._alone):
             return False
-        return self.run_id is None or self.session.lock(Advisory.of_run(self.run_id))
+        return self.run_id is None or self.session.lock(_of(self.run_id))
 
     def note_head(self, sequence: int, digest: str) -> None:
         """PostgreSQL loses no commit that it has said is durable."""

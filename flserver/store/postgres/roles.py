@@ -7,7 +7,8 @@ from flserver.errors import UsageError
 
 GRANTS = """\
 -- {role} can read the v1_ views of a record, and call the functions that its SQL takes: no table, and nothing to write.
--- For psql, in the record's database, as who owns that. The role is made before: CREATE ROLE {role} LOGIN;
+-- For psql, in the record's database, as a superuser; who owns that may do all but the last two lines, which take
+-- CREATEROLE. The role is made before: CREATE ROLE {role} LOGIN;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC;
 GRANT CONNECT ON DATABASE {database} TO {role};

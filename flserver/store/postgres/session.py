@@ -69,6 +69,14 @@ HOLDERS = """
         AND classid = :high AND objid = :low AND objsubid = 1 AND granted ORDER BY backend_start"""
 
 
+OTHERS = """
+    SELECT EXISTS (
+        SELECT 1 FROM pg_catalog.pg_stat_activity
+        WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()
+            AND pg_catalog.starts_with(application_name, CAST(:begins AS TEXT))
+    )"""
+
+
 class Session:
     """One session: its ``connection`` has one transaction at a time, of whichever thread."""
 
@@ -166,6 +174,12 @@ class Session:
         with self.transaction() as connection:
             return [dict(row) for row in connection.execute(text(HOLDERS), key.halves).mappings()]
 
+    def others(self, what: str) -> bool:
+        """Whether another session is shown as doing ``what``; it need not have a lock."""
+        begins = _cut_name(f"flserver {what} on ")
+        with self.transaction() as connection:
+            return bool(connection.execute(text(OTHERS), {"begins": begins}).scalar())
+
     def again(self) -> None:
         """A new session in the place of one that is lost, without its locks. Raises as the first one did."""
         with self._one:
@@ -190,7 +204,10 @@ def _cut(end: socket.socket) -> None:
 
 def _name(what: str) -> str:
     """How PostgreSQL's activity shows a session that does ``what``."""
-    name = f"flserver {what} on {socket.gethostname()}, process {os.getpid()}"
+    return _cut_name(f"flserver {what} on {socket.gethostname()}, process {os.getpid()}")
+
+
+def _cut_name(name: str) -> str:
     return name.encode()[:MOST_OF_A_NAME].decode(errors="ignore")
 
 
