@@ -226,8 +226,8 @@ def driver_of(connection: Connection) -> sqlite3.Connection:
 
 @contextmanager
 def all_text(connection: Connection) -> Iterator[None]:
-    """Within the block, text that is not UTF-8, which SQLite keeps as it keeps any other, is read ``as_text``. PostgreSQL
-    has no such text."""
+    """Within the block, text that is not UTF-8, which SQLite keeps as it keeps any other, is read ``as_text``.
+    PostgreSQL has no such text."""
     if connection.dialect.name != "sqlite":
         yield
         return
