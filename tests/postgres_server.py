@@ -79,8 +79,14 @@ class PostgresServer:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = free.getsockname()[1]
         settings = [f"port={self.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
-        # A small one, that does its work at once.
-        settings += ["shared_buffers=16MB", "max_connections=60", "jit=off", *options]
+        # A small one, that does its work at once: what it lost by a kill the kernel has, and syncs in one call.
+        settings += [
+            "shared_buffers=16MB",
+            "max_connections=60",
+            "jit=off",
+            "recovery_init_sync_method=syncfs",
+            *options,
+        ]
         command = [*_as_an_ordinary_user(), str(binaries() / "postgres"), "-D", str(self.folder / "data")]
         for setting in settings:
             command += ["-c", setting]
@@ -115,7 +121,7 @@ class PostgresServer:
             for child in map(int, listed):
                 with suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
-            eventually(lambda: not any(Path(f"/proc/{child}").exists() for child in listed))
+            eventually(lambda: not any(map(_runs, listed)))
 
     def _end(self, number: int) -> None:
         if self._process is not None:
@@ -149,6 +155,13 @@ class PostgresServer:
                     connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
                     raise
         return name
+
+
+def _runs(pid: str) -> bool:
+    """Whether there is such a process, and it is not one that has ended and that nobody has asked for yet."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    return False
 
 
 class PostgresDatabase:
@@ -204,7 +217,8 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
-def _at_head(database: PostgresDatabase) -> None:
+def at_head(database: PostgresDatabase) -> None:
+    """Make the newest schema."""
     from flserver.store.postgres.engines import writing_engine
     from flserver.store.schema import migrate
 
@@ -214,7 +228,7 @@ def _at_head(database: PostgresDatabase) -> None:
 @pytest.fixture
 def postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
     """A database at head."""
-    database = postgres_server.create(postgres_server.template(TEMPLATE, _at_head))
+    database = postgres_server.create(postgres_server.template(TEMPLATE, at_head))
     yield database
     database.drop()
 

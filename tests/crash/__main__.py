@@ -4,12 +4,17 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 
 from tests.crash import teeth
-from tests.crash.process import Point, warm_up
+from tests.crash.on_postgres import STANDBY_SECONDS, PostgresSweep, Seen
+from tests.crash.process import Patch, Point, warm_up
+from tests.crash.scene import Fault
 from tests.crash.sweep import Loss, Sweep, spread
+from tests.postgres_server import running_postgres
 
 KILLED = {
     teeth.row_before_file: "is committed without its checkpoint",
@@ -21,6 +26,12 @@ POWERLESS = {
     teeth.file_never_synced: "is committed without its checkpoint",
     teeth.folder_never_synced: "is committed without its checkpoint",
 }
+FORGETFUL = {
+    teeth.batch_not_looked_up: ("reset", "ended by itself"),
+    teeth.epoch_not_checked: ("successor", "went on with a run that another one had taken"),
+}
+"""The same of servers on PostgreSQL, with what has to come to grief."""
+POINTS = 60  # on PostgreSQL
 BITES = 24  # points at most at which a broken server is cut off
 AT = ("create", "rename", "commit", "committed")  # where a broken order shows
 ENOUGH = 200  # distinct points that a sweep of all of them has to reach
@@ -29,16 +40,27 @@ ENOUGH = 200  # distinct points that a sweep of all of them has to reach
 def main() -> int:
     """Sweep; one JSON line of figures, a line for each thing that does not hold. Exit code 1 where there is one."""
     parser = argparse.ArgumentParser(prog="ops/crash-sweep")
-    parser.add_argument("points", nargs="?", type=int, metavar="N", help="cut a run off at N points; left out: at all")
+    parser.add_argument(
+        "points", nargs="?", type=int, metavar="N", help="cut a run off at N points; left out: at all, or at 60"
+    )
+    parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite", help="what the record is on")
     parser.add_argument(
         "--part", default="1/1", metavar="I/K", help="each K-th of them, from the I-th on; teeth with 1"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="servers at once")
+    parser.add_argument("--seed", type=int, help="of PostgreSQL's points; left out: evenly spread")
+    parser.add_argument(
+        "--within", type=float, default=STANDBY_SECONDS, help="seconds that the server that stands by may take"
+    )
     given = parser.parse_args()
     warm_up()
     part, parts = map(int, given.part.split("/"))
-    figures, wrong = sweep(given.points, given.jobs, slice(part - 1, None, parts))
-    bitten = dict(bites()) if part == 1 else {}
+    those = slice(part - 1, None, parts)
+    if given.db == "postgres":
+        figures, wrong, bitten = sweep_postgres(given, those, with_teeth=part == 1)
+    else:
+        figures, wrong = sweep(given.points, given.jobs, those)
+        bitten = dict(bites()) if part == 1 else {}
     wrong += [f"{name}: a server that does this was not found out" for name, found in bitten.items() if found is None]
     print(json.dumps(figures | {"teeth": bitten, "wrong": len(wrong)}))
     for line in wrong:
@@ -68,6 +90,56 @@ def sweep(count: int | None, jobs: int, part: slice) -> tuple[dict[str, object],
     if part.step == 1 and count is None and len(reached) < ENOUGH:
         wrong.append(f"only {len(reached)} points were reached, not {ENOUGH}")
     return figures, wrong
+
+
+_whole: PostgresSweep  # what the forked begin with
+
+
+def _begin() -> None:
+    _whole.on_a_server_of_its_own()
+
+
+def _seen(task: tuple[Patch | None, Fault]) -> Seen:
+    return _whole.seen(task[1], task[0])
+
+
+def sweep_postgres(
+    given: argparse.Namespace, part: slice, *, with_teeth: bool
+) -> tuple[dict[str, object], list[str], dict[str, str | None]]:
+    """The same of a run whose record is on PostgreSQL, with a server that stands by. The third is what shows of servers
+    that break a promise."""
+    global _whole
+    chance = None if given.seed is None else random.Random(given.seed)
+    with running_postgres() as postgres:
+        _whole = PostgresSweep(postgres, given.within)
+        points = _whole.points()
+        where_to: list[tuple[Patch | None, Fault]] = [
+            (None, fault) for fault in spread(points, given.points or POINTS, chance)[part]
+        ]
+        if with_teeth:
+            for patch, (victim, _) in FORGETFUL.items():
+                where_to += [(patch, fault) for fault in spread({"": points[f"{victim}, commit answered"]}, 1)]
+        with multiprocessing.get_context("fork").Pool(given.jobs, _begin) as pool:
+            found = list(zip(where_to, pool.imap(_seen, where_to), strict=True))
+            pool.close()
+            pool.join()
+    faults = [(fault, seen) for (patch, fault), seen in found if patch is None]
+    reached = [(fault, seen) for fault, seen in faults if seen.problems is not None]
+    seconds = [seen.seconds for _, seen in reached if seen.seconds is not None]
+    figures: dict[str, object] = {
+        "said": {victim: dict(said) for victim, said in _whole.counts.items() if victim in ("server", "successor")},
+        "faults": dict(Counter(fault.victim for fault, _ in reached)),
+        "not_reached": len(faults) - len(reached),
+        "ended_by": dict(Counter(seen.end for _, seen in reached)),
+        "taken_over": len(seconds),
+        "longest_seconds": round(max(seconds, default=0.0), 2),
+    }
+    bitten = {
+        patch.__name__: next((f"{fault}: {line}" for line in seen.problems or () if FORGETFUL[patch][1] in line), None)
+        for (patch, fault), seen in found
+        if patch is not None
+    }
+    return figures, [f"{fault}: {line}" for fault, seen in reached for line in seen.problems or ()], bitten
 
 
 def bites() -> Iterator[tuple[str, str | None]]:

@@ -8,16 +8,17 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import dump, load
+from typing import Any
 
 from tests.crash.operations import Kind, Operation, watch
 
 Patch = Callable[[], object]
-OPTIONS = ("--resume", "--run-name", "sweep", "--num-rounds", "4", "--seed", "11", "--keep-checkpoints", "2")
+OPTIONS = ("--run-name", "sweep", "--num-rounds", "4", "--seed", "11", "--keep-checkpoints", "2")
 CLIENTS = ("--min-clients", "4", "--min-updates", "2", "--time-to-wait", "0.02", "--rejoin-timeout", "3600")
 PLACE = ("--server-port", "0", "--metrics-port", "0", "--use-cuda", "False")
 PORT = re.compile(r"listening for trainers on .*:(\d+)")
@@ -37,12 +38,18 @@ class Point:
 
 
 class Server:
-    """``flserver`` on the database in ``folder``; ``kill_at`` is where it is killed, ``record`` the file that its
-    operations go to, ``patch`` what is done to it before."""
+    """``flserver --resume`` on the database in ``folder``, or as the ``arguments`` say; ``kill_at`` is where it is
+    killed, ``record`` the file that its operations go to, ``patch`` what is done to it before."""
 
     def __init__(
-        self, folder: Path, *, kill_at: Point | None = None, record: Path | None = None, patch: Patch | None = None
+        self,
+        folder: Path,
+        *arguments: str,
+        kill_at: Point | None = None,
+        record: Path | None = None,
+        patch: Patch | None = None,
     ) -> None:
+        arguments = arguments or ("--db", str(folder / "runs.sqlite"), "--resume")
         self._done = mmap.mmap(-1, 8)
         self.code: int | None = None
         self._read, write = os.pipe()
@@ -54,7 +61,7 @@ class Server:
             try:
                 os.close(self._read)
                 os.dup2(write, 2)
-                code = _serve(folder, kill_at, record, patch, self._done)
+                code = _serve(folder, arguments, kill_at, record, patch, self._done)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -70,10 +77,15 @@ class Server:
 
     def port(self) -> int | None:
         """Where it listens, once it does; None where it ends before."""
+        found = self.said(PORT)
+        return None if found is None else int(found[1])
+
+    def said(self, what: re.Pattern[str]) -> re.Match[str] | None:
+        """The next of its lines that matches, once it has come; None where it ends before."""
         for line in self._log:
             self.lines.append(line)
-            if found := PORT.search(line):
-                return int(found[1])
+            if found := what.search(line):
+                return found
         return None
 
     def end(self) -> int:
@@ -98,16 +110,23 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, **options: object) -> Iterator[Server]:
+def serving(folder: Path, *arguments: str, **options: Any) -> Iterator[Server]:
     """A server, which is gone after the block."""
-    server = Server(folder, **options)  # type: ignore[arg-type]
+    server = Server(folder, *arguments, **options)
     try:
         yield server
     finally:
         server.kill()
 
 
-def _serve(folder: Path, kill_at: Point | None, record: Path | None, patch: Patch | None, done: mmap.mmap) -> int:
+def _serve(
+    folder: Path,
+    arguments: Sequence[str],
+    kill_at: Point | None,
+    record: Path | None,
+    patch: Patch | None,
+    done: mmap.mmap,
+) -> int:
     counts: Counter[Kind] = Counter()
     log = None if record is None else record.open("wb")
 
@@ -127,7 +146,7 @@ def _serve(folder: Path, kill_at: Point | None, record: Path | None, patch: Patc
         patch()
     from flserver.cli.main import run_cli
 
-    code = run_cli(["--db", str(folder / "runs.sqlite"), *OPTIONS, *CLIENTS, *PLACE])
+    code = run_cli([*arguments, *OPTIONS, *CLIENTS, *PLACE])
     if log is not None:
         log.close()
     return code

@@ -65,7 +65,7 @@ class Trainers:
             for round in range(first, ROUNDS + 1):
                 self._round(server, peers, round, leaves=round == first)
             for name in "abc":
-                peers[name].finished()
+                _finished(peers[name])
                 self._see(server, f"{name} is told <FINISHED>", COMPLETE)
             self.finished = True
 
@@ -73,7 +73,7 @@ class Trainers:
         models = {}
         for name, peer in peers.items():
             if name != "d" or leaves:
-                models[name] = peer.model()
+                models[name] = _model(peer)
                 self._see(server, f"{name} has the model of round {round}", COMMITTED, round - 1)
         if leaves:
             peers["d"].connection.close()
@@ -92,3 +92,20 @@ class Trainers:
 
     def _see(self, server: Server, what: str, query: str, *parameters: object) -> None:
         self.effects.append(Effect(server.done, what, query, parameters))
+
+
+def _model(peer: Peer) -> Any:
+    message = _message(peer)
+    assert message["header"] == "<MODEL>", message
+    return message["model"]
+
+
+def _finished(peer: Peer) -> None:
+    assert (message := _message(peer)) == {"header": "<FINISHED>"}, message
+
+
+def _message(peer: Peer) -> dict[str, Any]:
+    """The next message. Raises EOFError where it is that the server stops before its run is complete."""
+    if (message := peer.message()) == {"header": "<FINISHED>", "complete": False}:
+        raise EOFError("the server stops")
+    return message

@@ -3,16 +3,18 @@
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from tests.crash.disk import Disk, contents
 from tests.crash.operations import Kind, Operation
 from tests.crash.process import Patch, Point, Server, recorded, serving
 from tests.crash.script import Effect, Trainers
-from tests.crash.verdict import CHECKPOINTS, Uninterrupted, after_all, after_crash, looked_at
+from tests.crash.verdict import Uninterrupted, after_all, after_crash, files_of, looked_at
+
+T = TypeVar("T")
 
 CUT_SHORT = 2  # the round that has a checkpoint and is not committed, where a resumed run is cut off
 
@@ -47,8 +49,7 @@ class Sweep:
             self._effects = trainers.effects
             with looked_at(folder) as record:
                 digests = tuple(row[1] for row in record.rounds)
-                names = frozenset(path.name for path in (folder / CHECKPOINTS).rglob("*") if path.is_file())
-                self._meant = Uninterrupted(digests, names)
+                self._meant = Uninterrupted(digests, files_of(record))
                 problems = list(after_all(record, self._meant, trainers.effects))
             assert not problems, problems
             again = Path(scratch, "again")
@@ -133,14 +134,19 @@ class Sweep:
             trainers.take_part(server, port, max(1, committed[-1] + 1 if committed else 1))
 
 
-def spread(groups: dict[str, list[Point]] | dict[str, list[Loss]], count: int) -> list[Point | Loss]:
-    """``count`` of all, as evenly over the groups as these are long, and evenly within each."""
+def spread(groups: Mapping[str, Sequence[T]], count: int, chance: random.Random | None = None) -> list[T]:
+    """``count`` of all, as evenly over the groups as these are long, and evenly within each: the middle of its stretch,
+    or by ``chance`` any of that."""
     quotas: Counter[str] = Counter()
     while sum(quotas.values()) < min(count, sum(map(len, groups.values()))):
         open_groups = [name for name, members in groups.items() if quotas[name] < len(members)]
         quotas[min(open_groups, key=lambda name: quotas[name])] += 1
+
+    def within(k: int, quota: int, length: int) -> int:
+        if chance is None:
+            return (2 * k + 1) * length // (2 * quota)
+        return chance.randrange(k * length // quota, (k + 1) * length // quota)
+
     return [
-        members[(2 * k + 1) * len(members) // (2 * quotas[name])]
-        for name, members in groups.items()
-        for k in range(quotas[name])
+        members[within(k, quotas[name], len(members))] for name, members in groups.items() for k in range(quotas[name])
     ]

@@ -66,6 +66,20 @@ def folder_never_synced() -> None:
     checkpoint.sync_folder = lambda folder: None
 
 
+def batch_not_looked_up() -> None:
+    """What may have been committed when the session was lost is committed again."""
+    from flserver.store.postgres.recording import PostgresRecording
+
+    PostgresRecording._unsure = property(lambda own: None, lambda own, written: None)  # type: ignore[assignment]
+
+
+def epoch_not_checked() -> None:
+    """A server that has its lock again goes on, whoever had it meanwhile."""
+    from flserver.store.postgres.lock import PostgresLock
+
+    PostgresLock.require_mine = lambda lock, connection: None  # type: ignore[method-assign]
+
+
 def _once_durable() -> list[Callable[[], object]]:
     """What is put into it is done after the next flush."""
     later: list[Callable[[], object]] = []

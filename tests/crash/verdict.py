@@ -5,13 +5,14 @@ import hashlib
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flserver.audit.verify import Verification
 from flserver.errors import UsageError
+from flserver.settings.places import Place
 from tests.crash.script import ACCEPTED, ROUNDS, Effect
 
 DB = "runs.sqlite"
@@ -29,6 +30,9 @@ ACCEPTED_BESIDE = """SELECT update_id FROM v1_updates u WHERE decision = 'accept
      AND r.attempt = u.answers_attempt AND r.status = 'committed')"""
 TWICE = """SELECT json_extract(payload, '$.round') FROM v1_events WHERE type = 'RoundCommitted' GROUP BY 1
     HAVING COUNT(*) > 1"""
+OUT_OF_TURN = """SELECT seq FROM (
+    SELECT seq, process_id, MAX(process_id) OVER (ORDER BY seq) AS newest FROM events) AS e
+    WHERE process_id < newest ORDER BY seq"""
 DECIDED_TWICE = """SELECT json_extract(payload, '$.update_id') FROM v1_events WHERE type = 'UpdateReceived' GROUP BY 1
     HAVING COUNT(*) > 1"""
 
@@ -42,18 +46,16 @@ class Uninterrupted:
 
 
 class Record:
-    """A record as it is now, in a copy: looking at it changes nothing of what a crash left."""
+    """The record at ``place`` in one state, ``empty`` before it has tables. ``execute`` asks it."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
-        self._connection = connection
-        tables = self.ask("SELECT COUNT(*) FROM sqlite_master WHERE name = 'v1_rounds'")
-        self.rounds = self.ask(ROUNDS_MADE) if tables[0][0] else []
-        self.empty = not tables[0][0]
+    def __init__(self, place: Place, checkpoints: Path, execute: Callable[..., Any], *, empty: bool = False) -> None:
+        self.place, self.checkpoints, self.empty = place, checkpoints, empty
+        self._execute = execute
+        self.rounds = [] if empty else self.ask(ROUNDS_MADE)
 
     def ask(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a query."""
-        return self._connection.execute(query, parameters).fetchall()
+        return list(self._execute(query, parameters).fetchall())
 
     def holds(self, effect: Effect) -> bool:
         """Whether the record has what somebody saw."""
@@ -62,26 +64,27 @@ class Record:
 
 @contextlib.contextmanager
 def looked_at(folder: Path) -> Iterator[Record]:
-    """The record in ``folder``."""
+    """The record in ``folder``, in a copy: looking at it changes nothing of what a crash left."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in (DB, f"{DB}-wal", f"{DB}-journal"):
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(folder / name, Path(scratch) / name)
         with contextlib.closing(sqlite3.connect(Path(scratch) / DB)) as connection:
-            yield Record(folder, connection)
+            tables = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'v1_rounds'").fetchone()[0]
+            yield Record(folder / DB, folder / CHECKPOINTS, connection.execute, empty=not tables)
 
 
 def after_crash(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -> Iterator[str]:
     """What is wrong before anybody goes on."""
-    yield from _rounds_and_effects(record, meant, effects)
+    yield from so_far(record, meant, effects)
     for round, digest, checkpoint, deleted in record.rounds:
-        if not deleted and _digest(record.folder / CHECKPOINTS / checkpoint) != digest:
+        if not deleted and _digest(record.checkpoints / checkpoint) != digest:
             yield f"round {round} is committed without its checkpoint"
 
 
 def after_all(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -> Iterator[str]:
     """What is wrong once the run has come to its end."""
-    yield from _rounds_and_effects(record, meant, effects)
+    yield from so_far(record, meant, effects)
     if len(record.rounds) != ROUNDS + 1:
         yield f"{len(record.rounds)} rounds are committed"
     if record.ask("SELECT name, status, rounds_committed FROM v1_runs") != [("sweep", "completed", ROUNDS)]:
@@ -97,19 +100,25 @@ def after_all(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -
         (ACCEPTED_BESIDE, "update {} is accepted, and in no committed round"),
         (TWICE, "round {} is committed twice"),
         (DECIDED_TWICE, "update {} is decided twice"),
+        (OUT_OF_TURN, "event {} is of a server whose run another one had taken over"),
     ):
         yield from (what.format(row[0]) for row in record.ask(query))
-    files = {path.name for path in (record.folder / CHECKPOINTS).rglob("*") if path.is_file()}
-    if files != meant.files:
+    if (files := files_of(record)) != meant.files:
         yield f"files are left over or missing: {sorted(files ^ meant.files)}"
-    db = record.folder / DB
     try:
-        yield from (f"verify: {found.line}" for found in Verification(db).run() if found.outcome != "holds")
+        findings = Verification(record.place, record.checkpoints).run()
+        yield from (f"verify: {found.line}" for found in findings if found.outcome != "holds")
     except UsageError as error:
         yield f"verify: {error}"
 
 
-def _rounds_and_effects(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -> Iterator[str]:
+def files_of(record: Record) -> frozenset[str]:
+    """The names of the checkpoints that are there."""
+    return frozenset(path.name for path in record.checkpoints.rglob("*") if path.is_file())
+
+
+def so_far(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -> Iterator[str]:
+    """What is wrong at any time, also while a server goes on."""
     digests = tuple(digest for _, digest, _, _ in record.rounds)
     if digests != meant.digests[: len(digests)]:
         yield f"the committed rounds {[row[0] for row in record.rounds]} are not those of the uninterrupted run"

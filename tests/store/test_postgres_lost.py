@@ -12,6 +12,7 @@ from flserver.errors import StoreError, UsageError
 from flserver.settings.places import Address
 from flserver.store.database import Lock, at
 from flserver.store.writer import Writer
+from tests.crash.cable import Cable, Cut
 from tests.patience import PATIENCE, eventually
 from tests.postgres_server import PostgresDatabase
 from tests.store import story
@@ -120,11 +121,11 @@ def test_an_idle_server_has_its_run_again_by_itself(
     server.say("joining")
     before, connect, failed = postgres.ask(HOLDER), Session._connect, list[str]()
 
-    def not_at_once(own: Any) -> Any:
+    def not_at_once(own: Any, heard: Any) -> Any:
         if not failed:
             failed.append("it starts")
             raise psycopg.OperationalError(*failed)
-        return connect(own)
+        return connect(own, heard)
 
     monkeypatch.setattr(Session, "_connect", not_at_once)
     postgres.ask(STOP)
@@ -176,3 +177,19 @@ def test_a_database_that_says_nothing_is_cut_off_and_counts_as_away(
     assert is_away(raised.value)
     with pytest.raises(DBAPIError, match="is lost"), lock.session.transaction():
         pass
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 7])
+def test_a_database_that_says_nothing_when_a_session_begins_is_given_up_too(
+    postgres: PostgresDatabase, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flserver.store.postgres.session.UNHEARD", 0.2)
+    monkeypatch.setenv("PGPASSWORD", postgres.server.password)
+    with Cable(postgres.server.port, begins=b"SET search_path") as cable:
+        cable.cut, cable.on_cut = Cut("statement", "asked", number), lambda: cable.hush(until_given_up=True)
+        address = Address(f"postgresql://postgres@127.0.0.1:{cable.port}/{postgres.name}")
+        with pytest.raises(UsageError, match="cannot be used as a database"), at(address).lock(alone=False):
+            pass
+        assert cable.was_cut
+        with at(address).lock(alone=False) as lock:
+            assert lock.try_run("night")

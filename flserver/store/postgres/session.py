@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,16 +88,20 @@ class Session:
         self.connection = self._opened()
 
     def _opened(self) -> Connection:
-        engine = create_engine(
-            "postgresql+psycopg://", creator=self._connect, poolclass=NullPool, use_native_hstore=False
-        )
-        with _sqlalchemys("connecting"):
+        with _sqlalchemys("connecting"), ExitStack() as heard:  # SQLAlchemy asks something too
+            engine = create_engine(
+                "postgresql+psycopg://",
+                creator=lambda: self._connect(heard),
+                poolclass=NullPool,
+                use_native_hstore=False,
+            )
             return engine.connect()
 
-    def _connect(self) -> "psycopg.Connection[Any]":
+    def _connect(self, heard: ExitStack) -> "psycopg.Connection[Any]":
         address = str(self.address)
         driver = psycopg.connect(address, application_name=_name(self._what), **reaching(address))
         try:
+            heard.enter_context(_heard(driver))
             driver.execute("; ".join(f"SET {name} = {value}" for name, value in SETTINGS.items()).encode())
             found = driver.execute(ASKED.encode()).fetchone()
             assert found is not None
@@ -134,24 +138,10 @@ class Session:
                 self.connection.closed or self.connection.invalidated
             ):  # SQLAlchemy would make another one, without our locks
                 raise psycopg.OperationalError("the session with the database is lost")
-            with self._heard(), self.connection.begin():
+            driver = self.connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            with _heard(driver), self.connection.begin():
                 yield self.connection
-
-    @contextmanager
-    def _heard(self) -> Iterator[None]:
-        """Within the block, a database that takes what is sent and says nothing is cut off after a while: it is away.
-        The network's time-outs do not see it, for its kernel answers."""
-        driver = self.connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        with socket.socket(fileno=os.dup(driver.fileno())) as end:  # its own, so that no other can have its number
-            timer = threading.Timer(UNHEARD, _cut, [end])
-            timer.daemon = True
-            timer.start()
-            try:
-                yield
-            finally:
-                timer.cancel()
-                timer.join()
 
     def lock(self, key: Advisory, *, shared: bool = False) -> bool:
         """Whether it has the lock now."""
@@ -195,6 +185,21 @@ class Session:
         with suppress(SQLAlchemyError, psycopg.Error):
             self.connection.invalidate()
             self.connection.close()
+
+
+@contextmanager
+def _heard(driver: "psycopg.Connection[Any]") -> Iterator[None]:
+    """Within the block, a database that takes what is sent and says nothing is cut off after a while: it is away. The
+    network's time-outs do not see it, for its kernel answers."""
+    with socket.socket(fileno=os.dup(driver.fileno())) as end:  # its own, so that no other can have its number
+        timer = threading.Timer(UNHEARD, _cut, [end])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
 
 
 def _cut(end: socket.socket) -> None:
