@@ -27,8 +27,7 @@ MOVES: Final[Mapping[Standing, Mapping[Move, Standing]]] = {
 
 @dataclass(eq=False)
 class SentModel:
-    """A model on its way to one registration. ``handed_over_at`` is set just before its last bytes are sent: an
-    upload whose connection was accepted earlier cannot be its answer."""
+    """A model for one registration. No upload accepted before ``handed_over_at``, when its last bytes go, answers it."""
 
     round: int
     attempt: int
