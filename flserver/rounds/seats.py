@@ -27,7 +27,7 @@ MOVES: Final[Mapping[Standing, Mapping[Move, Standing]]] = {
 
 @dataclass(eq=False)
 class SentModel:
-    """A model for one registration. No upload accepted before ``handed_over_at``, when its last bytes go, answers it."""
+    """A model for one registration. What came before ``handed_over_at``, when its last bytes go, does not answer it."""
 
     round: int
     attempt: int
