@@ -1,9 +1,10 @@
 """Two clocks: the monotonic one for deadlines and durations, the wall clock for records. And a thread's own work."""
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+
+from flserver.frozen import frozen
 
 monotonic = time.monotonic
 processor_seconds = time.thread_time  # of the thread that asks
@@ -47,7 +48,7 @@ def utc_moment(text: str) -> str:
     return utc_text((found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp())
 
 
-@dataclass(frozen=True)
+@frozen()
 class Deadline:
     """A moment on the monotonic clock, carried through every step that must be over by then."""
 

@@ -187,6 +187,9 @@ def test_the_parts_are_measured(tmp_path: Path) -> None:
     assert result["events_per_commit"] >= 1
     assert result["writer_us_an_event"] > 0
     assert 0 < result["database_bytes_an_update"] <= 7 * 1024
+    upload = result["upload"]
+    assert upload["session_us"] > upload["parts"]["deciding"] > 0
+    assert upload["all_us"] > upload["writer_us"] + upload["session_us"] > 0
 
 
 def test_large_bodies_go_through_every_part(tmp_path: Path) -> None:

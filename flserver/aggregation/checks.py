@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 
 import blake3
 import torch
 
 from flserver.aggregation.steps import Step, cosine, distances
 from flserver.events.words import rejected as rejected
+from flserver.frozen import frozen
 from flserver.models.norms import Norms as Norms
 from flserver.models.state import State, raw_bytes
 
 LARGEST = 2.0**970  # the largest float64 that is averaged: _values says why
+LONG = 256  # characters of a name, of which nothing is kept: a peer may have chosen it
 VARIANCE = "running_var"  # what BatchNorm, in all its kinds, calls it
 
 
-@dataclass(frozen=True)
+@frozen()
 class Inspection:
     """What came of looking at an update's values.
 
@@ -84,12 +86,18 @@ def state_digest(state: State) -> str:
     digest = blake3.blake3()
     for name in sorted(state):
         tensor = state[name]
-        kind = str(tensor.dtype).removeprefix("torch.")
-        head = f"{name}\0{kind}\0{'x'.join(map(str, tensor.shape))}\0".encode("utf-8", "surrogatepass")
-        digest.update(len(head).to_bytes(8, "little") + head)
+        digest.update((_head if len(name) < LONG else _head.__wrapped__)(name, tensor.dtype, tensor.shape))
         if tensor.numel():
             digest.update(raw_bytes(tensor))
     return "blake3:" + digest.hexdigest()
+
+
+@lru_cache(4096)
+def _head(name: str, dtype: torch.dtype, shape: torch.Size) -> bytes:
+    """What is digested before a tensor's values: the same for each update of a model, so it is kept."""
+    kind = str(dtype).removeprefix("torch.")
+    head = f"{name}\0{kind}\0{'x'.join(map(str, shape))}\0".encode("utf-8", "surrogatepass")
+    return len(head).to_bytes(8, "little") + head
 
 
 def _values(update: State) -> str | None:

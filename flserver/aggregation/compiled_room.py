@@ -10,8 +10,10 @@ from numba import njit
 from flserver.aggregation.bins import CARRIES, HALF, HEADROOM, STEP
 from flserver.aggregation.compiled import OPTIONS
 
+QUICK = {**OPTIONS, "nogil": False}  # over before another thread could do anything with the interpreter
 
-@njit(**OPTIONS)
+
+@njit(**QUICK)
 def short(bins, usual):
     """Whether fewer slots are free than ``Part.kept_free`` says; ``usual`` tells the grids of usual numbers."""
     grids = len(bins.exponents)

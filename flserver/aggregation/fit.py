@@ -1,11 +1,11 @@
 """What trainers hand back in other clothes than they were sent: wrapped models, and narrower or wider numbers."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import torch
 
 from flserver.events.words import rejected
+from flserver.frozen import frozen
 from flserver.models.state import State, state_over
 
 SHOWN_LENGTH = 80  # characters of a name that a peer chose
@@ -21,7 +21,7 @@ WRAPPERS: Mapping[str, str] = {
 """The names that well-known wrappers put before those of the model inside, and whose they are."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class Fit:
     """An update's tensors under the model's names, in the model's order, as they were sent.
 
@@ -70,6 +70,8 @@ def _kind(tensor: torch.Tensor) -> str:
 
 def _unwrapped(update: State, model: State) -> tuple[str, State] | None:
     """The prefix that all of the model's names have in the update, and the tensors without it; None where none has."""
+    if list(update) == list(model):
+        return "", dict(update)
     first = next(iter(model), "")
     for prefix in sorted({name[: -len(first)] for name in update if name.endswith(first)}, key=len):
         if prefix and not prefix.endswith("."):

@@ -30,8 +30,8 @@ LOOPS = (
 
 
 class Loops(Protocol):
-    """What a part of a sum is worked on with. ``tensors`` and ``targets`` are the layout's: flat, contiguous, of
-    float32 or float64."""
+    """What a part of a sum is worked on with. ``tensors`` and ``targets`` are the layout's: contiguous, of float32 or
+    float64."""
 
     name: str
 
@@ -55,7 +55,7 @@ class Loops(Protocol):
         """Round each sum over ``samples`` into ``targets``, in the way of its tensor."""
 
     def distances(self, one: torch.Tensor, other: torch.Tensor, before: torch.Tensor) -> tuple[float, float]:
-        """Σ (one − other)² and Σ (one − other)·(other − before) in float64 of three flat, contiguous tensors of one
+        """Σ (one − other)² and Σ (one − other)·(other − before) in float64 of three contiguous tensors of one
         dtype, float32 or float64. The first is not finite where any element of ``one`` is not, and ``other`` is."""
 
 
@@ -68,7 +68,7 @@ class Plain:
         self, pieces: np.ndarray, tensors: Sequence[torch.Tensor], n: int, part: Part, done: np.ndarray, back: bool
     ) -> bool:
         """See :meth:`Loops.add`."""
-        return plain.add(pieces, [tensor.numpy() for tensor in tensors], n, part, done, back)
+        return plain.add(pieces, [tensor.view(-1).numpy() for tensor in tensors], n, part, done, back)
 
     def short(self, part: Part) -> bool:
         """See :meth:`Loops.short`."""
@@ -86,7 +86,7 @@ class Plain:
 
     def distances(self, one: torch.Tensor, other: torch.Tensor, before: torch.Tensor) -> tuple[float, float]:
         """See :meth:`Loops.distances`."""
-        return plain.distances(one, other, before)
+        return plain.distances(one.view(-1), other.view(-1), before.view(-1))
 
 
 class Compiled:
@@ -152,7 +152,7 @@ class Compiled:
 
     def distances(self, one: torch.Tensor, other: torch.Tensor, before: torch.Tensor) -> tuple[float, float]:
         """See :meth:`Loops.distances`."""
-        places = (tensor.data_ptr() for tensor in (one, other, before))
+        places = one.data_ptr(), other.data_ptr(), before.data_ptr()
         found: tuple[float, float] = self._distances(*places, one.itemsize, one.numel())
         return found
 

@@ -38,9 +38,10 @@ def cosine(product: float, one: float, other: float) -> float | None:
 def distances(given: torch.Tensor, sent: torch.Tensor, before: torch.Tensor) -> tuple[float, float]:
     """Σ (given − sent)² and Σ (given − sent)·(sent − before) in float64; ``sent`` and ``before`` have one dtype. The
     first is not finite where any element of ``given`` is not."""
-    flat, loops = [tensor.reshape(-1) for tensor in (given, sent, before)], kernel.load()
+    loops = kernel.load()
     if given.dtype == sent.dtype and given.itemsize >= 4:
-        return loops.distances(*(tensor.contiguous() for tensor in flat))
+        return loops.distances(given.contiguous(), sent.contiguous(), before.contiguous())
+    flat = [tensor.reshape(-1) for tensor in (given, sent, before)]
     square = product = 0.0
     for start in range(0, given.numel(), CHUNK):  # so that a large model needs no second copy
         more = loops.distances(*(tensor[start : start + CHUNK].to(torch.float64) for tensor in flat))

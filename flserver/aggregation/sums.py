@@ -80,15 +80,15 @@ class ExactSum:
             self.add_to(part, tensors, -n)
 
     def tensors(self, update: State) -> list[torch.Tensor]:
-        """The floating-point tensors of an update as they are added: flat, contiguous, float32 or float64. They are
-        over the update's memory where that is so already. Raises ValueError where they are not the layout's."""
+        """The floating-point tensors of an update as they are added: contiguous, float32 or float64. They are over
+        the update's memory where that is so already. Raises ValueError where they are not the layout's."""
         found = []
         for name, dtype in self.layout.dtypes.items():
             given = update[name]
             if given.dtype != dtype or given.shape != self.layout.shapes[name]:
                 raise ValueError(f"{name} is {given.dtype} {list(given.shape)}, which the sum's layout has not")
-            flat = given.detach().reshape(-1)
-            found.append(flat.contiguous() if dtype.itemsize >= 4 else flat.to(torch.float32))
+            wide = given if dtype.itemsize >= 4 else given.to(torch.float32)
+            found.append((wide.detach() if wide.requires_grad else wide).contiguous())
         return found
 
     def count(self, difference: Difference, n: int) -> None:

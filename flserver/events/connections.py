@@ -1,14 +1,14 @@
 """Connections, messages and registrations."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from flserver.events.event import Event
 from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose, StrangerReason, Transport
+from flserver.frozen import frozen
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ConnectionOpened(Event):
     """A peer connected."""
 
@@ -18,7 +18,7 @@ class ConnectionOpened(Event):
     transport: Transport
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class PeerIdentified(Event):
     """A forwarder, or the TLS handshake, told who a connection's peer is. ``proxy_host`` is the forwarder's address,
     ``peer_host`` then the peer's own; the certificate is the peer's, verified."""
@@ -32,7 +32,7 @@ class PeerIdentified(Event):
     certificate_fingerprint: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ConnectionClosed(Event):
     """A connection ended. ``reason`` says why, as text for people."""
 
@@ -44,7 +44,7 @@ class ConnectionClosed(Event):
     bytes_out: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class StrangersSummed(Event):
     """Connections that became neither a registration nor an update and have no rows of their own, of one kind: how many
     a network made in a minute, the messages in and the answers out on them, and bytes: of the messages that came in,
@@ -65,7 +65,7 @@ class StrangersSummed(Event):
     bytes_out: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class MessageReceived(Event):
     """A message came in, whole or not. ``at`` is the time of its last byte."""
 
@@ -82,7 +82,7 @@ class MessageReceived(Event):
     reason: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class MessageSent(Event):
     """A message went out, whole or not. ``attempt`` and ``sent_at`` are set for a ``<MODEL>``: ``sent_at`` is the
     moment before its last bytes were handed to the kernel."""
@@ -102,7 +102,7 @@ class MessageSent(Event):
     reason: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ClientRegistered(Event):
     """A client takes part; ``registration`` counts its registrations in this run from 1. ``identity`` says whether a
     certificate showed who it is; ``label`` is the roster's; ``metadata`` are the fields of its ``<METADATA>`` as they
@@ -119,7 +119,7 @@ class ClientRegistered(Event):
     metadata: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ClientLeft(Event):
     """A registration ended."""
 

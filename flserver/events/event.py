@@ -1,11 +1,12 @@
 """What every fact has in common."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from flserver.clock import utc_now
+from flserver.frozen import frozen
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Event:
     """Something happened at a time."""
 

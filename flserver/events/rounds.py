@@ -1,12 +1,11 @@
 """Rounds, attempts and updates."""
 
-from dataclasses import dataclass
-
 from flserver.events.event import Event
 from flserver.events.words import Decision, IdentityKind, MeasuredOn, MetricSource, Participation
+from flserver.frozen import frozen
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class AttemptStarted(Event):
     """An attempt at a round began. ``clients`` are invited: sent the model; ``not_sent`` are there and are not, for the
     reasons ``why_not_sent``."""
@@ -21,7 +20,7 @@ class AttemptStarted(Event):
     why_not_sent: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ClientMetric:
     """A number that a client reported with its update: as it was sent, whether it can be so or not."""
 
@@ -30,7 +29,7 @@ class ClientMetric:
     value: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class UpdateReceived(Event):
     """A complete upload that decodes and passes the identity rules. ``decision`` is None while it counts and its
     attempt runs; ``answers_round`` and ``answers_attempt`` are None where it answers nothing. ``identity`` says whether
@@ -62,7 +61,7 @@ class UpdateReceived(Event):
     update_cosine: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class SuspectRejected(Event):
     """An update that counted so far is rejected: what is wrong with it depends on the other clients' updates, and they
     are known now."""
@@ -74,7 +73,7 @@ class SuspectRejected(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class SuspectsCount(Event):
     """Updates that would be rejected for their norm count, since they are those of half of the clients ``there``, or
     of more: ``clients`` sent them, and ``reason`` is the first one's."""
@@ -86,7 +85,7 @@ class SuspectsCount(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ClientOutcome:
     """What became of one invited client in one attempt. ``update_id`` is set where its update counted, ``weight`` where
     it was accepted; ``seconds`` is sent to received."""
@@ -98,7 +97,7 @@ class ClientOutcome:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RoundMetric:
     """A number about the global model of ``round``."""
 
@@ -108,7 +107,7 @@ class RoundMetric:
     source: MetricSource
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class KeptUpdate:
     """Where the tensors of an accepted update lie: their path below the checkpoint directory."""
 
@@ -116,7 +115,7 @@ class KeptUpdate:
     path: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RoundCommitted(Event):
     """A round exists: its checkpoint is durable, and this event's transaction decides its updates ``accepted``.
 
@@ -147,7 +146,7 @@ class RoundCommitted(Event):
     kept: tuple[KeptUpdate, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class WeightConcentrated(Event):
     """One owner has nearly all of a round's weight: ``weight`` of it (0 to 1), by the updates of its ``clients``. Said
     once in a server process. ``owner`` is text for people."""
@@ -159,7 +158,7 @@ class WeightConcentrated(Event):
     weight: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class AttemptAborted(Event):
     """An attempt ended without a round. Its updates whose decision was still NULL are ``aborted``.
 
@@ -180,7 +179,7 @@ class AttemptAborted(Event):
     detail: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class CheckpointDeleted(Event):
     """A committed round's file was pruned; its row and digest stay."""
 
@@ -189,7 +188,7 @@ class CheckpointDeleted(Event):
     checkpoint: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class KeptUpdatesDeleted(Event):
     """The files with a committed round's updates were deleted, all of them or those of ``update_ids``; their rows and
     digests stay."""

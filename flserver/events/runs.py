@@ -1,14 +1,15 @@
 """The run, its processes and who operates them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from flserver.events.event import Event
 from flserver.events.words import Awaited, LeftReason, OperatorAct, RunState, RunStatus
+from flserver.frozen import frozen
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ServerStarted(Event):
     """A server process began to work on a run.
 
@@ -30,7 +31,7 @@ class ServerStarted(Event):
     cpu: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ServerStopped(Event):
     """The server process came to its orderly end."""
 
@@ -38,7 +39,7 @@ class ServerStopped(Event):
     exit_code: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RunStarted(Event):
     """A new run was made; ``code`` are the digests of the operator's own files, by the setting that names them."""
 
@@ -54,7 +55,7 @@ class RunStarted(Event):
     code: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RunResumed(Event):
     """A run went on in a new process; ``config`` holds the settings now in force, ``code`` is as in RunStarted."""
 
@@ -65,7 +66,7 @@ class RunResumed(Event):
     code: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RunLeftOver(Event):
     """A run was found ``running`` although its process is gone: it, its open attempt, updates, connections and
     registrations were closed, all with this ``reason``."""
@@ -74,7 +75,7 @@ class RunLeftOver(Event):
     reason: LeftReason
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RunEnded(Event):
     """The run reached a state in which no process works on it: ``status`` is any but ``running``."""
 
@@ -83,7 +84,7 @@ class RunEnded(Event):
     final_digest: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class QuorumSettled(Event):
     """A join window closed, and the least number of updates that commits a round is settled. ``absent`` are the clients
     on the roster that are not there, as text for people."""
@@ -92,7 +93,7 @@ class QuorumSettled(Event):
     absent: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class OperatorActed(Event):
     """Somebody, or a signal, told the server something. ``detail`` says what, by the kind; ``actor`` who they say they
     are, or the user who sent the signal, None where that is unknown; ``reason`` why, as they say."""
@@ -103,7 +104,7 @@ class OperatorActed(Event):
     reason: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class HeadSigned(Event):
     """The record's head was signed: of the first ``size`` events, all before this one, whose tree has this ``root``.
     ``note`` is a signed note (C2SP's tlog-checkpoint), and ``key`` the public key for it."""
@@ -114,7 +115,7 @@ class HeadSigned(Event):
     note: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class RestingRow:
     """A row of a table that rested on purged payloads, as it was left: its key's values in their order, and its digest
     (``store.purge.row_digest``)."""
@@ -124,7 +125,7 @@ class RestingRow:
     digest: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class PayloadsPurged(Event):
     """The payloads and salts of some events of a run were removed, and the text from outside in the ``rows`` that
     rested on them. ``sequences`` are those events' numbers, as first and last of ranges."""
@@ -134,7 +135,7 @@ class PayloadsPurged(Event):
     rows: tuple[RestingRow, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class StateChanged(Event):
     """The run entered a state. ``detail`` says why, as text for people."""
 
@@ -142,7 +143,7 @@ class StateChanged(Event):
     detail: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Waited(Event):
     """The run has waited for clients for ``seconds`` and goes on waiting, for ``seconds_left`` at most; None: for ever.
 

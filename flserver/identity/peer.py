@@ -5,6 +5,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from flserver.events.words import Transport
+from flserver.frozen import frozen
 
 MOST_ADDRESSES = 4096  # of which what follows from them is kept: to read an address costs as much as to read a message
 SITE_BITS = 64  # of an IPv6 address are one site's: whoever has it has all addresses in it
@@ -22,7 +23,7 @@ class Certificate:
     fingerprint: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Peer:
     """The other end of a connection: its own address, the forwarder's (``proxy_host``) where one spoke for it, how it
     speaks, and the certificate that it showed."""

@@ -5,17 +5,17 @@ update of a client counts.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 from flserver.errors import IdentityRefused
 from flserver.events.words import IdentityKind
+from flserver.frozen import frozen
 from flserver.identity.peer import Certificate, Peer
 from flserver.identity.registered import Registered
 from flserver.identity.roster import Roster
 from flserver.settings import UploadFrom
 
 
-@dataclass(frozen=True)
+@frozen()
 class Share:
     """Whom an upload is put down to before it is known whose it is: ``owner``, which stands for so many ``clients``."""
 

@@ -1,10 +1,11 @@
 """How far a model is from another, in numbers. Without torch: the rules of a round work with them."""
 
 import math
-from dataclasses import dataclass
+
+from flserver.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen()
 class Norms:
     """How far an update is from the model that was sent: the L2 norm over its parameters, and over its floating-point
     buffers, such as running statistics. Infinite where it is too large for float64."""

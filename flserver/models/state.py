@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,6 +20,9 @@ from flserver.wire.pickles import Module, TensorView
 State = dict[str, Tensor]
 """A model's tensors in the order of ``state_dict()``: on the CPU, cut off from autograd, and contiguous unless they
 came over the wire."""
+
+_NUMBERS = (torch.float32, torch.float64, torch.int64)  # what most tensors hold, and memoryviews know
+_NUMPYS = {str(dtype).removeprefix("torch."): torch.empty(0, dtype=dtype).numpy().dtype for dtype in _NUMBERS}
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 """The dtypes that a model may hold, by their name."""
@@ -106,11 +110,25 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def as_tensor(view: TensorView) -> Tensor:
     """A tensor, of the view's shape and dtype, over the view's own memory. Over a read-only buffer it must not be
     written to. Raises KeyError for a dtype that is not in ``TORCH_DTYPES``."""
-    dtype = TORCH_DTYPES[view.dtype]
+    dtype, like = TORCH_DTYPES[view.dtype], _NUMPYS.get(view.dtype)
+    if like is not None and not view.storage.readonly and view.stride == _strides(view.shape) and 0 not in view.shape:
+        # Each of torch's operations gives the interpreter away, which others wait for; numpy's do not.
+        count = math.prod(view.shape)
+        numbers = np.frombuffer(view.storage, like, count, view.offset * dtype.itemsize)
+        return torch.from_numpy(numbers.reshape(view.shape))
     count = len(view.storage) // dtype.itemsize
     if count == 0:  # torch.frombuffer refuses empty buffers
         return torch.empty(0, dtype=dtype).as_strided(view.shape, view.stride)
     return torch.frombuffer(view.storage, dtype=dtype, count=count).as_strided(view.shape, view.stride, view.offset)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a contiguous tensor."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
 
 
 def read_state(module: Module) -> State:
@@ -122,8 +140,11 @@ def read_state(module: Module) -> State:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The values of a tensor on the CPU as little-endian bytes in row-major order: its own memory where it is
     contiguous, else a copy."""
-    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    return memoryview(flat.numpy())  # type: ignore[arg-type]  # numpy's arrays are buffers; its stubs say so from 3.12
+    if tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().contiguous()
+    if tensor.dtype in _NUMBERS and tensor.numel():
+        return tensor.numpy().data.cast("B")
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def write_state(template: Module, state: Mapping[str, Tensor]) -> None:

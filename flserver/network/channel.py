@@ -32,8 +32,9 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._fresh = sock.gettimeout() is None  # blocking, as it was accepted: a flag of one call changes that too
         self._waits = True  # whether the socket has a time-out: to change that is a call of the system
-        self.before_wait: Callable[[], None] = lambda: None
+        self.before_wait: Callable[[], None] = _nothing
         self._tls: ssl.SSLSocket | None = None
         self._peeked = b""  # taken out of TLS to see whether it was there, not yet read
         # Guards _sock and _closed: no call on a descriptor that is somebody else's by then.
@@ -68,20 +69,22 @@ class Channel:
 
     def _receive_at_once(self, space: memoryview) -> int | None:
         """The same without a wait: what came of a small message is mostly all of it."""
-        self._never_wait()
+        flags = socket.MSG_DONTWAIT if self._fresh else 0
+        if not self._fresh:
+            self._never_wait()
         try:
-            return self._sock.recv_into(space)
+            return self._sock.recv_into(space, 0, flags)
         except BlockingIOError:
             return None
 
     def _never_wait(self) -> None:
         if self._waits:
             self._sock.settimeout(0)
-            self._waits = False
+            self._fresh = self._waits = False
 
     def _set_timeout(self, seconds: float) -> None:
         self._sock.settimeout(_positive(seconds))
-        self._waits = True
+        self._fresh, self._waits = False, True
 
     def peek(self, most: int, seconds: float) -> bytes | None:
         """The first bytes that wait to be read, left where they are; before TLS only."""
@@ -189,6 +192,7 @@ class Channel:
         with self._lock:
             self._closed = True
             self._sock.close()
+        self.before_wait = _nothing  # or a session, which it belongs to, would be there until garbage is looked for
 
     def _read_away(self, seconds: float) -> None:
         deadline, left = Deadline.after(seconds), LINGER_BYTES
@@ -205,6 +209,9 @@ class Channel:
         # The plain call: that of a TLS socket would take away the state that its thread is reading with.
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, how)
+
+
+def _nothing() -> None: ...
 
 
 def cause_of(error: OSError) -> Cause:

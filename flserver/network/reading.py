@@ -17,21 +17,21 @@ def read_message(connection: AcceptedConnection, frame: Received) -> Message:
         return conversation.receive(frame.hold())
     share = context.exchange.expect_upload(connection.peer)  # strangers do not get as far as the pickle machine
     connection.await_model(frame.reader)
-    from flserver.network.unusable import check_asked, may_send, said_to_be_of
+    from flserver.network import unusable
 
     if frame.room is None:
-        check_asked(connection, frame)
+        unusable.check_asked(connection, frame)
     body = frame.hold(waits=not context.folding.on_arrival)
     if (known := conversation.recognise(body, context.layouts)) is not None:
         return known
 
     def read(tick: Tick) -> Message:
         message = conversation.receive(body, tick)
-        if isinstance(message, Update) and may_send(connection, message.client_id):
+        if isinstance(message, Update) and unusable.may_send(connection, message.client_id):
             with suppress(TooHeavy):  # it is read already: what takes more than an ordinary one to learn is not learnt
                 conversation.learn(body, message, context.layouts, tick)
         return message
 
     connection.channel.before_wait()
     owner = share.owner if connection.peer.certificate is not None else connection.peer.host
-    return context.decoding.run(owner, read, lambda: said_to_be_of(connection, body))
+    return context.decoding.run(owner, read, lambda: unusable.said_to_be_of(connection, body))

@@ -1,13 +1,13 @@
 """What goes on record of one connection: that it opened, every message in and out, what came of it, how it ended."""
 
 import contextlib
-from dataclasses import dataclass
 from itertools import count
 
 from flserver import events
 from flserver.errors import StoreError
 from flserver.events.bus import Recorder
 from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, Purpose, StrangerReason
+from flserver.frozen import frozen
 from flserver.identity.peer import Peer
 from flserver.models.retention import comparable
 from flserver.network.kept import joined, kept_fields, kept_metrics
@@ -21,7 +21,7 @@ from flserver.wire.messages import Message, Metadata, Update
 FIRST_TIMES = 8  # registrations of a client that go first where the record is crowded: who comes ever again waits
 
 
-@dataclass(frozen=True)
+@frozen()
 class Outgoing:
     """A frame to be sent. ``digest`` is that of its body; ``model`` is set for a <MODEL>: the one on its way."""
 
@@ -235,7 +235,7 @@ class ConnectionRecord:
         round = answers.round if answers else None
         # The model that a late or unasked-for update started from is not at hand any more.
         norms = None if verdict.decision in ("late", "duplicate") else upload.norms
-        metrics, of_metrics = kept_metrics(submission.metrics if answers else ())
+        metrics, of_metrics = kept_metrics(submission.metrics) if answers and submission.metrics else ((), None)
         self._rows.keep(first=answers is not None)
         message_id = self.received(
             frame, header=header, round=round, outcome=outcome, reason=joined(reason, of_metrics)

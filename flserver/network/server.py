@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 
 from flserver.errors import Refused, StoreError
@@ -69,8 +70,8 @@ class Server:
 
     def _accept_loop(self) -> None:
         while self._await_descriptors():
-            if self._workers.overtake():
-                self._await_connection()
+            while self._workers.overtake() and not self._listener.await_connection(WORK_SECONDS):
+                pass  # no session waits long for those that are at work
             try:
                 sock, address = self._listener.socket.accept()
             except OSError as error:
@@ -153,19 +154,19 @@ class Server:
         for each other. Who was cut before its turn came is about to see that, and needs no place.
         """
         host, most = session.peer.host, self._capacity.an_address
-
-        def of_this_address(sessions: Iterable[Session]) -> list[Session]:
-            placed = (other for other in sessions if self._served[other] and other not in self._cut)
-            return [other for other in placed if other.peer.host == host]
-
         with self._lock:
             if session in self._cut:
                 return
-            if len(self._served) <= most or len(of_this_address(self._served.keys() - self._told.keys())) < most:
+            if len(self._served) <= most or len(self._placed(host, self._served.keys() - self._told.keys())) < most:
                 self._served[session] = True
                 return
         full = f"not served: {most} connections are open from {host}"
-        self._cut_some(of_this_address, most, lambda peer: peer.host == host, full, session)
+        self._cut_some(partial(self._placed, host), most, lambda peer: peer.host == host, full, session)
+
+    def _placed(self, host: str, sessions: Iterable[Session]) -> list[Session]:
+        """Those of an address that have taken their place and were not cut. Under the lock."""
+        placed = (other for other in sessions if self._served[other] and other not in self._cut)
+        return [other for other in placed if other.peer.host == host]
 
     def _give_place(self, session: Session) -> None:
         """Called by a session whose peer was refused and told so."""

@@ -213,12 +213,13 @@ class Session:
             raise
 
     def _upload(self, update: Update, frame: Received) -> None:
-        from flserver.network.unusable import refuse_upload
         from flserver.network.upload import take_update
 
         try:
             take_update(self._connection, update, frame)
         except Refused as refusal:
+            from flserver.network.unusable import refuse_upload
+
             refuse_upload(self._connection, frame, refusal)
             raise
         except ConnectionLost as error:  # the server stops, and there is no room any more

@@ -31,6 +31,7 @@ from flserver.errors import (
 from flserver.events import StrangersSummed
 from flserver.events.bus import Recorder
 from flserver.events.words import Outcome, Purpose, StrangerReason
+from flserver.frozen import frozen
 from flserver.identity.peer import MOST_ADDRESSES
 
 PREFIX_BITS = {4: 24, 6: 64}
@@ -92,7 +93,7 @@ class Numbers:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
-@dataclass(frozen=True)
+@frozen()
 class Place:
     """A stranger's leave to have rows of its own."""
 

@@ -187,15 +187,18 @@ def _receive_some(channel: Channel, space: memoryview, received: Received, first
     where = "in the middle of a frame" if started else "before a frame"
     while True:
         before = monotonic()
-        with translated(where):
-            count = channel.receive_into(space, watch.patience if started else first.remaining())
+        try:
+            count = channel.receive_into(space, watch.patience if started else first.at - before)
+        except OSError as error:
+            raise lost(error, where) from error
         if count == 0:
             raise ConnectionLost(f"end of file {where}", "closed")
+        now = monotonic()
         if started:
-            watch.waited(monotonic() - before, count or 0, where)
+            watch.waited(now - before, count or 0, where)
         elif count is not None:
-            received.started_at = monotonic()
-        elif first.passed:
+            received.started_at = now
+        elif now >= first.at:
             raise ConnectionLost(f"timed out {where}", "timeout")
         if count is not None:
             return count
@@ -273,11 +276,16 @@ def translated(where: str) -> Iterator[None]:
     """Errors of the operating system and of TLS as ConnectionLost."""
     try:
         yield
-    except TimeoutError as error:
-        raise ConnectionLost(f"timed out {where}", cause_of(error)) from error
-    except (ConnectionResetError, BrokenPipeError, ConnectionAbortedError) as error:
-        raise ConnectionLost(f"connection reset {where}", cause_of(error)) from error
-    except ssl.SSLError as error:
-        raise ConnectionLost(f"TLS failed {where}: {error.reason or error}", "other") from error
     except OSError as error:
-        raise ConnectionLost(f"{error.strerror or error} {where}", cause_of(error)) from error
+        raise lost(error, where) from error
+
+
+def lost(error: OSError, where: str) -> ConnectionLost:
+    """What an error of the operating system or of TLS means."""
+    if isinstance(error, TimeoutError):
+        return ConnectionLost(f"timed out {where}", cause_of(error))
+    if isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
+        return ConnectionLost(f"connection reset {where}", cause_of(error))
+    if isinstance(error, ssl.SSLError):
+        return ConnectionLost(f"TLS failed {where}: {error.reason or error}", "other")
+    return ConnectionLost(f"{error.strerror or error} {where}", cause_of(error))

@@ -28,7 +28,7 @@ class Lines:
         self._joining = False
         self._roster: dict[str, str] = {}  # clients for people, by id
         self._absent: dict[str, str] = {}  # those of them that are not there
-        self._peers: dict[int, str] = {}  # of open connections, by id
+        self._peers: dict[int, e.ConnectionOpened | e.PeerIdentified] = {}  # who told of open connections, by id
 
     def of(self, event: e.Event) -> Line | None:
         """The line of ``event``, or None where it is not worth one."""
@@ -113,11 +113,19 @@ class Lines:
         return None  # the start, the resumption and the stop have lines of their own
 
     def _connection_opened(self, event: e.ConnectionOpened) -> None:
-        self._peers[event.connection_id] = f"{printable(event.peer_host)}:{event.peer_port}"
+        self._peers[event.connection_id] = event
 
     def _peer_identified(self, event: e.PeerIdentified) -> None:
-        via = f" through {printable(event.proxy_host)}" if event.proxy_host is not None else ""
-        self._peers[event.connection_id] = f"{printable(event.peer_host)}:{event.peer_port}{via}"
+        self._peers[event.connection_id] = event
+
+    def _peer(self, connection_id: int) -> str:
+        """Whose connection it is."""
+        told = self._peers.get(connection_id)
+        if told is None:
+            return "unknown peer"
+        proxy = told.proxy_host if isinstance(told, e.PeerIdentified) else None
+        via = "" if proxy is None else f" through {printable(proxy)}"
+        return f"{printable(told.peer_host)}:{told.peer_port}{via}"
 
     def _connection_closed(self, event: e.ConnectionClosed) -> None:
         self._peers.pop(event.connection_id, None)
@@ -132,7 +140,7 @@ class Lines:
     def _message(self, event: e.MessageReceived | e.MessageSent) -> Line | None:
         if event.outcome == "ok":
             return None
-        peer = self._peers.get(event.connection_id, "unknown peer")
+        peer = self._peer(event.connection_id)
         who = f"client {printable(event.client_id)} at {peer}" if event.client_id is not None else peer
         way = "from" if isinstance(event, e.MessageReceived) else "to"
         what = printable(event.header) if event.header is not None else "message"

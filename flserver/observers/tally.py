@@ -1,8 +1,8 @@
 """The numbers of the current run, counted from its events or taken over from SQL."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flserver import events as e
 from flserver.clock import utc_timestamp
@@ -114,35 +114,29 @@ class Tally:
         if isinstance(event, e.RunLeftOver):
             return  # about a process that is gone: SQL has it, and restore() took it over
         self.events += 1
-        match event:
-            case e.MessageReceived():
-                self._count_message("in", event)
-            case e.MessageSent():
-                self._count_message("out", event)
-            case e.ConnectionClosed():
-                self.connections[event.purpose] += 1
-            case e.StrangersSummed():
-                self._count_strangers(event)
-            case e.ClientRegistered():
-                self._registrations.add((event.client_id, event.registration))
-                self.rejoins += event.rejoined
-            case e.ClientLeft():
-                self._registrations.discard((event.client_id, event.registration))
-                self._count_left(event.reason, 1)
-            case e.UpdateReceived():
-                self._update_received(event)
-            case e.SuspectRejected():
-                self.round_updates -= 1
-                self.updates["rejected"] += 1
-                self.rejected[rejected_reason(event.reason)] += 1
-            case e.AttemptStarted():
-                self._attempt_started(event)
-            case e.RoundCommitted():
-                self._round_committed(event)
-            case e.AttemptAborted():
-                self._attempt_aborted(event)
-            case _:
-                self._run_changed(event)
+        _COUNTS.get(type(event), Tally._run_changed)(self, event)
+
+    def _message_received(self, message: e.MessageReceived) -> None:
+        self._count_message("in", message)
+
+    def _message_sent(self, message: e.MessageSent) -> None:
+        self._count_message("out", message)
+
+    def _connection_closed(self, closed: e.ConnectionClosed) -> None:
+        self.connections[closed.purpose] += 1
+
+    def _client_registered(self, registered: e.ClientRegistered) -> None:
+        self._registrations.add((registered.client_id, registered.registration))
+        self.rejoins += registered.rejoined
+
+    def _client_left(self, left: e.ClientLeft) -> None:
+        self._registrations.discard((left.client_id, left.registration))
+        self._count_left(left.reason, 1)
+
+    def _suspect_rejected(self, suspect: e.SuspectRejected) -> None:
+        self.round_updates -= 1
+        self.updates["rejected"] += 1
+        self.rejected[rejected_reason(suspect.reason)] += 1
 
     def _count_message(self, direction: w.Direction, message: e.MessageReceived | e.MessageSent) -> None:
         header = _one_of(w.HEADERS, message.header)
@@ -249,4 +243,21 @@ def rejected_reason(reason: str | None) -> w.RejectedKind:
 
 def _one_of(closed: Sequence[Word], value: str | None) -> Word:
     """The word of a closed set that ``value`` is, else its last one: that is ``other`` in each of them."""
-    return next((word for word in closed if word == value), closed[-1])
+    return closed[closed.index(value)] if value in closed else closed[-1]
+
+
+_COUNTS: Mapping[type[e.Event], Callable[[Tally, Any], None]] = {
+    e.ConnectionOpened: lambda tally, event: None,
+    e.ConnectionClosed: Tally._connection_closed,
+    e.StrangersSummed: Tally._count_strangers,
+    e.MessageReceived: Tally._message_received,
+    e.MessageSent: Tally._message_sent,
+    e.ClientRegistered: Tally._client_registered,
+    e.ClientLeft: Tally._client_left,
+    e.UpdateReceived: Tally._update_received,
+    e.SuspectRejected: Tally._suspect_rejected,
+    e.AttemptStarted: Tally._attempt_started,
+    e.RoundCommitted: Tally._round_committed,
+    e.AttemptAborted: Tally._attempt_aborted,
+}
+"""What each kind of event changes; the rest is the run's."""

@@ -6,11 +6,11 @@ still be reading last round's bytes, so a buffer is used again only when nobody 
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import blake3
 
+from flserver.frozen import frozen
 from flserver.rounds.seats import SentModel
 from flserver.wire.template import Template
 
@@ -73,7 +73,7 @@ class Broadcast:
         self.digest = "blake3:" + blake3.blake3(self._template.buffer).hexdigest()
 
 
-@dataclass(frozen=True)
+@frozen()
 class Ticket:
     """A model to be sent to one registration. Release the broadcast when it is sent or failed."""
 

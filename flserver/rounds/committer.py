@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from flserver import events
@@ -100,17 +100,17 @@ class Committer:
     def begin(self, model: CurrentModel) -> None:
         """A new attempt starts from the last committed model. Raises StrategyError."""
         self._round = model.round + 1
-        with _strategy_errors():
+        with _strategy_errors:
             self._strategy.begin(model.state)
 
     def reserve(self, update: "State", n: int) -> None:
         """Make sure that an update can be added. Raises TooDifferent where it cannot, and StrategyError."""
-        with _strategy_errors():
+        with _strategy_errors:
             self._strategy.reserve(update, n)
 
     def unreserve(self, update: "State", n: int) -> None:
         """An update that could be added will not be. Raises StrategyError."""
-        with _strategy_errors():
+        with _strategy_errors:
             self._strategy.unreserve(update, n)
 
     def add(self, update: "State", n: int) -> None:
@@ -119,7 +119,7 @@ class Committer:
 
         Raises StrategyError.
         """
-        with _strategy_errors():
+        with _strategy_errors:
             self._strategy.add(update, n)
 
     def keep(self, update_id: int, update: "State") -> None:
@@ -186,7 +186,7 @@ class Committer:
         from flserver.aggregation.checks import implausible
         from flserver.models.state import check_same_layout
 
-        with _strategy_errors():
+        with _strategy_errors:
             state = self._strategy.finish()
             check_same_layout(base.state, state, "the strategy's new model")
         if (why := implausible(state)) is not None:
@@ -198,7 +198,7 @@ class Committer:
         """The strategy's own tensors become again what they were with ``base``: the last checkpoint has them."""
         if self._strategy.state():
             _, own = self._checkpoints.read(self.made[-1].checkpoint, base.digest)
-            with _strategy_errors():
+            with _strategy_errors:
                 self._strategy.load_state(own)
 
     def _make_durable(
@@ -264,13 +264,15 @@ class Committer:
             self._kept.delete(round)  # type: ignore[union-attr]
 
 
-@contextlib.contextmanager
-def _strategy_errors() -> Iterator[None]:
+class _StrategyErrors:
     """A strategy may be somebody's own: where it fails, the run fails, and its author sees where."""
-    try:
-        yield
-    except TooDifferent:
-        raise
-    except Exception as error:
-        logger.exception("the strategy failed")
-        raise StrategyError(f"the strategy failed: {one_line(error)}") from error
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, TooDifferent):
+            logger.error("the strategy failed", exc_info=error)
+            raise StrategyError(f"the strategy failed: {one_line(error)}") from error
+
+
+_strategy_errors = _StrategyErrors()

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from flserver.rounds.committer import Committer
 
 
+def _released() -> None: ...
+
+
 class Folding:
     """Takes the updates that sessions bring. For many threads, once it has the ``committer``."""
 
@@ -80,4 +83,5 @@ class Folding:
             if folds:
                 submission.tensors = {}
                 submission.release()
+                submission.release = _released  # what it came in is gone before the round's end, however small
             self._exchange.confirm_update(submission, verdict, folded=folds)

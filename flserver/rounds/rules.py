@@ -36,7 +36,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from flserver.errors import RegistrationRefused
-from flserver.events.words import Decision, LeftReason, Participation
+from flserver.events.words import LeftReason, Participation
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity, Share
 from flserver.rounds.backoff import sitting_out
@@ -235,31 +235,29 @@ class Rounds(Participants):
         :meth:`confirm_answer`, or withdrawn with :meth:`withdraw_answer`, before that attempt can end.
         """
         participant = self.check_upload(upload.client_id, upload.peer)
-        running = self.attempt if self.attempt is not None and not self.attempt.over else None
-
-        def verdict(what: Decision | None, why: str | None, answers: SentModel | None, seat: Seat | None) -> Verdict:
-            return Verdict(
-                decision=what,
-                reason=why,
-                answers=answers,
-                data_size=participant.data_size,
-                counted_size=None if seat is None else seat.counted_size,
-                arrived_round=None if running is None else running.round,
-                suspect=seat is not None and seat.pending,
-            )
-
+        attempt, data_size = self.attempt, participant.data_size
+        arrived = attempt.round if attempt is not None and not attempt.over else None
         if (sent := participant.asked(upload.accepted_at)) is None:
-            return verdict("duplicate", participant.why_duplicate(upload.digest), None, None)
+            why = participant.why_duplicate(upload.digest)
+            return Verdict(decision="duplicate", reason=why, answers=None, data_size=data_size, arrived_round=arrived)
         participant.answer(sent, upload.digest)
-        seat = None if running is None else running.seats.get(upload.client_id)
-        if running is None or seat is None or seat.sent is not sent:
-            reason = f"attempt {sent.attempt} of round {sent.round} is over"
-            return verdict("late", reason, sent, None)
+        seat = None if attempt is None or attempt.over else attempt.seats.get(upload.client_id)
+        if attempt is None or seat is None or seat.sent is not sent:
+            why = f"attempt {sent.attempt} of round {sent.round} is over"
+            return Verdict(decision="late", reason=why, answers=sent, data_size=data_size, arrived_round=arrived)
         participant.backoff.answered()
         rejection = upload.rejection or seat.weight.refusal
         too_far, suspicion = self.norms.too_far(upload.norms), self.norms.suspicion(upload.norms)
-        running.take(seat, upload, now, rejection or too_far, suspicion)
-        return verdict(seat.decision, seat.rejection, sent, seat)
+        attempt.take(seat, upload, now, rejection or too_far, suspicion)
+        return Verdict(
+            decision=seat.decision,
+            reason=seat.rejection,
+            answers=sent,
+            data_size=data_size,
+            arrived_round=arrived,
+            counted_size=seat.counted_size,
+            suspect=seat.pending,
+        )
 
     def reject_answer(self, upload: Upload, verdict: Verdict, rejection: str) -> Verdict:
         """What ``verdict`` let count, and is not confirmed yet, cannot: the new verdict."""

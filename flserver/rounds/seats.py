@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Final, Literal
 
 from flserver.events.words import Decision, Participation
+from flserver.frozen import frozen
 from flserver.identity.peer import Peer
 from flserver.models.norms import Norms
 from flserver.rounds.backoff import Backoff
@@ -26,8 +27,7 @@ MOVES: Final[Mapping[Standing, Mapping[Move, Standing]]] = {
 
 @dataclass(eq=False)
 class SentModel:
-    """A model on its way to one registration. ``handed_over_at`` is set just before its last bytes are sent: an
-    upload whose connection was accepted earlier cannot be its answer."""
+    """A model for one registration. What came before ``handed_over_at``, when its last bytes go, does not answer it."""
 
     round: int
     attempt: int
@@ -35,7 +35,7 @@ class SentModel:
     fully_sent_at: float | None = None
 
 
-@dataclass(frozen=True)
+@frozen()
 class LastAnswer:
     """The upload that settled a model: a later one for the same model is a duplicate."""
 
@@ -241,7 +241,7 @@ class Attempt:
             self._answered = [(at, other) for at, other in self._answered if other is not seat]
 
 
-@dataclass(frozen=True)
+@frozen()
 class Registration:
     """A registration that the rules took; ``number`` counts those of this client in this run from 1."""
 
@@ -250,7 +250,7 @@ class Registration:
     rejoined: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Upload:
     """A complete upload, as far as the rules look at it.
 
@@ -269,7 +269,7 @@ class Upload:
     cosine: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Verdict:
     """What an upload is: ``decision`` None means that it counts; ``answers`` is the model that it answers, if any.
 
@@ -292,7 +292,7 @@ class Verdict:
         return self.decision is None
 
 
-@dataclass(frozen=True)
+@frozen()
 class Result:
     """How one seat ended."""
 

@@ -5,12 +5,15 @@ the infinities as :func:`~flserver.text.json_number` writes them. (In the tables
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from json.encoder import encode_basestring_ascii as quoted
+from math import isfinite
+from operator import itemgetter
 from pathlib import PurePath
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from flserver import events
 from flserver.errors import StoreError
@@ -37,7 +40,13 @@ def canonical_json(value: object) -> str:
 
 def to_payload(event: Event) -> str:
     """All fields of ``event`` as canonical JSON. Raises TypeError where one holds what JSON cannot hold."""
-    return canonical_json(vars(event))
+    return _of_fields(event)
+
+
+def _of_fields(value: Any) -> str:
+    """The same of any dataclass."""
+    template, values = _form(cast(Hashable, type(value)))
+    return template % tuple([_WRITES.get(type(field), canonical_json)(field) for field in values(vars(value))])
 
 
 def from_payload(type_name: str, payload: str) -> Event:
@@ -63,6 +72,32 @@ def _plain(value: object) -> object:
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_plain)
+
+
+_WRITES: Mapping[type, Callable[[Any], str]] = {
+    str: quoted,
+    int: int.__repr__,
+    NoneType: lambda value: "null",
+    bool: lambda value: "true" if value else "false",
+    float: lambda value: float.__repr__(value) if isfinite(value) else canonical_json(value),
+    tuple: lambda value: _of_items(value) if value else "[]",
+}
+"""What most fields of events hold, as the encoder writes it, without one for each event."""
+
+
+def _of_items(values: tuple[Any, ...]) -> str:
+    if not is_dataclass(values[0]):
+        return canonical_json(values)
+    return f"[{','.join([_of_fields(value) if is_dataclass(value) else canonical_json(value) for value in values])}]"
+
+
+@cache
+def _form(cls: Any) -> tuple[str, Callable[[Mapping[str, Any]], tuple[Any, ...]]]:
+    """The payload of what is of that class around its values, and what gives these in their order."""
+    names = sorted(field.name for field in fields(cls))
+    values = itemgetter(*names)
+    inside = ",".join(f"{quoted(name)}:%s" for name in names)
+    return f"{{{inside}}}", values if len(names) > 1 else lambda given: (values(given),)
 
 
 def _finite(value: Any) -> Any:

@@ -8,9 +8,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from flserver.clock import Deadline, monotonic
+from flserver.clock import monotonic
 from flserver.errors import StoreError
 from flserver.events import Event
 from flserver.settings.places import Place
@@ -28,11 +28,12 @@ MAX_BATCH = 500
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
+    """``due`` is when (monotonic) it has waited for companions long enough."""
+
     event: Event
     payload: str
-    linger: Deadline
+    due: float
 
 
 class Writer:
@@ -125,9 +126,8 @@ class Writer:
 
     @property
     def crowded(self) -> bool:
-        """Whether who does not go first would have to wait."""
-        with self._lock:
-            return not self._backlog.room(first=False)
+        """Whether who does not go first would have to wait: for whoever asks for each event, so it takes no lock."""
+        return not self._backlog.room(first=False)
 
     def emit(self, event: Event, *, first: bool = True) -> None:
         """Queue ``event``, once there is room for it.
@@ -136,17 +136,22 @@ class Writer:
         """
         payload = to_payload(event)
         with self._lock:
-            while not self._ended and not self._backlog.room(first):
-                self._wanted = self._appended  # what keeps others out does not linger
-                self._work.notify()
-                self._room[first].wait()
-            self._require_open()
-            self._queue.append(_Entry(event, payload, Deadline.after(LINGER)))
+            if self._closing or self._failure is not None or not self._backlog.room(first):
+                self._await_room(first)
+            self._queue.append(_Entry(event, payload, monotonic() + LINGER))
             self._appended += 1
             self._backlog.add(len(payload))
             # The writer, once awake, looks again by itself when the first event's linger is over.
             if len(self._queue) in (1, MAX_BATCH):
                 self._work.notify()
+
+    def _await_room(self, first: bool) -> None:
+        """Wait, under the lock, until there is room for one more. Raises StoreError."""
+        while not self._ended and not self._backlog.room(first):
+            self._wanted = self._appended  # what keeps others out does not linger
+            self._work.notify()
+            self._room[first].wait()
+        self._require_open()
 
     def flush(self) -> None:
         """Wait until all events emitted so far are durable, and ``on_committed`` has had them.
@@ -216,7 +221,7 @@ class Writer:
                     self._lock.acquire()
             first = self._queue[0]
             if first is not None:
-                self._work.wait_for(self._due, first.linger.remaining())
+                self._work.wait_for(self._due, max(0.0, first.due - monotonic()))
             batch: list[_Entry] = []
             while self._queue and len(batch) < MAX_BATCH and (entry := self._queue[0]) is not None:
                 self._queue.popleft()

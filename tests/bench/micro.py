@@ -21,6 +21,8 @@ from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
 from tests.bench.models import FACTORIES
 from tests.bench.record import record
+from tests.bench.upload import CLIENTS as UPLOADS
+from tests.bench.upload import an_upload
 from tests.bench.verify import verified
 
 REPEATS = 11
@@ -29,7 +31,8 @@ EVENTS = 50  # events of each
 
 
 def micro(size: str, directory: Path) -> dict[str, object]:
-    """Ratios for a model of ``size`` MB: ours / the ordinary way, so that less is better.
+    """Ratios for a model of ``size`` MB: ours / the ordinary way, so that less is better; and an ``upload`` of 0.03 MB,
+    part by part, in microseconds (``tests.bench.upload``).
 
     ``parse_ratio``: an update read by the pickle machine / by ``pickle.loads``. ``write_ratio``: a model written into a
     template / by ``pickle.dumps``. ``add_ratio``: one update into FedAvg's exact sum / one float32 multiply-add pass.
@@ -70,6 +73,7 @@ def micro(size: str, directory: Path) -> dict[str, object]:
         "events_per_commit": _events_per_commit(directory),
         **{name: recorded[name] for name in ("writer_us_an_event", "database_bytes_an_update")},
         "verify_us_an_event": verified(20_000, directory)["verify_us_an_event"],
+        "upload": an_upload(UPLOADS, 5, directory),
     }
 
 

@@ -48,6 +48,9 @@ class ClockedPeer:
     def settimeout(self, seconds: float) -> None:
         self._timeout = seconds
 
+    def gettimeout(self) -> float:
+        return self._timeout
+
     def _wait(self) -> None:
         if not self._timeout and self._next > self.now:
             raise BlockingIOError
@@ -57,7 +60,7 @@ class ClockedPeer:
         self.now = self._next
         self._next += self._seconds
 
-    def recv_into(self, space: memoryview) -> int:
+    def recv_into(self, space: memoryview, size: int = 0, flags: int = 0) -> int:
         if self._at_once:
             most, self._at_once = len(space), False
         else:
@@ -164,6 +167,9 @@ class TricklingReader:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self._timeout = 1000.0, 0.0
         monkeypatch.setattr("flserver.network.transport.monotonic", lambda: self.now)
+
+    def gettimeout(self) -> float:
+        return self._timeout
 
     def settimeout(self, seconds: float) -> None:
         self._timeout = seconds

@@ -33,7 +33,9 @@ class CutSocket:
     def settimeout(self, seconds: float) -> None:
         pass
 
-    def recv_into(self, space: memoryview) -> int:
+    def gettimeout(self) -> None: ...
+
+    def recv_into(self, space: memoryview, size: int = 0, flags: int = 0) -> int:
         if not self._pieces:
             return 0
         piece = self._pieces.pop(0)
@@ -196,7 +198,7 @@ def test_memory_that_was_given_back_is_not_looked_at_again(
     frame, body, others = new_frame(), pickle_body(LIMIT - 5), []
 
     class UsesUpTheBudget(CutSocket):
-        def recv_into(self, space: memoryview) -> int:
+        def recv_into(self, space: memoryview, size: int = 0, flags: int = 0) -> int:
             if frame.bytes > PIECE // 2 and not others:
                 others.append(room_of(memory)(memory.budget))
                 while memory.charge(1000):

@@ -23,6 +23,19 @@ def test_an_event_comes_back_equal(event: e.Event) -> None:
     assert repr(from_payload(type(event).__name__, to_payload(event))) == repr(event)  # repr: NaN is not NaN
 
 
+@pytest.mark.parametrize("event", story.whole_run(), ids=lambda event: type(event).__name__)
+def test_an_event_is_written_as_the_encoder_writes_its_fields(event: e.Event) -> None:
+    assert to_payload(event) == canonical_json(vars(event))
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.floats() | st.text()))
+def test_whatever_a_field_holds_is_written_as_the_encoder_writes_it(value: object) -> None:
+    given_as_tuple = tuple(value) if isinstance(value, list) else value
+    metric = facts.client_metric(value=value)
+    for event in (facts.update(reason=given_as_tuple), facts.update(reason={"a": value}, metrics=(metric, metric))):
+        assert to_payload(event) == canonical_json(vars(event))
+
+
 def test_paths_are_text_and_keys_sorted() -> None:
     assert canonical_json({"b": Path("x/y"), "a": (1, None, True)}) == '{"a":[1,null,true],"b":"x/y"}'
 

@@ -15,10 +15,15 @@ def _peer_identified(rows: Rows, origin: Origin, event: e.PeerIdentified) -> Non
 
 
 def _connection_closed(rows: Rows, origin: Origin, event: e.ConnectionClosed) -> None:
-    known = {"client_id": event.client_id, "purpose": event.purpose}
-    ended = {"closed_at": event.at, "close_reason": event.reason}
-    sums = {"bytes_in": event.bytes_in, "bytes_out": event.bytes_out}
-    rows.change(t.connections, event.connection_id, known | ended | sums)
+    ended = {
+        "client_id": event.client_id,
+        "purpose": event.purpose,
+        "closed_at": event.at,
+        "close_reason": event.reason,
+        "bytes_in": event.bytes_in,
+        "bytes_out": event.bytes_out,
+    }
+    rows.change(t.connections, event.connection_id, ended)
 
 
 def _strangers_summed(rows: Rows, origin: Origin, event: e.StrangersSummed) -> None:

@@ -46,9 +46,15 @@ def _update_received(rows: Rows, origin: Origin, event: e.UpdateReceived) -> Non
         attempt.undecided[event.update_id] = event.client_id
     if event.answers_round is None:
         return
-    of_update = ("decision", "reason", "data_size", "update_norm", "update_cosine")
-    answer = {name: getattr(event, name) for name in of_update}
-    answer |= {"bytes_in": event.bytes, "counted_size": counted}
+    answer = {
+        "decision": event.decision,
+        "reason": event.reason,
+        "data_size": event.data_size,
+        "update_norm": event.update_norm,
+        "update_cosine": event.update_cosine,
+        "bytes_in": event.bytes,
+        "counted_size": counted,
+    }
     # A model is answered once.
     rows.change(t.client_rounds, (origin.run_id, *answers, event.client_id), answer, unset="bytes_in")
     if attempt is not None and event.client_id in attempt.invited:
