@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,11 @@ import click
 import pytest
 
 from flserver.cli.main import cli, run_cli
+from tests.cli.all_commands import WITHOUT, commands
 from tests.cli.conftest import Run
 from tests.evidence.record import LOG, write_record
 from tests.kept_run import write_kept
 
-WITHOUT = {
-    "explore": "it serves pages until it is stopped",
-    "completion": "it prints a shell's script",
-    "db roles": "it prints psql's script",
-}
-"""The commands that have nothing for a program, and why."""
 ROWS = frozenset({"runs", "show", "query", "ask", "descendants"})
 """Those whose answer is rows: ``--json`` is their ``--format json``, an array of objects."""
 LINES = frozenset({"tail", "witness"})
@@ -54,16 +48,6 @@ CASES = {
     "db check": "db check",
     "db copy": "db copy {kept} {tmp}/copied.sqlite",
 }
-
-
-def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """All that can be typed, those of groups too."""
-    for name, command in group.commands.items():
-        words = (*before, name)
-        if isinstance(command, click.Group):
-            yield from commands(command, words)
-        if not isinstance(command, click.Group) or command.invoke_without_command:
-            yield " ".join(words), command
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.all_commands import WITHOUT, commands
 from tests.cli.conftest import Answer, Run
-from tests.cli.test_json import WITHOUT, commands
 from tests.evidence.record import LOG
 
 FAILING = {
