@@ -75,6 +75,26 @@ class SuspectRejected(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LostUpdate:
+    """An update that counted in an attempt until the node that had folded it was gone."""
+
+    update_id: int
+    client_id: str
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeLost(Event):
+    """An ingest node is gone, with its connections, whose ends follow, and with the ``updates`` that were folded only
+    there. ``reason`` says how that showed, as text for people."""
+
+    node: str
+    reason: str
+    updates: tuple[LostUpdate, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class SuspectsCount(Event):
     """Updates that would be rejected for their norm count, since they are those of half of the clients ``there``, or
     of more: ``clients`` sent them, and ``reason`` is the first one's."""

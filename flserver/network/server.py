@@ -4,9 +4,8 @@ import logging
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import count
 
 from flserver.errors import Refused, StoreError
 from flserver.identity.peer import Peer
@@ -32,7 +31,7 @@ MADE_PLACE = "made room for the upload of a client"
 class Server:
     """Accepts connections and runs a session on a thread for each."""
 
-    def __init__(self, listener: Listener, context: Context, connection_ids: "count[int]", capacity: Capacity) -> None:
+    def __init__(self, listener: Listener, context: Context, connection_ids: Iterator[int], capacity: Capacity) -> None:
         self._capacity = capacity
         self._listener = listener
         self._context = context

@@ -135,6 +135,9 @@ class Tally:
                 self.round_updates -= 1
                 self.updates["rejected"] += 1
                 self.rejected[rejected_reason(event.reason)] += 1
+            case e.NodeLost():
+                self.round_updates -= len(event.updates)
+                self.updates["lost"] += len(event.updates)
             case e.AttemptStarted():
                 self._attempt_started(event)
             case e.RoundCommitted():

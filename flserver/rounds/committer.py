@@ -37,6 +37,7 @@ class Committer:
     the best, and 0 keeps all. ``on_arrival`` says whether updates may be added in any order, as they arrive, from
     several threads at once. ``kept`` is where updates are kept, if they are. ``meanwhile`` is called with a new model
     while its checkpoint is being written: for what can be made ready and is not to be seen before it is committed.
+    ``gathers`` brings into the strategy what was folded elsewhere, or gives the new state at once.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Committer:
         made: Sequence[MadeRound] = (),
         kept: "Kept | None" = None,
         meanwhile: "Callable[[State], object]" = lambda state: None,
+        gathers: "Callable[[Attempt, Strategy], State | None]" = lambda attempt, strategy: None,
     ) -> None:
-        self._meanwhile = meanwhile
+        self._meanwhile, self._gathers = meanwhile, gathers
+        self._gathered: State | None = None
         self._process_id = process_id
         self._recorder = recorder
         self._strategy = strategy
@@ -135,6 +138,12 @@ class Committer:
         if self._kept is not None:
             self._kept.forget(self._round)
 
+    def gather(self, attempt: Attempt) -> None:
+        """Bring together what was folded elsewhere in an attempt that is over: what is lost there counts no more.
+        Raises StrategyError."""
+        with _strategy_errors():
+            self._gathered = self._gathers(attempt, self._strategy)
+
     def commit(self, base: CurrentModel, attempt: Attempt, ended: EndedAttempt, ended_at: float) -> CurrentModel:
         """Commit the round of an attempt at ``base`` that ended at ``ended_at`` (monotonic), with the updates added.
 
@@ -143,7 +152,7 @@ class Committer:
         """
         if self.on_arrival:
             for seat, submission in ended.updates.take_rest(ended.suspects):  # who were rejected at last
-                self.unreserve(submission.tensors, seat.counted_size)
+                submission.take_back_from(self, seat.counted_size)
         state = self._new_state(base)
         aggregated = monotonic() - ended_at
         broadcast, wait = phases(attempt, ended_at)
@@ -187,7 +196,7 @@ class Committer:
         from flserver.models.state import check_same_layout
 
         with _strategy_errors():
-            state = self._strategy.finish()
+            state, self._gathered = self._gathered or self._strategy.finish(), None
             check_same_layout(base.state, state, "the strategy's new model")
         if (why := implausible(state)) is not None:
             self._take_back(base)
