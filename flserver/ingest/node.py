@@ -30,6 +30,7 @@ from flserver.wire.template import Template
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State, Strategy
     from flserver.aggregation.sums import ExactSum
+    from flserver.models.kept import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +107,13 @@ class Node:
         strategy: "Strategy",
         limits: Limits,
         tied: Layout,
+        kept: "Kept | None" = None,
     ) -> None:
         """The model's layout is known, as it goes on the wire, how it is averaged, and what one connection may use
-        from here on; its numbers come by the line."""
+        from here on; its numbers come by the line. ``kept`` is where updates are kept, if they are."""
         strategy.scratch = self._memory.scratch
         self._layout, self._buffers = layout, BroadcastBuffers(template)
-        self._folding.strategy, self._folding.layout = strategy, tied
+        self._folding.strategy, self._folding.layout, self._folding.kept = strategy, tied, kept
         self._learn = lambda: self._context.learn(limits, tied.tied, tied.buffers)
         self.asking.tell(t.Ready())
 
