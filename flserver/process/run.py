@@ -118,6 +118,7 @@ class Run:
             kept=prepared.kept,
             meanwhile=buffers.render,
             gathers=self.desk.gather if self.desk is not None else nothing_elsewhere,
+            node_heads=self.desk.heads if self.desk is not None else tuple,
         )
         record_arithmetic(self._recorder, self._launched.plan, prepared.strategy)
         self.parameters = prepared.parameters

@@ -89,4 +89,6 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]
     server.wait_for_line("node-3 serves trainers")
     assert server.terminate() == 0
-    assert flserver("--db", server.db, "verify")[0] == 0
+    code, said = flserver("--db", server.db, "verify")
+    assert code == 0, said
+    assert "the events of nodes are those that rounds name" in said
