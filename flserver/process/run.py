@@ -131,6 +131,11 @@ class Run:
         self.coordinator.start()
         self.server.start()
 
+    @property
+    def most_connections(self) -> int:
+        """How many can be served at once, by all that serve some."""
+        return self.capacity.at_once * max(1, self._launched.plan.settings.ingest.ingest)
+
     def roster_changed(self) -> None:
         """Certificates and the roster were read again."""
         if self.desk is not None:
