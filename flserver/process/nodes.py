@@ -14,7 +14,7 @@ from flserver.clock import monotonic
 from flserver.errors import StartError
 from flserver.ingest.desk import Desk
 from flserver.ingest.lines import LineEnd, send_first
-from flserver.ingest.place import Place
+from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
 from flserver.process.node import described
 from flserver.settings import ServerSettings
@@ -115,7 +115,10 @@ class Nodes:
         """Called on the thread that read the line's end: another node comes in the place of one that is gone."""
         if place.leaving or place.ending:
             return
-        place.gone(why)
+        with self._lock:
+            closing = self._closing
+        # One that has just begun finds the socket shut down by those that have ended: it had nobody.
+        place.gone(ORDERLY if closing and not place.open_connections else why)
         with self._lock:
             here = next(child for child in self._children if child.place is place)
             gone = [child for child in self._children if child.place.ending and child is not here]
