@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flserver.clock import monotonic
+from flserver.errors import ConnectionLost
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.outbox import Outbox
@@ -96,16 +97,24 @@ class Held:
         )
         verdict = self._exchange.offer(upload)
         with self._lock:
-            self._deciding[upload.update_id] = upload, verdict
+            over = self._over
+            if not over:
+                self._deciding[upload.update_id] = upload, verdict
+        if over:  # the node went meanwhile: nothing of it will be on record
+            self._exchange.losses_on_record(self._exchange.lose([(upload, verdict, False)]))
         return _decided(verdict)
 
     def reject(self, update_id: int, rejection: str) -> q.Decided:
-        """What was offered and counts cannot."""
+        """What was offered and counts cannot. Raises ConnectionLost where the node went meanwhile."""
         with self._lock:
-            upload, verdict = self._deciding[update_id]
+            found = self._deciding.get(update_id)
+        if found is None:
+            raise ConnectionLost("its node is gone")
+        upload, verdict = found
         verdict = self._exchange.reject_update(upload, verdict, rejection)
         with self._lock:
-            self._deciding[update_id] = upload, verdict
+            if update_id in self._deciding:
+                self._deciding[update_id] = upload, verdict
         return _decided(verdict)
 
     def confirm(self, told: t.Confirmed, kept: "Kept | None") -> None:
