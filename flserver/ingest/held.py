@@ -65,6 +65,7 @@ class _Sum:
     round: int
     attempt: int
     whole: bool
+    made: bool
     given: Sequence[memoryview] | None = None
     done: bool = False
 
@@ -163,13 +164,14 @@ class Held:
         with self._lock:
             return frozenset(self._held)
 
-    def settle(self, round: int, attempt: int, *, whole: bool) -> None:
-        """Ask whether all of that attempt is folded, and for the sum where it is wanted ``whole``: each once."""
+    def settle(self, round: int, attempt: int, *, whole: bool, made: bool = False) -> None:
+        """Ask whether all of that attempt is folded, and for the sum where it is wanted ``whole``, or what is ``made``
+        of it: each once."""
         with self._lock:
             if self._sum is not None and (self._sum.whole or not whole):
                 return
-            self._sum = _Sum(round, attempt, whole)
-        self._outbox.put(t.Settle(round, attempt, whole))
+            self._sum = _Sum(round, attempt, whole, made)
+        self._outbox.put(t.Settle(round, attempt, whole, made))
 
     @property
     def is_settled(self) -> bool:
@@ -189,7 +191,7 @@ class Held:
             asked = self._sum
             if self._over or asked is None or (asked.round, asked.attempt) != (settled.round, settled.attempt):
                 return
-            if asked.whole and settled.clients and not settled.blobs:
+            if asked.made != settled.made or (asked.whole and settled.clients and not settled.blobs):
                 return  # it answers what was asked before
             asked.done = True
             if settled.blobs:
