@@ -85,6 +85,27 @@ class Strategy(ABC):
         had never been. Only called where the strategy ``is_sum``."""
         raise UsageError(f"{type(self).__name__} is no sum: no update can be taken back out of it")
 
+    @property
+    def splits(self) -> bool:
+        """Whether a round's updates may be added to several of it, in different processes, and brought together."""
+        return self.on_arrival and type(self).merge is not Strategy.merge and self._goes_with_add("merge")
+
+    @property
+    def finishes_anywhere(self) -> bool:
+        """Whether ``finish`` rests on nothing but what was added since ``begin``, and leaves nothing behind: then
+        another one that has all of a round's updates may do it."""
+        return False
+
+    def partial(self) -> State:
+        """What was added since ``begin``, as tensors that another one's ``merge`` takes. Only called where the strategy
+        ``splits``."""
+        raise UsageError(f"{type(self).__name__} gives no part of a round away")
+
+    def merge(self, partial: State) -> None:
+        """Take what ``partial`` gave of another one that began with the same model: what ``finish`` then makes has the
+        same bits as if all of it had been added here. Only called where the strategy ``splits``."""
+        raise UsageError(f"{type(self).__name__} takes no part of a round from elsewhere")
+
     @abstractmethod
     def finish(self) -> State:
         """The new global model: tensors of its own memory, with the names, shapes and dtypes of the old one."""

@@ -47,6 +47,14 @@ class ExactSum:
         """How many updates were added."""
         return self.medians.clients
 
+    def empty(self) -> "ExactSum":
+        """A sum of nothing, of the same layout and over the same model's integers, in memory of its own."""
+        model = {
+            name: self.medians.base.get(name, torch.empty(self._shapes[name], dtype=dtype, device="meta"))
+            for name, dtype in self._dtypes.items()
+        }
+        return ExactSum(model)
+
     def begin(self, model: State) -> bool:
         """Forget what was added; ``model`` is the one that updates answer from now on. Whether it has the same layout;
         else nothing is done."""

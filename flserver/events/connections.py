@@ -10,12 +10,13 @@ from flserver.frozen import frozen
 
 @frozen(kw_only=True)
 class ConnectionOpened(Event):
-    """A peer connected."""
+    """A peer connected, to the ingest ``node`` of that name where there are some."""
 
     connection_id: int
     peer_host: str
     peer_port: int
     transport: Transport
+    node: str | None = None
 
 
 @frozen(kw_only=True)
@@ -48,7 +49,8 @@ class ConnectionClosed(Event):
 class StrangersSummed(Event):
     """Connections that became neither a registration nor an update and have no rows of their own, of one kind: how many
     a network made in a minute, the messages in and the answers out on them, and bytes: of the messages that came in,
-    and of all that went each way. Where a minute has several events of one kind, they add up."""
+    and of all that went each way. Where a minute has several events of one kind, they add up. ``node`` is the ingest
+    node that counted them, where there are some."""
 
     minute: str
     prefix: str
@@ -63,6 +65,7 @@ class StrangersSummed(Event):
     failed_answers: int
     bytes_in: int
     bytes_out: int
+    node: str | None = None
 
 
 @frozen(kw_only=True)

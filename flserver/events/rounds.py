@@ -74,6 +74,26 @@ class SuspectRejected(Event):
 
 
 @frozen(kw_only=True)
+class LostUpdate:
+    """An update that counted in an attempt until the node that had folded it was gone."""
+
+    update_id: int
+    client_id: str
+    round: int
+    attempt: int
+
+
+@frozen(kw_only=True)
+class NodeLost(Event):
+    """An ingest node is gone, with its connections, whose ends follow, and with the ``updates`` that were folded only
+    there. ``reason`` says how that showed, as text for people."""
+
+    node: str
+    reason: str
+    updates: tuple[LostUpdate, ...] = ()
+
+
+@frozen(kw_only=True)
 class SuspectsCount(Event):
     """Updates that would be rejected for their norm count, since they are those of half of the clients ``there``, or
     of more: ``clients`` sent them, and ``reason`` is the first one's."""
@@ -116,13 +136,22 @@ class KeptUpdate:
 
 
 @frozen(kw_only=True)
+class NodeHead:
+    """How many events an ingest node has given, in this server process, and the head of their own hash chain."""
+
+    node: str
+    events: int
+    head: str
+
+
+@frozen(kw_only=True)
 class RoundCommitted(Event):
     """A round exists: its checkpoint is durable, and this event's transaction decides its updates ``accepted``.
 
     Every update of the attempt whose decision is still NULL is named in ``outcomes``. ``clients`` is how many were sent
     the model; None leaves the number that were invited. ``data_size`` are the samples counted. ``arithmetic`` is the
     strategy's; None: it has no name for it, or the event is older than that. ``kept`` are the accepted updates whose
-    tensors are on disk: all, or none.
+    tensors are on disk: all, or none. ``nodes`` names the events that each ingest node had given.
     """
 
     round: int
@@ -144,6 +173,7 @@ class RoundCommitted(Event):
     outcomes: tuple[ClientOutcome, ...]
     arithmetic: str | None = None
     kept: tuple[KeptUpdate, ...] = ()
+    nodes: tuple[NodeHead, ...] = ()
 
 
 @frozen(kw_only=True)

@@ -59,8 +59,9 @@ HEADERS: Final = (
 )
 """The headers that ``/metrics`` tells apart."""
 
-DropoutReason = Literal[Cause, "protocol"]
-DROPOUT_REASONS: Final[tuple[DropoutReason, ...]] = ("closed", "reset", "timeout", "protocol", "other")
+DropoutReason = Literal[Cause, "protocol", "node"]
+DROPOUT_REASONS: Final[tuple[DropoutReason, ...]] = ("closed", "reset", "timeout", "protocol", "node", "other")
+"""``node``: the ingest node that had the connection is gone."""
 
 OrderlyReason = Literal["finished", "stopped", "server stopped"]
 ORDERLY_REASONS: Final[tuple[OrderlyReason, ...]] = get_args(OrderlyReason)
@@ -78,9 +79,10 @@ ROUND_ENDS: Final[tuple[RoundStatus, ...]] = ("committed", "aborted")
 Phase = Literal["broadcast", "wait", "aggregate", "evaluate", "checkpoint"]
 PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
 
-Decision = Literal["accepted", "late", "duplicate", "rejected", "aborted"]
+Decision = Literal["accepted", "late", "duplicate", "rejected", "aborted", "lost"]
 DECISIONS: Final[tuple[Decision, ...]] = get_args(Decision)
-"""An update that counts has none until its attempt ends."""
+"""An update that counts has none until its attempt ends. One is ``lost`` where what it was folded into is gone with its
+node."""
 
 RejectedKind = Literal["names", "shape", "dtype", "non_finite", "norm", "weight_share", "unreadable", "size", "other"]
 REJECTED_KINDS: Final[tuple[RejectedKind, ...]] = get_args(RejectedKind)

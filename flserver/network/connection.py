@@ -33,17 +33,19 @@ class Sending:
     def before_last(self) -> None:
         """The last bytes are about to go."""
         if self.frame.model is not None:
-            self.frame.model.handed_over_at, self.sent_at = monotonic(), utc_now()
+            self.frame.model.hand_over(monotonic())
+            self.sent_at = utc_now()
 
     def not_all(self) -> None:
         """They did not go after all, and the rest is still to come."""
         if self.frame.model is not None:
-            self.frame.model.handed_over_at = self.sent_at = None
+            self.frame.model.take_back()
+            self.sent_at = None
 
     def sent(self) -> None:
         """The system has taken them."""
         if self.frame.model is not None:
-            self.frame.model.fully_sent_at = monotonic()
+            self.frame.model.sent(monotonic())
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """What all sessions share."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from threading import Event
 
 from flserver.errors import ConnectionLost
@@ -14,8 +13,7 @@ from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.preamble import Preamble
 from flserver.network.strangers import Strangers
 from flserver.network.transport import Pace
-from flserver.rounds.exchange import Exchange
-from flserver.rounds.folding import Folding
+from flserver.rounds.door import Door, Folds
 from flserver.settings import Goodbye
 from flserver.wire.layouts import Layouts
 from flserver.wire.pickles import PickleLimits
@@ -63,8 +61,8 @@ class Context:
 
     run_id: str
     goodbye: Goodbye
-    exchange: Exchange
-    folding: Folding
+    exchange: Door
+    folding: Folds
     recorder: Recorder
     strangers: Strangers
     memory: ReceiveMemory
@@ -75,8 +73,8 @@ class Context:
     tied: Mapping[str, str]
     buffers: Collection[str]
     accept_dtypes: Collection[str]
-    message_ids: "count[int]"
-    update_ids: "count[int]"
+    message_ids: Iterator[int]
+    update_ids: Iterator[int]
     known: Event
     given_up: bool = False
     layouts: Layouts = field(default_factory=Layouts)

@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+from typing import Any
 
 from flserver.errors import PortBusy, UsageError
 from flserver.network.busy_port import connection_on
@@ -19,6 +20,8 @@ class Listener:
 
     Raises UsageError where it cannot, PortBusy where it could if a connection that has the port were over.
     """
+
+    shared = False  # whether other processes accept from it too, so that ``accept`` does not wait
 
     def __init__(self, host: str, port: int) -> None:
         family, address = addresses(host or "0.0.0.0", port, "--host")[0]
@@ -40,6 +43,11 @@ class Listener:
     def address(self) -> tuple[str, int]:
         """The host and port that are listened on."""
         return own_address(self.socket)
+
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        """The next connection, and its peer's address; where it is ``shared``, None for what another process has.
+        Raises OSError."""
+        return self.socket.accept()
 
     def await_connection(self, seconds: float | None = None) -> bool:
         """Wait until one can be accepted, or listening is over; False where neither is so after ``seconds``."""

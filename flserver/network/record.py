@@ -1,7 +1,7 @@
 """What goes on record of one connection: that it opened, every message in and out, what came of it, how it ended."""
 
 import contextlib
-from itertools import count
+from collections.abc import Iterator
 
 from flserver import events
 from flserver.errors import StoreError
@@ -38,7 +38,9 @@ class ConnectionRecord:
     ``purpose`` and ``client_id`` are set as soon as the first message tells.
     """
 
-    def __init__(self, recorder: Recorder, strangers: Strangers, connection_id: int, message_ids: "count[int]") -> None:
+    def __init__(
+        self, recorder: Recorder, strangers: Strangers, connection_id: int, message_ids: Iterator[int]
+    ) -> None:
         self._rows = Rows(recorder, strangers)
         self._host = ""
         self._message_ids = message_ids

@@ -4,10 +4,9 @@ import logging
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import count
 
 from flserver.errors import Refused, StoreError
 from flserver.identity.peer import Peer
@@ -33,7 +32,7 @@ MADE_PLACE = "made room for the upload of a client"
 class Server:
     """Accepts connections and runs a session on a thread for each."""
 
-    def __init__(self, listener: Listener, context: Context, connection_ids: "count[int]", capacity: Capacity) -> None:
+    def __init__(self, listener: Listener, context: Context, connection_ids: Iterator[int], capacity: Capacity) -> None:
         self._capacity = capacity
         self._listener = listener
         self._context = context
@@ -70,10 +69,12 @@ class Server:
 
     def _accept_loop(self) -> None:
         while self._await_descriptors():
+            if self._listener.shared:  # who comes may be another's
+                self._await_connection()
             while self._workers.overtake() and not self._listener.await_connection(WORK_SECONDS):
                 pass  # no session waits long for those that are at work
             try:
-                sock, address = self._listener.socket.accept()
+                accepted = self._listener.accept()
             except OSError as error:
                 if self._stopped.is_set():
                     return
@@ -82,10 +83,16 @@ class Server:
                 self._stopped.wait(ACCEPT_PAUSE)
                 continue
             self._workers.reap()
-            self._serve(sock, Peer(host=plain_host(address[0]), port=address[1]))
+            if accepted is not None:
+                sock, address = accepted
+                self._serve(sock, Peer(host=plain_host(address[0]), port=address[1]))
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
-        connection_id = next(self._connection_ids)
+        try:
+            connection_id = next(self._connection_ids)
+        except StoreError:  # there is no record any more, and the server is stopping because of it
+            sock.close()
+            return
         try:
             self._make_room_in_all(peer)
             session = Session(

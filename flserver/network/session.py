@@ -10,7 +10,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-from flserver.clock import Deadline, monotonic
+from flserver.clock import Deadline
 from flserver.errors import (
     ConnectionLost,
     HandshakeRefused,
@@ -61,7 +61,7 @@ class Session:
         give_place: Callable[["Session"], None] = lambda session: None,
         leave: Callable[["Session"], None] = lambda session: None,
     ) -> None:
-        accepted_at, knows, limits = monotonic(), context.known.is_set(), context.limits
+        accepted_at, knows, limits = context.exchange.accepted(), context.known.is_set(), context.limits
         self._context = context
         self._connection = AcceptedConnection(
             context=context,
@@ -123,6 +123,7 @@ class Session:
     def discard(self) -> None:
         """Close a session that never ran."""
         self._channel.close()
+        self._context.exchange.ended(self._connection.accepted_at)
 
     def run(self) -> None:
         """Serve the whole life of the connection. Raises what is a defect of ours."""
@@ -148,6 +149,7 @@ class Session:
                 self._give_place(self)
             self._channel.close(self._linger)
             self._record.closed(reason, why)
+            self._context.exchange.ended(self._connection.accepted_at)
 
     # --- the straight line -------------------------------------------------------------------------------------------
 

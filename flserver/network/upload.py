@@ -50,6 +50,8 @@ def settle(
     submission's memory is then the caller's.
     """
     folding, identity = connection.context.folding, connection.context.identity.of(connection.peer)
+    if folding.asks:
+        connection.channel.before_wait()
     verdict = folding.offer(submission)
     try:
         connection.record.update(frame, submission, verdict, identity, header=header, outcome=outcome, reason=reason)
@@ -64,8 +66,10 @@ def upload_of(
     client_id: str,
     digest: str | None,
     found: Inspection,
+    base_round: int | None = None,
 ) -> Upload:
-    """What came on the connection, for the rules: whose it is, its tensors' digest, and what was ``found`` of them."""
+    """What came on the connection, for the rules: whose it is, its tensors' digest, and what was ``found`` of them,
+    held against the model of ``base_round``."""
     return Upload(
         update_id=next(connection.context.update_ids),
         client_id=client_id,
@@ -75,6 +79,7 @@ def upload_of(
         rejection=found.rejection,
         norms=found.norms,
         cosine=found.cosine,
+        base_round=base_round,
     )
 
 
@@ -100,7 +105,7 @@ def _examine(connection: AcceptedConnection, update: Update, frame: Received) ->
         frame.release()
         tensors, release = state_over(room.view, model), room.release
     inspection = inspect(tensors, model, context.tied, context.buffers, current.step)
-    upload = upload_of(connection, update.client_id, digest, inspection)
+    upload = upload_of(connection, update.client_id, digest, inspection, current.round)
     return Submission(upload, tensors, update.metrics, release), fitting.note
 
 

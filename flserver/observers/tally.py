@@ -138,6 +138,10 @@ class Tally:
         self.updates["rejected"] += 1
         self.rejected[rejected_reason(suspect.reason)] += 1
 
+    def _node_lost(self, lost: e.NodeLost) -> None:
+        self.round_updates -= len(lost.updates)
+        self.updates["lost"] += len(lost.updates)
+
     def _count_message(self, direction: w.Direction, message: e.MessageReceived | e.MessageSent) -> None:
         header = _one_of(w.HEADERS, message.header)
         self.messages[direction, header, message.outcome] += 1
@@ -256,6 +260,7 @@ _COUNTS: Mapping[type[e.Event], Callable[[Tally, Any], None]] = {
     e.ClientLeft: Tally._client_left,
     e.UpdateReceived: Tally._update_received,
     e.SuspectRejected: Tally._suspect_rejected,
+    e.NodeLost: Tally._node_lost,
     e.AttemptStarted: Tally._attempt_started,
     e.RoundCommitted: Tally._round_committed,
     e.AttemptAborted: Tally._attempt_aborted,

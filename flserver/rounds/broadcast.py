@@ -6,12 +6,13 @@ still be reading last round's bytes, so a buffer is used again only when nobody 
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import blake3
 
 from flserver.frozen import frozen
-from flserver.rounds.seats import SentModel
+from flserver.rounds.model import CurrentModel
+from flserver.rounds.seats import Attempt, SentModel
 from flserver.wire.template import Template
 
 if TYPE_CHECKING:
@@ -23,6 +24,24 @@ Send: TypeAlias = Callable[[], bool]
 
 MOST_BUFFERS = 4
 SMALL = 256 * 1024  # bytes: of a longer body a socket's buffer seldom takes all at once
+
+
+class Published(Protocol):
+    """A model that registrations may be sent, here or by nodes that have its bytes."""
+
+    @property
+    def small(self) -> bool:
+        """Whether a socket may take all of it at once."""
+
+
+class Broadcasts(Protocol):
+    """What makes ready what registrations are sent. For one thread."""
+
+    def render(self, state: "State") -> Published:
+        """The model as it is sent: not to be seen before it is published."""
+
+    def announce(self, attempt: Attempt, model: CurrentModel) -> None:
+        """An attempt begins from ``model``, which was rendered: before anybody is sent it."""
 
 
 class Broadcast:
@@ -92,6 +111,9 @@ class BroadcastBuffers:
         self._buffers = [Broadcast(template)]
         self._current: Broadcast | None = None
         self._rendered: State | None = None  # what the current one was made of
+
+    def announce(self, attempt: Attempt, model: CurrentModel) -> None:
+        """Who sends it is told by its bell."""
 
     def render(self, state: "State") -> Broadcast:
         """The body for ``state``: the last one where it was made of the same, else one in a buffer that is not in use.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flserver import events
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, TooDifferent, one_line
-from flserver.events import KeptUpdate, RoundMetric
+from flserver.events import KeptUpdate, NodeHead, RoundMetric
 from flserver.events.bus import Recorder
 from flserver.models.retention import MadeRound, comparable, going
 from flserver.rounds.model import CurrentModel
@@ -26,6 +26,10 @@ if TYPE_CHECKING:  # torch is not there yet when trainers register
 logger = logging.getLogger(__name__)
 
 
+def nothing_elsewhere(attempt: Attempt, strategy: "Strategy") -> None:
+    """All updates were added to this strategy."""
+
+
 class Implausible(Exception):
     """The updates of an attempt make no model that could be meant; ``str`` says why."""
 
@@ -37,6 +41,8 @@ class Committer:
     the best, and 0 keeps all. ``on_arrival`` says whether updates may be added in any order, as they arrive, from
     several threads at once. ``kept`` is where updates are kept, if they are. ``meanwhile`` is called with a new model
     while its checkpoint is being written: for what can be made ready and is not to be seen before it is committed.
+    ``gathers`` brings into the strategy what was folded elsewhere, or gives the new state at once; ``node_heads`` are
+    of the events from there.
     """
 
     def __init__(
@@ -51,8 +57,12 @@ class Committer:
         made: Sequence[MadeRound] = (),
         kept: "Kept | None" = None,
         meanwhile: "Callable[[State], object]" = lambda state: None,
+        gathers: "Callable[[Attempt, Strategy], State | None]" = nothing_elsewhere,
+        node_heads: Callable[[], tuple[NodeHead, ...]] = tuple,
     ) -> None:
-        self._meanwhile = meanwhile
+        self._node_heads = node_heads
+        self._meanwhile, self._gathers = meanwhile, gathers
+        self._gathered: State | None = None
         self._process_id = process_id
         self._recorder = recorder
         self._strategy = strategy
@@ -135,15 +145,21 @@ class Committer:
         if self._kept is not None:
             self._kept.forget(self._round)
 
+    def gather(self, attempt: Attempt, ended: EndedAttempt) -> None:
+        """Bring together all that counts of an attempt that is over, and was added, before it is committed: what was
+        folded elsewhere, and is lost there, counts no more. Raises StrategyError."""
+        if self.on_arrival:
+            for seat, submission in ended.updates.take_rest(ended.suspects):  # who were rejected at last
+                submission.take_back_from(self, seat.counted_size)
+        with _strategy_errors:
+            self._gathered = self._gathers(attempt, self._strategy)
+
     def commit(self, base: CurrentModel, attempt: Attempt, ended: EndedAttempt, ended_at: float) -> CurrentModel:
         """Commit the round of an attempt at ``base`` that ended at ``ended_at`` (monotonic), with the updates added.
 
         Returns the new global model. The caller flushes the record before anyone sees it. Raises Implausible, and
         StrategyError, CheckpointError or StoreError.
         """
-        if self.on_arrival:
-            for seat, submission in ended.updates.take_rest(ended.suspects):  # who were rejected at last
-                self.unreserve(submission.tensors, seat.counted_size)
         state = self._new_state(base)
         aggregated = monotonic() - ended_at
         broadcast, wait = phases(attempt, ended_at)
@@ -187,7 +203,7 @@ class Committer:
         from flserver.models.state import check_same_layout
 
         with _strategy_errors:
-            state = self._strategy.finish()
+            state, self._gathered = self._gathered or self._strategy.finish(), None
             check_same_layout(base.state, state, "the strategy's new model")
         if (why := implausible(state)) is not None:
             self._take_back(base)
@@ -238,6 +254,7 @@ class Committer:
                 outcomes=facts.outcomes,
                 arithmetic=self._strategy.arithmetic,
                 kept=facts.kept,
+                nodes=self._node_heads(),
             )
         )
         known = (comparable(loss), comparable(accuracy))

@@ -15,7 +15,7 @@ from flserver.errors import FlserverError, StoreError, one_line
 from flserver.events.bus import Recorder
 from flserver.events.words import RunState, RunStatus
 from flserver.rounds.advice import furthest, model_at_fault, way_back
-from flserver.rounds.broadcast import BroadcastBuffers
+from flserver.rounds.broadcast import Broadcasts
 from flserver.rounds.committer import Committer, Implausible
 from flserver.rounds.endings import Farewell, Interrupted
 from flserver.rounds.exchange import Exchange
@@ -46,7 +46,7 @@ class Coordinator:
         process_id: int,
         policy: RoundPolicy,
         exchange: Exchange,
-        prepare: Callable[[], tuple[Committer, BroadcastBuffers]],
+        prepare: Callable[[], tuple[Committer, Broadcasts]],
         recorder: Recorder,
         attempts_before: Mapping[int, int],
         go_back: Callable[[int], str],
@@ -137,7 +137,8 @@ class Coordinator:
         if not ended.commits:
             return self._miss(attempt, ended)
         try:
-            self._commit(attempt, ended)
+            if not self._commit(attempt, ended):
+                return self._miss(attempt, ended)
         except Implausible as error:
             return self._leave_out(attempt, ended, error)
         except BaseException:
@@ -192,6 +193,7 @@ class Coordinator:
         broadcast = self._buffers.render(model.state)
         self._committer.begin(model)
         self._recorder.flush()
+        self._buffers.announce(attempt, model)
         self._exchange.publish(broadcast)
         self._committer.prune()
 
@@ -207,18 +209,24 @@ class Coordinator:
 
     def _fold(self, ready: Ready) -> None:
         for seat, submission in ready:
-            self._committer.add(submission.tensors, seat.counted_size)
+            submission.add_to(self._committer, seat.counted_size)
             if not self._committer.holds:
                 submission.tensors = {}
                 submission.release()
 
-    def _commit(self, attempt: Attempt, ended: EndedAttempt) -> None:
-        """Make the round. Raises Implausible where its model cannot be meant."""
+    def _commit(self, attempt: Attempt, ended: EndedAttempt) -> bool:
+        """Make the round; False where too few of its updates are left when all are brought together. Raises Implausible
+        where its model cannot be meant."""
         ended_at = monotonic()
         self.due = ended_at + COMMIT_SECONDS
         self._fold(ended.updates.take_rest(ended.accepted))
+        self._committer.gather(attempt, ended)
+        self._exchange.seal(attempt)
+        if not ended.commits:
+            return False
         model = self._committer.commit(self._exchange.model, attempt, ended, ended_at)
         self._exchange.replace_model(model, ended.accepted)
+        return True
 
     def _miss(self, attempt: Attempt, ended: EndedAttempt) -> str:
         """Too few updates count, or somebody stopped the run."""
@@ -237,6 +245,7 @@ class Coordinator:
         return f"would have been an implausible model ({why})"
 
     def _abort(self, attempt: Attempt, ended: EndedAttempt, reason: str, detail: str | None = None) -> None:
+        self._exchange.seal(attempt)
         self._committer.forget(ended.updates)
         self._recorder.emit(aborted(attempt, reason, monotonic(), ended.results, detail))
         if detail is not None:  # then it may be the model that is at fault

@@ -6,38 +6,26 @@ and awaits attempts here. The rules are those of ``rules.Rounds``; while the loc
 """
 
 import math
-import threading
 from collections.abc import Sequence
 
 from flserver.clock import Deadline, monotonic
 from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
-from flserver.rounds.broadcast import Broadcast, Ring, Send, Ticket
+from flserver.rounds.apart import Apart
+from flserver.rounds.broadcast import Broadcast, Published, Ring, Send, Ticket
 from flserver.rounds.endings import Farewell, Interrupted, Stop
 from flserver.rounds.join_window import Stage
 from flserver.rounds.model import CurrentModel
-from flserver.rounds.rules import Rounds
-from flserver.rounds.seats import Attempt, Registration, Seat, Upload, Verdict
+from flserver.rounds.seats import Attempt, Registration, Seat, SentModel, Upload, Verdict
 from flserver.rounds.updates import EndedAttempt, Ready, Submission, Updates
 from flserver.rounds.waiting import Waiting, training, waiting
 
 RECORDING_WAIT = 1.0  # seconds; only a bound, the thread that records notifies
 
 
-class Exchange:
-    """The state of the run that more than one thread changes. Nobody else takes its lock or touches its fields."""
-
-    def __init__(self, rounds: Rounds, model: CurrentModel) -> None:
-        self._changed = threading.Condition()  # guards everything below
-        self._rounds = rounds
-        self._model = model
-        self._updates = Updates()
-        self._stop: Stop | None = None
-        self._broadcast: Broadcast | None = None
-        self._bells: dict[Registration, tuple[Ring, Send]] = {}
-        self._farewell: Farewell | None = None
-        self._failure: BaseException | None = None
+class Exchange(Apart):
+    """Everybody's in the process that makes the rounds; ``door.Door`` has what sessions use of it."""
 
     @property
     def model(self) -> CurrentModel:
@@ -79,6 +67,15 @@ class Exchange:
             self._changed.notify_all()
         self._ring()
 
+    # --- for sessions ------------------------------------------------------------------------------------------------
+
+    def accepted(self) -> float:
+        """When a connection was accepted that is accepted now."""
+        return monotonic()
+
+    def ended(self, accepted_at: float) -> None:
+        """That connection is over."""
+
     # --- for sessions: registrations ---------------------------------------------------------------------------------
 
     def register(self, client_id: str, data_size: int, peer: Peer) -> Registration:
@@ -108,14 +105,12 @@ class Exchange:
     def next_ticket(self, registration: Registration) -> Ticket | Farewell | None:
         """What to send next, or None: wait for the bell."""
         with self._changed:
-            if self._farewell is not None:
-                return self._farewell
-            if not self._rounds.still_listed(registration):
-                return Farewell("other")
-            if (broadcast := self._broadcast) is None or (sent := self._rounds.send_to(registration)) is None:
-                return None
-            broadcast.acquire()
-            return Ticket(sent, broadcast)
+            sent = self.next_model(registration)
+            if not isinstance(sent, SentModel):
+                return sent
+            assert isinstance(self._broadcast, Broadcast)
+            self._broadcast.acquire()
+            return Ticket(sent, self._broadcast)
 
     # --- for sessions: uploads ---------------------------------------------------------------------------------------
 
@@ -228,7 +223,7 @@ class Exchange:
             self._broadcast = None
             return self._rounds.start(round, number, monotonic())
 
-    def publish(self, broadcast: Broadcast) -> None:
+    def publish(self, broadcast: Published) -> None:
         """Let the running attempt's model be sent: here, where that takes no waiting, else by the sessions."""
         with self._changed:
             self._broadcast = broadcast

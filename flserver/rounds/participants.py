@@ -105,9 +105,20 @@ class Participants:
             participant.peer = None
             self.registered.pop(registration.client_id, None)
 
+    def finish(self, refusal: str) -> None:
+        """The run is over: nobody may register any more; ``refusal`` is the text for the trainer."""
+        self._refusal = refusal
+
     def still_listed(self, registration: Registration) -> bool:
         """Whether a registration may go on: a roster that was read again may have left its client out."""
         return self._identity.lists(registration.client_id)
+
+    def registered_peer(self, client_id: str) -> tuple[Peer | None, bool]:
+        """Who registered that client in this process, if anybody did, and whether it is there."""
+        participant = self.participants.get(client_id)
+        if participant is None:
+            return None, False
+        return participant.peer, participant.peer is not None and participant.standing != "absent"
 
     def registered_peers(self) -> list[tuple[Peer, bool]]:
         """Who registered clients in this process, each with whether that client is there."""

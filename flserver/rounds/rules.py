@@ -199,10 +199,6 @@ class Rounds(Participants):
             participant.backoff.missed(self.attempt.round)
         return "timed_out"
 
-    def finish(self, refusal: str) -> None:
-        """The run is over: nobody may register any more; ``refusal`` is the text for the trainer."""
-        self._refusal = refusal
-
     # --- uploads -----------------------------------------------------------------------------------------------------
 
     def expect_upload(self, peer: Peer) -> Share:

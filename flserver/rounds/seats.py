@@ -10,6 +10,8 @@ from flserver.frozen import frozen
 from flserver.identity.peer import Peer
 from flserver.models.norms import Norms
 from flserver.rounds.backoff import Backoff
+from flserver.rounds.sent import LastAnswer as LastAnswer
+from flserver.rounds.sent import SentModel as SentModel
 from flserver.rounds.weights import Samples, Weight, weigh
 from flserver.settings import RoundPolicy
 
@@ -23,24 +25,6 @@ MOVES: Final[Mapping[Standing, Mapping[Move, Standing]]] = {
     "owing": {"answers": "present", "leaves": "absent"},
 }
 """Where a participant stands, and what moves it; ``rules`` explains it."""
-
-
-@dataclass(eq=False)
-class SentModel:
-    """A model for one registration. What came before ``handed_over_at``, when its last bytes go, does not answer it."""
-
-    round: int
-    attempt: int
-    handed_over_at: float | None = None
-    fully_sent_at: float | None = None
-
-
-@frozen()
-class LastAnswer:
-    """The upload that settled a model: a later one for the same model is a duplicate."""
-
-    round: int
-    digest: str | None
 
 
 @dataclass
@@ -148,6 +132,10 @@ class Seat:
         """Its answer cannot count after all."""
         self.decision, self.rejection, self.suspicion = "rejected", rejection, None
 
+    def lose(self) -> None:
+        """Its answer counted and is lost: where it was folded, there is nobody any more."""
+        self.decision, self.suspicion = "lost", None
+
     def clear(self) -> None:
         """Nothing answers it after all."""
         self.update_id = self.answered_at = self.norms = self.decision = self.rejection = self.suspicion = None
@@ -181,7 +169,8 @@ class Seat:
 @dataclass
 class Attempt:
     """One try at a round. ``recording`` counts answers decided but not yet on record; ``not_sent`` are the clients that
-    are there and not invited, and why; ``suspected`` says whether any answer ever was."""
+    are there and not invited, and why; ``suspected`` says whether any answer ever was. ``losing`` counts those decided
+    to be lost but not yet on record so; ``sealed`` is one whose end is about to be on record."""
 
     round: int
     number: int
@@ -192,6 +181,8 @@ class Attempt:
     recording: int = 0
     over: bool = False
     suspected: bool = False
+    losing: int = 0
+    sealed: bool = False
 
     def __post_init__(self) -> None:
         self._maybe_awaited = [*self.seats.values()]  # who is awaited is among them
@@ -256,7 +247,8 @@ class Upload:
 
     ``accepted_at`` is when its connection was accepted; ``digest`` is that of its tensors, None where none could be
     read; ``norms`` say how far they are from the model sent, and ``cosine`` how much in the direction of the last
-    round's step, if that can be told; ``rejection`` says why its content cannot count, if it cannot.
+    round's step, if that can be told; ``rejection`` says why its content cannot count, if it cannot; ``base_round`` is
+    the round of the model that it was held against, None where it would fit none.
     """
 
     update_id: int
@@ -267,6 +259,7 @@ class Upload:
     rejection: str | None = None
     norms: Norms | None = None
     cosine: float | None = None
+    base_round: int | None = None
 
 
 @frozen(kw_only=True)

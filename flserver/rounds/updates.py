@@ -11,6 +11,7 @@ from flserver.wire.messages import Measurement
 
 if TYPE_CHECKING:
     from flserver.models.state import State
+    from flserver.rounds.committer import Committer
 
 
 @dataclass(eq=False)
@@ -21,6 +22,14 @@ class Submission:
     tensors: "State"
     metrics: tuple[Measurement, ...]
     release: Callable[[], None]
+
+    def add_to(self, committer: "Committer", samples: int) -> None:
+        """Fold it, with so many samples. Raises StrategyError."""
+        committer.add(self.tensors, samples)
+
+    def take_back_from(self, committer: "Committer", samples: int) -> None:
+        """It was reserved for, and does not count. Raises StrategyError."""
+        committer.unreserve(self.tensors, samples)
 
 
 Ready = list[tuple[Seat, Submission]]
@@ -65,6 +74,12 @@ class Updates:
     def take_rest(self, seats: Iterable[Seat]) -> Ready:
         """Those that were not taken before the attempt was over."""
         return [(seat, self._take(seat)) for seat in seats if seat.client_id in self.waiting]
+
+    def drop(self, upload: Upload) -> None:
+        """That one does not count any more."""
+        for which in (self.waiting, self.taken):
+            if (submission := which.get(upload.client_id)) is not None and submission.upload is upload:
+                del which[upload.client_id]
 
     def _take(self, seat: Seat) -> Submission:
         submission = self.taken[seat.client_id] = self.waiting.pop(seat.client_id)

@@ -141,6 +141,13 @@ class NetworkPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IngestPolicy:
+    """How many processes beside the server's own serve trainers; with 0 of them there is none."""
+
+    ingest: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdentityPolicy:
     """Who may speak for a client, and how that is shown."""
 
@@ -161,6 +168,7 @@ class ServerSettings:
     evaluation: EvaluationPolicy
     store: StorePolicy
     network: NetworkPolicy
+    ingest: IngestPolicy
     identity: IdentityPolicy
     operator: Operator
     values: Mapping[str, Any]
@@ -192,6 +200,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         evaluation=_pick(EvaluationPolicy, meant),
         store=_pick(StorePolicy, meant),
         network=_pick(NetworkPolicy, meant),
+        ingest=_pick(IngestPolicy, meant),
         identity=_pick(IdentityPolicy, meant),
         operator=Operator.of(merged["actor"], merged["reason"]),
         values=merged,

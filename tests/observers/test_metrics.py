@@ -79,12 +79,12 @@ def test_closed_sets_are_complete_from_the_start() -> None:
             for o in ("ok", "refused", "failed")
         ],
         "message_bytes_total": [{"direction": d, "header": h} for d in ("in", "out") for h in headers],
-        "updates_total": [{"decision": d} for d in ("accepted", "late", "duplicate", "rejected", "aborted")],
+        "updates_total": [{"decision": d} for d in ("accepted", "late", "duplicate", "rejected", "aborted", "lost")],
         "rejected_updates_total": [
             {"reason": r}
             for r in ("names", "shape", "dtype", "non_finite", "norm", "weight_share", "unreadable", "size", "other")
         ],
-        "dropouts_total": [{"reason": r} for r in ("closed", "reset", "timeout", "protocol", "other")],
+        "dropouts_total": [{"reason": r} for r in ("closed", "reset", "timeout", "protocol", "node", "other")],
         "round_phase_duration_seconds_count": [
             {"phase": p} for p in ("broadcast", "wait", "aggregate", "evaluate", "checkpoint")
         ],
@@ -106,7 +106,7 @@ def test_an_events_strange_values_open_no_new_series(run_events: list[e.Event]) 
 def test_counts_of_a_run(run_events: list[e.Event]) -> None:
     metrics = observed(run_events)
     decisions = {d: value(metrics, "updates_total", decision=d) for d in words.DECISIONS}
-    assert decisions == {"accepted": 2, "late": 1, "duplicate": 1, "rejected": 2, "aborted": 1}
+    assert decisions == {"accepted": 2, "late": 1, "duplicate": 1, "rejected": 2, "aborted": 1, "lost": 0}
     assert value(metrics, "rejected_updates_total", reason="non_finite") == 1
     assert value(metrics, "rejected_updates_total", reason="other") == 1
     assert {r: value(metrics, "dropouts_total", reason=r) for r in words.DROPOUT_REASONS} == {
@@ -114,6 +114,7 @@ def test_counts_of_a_run(run_events: list[e.Event]) -> None:
         "reset": 1,
         "timeout": 0,
         "protocol": 0,
+        "node": 0,
         "other": 1,
     }
     assert value(metrics, "rejoins_total") == 1

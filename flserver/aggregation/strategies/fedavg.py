@@ -86,6 +86,27 @@ class FedAvg(Strategy):
         with self._counting:
             self._sum.subtract(update, n)
 
+    @property
+    def exact_sum(self) -> ExactSum:
+        """What was added since ``begin``; to be read only."""
+        return self._sum
+
+    @property
+    def finishes_anywhere(self) -> bool:
+        """See :attr:`Strategy.finishes_anywhere`: the mean does, and what a subclass makes of it need not."""
+        return type(self).finish is FedAvg.finish
+
+    def partial(self) -> State:
+        """See :meth:`Strategy.partial`: the sum in its canonical form."""
+        return self._sum.save()
+
+    def merge(self, partial: State) -> None:
+        """See :meth:`Strategy.merge`: exact, of the medians too."""
+        other = self._sum.empty()
+        other.load(partial)
+        with self._counting:
+            self._sum.merge(other)
+
     def finish(self) -> State:
         """See :meth:`Strategy.finish`. At least one update was added."""
         return self._sum.mean()

@@ -76,6 +76,18 @@ def _suspect_rejected(rows: Rows, origin: Origin, event: e.SuspectRejected) -> N
     rows.change(t.client_rounds, (origin.run_id, event.round, event.attempt, event.client_id), decided)
 
 
+def _node_lost(rows: Rows, origin: Origin, event: e.NodeLost) -> None:
+    decided = {"decision": "lost", "reason": f"node {event.node} is gone: {event.reason}"}
+    for lost in event.updates:
+        key = (origin.run_id, lost.round, lost.attempt)
+        attempt = rows.attempts.get(key)
+        known = attempt is not None and attempt.undecided.pop(lost.update_id, None) is not None
+        if not (known or rows.gaps):
+            raise StoreError(f"updates has no open row for update {lost.update_id} of attempt {lost.attempt}")
+        rows.change(t.updates, lost.update_id, decided)
+        rows.change(t.client_rounds, (*key, lost.client_id), decided)
+
+
 def _round_committed(rows: Rows, origin: Origin, event: e.RoundCommitted) -> None:
     key = _key(origin, event)
     attempt = _end(rows, key, event)
@@ -179,6 +191,7 @@ def _kept_updates_deleted(rows: Rows, origin: Origin, event: e.KeptUpdatesDelete
 
 DERIVATIONS: Derivations = {
     e.AttemptStarted: _attempt_started,
+    e.NodeLost: _node_lost,
     e.UpdateReceived: _update_received,
     e.SuspectRejected: _suspect_rejected,
     e.SuspectsCount: lambda rows, origin, event: None,  # these stand in the record only

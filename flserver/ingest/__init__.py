@@ -1,0 +1,39 @@
+"""Several interpreters, or machines, for one run: *nodes* have the trainers' connections, the *coordinator* the rounds.
+
+A node has ``network/`` whole: it accepts, reads, inspects, digests, and folds what counts into an exact sum of its own.
+The coordinator has the one exchange, the record and the identities; its *desk* answers what nodes ask. Between them is
+a *line*, which carries batches of bytes each way, in order:
+
+    questions.py  what is asked and answered: the closed set of it, as values
+    told.py       what is said and not answered, each way
+    batches.py    the one place that makes bytes of these and back; no pickle
+    outbox.py     what is to be said, in order
+    asking.py     the node's end of a line: many sessions ask at once, a batch carries them together
+    door.py       the node's side of ``rounds.door``, with folding.py and recording.py
+    node.py       a node, put together
+    desk.py       the coordinator's side, and held.py: what belongs to one node
+    lines.py      lines within a process, and over a socket pair
+
+Whoever connects the two (threads, a socket, an engine for many machines) uses no more than this:
+
+    node = Node(settings, listener, run_id=…, …)    node.start() · node.prepared(layout, template, …) · node.join()
+    node.take(timeout) -> bytes                     what the node has to say; empty where nothing comes in ``timeout`` s
+    node.give(batch: bytes | memoryview) -> None    what the desk says to it
+    node.lost() -> None                             the line has ended
+    node.model(number, blobs) -> None               a model's bytes, where they do not come in a batch
+    node.exact_sum(round, attempt) -> ExactSum      what was folded here in that attempt, once the desk has settled it
+
+    desk = Desk(exchange, recorder, ids)            desk.small = … · desk.close(grace, patience)
+    place = desk.open(name)                         a node of that name is there
+    place.take(timeout) -> bytes                    what the desk has to say to it
+    place.give(batch: bytes | memoryview) -> None   what it says to the desk
+    place.gone(why: str) -> None                    its line ended: its registrations leave, what was folded only there
+                                                    is ``lost``
+    desk.carry = function(number, state)            how a model's bytes get to the nodes, if not in their batches
+    desk.finish = function(round, attempt, names)   how the new state is made of the sums of the nodes of these names,
+                                                    which raises NodeGone where one is gone; left out, whole sums come
+                                                    by the line and are merged here
+
+``take`` and ``give`` may be called from two threads at once, each by one thread at a time. A ``give`` never waits for
+another node, nor for the record.
+"""

@@ -1,0 +1,221 @@
+"""The uploads of one node: those that are being decided, those that are folded only there, and its sum of them."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flserver.clock import monotonic
+from flserver.errors import ConnectionLost
+from flserver.ingest import questions as q
+from flserver.ingest import told as t
+from flserver.ingest.outbox import Outbox
+from flserver.rounds.exchange import Exchange
+from flserver.rounds.seats import Upload, Verdict
+from flserver.rounds.updates import Submission
+from flserver.wire.messages import Measurement
+
+if TYPE_CHECKING:
+    from flserver.models.kept import Kept
+    from flserver.rounds.committer import Committer
+
+
+class NodeSubmission(Submission):
+    """An update that counts, whose tensors are at its node; one that ``waits`` is folded there when it is told."""
+
+    def __init__(self, outbox: Outbox, upload: Upload, metrics: tuple[Measurement, ...], *, waits: bool) -> None:
+        super().__init__(upload, {}, metrics, self._drop)
+        self._outbox, self._waits = outbox, waits
+
+    def add_to(self, committer: "Committer", samples: int) -> None:
+        self._say(t.Fold((self.upload.update_id,)))
+
+    def take_back_from(self, committer: "Committer", samples: int) -> None:
+        self._drop()
+
+    def _drop(self) -> None:
+        self._say(t.Drop((self.upload.update_id,)))
+
+    def _say(self, bell: t.Fold | t.Drop) -> None:
+        if self._waits:
+            self._waits = False
+            self._outbox.put(bell)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """An update that counts; with the digest of what is ``kept`` of it, where it is folded and updates are kept."""
+
+    upload: Upload
+    verdict: Verdict
+    kept: str | None
+
+    def added(self, again: Callable[[int, str, int], bool]) -> bool:
+        """Whether it could be added again elsewhere."""
+        answers, samples = self.verdict.answers, self.verdict.counted_size
+        if self.kept is None or answers is None or samples is None:
+            return False
+        return again(answers.round, self.kept, samples)
+
+
+@dataclass
+class _Sum:
+    """How far the node is with an attempt: asked for its sum, and what it gave."""
+
+    round: int
+    attempt: int
+    whole: bool
+    made: bool
+    given: Sequence[memoryview] | None = None
+    done: bool = False
+
+
+class Held:
+    """For many threads."""
+
+    def __init__(self, exchange: Exchange, outbox: Outbox) -> None:
+        self._exchange, self._outbox = exchange, outbox
+        self._lock = threading.Lock()  # guards the four below; the exchange's is never taken inside it
+        self._deciding: dict[int, tuple[Upload, Verdict]] = {}  # not confirmed yet
+        self._held: dict[int, _Held] = {}  # confirmed, and nowhere but there
+        self._sum: _Sum | None = None
+        self._over = False
+
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def offer(self, offer: q.Offer, accepted_at: float) -> q.Decided:
+        """Decide what an upload is; raises as ``Exchange.offer``. ``confirm`` or ``withdraw`` has to follow."""
+        upload = Upload(
+            update_id=offer.update_id,
+            client_id=offer.client_id,
+            peer=offer.peer,
+            accepted_at=accepted_at,
+            digest=offer.digest,
+            rejection=offer.rejection,
+            norms=offer.norms,
+            cosine=offer.cosine,
+            base_round=offer.base_round,
+        )
+        verdict = self._exchange.offer(upload)
+        with self._lock:
+            over = self._over
+            if not over:
+                self._deciding[upload.update_id] = upload, verdict
+        if over:  # the node went meanwhile: nothing of it will be on record
+            self._exchange.losses_on_record(self._exchange.lose([(upload, verdict, False)]))
+        return _decided(verdict)
+
+    def reject(self, update_id: int, rejection: str) -> q.Decided:
+        """What was offered and counts cannot. Raises ConnectionLost where the node went meanwhile."""
+        with self._lock:
+            found = self._deciding.get(update_id)
+        if found is None:
+            raise ConnectionLost("its node is gone")
+        upload, verdict = found
+        verdict = self._exchange.reject_update(upload, verdict, rejection)
+        with self._lock:
+            if update_id in self._deciding:
+                self._deciding[update_id] = upload, verdict
+        return _decided(verdict)
+
+    def confirm(self, told: t.Confirmed, kept: "Kept | None") -> None:
+        """It is on its way into the record; where updates are ``kept``, the node has written it."""
+        with self._lock:
+            upload, verdict = self._deciding.pop(told.update_id)
+            if verdict.counts:
+                self._held[told.update_id] = _Held(upload, verdict, told.kept if told.folded else None)
+        if kept is not None and told.kept is not None and verdict.answers is not None:
+            kept.note(verdict.answers.round, told.update_id, told.kept)
+        waits = verdict.counts and not told.folded
+        submission = NodeSubmission(self._outbox, upload, told.metrics, waits=waits)
+        self._exchange.confirm_update(submission, verdict, folded=told.folded)
+
+    def withdraw(self, update_id: int) -> None:
+        """It could not be put on record."""
+        with self._lock:
+            upload, verdict = self._deciding.pop(update_id)
+        self._exchange.withdraw_update(upload, verdict)
+
+    def lose_all(self, again: Callable[[int, str, int], bool]) -> list[tuple[Upload, Verdict]]:
+        """The node is gone: which of all these counted, and are lost. Their attempt waits for
+        ``Exchange.losses_on_record``. What was kept is not: ``again`` adds it here, by its round, digest and samples,
+        and says whether it could."""
+        with self._lock:
+            self._over = True
+            held, deciding = list(self._held.values()), list(self._deciding.values())
+            self._held.clear()
+            self._deciding.clear()
+        uploads = [(one.upload, one.verdict, True) for one in held if not one.added(again)]
+        uploads += [(upload, verdict, False) for upload, verdict in deciding]
+        verdicts = {upload.update_id: verdict for upload, verdict, _ in uploads}
+        return [(upload, verdicts[upload.update_id]) for upload in self._exchange.lose(uploads)]
+
+    # --- sums --------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """An attempt begins: what was held for another is nobody's any more."""
+        with self._lock:
+            self._held.clear()
+            self._sum = None
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The updates that were folded there, and are nowhere else."""
+        with self._lock:
+            return frozenset(self._held)
+
+    def settle(self, round: int, attempt: int, *, whole: bool, made: bool = False) -> None:
+        """Ask whether all of that attempt is folded, and for the sum where it is wanted ``whole``, or what is ``made``
+        of it: each once."""
+        with self._lock:
+            if self._sum is not None and (self._sum.whole or not whole):
+                return
+            self._sum = _Sum(round, attempt, whole, made)
+        self._outbox.put(t.Settle(round, attempt, whole, made))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that counts is folded there."""
+        with self._lock:
+            return self._sum is not None and self._sum.done
+
+    @property
+    def taken(self) -> Sequence[memoryview] | None:
+        """The sum, where the node gave it: its updates are no longer there alone."""
+        with self._lock:
+            return self._sum.given if self._sum is not None else None
+
+    def given(self, settled: t.Settled) -> None:
+        """The node has settled."""
+        with self._lock:
+            asked = self._sum
+            if self._over or asked is None or (asked.round, asked.attempt) != (settled.round, settled.attempt):
+                return
+            if asked.made != settled.made or (asked.whole and settled.clients and not settled.blobs):
+                return  # it answers what was asked before
+            asked.done = True
+            if settled.blobs:
+                asked.given = settled.blobs
+                self._held.clear()
+
+    def safe(self, ids: frozenset[int]) -> bool:
+        """The updates with these ids are in the new model: they cannot be lost any more. False where some were."""
+        with self._lock:
+            if not ids <= self._held.keys():
+                return False
+            self._held.clear()
+            return True
+
+
+def _decided(verdict: Verdict) -> q.Decided:
+    sent = verdict.answers
+    ago = None if sent is None or sent.handed_over_at is None else monotonic() - sent.handed_over_at
+    return q.Decided(
+        decision=verdict.decision,
+        reason=verdict.reason,
+        answers=None if sent is None else q.Answers(sent.round, sent.attempt, ago),
+        data_size=verdict.data_size,
+        arrived_round=verdict.arrived_round,
+        counted_size=verdict.counted_size,
+        suspect=verdict.suspect,
+    )

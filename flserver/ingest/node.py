@@ -1,0 +1,271 @@
+"""An ingest node, put together: the ``network/`` room whole, over a line to the coordinator's desk."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from flserver.errors import FlserverError, StoreError, UsageError, one_line
+from flserver.ingest import told as t
+from flserver.ingest.asking import Asking, failure_of
+from flserver.ingest.batches import BatchError, from_bytes, of_state, raw_of, state_like
+from flserver.ingest.door import NodeDoor
+from flserver.ingest.folding import Layout, NodeFolding
+from flserver.ingest.ids import NodeIds
+from flserver.ingest.recording import NodeRecorder
+from flserver.network.admission import Admission
+from flserver.network.capacity import Capacity
+from flserver.network.context import Context, Limits
+from flserver.network.decoding import Decoding
+from flserver.network.listener import Listener
+from flserver.network.memory import ReceiveMemory
+from flserver.network.server import Server
+from flserver.network.strangers import Strangers
+from flserver.rounds.broadcast import Broadcast, BroadcastBuffers
+from flserver.rounds.model import CurrentModel
+from flserver.settings import ServerSettings
+from flserver.wire.template import Template
+
+if TYPE_CHECKING:  # torch is not there yet when trainers register
+    from flserver.aggregation import State, Strategy
+    from flserver.aggregation.sums import ExactSum
+    from flserver.models.kept import Kept
+
+logger = logging.getLogger(__name__)
+
+NOTHING: tuple[memoryview, ...] = ()
+
+UNUSED_MODELS = 2  # that have come and are nobody's yet: the next one, and one that a failed commit left
+
+
+class Node:
+    """One node of a run. ``start`` lets trainers in; ``prepared`` is to follow from whoever makes the model's layout.
+
+    ``limits`` and ``capacity`` are what follows from the settings on this machine (``process.resources``);
+    ``receive_memory`` (bytes) is this node's part.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        listener: Listener,
+        *,
+        run_id: str,
+        limits: Limits,
+        capacity: Capacity,
+        receive_memory: int,
+    ) -> None:
+        self.asking = Asking()
+        self._admission = Admission(settings)
+        self._recorder = NodeRecorder(self.asking)
+        self._memory = ReceiveMemory(receive_memory, limits.usual, settings.store.spool_dir)
+        self._door = NodeDoor(self.asking, self._admission.identity)
+        self._folding = NodeFolding(self.asking, lambda: self._door.model)
+        self._context = Context(
+            run_id=run_id,
+            goodbye=settings.network.goodbye,
+            exchange=self._door,
+            folding=self._folding,
+            recorder=self._recorder,
+            strangers=Strangers(self._recorder, settings.network.strangers_per_minute),
+            memory=self._memory,
+            decoding=Decoding(self._memory, limits.weight),
+            limits=limits,
+            preamble=self._admission.preamble,
+            identity=self._admission.identity,
+            tied={},
+            buffers=(),
+            accept_dtypes=settings.network.accept_dtypes,
+            message_ids=NodeIds(self.asking, "message_id"),
+            update_ids=NodeIds(self.asking, "update_id"),
+            known=threading.Event(),
+        )
+        self._server = Server(listener, self._context, NodeIds(self.asking, "connection_id"), capacity)
+        self._layout: State = {}
+        self._buffers: BroadcastBuffers | None = None
+        self._learn: Callable[[], None] = lambda: None
+        self._came: dict[int, Sequence[memoryview]] = {}  # models whose bytes came by another way than the line
+        self._arrived = threading.Condition()  # guards _came, and _closer
+        self._models: dict[int, tuple[CurrentModel, Broadcast]] = {}  # that have come, their rounds not known yet
+        self._current: tuple[int, CurrentModel] | None = None
+        self._attempt: tuple[int, int] | None = None
+        self._to_send: queue.SimpleQueue[tuple[Callable[[], object], Callable[[], bool]] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send, name="node-sender")
+        self._closer: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Let trainers in."""
+        self._sender.start()
+        self._server.start()
+
+    def prepared(
+        self,
+        layout: "State",
+        template: Template,
+        strategy: "Strategy",
+        limits: Limits,
+        tied: Layout,
+        kept: "Kept | None" = None,
+    ) -> None:
+        """The model's layout is known, as it goes on the wire, how it is averaged, and what one connection may use
+        from here on; its numbers come by the line. ``kept`` is where updates are kept, if they are."""
+        strategy.scratch = self._memory.scratch
+        self._layout, self._buffers = layout, BroadcastBuffers(template)
+        self._folding.strategy, self._folding.layout, self._folding.kept = strategy, tied, kept
+        self._learn = lambda: self._context.learn(limits, tied.tied, tied.buffers)
+        self.asking.tell(t.Ready())
+
+    # --- the line ----------------------------------------------------------------------------------------------------
+
+    def take(self, timeout: float) -> bytes:
+        """What the node has to say; empty where nothing comes in ``timeout`` seconds."""
+        return self.asking.outbox.take(timeout)
+
+    def give(self, batch: bytes | memoryview) -> None:
+        """What the desk says."""
+        for item in from_bytes(batch):
+            if item.number is not None:
+                self.asking.answered(item.number, item.said)  # type: ignore[arg-type]
+                continue
+            try:
+                self._hear(item.said)
+            except Exception as error:  # the coordinator's to raise: it costs the run
+                if not isinstance(error, FlserverError):
+                    logger.exception("what the desk said could not be done")
+                self.asking.tell(t.Failed(failure_of(error)))
+
+    def model(self, number: int, blobs: Sequence[memoryview]) -> None:
+        """A model's bytes, where they do not come in a batch; before or after its number does."""
+        with self._arrived:
+            self._came[number] = blobs
+            self._arrived.notify_all()
+
+    def exact_sum(self, round: int, attempt: int) -> "ExactSum":
+        """What was folded here in that attempt, once the desk has settled it. Raises StoreError for another one."""
+        from flserver.aggregation.strategies.fedavg import FedAvg
+
+        if self._attempt != (round, attempt) or not isinstance(self._folding.strategy, FedAvg):
+            raise StoreError(f"this node has no sum of attempt {attempt} of round {round}")
+        return self._folding.strategy.exact_sum
+
+    def lost(self) -> None:
+        """The line has ended: nobody can be let in, or told anything, so all connections end."""
+        self._recorder.fail()
+        self.asking.lost()
+        self._begin_close(0.0)
+
+    def _hear(self, said: object) -> None:
+        match said:
+            case t.Known():
+                self._door.know(said)
+            case t.Ticket() | t.Goodbye():
+                if (bell := self._door.bring(said)) is not None:
+                    ring, send = bell
+                    at_once = isinstance(said, t.Ticket) and said.handed_over
+                    self._to_send.put((ring, send if at_once else lambda: False))
+            case t.Room():
+                self._recorder.taken(said.events, said.size)
+            case t.Model():
+                self._take_model(said)
+            case t.Began():
+                self._begin(said)
+            case t.Fold():
+                self._folding.fold(said.update_ids)
+            case t.Drop():
+                self._folding.drop(said.update_ids)
+            case t.Settle():
+                self._settle(said)
+            case t.RecordFailed():
+                self._recorder.fail(said.text)
+            case t.Reload():
+                self._reload()
+            case t.Close():
+                self._begin_close(said.grace)
+            case _:
+                raise BatchError(f"no node is told {type(said).__name__}")
+
+    def _reload(self) -> None:
+        try:
+            self._admission.reload()
+        except UsageError as error:
+            logger.error("SIGHUP: nothing is changed here: %s", one_line(error))
+
+    def _send(self) -> None:
+        """Let sessions send what came for them, or send it for them where that takes no waiting."""
+        while (bell := self._to_send.get()) is not None:
+            ring, send = bell
+            try:
+                if not send():
+                    ring()
+            except Exception:  # a defect of ours in one session must not cost the others anything
+                logger.exception("a model could not be sent at once")
+                ring()
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def _take_model(self, said: t.Model) -> None:
+        from flserver.aggregation.steps import step_of
+
+        assert self._buffers is not None
+        state = state_like(self._layout, said.blobs or self._awaited(said.number))
+        before = state_like(self._layout, said.before) if said.before else None
+        if before is None and self._current is not None:
+            before = self._current[1].state
+        step = step_of(before, state) if before is not None else None
+        broadcast = self._buffers.render(state)
+        self._models[said.number] = CurrentModel(-1, state, None, step), broadcast
+        for number in sorted(self._models)[:-UNUSED_MODELS]:
+            del self._models[number]
+
+    def _awaited(self, number: int) -> Sequence[memoryview]:
+        with self._arrived:
+            self._arrived.wait_for(lambda: number in self._came)
+            return self._came.pop(number)
+
+    def _begin(self, began: t.Began) -> None:
+        if self._current is None or self._current[0] != began.model:
+            made, _ = self._models[began.model]
+            model = CurrentModel(began.round - 1, made.state, began.digest, made.step)
+            self._current = began.model, model
+        model, (_, broadcast) = self._current[1], self._models[began.model]
+        self._folding.begin(model.state)
+        self._attempt = began.round, began.attempt
+        rings = self._door.begin(began, model, broadcast)
+        if not self._context.known.is_set():
+            self._learn()
+        for ring in rings:
+            ring()
+
+    def _settle(self, said: t.Settle) -> None:
+        folded, blobs, strategy = self._folding.folded, NOTHING, self._folding.strategy
+        if self._attempt != (said.round, said.attempt):
+            folded = 0
+        elif said.whole and folded:
+            assert strategy is not None
+            blobs = raw_of(strategy.finish()) if said.made else of_state(strategy.partial())
+        self.asking.tell(t.Settled(said.round, said.attempt, folded, blobs, said.made))
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _begin_close(self, grace: float) -> None:
+        with self._arrived:
+            if self._closer is None:
+                self._closer = threading.Thread(target=self._close, args=(grace,), name="node-closer")
+                self._closer.start()
+
+    def _close(self, grace: float) -> None:
+        self._server.stop_accepting()
+        self._server.close(grace)
+        self.asking.tell(t.Closed())
+        self.asking.outbox.close()
+        self._to_send.put(None)
+        self._ended.set()
+
+    def join(self) -> None:
+        """Wait for the end: the desk has asked for it, or the line was lost."""
+        self._ended.wait()
+        assert self._closer is not None
+        self._closer.join()
+        self._sender.join()

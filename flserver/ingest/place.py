@@ -1,0 +1,244 @@
+"""One node's place at the desk: what belongs to it, and what is done with what it says.
+
+Two things are kept apart. What is asked is answered at once, on the thread that brings the batch. What goes on record,
+and what may only be so when that is on record, goes in its order through a queue of the node's, whose thread waits for
+the recorder where that has no room.
+"""
+
+import logging
+import queue
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flserver.clock import monotonic
+from flserver.errors import FlserverError, StoreError
+from flserver.events import ConnectionOpened, LostUpdate, StrangersSummed
+from flserver.events.bus import Recorder
+from flserver.ingest import questions as q
+from flserver.ingest import told as t
+from flserver.ingest.asking import error_of, failure_of
+from flserver.ingest.batches import Item, from_bytes
+from flserver.ingest.flusher import Flusher
+from flserver.ingest.held import Held
+from flserver.ingest.ids import Ids
+from flserver.ingest.losses import OnRecord
+from flserver.ingest.outbox import Outbox
+from flserver.ingest.seated import Seated
+from flserver.rounds.exchange import Exchange
+from flserver.rounds.seats import Upload, Verdict
+from flserver.store.node_chain import NodeChain
+from flserver.store.payloads import from_payload, to_payload
+
+if TYPE_CHECKING:
+    from flserver.ingest.desk import Desk
+
+logger = logging.getLogger(__name__)
+
+IN_ORDER = t.Emitted | t.OnRecord | t.Confirmed | t.Withdrawn | t.Failed | t.Closed | q.Flush
+ORDERLY = ""  # why a node is gone that was asked to be
+
+
+class Place:
+    """What belongs to the node ``name``, which is ``leaving`` once it has said that nothing more comes. ``ready`` and
+    ``has_model`` are the desk's."""
+
+    def __init__(
+        self, name: str, desk: "Desk", exchange: Exchange, recorder: Recorder, flusher: Flusher, ids: Ids
+    ) -> None:
+        self.name, self._desk, self._exchange, self._recorder = name, desk, exchange, recorder
+        self._flusher, self._ids = flusher, ids
+        self.outbox = Outbox()
+        self.held = Held(exchange, self.outbox)
+        self._seated = Seated(exchange, self.outbox, desk.know)
+        self.ready = self.has_model = self.leaving = False
+        self._lock = threading.Lock()  # guards the two below
+        self._accepted: dict[int, float] = {}
+        self.ending = False
+        self.chain = NodeChain()  # of the events that it gave
+        self._on_record, self._failed = OnRecord(), False  # the thread's own
+        self._queue: queue.SimpleQueue[Item | str] = queue.SimpleQueue()  # a text says why the node is gone
+        self._thread = threading.Thread(target=self._record, name=f"ingest-{name}")
+        self._thread.start()
+
+    # --- the line ----------------------------------------------------------------------------------------------------
+
+    def take(self, timeout: float) -> bytes:
+        """What the desk has to say to the node; empty where that is nothing within ``timeout`` seconds."""
+        return self.outbox.take(timeout)
+
+    def give(self, batch: bytes | memoryview) -> None:
+        """What the node says."""
+        for item in from_bytes(batch):
+            if isinstance(item.said, IN_ORDER):
+                self.leaving = self.leaving or isinstance(item.said, t.Closed)
+                self._queue.put(item)
+            elif item.number is None:
+                self._hear(item.said)
+            else:
+                self.outbox.put(self._answer(item.said), item.number)
+
+    def gone(self, why: str) -> None:
+        """The node's line ended. May be called again, and by any thread."""
+        with self._lock:
+            if self.ending:
+                return
+            self.ending = True
+        self._seated.leave_all()
+        self.outbox.close()
+        self._queue.put(why)
+
+    def join(self) -> None:
+        """Wait for the end of the thread, after ``gone``."""
+        self._thread.join()
+
+    @property
+    def open_connections(self) -> int:
+        """How many the node has."""
+        with self._lock:
+            return len(self._accepted)
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def _answer(self, question: object) -> q.Answer:
+        try:
+            return self._answered(question)
+        except Exception as error:
+            if not isinstance(error, FlserverError):  # a defect of ours costs the one who asks
+                logger.exception("%s could not be answered", type(question).__name__)
+            return failure_of(error)
+
+    def _answered(self, question: object) -> q.Answer:
+        match question:
+            case q.Offer():
+                base_round = self._desk.base_round
+                if None not in (offered := question.base_round, base_round) and offered != base_round:
+                    return q.Stale()
+                return self.held.offer(question, self._accepted_at(question.connection))
+            case q.Register(client_id, data_size, peer):
+                return q.Registered(self._seated.register(client_id, data_size, peer))
+            case q.HandOver(sent):
+                self._seated.hand_over(sent)
+                return q.Done()
+            case q.Reject(update_id, rejection):
+                return self.held.reject(update_id, rejection)
+            case q.ExpectUpload(peer):
+                share = self._exchange.expect_upload(peer)
+                return q.Expected(share.owner, share.clients)
+            case q.Sender(client, peer):
+                return q.SentBy(*self._exchange.sender(client, peer))
+            case q.NotAsked(peer, connection):
+                return q.SentBy(self._exchange.not_asked(peer, self._accepted_at(connection)))
+            case q.CheckUpload(client_id, peer):
+                self._exchange.check_upload(client_id, peer)
+                return q.Done()
+            case q.MoreIds(kind):
+                return self._ids.block(kind)
+        raise AssertionError(f"nobody asks {question}")
+
+    def _accepted_at(self, connection: int) -> float:
+        with self._lock:
+            return self._accepted.get(connection, -1.0)  # one that nobody heard of is older than all models
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    def _hear(self, said: object) -> None:
+        match said:
+            case t.Accepted(connection):
+                with self._lock:
+                    self._accepted[connection] = monotonic()
+            case t.Ended(connection):
+                with self._lock:
+                    self._accepted.pop(connection, None)
+            case t.Left(registration, reason):
+                self._seated.leave(registration, reason)
+            case t.TakenBack(sent):
+                self._seated.take_back(sent)
+            case t.FullySent(sent):
+                self._seated.fully_sent(sent)
+            case t.Settled():
+                if not self.ending:
+                    self.held.given(said)
+                    self._desk.settled()
+            case t.Ready():
+                self._desk.be_ready(self)
+            case _:
+                raise AssertionError(f"no node says {type(said).__name__}")
+
+    # --- the record --------------------------------------------------------------------------------------------------
+
+    def _record(self) -> None:
+        """Put on record what the node says, in its order, and do what may only be done then."""
+        why: str | None = None
+        while why is None:
+            items: list[Item | str] = [self._queue.get()]
+            while not self._queue.empty():
+                items.append(self._queue.get())
+            events = size = 0
+            for item in items:
+                if isinstance(item, str):
+                    why = item
+                    break
+                if isinstance(item.said, t.Emitted):
+                    self._emit(item.said)
+                    events, size = events + 1, size + len(item.said.payload)
+                else:
+                    self._follow(item)
+            if events:
+                self.outbox.put(t.Room(events, size))
+        self._end(why)
+
+    def _emit(self, emitted: t.Emitted) -> None:
+        if self._failed:
+            return
+        try:
+            event, payload = from_payload(emitted.kind, emitted.payload), emitted.payload
+            if isinstance(event, ConnectionOpened | StrangersSummed):
+                event = replace(event, node=self.name)
+                payload = to_payload(event)
+            self._recorder.emit(event, first=emitted.first)
+            self.chain.add(emitted.kind, payload)
+            self._on_record.note(event)
+        except StoreError as error:
+            self._failed = True
+            self.outbox.put(t.RecordFailed(str(error)))
+
+    def _follow(self, item: Item) -> None:
+        match item.said:
+            case q.Flush():
+                assert item.number is not None
+                self._flusher.ask(self.outbox, item.number)
+            case t.OnRecord(registration):
+                self._seated.confirm(registration)
+            case t.Confirmed(update_id):
+                if self._failed:
+                    self.held.withdraw(update_id)
+                else:
+                    self.held.confirm(item.said, self._desk.kept)
+            case t.Withdrawn(update_id):
+                self.held.withdraw(update_id)
+            case t.Failed(failure):
+                self._exchange.fail(error_of(failure))
+            case t.Closed():
+                self.gone(ORDERLY)
+
+    def _end(self, why: str) -> None:
+        """The node is gone: what it had ends, on record, and what it had folded is lost."""
+        lost = self.held.lose_all(self._desk.add_again)
+        try:
+            if why != ORDERLY:
+                for event in self._on_record.ends(self.name, why, map(_lost, lost)):
+                    self._recorder.emit(event)
+                    self.chain.add(type(event).__name__, to_payload(event))
+        except StoreError as error:
+            logger.debug("the end of node %s is not on record: %s", self.name, error)
+        finally:
+            self._exchange.losses_on_record(upload for upload, _ in lost)
+            self._desk.over(self)
+
+
+def _lost(one: tuple[Upload, Verdict]) -> LostUpdate:
+    upload, verdict = one
+    sent = verdict.answers
+    assert sent is not None
+    return LostUpdate(update_id=upload.update_id, client_id=upload.client_id, round=sent.round, attempt=sent.attempt)
