@@ -29,6 +29,12 @@ from tests.rounds.policies import policy
 PEER = Peer(host="10.0.0.1", port=1)
 
 
+class Watched(Submission):
+    """One that tells when its memory was given back."""
+
+    released: threading.Event
+
+
 class Trainer:
     """A registered client without a socket: takes tickets, submits updates."""
 
@@ -52,7 +58,7 @@ class Trainer:
 
     def submit(
         self, tensors: State, rejection: str | None = None, confirm: bool = True, norms: Norms | None = None
-    ) -> tuple[Submission, Verdict]:
+    ) -> tuple[Watched, Verdict]:
         released = threading.Event()
         update_id = next(self.run.update_ids)
         upload = Upload(
@@ -64,7 +70,8 @@ class Trainer:
             rejection=rejection,
             norms=norms,
         )
-        submission = Submission(upload, tensors, (), released.set)
+        submission = Watched(upload, tensors, (), released.set)
+        submission.released = released
         verdict = self.run.folding.offer(submission)
         if confirm:
             self.run.folding.confirm(submission, verdict)

@@ -37,7 +37,7 @@ def committed_digest(folder: Path, order: Sequence[str], updates: dict[str, Stat
         for client in order:
             submission, _ = trainers[client].submit(dict(updates[client]))
             # Let the coordinator have each by itself: it folds this one at once, or holds it for its turn.
-            submission.release.__self__.wait(0.01)  # type: ignore[attr-defined]
+            submission.released.wait(0.01)
         assert run.finish() == "completed"
         return str(run.exchange.model.digest)
 
@@ -95,7 +95,7 @@ def test_every_update_is_released_whatever_became_of_it(start: Callable[..., Run
         kept.append(b.submit(tensors(1, 1, 1), rejection="shape: w"))
         assert run.finish() == "completed"
         for submission, _ in kept:
-            assert submission.release.__self__.is_set()  # type: ignore[attr-defined]
+            assert submission.released.is_set()
     assert [verdict.decision for _, verdict in kept] == [None, None, "duplicate", "rejected"]
 
 
@@ -109,7 +109,7 @@ def test_an_update_that_differs_in_many_integers_keeps_no_memory_until_the_commi
         for trainer in (a, b, c):
             trainer.model()
         differs, _ = a.submit(tensors(1, 1, 1, n=7))
-        assert differs.release.__self__.wait(PATIENCE)  # type: ignore[attr-defined]
+        assert differs.released.wait(PATIENCE)
         b.submit(tensors(1, 1, 1))
         c.submit(tensors(1, 1, 1, n=9))
         assert run.finish() == "completed"

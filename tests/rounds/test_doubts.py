@@ -36,7 +36,7 @@ def one_round(run: Run, sent: dict[str, tuple[State, Norms]], order: tuple[str, 
         update, norms = sent[client]
         submission, verdict = trainers[client].submit(dict(update), norms=norms)
         assert verdict.decision is None, "a suspect is decided later"
-        submission.release.__self__.wait(0.01)  # type: ignore[attr-defined]
+        submission.released.wait(0.01)
 
 
 @pytest.mark.parametrize("order", list(permutations("abc")))

@@ -15,9 +15,8 @@ from flserver.errors import StrategyError, TooDifferent
 from flserver.rounds import Verdict
 from flserver.rounds.endings import Farewell
 from flserver.rounds.norms import NormHistory
-from flserver.rounds.updates import Submission
 from tests.patience import PATIENCE, eventually
-from tests.rounds.coordinated import Run, Trainer, tensors
+from tests.rounds.coordinated import Run, Trainer, Watched, tensors
 from tests.sums import AnyOrder, InTurn
 
 
@@ -68,15 +67,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
         run.__exit__()
 
 
-def released(submission: Submission) -> bool:
-    return bool(submission.release.__self__.is_set())  # type: ignore[attr-defined]
+def released(submission: Watched) -> bool:
+    return submission.released.is_set()
 
 
 def weights(run: Run) -> list[float]:
     return list(run.exchange.model.state["w"].tolist())
 
 
-def submitted(future: "Future[tuple[Submission, Verdict]]") -> Submission:
+def submitted(future: "Future[tuple[Watched, Verdict]]") -> Watched:
     return future.result(PATIENCE)[0]
 
 
