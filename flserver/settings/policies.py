@@ -141,6 +141,15 @@ class NetworkPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IngestPolicy:
+    """How many processes beside the server's own serve trainers, on which Ray cluster; without an address it is one of
+    this machine alone, and with 0 of them there is none."""
+
+    ingest: int
+    ray_address: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdentityPolicy:
     """Who may speak for a client, and how that is shown."""
 
@@ -161,6 +170,7 @@ class ServerSettings:
     evaluation: EvaluationPolicy
     store: StorePolicy
     network: NetworkPolicy
+    ingest: IngestPolicy
     identity: IdentityPolicy
     operator: Operator
     values: Mapping[str, Any]
@@ -182,6 +192,8 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
     _check_date(merged["retain_until"])
+    if merged["ray_address"] and not merged["ingest"]:
+        raise UsageError("--ray-address is where --ingest nodes run: say how many with --ingest")
     meant["go_on_at"] = _go_on_at(merged)
     if not merged["resume"] and merged["resume_from"] is None:  # else a run on record may say the rest
         check_kept(merged["keep_updates"], merged["keep_updates_rounds"])
@@ -192,6 +204,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
         evaluation=_pick(EvaluationPolicy, meant),
         store=_pick(StorePolicy, meant),
         network=_pick(NetworkPolicy, meant),
+        ingest=_pick(IngestPolicy, meant),
         identity=_pick(IdentityPolicy, meant),
         operator=Operator.of(merged["actor"], merged["reason"]),
         values=merged,
