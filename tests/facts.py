@@ -226,6 +226,12 @@ suspect_rejected = maker(
     attempt=1,
     reason="norm: the norm is 1e+09, more than 1000, 1000 times the largest of this run so far",
 )
+node_lost = maker(
+    e.NodeLost,
+    node="node-1",
+    reason="its line ended",
+    updates=(e.LostUpdate(update_id=1, client_id="1", round=1, attempt=1),),
+)
 suspects_count = maker(
     e.SuspectsCount, clients=("1", "2"), there=3, round=1, attempt=1, reason="norm: the norm is 1e+09, more than 1000"
 )

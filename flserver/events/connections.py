@@ -10,12 +10,13 @@ from flserver.events.words import Encoding, IdentityKind, LeftReason, Outcome, P
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionOpened(Event):
-    """A peer connected."""
+    """A peer connected, to the ingest ``node`` of that name where there are some."""
 
     connection_id: int
     peer_host: str
     peer_port: int
     transport: Transport
+    node: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,10 +47,11 @@ class OnNodes:
 
 
 class Desk:
-    """``ids`` gives the numbers that nodes may use, ``small`` says whether a socket may take a whole model at once."""
+    """``ids`` gives the numbers that nodes may use; ``small`` says whether a socket may take a whole model at once."""
 
-    def __init__(self, exchange: Exchange, recorder: Recorder, ids: Ids, *, small: Callable[[], bool]) -> None:
-        self._exchange, self._recorder, self._ids, self._small = exchange, recorder, ids, small
+    def __init__(self, exchange: Exchange, recorder: Recorder, ids: Ids) -> None:
+        self._exchange, self._recorder, self._ids = exchange, recorder, ids
+        self.small = False
         self._changed = threading.Condition()  # guards the six below; notified where a place has settled, or ended
         self._places: dict[str, Place] = {}
         self._known: dict[str, t.Known] = {}
@@ -137,7 +138,7 @@ class Desk:
                 return self._model[1]
             self._number += 1
             before = self._model[0] if self._model is not None else None
-            self._model, self._before = (state, OnNodes(self._number, self._small())), before
+            self._model, self._before = (state, OnNodes(self._number, self.small)), before
             if self.carry is not None:
                 self.carry(self._number, state)
             for place in self._places.values():

@@ -72,13 +72,15 @@ class NodeDoor:
                 self._registered[known.client_id] = known.peer
             (self._there.add if known.there else self._there.discard)(known.client_id)
 
-    def begin(self, began: t.Began, model: CurrentModel, broadcast: Broadcast) -> None:
-        """An attempt runs, from that model; what was to be sent for another is not any more."""
+    def begin(self, began: t.Began, model: CurrentModel, broadcast: Broadcast) -> list[Ring]:
+        """An attempt runs, from that model; what was to be sent for another is not any more. Where it comes late,
+        tickets have come already: how their sessions are told."""
         with self._lock:
             self._attempt, self._broadcast, self.model = (began.round, began.attempt), broadcast, model
-            stale = [r for r, ticket in self._tickets.items() if isinstance(ticket, t.Ticket)]
-            for registration in stale:
-                del self._tickets[registration]
+            for registration, ticket in list(self._tickets.items()):
+                if isinstance(ticket, t.Ticket) and (ticket.round, ticket.attempt) != self._attempt:
+                    del self._tickets[registration]
+            return [self._bells[registration][0] for registration in self._tickets if registration in self._bells]
 
     def bring(self, ticket: t.Ticket | t.Goodbye) -> tuple[Ring, Send] | None:
         """There is something for a registration; how its session is told, where it is still there."""
@@ -116,11 +118,12 @@ class NodeDoor:
 
     def next_ticket(self, registration: Registration) -> Ticket | Farewell | None:
         with self._lock:
-            ticket = self._tickets.pop(registration, None)
+            ticket = self._tickets.get(registration)
             if isinstance(ticket, t.Goodbye):
                 return Farewell(ticket.reason)
             if ticket is None or self._broadcast is None or (ticket.round, ticket.attempt) != self._attempt:
-                return None
+                return None  # or its attempt has not begun here: then the bell rings again
+            del self._tickets[registration]
             self._broadcast.acquire()
             return Ticket(NodeSent(self._asking, ticket), self._broadcast)
 

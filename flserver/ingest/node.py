@@ -41,16 +41,24 @@ UNUSED_MODELS = 2  # that have come and are nobody's yet: the next one, and one 
 class Node:
     """One node of a run. ``start`` lets trainers in; ``prepared`` is to follow from whoever makes the model's layout.
 
-    ``limits`` and ``capacity`` are what follows from the settings on this machine (``process.resources``).
+    ``limits`` and ``capacity`` are what follows from the settings on this machine (``process.resources``);
+    ``receive_memory`` (bytes) is this node's part.
     """
 
     def __init__(
-        self, settings: ServerSettings, listener: Listener, *, run_id: str, limits: Limits, capacity: Capacity
+        self,
+        settings: ServerSettings,
+        listener: Listener,
+        *,
+        run_id: str,
+        limits: Limits,
+        capacity: Capacity,
+        receive_memory: int,
     ) -> None:
         self.asking = Asking()
         self._admission = Admission(settings)
         self._recorder = NodeRecorder(self.asking)
-        self._memory = ReceiveMemory(settings.network.receive_memory, limits.usual, settings.store.spool_dir)
+        self._memory = ReceiveMemory(receive_memory, limits.usual, settings.store.spool_dir)
         self._door = NodeDoor(self.asking, self._admission.identity)
         self._folding = NodeFolding(self.asking, lambda: self._door.model)
         self._context = Context(
@@ -84,6 +92,7 @@ class Node:
         self._to_send: queue.SimpleQueue[tuple[Callable[[], object], Callable[[], bool]] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send, name="node-sender")
         self._closer: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def start(self) -> None:
         """Let trainers in."""
@@ -215,9 +224,11 @@ class Node:
         model, (_, broadcast) = self._current[1], self._models[began.model]
         self._folding.begin(model.state)
         self._attempt = began.round, began.attempt
-        self._door.begin(began, model, broadcast)
+        rings = self._door.begin(began, model, broadcast)
         if not self._context.known.is_set():
             self._learn()
+        for ring in rings:
+            ring()
 
     def _settle(self, said: t.Settle) -> None:
         folded, blobs = self._folding.folded, NOTHING
@@ -235,13 +246,17 @@ class Node:
         self._server.close(grace)
         self.asking.tell(t.Closed())
         self.asking.outbox.close()
+        self._ended.set()
 
-    def close(self, grace: float = 0.0) -> None:
-        """End all connections, where the desk has not asked for it, and join all threads."""
-        if self._closer is None:
-            self._close(grace)
-        else:
+    def join(self) -> None:
+        """Wait until the desk has asked for the end, and it has come."""
+        self._ended.wait()
+        if self._closer is not None:
             self._closer.join()
         self._to_send.put(None)
-        if self._sender.ident is not None:
-            self._sender.join()
+        self._sender.join()
+
+    def close(self, grace: float = 0.0) -> None:
+        """End all connections, without being asked to."""
+        self._close(grace)
+        self.join()

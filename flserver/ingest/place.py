@@ -8,11 +8,12 @@ the recorder where that has no room.
 import logging
 import queue
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError
-from flserver.events import LostUpdate
+from flserver.events import ConnectionOpened, LostUpdate
 from flserver.events.bus import Recorder
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
@@ -38,7 +39,8 @@ ORDERLY = ""  # why a node is gone that was asked to be
 
 
 class Place:
-    """What belongs to the node ``name``. ``ready`` and ``has_model`` are the desk's."""
+    """What belongs to the node ``name``, which is ``leaving`` once it has said that nothing more comes. ``ready`` and
+    ``has_model`` are the desk's."""
 
     def __init__(
         self, name: str, desk: "Desk", exchange: Exchange, recorder: Recorder, flusher: Flusher, ids: Ids
@@ -48,7 +50,7 @@ class Place:
         self.outbox = Outbox()
         self.held = Held(exchange, self.outbox)
         self._seated = Seated(exchange, self.outbox, desk.know)
-        self.ready = self.has_model = False
+        self.ready = self.has_model = self.leaving = False
         self._lock = threading.Lock()  # guards the two below
         self._accepted: dict[int, float] = {}
         self.ending = False
@@ -67,6 +69,7 @@ class Place:
         """What the node says."""
         for item in from_bytes(batch):
             if isinstance(item.said, IN_ORDER):
+                self.leaving = self.leaving or isinstance(item.said, t.Closed)
                 self._queue.put(item)
             elif item.number is None:
                 self._hear(item.said)
@@ -86,6 +89,12 @@ class Place:
     def join(self) -> None:
         """Wait for the end of the thread, after ``gone``."""
         self._thread.join()
+
+    @property
+    def open_connections(self) -> int:
+        """How many the node has."""
+        with self._lock:
+            return len(self._accepted)
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -182,6 +191,8 @@ class Place:
             return
         try:
             event = from_payload(emitted.kind, emitted.payload)
+            if isinstance(event, ConnectionOpened):
+                event = replace(event, node=self.name)
             self._recorder.emit(event, first=emitted.first)
             self._on_record.note(event)
         except StoreError as error:

@@ -160,6 +160,10 @@ class Lines:
     def _suspect_rejected(self, event: e.SuspectRejected) -> Line:
         return logging.WARNING, f"update of client {printable(event.client_id)} rejected" + _because(event.reason)
 
+    def _node_lost(self, event: e.NodeLost) -> Line:
+        lost = f"; {_count(len(event.updates), 'update')} lost with it" if event.updates else ""
+        return logging.ERROR, f"node {event.node} is gone: {event.reason}{lost}"
+
     def _suspects_count(self, event: e.SuspectsCount) -> Line:
         who = _named("they count", event.clients)
         share = f"{len(event.clients)} of {_count(event.there, 'client')}"
@@ -222,6 +226,7 @@ class Lines:
         e.ClientLeft: _client_left,
         e.UpdateReceived: _update_received,
         e.SuspectRejected: _suspect_rejected,
+        e.NodeLost: _node_lost,
         e.SuspectsCount: _suspects_count,
         e.AttemptStarted: _attempt_started,
         e.RoundCommitted: _round_committed,

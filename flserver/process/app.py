@@ -225,7 +225,7 @@ class App:
             what = f"certificate {detail['certificate']}{clients}" if admission.reloads else "nothing"
             logger.info("SIGHUP: read again: %s", what)
             self._writer.emit(acted("reload", detail | sent, operator))
-            self._parts.exchange.roster_changed()
+            self._parts.roster_changed()
 
     def _exit_code(self) -> int:
         coordinator = self._parts.coordinator

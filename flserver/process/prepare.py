@@ -67,16 +67,12 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
     Raises UsageError for what cannot be done, CheckpointError where the files do not fit the record.
     """
     settings = plan.settings
-    module = build(settings.model.model, settings.model.seed)
-    state = state_of(module, shared=True)
-    template = template_of(module, settings.model.model)
-    if list(template.module.tensors) != list(state):
-        raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
-    tied, sizes = tied_names(module), [parameter.numel() for parameter in module.parameters()]
-    buffers = frozenset(state) - {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    built = build_model(settings)
+    state, built.state = built.state, {}  # two models are in memory now; a third one has to do for all the rest
     layout = {name: tensor.to("meta") for name, tensor in state.items()}
-    del module  # two models are in memory now, in the state and in the template; a third one has to do for all the rest
     strategy = load_strategy(settings.model.strategy)
+    if settings.ingest.ingest and not strategy.splits:
+        raise UsageError(f"--ingest: --strategy {settings.model.strategy} is none that nodes can each have a part of")
     evaluator = _evaluator(settings, say, fetch=fetch)
     for line in changes(settings, basis.code_before):
         logger.warning("%s", line)
@@ -97,13 +93,43 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
     return Prepared(
         model=model,
         made=tuple(MadeRound.of(row) for row in rows if row["checkpoint_deleted_at"] is None),
-        tied=tied,
-        buffers=buffers,
-        template=template,
+        tied=built.tied,
+        buffers=built.buffers,
+        template=built.template,
         strategy=strategy,
         evaluator=evaluator,
         checkpoints=basis.checkpoints,
         kept=basis.kept if settings.store.keep_updates else None,
+        parameters=built.parameters,
+        parameter_tensors=built.parameter_tensors,
+    )
+
+
+@dataclass(kw_only=True)
+class Built:
+    """The model as its code makes it: its ``state``, the template of its message, and the rest as in ``Prepared``."""
+
+    state: State
+    template: Template
+    tied: dict[str, str]
+    buffers: frozenset[str]
+    parameters: int
+    parameter_tensors: int
+
+
+def build_model(settings: ServerSettings) -> Built:
+    """Make the model that the settings name. Raises UsageError where it cannot be made, or cannot be sent."""
+    module = build(settings.model.model, settings.model.seed)
+    state = state_of(module, shared=True)
+    template = template_of(module, settings.model.model)
+    if list(template.module.tensors) != list(state):
+        raise UsageError(f"--model {settings.model.model}: its pickle does not hold the tensors of its state_dict")
+    sizes = [parameter.numel() for parameter in module.parameters()]
+    return Built(
+        state=state,
+        template=template,
+        tied=tied_names(module),
+        buffers=frozenset(state) - {name for name, _ in module.named_parameters(remove_duplicate=False)},
         parameters=sum(sizes),
         parameter_tensors=len(sizes),
     )

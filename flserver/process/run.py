@@ -3,6 +3,7 @@
 from functools import partial
 from itertools import count
 from threading import Event
+from typing import TYPE_CHECKING, get_args
 
 from flserver.errors import StartError, one_line
 from flserver.events.bus import Recorder
@@ -19,14 +20,18 @@ from flserver.process.resources import capacity_of, first_limits, limits_of, pla
 from flserver.process.resume_command import go_back_command
 from flserver.process.which_run import Plan
 from flserver.rounds import Rounds
-from flserver.rounds.broadcast import BroadcastBuffers
-from flserver.rounds.committer import Committer
+from flserver.rounds.broadcast import SMALL, BroadcastBuffers, Broadcasts
+from flserver.rounds.committer import Committer, nothing_elsewhere
 from flserver.rounds.coordinator import Coordinator
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.folding import Folding
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.norms import NormHistory
 from flserver.store.reader import IdSeeds, Reader
+
+if TYPE_CHECKING:
+    from flserver.ingest.desk import Desk
+    from flserver.process.nodes import Nodes
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
 
@@ -39,7 +44,7 @@ class Run:
 
     def __init__(self, launched: Launched, preparation: Preparation, recorder: Recorder, seeds: IdSeeds) -> None:
         settings, admission, basis = launched.plan.settings, launched.admission, launched.basis
-        limits = first_limits(settings.network)
+        limits, nodes = first_limits(settings.network), settings.ingest.ingest
         self._launched, self._preparation = launched, preparation
         self._recorder, self._process_id = recorder, seeds.process_id
         self.parameters = 0  # as far as is known
@@ -48,6 +53,7 @@ class Run:
         self.exchange = Exchange(_rounds(launched), CurrentModel(basis.round, {}, basis.digest))
         self._folding = Folding(self.exchange)
         self.coordinator = self._make_coordinator()
+        self.desk = _desk(self.exchange, recorder, seeds) if nodes else None
         self._context = Context(
             run_id=launched.plan.run_id,
             goodbye=settings.network.goodbye,
@@ -67,7 +73,11 @@ class Run:
             update_ids=count(seeds.update_id),
             known=Event(),
         )
-        self.server = Server(launched.listener, self._context, count(seeds.connection_id), self.capacity)
+        self.server: Server | Nodes = (
+            Server(launched.listener, self._context, count(seeds.connection_id), self.capacity)
+            if self.desk is None
+            else _nodes(launched, self.desk)
+        )
 
     def _make_coordinator(self) -> Coordinator:
         plan, following = self._launched.plan, self._launched.basis.round + 1
@@ -83,7 +93,7 @@ class Run:
             on_end=self._launched.signals.ended,
         )
 
-    def _prepare(self) -> tuple[Committer, BroadcastBuffers]:
+    def _prepare(self) -> tuple[Committer, Broadcasts]:
         """Wait for the model, and let everybody know of it. Raises StartError."""
         settings = self._launched.plan.settings
         try:
@@ -92,7 +102,9 @@ class Run:
             raise StartError(one_line(error)) from error
         model, tensors = prepared.hand_over(), prepared.parameter_tensors
         limits = limits_of(settings.network, prepared.template, model.state, parameter_tensors=tensors)
-        buffers = BroadcastBuffers(prepared.template)
+        buffers: Broadcasts = self.desk or BroadcastBuffers(prepared.template)
+        if self.desk is not None:
+            self.desk.small = len(prepared.template.buffer) <= SMALL
         prepared.strategy.scratch = self.memory.scratch
         self._folding.committer = committer = Committer(
             process_id=self._process_id,
@@ -104,6 +116,7 @@ class Run:
             made=prepared.made,
             kept=prepared.kept,
             meanwhile=buffers.render,
+            gathers=self.desk.gather if self.desk is not None else nothing_elsewhere,
         )
         record_arithmetic(self._recorder, self._launched.plan, prepared.strategy)
         self.parameters = prepared.parameters
@@ -115,6 +128,12 @@ class Run:
         """Begin the rounds and let trainers in."""
         self.coordinator.start()
         self.server.start()
+
+    def roster_changed(self) -> None:
+        """Certificates and the roster were read again."""
+        if self.desk is not None:
+            self.desk.reload()
+        self.exchange.roster_changed()
 
     def stop(self, reason: str, grace: float = 0.0) -> None:
         """End the run, where it has not ended: what runs has ``grace`` seconds to end by itself."""
@@ -128,6 +147,21 @@ class Run:
         self.coordinator.join()
         self.server.stop_accepting()
         self.server.close(SESSION_GRACE)
+
+
+def _desk(exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":
+    from flserver.ingest.desk import Desk
+    from flserver.ingest.ids import Ids
+    from flserver.ingest.questions import IdKind
+
+    kinds: tuple[IdKind, ...] = get_args(IdKind)
+    return Desk(exchange, recorder, Ids({kind: getattr(seeds, kind) for kind in kinds}))
+
+
+def _nodes(launched: Launched, desk: "Desk") -> "Nodes":
+    from flserver.process.nodes import Nodes
+
+    return Nodes(launched.plan.settings, launched.listener, desk, launched.plan.run_id)
 
 
 def _rounds(launched: Launched) -> Rounds:

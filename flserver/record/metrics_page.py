@@ -105,6 +105,7 @@ COUNTED = {
     ("updates_total", "duplicate"): "update duplicate",
     ("updates_total", "rejected"): "update rejected",
     ("updates_total", "aborted"): "update aborted",
+    ("updates_total", "lost"): "update lost",
     ("rejoins_total",): "client rejoined",
 }
 

@@ -24,7 +24,14 @@ STATES = (
     State(key="rejected", label="rejected", meaning="answered with what cannot be used", top=0, height=0.5, grave=7),
     State(key="timed_out", label="no answer in time", meaning="the deadline came first", top=0.7, height=0.3, grave=6),
     State(key="dropped", label="dropped out", meaning="its connection ended first", top=0, height=0.3, grave=8),
-    State(key="aborted", label="aborted", meaning="the attempt ended without a model", top=0.2, height=0.6, grave=4),
+    State(
+        key="aborted",
+        label="aborted",
+        meaning="its attempt or its node came to nothing",
+        top=0.2,
+        height=0.6,
+        grave=4,
+    ),
     State(key="not_sent", label="passed over", meaning="not invited: it owed or sat out", top=0.4, height=0.2, grave=3),
     State(key="waiting", label="still open", meaning="the round was running", top=0.35, height=0.3, grave=2),
 )
@@ -40,4 +47,4 @@ def state_of(participation: str | None, decision: str | None) -> int:
         return NUMBER[decision]
     if participation in ("dropped", "timed_out", "not_sent"):
         return NUMBER[participation]
-    return NUMBER["aborted" if participation == "cut_short" else "waiting"]
+    return NUMBER["aborted" if participation == "cut_short" or decision == "lost" else "waiting"]

@@ -16,6 +16,7 @@ _REASONS = {
     "reset": "the connection was reset",
     "timeout": "did not answer any more",
     "protocol": "spoke out of turn",
+    "node": "was served by an ingest node that is gone",
     "other": "for another reason",
 }
 
@@ -53,6 +54,7 @@ def lines(facts: Facts) -> list[str]:
         ("late", "late: its attempt was over", "late: their attempts were over"),
         ("duplicate", "a duplicate: it answered nothing", "duplicates: they answered nothing"),
         ("aborted", "lost with an attempt that was aborted", "lost with attempts that were aborted"),
+        ("lost", "lost with the ingest node that had it", "lost with the ingest nodes that had them"),
     ):
         if number := decided[decision]:
             said.append(f"{of(number, 'update was', 'updates were')} {meaning if number == 1 else meant}.")

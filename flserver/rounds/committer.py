@@ -26,6 +26,10 @@ if TYPE_CHECKING:  # torch is not there yet when trainers register
 logger = logging.getLogger(__name__)
 
 
+def nothing_elsewhere(attempt: Attempt, strategy: "Strategy") -> None:
+    """All updates were added to this strategy."""
+
+
 class Implausible(Exception):
     """The updates of an attempt make no model that could be meant; ``str`` says why."""
 
@@ -52,7 +56,7 @@ class Committer:
         made: Sequence[MadeRound] = (),
         kept: "Kept | None" = None,
         meanwhile: "Callable[[State], object]" = lambda state: None,
-        gathers: "Callable[[Attempt, Strategy], State | None]" = lambda attempt, strategy: None,
+        gathers: "Callable[[Attempt, Strategy], State | None]" = nothing_elsewhere,
     ) -> None:
         self._meanwhile, self._gathers = meanwhile, gathers
         self._gathered: State | None = None

@@ -142,8 +142,8 @@ class NetworkPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class IngestPolicy:
-    """How many processes beside the server's own serve trainers, on which Ray cluster; without an address it is one of
-    this machine alone, and with 0 of them there is none."""
+    """How many processes beside the server's own serve trainers, and on which Ray cluster: without an address they are
+    this machine's. With 0 of them there is none."""
 
     ingest: int
     ray_address: str | None

@@ -101,7 +101,7 @@ connections = _table(
     """
     connection_id int key, run_id text, peer_host text?, peer_port int?, client_id text?, purpose text, transport text
     certificate_subject text?, certificate_fingerprint text?
-    opened_at text, closed_at text?, close_reason text?, bytes_in int?, bytes_out int?, proxy_host text?
+    opened_at text, closed_at text?, close_reason text?, bytes_in int?, bytes_out int?, proxy_host text?, node text?
     """,
 )
 clients = _table(

@@ -1,5 +1,5 @@
 -- Which updates did not count, whose were they, and why?
--- Each that was rejected, late, a duplicate, or aborted with its attempt.
+-- Each that was rejected, late, a duplicate, aborted with its attempt, or lost with an ingest node.
 -- The reason server stopped is that of one that was killed, or lost its power; an orderly stop is stopped by ….
 -- No rows: every update counted.
 SELECT

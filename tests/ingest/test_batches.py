@@ -35,7 +35,10 @@ def test_what_is_said_arrives_as_it_was() -> None:
 
 
 def test_numbers_that_clients_report_may_be_none_that_json_has() -> None:
-    measured = (Measurement("loss", "received", math.inf), Measurement("a", "trained", math.nan))
+    measured = (
+        Measurement(name="loss", measured_on="received", value=math.inf),
+        Measurement(name="a", measured_on="trained", value=math.nan),
+    )
     (item,) = through(Item(Confirmed(1, True, measured)))
     assert isinstance(item.said, Confirmed)
     assert item.said.metrics[0] == measured[0]

@@ -106,7 +106,7 @@ def test_an_events_strange_values_open_no_new_series(run_events: list[e.Event]) 
 def test_counts_of_a_run(run_events: list[e.Event]) -> None:
     metrics = observed(run_events)
     decisions = {d: value(metrics, "updates_total", decision=d) for d in words.DECISIONS}
-    assert decisions == {"accepted": 2, "late": 1, "duplicate": 1, "rejected": 2, "aborted": 1}
+    assert decisions == {"accepted": 2, "late": 1, "duplicate": 1, "rejected": 2, "aborted": 1, "lost": 0}
     assert value(metrics, "rejected_updates_total", reason="non_finite") == 1
     assert value(metrics, "rejected_updates_total", reason="other") == 1
     assert {r: value(metrics, "dropouts_total", reason=r) for r in words.DROPOUT_REASONS} == {
@@ -114,6 +114,7 @@ def test_counts_of_a_run(run_events: list[e.Event]) -> None:
         "reset": 1,
         "timeout": 0,
         "protocol": 0,
+        "node": 0,
         "other": 1,
     }
     assert value(metrics, "rejoins_total") == 1

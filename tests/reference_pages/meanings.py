@@ -125,7 +125,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "left_at": "When its connection ended.",
             "left_reason": "`finished` (it was told that the run is complete), `stopped` (that the run has stopped; or "
             "it was cut off then, with `--goodbye close` or because it read too slowly to be told), `closed`, `reset`, "
-            "`timeout`, `protocol` (it spoke out of turn), `other` (taken off the roster, for one), or `server "
+            "`timeout`, `protocol` (it spoke out of turn), `node` (the ingest node that had the connection is gone), "
+            "`other` (taken off the roster, for one), or `server "
             "stopped` where the server was killed, or lost its power: no orderly stop, which is `stopped`.",
             "label": "The client's name in the roster.",
             "metadata": "JSON: the fields of its registration as they were sent, but for header and info: the id as a "
@@ -151,6 +152,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "bytes_in": "Bytes received on it. NULL until it ends.",
             "bytes_out": "Bytes sent on it. NULL until it ends.",
             "proxy_host": "The forwarder's own address, where one spoke for the peer.",
+            "node": "The ingest node that accepted it; NULL where the server did itself.",
         },
     ),
     "v1_summaries": (

@@ -43,6 +43,10 @@ DECISIONS = {
         "it counted, and its attempt ended without a round",
         "`quorum`, `implausible`, `failed`, `server stopped` (killed, or lost its power), `stopped by …` (in order)",
     ),
+    "lost": (
+        "it counted, and the ingest node that alone had added it was gone before the attempt's end",
+        "which node, and how that showed",
+    ),
 }
 
 DECIDED = f"""

@@ -114,6 +114,7 @@ def whole_run() -> list[Event]:
         facts.strangers_summed(),
         facts.strangers_summed(2, 1, 60, 1, 0, 60, 80),
         facts.strangers_summed(7, 0, 0, 0, 0, 0, 0, "silent", "unknown", "other", None),
+        facts.node_lost(updates=()),
         facts.payloads_purged(sequences=(), rows=()),
         facts.run_ended("interrupted"),
         facts.run_resumed(config={"num_rounds": 3}),

@@ -34,7 +34,7 @@ CONTRACT = {
     "left_reason, label, metadata",
     "v1_connections": "run_id, connection_id, peer_host, peer_port, client_id, purpose, transport, "
     "certificate_subject, certificate_fingerprint, opened_at, closed_at, close_reason, bytes_in, bytes_out, "
-    "proxy_host",
+    "proxy_host, node",
     "v1_summaries": "run_id, minute, prefix, reason, purpose, header, outcome, connections, messages, message_bytes, "
     "answers, failed_answers, bytes_in, bytes_out",
     "v1_messages": "run_id, message_id, connection_id, client_id, round, direction, header, encoding, bytes, digest, "

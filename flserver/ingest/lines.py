@@ -1,0 +1,109 @@
+"""A line between a node and its place at the desk over a stream socket, such as a socket pair between two processes.
+
+It carries batches each way, on a thread each way at each end. Where it ends, the node is gone to the desk, and the desk
+to the node.
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from flserver.ingest.batches import BatchError
+
+logger = logging.getLogger(__name__)
+
+IDLE = 3600.0  # seconds; only a bound: what is said, and the end, wakes who takes
+LENGTH = 8
+MOST = 1 << 40  # bytes of a batch: a length beyond that is none
+
+
+def send_first(sock: socket.socket, body: bytes) -> None:
+    """What is said before all batches."""
+    with contextlib.suppress(OSError):  # the other end is gone: its reader says so
+        sock.sendall(len(body).to_bytes(LENGTH, "big") + body)
+
+
+def receive_first(sock: socket.socket) -> memoryview:
+    """The same, at the other end. Raises EOFError where it does not come."""
+    head = _exactly(sock, LENGTH)
+    body = None if head is None else _exactly(sock, int.from_bytes(head, "big"))
+    if body is None:
+        raise EOFError("the line ended before it began")
+    return body
+
+
+def _exactly(sock: socket.socket, count: int) -> memoryview | None:
+    """So many bytes; None where the line ends before."""
+    view = memoryview(bytearray(count))
+    done = 0
+    while done < count:
+        try:
+            got = sock.recv_into(view[done:])
+        except OSError:
+            return None
+        if got == 0:
+            return None
+        done += got
+    return view
+
+
+class End(Protocol):
+    """A node, or its place at the desk."""
+
+    def take(self, timeout: float) -> bytes: ...
+
+    def give(self, batch: bytes | memoryview) -> None: ...
+
+
+class LineEnd:
+    """One end of a line. ``ended`` is called once, on a thread of its own, when the other one is
+    gone, with what is known of why; ``over`` says whether this end has nothing more to say."""
+
+    def __init__(
+        self, sock: socket.socket, end: End, name: str, *, ended: Callable[[str], None], over: Callable[[], bool]
+    ) -> None:
+        self._socket, self._end, self._ended, self._over = sock, end, ended, over
+        self._reader = threading.Thread(target=self._read, name=f"line-in-{name}")
+        self._writer = threading.Thread(target=self._write, name=f"line-out-{name}")
+
+    def start(self) -> None:
+        """Begin to carry."""
+        self._reader.start()
+        self._writer.start()
+
+    def _read(self) -> None:
+        why = "its line ended"
+        try:
+            while (head := _exactly(self._socket, LENGTH)) is not None:
+                length = int.from_bytes(head, "big")
+                if length > MOST or (batch := _exactly(self._socket, length)) is None:
+                    break
+                self._end.give(batch)
+        except BatchError as error:
+            why = str(error)
+        except Exception as error:
+            logger.exception("what came over the line could not be taken")
+            why = f"what it said could not be taken: {error!r}"
+        self._ended(why)
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # the other end is gone: its reader says so
+            while True:
+                if batch := self._end.take(IDLE):
+                    self._socket.sendall(len(batch).to_bytes(LENGTH, "big"))
+                    self._socket.sendall(batch)
+                elif self._over():
+                    self._socket.shutdown(socket.SHUT_WR)
+                    return
+
+    def close(self) -> None:
+        """End the line, and join its threads; the end's outbox is closed by then."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        for thread in (self._reader, self._writer):
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join()
+        self._socket.close()

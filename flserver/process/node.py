@@ -1,0 +1,110 @@
+"""An ingest node as a process of this machine: ``python -m flserver.process.node LISTENER LINE``, both descriptors.
+
+The server starts it, with the socket that trainers connect to, which all nodes share, and one end of a line. The first
+thing on the line says what it is a node of. It has no signals of its own: it ends when the server says so, or is gone.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from flserver.errors import one_line
+from flserver.ingest.asking import failure_of
+from flserver.ingest.folding import Layout
+from flserver.ingest.lines import LineEnd, receive_first
+from flserver.ingest.node import Node
+from flserver.ingest.told import Failed
+from flserver.network.listener import Listener
+from flserver.process.resources import (
+    allow_descriptors,
+    capacity_of,
+    first_limits,
+    limit_arenas,
+    limits_of,
+    settle_garbage,
+)
+from flserver.settings import ServerSettings, server_settings
+
+logger = logging.getLogger(__name__)
+
+LOST = 1  # the exit code of a node whose line has ended
+
+
+class SharedListener(Listener):
+    """A socket that others accept from too."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+
+def described(settings: ServerSettings, run_id: str, name: str) -> bytes:
+    """What a node is told first."""
+    return json.dumps({"values": settings.values, "run_id": run_id, "name": name}, default=str).encode()
+
+
+def main(listener: int, line: int) -> int:
+    """Serve trainers until the run is over. Returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal and a service manager tell all; the server is who stops
+    allow_descriptors()
+    limit_arenas()
+    with socket.socket(fileno=line) as sock:
+        told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
+        settings = server_settings(told["values"])
+        _log(settings, told["name"])
+        node = Node(
+            settings,
+            SharedListener(socket.socket(fileno=listener)),
+            run_id=told["run_id"],
+            limits=first_limits(settings.network),
+            capacity=capacity_of(settings.network),
+            receive_memory=settings.network.receive_memory // settings.ingest.ingest,
+        )
+        end = LineEnd(sock, node, told["name"], ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
+        end.start()
+        node.start()
+        threading.Thread(target=_prepare, args=(node, settings), name="model").start()
+        node.join()
+        end.close()
+    return 0
+
+
+def _ended(node: Node) -> None:
+    """The line has ended. Where the node has not said goodbye, the server is gone: so is this process, at once, for
+    others may still accept from the socket."""
+    if not node.asking.outbox.over:
+        os._exit(LOST)
+
+
+def _prepare(node: Node, settings: ServerSettings) -> None:
+    try:
+        from flserver.aggregation import kernel, load_strategy
+        from flserver.process.prepare import build_model  # torch: 2 s, or 4 with torchvision
+
+        built = build_model(settings)
+        limits = limits_of(settings.network, built.template, built.state, parameter_tensors=built.parameter_tensors)
+        kernel.load()
+        settle_garbage()
+        layout = Layout(built.tied, built.buffers)
+        node.prepared(built.state, built.template, load_strategy(settings.model.strategy), limits, layout)
+    except BaseException as error:
+        logger.error("the model could not be made: %s", one_line(error))
+        node.asking.tell(Failed(failure_of(error)))
+
+
+def _log(settings: ServerSettings, name: str) -> None:
+    from flserver.observers.console import JsonFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter(f"%(asctime)s %(levelname)s {name}: %(message)s")
+    handler.setFormatter(JsonFormatter() if settings.values["log_format"] == "json" else text)
+    logging.basicConfig(level=getattr(logging, settings.values["log_level"].upper()), handlers=[handler], force=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

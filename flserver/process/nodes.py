@@ -1,0 +1,112 @@
+"""The ingest nodes of this machine: so many processes that share the socket of the server, each over a line of its own.
+
+To ``Run`` they are what a ``network.server.Server`` is: started, counted, closed.
+"""
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+
+from flserver.clock import monotonic
+from flserver.ingest.desk import Desk
+from flserver.ingest.lines import LineEnd, send_first
+from flserver.ingest.place import Place
+from flserver.network.listener import Listener
+from flserver.process.node import described
+from flserver.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+END_SECONDS = 5.0  # beyond the sessions' grace, that a node has to end
+DEATHS, DEATH_SECONDS = 5, 60.0  # so many in so long: then no node is started in the place of one that is gone
+
+
+class Child:
+    """One node: its process, its place at the desk and its line."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", place: Place, line: LineEnd) -> None:
+        self.process, self.place, self.line = process, place, line
+
+
+class Nodes:
+    """``settings`` says how many; ``desk`` answers them."""
+
+    def __init__(self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str) -> None:
+        self._settings, self._listener, self._desk, self._run_id = settings, listener, desk, run_id
+        self._lock = threading.Lock()  # guards all below
+        self._children: list[Child] = []
+        self._started = 0
+        self._deaths: deque[float] = deque(maxlen=DEATHS)
+        self._closing = False
+
+    def start(self) -> None:
+        """Let trainers in: as many nodes as there are to be."""
+        for _ in range(self._settings.ingest.ingest):
+            self._begin()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are being served."""
+        with self._lock:
+            return sum(child.place.open_connections for child in self._children if not child.place.ending)
+
+    @property
+    def accepting(self) -> bool:
+        """Whether there is a node."""
+        with self._lock:
+            return any(not child.place.ending for child in self._children)
+
+    def stop_accepting(self) -> None:
+        """Nobody is let in any more: ``close`` follows, which tells the nodes."""
+        with self._lock:
+            self._closing = True
+
+    def close(self, grace: float) -> None:
+        """Give the sessions ``grace`` seconds to say goodbye, then end those that are left, and wait for all."""
+        self.stop_accepting()
+        self._desk.close(grace, END_SECONDS)
+        with self._lock:
+            children = list(self._children)
+        for child in children:
+            child.line.close()
+            try:
+                child.process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            child.place.join()
+        self._listener.close()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._closing:
+                return
+            self._started += 1
+            name = f"node-{self._started}"
+            ours, its = socket.socketpair()
+            with its:
+                listening, line = self._listener.socket.fileno(), its.fileno()
+                command = [sys.executable, "-m", "flserver.process.node", str(listening), str(line)]
+                process = subprocess.Popen(command, pass_fds=(listening, line), stdin=subprocess.DEVNULL)
+            place = self._desk.open(name)
+            end = LineEnd(ours, place, name, ended=lambda why: self._ended(place, why), over=lambda: place.outbox.over)
+            self._children.append(Child(process, place, end))
+        logger.info("%s serves trainers, process %d", name, process.pid)
+        send_first(ours, described(self._settings, self._run_id, name))
+        end.start()
+
+    def _ended(self, place: Place, why: str) -> None:
+        """Called on the thread that read the line's end: another node comes in the place of one that is gone."""
+        if place.leaving or place.ending:
+            return
+        place.gone(why)
+        with self._lock:
+            self._deaths.append(monotonic())
+            often = len(self._deaths) == DEATHS and self._deaths[-1] - self._deaths[0] < DEATH_SECONDS
+        if often:
+            logger.error("%d nodes went within %g s: none is started in their place", DEATHS, DEATH_SECONDS)
+        else:
+            self._begin()
