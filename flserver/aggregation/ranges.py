@@ -34,7 +34,8 @@ class Run(NamedTuple):
 
 
 def ranges(model: State, count: int) -> list[Range]:
-    """At most ``count`` ranges that have all of a model, each about as much; none is empty."""
+    """At most ``count`` ranges that have all of a model, each about as much; none is empty. The same for all models of
+    the same layout."""
     blocks = -(-sum(_aligned(tensor.numel()) for tensor in model.values() if tensor.is_floating_point()) // BLOCK)
     places = sum(tensor.numel() for tensor in model.values() if not tensor.is_floating_point())
     made = [Range(_share(blocks, number, count), _share(places, number, count)) for number in range(count)]

@@ -49,11 +49,15 @@ class ExactSum:
 
     def empty(self) -> "ExactSum":
         """A sum of nothing, of the same layout and over the same model's integers, in memory of its own."""
-        model = {
+        return ExactSum(self.model)
+
+    @property
+    def model(self) -> State:
+        """The model that the updates answer, as far as a sum needs it: of what is averaged there are no numbers."""
+        return {
             name: self.medians.base.get(name, torch.empty(self._shapes[name], dtype=dtype, device="meta"))
             for name, dtype in self._dtypes.items()
         }
-        return ExactSum(model)
 
     @property
     def tensor_kinds(self) -> Mapping[str, tuple[torch.dtype, torch.Size]]:

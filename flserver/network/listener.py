@@ -6,7 +6,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flserver.errors import PortBusy, UsageError
@@ -35,6 +35,11 @@ class Listener:
         """The host and port that are listened on."""
         return own_address(self.socket)
 
+    @property
+    def door(self) -> Sequence[socket.socket]:
+        """What can be read from where somebody has come."""
+        return (self.socket,)
+
     def await_connection(self, seconds: float | None = None) -> bool:
         """Wait until one can be accepted, or listening is over; False where neither is so after ``seconds``."""
         poll = select.poll()
@@ -51,7 +56,7 @@ class Listener:
         self.socket.close()
 
 
-class Reservation:
+class Reservation(Listener):
     """Has ``host`` and ``port`` as a listener has them, alone, but lets others listen there ``beside`` it: nobody comes
     to it. Nobody who does not say ``beside`` has the port as long as it is there. Raises as ``Listener``."""
 
@@ -67,13 +72,9 @@ class Reservation:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
     @property
-    def address(self) -> tuple[str, int]:
-        """The host and port that others may listen on."""
-        return own_address(self.socket)
-
-    def close(self) -> None:
-        """Give the port up; those that listen have it still."""
-        self.socket.close()
+    def door(self) -> Sequence[socket.socket]:
+        """See :attr:`Listener.door`: nobody comes here."""
+        return ()
 
 
 def _meant(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...], bool]:

@@ -56,7 +56,7 @@ def main(listener: int, line: int) -> int:
     with socket.socket(fileno=line) as sock:
         told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
         settings = server_settings(told["values"])
-        _log(settings, told["name"])
+        log_as(settings, told["name"])
         node = Node(
             settings,
             SharedListener(socket.socket(fileno=listener)),
@@ -68,7 +68,7 @@ def main(listener: int, line: int) -> int:
         end = LineEnd(sock, node, told["name"], ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
         end.start()
         node.start()
-        threading.Thread(target=_prepare, args=(node, settings), name="model").start()
+        threading.Thread(target=make_model, args=(node, settings), name="model").start()
         node.join()
         end.close()
     return 0
@@ -81,7 +81,8 @@ def _ended(node: Node) -> None:
         os._exit(LOST)
 
 
-def _prepare(node: Node, settings: ServerSettings) -> None:
+def make_model(node: Node, settings: ServerSettings) -> None:
+    """Make the model that a node's trainers are sent, and let it know."""
     try:
         from flserver.aggregation import kernel, load_strategy
         from flserver.process.prepare import build_model  # torch: 2 s, or 4 with torchvision
@@ -97,7 +98,8 @@ def _prepare(node: Node, settings: ServerSettings) -> None:
         node.asking.tell(Failed(failure_of(error)))
 
 
-def _log(settings: ServerSettings, name: str) -> None:
+def log_as(settings: ServerSettings, name: str) -> None:
+    """Log on standard error, as the node of that name."""
     from flserver.observers.console import JsonFormatter
 
     handler = logging.StreamHandler(sys.stderr)
