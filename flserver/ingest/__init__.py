@@ -16,21 +16,23 @@ a *line*, which carries batches of bytes each way, in order:
 
 Whoever connects the two (threads, a socket, an engine for many machines) uses no more than this:
 
-    node = Node(settings, run_id=…, name=…)         node.start(listener) · node.close(grace)
+    node = Node(settings, listener, run_id=…, …)    node.start() · node.prepared(layout, template, …) · node.join()
     node.take(timeout) -> bytes                     what the node has to say; empty where nothing comes in ``timeout`` s
     node.give(batch: bytes | memoryview) -> None    what the desk says to it
-    node.model(digest, buffers) -> None             a model's bytes, where a line carries them by another way
+    node.lost() -> None                             the line has ended
+    node.model(number, blobs) -> None               a model's bytes, where they do not come in a batch
     node.exact_sum(round, attempt) -> ExactSum      what was folded here in that attempt, once the desk has settled it
 
-    desk = Desk(exchange, recorder, seeds, …)
+    desk = Desk(exchange, recorder, ids)            desk.small = … · desk.close(grace, patience)
     place = desk.open(name)                         a node of that name is there
     place.take(timeout) -> bytes                    what the desk has to say to it
     place.give(batch: bytes | memoryview) -> None   what it says to the desk
     place.gone(why: str) -> None                    its line ended: its registrations leave, what was folded only there
                                                     is ``lost``
-    desk.carry = function(digest, buffers)          how a model's bytes get to the nodes, if not in their batches
-    desk.finish = function(round, attempt, names)   how the new state is made of the sums of the nodes of these names;
-                                                    left out, whole sums come by the line and are merged here
+    desk.carry = function(number, state)            how a model's bytes get to the nodes, if not in their batches
+    desk.finish = function(round, attempt, names)   how the new state is made of the sums of the nodes of these names,
+                                                    which raises NodeGone where one is gone; left out, whole sums come
+                                                    by the line and are merged here
 
 ``take`` and ``give`` may be called from two threads at once, each by one thread at a time. A ``give`` never waits for
 another node, nor for the record.

@@ -4,13 +4,14 @@ To the coordinator it is what makes a model ready for those who send it (``round
 brings the nodes' parts of a round together (``Committer``'s ``gathers``). ``place`` has what belongs to one node.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flserver.clock import Deadline
-from flserver.errors import FlserverError
+from flserver.errors import CheckpointError, FlserverError, TooDifferent
 from flserver.events.bus import Recorder
 from flserver.ingest import told as t
 from flserver.ingest.batches import raw_of, to_state
@@ -23,6 +24,9 @@ from flserver.rounds.seats import Attempt
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State, Strategy
+    from flserver.models.kept import Kept
+
+logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 120.0  # that a node has to fold what waits there, and to give its sum away
 
@@ -52,6 +56,9 @@ class Desk:
     def __init__(self, exchange: Exchange, recorder: Recorder, ids: Ids) -> None:
         self._exchange, self._recorder, self._ids = exchange, recorder, ids
         self.small = False
+        self.kept: Kept | None = None  # where nodes keep updates, if they do
+        self._strategy: Strategy | None = None
+        self._added_again = False  # whether some of the attempt's updates are in the coordinator's own strategy
         self._changed = threading.Condition()  # guards the six below; notified where a place has settled, or ended
         self._places: dict[str, Place] = {}
         self._known: dict[str, t.Known] = {}
@@ -124,6 +131,22 @@ class Desk:
         """Certificates and the roster are to be read again, by every node."""
         self._tell(t.Reload())
 
+    def keep_with(self, kept: "Kept | None", strategy: "Strategy") -> None:
+        """Updates are ``kept``, or not: what was, and is lost with a node, can be added again, to this ``strategy``."""
+        self.kept, self._strategy = kept, strategy
+
+    def add_again(self, round: int, digest: str, samples: int) -> bool:
+        """Add an update again that was kept; False where it cannot be read any more."""
+        assert self.kept is not None
+        assert self._strategy is not None
+        try:
+            self._strategy.add(self.kept.again(round, digest), samples)
+            self._added_again = True
+        except (CheckpointError, TooDifferent) as error:
+            logger.error("an update of round %d is lost, though it was kept: %s", round, error)
+            return False
+        return True
+
     def _tell(self, bell: t.Bell) -> None:
         with self._changed:
             for place in self._places.values():
@@ -155,6 +178,7 @@ class Desk:
         """See ``rounds.broadcast.Broadcasts``: every node is told, before anybody has a ticket."""
         with self._changed:
             assert self._model is not None
+            self._added_again = False
             self._began = t.Began(attempt.round, attempt.number, self._model[1].number, model.digest)
             for place in self._places.values():
                 place.held.begin()
@@ -164,18 +188,15 @@ class Desk:
     # --- sums --------------------------------------------------------------------------------------------------------
 
     def gather(self, attempt: Attempt, strategy: "Strategy") -> "State | None":
-        """Bring the nodes' parts of an attempt that is over into ``strategy``, or where ``finish`` makes the new state,
-        that. What was folded by nodes that are gone by now is lost, and on record as that.
+        """Bring the nodes' parts of an attempt that is over into ``strategy``, or give the new state, where ``finish``
+        makes it and nothing of it is here. What was folded by nodes that are gone by now is lost, and on record as
+        that, or was kept and is added here.
 
         Raises what ``finish`` and the strategy raise.
         """
-        places = self._settle(attempt)
-        if self.finish is None:
-            for place in places:
-                if (part := place.held.taken) is not None:
-                    strategy.merge(to_state(part))
-            return None
-        while holding := [place for place in places if self._is_here(place) and place.held.ids]:
+        while self.finish is not None and not self._added_again:
+            if not (holding := [place for place in self._settle(attempt, whole=False) if self._is_here(place)]):
+                return None
             held = {place: place.held.ids for place in holding}
             try:
                 state = self.finish(attempt.round, attempt.number, [place.name for place in holding])
@@ -186,15 +207,18 @@ class Desk:
                 continue
             if all(place.held.safe(ids) for place, ids in held.items()):
                 return state
+        for place in self._settle(attempt, whole=True):
+            if (part := place.held.taken) is not None:
+                strategy.merge(to_state(part))
         return None
 
-    def _settle(self, attempt: Attempt) -> list[Place]:
+    def _settle(self, attempt: Attempt, *, whole: bool) -> list[Place]:
         """The places with updates of the attempt, once each has folded all that counts, or is gone."""
         deadline = Deadline.after(SETTLE_SECONDS)
         with self._changed:
             places = [place for place in self._places.values() if place.held.ids]
             for place in places:
-                place.held.settle(attempt.round, attempt.number, whole=self.finish is None)
+                place.held.settle(attempt.round, attempt.number, whole=whole)
             self._changed.wait_for(lambda: not any(map(self._unsettled, places)), deadline.remaining())
             late = [place for place in places if self._unsettled(place)]
         for place in late:

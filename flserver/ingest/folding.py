@@ -20,6 +20,7 @@ from flserver.rounds.updates import Submission
 
 if TYPE_CHECKING:
     from flserver.aggregation import State, Strategy
+    from flserver.models.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class NodeFolding:
         self._asking, self._model = asking, model
         self.strategy: Strategy | None = None  # None until the layout is known; nothing counts before
         self.layout = Layout({}, ())
+        self.kept: Kept | None = None  # where updates are kept, if they are
         self._lock = threading.Lock()  # guards the two below
         self._waiting: dict[int, tuple[Submission, int]] = {}
         self._folded = 0
@@ -114,7 +116,10 @@ class NodeFolding:
         """As ``rounds.folding.Folding.confirm``; a suspect waits here."""
         folds = verdict.counts and not verdict.suspect
         update_id, metrics = submission.upload.update_id, submission.metrics if verdict.counts else ()
+        kept = None
         try:
+            if verdict.counts:
+                kept = self._keep(submission, verdict)
             if folds:
                 self._add(submission, verdict)
             elif verdict.counts:
@@ -129,7 +134,17 @@ class NodeFolding:
             if folds or not verdict.counts:
                 submission.tensors = {}
                 submission.release()
-            self._asking.tell(t.Confirmed(update_id, folds, metrics))
+            self._asking.tell(t.Confirmed(update_id, folds, metrics, kept))
+
+    def _keep(self, submission: Submission, verdict: Verdict) -> str | None:
+        """Write an update that counts so far, where updates are kept; its digest then. Raises CheckpointError."""
+        if self.kept is None or verdict.answers is None:
+            return None
+        from flserver.aggregation.checks import state_digest
+
+        digest = state_digest(submission.tensors)
+        self.kept.keep(verdict.answers.round, submission.upload.update_id, submission.tensors, digest)
+        return digest
 
     def _add(self, submission: Submission, verdict: Verdict) -> None:
         assert self.strategy is not None

@@ -1,7 +1,7 @@
 """The uploads of one node: those that are being decided, those that are folded only there, and its sum of them."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from flserver.rounds.updates import Submission
 from flserver.wire.messages import Measurement
 
 if TYPE_CHECKING:
+    from flserver.models.kept import Kept
     from flserver.rounds.committer import Committer
 
 
@@ -40,12 +41,29 @@ class NodeSubmission(Submission):
             self._outbox.put(bell)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """An update that counts; with the digest of what is ``kept`` of it, where it is folded and updates are kept."""
+
+    upload: Upload
+    verdict: Verdict
+    kept: str | None
+
+    def added(self, again: Callable[[int, str, int], bool]) -> bool:
+        """Whether it could be added again elsewhere."""
+        answers, samples = self.verdict.answers, self.verdict.counted_size
+        if self.kept is None or answers is None or samples is None:
+            return False
+        return again(answers.round, self.kept, samples)
+
+
 @dataclass
 class _Sum:
     """How far the node is with an attempt: asked for its sum, and what it gave."""
 
     round: int
     attempt: int
+    whole: bool
     given: Sequence[memoryview] | None = None
     done: bool = False
 
@@ -55,10 +73,11 @@ class Held:
 
     def __init__(self, exchange: Exchange, outbox: Outbox) -> None:
         self._exchange, self._outbox = exchange, outbox
-        self._lock = threading.Lock()  # guards the three below; the exchange's is never taken inside it
+        self._lock = threading.Lock()  # guards the four below; the exchange's is never taken inside it
         self._deciding: dict[int, tuple[Upload, Verdict]] = {}  # not confirmed yet
-        self._held: dict[int, tuple[Upload, Verdict]] = {}  # confirmed, and nowhere but there
+        self._held: dict[int, _Held] = {}  # confirmed, and nowhere but there
         self._sum: _Sum | None = None
+        self._over = False
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
@@ -89,15 +108,17 @@ class Held:
             self._deciding[update_id] = upload, verdict
         return _decided(verdict)
 
-    def confirm(self, update_id: int, metrics: tuple[Measurement, ...], *, folded: bool) -> None:
-        """It is on its way into the record."""
+    def confirm(self, told: t.Confirmed, kept: "Kept | None") -> None:
+        """It is on its way into the record; where updates are ``kept``, the node has written it."""
         with self._lock:
-            upload, verdict = self._deciding.pop(update_id)
+            upload, verdict = self._deciding.pop(told.update_id)
             if verdict.counts:
-                self._held[update_id] = upload, verdict
-        waits = verdict.counts and not folded
-        submission = NodeSubmission(self._outbox, upload, metrics, waits=waits)
-        self._exchange.confirm_update(submission, verdict, folded=folded)
+                self._held[told.update_id] = _Held(upload, verdict, told.kept if told.folded else None)
+        if kept is not None and told.kept is not None and verdict.answers is not None:
+            kept.note(verdict.answers.round, told.update_id, told.kept)
+        waits = verdict.counts and not told.folded
+        submission = NodeSubmission(self._outbox, upload, told.metrics, waits=waits)
+        self._exchange.confirm_update(submission, verdict, folded=told.folded)
 
     def withdraw(self, update_id: int) -> None:
         """It could not be put on record."""
@@ -105,15 +126,19 @@ class Held:
             upload, verdict = self._deciding.pop(update_id)
         self._exchange.withdraw_update(upload, verdict)
 
-    def lose_all(self) -> list[tuple[Upload, Verdict]]:
+    def lose_all(self, again: Callable[[int, str, int], bool]) -> list[tuple[Upload, Verdict]]:
         """The node is gone: which of all these counted, and are lost. Their attempt waits for
-        ``Exchange.losses_on_record``."""
+        ``Exchange.losses_on_record``. What was kept is not: ``again`` adds it here, by its round, digest and samples,
+        and says whether it could."""
         with self._lock:
-            both = {**self._held, **self._deciding}
-            uploads = [(upload, verdict, update_id in self._held) for update_id, (upload, verdict) in both.items()]
+            self._over = True
+            held, deciding = list(self._held.values()), list(self._deciding.values())
             self._held.clear()
             self._deciding.clear()
-        return [both[upload.update_id] for upload in self._exchange.lose(uploads)]
+        uploads = [(one.upload, one.verdict, True) for one in held if not one.added(again)]
+        uploads += [(upload, verdict, False) for upload, verdict in deciding]
+        verdicts = {upload.update_id: verdict for upload, verdict, _ in uploads}
+        return [(upload, verdicts[upload.update_id]) for upload in self._exchange.lose(uploads)]
 
     # --- sums --------------------------------------------------------------------------------------------------------
 
@@ -130,11 +155,11 @@ class Held:
             return frozenset(self._held)
 
     def settle(self, round: int, attempt: int, *, whole: bool) -> None:
-        """Ask for all of that attempt, once."""
+        """Ask whether all of that attempt is folded, and for the sum where it is wanted ``whole``: each once."""
         with self._lock:
-            if self._sum is not None:
+            if self._sum is not None and (self._sum.whole or not whole):
                 return
-            self._sum = _Sum(round, attempt)
+            self._sum = _Sum(round, attempt, whole)
         self._outbox.put(t.Settle(round, attempt, whole))
 
     @property
@@ -152,11 +177,15 @@ class Held:
     def given(self, settled: t.Settled) -> None:
         """The node has settled."""
         with self._lock:
-            if self._sum is not None and (self._sum.round, self._sum.attempt) == (settled.round, settled.attempt):
-                self._sum.done = True
-                if settled.blobs:
-                    self._sum.given = settled.blobs
-                    self._held.clear()
+            asked = self._sum
+            if self._over or asked is None or (asked.round, asked.attempt) != (settled.round, settled.attempt):
+                return
+            if asked.whole and settled.clients and not settled.blobs:
+                return  # it answers what was asked before
+            asked.done = True
+            if settled.blobs:
+                asked.given = settled.blobs
+                self._held.clear()
 
     def safe(self, ids: frozenset[int]) -> bool:
         """The updates with these ids are in the new model: they cannot be lost any more. False where some were."""

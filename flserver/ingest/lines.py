@@ -100,10 +100,10 @@ class LineEnd:
                     return
 
     def close(self) -> None:
-        """End the line, and join its threads; the end's outbox is closed by then."""
+        """Carry what is still to be said, for which this end's outbox has to be closed, then end the line, and join its
+        threads."""
+        self._writer.join()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        for thread in (self._reader, self._writer):
-            if thread.ident is not None and thread is not threading.current_thread():
-                thread.join()
+        self._reader.join()
         self._socket.close()

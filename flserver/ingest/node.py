@@ -30,6 +30,7 @@ from flserver.wire.template import Template
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State, Strategy
     from flserver.aggregation.sums import ExactSum
+    from flserver.models.kept import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Node:
         self._buffers: BroadcastBuffers | None = None
         self._learn: Callable[[], None] = lambda: None
         self._came: dict[int, Sequence[memoryview]] = {}  # models whose bytes came by another way than the line
-        self._arrived = threading.Condition()  # guards _came
+        self._arrived = threading.Condition()  # guards _came, and _closer
         self._models: dict[int, tuple[CurrentModel, Broadcast]] = {}  # that have come, their rounds not known yet
         self._current: tuple[int, CurrentModel] | None = None
         self._attempt: tuple[int, int] | None = None
@@ -106,12 +107,13 @@ class Node:
         strategy: "Strategy",
         limits: Limits,
         tied: Layout,
+        kept: "Kept | None" = None,
     ) -> None:
         """The model's layout is known, as it goes on the wire, how it is averaged, and what one connection may use
-        from here on; its numbers come by the line."""
+        from here on; its numbers come by the line. ``kept`` is where updates are kept, if they are."""
         strategy.scratch = self._memory.scratch
         self._layout, self._buffers = layout, BroadcastBuffers(template)
-        self._folding.strategy, self._folding.layout = strategy, tied
+        self._folding.strategy, self._folding.layout, self._folding.kept = strategy, tied, kept
         self._learn = lambda: self._context.learn(limits, tied.tied, tied.buffers)
         self.asking.tell(t.Ready())
 
@@ -149,9 +151,10 @@ class Node:
         return self._folding.strategy.exact_sum
 
     def lost(self) -> None:
-        """The line has ended: nobody can be let in, or told anything."""
+        """The line has ended: nobody can be let in, or told anything, so all connections end."""
         self._recorder.fail()
         self.asking.lost()
+        self._begin_close(0.0)
 
     def _hear(self, said: object) -> None:
         match said:
@@ -179,8 +182,7 @@ class Node:
             case t.Reload():
                 self._admission.reload()
             case t.Close():
-                self._closer = threading.Thread(target=self._close, args=(said.grace,), name="node-closer")
-                self._closer.start()
+                self._begin_close(said.grace)
             case _:
                 raise BatchError(f"no node is told {type(said).__name__}")
 
@@ -241,22 +243,23 @@ class Node:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
+    def _begin_close(self, grace: float) -> None:
+        with self._arrived:
+            if self._closer is None:
+                self._closer = threading.Thread(target=self._close, args=(grace,), name="node-closer")
+                self._closer.start()
+
     def _close(self, grace: float) -> None:
         self._server.stop_accepting()
         self._server.close(grace)
         self.asking.tell(t.Closed())
         self.asking.outbox.close()
+        self._to_send.put(None)
         self._ended.set()
 
     def join(self) -> None:
-        """Wait until the desk has asked for the end, and it has come."""
+        """Wait for the end: the desk has asked for it, or the line was lost."""
         self._ended.wait()
-        if self._closer is not None:
-            self._closer.join()
-        self._to_send.put(None)
+        assert self._closer is not None
+        self._closer.join()
         self._sender.join()
-
-    def close(self, grace: float = 0.0) -> None:
-        """End all connections, without being asked to."""
-        self._close(grace)
-        self.join()

@@ -206,11 +206,11 @@ class Place:
                 self._flusher.ask(self.outbox, item.number)
             case t.OnRecord(registration):
                 self._seated.confirm(registration)
-            case t.Confirmed(update_id, folded, metrics):
+            case t.Confirmed(update_id):
                 if self._failed:
                     self.held.withdraw(update_id)
                 else:
-                    self.held.confirm(update_id, metrics, folded=folded)
+                    self.held.confirm(item.said, self._desk.kept)
             case t.Withdrawn(update_id):
                 self.held.withdraw(update_id)
             case t.Failed(failure):
@@ -220,7 +220,7 @@ class Place:
 
     def _end(self, why: str) -> None:
         """The node is gone: what it had ends, on record, and what it had folded is lost."""
-        lost = self.held.lose_all()
+        lost = self.held.lose_all(self._desk.add_again)
         try:
             if why != ORDERLY:
                 for event in self._on_record.ends(self.name, why, map(_lost, lost)):

@@ -68,11 +68,12 @@ class FullySent:
 @dataclass(frozen=True)
 class Confirmed:
     """The events of an upload were emitted, and what counts is ``folded`` or waits at the node; what its client
-    measured."""
+    measured, and where updates are kept, the digest of what is ``kept``."""
 
     update_id: int
     folded: bool
     metrics: tuple[Measurement, ...]
+    kept: str | None = None
 
 
 @dataclass(frozen=True)

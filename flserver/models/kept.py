@@ -47,6 +47,14 @@ class Kept(ABC):
         contiguous. Raises CheckpointError."""
 
     @abstractmethod
+    def note(self, round: int, update_id: int, digest: str) -> None:
+        """Another process of the run has written it."""
+
+    @abstractmethod
+    def again(self, round: int, digest: str) -> "State":
+        """The tensors of an update that was written in the running attempt. Raises CheckpointError."""
+
+    @abstractmethod
     def settle(self, round: int, accepted: Collection[int]) -> dict[int, str]:
         """Where the updates of these update_ids lie, below the checkpoint directory, durable now; those of the attempt
         that were not accepted are removed. Raises CheckpointError."""
@@ -104,8 +112,7 @@ class KeptUpdates(Kept):
     def keep(self, round: int, update_id: int, tensors: "State", digest: str) -> None:
         from flserver.models.checkpoint_format import serialize
 
-        folder = self._folder_of(round)
-        place = folder / f"{digest.removeprefix('blake3:')}.safetensors"
+        folder, place = self._folder_of(round), self._place_of(round, digest)
         try:
             with self._lock:
                 self._made |= {made.parent for made in make_folders(folder, self._group)}
@@ -115,6 +122,14 @@ class KeptUpdates(Kept):
             raise CheckpointError(f"cannot keep update {update_id} as {place}: {error.strerror}") from error
         with self._lock:
             self._pending[update_id] = place
+
+    def note(self, round: int, update_id: int, digest: str) -> None:
+        with self._lock:
+            self._pending[update_id] = self._place_of(round, digest)
+            self._made |= {self._folder, self._folder.parent}
+
+    def again(self, round: int, digest: str) -> "State":
+        return read_again(self._directory, str(self._place_of(round, digest).relative_to(self._directory)))
 
     def settle(self, round: int, accepted: Collection[int]) -> dict[int, str]:
         with self._lock:
@@ -159,6 +174,16 @@ class KeptUpdates(Kept):
 
     def _folder_of(self, round: int) -> Path:
         return self._folder / f"round-{round:06d}"
+
+    def _place_of(self, round: int, digest: str) -> Path:
+        return self._folder_of(round) / f"{digest.removeprefix('blake3:')}.safetensors"
+
+
+def read_again(directory: Folder, path: str) -> "State":
+    """The same as ``read_kept``, for whoever has torch."""
+    from flserver.aggregation.checks import state_digest
+
+    return read_kept(directory, path, state_digest)
 
 
 def read_kept(directory: Folder, path: str, digest_of: "Callable[[State], str]") -> "State":

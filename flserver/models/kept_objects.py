@@ -10,7 +10,7 @@ from flserver import buckets
 from flserver.errors import CheckpointError, one_line
 from flserver.models.checkpoint_objects import put
 from flserver.models.digests import sha256_of
-from flserver.models.kept import FOLDER, NAME, Kept
+from flserver.models.kept import FOLDER, NAME, Kept, read_again
 from flserver.settings.folders import ObjectPath
 
 if TYPE_CHECKING:  # a start looks at the place before torch is there
@@ -33,12 +33,19 @@ class KeptObjects(Kept):
     def keep(self, round: int, update_id: int, tensors: "State", digest: str) -> None:
         from flserver.models.checkpoint_format import serialize
 
-        place = self._folder_of(round) / f"{digest.removeprefix('blake3:')}.safetensors"
+        place = self._place_of(round, digest)
         pieces = list(serialize(tensors, {}))
         # Nobody goes on from it: the answer's word is enough that it has what it was given, as with a disk.
         put(place, pieces, sha256_of(pieces), f"update {update_id}", self._patience, trusted=True)
         with self._lock:
             self._pending[update_id] = place
+
+    def note(self, round: int, update_id: int, digest: str) -> None:
+        with self._lock:
+            self._pending[update_id] = self._place_of(round, digest)
+
+    def again(self, round: int, digest: str) -> "State":
+        return read_again(self._directory, self._place_of(round, digest).below(self._directory))
 
     def settle(self, round: int, accepted: Collection[int]) -> dict[int, str]:
         with self._lock:
@@ -91,3 +98,6 @@ class KeptObjects(Kept):
 
     def _folder_of(self, round: int) -> ObjectPath:
         return self._folder / f"round-{round:06d}"
+
+    def _place_of(self, round: int, digest: str) -> ObjectPath:
+        return self._folder_of(round) / f"{digest.removeprefix('blake3:')}.safetensors"

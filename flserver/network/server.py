@@ -83,7 +83,11 @@ class Server:
             self._serve(sock, Peer(host=plain_host(address[0]), port=address[1]))
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
-        connection_id = next(self._connection_ids)
+        try:
+            connection_id = next(self._connection_ids)
+        except StoreError:  # there is no record any more, and the server is stopping because of it
+            sock.close()
+            return
         try:
             self._make_room_in_all(peer)
             session = Session(

@@ -14,6 +14,7 @@ import threading
 from typing import Any
 
 from flserver.errors import one_line
+from flserver.files import group_id
 from flserver.ingest.asking import failure_of
 from flserver.ingest.folding import Layout
 from flserver.ingest.lines import LineEnd, receive_first
@@ -68,7 +69,7 @@ def main(listener: int, line: int) -> int:
         end = LineEnd(sock, node, told["name"], ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
         end.start()
         node.start()
-        threading.Thread(target=make_model, args=(node, settings), name="model").start()
+        threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model").start()
         node.join()
         end.close()
     return 0
@@ -81,18 +82,24 @@ def _ended(node: Node) -> None:
         os._exit(LOST)
 
 
-def make_model(node: Node, settings: ServerSettings) -> None:
+def make_model(node: Node, settings: ServerSettings, run_id: str) -> None:
     """Make the model that a node's trainers are sent, and let it know."""
     try:
         from flserver.aggregation import kernel, load_strategy
+        from flserver.models.kept import kept_in
         from flserver.process.prepare import build_model  # torch: 2 s, or 4 with torchvision
 
         built = build_model(settings)
         limits = limits_of(settings.network, built.template, built.state, parameter_tensors=built.parameter_tensors)
         kernel.load()
         settle_garbage()
-        layout = Layout(built.tied, built.buffers)
-        node.prepared(built.state, built.template, load_strategy(settings.model.strategy), limits, layout)
+        layout, store = Layout(built.tied, built.buffers), settings.store
+        kept = (
+            kept_in(store.checkpoint_dir, run_id, group_id(store.group), patience=store.checkpoint_patience)
+            if store.keep_updates
+            else None
+        )
+        node.prepared(built.state, built.template, load_strategy(settings.model.strategy), limits, layout, kept)
     except BaseException as error:
         logger.error("the model could not be made: %s", one_line(error))
         node.asking.tell(Failed(failure_of(error)))

@@ -85,7 +85,7 @@ class RayNode:
             return {"error": one_line(error)}
         self._asked = monotonic()
         node.start()
-        threading.Thread(target=make_model, args=(node, settings), name="model", daemon=True).start()
+        threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model", daemon=True).start()
         host, port = listener.address
         return {"host": host, "port": port}
 

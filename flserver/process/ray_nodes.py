@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flserver.clock import monotonic
@@ -24,6 +25,7 @@ from flserver.process.ray_cluster import ActorGone, Cluster
 from flserver.process.ray_node import RayNode
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
+from flserver.settings.recorded import from_anywhere
 
 if TYPE_CHECKING:
     from flserver.aggregation import State
@@ -54,7 +56,9 @@ class RayNodes:
         self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str, say: Callable[[str], None]
     ) -> None:
         assert settings.ingest.ray_address is not None
-        self._settings, self._listener, self._desk = settings, listener, desk
+        # Its folder is not that of a node's process.
+        self._settings = replace(settings, values=from_anywhere(settings.values))
+        self._listener, self._desk = listener, desk
         self._run_id, self._say = run_id, say
         self._cluster = Cluster(settings.ingest.ray_address, run_id)
         self._begins = threading.Lock()  # one node at a time: the first one of a machine has the port alone

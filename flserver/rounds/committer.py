@@ -142,9 +142,12 @@ class Committer:
         if self._kept is not None:
             self._kept.forget(self._round)
 
-    def gather(self, attempt: Attempt) -> None:
-        """Bring together what was folded elsewhere in an attempt that is over: what is lost there counts no more.
-        Raises StrategyError."""
+    def gather(self, attempt: Attempt, ended: EndedAttempt) -> None:
+        """Bring together all that counts of an attempt that is over, and was added, before it is committed: what was
+        folded elsewhere, and is lost there, counts no more. Raises StrategyError."""
+        if self.on_arrival:
+            for seat, submission in ended.updates.take_rest(ended.suspects):  # who were rejected at last
+                submission.take_back_from(self, seat.counted_size)
         with _strategy_errors():
             self._gathered = self._gathers(attempt, self._strategy)
 
@@ -154,9 +157,6 @@ class Committer:
         Returns the new global model. The caller flushes the record before anyone sees it. Raises Implausible, and
         StrategyError, CheckpointError or StoreError.
         """
-        if self.on_arrival:
-            for seat, submission in ended.updates.take_rest(ended.suspects):  # who were rejected at last
-                submission.take_back_from(self, seat.counted_size)
         state = self._new_state(base)
         aggregated = monotonic() - ended_at
         broadcast, wait = phases(attempt, ended_at)

@@ -220,7 +220,7 @@ class Coordinator:
         ended_at = monotonic()
         self.due = ended_at + COMMIT_SECONDS
         self._fold(ended.updates.take_rest(ended.accepted))
-        self._committer.gather(attempt)
+        self._committer.gather(attempt, ended)
         self._exchange.seal(attempt)
         if not ended.commits:
             return False

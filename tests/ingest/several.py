@@ -95,10 +95,7 @@ class OneNode:
             end._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        if self.node.asking.outbox.over and not self.place.leaving:
-            self.node.close()
-        else:
-            self.node.join()
+        self.node.join()
         for end in self.ends:
             end.close()
         self.place.join()

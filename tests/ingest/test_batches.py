@@ -39,7 +39,7 @@ def test_numbers_that_clients_report_may_be_none_that_json_has() -> None:
         Measurement(name="loss", measured_on="received", value=math.inf),
         Measurement(name="a", measured_on="trained", value=math.nan),
     )
-    (item,) = through(Item(Confirmed(1, True, measured)))
+    (item,) = through(Item(Confirmed(1, True, measured, "blake3:aa")))
     assert isinstance(item.said, Confirmed)
     assert item.said.metrics[0] == measured[0]
     assert math.isnan(item.said.metrics[1].value)

@@ -79,12 +79,12 @@ def test_closed_sets_are_complete_from_the_start() -> None:
             for o in ("ok", "refused", "failed")
         ],
         "message_bytes_total": [{"direction": d, "header": h} for d in ("in", "out") for h in headers],
-        "updates_total": [{"decision": d} for d in ("accepted", "late", "duplicate", "rejected", "aborted")],
+        "updates_total": [{"decision": d} for d in ("accepted", "late", "duplicate", "rejected", "aborted", "lost")],
         "rejected_updates_total": [
             {"reason": r}
             for r in ("names", "shape", "dtype", "non_finite", "norm", "weight_share", "unreadable", "size", "other")
         ],
-        "dropouts_total": [{"reason": r} for r in ("closed", "reset", "timeout", "protocol", "other")],
+        "dropouts_total": [{"reason": r} for r in ("closed", "reset", "timeout", "protocol", "node", "other")],
         "round_phase_duration_seconds_count": [
             {"phase": p} for p in ("broadcast", "wait", "aggregate", "evaluate", "checkpoint")
         ],

@@ -181,7 +181,7 @@ def test_a_database_of_the_first_schema_keeps_its_rows_and_gains_columns(tmp_pat
     assert (upgrade.before, upgrade.after) == ("0001", HEAD)
     reader = Reader(path)
     for view, added in (
-        ("v1_connections", (None,)),
+        ("v1_connections", (None, None)),
         ("v1_clients", (None, None)),
         ("v1_updates", ("claimed", None, None, 100, None, None)),
     ):

@@ -1,0 +1,92 @@
+"""A server whose trainers several processes serve: the same rounds, the same record, also where one is killed."""
+
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.e2e.agreement import assert_metrics_say_what_sql_says
+from tests.e2e.conftest import Start
+from tests.e2e.harness import FAST, Peer, ServerProcess, field_module
+from tests.e2e.test_backup import flserver
+from tests.patience import PATIENCE, eventually
+
+CLIENTS = range(4)
+ROUNDS, KILLED_IN = 4, 3
+OPTIONS = ("--num-rounds", str(ROUNDS), "--min-clients", str(len(CLIENTS)), "--min-updates", "1", "--seed", "5", *FAST)
+DIGESTS = "SELECT round, model_digest FROM v1_rounds WHERE status = 'committed' AND round < ? ORDER BY round"
+NODES = "SELECT DISTINCT node FROM v1_updates JOIN v1_connections USING (connection_id) WHERE"
+
+
+def trained(server: ServerProcess, client: int, ready: Callable[[int, int], object]) -> None:
+    """Take part to the run's end, and register again where the connection ends before. ``ready`` is called with the
+    client and the number of its answer before each."""
+    answers, pause = 0, threading.Event()
+    while True:
+        try:
+            with Peer(server, client, 100 + client) as peer:
+                if peer.register()["header"] == "<SUCCESS>":
+                    while (message := peer.message())["header"] == "<MODEL>":
+                        for parameter in message["model"].parameters():
+                            parameter.data.add_(0.01 * (client + 1))
+                        answers += 1
+                        ready(client, answers)
+                        peer.upload(message["model"])
+                    return
+        except (EOFError, OSError):
+            pass  # its node is gone: it comes to another one
+        pause.wait(0.05)
+
+
+def run(server: ServerProcess, ready: Callable[[int, int], object] = lambda client, answer: None) -> None:
+    """Let all clients train to the end."""
+    with field_module():
+        threads = [threading.Thread(target=trained, args=(server, client, ready)) for client in CLIENTS]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_what_it_had(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "alone").mkdir()
+    with ServerProcess(tmp_path / "alone", *OPTIONS) as alone:
+        run(alone)
+        assert alone.exit_code() == 0
+    server = start(*OPTIONS, "--ingest", "2", "--metrics-linger", "3600")
+    killed = threading.Event()
+
+    def kill_one(client: int, answer: int) -> None:
+        """In one round the last two clients answer when a node with an answer of the others is gone."""
+        if answer == KILLED_IN and client == CLIENTS[2]:
+            here = f"{NODES} decision IS NULL AND answers_round = {KILLED_IN}"
+            (node,) = eventually(lambda: server.sql(here))[0]
+            process = re.search(rf"{node} serves trainers, process (\d+)", server.log)
+            assert process is not None
+            os.kill(int(process[1]), signal.SIGKILL)
+            server.wait_for_sql("SELECT 1 FROM v1_updates WHERE decision = 'lost'")
+            killed.set()
+        elif answer == KILLED_IN and client == CLIENTS[3]:
+            assert killed.wait(PATIENCE)
+
+    run(server, kill_one)
+    server.wait_for_line("run .* completed")
+    assert_metrics_say_what_sql_says(server)
+    assert server.sql(DIGESTS, KILLED_IN) == alone.sql(DIGESTS, KILLED_IN), "with nodes and without"
+    assert [number for number, _ in server.sql(DIGESTS, ROUNDS + 1)] == list(range(ROUNDS + 1))
+    ((lost,),) = server.sql(f"{NODES} decision = 'lost'")
+    accepted = server.sql(f"{NODES} decision = 'accepted' AND answers_round = {KILLED_IN}")
+    assert (lost,) not in accepted, "what that node had is in no model"
+    decisions = Counter(decision for (decision,) in server.sql("SELECT decision FROM v1_updates"))
+    assert None not in decisions
+    left = {reason for (reason,) in server.sql("SELECT left_reason FROM v1_clients")}
+    assert left <= {"finished", "node", "closed", "reset"}
+    assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]
+    server.wait_for_line("node-3 serves trainers")
+    assert server.terminate() == 0
+    assert flserver("--db", server.db, "verify")[0] == 0

@@ -1,0 +1,58 @@
+"""With kept updates nothing is lost with a node that has them on a disk that others read."""
+
+from pathlib import Path
+
+import torch
+
+from flserver import events as e
+from flserver.models.kept import KeptUpdates
+from flserver.models.state import state_of
+from tests.ingest.several import Several
+
+
+def with_kept(several: Several, folder: Path) -> None:
+    """Let all keep updates: each process has an object of its own over the same folder."""
+    kept = KeptUpdates(folder, "run")
+    several.committer._kept = kept
+    several.desk.keep_with(kept, several.committer._strategy)
+    for node in several.nodes:
+        node.node._folding.kept = KeptUpdates(folder, "run")
+
+
+def test_what_was_kept_is_added_again_where_its_node_is_gone(tmp_path: Path) -> None:
+    with Several(tmp_path, 2, clients=3) as several:
+        with_kept(several, tmp_path)
+        a, b, c = several.peer("a"), several.peer("b"), several.peer("c")
+        b.port = several.nodes[1].port
+        states = [state_of(a.answer(0.5)), state_of(b.answer(0.25))]
+        several.recorder.wait_for(e.UpdateReceived, 2)
+        several.nodes[1].cut()
+        several.eventually_gone("node-2")
+        states.append(state_of(c.answer(0.125)))
+        assert several.finish() == "completed"
+        (gone,) = several.recorder.of(e.NodeLost)
+        assert gone.updates == ()
+        committed = several.recorder.of(e.RoundCommitted)[1]
+        assert [one.client_id for one in committed.outcomes if one.update_id is not None] == ["a", "b", "c"]
+        mean = sum(state["fc1.weight"].double() for state in states) / 3
+        assert torch.equal(several.exchange.model.state["fc1.weight"], mean.float())
+        assert len(committed.kept) == 3
+        assert all((tmp_path / kept.path).exists() for kept in committed.kept)
+
+
+def test_what_cannot_be_read_any_more_is_lost_after_all(tmp_path: Path) -> None:
+    with Several(tmp_path, 2, clients=2, min_updates=1) as several:
+        with_kept(several, tmp_path)
+        a, b = several.peer("a"), several.peer("b")
+        b.port = several.nodes[1].port
+        b.answer(0.25)
+        several.recorder.wait_for(e.UpdateReceived)
+        for file in (tmp_path / "run" / "updates").rglob("*.safetensors"):
+            file.unlink()
+        several.nodes[1].cut()
+        several.eventually_gone("node-2")
+        mine = state_of(a.answer(0.5))
+        assert several.finish() == "completed"
+        (gone,) = several.recorder.of(e.NodeLost)
+        assert [one.client_id for one in gone.updates] == ["b"]
+        assert torch.equal(several.exchange.model.state["fc1.weight"], mine["fc1.weight"])
