@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 
-Check = Literal["schema", "chain", "tables", "sums", "purges", "tree", "checkpoints", "updates", "head"]
+Check = Literal["schema", "chain", "tables", "sums", "purges", "tree", "checkpoints", "updates", "head", "nodes"]
 Outcome = Literal["holds", "broken", "unknown"]
 VERDICTS: Mapping[Outcome, str] = {"holds": "holds", "broken": "does not hold", "unknown": "cannot be told"}
 EXIT_CODES: Mapping[Outcome, int] = {"holds": EXIT_DONE, "broken": EXIT_FAILED, "unknown": EXIT_USAGE}

@@ -9,13 +9,14 @@ from typing import Any
 from flserver.audit.checkpoints import check_checkpoints
 from flserver.audit.heads import check as check_tree
 from flserver.audit.kept_updates import check_kept_updates
+from flserver.audit.nodes import check_nodes
 from flserver.audit.noted_heads import check_heads, read_heads
-from flserver.audit.report import Finding, limited
+from flserver.audit.report import Finding, Outcome, limited
 from flserver.settings.folders import Folder
 from flserver.settings.places import Place
 from flserver.store import compare
 from flserver.store import tables as t
-from flserver.store.replay import Replay, Replayed
+from flserver.store.replay import Replay, Replayed, recorded
 from flserver.store.scratch import Scratch, scratch
 from flserver.store.sqlite import store_errors
 from flserver.store.tree_reader import TreeReader
@@ -50,6 +51,7 @@ class Verification:
             compare.make_seals(place.connection)
             replayed = Replay(place.connection, NAMED).run()
             yield from self._chain(replayed)
+            yield from self._nodes(place)
             if heads is not None:
                 yield from check_heads(heads, replayed.events, lambda seq: compare.digest_at(place.connection, seq))
             if place.incomplete:
@@ -96,6 +98,14 @@ class Verification:
             line = f"the payloads of {replayed.uncovered} events are gone, and no purge is on record: what they were"
             line += " cannot be told"
             yield Finding(check="purges", outcome="unknown", line=line, count=replayed.uncovered)
+
+    def _nodes(self, place: Scratch) -> Iterator[Finding]:
+        if not compare.names_nodes(place.connection):
+            return
+        rows = (row for page in recorded(place.connection, "record") for row in page)
+        for holds, line in check_nodes(rows):
+            outcome: Outcome = "unknown" if holds is None else "holds" if holds else "broken"
+            yield Finding(check="nodes", outcome=outcome, line=line)
 
     def _tables(self, place: Scratch) -> Iterator[Finding]:
         rows, broken = 0, False

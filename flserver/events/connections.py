@@ -49,7 +49,8 @@ class ConnectionClosed(Event):
 class StrangersSummed(Event):
     """Connections that became neither a registration nor an update and have no rows of their own, of one kind: how many
     a network made in a minute, the messages in and the answers out on them, and bytes: of the messages that came in,
-    and of all that went each way. Where a minute has several events of one kind, they add up."""
+    and of all that went each way. Where a minute has several events of one kind, they add up. ``node`` is the ingest
+    node that counted them, where there are some."""
 
     minute: str
     prefix: str
@@ -64,6 +65,7 @@ class StrangersSummed(Event):
     failed_answers: int
     bytes_in: int
     bytes_out: int
+    node: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

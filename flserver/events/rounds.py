@@ -137,13 +137,22 @@ class KeptUpdate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeHead:
+    """How many events an ingest node has given, in this server process, and the head of their own hash chain."""
+
+    node: str
+    events: int
+    head: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundCommitted(Event):
     """A round exists: its checkpoint is durable, and this event's transaction decides its updates ``accepted``.
 
     Every update of the attempt whose decision is still NULL is named in ``outcomes``. ``clients`` is how many were sent
     the model; None leaves the number that were invited. ``data_size`` are the samples counted. ``arithmetic`` is the
     strategy's; None: it has no name for it, or the event is older than that. ``kept`` are the accepted updates whose
-    tensors are on disk: all, or none.
+    tensors are on disk: all, or none. ``nodes`` names the events that each ingest node had given.
     """
 
     round: int
@@ -165,6 +174,7 @@ class RoundCommitted(Event):
     outcomes: tuple[ClientOutcome, ...]
     arithmetic: str | None = None
     kept: tuple[KeptUpdate, ...] = ()
+    nodes: tuple[NodeHead, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from flserver.clock import Deadline
 from flserver.errors import CheckpointError, FlserverError, TooDifferent
+from flserver.events import NodeHead
 from flserver.events.bus import Recorder
 from flserver.ingest import told as t
 from flserver.ingest.batches import raw_of, to_state
@@ -21,6 +22,7 @@ from flserver.ingest.place import Place
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.seats import Attempt
+from flserver.store.node_chain import NodeChain
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State, Strategy
@@ -59,13 +61,14 @@ class Desk:
         self.kept: Kept | None = None  # where nodes keep updates, if they do
         self._strategy: Strategy | None = None
         self._added_again = False  # whether some of the attempt's updates are in the coordinator's own strategy
-        self._changed = threading.Condition()  # guards the six below; notified where a place has settled, or ended
+        self._changed = threading.Condition()  # guards the seven below; notified where a place has settled, or ended
         self._places: dict[str, Place] = {}
         self._known: dict[str, t.Known] = {}
         self._number = 0
         self._model: tuple[State, OnNodes] | None = None
         self._before: State | None = None  # the model of the round before the one that nodes have
         self._began: t.Began | None = None
+        self._ended: dict[str, NodeChain] = {}  # the events of those that are gone, not named by a round yet
         self._flusher = Flusher(recorder)
         self._closing = False
         self.carry: Carry | None = None
@@ -103,9 +106,18 @@ class Desk:
             for place in self._places.values():
                 place.outbox.put(known)
 
+    def heads(self) -> tuple[NodeHead, ...]:
+        """Of the events that each node has given so far; of one that is gone, once more."""
+        with self._changed:
+            chains = {name: place.chain for name, place in self._places.items()} | self._ended
+            self._ended = {}
+        named = ((name, *chain.now) for name, chain in chains.items())
+        return tuple(NodeHead(node=name, events=count, head=head) for name, count, head in named if count)
+
     def over(self, place: Place) -> None:
         """Called by a place of which nothing more comes, and all is on record."""
         with self._changed:
+            self._ended[place.name] = place.chain
             if self._places.get(place.name) is place:
                 del self._places[place.name]
             self._changed.notify_all()

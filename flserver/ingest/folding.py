@@ -34,6 +34,8 @@ class Layout:
 class NodeFolding:
     """Implements ``rounds.door.Folds``. ``model`` gives the running attempt's."""
 
+    asks = True
+
     def __init__(self, asking: Asking, model: Callable[[], CurrentModel]) -> None:
         self._asking, self._model = asking, model
         self.strategy: Strategy | None = None  # None until the layout is known; nothing counts before

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from flserver.errors import FlserverError, StoreError
+from flserver.errors import FlserverError, StoreError, UsageError, one_line
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, failure_of
 from flserver.ingest.batches import BatchError, from_bytes, of_state, state_like
@@ -180,11 +180,17 @@ class Node:
             case t.RecordFailed():
                 self._recorder.fail(said.text)
             case t.Reload():
-                self._admission.reload()
+                self._reload()
             case t.Close():
                 self._begin_close(said.grace)
             case _:
                 raise BatchError(f"no node is told {type(said).__name__}")
+
+    def _reload(self) -> None:
+        try:
+            self._admission.reload()
+        except UsageError as error:
+            logger.error("SIGHUP: nothing is changed here: %s", one_line(error))
 
     def _send(self) -> None:
         """Let sessions send what came for them, or send it for them where that takes no waiting."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError
-from flserver.events import ConnectionOpened, LostUpdate
+from flserver.events import ConnectionOpened, LostUpdate, StrangersSummed
 from flserver.events.bus import Recorder
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
@@ -27,7 +27,8 @@ from flserver.ingest.outbox import Outbox
 from flserver.ingest.seated import Seated
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.seats import Upload, Verdict
-from flserver.store.payloads import from_payload
+from flserver.store.node_chain import NodeChain
+from flserver.store.payloads import from_payload, to_payload
 
 if TYPE_CHECKING:
     from flserver.ingest.desk import Desk
@@ -54,6 +55,7 @@ class Place:
         self._lock = threading.Lock()  # guards the two below
         self._accepted: dict[int, float] = {}
         self.ending = False
+        self.chain = NodeChain()  # of the events that it gave
         self._on_record, self._failed = OnRecord(), False  # the thread's own
         self._queue: queue.SimpleQueue[Item | str] = queue.SimpleQueue()  # a text says why the node is gone
         self._thread = threading.Thread(target=self._record, name=f"ingest-{name}")
@@ -190,10 +192,12 @@ class Place:
         if self._failed:
             return
         try:
-            event = from_payload(emitted.kind, emitted.payload)
-            if isinstance(event, ConnectionOpened):
+            event, payload = from_payload(emitted.kind, emitted.payload), emitted.payload
+            if isinstance(event, ConnectionOpened | StrangersSummed):
                 event = replace(event, node=self.name)
+                payload = to_payload(event)
             self._recorder.emit(event, first=emitted.first)
+            self.chain.add(emitted.kind, payload)
             self._on_record.note(event)
         except StoreError as error:
             self._failed = True
@@ -225,6 +229,7 @@ class Place:
             if why != ORDERLY:
                 for event in self._on_record.ends(self.name, why, map(_lost, lost)):
                     self._recorder.emit(event)
+                    self.chain.add(type(event).__name__, to_payload(event))
         except StoreError as error:
             logger.debug("the end of node %s is not on record: %s", self.name, error)
         finally:

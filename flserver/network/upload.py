@@ -50,6 +50,8 @@ def settle(
     submission's memory is then the caller's.
     """
     folding, identity = connection.context.folding, connection.context.identity.of(connection.peer)
+    if folding.asks:
+        connection.channel.before_wait()
     verdict = folding.offer(submission)
     try:
         connection.record.update(frame, submission, verdict, identity, header=header, outcome=outcome, reason=reason)

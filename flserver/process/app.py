@@ -107,7 +107,7 @@ class App:
                 "inflight_bytes": lambda: run.memory.in_use,
                 "inflight_limit_bytes": lambda: run.memory.budget,
                 "open_connections": lambda: run.server.open_connections,
-                "open_connections_limit": lambda: run.capacity.at_once,
+                "open_connections_limit": lambda: run.most_connections,
                 "model_parameters": lambda: run.parameters,
                 "database_bytes": at(db).bytes,
                 "audit_queue_length": lambda: self._writer.queue_length,

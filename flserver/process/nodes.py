@@ -30,6 +30,16 @@ class Child:
     def __init__(self, process: "subprocess.Popen[bytes]", place: Place, line: LineEnd) -> None:
         self.process, self.place, self.line = process, place, line
 
+    def end(self) -> None:
+        """Wait for its end, which has begun, and take what it had back."""
+        self.line.close()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.place.join()
+
 
 class Nodes:
     """``settings`` says how many; ``desk`` answers them."""
@@ -71,13 +81,7 @@ class Nodes:
         with self._lock:
             children = list(self._children)
         for child in children:
-            child.line.close()
-            try:
-                child.process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
-            child.place.join()
+            child.end()
         self._listener.close()
 
     def _begin(self) -> None:
@@ -104,8 +108,14 @@ class Nodes:
             return
         place.gone(why)
         with self._lock:
+            here = next(child for child in self._children if child.place is place)
+            gone = [child for child in self._children if child.place.ending and child is not here]
+            self._children = [child for child in self._children if child not in gone]
             self._deaths.append(monotonic())
             often = len(self._deaths) == DEATHS and self._deaths[-1] - self._deaths[0] < DEATH_SECONDS
+        here.process.kill()  # it may have lost no more than its line; others accept from its socket
+        for child in gone:  # those before: this thread is one of this one's
+            child.end()
         if often:
             logger.error("%d nodes went within %g s: none is started in their place", DEATHS, DEATH_SECONDS)
         else:

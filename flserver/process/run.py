@@ -119,6 +119,7 @@ class Run:
             kept=prepared.kept,
             meanwhile=buffers.render,
             gathers=self.desk.gather if self.desk is not None else nothing_elsewhere,
+            node_heads=self.desk.heads if self.desk is not None else tuple,
         )
         record_arithmetic(self._recorder, self._launched.plan, prepared.strategy)
         self.parameters = prepared.parameters
@@ -130,6 +131,11 @@ class Run:
         """Begin the rounds and let trainers in."""
         self.coordinator.start()
         self.server.start()
+
+    @property
+    def most_connections(self) -> int:
+        """How many can be served at once, by all that serve some."""
+        return self.capacity.at_once * max(1, self._launched.plan.settings.ingest.ingest)
 
     def roster_changed(self) -> None:
         """Certificates and the roster were read again."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flserver import events
 from flserver.clock import monotonic
 from flserver.errors import StoreError, StrategyError, TooDifferent, one_line
-from flserver.events import KeptUpdate, RoundMetric
+from flserver.events import KeptUpdate, NodeHead, RoundMetric
 from flserver.events.bus import Recorder
 from flserver.models.retention import MadeRound, comparable, going
 from flserver.rounds.model import CurrentModel
@@ -41,7 +41,8 @@ class Committer:
     the best, and 0 keeps all. ``on_arrival`` says whether updates may be added in any order, as they arrive, from
     several threads at once. ``kept`` is where updates are kept, if they are. ``meanwhile`` is called with a new model
     while its checkpoint is being written: for what can be made ready and is not to be seen before it is committed.
-    ``gathers`` brings into the strategy what was folded elsewhere, or gives the new state at once.
+    ``gathers`` brings into the strategy what was folded elsewhere, or gives the new state at once; ``node_heads`` are
+    of the events from there.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Committer:
         kept: "Kept | None" = None,
         meanwhile: "Callable[[State], object]" = lambda state: None,
         gathers: "Callable[[Attempt, Strategy], State | None]" = nothing_elsewhere,
+        node_heads: Callable[[], tuple[NodeHead, ...]] = tuple,
     ) -> None:
+        self._node_heads = node_heads
         self._meanwhile, self._gathers = meanwhile, gathers
         self._gathered: State | None = None
         self._process_id = process_id
@@ -251,6 +254,7 @@ class Committer:
                 outcomes=facts.outcomes,
                 arithmetic=self._strategy.arithmetic,
                 kept=facts.kept,
+                nodes=self._node_heads(),
             )
         )
         known = (comparable(loss), comparable(accuracy))

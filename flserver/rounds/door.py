@@ -52,6 +52,10 @@ class Folds(Protocol):
     """What takes updates: ``folding.Folding`` says what each is."""
 
     @property
+    def asks(self) -> bool:
+        """Whether a decision is waited for: somebody else has to be asked."""
+
+    @property
     def on_arrival(self) -> bool: ...
 
     def offer(self, submission: Submission) -> Verdict: ...

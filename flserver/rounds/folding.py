@@ -23,6 +23,7 @@ class Folding:
     """Takes the updates that sessions bring. For many threads, once it has the ``committer``."""
 
     committer: "Committer"
+    asks = False
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange

@@ -192,3 +192,9 @@ def digest_at(connection: Connection, seq: int) -> str | None:
     """The digest that the record's event ``seq`` states; None where there is no such event."""
     row = driver_of(connection).execute("SELECT digest FROM record.events WHERE seq = ?", (seq,)).fetchone()
     return row and str(row[0])
+
+
+def names_nodes(connection: Connection) -> bool:
+    """Whether any round of the record names ingest nodes."""
+    found = """SELECT 1 FROM record.events WHERE type = 'RoundCommitted' AND payload LIKE '%"nodes":[{%' LIMIT 1"""
+    return driver_of(connection).execute(found).fetchone() is not None

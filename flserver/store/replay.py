@@ -45,7 +45,7 @@ def rederive(connection: Connection) -> None:
     for table in reversed(t.DERIVED):
         connection.execute(delete(table))
     rows = Rows(connection)
-    for page in _recorded(connection, "main"):
+    for page in recorded(connection, "main"):
         for row in page:
             if row["payload"] is None:
                 raise StoreError(f"event {row['seq']} was purged: the tables cannot be made anew from the record")
@@ -58,7 +58,7 @@ def rederive_with_gaps(connection: Connection) -> Iterator[tuple[Origin, Event]]
     it is taken. What follows from a purged one is missing, and contradicts nothing. Raises as :func:`rederive` does."""
     rows = Rows(connection)
     rows.gaps = True
-    for page in _recorded(connection, "main"):
+    for page in recorded(connection, "main"):
         for row in page:
             if row["payload"] is not None:
                 yield _derive(rows, row)
@@ -105,7 +105,7 @@ class Replay:
     def run(self) -> Replayed:
         """Go through all events. Raises sqlite3.Error where they cannot be read."""
         found = self._found
-        for page in _recorded(self._connection, "record"):
+        for page in recorded(self._connection, "record"):
             usable = [row for row in page if self._holds(row)]
             if found.complete and not self._write(usable):
                 for row in usable:  # once more, each by itself: which of them is it?
@@ -217,7 +217,8 @@ def _derive(rows: Rows, row: Row) -> tuple[Origin, Event]:
     return origin, event
 
 
-def _recorded(connection: Connection, database: str) -> Iterator[list[Row]]:
+def recorded(connection: Connection, database: str) -> Iterator[list[Row]]:
+    """The rows of all events of a database that is attached as ``database``, page by page."""
     driver, start = driver_of(connection), -(2**63)
     page = f"SELECT {', '.join(_EVENTS)} FROM {database}.events WHERE seq >= ? ORDER BY seq LIMIT {REPLAY_PAGE}"
     while start < 2**63 and (rows := driver.execute(page, (start,)).fetchall()):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.e2e.agreement import assert_metrics_say_what_sql_says
 from tests.e2e.conftest import Start
-from tests.e2e.harness import FAST, Peer, ServerProcess, field_module
+from tests.e2e.harness import FAST, Peer, ServerProcess, closed, field_module
 from tests.e2e.test_backup import flserver
 from tests.patience import PATIENCE, eventually
 
@@ -89,4 +89,45 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]
     server.wait_for_line("node-3 serves trainers")
     assert server.terminate() == 0
-    assert flserver("--db", server.db, "verify")[0] == 0
+    code, said = flserver("--db", server.db, "verify")
+    assert code == 0, said
+    assert "the events of nodes are those that rounds name" in said
+
+
+def test_nodes_end_with_their_server_however_it_ends_and_a_run_goes_on_with_others(start: Start) -> None:
+    options = ("--ingest", "1", "--stop-grace", "0", *FAST)
+    killed = start("--num-rounds", "3", *options)
+    process = int(killed.wait_for_line(r"node-1 serves trainers, process (\d+)")[1])
+    with Peer(killed, "a").join() as peer:
+        peer.answer(0.5)
+        peer.model()  # of round 2: round 1 is committed
+        killed.kill()
+        assert closed(peer.connection)
+    eventually(lambda: not Path(f"/proc/{process}").exists() or "Z" in state_of(process))
+    resumed = start("--resume", *options, "--server-port", str(killed.port))
+    process = int(resumed.wait_for_line(r"node-1 serves trainers, process (\d+)")[1])
+    with Peer(resumed, "a").join() as peer:
+        peer.model()
+        assert resumed.terminate() == 3
+        peer.stopped()
+    assert not Path(f"/proc/{process}").exists(), "the server has waited for it"
+    assert resumed.sql("SELECT round, status FROM v1_rounds ORDER BY round, attempt") == [
+        (0, "committed"),
+        (1, "committed"),
+        (2, "aborted"),
+        (2, "aborted"),
+    ]
+    assert resumed.sql("SELECT left_reason FROM v1_clients ORDER BY registration") == [
+        ("server stopped",),
+        ("stopped",),
+    ]
+    code, said = flserver("--db", resumed.db, "verify")
+    assert code == 0, said
+
+
+def state_of(process: int) -> str:
+    """What the system says of a process: Z where it has ended and nobody has asked."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"

@@ -8,6 +8,7 @@ from flserver import events as e
 from flserver.models.kept import KeptUpdates
 from flserver.models.state import state_of
 from tests.ingest.several import Several
+from tests.patience import eventually
 
 
 def with_kept(several: Several, folder: Path) -> None:
@@ -25,7 +26,7 @@ def test_what_was_kept_is_added_again_where_its_node_is_gone(tmp_path: Path) -> 
         a, b, c = several.peer("a"), several.peer("b"), several.peer("c")
         b.port = several.nodes[1].port
         states = [state_of(a.answer(0.5)), state_of(b.answer(0.25))]
-        several.recorder.wait_for(e.UpdateReceived, 2)
+        eventually(lambda: several.nodes[1].place.held.ids)
         several.nodes[1].cut()
         several.eventually_gone("node-2")
         states.append(state_of(c.answer(0.125)))
@@ -46,7 +47,7 @@ def test_what_cannot_be_read_any_more_is_lost_after_all(tmp_path: Path) -> None:
         a, b = several.peer("a"), several.peer("b")
         b.port = several.nodes[1].port
         b.answer(0.25)
-        several.recorder.wait_for(e.UpdateReceived)
+        eventually(lambda: several.nodes[1].place.held.ids)
         for file in (tmp_path / "run" / "updates").rglob("*.safetensors"):
             file.unlink()
         several.nodes[1].cut()

@@ -1,0 +1,80 @@
+"""What rounds say of their nodes' events, held against the events."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flserver.store.node_chain import NOTHING, Owners, follow, link
+from flserver.store.purge import PURGEABLE
+from flserver.text import printable
+
+_PURGEABLE = frozenset(kind.__name__ for kind in PURGEABLE)
+
+
+@dataclass
+class _Node:
+    """One node's events since a round named them: ``head`` is what it named, of ``count``."""
+
+    count: int = 0
+    head: str = NOTHING
+    links: list[str] = field(default_factory=list)
+
+    def problem(self, count: int, head: str) -> str | None:
+        """What is wrong where a round says that there are so many, with that head; from here on it is believed."""
+        more = count - self.count
+        found, here = self.head, len(self.links)
+        for one in self.links[: max(0, more)]:
+            found = follow(found, one)
+        self.count, self.head, self.links = count, head, self.links[max(0, more) :]
+        if more < 0 or here < more:
+            return f"{more} more than the round before named, and the record has {here}"
+        return None if found == head else f"with the head {head}, and by the record it is {found}"
+
+
+class Nodes:
+    """Takes the events of a record in their order. ``problems`` are what does not hold, ``held`` counts what rounds
+    name and holds, ``unknown`` what cannot be told: where a payload was purged, nobody knows whose it was."""
+
+    def __init__(self) -> None:
+        self._owners: dict[int, Owners] = defaultdict(Owners)
+        self._nodes: dict[tuple[int, str], _Node] = defaultdict(_Node)
+        self._gaps: set[int] = set()
+        self.problems: list[str] = []
+        self.held = self.unknown = 0
+
+    def take(self, row: Mapping[str, Any]) -> None:
+        """The next event, as its row has it."""
+        process, kind, payload = row["process_id"], row["type"], row["payload"]
+        if payload is None:
+            if kind in _PURGEABLE:
+                self._gaps.add(process)
+        elif kind == "RoundCommitted":
+            self._committed(process, json.loads(payload))
+        elif (node := self._owners[process].node_of(kind, payload)) is not None:
+            self._nodes[process, node].links.append(link(kind, payload))
+
+    def _committed(self, process: int, round: Mapping[str, Any]) -> None:
+        for said in round.get("nodes", ()):
+            problem = self._nodes[process, said["node"]].problem(said["events"], said["head"])
+            if process in self._gaps:
+                self.unknown += 1
+            elif problem is None:
+                self.held += 1
+            else:
+                where = f"round {round['round']}, attempt {round['attempt']}: {printable(said['node'])}"
+                self.problems.append(f"{where} gave {said['events']} events, {problem}")
+
+
+def check_nodes(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[bool | None, str]]:
+    """Lines that say what holds (True), what does not (False), and what cannot be told (None), of all events of a
+    record in their order."""
+    nodes = Nodes()
+    for row in rows:
+        nodes.take(row)
+    yield from ((False, problem) for problem in nodes.problems)
+    if nodes.unknown:
+        yield None, f"what {nodes.unknown} rounds say of nodes cannot be told: payloads were purged"
+    if nodes.held and not nodes.problems:
+        yield True, f"the events of nodes are those that rounds name, {nodes.held} times"

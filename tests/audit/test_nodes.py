@@ -1,0 +1,72 @@
+"""What a round says of its nodes' events is held against the events: one more, less, or changed shows."""
+
+from typing import Any
+
+import pytest
+
+from flserver.audit.nodes import check_nodes
+from flserver.events import Event, NodeHead
+from flserver.store.node_chain import NodeChain
+from flserver.store.payloads import to_payload
+from tests import facts
+
+ONE = [facts.opened(1, node="one"), facts.received(1, connection_id=1), facts.closed(1, "upload", "1", "done")]
+TWO = [facts.opened(2, node="two"), facts.registered("2", 2)]
+SERVERS = [facts.opened(3), facts.received(2, connection_id=3)]
+
+
+def head(node: str, *given: Event) -> NodeHead:
+    chain = NodeChain()
+    for event in given:
+        chain.add(type(event).__name__, to_payload(event))
+    count, digest = chain.now
+    return NodeHead(node=node, events=count, head=digest)
+
+
+def found(*told: Event | None) -> list[tuple[bool | None, str]]:
+    rows: list[dict[str, Any]] = [
+        {
+            "process_id": 1,
+            "type": "MessageReceived" if event is None else type(event).__name__,
+            "payload": None if event is None else to_payload(event),
+        }
+        for event in told
+    ]
+    return list(check_nodes(rows))
+
+
+def test_rounds_name_the_events_of_nodes_whatever_came_between_and_after() -> None:
+    first = facts.committed(1, nodes=(head("one", *ONE[:2]), head("two", TWO[0])))
+    second = facts.committed(2, nodes=(head("one", *ONE), head("two", *TWO)))
+    told = [ONE[0], SERVERS[0], TWO[0], ONE[1], SERVERS[1], TWO[1], first, ONE[2], second]
+    assert found(*told) == [(True, "the events of nodes are those that rounds name, 4 times")]
+    assert found(*ONE, *TWO) == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [ONE[0], ONE[2]],
+        [ONE[0], ONE[2], ONE[1]],
+        [ONE[0], facts.received(1, connection_id=1, bytes=7), ONE[2]],
+        [*ONE[:2], facts.received(9, connection_id=1), ONE[2]],
+    ],
+    ids=["one is missing", "in another order", "another one", "one more"],
+)
+def test_events_that_are_not_those_of_the_node_show(told: list[Event]) -> None:
+    ((holds, line),) = found(*told, facts.committed(1, nodes=(head("one", *ONE),)))
+    assert holds is False
+    assert line.startswith("round 1, attempt 1: one gave 3 events, ")
+
+
+def test_one_round_that_does_not_hold_does_not_spoil_the_next_one() -> None:
+    wrong = facts.committed(1, nodes=(NodeHead(node="one", events=2, head="sha256:00"),))
+    chain = NodeChain(2, "sha256:00")
+    chain.add(type(ONE[2]).__name__, to_payload(ONE[2]))
+    right = facts.committed(2, nodes=(NodeHead(node="one", events=3, head=chain.now[1]),))
+    assert [holds for holds, _ in found(*ONE[:2], wrong, ONE[2], right)] == [False]
+
+
+def test_what_was_purged_cannot_be_told() -> None:
+    told = found(ONE[0], None, ONE[2], facts.committed(1, nodes=(head("one", *ONE),)))
+    assert told == [(None, "what 1 rounds say of nodes cannot be told: payloads were purged")]
