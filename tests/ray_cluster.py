@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import free_port
 from tests.patience import eventually
 
 START = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
@@ -30,11 +29,13 @@ class RayCluster:
     """``env`` is what a server needs to join it at ``address``."""
 
     def __init__(self) -> None:
+        from tests.e2e.harness import free_port
+
         self.folder = Path(tempfile.mkdtemp(prefix="fl-ray-"))  # sockets lie there: their names are to be short
         token = self.folder / "token"
         token.write_text(secrets.token_hex(32), encoding="utf-8")
         token.chmod(0o600)
-        port = free_port()
+        port, client_port = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         self.env = {
             "RAY_AUTH_MODE": "token",
@@ -44,6 +45,7 @@ class RayCluster:
         }
         options = ["--head", "--block", "--no-monitor", "--include-dashboard=false", "--include-log-monitor=false"]
         options += ["--disable-usage-stats", "--num-cpus=8", "--num-gpus=0", f"--object-store-memory={200 << 20}"]
+        options += ["--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={client_port}"]
         options += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--temp-dir={self.folder}"]
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
         self.log = (self.folder / "log").open("wb")
@@ -55,10 +57,14 @@ class RayCluster:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        eventually(self._is_there, self.said)
+        try:
+            eventually(self._is_there, self.said)
+        except BaseException:
+            self.close()
+            raise
 
     def _is_there(self) -> bool:
-        assert self._process.poll() is None, self.said()
+        assert self._process.poll() is None, self.said()[-3000:]
         return "Ray runtime started" in self.said()
 
     def said(self) -> str:

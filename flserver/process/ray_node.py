@@ -44,6 +44,7 @@ class RayNode:
         self._reserved: Reservation | None = None
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
+        self._stopped = threading.Event()
         # Ray ends this process without asking: nobody joins a thread in it.
         threading.Thread(target=self._watch, name="node-watch", daemon=True).start()
 
@@ -140,6 +141,11 @@ class RayNode:
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
+    def stop(self) -> None:
+        """End what it serves, for whoever has it without a process of its own."""
+        self._stopped.set()
+        self._end()
+
     def _served(self) -> Node:
         with self._lock:
             if self._node is None:
@@ -157,8 +163,7 @@ class RayNode:
             reserved.close()
 
     def _watch(self) -> None:
-        wait = threading.Event().wait
-        while not wait(LOOK_SECONDS):
+        while not self._stopped.wait(LOOK_SECONDS):
             silent = monotonic() - self._asked
             if silent > UNWANTED_SECONDS:
                 os._exit(0)
