@@ -40,3 +40,41 @@ def test_the_models_are_the_same_bits_on_as_many_nodes(tmp_path: Path, ray_clust
     assert len(set(alone)) == ROUNDS + 1
     on_ray = "--ray-address", ray_cluster.address
     assert digests(tmp_path / "two", "--ingest", "2", *on_ray, env=ray_cluster.env) == alone
+
+
+def test_a_process_that_is_killed_is_noticed_and_another_serves_its_trainers(
+    tmp_path: Path, ray_cluster: RayCluster
+) -> None:
+    options = ("--ingest", "2", "--ray-address", ray_cluster.address, "--num-rounds", "1", "--min-clients", "7", *FAST)
+    with ServerProcess(tmp_path, *options, env=ray_cluster.env) as server:
+        killed = int(server.wait_for_line(r"\(node-1, process (\d+)\)")[1])
+        server.wait_for_line(r"\(node-2, process \d+\)")
+        peers = {client: Peer(server, client, 10).join() for client in range(1, 7)}
+        os.kill(killed, signal.SIGKILL)
+        server.wait_for_line(r"node-1 is gone: its process died")
+        server.wait_for_line(r"\(node-3, process \d+\)")
+        left = eventually(lambda: server.sql("SELECT client_id FROM v1_clients WHERE left_reason = 'node'") or [()])
+        for client in [int(row[0]) for row in left if row]:
+            peers[client].connection.close()
+            peers[client] = Peer(server, client, 10).join()
+        peers[7] = Peer(server, 7, 10).join()
+        for client, peer in peers.items():
+            peer.upload(changed(peer.model(), client, 1))
+        for peer in peers.values():
+            peer.finished()
+            peer.connection.close()
+        assert server.exit_code() == 0, server.log
+        assert server.sql("SELECT updates_accepted FROM v1_rounds WHERE round = 1") == [(7,)]
+        assert server.sql("SELECT count(*) FROM v1_events WHERE type = 'NodeLost'") == [(1,)]
+    assert digests(tmp_path / "after", "--ingest", "1", *options[2:4], env=ray_cluster.env), "the cluster is as it was"
+
+
+def test_a_server_without_the_token_is_refused(tmp_path: Path, ray_cluster: RayCluster) -> None:
+    wrong = ray_cluster.env | {"RAY_AUTH_TOKEN": "0" * 64}
+    with ServerProcess(tmp_path, "--ingest", "1", "--ray-address", ray_cluster.address, env=wrong) as server:
+        assert server.exit_code() == 2, server.log
+        assert "the token to be the cluster's" in server.log
+    without = ray_cluster.env | {"RAY_AUTH_MODE": "disabled"}
+    with ServerProcess(tmp_path, "--ingest", "1", "--ray-address", ray_cluster.address, env=without) as server:
+        assert server.exit_code() == 2, server.log
+        assert "RAY_AUTH_MODE=disabled: who reaches" in server.log

@@ -1,4 +1,4 @@
-"""Nodes as Ray would have them, but on threads: the same bits, a process that dies, what is left of an earlier server."""
+"""Nodes as Ray would have them, but on threads: the same bits, one that dies, what an earlier server left."""
 
 from pathlib import Path
 
