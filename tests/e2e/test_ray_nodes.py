@@ -1,11 +1,14 @@
 """Rounds over ingest nodes on a Ray cluster: the same model as without, a node that is killed, a server that is."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.e2e.harness import FAST, Peer, ServerProcess
+from tests.patience import eventually
 from tests.ray_cluster import RayCluster
 
 pytestmark = pytest.mark.ray

@@ -34,8 +34,8 @@ class Model(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.wide = torch.nn.Linear(120, 101)
-        self.register_buffer("double", torch.zeros(4099, dtype=torch.float64))
-        self.register_buffer("half", torch.zeros(7, dtype=torch.float16))
+        self.register_buffer("fine", torch.zeros(4099, dtype=torch.float64))
+        self.register_buffer("coarse", torch.zeros(7, dtype=torch.float16))
         self.register_buffer("seen", torch.zeros(9, dtype=torch.int64))
         self.register_buffer("mask", torch.zeros(5, dtype=torch.bool))
 
