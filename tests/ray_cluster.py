@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 
 START = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
 
@@ -48,10 +48,11 @@ class RayCluster:
         options += ["--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={client_port}"]
         options += [f"--port={port}", "--node-ip-address=127.0.0.1", f"--temp-dir={self.folder}"]
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+        patience = {"RAY_raylet_start_wait_time_s": str(int(PATIENCE))}
         self.log = (self.folder / "log").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, "start", *options],
-            env=os.environ | self.env | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            env=os.environ | self.env | patience | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,

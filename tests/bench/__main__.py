@@ -37,6 +37,10 @@ def main() -> int:
     parser.add_argument("--turns", type=int, help="times that server and floor take turns (default: 3)")
     parser.add_argument("--long", action="store_true", help="the row “rounds” with 10,000 of them, not 1,000")
     parser.add_argument("--crowd", action="store_true", help="trainers in one thread, not in one each: cheaper")
+    parser.add_argument(
+        "--ingest", type=int, metavar="N", help="a server with N nodes against one without, in place of the floor"
+    )
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="the nodes are on that Ray cluster")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and what machine it is")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="show an earlier --json beside it")
     parser.add_argument("--strict", action="store_true", help="end with 1 where a row falls short")
@@ -60,7 +64,9 @@ def main() -> int:
         parser.error(f"--compare {given.compare}: {error}")
     usual = [name for name, row in ROWS.items() if row.usual]
     one = [QUICK] if given.quick else [LARGE] if given.large else [FLEET] if given.fleet else []
-    wanted = Given(given.dir, given.turns, given.rounds, given.long, given.crowd, given.fleet or 1000)
+    nodes = ("--ingest", str(given.ingest)) if given.ingest else ()
+    nodes += ("--ray-address", given.ray_address) if given.ray_address else ()
+    wanted = Given(given.dir, given.turns, given.rounds, given.long, given.crowd, given.fleet or 1000, nodes)
     measure(one or given.row or usual, wanted, report)
     if given.json is not None:
         given.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")

@@ -35,6 +35,7 @@ class Given:
     long: bool = False
     crowd: bool = False
     fleet: int = 1000  # simulated trainers
+    ingest: tuple[str, ...] = ()  # options of a server that has nodes, which is then held against one without
 
     def shape(self, clients: int, size: str, rounds: int) -> Shape:
         return Shape(clients, size, self.rounds or rounds, self.crowd)
@@ -56,8 +57,11 @@ def in_turn(given: Given, turns: int, *runs: Callable[[], Run]) -> list[tuple[Ru
 def against_the_floor(
     clients: int, size: str, most: float | None, given: Given, *, rounds: int = 6, turns: int = 3
 ) -> list[Figure]:
-    """Seconds a round of the server over those of the floor, with the same trainers."""
+    """Seconds a round of the server over those of the floor, with the same trainers; or of one with nodes over those of
+    one without."""
     shape = given.shape(clients, size, rounds)
+    if given.ingest:
+        return nodes_against_none(shape, given, turns)
     done = in_turn(given, turns, lambda: run_floor(shape, given.directory), lambda: run_server(shape, given.directory))
     server = statistics.median(one.seconds for _, one in done)
     return [
@@ -74,6 +78,20 @@ def against_the_floor(
         Figure("a trainer and round of the server", 1000 * server / clients, "ms"),
         Figure("the floor's peak memory", max(one.peak for one, _ in done) / 1e6, "MB"),
         Figure("the server's peak memory", max(one.peak for _, one in done) / 1e6, "MB"),
+    ]
+
+
+def nodes_against_none(shape: Shape, given: Given, turns: int) -> list[Figure]:
+    """Seconds a round of a server with ingest nodes over those of one without, with the same trainers."""
+    options, folder = given.ingest, given.directory
+    done = in_turn(given, turns, lambda: run_server(shape, folder), lambda: run_server(shape, folder, *options))
+    ratios = [nodes.seconds / none.seconds for none, nodes in done]
+    return [
+        Figure(f"a round, {' '.join(options)} / none", statistics.median(ratios), "×", most=1.3),
+        Figure("lowest ratio of a turn", min(ratios), "×"),
+        Figure("highest ratio of a turn", max(ratios), "×"),
+        Figure("a round without nodes", 1000 * statistics.median(none.seconds for none, _ in done), "ms"),
+        Figure("a round with nodes", 1000 * statistics.median(nodes.seconds for _, nodes in done), "ms"),
     ]
 
 
