@@ -22,9 +22,11 @@ PURE = (
     "flserver.identity.rules",
     "flserver.models.retention",
     "flserver.rounds.join_window",
+    "flserver.rounds.losses",
     "flserver.rounds.outcomes",
     "flserver.rounds.rules",
     "flserver.rounds.seats",
+    "flserver.rounds.sent",
     "flserver.rounds.waiting",
 )
 

@@ -149,10 +149,12 @@ class Desk:
 
     def add_again(self, round: int, digest: str, samples: int) -> bool:
         """Add an update again that was kept; False where it cannot be read any more."""
+        from flserver.aggregation.checks import state_digest
+
         assert self.kept is not None
         assert self._strategy is not None
         try:
-            self._strategy.add(self.kept.again(round, digest), samples)
+            self._strategy.add(self.kept.again(round, digest, state_digest), samples)
             self._added_again = True
         except (CheckpointError, TooDifferent) as error:
             logger.error("an update of round %d is lost, though it was kept: %s", round, error)

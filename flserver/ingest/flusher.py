@@ -16,16 +16,21 @@ class Flusher:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._asked: queue.SimpleQueue[tuple[Outbox, int] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards that the thread is started once
         self._thread = threading.Thread(target=self._run, name="ingest-flush")
-        self._thread.start()
 
     def ask(self, outbox: Outbox, number: int) -> None:
         """Answer that question of whoever has this outbox when all that was emitted so far is durable."""
         self._asked.put((outbox, number))
+        with self._lock:
+            if self._thread.ident is None:
+                self._thread.start()
 
     def close(self) -> None:
+        """Nobody asks any more."""
         self._asked.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         over = False

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flserver.clock import monotonic
-from flserver.errors import StrategyError, TooDifferent, one_line
+from flserver.errors import ConnectionLost, StrategyError, TooDifferent, one_line
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, error_of, failure_of
@@ -99,6 +99,8 @@ class NodeFolding:
         from flserver.aggregation.checks import inspect
 
         model, upload = self._model(), submission.upload
+        if model.round == upload.base_round:
+            raise ConnectionLost("this node could not begin with the model of the running attempt")
         found = inspect(submission.tensors, model.state, self.layout.tied, self.layout.buffers, model.step)
         submission.upload = replace(
             upload, rejection=found.rejection, norms=found.norms, cosine=found.cosine, base_round=model.round

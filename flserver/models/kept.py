@@ -51,8 +51,8 @@ class Kept(ABC):
         """Another process of the run has written it."""
 
     @abstractmethod
-    def again(self, round: int, digest: str) -> "State":
-        """The tensors of an update that was written in the running attempt. Raises CheckpointError."""
+    def again(self, round: int, digest: str, digest_of: "Callable[[State], str]") -> "State":
+        """The tensors of an update that was written in the running attempt. Raises as :func:`read_kept`."""
 
     @abstractmethod
     def settle(self, round: int, accepted: Collection[int]) -> dict[int, str]:
@@ -128,8 +128,9 @@ class KeptUpdates(Kept):
             self._pending[update_id] = self._place_of(round, digest)
             self._made |= {self._folder, self._folder.parent}
 
-    def again(self, round: int, digest: str) -> "State":
-        return read_again(self._directory, str(self._place_of(round, digest).relative_to(self._directory)))
+    def again(self, round: int, digest: str, digest_of: "Callable[[State], str]") -> "State":
+        path = self._place_of(round, digest).relative_to(self._directory)
+        return read_kept(self._directory, str(path), digest_of)
 
     def settle(self, round: int, accepted: Collection[int]) -> dict[int, str]:
         with self._lock:
@@ -177,13 +178,6 @@ class KeptUpdates(Kept):
 
     def _place_of(self, round: int, digest: str) -> Path:
         return self._folder_of(round) / f"{digest.removeprefix('blake3:')}.safetensors"
-
-
-def read_again(directory: Folder, path: str) -> "State":
-    """The same as ``read_kept``, for whoever has torch."""
-    from flserver.aggregation.checks import state_digest
-
-    return read_kept(directory, path, state_digest)
 
 
 def read_kept(directory: Folder, path: str, digest_of: "Callable[[State], str]") -> "State":

@@ -1,7 +1,7 @@
 """Kept updates in an object store: an object each, under the name that a file on a disk would have."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from flserver import buckets
 from flserver.errors import CheckpointError, one_line
 from flserver.models.checkpoint_objects import put
 from flserver.models.digests import sha256_of
-from flserver.models.kept import FOLDER, NAME, Kept, read_again
+from flserver.models.kept import FOLDER, NAME, Kept, read_kept
 from flserver.settings.folders import ObjectPath
 
 if TYPE_CHECKING:  # a start looks at the place before torch is there
@@ -44,8 +44,8 @@ class KeptObjects(Kept):
         with self._lock:
             self._pending[update_id] = self._place_of(round, digest)
 
-    def again(self, round: int, digest: str) -> "State":
-        return read_again(self._directory, self._place_of(round, digest).below(self._directory))
+    def again(self, round: int, digest: str, digest_of: "Callable[[State], str]") -> "State":
+        return read_kept(self._directory, self._place_of(round, digest).below(self._directory), digest_of)
 
     def settle(self, round: int, accepted: Collection[int]) -> dict[int, str]:
         with self._lock:

@@ -11,9 +11,10 @@ import threading
 from collections import deque
 
 from flserver.clock import monotonic
+from flserver.errors import StartError
 from flserver.ingest.desk import Desk
 from flserver.ingest.lines import LineEnd, send_first
-from flserver.ingest.place import Place
+from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
 from flserver.process.node import described
 from flserver.settings import ServerSettings
@@ -53,9 +54,13 @@ class Nodes:
         self._closing = False
 
     def start(self) -> None:
-        """Let trainers in: as many nodes as there are to be."""
-        for _ in range(self._settings.ingest.ingest):
-            self._begin()
+        """Let trainers in: as many nodes as there are to be. Raises StartError where one cannot be started."""
+        try:
+            for _ in range(self._settings.ingest.ingest):
+                self._begin()
+        except OSError as error:
+            self.close(0.0)
+            raise StartError(f"--ingest: a process cannot be started: {error.strerror}") from error
 
     @property
     def open_connections(self) -> int:
@@ -94,7 +99,11 @@ class Nodes:
             with its:
                 listening, line = self._listener.socket.fileno(), its.fileno()
                 command = [sys.executable, "-m", "flserver.process.node", str(listening), str(line)]
-                process = subprocess.Popen(command, pass_fds=(listening, line), stdin=subprocess.DEVNULL)
+                try:
+                    process = subprocess.Popen(command, pass_fds=(listening, line), stdin=subprocess.DEVNULL)
+                except OSError:
+                    ours.close()
+                    raise
             place = self._desk.open(name)
             end = LineEnd(ours, place, name, ended=lambda why: self._ended(place, why), over=lambda: place.outbox.over)
             self._children.append(Child(process, place, end))
@@ -106,7 +115,10 @@ class Nodes:
         """Called on the thread that read the line's end: another node comes in the place of one that is gone."""
         if place.leaving or place.ending:
             return
-        place.gone(why)
+        with self._lock:
+            closing = self._closing
+        # One that has just begun finds the socket shut down by those that have ended: it had nobody.
+        place.gone(ORDERLY if closing and not place.open_connections else why)
         with self._lock:
             here = next(child for child in self._children if child.place is place)
             gone = [child for child in self._children if child.place.ending and child is not here]
@@ -118,5 +130,8 @@ class Nodes:
             child.end()
         if often:
             logger.error("%d nodes went within %g s: none is started in their place", DEATHS, DEATH_SECONDS)
-        else:
+            return
+        try:
             self._begin()
+        except OSError as error:
+            logger.error("no node can be started in the place of %s: %s", place.name, error.strerror)

@@ -128,9 +128,14 @@ class Run:
         return committer, buffers
 
     def start(self) -> None:
-        """Begin the rounds and let trainers in."""
+        """Begin the rounds and let trainers in. Raises StartError where nodes cannot be started."""
         self.coordinator.start()
-        self.server.start()
+        try:
+            self.server.start()
+        except BaseException:
+            self.exchange.stop("nobody could be let in")
+            self.coordinator.join()
+            raise
 
     @property
     def most_connections(self) -> int:

@@ -44,7 +44,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return cast(list[Any], importlib.import_module("linear").made)
 
 
-def start(tmp_path: Path, **given: str) -> Prepared:
+def start(tmp_path: Path, **given: str | int) -> Prepared:
     settings = server_settings({"model": "linear:factory", "db": str(tmp_path / "runs.sqlite")} | given)
     plan = Plan(run_id="r2", name="night", ref="night", settings=settings)
     return prepare(plan, look_up(plan, cast(Reader, FakeReader())), lambda line: None)
@@ -216,3 +216,10 @@ def test_a_child_does_not_begin_with_a_checkpoint_that_is_pruned_changed_or_gone
     file.unlink()
     with pytest.raises(UsageError, match=r"--resume-from 2: .*round-000002"):
         begin(2)
+
+
+def test_nodes_need_a_strategy_that_each_can_have_a_part_of(tmp_path: Path, made: list[Any]) -> None:
+    start(tmp_path, ingest=2)
+    with pytest.raises(UsageError, match=r"--ingest: --strategy tests.sums:InTurn is none that nodes"):
+        start(tmp_path, ingest=2, strategy="tests.sums:InTurn")
+    start(tmp_path, strategy="tests.sums:InTurn")

@@ -1,0 +1,169 @@
+"""The desk by itself: what is asked is answered in order, and nothing is left of who asked nothing."""
+
+import threading
+
+import pytest
+
+from flserver import events as e
+from flserver.errors import ConnectionLost, RegistrationRefused, StoreError
+from flserver.identity.peer import Peer
+from flserver.identity.rules import Identity
+from flserver.ingest import questions as q
+from flserver.ingest import told as t
+from flserver.ingest.asking import Asking, error_of, failure_of
+from flserver.ingest.batches import Item, from_bytes, to_bytes
+from flserver.ingest.desk import Desk
+from flserver.ingest.ids import Ids
+from flserver.ingest.outbox import MOST_ITEMS, Outbox
+from flserver.ingest.place import Place
+from flserver.ingest.recording import NodeRecorder
+from flserver.rounds import Rounds
+from flserver.rounds.exchange import Exchange
+from flserver.rounds.model import CurrentModel
+from flserver.store.payloads import to_payload
+from tests import facts
+from tests.patience import PATIENCE
+from tests.recorder import RecordingRecorder, raising
+from tests.rounds.policies import policy
+
+PEER = Peer(host="10.0.0.1", port=1)
+
+
+class AtDesk:
+    """A desk with one node that says what a test lets it say."""
+
+    def __init__(self) -> None:
+        self.recorder = RecordingRecorder()
+        self.exchange = Exchange(Rounds(policy(), {}, None, Identity()), CurrentModel(0, {}, None))
+        first = Ids({"message_id": 1, "connection_id": 1, "update_id": 7})
+        self.desk = Desk(self.exchange, self.recorder, first)
+        self.place: Place = self.desk.open("node-1")
+
+    def __enter__(self) -> "AtDesk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.place.gone("the test is over")
+        self.place.join()
+        self.desk.close(0.0, PATIENCE)
+
+    def say(self, *items: Item) -> None:
+        self.place.give(to_bytes(items))
+
+    def answers(self, count: int) -> list[Item]:
+        """The next answers, whatever is rung between them."""
+        found: list[Item] = []
+        while len(found) < count:
+            batch = self.place.take(PATIENCE)
+            assert batch
+            found += [item for item in from_bytes(batch) if item.number is not None]
+        return found
+
+
+def test_questions_are_answered_in_order_and_refusals_are_answers() -> None:
+    with AtDesk() as at:
+        again = q.Register("a", 10, PEER)
+        at.say(Item(again, 1), Item(q.ExpectUpload(PEER), 2), Item(again, 3), Item(q.MoreIds("update_id"), 4))
+        registered, expected, refused, ids = at.answers(4)
+        assert [item.number for item in (registered, expected, refused, ids)] == [1, 2, 3, 4]
+        assert isinstance(registered.said, q.Registered)
+        assert (registered.said.registration.client_id, registered.said.registration.number) == ("a", 1)
+        assert expected.said == q.Expected("10.0.0.1", 1)
+        assert isinstance(refused.said, q.Failure)
+        assert isinstance(error_of(refused.said), RegistrationRefused)
+        assert ids.said == q.Ids(7, 1000)
+        at.say(Item(q.MoreIds("update_id"), 5))
+        assert at.answers(1)[0].said == q.Ids(1007, 1000), "to nobody twice"
+
+
+def test_what_is_asked_does_not_wait_for_the_record_and_what_goes_there_keeps_its_order() -> None:
+    with AtDesk() as at:
+        room = threading.Event()
+        at.recorder.before[e.ConnectionOpened] = lambda: room.wait(PATIENCE)
+        opened = t.Emitted("ConnectionOpened", to_payload(facts.opened(3)), True)
+        at.say(Item(opened), Item(q.Flush(), 1), Item(q.ExpectUpload(PEER), 2))
+        (first,) = at.answers(1)
+        assert first.number == 2, "the flush waits for the event before it"
+        assert at.recorder.events == []
+        room.set()
+        (second,) = at.answers(1)
+        assert (second.number, second.said) == (1, q.Done())
+        (event,) = at.recorder.events
+        assert isinstance(event, e.ConnectionOpened)
+        assert (event.node, at.recorder.durable) == ("node-1", 1)
+
+
+def test_a_node_is_told_where_there_is_no_record_any_more() -> None:
+    with AtDesk() as at:
+        at.recorder.before[e.ConnectionOpened] = raising(StoreError("the disk is full"))
+        opened = t.Emitted("ConnectionOpened", to_payload(facts.opened(3)), True)
+        at.say(Item(opened), Item(q.Flush(), 1))
+        told = [item.said for item in from_bytes(at.place.take(PATIENCE))]
+        assert t.RecordFailed("the disk is full") in told
+        asking = Asking()
+        recorder = NodeRecorder(asking)
+        recorder.fail("the disk is full")
+        with pytest.raises(StoreError, match="disk is full"):
+            recorder.emit(facts.opened(4))
+
+
+def test_who_emits_waits_for_room_in_the_record() -> None:
+    asking = Asking()
+    recorder = NodeRecorder(asking)
+    while not recorder.crowded:
+        recorder.emit(facts.opened(1), first=False)
+    waited = threading.Thread(target=recorder.emit, args=(facts.opened(2),), kwargs={"first": False})
+    waited.start()
+    recorder.emit(facts.opened(3))  # who goes first has room
+    taken: list[Item] = []
+    while batch := asking.outbox.take(0.0):
+        taken += from_bytes(batch)
+    sizes = [len(item.said.payload) for item in taken if isinstance(item.said, t.Emitted)]
+    assert waited.is_alive()
+    recorder.taken(len(sizes), sum(sizes))
+    waited.join(PATIENCE)
+    assert not waited.is_alive()
+
+
+def test_a_line_that_ends_answers_everybody() -> None:
+    asking = Asking()
+    found: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            asking.ask(q.Flush(), q.Done)
+        except StoreError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(from_bytes(asking.outbox.take(PATIENCE))) == 0:
+        pass
+    asking.lost()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [str(error) for error in found] == ["the coordinator is gone"] * 3
+
+
+@pytest.mark.parametrize(
+    "error", [RegistrationRefused("why", "less"), ConnectionLost("gone"), StoreError("full"), ValueError("a defect")]
+)
+def test_errors_go_over_a_line(error: Exception) -> None:
+    again = error_of(failure_of(error))
+    expected = type(error) if not isinstance(error, ValueError) else type(again)
+    assert type(again) is expected
+    assert str(again) == ("ValueError: a defect" if isinstance(error, ValueError) else str(error))
+    assert getattr(again, "told", None) == getattr(error, "told", None)
+
+
+def test_a_batch_is_bounded_and_nothing_of_it_is_lost() -> None:
+    outbox = Outbox()
+    for number in range(MOST_ITEMS + 1):
+        outbox.put(q.Done(), number)
+    outbox.close()
+    outbox.put(q.Done(), 9)  # heard by nobody
+    batches = [from_bytes(outbox.take(0.0)) for _ in range(2)]
+    assert [len(batch) for batch in batches] == [MOST_ITEMS, 1]
+    assert outbox.over
+    assert outbox.take(0.0) == b""
