@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 SILENT_SECONDS = 15.0  # without a server that asks: then it is gone
 UNWANTED_SECONDS = 600.0  # the same: then nobody goes on with the run soon
-GRACE = 0.5  # seconds that trainers have to be told goodbye, where the server is gone
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ class RayNode:
             reserved, self._reserved = self._reserved, None
         if node is not None:
             node.lost()
-            node.close(GRACE)
+            node.join()
         if reserved is not None:
             reserved.close()
 
