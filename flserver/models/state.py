@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -111,6 +112,14 @@ def as_tensor(view: TensorView) -> Tensor:
     if count == 0:  # torch.frombuffer refuses empty buffers
         return torch.empty(0, dtype=dtype).as_strided(view.shape, view.stride)
     return torch.frombuffer(view.storage, dtype=dtype, count=count).as_strided(view.shape, view.stride, view.offset)
+
+
+def tensor_over(array: np.ndarray) -> Tensor:
+    """A tensor over the memory of an array that is contiguous. Over a read-only one it must not be written to."""
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    if not array.size:
+        return torch.empty(array.shape, dtype=dtype)
+    return torch.frombuffer(array, dtype=dtype).view(array.shape)  # type: ignore[call-overload, no-any-return]
 
 
 def read_state(module: Module) -> State:

@@ -128,13 +128,14 @@ class RayNode:
         import torch
 
         from flserver.aggregation.ranges import cut, in_range, ranges, reduced
+        from flserver.models.state import tensor_over
 
         with self._sums:
             total = self._served().exact_sum(round, attempt)
             model = total.model
             within = ranges(model, count)[number]
             own = cut(total, within)
-        cuts = [own, *({name: torch.from_numpy(array) for name, array in other.items()} for other in others)]
+        cuts = [own, *({name: tensor_over(array) for name, array in other.items()} for other in others)]
         made = reduced(in_range(model, within), cuts)
         return {name: tensor.view(-1).view(torch.uint8).numpy() for name, tensor in made.items()}
 
@@ -172,4 +173,4 @@ class RayNode:
 
 
 def _arrays(state: "State") -> "dict[str, np.ndarray]":
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    return {name: tensor.contiguous().numpy() for name, tensor in state.items()}

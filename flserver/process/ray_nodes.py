@@ -244,10 +244,8 @@ class RayNodes:
 
     def _finish(self, round: int, attempt: int, names: Sequence[str]) -> "State":
         """See :class:`Desk`: the new state, of the sums of these nodes. Raises NodeGone."""
-        import torch
-
         from flserver.aggregation.ranges import put, ranges
-        from flserver.models.state import unset_state
+        from flserver.models.state import tensor_over, unset_state
 
         with self._lock:
             lines, layout = [(name, self._lines.get(name)) for name in names], self._layout
@@ -273,7 +271,7 @@ class RayNodes:
         kinds = {name: tensor.dtype for name, tensor in layout.items()}
         whole = unset_state(kinds, {name: tensor.shape for name, tensor in layout.items()})
         for within, arrays in zip(parts, found, strict=True):
-            tensors = {name: torch.from_numpy(array).view(kinds[name]) for name, array in arrays.items()}
+            tensors = {name: tensor_over(array).view(kinds[name]) for name, array in arrays.items()}
             put(whole, within, tensors)
         return whole
 

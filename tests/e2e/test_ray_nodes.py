@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,17 @@ def changed(model: torch.nn.Module, client: int, round: int) -> torch.nn.Module:
 def digests(folder: Path, *options: str, env: dict[str, str] | None = None) -> list[str]:
     """The models' digests of a run of three clients."""
     folder.mkdir()
-    with ServerProcess(folder, "--num-rounds", str(ROUNDS), "--min-clients", "3", *FAST, *options, env=env) as server:
-        peers = [Peer(server, client, 10 + client).join() for client in (1, 2, 3)]
-        for round in range(1, ROUNDS + 1):
-            for peer, client in zip(peers, (1, 2, 3), strict=True):
-                peer.upload(changed(peer.model(), client, round))
-        for peer in peers:
-            peer.finished()
-            peer.connection.close()
+    usual = ("--num-rounds", str(ROUNDS), "--min-clients", "3", *FAST)
+    with ServerProcess(folder, *usual, *options, env=env) as server, ExitStack() as stack:
+        peers = [stack.enter_context(Peer(server, client, 10 + client)).join() for client in (1, 2, 3)]
+        try:
+            for round in range(1, ROUNDS + 1):
+                for peer, client in zip(peers, (1, 2, 3), strict=True):
+                    peer.upload(changed(peer.model(), client, round))
+            for peer in peers:
+                peer.finished()
+        except AssertionError as error:
+            raise AssertionError(server.log) from error
         assert server.exit_code() == 0, server.log
         return [digest for (digest,) in server.sql("SELECT model_digest FROM v1_rounds ORDER BY round")]
 
@@ -49,23 +53,25 @@ def test_a_process_that_is_killed_is_noticed_and_another_serves_its_trainers(
     tmp_path: Path, ray_cluster: RayCluster
 ) -> None:
     options = ("--ingest", "2", "--ray-address", ray_cluster.address, "--num-rounds", "1", "--min-clients", "7", *FAST)
-    with ServerProcess(tmp_path, *options, env=ray_cluster.env) as server:
+    with ServerProcess(tmp_path, *options, env=ray_cluster.env) as server, ExitStack() as stack:
         killed = int(server.wait_for_line(r"\(node-1, process (\d+)\)")[1])
         server.wait_for_line(r"\(node-2, process \d+\)")
-        peers = {client: Peer(server, client, 10).join() for client in range(1, 7)}
+
+        def join(client: int) -> Peer:
+            return stack.enter_context(Peer(server, client, 10)).join()
+
+        peers = {client: join(client) for client in range(1, 7)}
         os.kill(killed, signal.SIGKILL)
         server.wait_for_line(r"node-1 is gone: its process died")
         server.wait_for_line(r"\(node-3, process \d+\)")
         left = eventually(lambda: server.sql("SELECT client_id FROM v1_clients WHERE left_reason = 'node'") or [()])
         for client in [int(row[0]) for row in left if row]:
-            peers[client].connection.close()
-            peers[client] = Peer(server, client, 10).join()
-        peers[7] = Peer(server, 7, 10).join()
+            peers[client] = join(client)
+        peers[7] = join(7)
         for client, peer in peers.items():
             peer.upload(changed(peer.model(), client, 1))
         for peer in peers.values():
             peer.finished()
-            peer.connection.close()
         assert server.exit_code() == 0, server.log
         assert server.sql("SELECT updates_accepted FROM v1_rounds WHERE round = 1") == [(7,)]
         assert server.sql("SELECT count(*) FROM v1_events WHERE type = 'NodeLost'") == [(1,)]
