@@ -23,6 +23,8 @@ class Listener:
     Raises UsageError where it cannot, PortBusy where it could if a connection that has the port were over.
     """
 
+    shared = False  # whether other processes accept from it too, so that ``accept`` does not wait
+
     def __init__(self, host: str, port: int, *, beside: bool = False) -> None:
         family, address, both = _meant(host, port)
         with _errors(host, port):
@@ -39,6 +41,11 @@ class Listener:
     def door(self) -> Sequence[socket.socket]:
         """What can be read from where somebody has come."""
         return (self.socket,)
+
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        """The next connection, and its peer's address; where it is ``shared``, None for what another process has.
+        Raises OSError."""
+        return self.socket.accept()
 
     def await_connection(self, seconds: float | None = None) -> bool:
         """Wait until one can be accepted, or listening is over; False where neither is so after ``seconds``."""

@@ -68,10 +68,10 @@ class Server:
 
     def _accept_loop(self) -> None:
         while self._await_descriptors():
-            if self._workers.overtake():
+            if self._listener.shared or self._workers.overtake():
                 self._await_connection()
             try:
-                sock, address = self._listener.socket.accept()
+                accepted = self._listener.accept()
             except OSError as error:
                 if self._stopped.is_set():
                     return
@@ -80,7 +80,9 @@ class Server:
                 self._stopped.wait(ACCEPT_PAUSE)
                 continue
             self._workers.reap()
-            self._serve(sock, Peer(host=plain_host(address[0]), port=address[1]))
+            if accepted is not None:
+                sock, address = accepted
+                self._serve(sock, Peer(host=plain_host(address[0]), port=address[1]))
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
         try:

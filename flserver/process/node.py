@@ -7,6 +7,7 @@ thing on the line says what it is a node of. It has no signals of its own: it en
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from flserver.ingest.folding import Layout
 from flserver.ingest.lines import LineEnd, receive_first
 from flserver.ingest.node import Node
 from flserver.ingest.told import Failed
+from flserver.network.bell import Bell
 from flserver.network.listener import Listener
 from flserver.process.resources import (
     allow_descriptors,
@@ -37,10 +39,38 @@ LOST = 1  # the exit code of a node whose line has ended
 
 
 class SharedListener(Listener):
-    """A socket that others accept from too."""
+    """A socket that other processes accept from too: who waits for a connection may find it taken. Others go on where
+    this one is closed, so it is not shut down: a bell wakes who waits."""
+
+    shared = True
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        sock.setblocking(False)
+        self._bell, self._over = Bell(), False
+
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        if self._over:
+            raise OSError("listening is over")
+        try:
+            return self.socket.accept()
+        except BlockingIOError:
+            return None
+
+    def await_connection(self, seconds: float | None = None) -> bool:
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else 1000 * seconds))
+
+    def close(self) -> None:
+        self._over = True
+        self._bell.ring()
+
+    def free(self) -> None:
+        """Give the descriptors back, once nobody accepts any more."""
+        self._bell.close()
+        self.socket.close()
 
 
 def described(settings: ServerSettings, run_id: str, name: str) -> bytes:

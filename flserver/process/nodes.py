@@ -117,7 +117,7 @@ class Nodes:
             return
         with self._lock:
             closing = self._closing
-        # One that has just begun finds the socket shut down by those that have ended: it had nobody.
+        # One that had nobody, and ends while all are about to, is none that was lost.
         place.gone(ORDERLY if closing and not place.open_connections else why)
         with self._lock:
             here = next(child for child in self._children if child.place is place)
