@@ -84,8 +84,12 @@ class Cluster:
     # --- actors ------------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """The run's actors that there are, of whichever process."""
-        return list(self._ray.util.list_named_actors())
+        """The run's actors that there are, of whichever process; none where the cluster does not answer."""
+        try:
+            return list(self._ray.util.list_named_actors())
+        except Exception as error:
+            logger.warning("--ray-address %s does not answer: %s", self._address, one_line(error))
+            return []
 
     def find(self, name: str) -> Any | None:
         """The run's actor of that name, if there is one."""

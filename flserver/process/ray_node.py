@@ -132,11 +132,15 @@ class RayNode:
 
         with self._sums:
             total = self._served().exact_sum(round, attempt)
-            model = total.model
-            within = ranges(model, count)[number]
-            own = cut(total, within)
-        cuts = [own, *({name: tensor_over(array) for name, array in other.items()} for other in others)]
-        made = reduced(in_range(model, within), cuts)
+            if count == 1:
+                made = total.mean()
+            else:
+                model = total.model
+                within = ranges(model, count)[number]
+                own = cut(total, within)
+        if count > 1:
+            theirs = ({name: tensor_over(array) for name, array in other.items()} for other in others)
+            made = reduced(in_range(model, within), [own, *theirs])
         return {name: tensor.view(-1).view(torch.uint8).numpy() for name, tensor in made.items()}
 
     # --- its end -----------------------------------------------------------------------------------------------------

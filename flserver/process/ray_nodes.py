@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flserver.clock import monotonic
-from flserver.errors import UsageError
+from flserver.errors import FlserverError, UsageError
 from flserver.ingest.batches import raw_of
 from flserver.ingest.desk import Desk, NodeGone
 from flserver.ingest.place import Place
@@ -122,7 +122,7 @@ class RayNodes:
         while not self._closing.is_set():
             try:
                 self._serve(slot)
-            except (ActorGone, UsageError) as error:
+            except FlserverError as error:
                 if self._closing.is_set():
                     return
                 logger.warning("%s is gone: %s", _name(slot), error)
