@@ -90,6 +90,12 @@ class Strategy(ABC):
         """Whether a round's updates may be added to several of it, in different processes, and brought together."""
         return self.on_arrival and type(self).merge is not Strategy.merge and self._goes_with_add("merge")
 
+    @property
+    def finishes_anywhere(self) -> bool:
+        """Whether ``finish`` rests on nothing but what was added since ``begin``, and leaves nothing behind: then
+        another one that has all of a round's updates may do it."""
+        return False
+
     def partial(self) -> State:
         """What was added since ``begin``, as tensors that another one's ``merge`` takes. Only called where the strategy
         ``splits``."""

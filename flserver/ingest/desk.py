@@ -15,7 +15,7 @@ from flserver.errors import CheckpointError, FlserverError, TooDifferent
 from flserver.events import NodeHead
 from flserver.events.bus import Recorder
 from flserver.ingest import told as t
-from flserver.ingest.batches import raw_of, to_state
+from flserver.ingest.batches import raw_of, state_like, to_state
 from flserver.ingest.flusher import Flusher
 from flserver.ingest.ids import Ids
 from flserver.ingest.place import Place
@@ -221,18 +221,30 @@ class Desk:
                 continue
             if all(place.held.safe(ids) for place, ids in held.items()):
                 return state
+        if (made := self._made_by_one(attempt, strategy)) is not None:
+            return made
         for place in self._settle(attempt, whole=True):
             if (part := place.held.taken) is not None:
                 strategy.merge(to_state(part))
         return None
 
-    def _settle(self, attempt: Attempt, *, whole: bool) -> list[Place]:
+    def _made_by_one(self, attempt: Attempt, strategy: "Strategy") -> "State | None":
+        """The new state, where one node has all of the attempt's updates and can make it of them."""
+        with self._changed:
+            holding = [place for place in self._places.values() if place.held.ids]
+            if len(holding) != 1 or self._added_again or not strategy.finishes_anywhere or self._model is None:
+                return None
+            layout = self._model[0]
+        (place,) = self._settle(attempt, whole=True, made=True) or holding
+        return None if (blobs := place.held.taken) is None else state_like(layout, blobs)
+
+    def _settle(self, attempt: Attempt, *, whole: bool, made: bool = False) -> list[Place]:
         """The places with updates of the attempt, once each has folded all that counts, or is gone."""
         deadline = Deadline.after(SETTLE_SECONDS)
         with self._changed:
             places = [place for place in self._places.values() if place.held.ids]
             for place in places:
-                place.held.settle(attempt.round, attempt.number, whole=whole)
+                place.held.settle(attempt.round, attempt.number, whole=whole, made=made)
             self._changed.wait_for(lambda: not any(map(self._unsettled, places)), deadline.remaining())
             late = [place for place in places if self._unsettled(place)]
         for place in late:

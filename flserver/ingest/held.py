@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flserver.clock import monotonic
+from flserver.errors import ConnectionLost
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.outbox import Outbox
@@ -64,6 +65,7 @@ class _Sum:
     round: int
     attempt: int
     whole: bool
+    made: bool
     given: Sequence[memoryview] | None = None
     done: bool = False
 
@@ -96,16 +98,24 @@ class Held:
         )
         verdict = self._exchange.offer(upload)
         with self._lock:
-            self._deciding[upload.update_id] = upload, verdict
+            over = self._over
+            if not over:
+                self._deciding[upload.update_id] = upload, verdict
+        if over:  # the node went meanwhile: nothing of it will be on record
+            self._exchange.losses_on_record(self._exchange.lose([(upload, verdict, False)]))
         return _decided(verdict)
 
     def reject(self, update_id: int, rejection: str) -> q.Decided:
-        """What was offered and counts cannot."""
+        """What was offered and counts cannot. Raises ConnectionLost where the node went meanwhile."""
         with self._lock:
-            upload, verdict = self._deciding[update_id]
+            found = self._deciding.get(update_id)
+        if found is None:
+            raise ConnectionLost("its node is gone")
+        upload, verdict = found
         verdict = self._exchange.reject_update(upload, verdict, rejection)
         with self._lock:
-            self._deciding[update_id] = upload, verdict
+            if update_id in self._deciding:
+                self._deciding[update_id] = upload, verdict
         return _decided(verdict)
 
     def confirm(self, told: t.Confirmed, kept: "Kept | None") -> None:
@@ -154,13 +164,14 @@ class Held:
         with self._lock:
             return frozenset(self._held)
 
-    def settle(self, round: int, attempt: int, *, whole: bool) -> None:
-        """Ask whether all of that attempt is folded, and for the sum where it is wanted ``whole``: each once."""
+    def settle(self, round: int, attempt: int, *, whole: bool, made: bool = False) -> None:
+        """Ask whether all of that attempt is folded, and for the sum where it is wanted ``whole``, or what is ``made``
+        of it: each once."""
         with self._lock:
             if self._sum is not None and (self._sum.whole or not whole):
                 return
-            self._sum = _Sum(round, attempt, whole)
-        self._outbox.put(t.Settle(round, attempt, whole))
+            self._sum = _Sum(round, attempt, whole, made)
+        self._outbox.put(t.Settle(round, attempt, whole, made))
 
     @property
     def is_settled(self) -> bool:
@@ -180,7 +191,7 @@ class Held:
             asked = self._sum
             if self._over or asked is None or (asked.round, asked.attempt) != (settled.round, settled.attempt):
                 return
-            if asked.whole and settled.clients and not settled.blobs:
+            if asked.made != settled.made or (asked.whole and settled.clients and not settled.blobs):
                 return  # it answers what was asked before
             asked.done = True
             if settled.blobs:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flserver.errors import FlserverError, StoreError, UsageError, one_line
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, failure_of
-from flserver.ingest.batches import BatchError, from_bytes, of_state, state_like
+from flserver.ingest.batches import BatchError, from_bytes, of_state, raw_of, state_like
 from flserver.ingest.door import NodeDoor
 from flserver.ingest.folding import Layout, NodeFolding
 from flserver.ingest.ids import NodeIds
@@ -239,13 +239,13 @@ class Node:
             ring()
 
     def _settle(self, said: t.Settle) -> None:
-        folded, blobs = self._folding.folded, NOTHING
+        folded, blobs, strategy = self._folding.folded, NOTHING, self._folding.strategy
         if self._attempt != (said.round, said.attempt):
             folded = 0
         elif said.whole and folded:
-            assert self._folding.strategy is not None
-            blobs = of_state(self._folding.strategy.partial())
-        self.asking.tell(t.Settled(said.round, said.attempt, folded, blobs))
+            assert strategy is not None
+            blobs = raw_of(strategy.finish()) if said.made else of_state(strategy.partial())
+        self.asking.tell(t.Settled(said.round, said.attempt, folded, blobs, said.made))
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -93,12 +93,13 @@ class Failed:
 @dataclass(frozen=True)
 class Settled:
     """All that was to be folded in that attempt is: of so many clients. ``blobs`` is the saved sum, where it was asked
-    for, as ``batches.of_state`` has it."""
+    for, as ``batches.of_state`` has it; or the new state's tensors, which is ``made`` of it."""
 
     round: int
     attempt: int
     clients: int
     blobs: tuple[memoryview, ...] = ()
+    made: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,11 +181,13 @@ class Drop:
 
 @dataclass(frozen=True)
 class Settle:
-    """Say when all that was to be folded in that attempt is: ``Settled``, with the sum where ``whole``."""
+    """Say when all that was to be folded in that attempt is: ``Settled``, with the sum where ``whole``; a node that has
+    all of it may be asked for the new state that is ``made`` of it instead, which is a quarter as much."""
 
     round: int
     attempt: int
     whole: bool
+    made: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, error_of, failure_of
 from flserver.ingest.batches import Item, from_bytes, to_bytes
-from flserver.ingest.desk import Desk
+from flserver.ingest.desk import Desk, OnNodes
 from flserver.ingest.ids import Ids
 from flserver.ingest.outbox import MOST_ITEMS, Outbox
 from flserver.ingest.place import Place
@@ -20,6 +20,7 @@ from flserver.ingest.recording import NodeRecorder
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
+from flserver.rounds.seats import SentModel
 from flserver.store.payloads import to_payload
 from tests import facts
 from tests.patience import PATIENCE
@@ -91,6 +92,25 @@ def test_what_is_asked_does_not_wait_for_the_record_and_what_goes_there_keeps_it
         (event,) = at.recorder.events
         assert isinstance(event, e.ConnectionOpened)
         assert (event.node, at.recorder.durable) == ("node-1", 1)
+
+
+def test_what_is_decided_as_its_node_goes_holds_no_attempt_up() -> None:
+    with AtDesk() as at:
+        registration = at.exchange.register("a", 10, PEER)
+        at.exchange.confirm_registration(registration, lambda: None)
+        at.exchange.close_window()
+        attempt = at.exchange.begin(1, 1)
+        at.exchange.publish(OnNodes(1, False))
+        sent = at.exchange.next_model(registration)
+        assert isinstance(sent, SentModel)
+        sent.hand_over(1.0)
+        at.place.gone("its line ended")
+        at.place.join()
+        decided = at.place.held.offer(q.Offer(1, "a", PEER, 5, "blake3:00", None, None, None, None), 2.0)
+        assert decided.decision is None, "it counted"
+        assert (attempt.recording, attempt.seats["a"].decision) == (0, "lost")
+        with pytest.raises(ConnectionLost):
+            at.place.held.reject(1, "size: too much")
 
 
 def test_a_node_is_told_where_there_is_no_record_any_more() -> None:

@@ -59,6 +59,47 @@ def run_with(folder: Path, nodes: int, seed: int) -> list[State]:
     return models
 
 
+class Twice(FedAvg):
+    """One whose new model is not just the mean."""
+
+    def finish(self) -> State:
+        return {name: tensor * 2 for name, tensor in super().finish().items()}
+
+
+@pytest.mark.parametrize("strategy", [FedAvg, Twice])
+def test_one_node_that_has_all_of_a_round_makes_its_mean_unless_there_is_more_to_it(
+    tmp_path: Path, strategy: type[FedAvg]
+) -> None:
+    with Several(tmp_path, 1) as several:
+        several.committer._strategy, merged = strategy(), list[State]()
+        merging = several.committer._strategy.merge
+
+        def merge(part: State) -> None:
+            merged.append(part)
+            merging(part)
+
+        several.committer._strategy.merge = merge  # type: ignore[method-assign]
+        mine = state_of(several.peer("a").answer(0.5))
+        assert several.finish() == "completed"
+        assert len(merged) == (strategy is Twice)
+        expected = mine["fc1.weight"] * (2 if strategy is Twice else 1)
+        assert torch.equal(several.exchange.model.state["fc1.weight"], expected)
+
+
+def test_a_partial_sum_that_is_merged_is_what_was_added_there() -> None:
+    state = state_of(Several.initial())
+    strategies = [FedAvg() for _ in range(3)]
+    for strategy in strategies:
+        strategy.begin(state)
+    for number in range(4):
+        update = state_of(changed(Several.initial(), number, 1))
+        for strategy in (strategies[0], strategies[1 + number % 2]):
+            strategy.add(update, 10 + number)
+    strategies[1].merge(strategies[2].partial())
+    whole, merged = strategies[0].finish(), strategies[1].finish()
+    assert all(torch.equal(whole[name], merged[name]) for name in whole)
+
+
 @pytest.mark.parametrize("nodes", [1, 2, 4])
 def test_however_many_nodes_and_wherever_trainers_come_the_models_are_the_same_bits(tmp_path: Path, nodes: int) -> None:
     models = run_with(tmp_path, nodes, seed=nodes)

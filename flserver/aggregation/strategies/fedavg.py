@@ -91,6 +91,11 @@ class FedAvg(Strategy):
         """What was added since ``begin``; to be read only."""
         return self._sum
 
+    @property
+    def finishes_anywhere(self) -> bool:
+        """See :attr:`Strategy.finishes_anywhere`: the mean does, and what a subclass makes of it need not."""
+        return type(self).finish is FedAvg.finish
+
     def partial(self) -> State:
         """See :meth:`Strategy.partial`: the sum in its canonical form."""
         return self._sum.save()
