@@ -224,7 +224,7 @@ class RayNodes:
                     self._cluster.get(line.actor.give.remote(batch), GONE_SECONDS)
                 elif place.outbox.over:
                     return
-        except ActorGone as error:  # whoever asks it sees that too
+        except FlserverError as error:  # whoever asks it sees that too
             place.gone(str(error))
 
     # --- models and sums ---------------------------------------------------------------------------------------------

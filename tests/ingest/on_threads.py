@@ -16,6 +16,7 @@ import torch
 
 from flserver.aggregation import FedAvg
 from flserver.aggregation.checks import state_digest
+from flserver.errors import FlserverError
 from flserver.models.state import State, state_of
 from flserver.network.listener import Reservation
 from flserver.process import ray_nodes
@@ -129,6 +130,8 @@ class Threads:
             return reference.result(seconds)
         except Late as error:
             raise ActorGone("it does not answer") from error
+        except FlserverError as error:
+            raise ActorGone(str(error)) from error
 
     def get_all(self, references: "list[Future[Any]]", seconds: float) -> list[Any]:
         return [self.get(reference, seconds) for reference in references]
