@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from flserver.aggregation import FedAvg
 from flserver.process.ray_node import RayNode
+from flserver.process.ray_nodes import RayNodes
 from tests.e2e.harness import Peer
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, shuffled
 from tests.ingest.sweep import CLIENTS, NODES, ROUNDS
@@ -16,6 +18,15 @@ SHUFFLES = 10  # a tenth of ops/sweep-nodes
 @pytest.mark.parametrize("seed", range(SHUFFLES))
 def test_the_models_are_the_same_bits_on_any_nodes(tmp_path: Path, seed: int) -> None:
     assert shuffled(tmp_path, NODES[seed % len(NODES)], seed, CLIENTS, ROUNDS) == on_one(CLIENTS, ROUNDS)
+
+
+def test_what_makes_more_of_a_sum_than_its_mean_is_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finish(*_: object) -> None:
+        raise AssertionError("a node made the new model")
+
+    monkeypatch.setattr(FedAvg, "finishes_anywhere", False)
+    monkeypatch.setattr(RayNodes, "_finish", finish)
+    assert shuffled(tmp_path, 2, 0, CLIENTS, ROUNDS) == on_one(CLIENTS, ROUNDS)
 
 
 def test_in_the_place_of_a_node_that_died_there_is_another_and_the_round_goes_on(tmp_path: Path) -> None:
