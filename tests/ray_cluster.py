@@ -14,7 +14,12 @@ import pytest
 
 from tests.patience import PATIENCE, eventually
 
-START = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
+START = """
+import ctypes, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: whatever ends the tests ends the cluster
+from ray.scripts.scripts import main
+sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="session")
