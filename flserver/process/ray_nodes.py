@@ -210,9 +210,8 @@ class RayNodes:
                 self._lines[name] = line
                 if self._model is not None:
                     actor.model.remote(*self._model)
-        self._say(
-            f"listening for trainers on {with_port(begun['host'], begun['port'])} ({name}, process {about['pid']})"
-        )
+        place = with_port(begun["host"], begun["port"])
+        self._say(f"{name} (process {about['pid']}): listening for trainers on {place}")
         return line
 
     def _tell(self, line: Line) -> None:

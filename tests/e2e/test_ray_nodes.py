@@ -54,8 +54,8 @@ def test_a_process_that_is_killed_is_noticed_and_another_serves_its_trainers(
 ) -> None:
     options = ("--ingest", "2", "--ray-address", ray_cluster.address, "--num-rounds", "1", "--min-clients", "7", *FAST)
     with ServerProcess(tmp_path, *options, env=ray_cluster.env) as server, ExitStack() as stack:
-        killed = int(server.wait_for_line(r"\(node-1, process (\d+)\)")[1])
-        server.wait_for_line(r"\(node-2, process \d+\)")
+        killed = int(server.wait_for_line(r"node-1 \(process (\d+)\): listening")[1])
+        server.wait_for_line(r"node-2 \(process \d+\): listening")
 
         def join(client: int) -> Peer:
             return stack.enter_context(Peer(server, client, 10)).join()
@@ -63,7 +63,7 @@ def test_a_process_that_is_killed_is_noticed_and_another_serves_its_trainers(
         peers = {client: join(client) for client in range(1, 7)}
         os.kill(killed, signal.SIGKILL)
         server.wait_for_line(r"node-1 is gone: its process died")
-        server.wait_for_line(r"\(node-3, process \d+\)")
+        server.wait_for_line(r"node-3 \(process \d+\): listening")
         left = eventually(lambda: server.sql("SELECT client_id FROM v1_clients WHERE left_reason = 'node'") or [()])
         for client in [int(row[0]) for row in left if row]:
             peers[client] = join(client)

@@ -180,8 +180,8 @@ class OnThreads:
 
         def found() -> list[int]:
             with self._more:
-                said = [re.search(r":(\d+) \((\S+),", line) for line in self._said]
-            there = [int(match[1]) for match in said if match is not None and match[2] in self.several.desk.names]
+                said = [re.search(r"(\S+) \(process \d+\): .*:(\d+)$", line) for line in self._said]
+            there = [int(match[2]) for match in said if match is not None and match[1] in self.several.desk.names]
             return there if len(there) == self._count else []
 
         return eventually(found)
