@@ -119,7 +119,7 @@ def tensor_over(array: np.ndarray) -> Tensor:
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     if not array.size:
         return torch.empty(array.shape, dtype=dtype)
-    return torch.frombuffer(array, dtype=dtype).view(array.shape)  # type: ignore[call-overload, no-any-return]
+    return torch.frombuffer(array, dtype=dtype).view(array.shape)
 
 
 def read_state(module: Module) -> State:
