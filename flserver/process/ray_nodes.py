@@ -149,9 +149,11 @@ class RayNodes:
         teller.start()
         why = ""
         try:
-            over = False
+            over, asked = False, actor.take.remote(TAKE_SECONDS)
             while not over:
-                batch, over = self._cluster.get(actor.take.remote(TAKE_SECONDS), TAKE_SECONDS + GONE_SECONDS)
+                batch, over = self._cluster.get(asked, TAKE_SECONDS + GONE_SECONDS)
+                if not over:  # while the desk does what was said, the next is on its way
+                    asked = actor.take.remote(TAKE_SECONDS)
                 if batch:
                     place.give(batch)
                 if place.ending and not place.leaving:
