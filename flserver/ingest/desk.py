@@ -58,6 +58,7 @@ class Desk:
     def __init__(self, exchange: Exchange, recorder: Recorder, ids: Ids) -> None:
         self._exchange, self._recorder, self._ids = exchange, recorder, ids
         self.small = False
+        self.goes_on_after: State | None = None  # the model of the round before the last one, of a run that goes on
         self.kept: Kept | None = None  # where nodes keep updates, if they do
         self._strategy: Strategy | None = None
         self._added_again = False  # whether some of the attempt's updates are in the coordinator's own strategy
@@ -174,7 +175,7 @@ class Desk:
             if self._model is not None and self._model[0] is state:
                 return self._model[1]
             self._number += 1
-            before = self._model[0] if self._model is not None else None
+            before = self._model[0] if self._model is not None else self.goes_on_after
             self._model, self._before = (state, OnNodes(self._number, self.small)), before
             if self.carry is not None:
                 self.carry(self._number, state)

@@ -106,6 +106,7 @@ class Run:
         buffers: Broadcasts = self.desk or BroadcastBuffers(prepared.template)
         if self.desk is not None:
             self.desk.small = len(prepared.template.buffer) <= SMALL
+            self.desk.goes_on_after = model.step.before if model.step is not None else None
             self.desk.keep_with(prepared.kept, prepared.strategy)
         prepared.strategy.scratch = self.memory.scratch
         self._folding.committer = committer = Committer(

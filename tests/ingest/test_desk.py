@@ -11,7 +11,7 @@ from flserver.identity.rules import Identity
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, error_of, failure_of
-from flserver.ingest.batches import Item, from_bytes, to_bytes
+from flserver.ingest.batches import Item, from_bytes, raw_of, to_bytes
 from flserver.ingest.desk import Desk, OnNodes
 from flserver.ingest.ids import Ids
 from flserver.ingest.outbox import MOST_ITEMS, Outbox
@@ -25,6 +25,7 @@ from flserver.store.payloads import to_payload
 from tests import facts
 from tests.patience import PATIENCE
 from tests.recorder import RecordingRecorder, raising
+from tests.rounds.coordinated import tensors
 from tests.rounds.policies import policy
 
 PEER = Peer(host="10.0.0.1", port=1)
@@ -111,6 +112,27 @@ def test_what_is_decided_as_its_node_goes_holds_no_attempt_up() -> None:
         assert (attempt.recording, attempt.seats["a"].decision) == (0, "lost")
         with pytest.raises(ConnectionLost):
             at.place.held.reject(1, "size: too much")
+
+
+def test_nodes_are_given_the_model_of_the_round_before_once() -> None:
+    with AtDesk() as at:
+        models = [tensors(float(number), 0, 0) for number in range(4)]
+        at.desk.goes_on_after = models[0]
+        at.say(Item(t.Ready()))
+        for model in models[1:3]:
+            at.desk.render(model)
+        late = at.desk.open("node-2")
+        late.give(to_bytes([Item(t.Ready())]))
+        at.desk.render(models[3])
+        given = []
+        for place in (at.place, late):
+            said = [item.said for item in from_bytes(place.take(PATIENCE))]
+            found = [one for one in said if isinstance(one, t.Model)]
+            given.append([(one.number, [bytes(blob) for blob in one.before]) for one in found])
+        before = [[bytes(blob) for blob in raw_of(model)] for model in models]
+        assert given == [[(1, before[0]), (2, []), (3, [])], [(2, before[1]), (3, [])]]
+        late.gone("the test is over")
+        late.join()
 
 
 def test_a_node_is_told_where_there_is_no_record_any_more() -> None:
