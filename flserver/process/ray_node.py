@@ -43,6 +43,7 @@ class RayNode:
         self._reserved: Reservation | None = None
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
+        self._code = digest_of_package()
         self._stopped = threading.Event()
         # Ray ends this process without asking: nobody joins a thread in it.
         threading.Thread(target=self._watch, name="node-watch", daemon=True).start()
@@ -57,7 +58,7 @@ class RayNode:
             "host": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
             "tokens": os.environ.get("RAY_AUTH_MODE") == "token",
-            "code": digest_of_package(),
+            "code": self._code,
         }
 
     def begin(self, described: bytes, host: str, port: int, beside: bool) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class RayNodes:
         self._model: tuple[int, Any] | None = None
         self._layout: State = {}
         self._closing = threading.Event()
-        self._here = ""
+        self._here, self._code = "", digest_of_package()
         self._threads = [
             threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}")
             for slot in range(1, settings.ingest.ingest + 1)
@@ -176,7 +176,7 @@ class RayNodes:
         if found is not None:
             try:
                 about = self._cluster.get(found.where.remote(), GONE_SECONDS)
-                if about["code"] == digest_of_package():
+                if about["code"] == self._code:
                     return found, about
             except ActorGone as error:
                 logger.debug("%s of an earlier server: %s", _name(slot), error)
@@ -184,7 +184,7 @@ class RayNodes:
         made = self._cluster.make(RayNode, _name(slot))
         try:
             about = self._cluster.get(made.where.remote(), BEGIN_SECONDS)
-            if about["code"] != digest_of_package():
+            if about["code"] != self._code:
                 raise UsageError(f"the machine {about['host']} has other sources of flserver than this one")
             if not about["tokens"]:
                 raise UsageError(f"the machine {about['host']} is in the cluster without tokens (RAY_AUTH_MODE=token)")

@@ -20,7 +20,6 @@ from flserver.errors import FlserverError
 from flserver.models.state import State, state_of
 from flserver.network.listener import Reservation
 from flserver.process import ray_nodes
-from flserver.process.provenance import digest_of_package
 from flserver.process.ray_cluster import ActorGone
 from flserver.process.ray_node import RayNode
 from flserver.settings import server_settings
@@ -155,7 +154,7 @@ class OnThreads:
 
             def where(self) -> dict[str, Any]:
                 where = {"machine": self._machine, "host": "127.0.0.1", "pid": 0}
-                return where | {"tokens": True, "code": digest_of_package()}
+                return where | {"tokens": True, "code": self._code}
 
         for place, new in (
             ("ray_nodes.Cluster", Threads),
