@@ -21,6 +21,7 @@ from tests.patience import PATIENCE
 from tests.postgres_server import empty_postgres as empty_postgres
 from tests.postgres_server import postgres as postgres
 from tests.postgres_server import postgres_server as postgres_server
+from tests.ray_cluster import ray_cluster as ray_cluster
 from tests.s3_server import s3 as s3
 from tests.s3_server import s3_server as s3_server
 from tests.scheduling import ByFixtures, order

@@ -79,14 +79,14 @@ def test_what_starts_a_server_comes_last(request: pytest.FixtureRequest) -> None
     assert late == sorted(late)
 
 
-SERVICES = {"boto3", "botocore", "moto", "psycopg"}
+SERVICES = {"boto3", "botocore", "moto", "psycopg", "ray"}
 
 
 def test_what_plain_ops_test_does_not_install_is_imported_by_no_file_that_it_collects(tmp_path: Path) -> None:
     found = [
         path.relative_to(TESTS.parent)
         for path in sorted(TESTS.rglob("*.py"))
-        if path.name != "__main__.py" and re.search("postgres|psycopg|s3", path.read_text(encoding="utf-8"))
+        if path.name != "__main__.py" and re.search(r"postgres|psycopg|s3|\bray\b", path.read_text(encoding="utf-8"))
     ]
     assert len(found) > 10
     program = tmp_path / "looks.py"
@@ -105,7 +105,7 @@ def test_ops_test_says_of_each_mark_that_its_tests_are_left_out() -> None:
     script = (TESTS.parent / "ops" / "test").read_text(encoding="utf-8")
     project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
     marks = {line.partition(":")[0] for line in project["tool"]["pytest"]["ini_options"]["markers"]}
-    assert set(re.findall(r"leave_out (\w+) ", script)) == marks >= {"postgres", "s3", "fleet"}
+    assert set(re.findall(r"leave_out (\w+) ", script)) == marks >= {"postgres", "s3", "ray", "fleet"}
 
 
 WAITS = {"acquire", "communicate", "result", "settimeout", "urlopen", "wait", "wait_for"}

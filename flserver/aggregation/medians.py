@@ -76,17 +76,29 @@ class Medians:
         self._take(other._merged(), times)
         self._many += [(name, values, times * its) for name, values, its in other._many]
 
-    def rows(self) -> Tensor:
-        """All of it in one form, whatever it was made of: rows of place, value and times, in ascending order."""
-        rows, start = [self._merged()], 0
+    @property
+    def places(self) -> int:
+        """How many elements the tensors have."""
+        return sum(base.numel() for base in self.base.values())
+
+    def rows(self, places: range | None = None) -> Tensor:
+        """All of it, or what is at these places, in one form, whatever it was made of: rows of place, value and times,
+        in ascending order."""
+        places = range(self.places) if places is None else places
+        few, start = self._merged(), 0
+        first, last = torch.searchsorted(few[0].contiguous(), torch.tensor([places.start, places.stop])).tolist()
+        rows = [few[:, first:last]]
         for name, base in self.base.items():
-            rows += list(self._dense(name, torch.arange(base.numel()), start))
+            here = range(max(places.start - start, 0), min(places.stop - start, base.numel()))
+            if here:
+                rows += list(self._dense(name, torch.arange(here.start, here.stop), start))
             start += base.numel()
         return _combined(torch.cat(rows, dim=1))
 
-    def load(self, clients: int, rows: Tensor) -> None:
-        """Take back what ``rows`` gave of so many clients."""
-        self.clients, self._rows, self._new, self._waiting, self._many = clients, rows, [], 0, []
+    def include(self, clients: int, rows: Tensor) -> None:
+        """Count so many clients more, of whom another's ``rows`` are."""
+        self.clients += clients
+        self._take(rows, 1)
 
     def finish(self) -> State:
         """The medians, in memory of their own. At least one client is counted."""

@@ -5,7 +5,7 @@ again, merged with another, and an update or a whole sum can be subtracted, as i
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import blake3
@@ -49,11 +49,20 @@ class ExactSum:
 
     def empty(self) -> "ExactSum":
         """A sum of nothing, of the same layout and over the same model's integers, in memory of its own."""
-        model = {
+        return ExactSum(self.model)
+
+    @property
+    def model(self) -> State:
+        """The model that the updates answer, as far as a sum needs it: of what is averaged there are no numbers."""
+        return {
             name: self.medians.base.get(name, torch.empty(self._shapes[name], dtype=dtype, device="meta"))
             for name, dtype in self._dtypes.items()
         }
-        return ExactSum(model)
+
+    @property
+    def tensor_kinds(self) -> Mapping[str, tuple[torch.dtype, torch.Size]]:
+        """The dtype and the shape of each of the model's tensors."""
+        return {name: (dtype, self._shapes[name]) for name, dtype in self._dtypes.items()}
 
     def begin(self, model: State) -> bool:
         """Forget what was added; ``model`` is the one that updates answer from now on. Whether it has the same layout;
@@ -180,30 +189,54 @@ class ExactSum:
     def save(self) -> State:
         """The sum in its canonical form: ``bins``, rows of a grid's exponent and a block; ``numbers``, those of each
         row; ``changes``, rows of place, value and times; ``counts``, samples and clients; ``layout``, as text."""
-        places = list(self._places())
-        numbers = [self.parts[part].bin(block, grid) for part, block, grid in places]
-        rows = [(int(self.layout.grids[grid]), part * (PART // BLOCK) + block) for part, block, grid in places]
+        return self.save_run(range(self.blocks), range(self.medians.places), self._description())
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the elements of its floating-point tensors take, one after another."""
+        return -(-self.layout.elements // BLOCK)
+
+    def save_run(self, blocks: range, places: range, description: bytes) -> State:
+        """What ``save`` gives of a sum that has these blocks, and these places of its integers, and no others; such a
+        sum's layout has the ``description``."""
+        found = list(self._bins(blocks))
+        numbers = np.empty((len(found), BLOCK))
+        for row, (_, _, bin) in zip(numbers, found, strict=True):
+            row[:] = bin
+        rows = [(exponent, block - blocks.start) for exponent, block, _ in found]
+        changes = self.medians.rows(places)
+        changes[0] -= places.start
         return {
-            "layout": torch.frombuffer(bytearray(self._description()), dtype=torch.uint8),
+            "layout": torch.frombuffer(bytearray(description), dtype=torch.uint8),
             "counts": torch.tensor([self.samples, self.clients]),
             "bins": torch.tensor(rows, dtype=torch.int64).view(-1, 2),
-            "numbers": torch.from_numpy(np.array(numbers)).view(-1, BLOCK),
-            "changes": self.medians.rows(),
+            "numbers": torch.from_numpy(numbers),
+            "changes": changes,
         }
 
     def load(self, saved: State) -> None:
         """Be the sum that ``save`` gave. Raises UsageError where that was of another layout."""
-        if bytes(raw_bytes(saved["layout"])) != self._description():
-            raise UsageError("the saved sum is of a model with other tensors")
+        self._check(saved)
         self._forget(Medians(self.medians.base, self._scratch))
+        self.include(saved)
+
+    def include(self, saved: State) -> None:
+        """Add all that the sum had which ``save`` gave. Raises UsageError where that was of another layout."""
+        self._check(saved)
+        self.canonical()  # so that there is room for all of it
         grids = {int(exponent): grid for grid, exponent in enumerate(self.layout.grids)}
         for (exponent, block), numbers in zip(saved["bins"].tolist(), saved["numbers"], strict=True):
             part, inside = divmod(block, PART // BLOCK)
             array = numbers.numpy()
             units = int(np.ldexp(np.abs(array).max(), -exponent))
             self.parts[part].put(inside, grids[exponent], array, units, self._scratch)
-        self.samples, clients = saved["counts"].tolist()
-        self.medians.load(clients, saved["changes"])
+        samples, clients = saved["counts"].tolist()
+        self.samples += samples
+        self.medians.include(clients, saved["changes"])
+
+    def _check(self, saved: State) -> None:
+        if bytes(raw_bytes(saved["layout"])) != self._description():
+            raise UsageError("the saved sum is of a model with other tensors")
 
     def digest(self) -> str:
         """``blake3:hex`` of the canonical form: the same for equal sums, and only for them."""
@@ -222,13 +255,20 @@ class ExactSum:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _places(self) -> Iterator[tuple[int, int, int]]:
-        """Where bins are, of the canonical form: part, block, grid, in ascending order."""
-        self.canonical()
-        for number, part in enumerate(self.parts):
-            for block, grid in np.argwhere(part.bins.table >= 0).tolist():
-                yield number, block, grid
+    def _bins(self, blocks: range) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The bins of these blocks in their canonical form: exponent, block, numbers, in ascending order of block and
+        place of the grid."""
+        for block in blocks:
+            number, inside = divmod(block, PART // BLOCK)
+            part = self.parts[number]
+            kernel.load().settle(part, inside, self._scratch)
+            for grid in np.flatnonzero(part.bins.table[inside] >= 0).tolist():
+                yield int(self.layout.grids[grid]), block, part.bin(inside, grid)
 
     def _description(self) -> bytes:
-        names = [[n, str(d).removeprefix("torch."), list(self._shapes[n])] for n, d in self._dtypes.items()]
-        return json.dumps(names).encode()
+        return describe(self.tensor_kinds)
+
+
+def describe(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> bytes:
+    """A layout as text: names, dtypes and shapes."""
+    return json.dumps([[n, str(d).removeprefix("torch."), list(shape)] for n, (d, shape) in tensors.items()]).encode()

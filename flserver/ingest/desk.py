@@ -209,7 +209,7 @@ class Desk:
 
         Raises what ``finish`` and the strategy raise.
         """
-        while self.finish is not None and not self._added_again:
+        while self.finish is not None and strategy.finishes_anywhere and not self._added_again:
             if not (holding := [place for place in self._settle(attempt, whole=False) if self._is_here(place)]):
                 return None
             held = {place: place.held.ids for place in holding}

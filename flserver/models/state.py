@@ -131,6 +131,14 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def tensor_over(array: np.ndarray) -> Tensor:
+    """A tensor over the memory of an array that is contiguous. Over a read-only one it must not be written to."""
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    if not array.size:
+        return torch.empty(array.shape, dtype=dtype)
+    return torch.frombuffer(array, dtype=dtype).view(array.shape)
+
+
 def read_state(module: Module) -> State:
     """The state of a module that came over the wire, as tensors over the memory of its body: they are not copied, and
     not all of them are contiguous."""

@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flserver.errors import PortBusy, UsageError
@@ -16,33 +17,30 @@ BACKLOG = 65535  # Linux makes it net.core.somaxconn: who comes beyond that trie
 
 
 class Listener:
-    """Listens on ``host`` (empty: every IPv4 address) and ``port`` (0: any free one).
+    """Listens on ``host`` (empty: every IPv4 address) and ``port`` (0: any free one), alone, or ``beside`` others of
+    this user's who say so too: each connection is one's of them, by the addresses at both of its ends.
 
     Raises UsageError where it cannot, PortBusy where it could if a connection that has the port were over.
     """
 
     shared = False  # whether other processes accept from it too, so that ``accept`` does not wait
 
-    def __init__(self, host: str, port: int) -> None:
-        family, address = addresses(host or "0.0.0.0", port, "--host")[0]
-        # Every address of both kinds, where all are meant.
-        both = address[0] == "::" and socket.has_dualstack_ipv6()
-        try:
-            self.socket = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
-        except OSError as error:
-            # The errno's own words: create_server adds the address to strerror.
-            reason = os.strerror(error.errno) if error.errno else error.strerror
-            if error.errno == errno.EADDRINUSE and (leads_to := connection_on(port)) is not None:
-                raise PortBusy(
-                    f"--host {host} --server-port {port}: {reason} by a connection of another program, to {leads_to}; "
-                    f"net.ipv4.ip_local_reserved_ports={port} keeps the port free of them"
-                ) from error
-            raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
+    def __init__(self, host: str, port: int, *, beside: bool = False) -> None:
+        family, address, both = _meant(host, port)
+        with _errors(host, port):
+            self.socket = socket.create_server(
+                address, family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=beside
+            )
 
     @property
     def address(self) -> tuple[str, int]:
         """The host and port that are listened on."""
         return own_address(self.socket)
+
+    @property
+    def door(self) -> Sequence[socket.socket]:
+        """What can be read from where somebody has come."""
+        return (self.socket,)
 
     def accept(self) -> tuple[socket.socket, Any] | None:
         """The next connection, and its peer's address; where it is ``shared``, None for what another process has.
@@ -63,3 +61,45 @@ class Listener:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
+
+
+class Reservation(Listener):
+    """Has ``host`` and ``port`` as a listener has them, alone, but lets others listen there ``beside`` it: nobody comes
+    to it. Nobody who does not say ``beside`` has the port as long as it is there. Raises as ``Listener``."""
+
+    def __init__(self, host: str, port: int) -> None:
+        if not port:
+            with contextlib.closing(Listener(host, 0)) as free:
+                _, port = free.address
+        self.socket = Listener(host, port).socket
+        # Of sockets that only are bound, as many have a port as like to, where each may use it again. One that has
+        # listened keeps its port, where it asked for that one, and the system looks at what it allows from then on.
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    @property
+    def door(self) -> Sequence[socket.socket]:
+        """See :attr:`Listener.door`: nobody comes here."""
+        return ()
+
+
+def _meant(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...], bool]:
+    """Family and address, and whether every address of both kinds is meant."""
+    family, address = addresses(host or "0.0.0.0", port, "--host")[0]
+    return family, address, address[0] == "::" and socket.has_dualstack_ipv6()
+
+
+@contextlib.contextmanager
+def _errors(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # The errno's own words: create_server adds the address to strerror.
+        reason = os.strerror(error.errno) if error.errno else error.strerror
+        if error.errno == errno.EADDRINUSE and (leads_to := connection_on(port)) is not None:
+            raise PortBusy(
+                f"--host {host} --server-port {port}: {reason} by a connection of another program, to {leads_to}; "
+                f"net.ipv4.ip_local_reserved_ports={port} keeps the port free of them"
+            ) from error
+        raise UsageError(f"--host {host} --server-port {port}: {reason}") from error

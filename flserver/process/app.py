@@ -61,7 +61,7 @@ def serve(launched: Launched) -> int:
     with closing(Preparation(launched.plan, launched.basis, launched.say)) as preparation:
         preparation.start()
         # Until somebody is at the door a model that fails leaves no trace. From then on it is a run that fails.
-        launched.signals.wait_for(preparation, launched.listener.socket)
+        launched.signals.wait_for(preparation, *launched.listener.door)
         if not launched.signals.received:
             if preparation.done:
                 preparation.result()

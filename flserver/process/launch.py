@@ -15,7 +15,7 @@ from flserver.clock import Deadline
 from flserver.errors import EXIT_DONE, PortBusy, UsageError
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission, check_host, check_min_clients
-from flserver.network.listener import Listener
+from flserver.network.listener import Listener, Reservation
 from flserver.process.names import check_names
 from flserver.process.signals import Signals
 from flserver.settings import NetworkPolicy, ServerSettings
@@ -86,7 +86,8 @@ def launch(
         if admission.reloads:
             signals.take_hang_ups()
         host, port = listener.address
-        say(f"listening for trainers on {with_port(host, port)}")
+        if not plan.settings.ingest.ray_address:  # else nodes are to listen yet, and say so
+            say(f"listening for trainers on {with_port(host, port)}")
 
         from flserver.process.app import serve
         from flserver.process.launched import Launched
@@ -136,7 +137,7 @@ def _listen(
     check_host(network, tls=settings.identity.tls_cert is not None)
     if warning := check_min_clients(settings, said=said, resumed=resumed):
         logger.warning("%s", warning)
-    listener = listen_when_free(network, signals)
+    listener = listen_when_free(network, signals, Reservation if settings.ingest.ray_address else Listener)
     stack.callback(listener.close)
     if network.metrics_port:
         from flserver.observers.http import listen
@@ -145,15 +146,18 @@ def _listen(
     return listener
 
 
-def listen_when_free(network: NetworkPolicy, signals: Signals, patience: float = PORT_PATIENCE) -> Listener:
-    """Listen for trainers. A port that only a connection has is tried again for ``patience`` seconds.
+def listen_when_free(
+    network: NetworkPolicy, signals: Signals, kind: type[Listener] = Listener, patience: float = PORT_PATIENCE
+) -> Listener:
+    """Listen for trainers, or keep the port for the nodes that will. A port that only a connection has is tried again
+    for ``patience`` seconds.
 
     Raises UsageError, and KeyboardInterrupt where the process is told to stop meanwhile.
     """
     deadline, told = Deadline.after(patience), False
     while True:
         try:
-            return Listener(network.host, network.server_port)
+            return kind(network.host, network.server_port)
         except PortBusy as error:
             if deadline.passed:
                 raise

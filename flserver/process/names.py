@@ -96,4 +96,9 @@ def _sign_key(settings: ServerSettings) -> None:
         raise UsageError("--sign-key-passphrase-file needs --sign-key: it has that key's passphrase")
 
 
-NAMES = (_host, _group, _model, _strategy, _eval_data, _evaluate, _kept_updates, _sign_key)
+def _ray(settings: ServerSettings) -> None:
+    if settings.ingest.ray_address is not None and find_spec("ray") is None:
+        raise NotInstalled("--ray-address needs Ray", "ray")
+
+
+NAMES = (_ray, _host, _group, _model, _strategy, _eval_data, _evaluate, _kept_updates, _sign_key)

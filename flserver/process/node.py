@@ -87,7 +87,7 @@ def main(listener: int, line: int) -> int:
     with socket.socket(fileno=line) as sock:
         told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
         settings = server_settings(told["values"])
-        _log(settings, told["name"])
+        log_as(settings, told["name"])
         node = Node(
             settings,
             SharedListener(socket.socket(fileno=listener)),
@@ -99,7 +99,7 @@ def main(listener: int, line: int) -> int:
         end = LineEnd(sock, node, told["name"], ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
         end.start()
         node.start()
-        threading.Thread(target=_prepare, args=(node, settings, told["run_id"]), name="model").start()
+        threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model").start()
         node.join()
         end.close()
     return 0
@@ -112,7 +112,8 @@ def _ended(node: Node) -> None:
         os._exit(LOST)
 
 
-def _prepare(node: Node, settings: ServerSettings, run_id: str) -> None:
+def make_model(node: Node, settings: ServerSettings, run_id: str) -> None:
+    """Make the model that a node's trainers are sent, and let it know."""
     try:
         from flserver.aggregation import kernel, load_strategy
         from flserver.models.kept import kept_in
@@ -134,7 +135,8 @@ def _prepare(node: Node, settings: ServerSettings, run_id: str) -> None:
         node.asking.tell(Failed(failure_of(error)))
 
 
-def _log(settings: ServerSettings, name: str) -> None:
+def log_as(settings: ServerSettings, name: str) -> None:
+    """Log on standard error, as the node of that name."""
     from flserver.observers.console import JsonFormatter
 
     handler = logging.StreamHandler(sys.stderr)

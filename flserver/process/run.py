@@ -32,6 +32,7 @@ from flserver.store.reader import IdSeeds, Reader
 if TYPE_CHECKING:
     from flserver.ingest.desk import Desk
     from flserver.process.nodes import Nodes
+    from flserver.process.ray_nodes import RayNodes
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
 
@@ -73,7 +74,7 @@ class Run:
             update_ids=count(seeds.update_id),
             known=Event(),
         )
-        self.server: Server | Nodes = (
+        self.server: Server | Nodes | RayNodes = (
             Server(launched.listener, self._context, count(seeds.connection_id), self.capacity)
             if self.desk is None
             else _nodes(launched, self.desk)
@@ -171,10 +172,15 @@ def _desk(exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":
     return Desk(exchange, recorder, Ids({kind: getattr(seeds, kind) for kind in kinds}))
 
 
-def _nodes(launched: Launched, desk: "Desk") -> "Nodes":
+def _nodes(launched: Launched, desk: "Desk") -> "Nodes | RayNodes":
+    settings, run_id = launched.plan.settings, launched.plan.run_id
+    if settings.ingest.ray_address is not None:
+        from flserver.process.ray_nodes import RayNodes
+
+        return RayNodes(settings, launched.listener, desk, run_id, launched.say)
     from flserver.process.nodes import Nodes
 
-    return Nodes(launched.plan.settings, launched.listener, desk, launched.plan.run_id)
+    return Nodes(settings, launched.listener, desk, run_id)
 
 
 def _rounds(launched: Launched) -> Rounds:

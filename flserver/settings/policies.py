@@ -142,9 +142,11 @@ class NetworkPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class IngestPolicy:
-    """How many processes beside the server's own serve trainers; with 0 of them there is none."""
+    """How many processes beside the server's own serve trainers, and on which Ray cluster: without an address they are
+    this machine's. With 0 of them there is none."""
 
     ingest: int
+    ray_address: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +192,8 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
     _check_date(merged["retain_until"])
+    if merged["ray_address"] and not merged["ingest"]:
+        raise UsageError("--ray-address is where --ingest nodes run: say how many with --ingest")
     meant["go_on_at"] = _go_on_at(merged)
     if not merged["resume"] and merged["resume_from"] is None:  # else a run on record may say the rest
         check_kept(merged["keep_updates"], merged["keep_updates_rounds"])

@@ -83,6 +83,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="tls-client-ca", kind="path", default=None, metavar="FILE", help="Ask trainers for certificates that one of these signed: the common name is the client's id."),
     Setting(name="trusted-proxy", kind="str", default=None, metavar="CIDR[,CIDR]", help="Forwarders' addresses: each connection from there begins with a PROXY protocol header, which has the trainer's."),
     Setting(name="ingest", kind="int", default=0, minimum=0, maximum=1024, metavar="N", help="Serve trainers with so many processes beside this one, ingest nodes; 0: this process does."),
+    Setting(name="ray-address", kind="str", default=None, metavar="HOST:PORT", help="The Ray cluster that the nodes of --ingest run on, on whichever of its machines; this machine is one of them. Left out: they are processes of this machine."),
     Setting(name="insecure", kind="bool", default=False, help="Listen on more than loopback without TLS, where an attacker on the way can run code on the trainers."),
     Setting(name="actor", kind="str", default=None, metavar="NAME", help="Who starts or resumes the run, for the record. Default: the system's user."),
     Setting(name="reason", kind="str", default=None, metavar="TEXT", help="Why, for the record."),

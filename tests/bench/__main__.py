@@ -47,6 +47,10 @@ def main() -> int:
     parser.add_argument("--turns", type=int, help="times that server and floor take turns (default: 3)")
     parser.add_argument("--long", action="store_true", help="the row “rounds” with 10,000 of them, not 1,000")
     parser.add_argument("--crowd", action="store_true", help="trainers in one thread, not in one each: cheaper")
+    parser.add_argument(
+        "--ingest", type=int, metavar="N", help="a server with N nodes against one without, in place of the floor"
+    )
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="the nodes are on that Ray cluster")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and what machine it is")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="show an earlier --json beside it")
     parser.add_argument("--strict", action="store_true", help="end with 1 where a row falls short")
@@ -74,7 +78,9 @@ def main() -> int:
         report = Report.beside(given.compare)
     except (OSError, ValueError) as error:
         parser.error(f"--compare {given.compare}: {error}")
-    wanted = Given(given.dir, given.turns, given.rounds, given.long, given.crowd, given.fleet or 1000)
+    nodes = ("--ingest", str(given.ingest)) if given.ingest else ()
+    nodes += ("--ray-address", given.ray_address) if given.ray_address else ()
+    wanted = Given(given.dir, given.turns, given.rounds, given.long, given.crowd, given.fleet or 1000, nodes)
     with contextlib.ExitStack() as stack:
         if given.db is not None:
             try:

@@ -36,6 +36,7 @@ class Given:
     long: bool = False
     crowd: bool = False
     fleet: int = 1000  # simulated trainers
+    ingest: tuple[str, ...] = ()  # options of a server that has nodes, which is then held against one without
     databases: Databases | None = None  # PostgreSQL's, for the rows that need some
 
     def shape(self, clients: int, size: str, rounds: int) -> Shape:
@@ -58,8 +59,11 @@ def in_turn(given: Given, turns: int, *runs: Callable[[], Run]) -> list[tuple[Ru
 def against_the_floor(
     clients: int, size: str, most: float | None, given: Given, *, rounds: int = 6, turns: int = 3
 ) -> list[Figure]:
-    """Seconds a round of the server over those of the floor, with the same trainers."""
+    """Seconds a round of the server over those of the floor, with the same trainers; or of one with nodes over those of
+    one without."""
     shape = given.shape(clients, size, rounds)
+    if given.ingest:
+        return beside_none(shape, given, turns)
     done = in_turn(given, turns, lambda: run_floor(shape, given.directory), lambda: run_server(shape, given.directory))
     server = statistics.median(one.seconds for _, one in done)
     return [
@@ -91,15 +95,27 @@ def beside_sqlite(
             return run_server(shape, given.directory, db=db)
 
     done = in_turn(given, turns, lambda: run_server(shape, given.directory), on_postgres)
+    return beside("record on PostgreSQL", "on SQLite", done, most)
+
+
+def beside_none(shape: Shape, given: Given, turns: int) -> list[Figure]:
+    """Seconds a round of a server with ingest nodes over those of one without, with the same trainers."""
+    options, folder = given.ingest, given.directory
+    done = in_turn(given, turns, lambda: run_server(shape, folder), lambda: run_server(shape, folder, *options))
+    return beside(" ".join(options), "none", done, 1.3)
+
+
+def beside(what: str, usual: str, done: list[tuple[Run, ...]], most: float | None) -> list[Figure]:
+    """Seconds a round of a server with ``what`` over those of the ``usual`` one, which was first in each turn."""
     ratios = [there.seconds / here.seconds for here, there in done]
     return [
-        Figure("a round, record on PostgreSQL / SQLite", statistics.median(ratios), "×", most=most),
+        Figure(f"a round, {what} / {usual}", statistics.median(ratios), "×", most=most),
         Figure("lowest ratio of a turn", min(ratios), "×"),
         Figure("highest ratio of a turn", max(ratios), "×"),
-        Figure("a round on SQLite", 1000 * statistics.median(here.seconds for here, _ in done), "ms"),
-        Figure("a round on PostgreSQL", 1000 * statistics.median(there.seconds for _, there in done), "ms"),
-        Figure("the server's peak memory on SQLite", max(here.peak for here, _ in done) / 1e6, "MB"),
-        Figure("the server's peak memory on PostgreSQL", max(there.peak for _, there in done) / 1e6, "MB"),
+        Figure(f"a round, {usual}", 1000 * statistics.median(here.seconds for here, _ in done), "ms"),
+        Figure(f"a round, {what}", 1000 * statistics.median(there.seconds for _, there in done), "ms"),
+        Figure(f"the server's peak memory, {usual}", max(here.peak for here, _ in done) / 1e6, "MB"),
+        Figure(f"the server's peak memory, {what}", max(there.peak for _, there in done) / 1e6, "MB"),
     ]
 
 

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 import pytest
 
 from flserver.errors import UsageError
-from flserver.network.listener import BACKLOG, Listener
+from flserver.network.listener import BACKLOG, Listener, Reservation
 from tests.patience import PATIENCE
 
 HAS_IPV6 = socket.has_ipv6 and socket.has_dualstack_ipv6()
@@ -99,3 +99,31 @@ def test_closing_wakes_who_is_blocked_in_accept(open_listener: Listener) -> None
             reached(*address)
         thread.join()
     open_listener.close()  # a second call does nothing
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", pytest.param("::", marks=pytest.mark.skipif(not HAS_IPV6, reason="IPv6"))]
+)
+@pytest.mark.parametrize("any_port", [True, False])
+def test_several_share_a_port_that_nobody_else_gets(host: str, any_port: bool) -> None:
+    with closing(Listener(host, 0)) as other:
+        port = other.address[1]
+        with pytest.raises(UsageError, match="Address already in use"):
+            Reservation(host, port)
+    with closing(Reservation(host, 0 if any_port else port)) as reserved:
+        port = reserved.address[1]
+        for another in (Listener, Reservation):
+            with pytest.raises(UsageError, match="Address already in use"):
+                another(host, port)
+        with pytest.raises(ConnectionRefusedError):
+            reached("127.0.0.1", port)
+        with closing(Listener(host, port, beside=True)) as one, closing(Listener(host, port, beside=True)) as two:
+            came = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(64)]
+            accepted = [listener.socket.accept()[0] for listener in (one, two)]  # each has some
+            for connection in (*came, *accepted):
+                connection.close()
+            with pytest.raises(UsageError, match="Address already in use"):
+                Listener(host, port)
+        with pytest.raises(UsageError, match="Address already in use"):
+            Listener(host, port)
+    Listener(host, port).close()

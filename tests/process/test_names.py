@@ -42,3 +42,12 @@ def test_the_weights_that_a_run_began_with_need_not_be_there_any_more_once_it_ha
     check_names(settings, begun=True)
     with pytest.raises(UsageError, match=r"--initial-weights gone\.safetensors: there is no such file"):
         check_names(settings)
+
+
+def test_a_ray_cluster_needs_ray_and_nodes_to_run_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="say how many with --ingest"):
+        server_settings({"ray_address": "10.0.0.1:6379"})
+    monkeypatch.setitem(sys.modules, "ray", None)
+    check_names(server_settings({"ingest": 2}))
+    with pytest.raises(UsageError, match=r"--ray-address needs Ray: .*pip install 'flserver\[ray\]'"):
+        check_names(server_settings({"ingest": 2, "ray_address": "10.0.0.1:6379"}))

@@ -1,0 +1,95 @@
+"""A sum cut by ranges of a model's elements: each range is reduced by itself, wherever that is.
+
+A *range* of a model is a model too, of the runs of the tensors that lie in it, flat, under their names. It begins with
+a block of the sum (``bins``), so a range of a sum is a sum over that model, whose blocks are the whole one's: what is
+merged and rounded there has the bits that the whole would have. What is no float is cut by itself, for its places
+have nothing to do with blocks.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+
+from flserver.aggregation.bins import BLOCK
+from flserver.aggregation.parts import ALIGNED
+from flserver.aggregation.sums import ExactSum, describe
+from flserver.models.state import State
+
+
+class Range(NamedTuple):
+    """``blocks`` of the floating-point elements, and ``places`` of all others' elements, each from the first to before
+    the last."""
+
+    blocks: range
+    places: range
+
+
+class Run(NamedTuple):
+    """The elements of the tensor ``name`` that lie in a range, from ``start`` to before ``stop``."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def ranges(model: State, count: int) -> list[Range]:
+    """At most ``count`` ranges that have all of a model, each about as much; none is empty. The same for all models of
+    the same layout."""
+    blocks = -(-sum(_aligned(tensor.numel()) for tensor in model.values() if tensor.is_floating_point()) // BLOCK)
+    places = sum(tensor.numel() for tensor in model.values() if not tensor.is_floating_point())
+    made = [Range(_share(blocks, number, count), _share(places, number, count)) for number in range(count)]
+    return [one for one in made if one.blocks or one.places]
+
+
+def runs(kinds: Mapping[str, tuple[torch.dtype, torch.Size]], within: Range) -> Iterator[Run]:
+    """What of each tensor lies in a range, in the model's order; ``kinds`` are dtype and shape by name."""
+    elements = range(within.blocks.start * BLOCK, within.blocks.stop * BLOCK)
+    floats = others = 0
+    for name, (dtype, shape) in kinds.items():
+        count = shape.numel()
+        begin, there = (floats, elements) if dtype.is_floating_point else (others, within.places)
+        start, stop = max(there.start - begin, 0), min(there.stop - begin, count)
+        if start < stop:
+            yield Run(name, start, stop)
+        if dtype.is_floating_point:
+            floats += _aligned(count)
+        else:
+            others += count
+
+
+def in_range(model: State, within: Range) -> State:
+    """The model of a range, over the whole model's memory where that is contiguous."""
+    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in model.items()}
+    return {run.name: model[run.name].reshape(-1)[run.start : run.stop] for run in runs(kinds, within)}
+
+
+def cut(total: ExactSum, within: Range) -> State:
+    """What a sum has in a range, as :meth:`ExactSum.save` gives it of a sum over the range's model."""
+    kinds = total.tensor_kinds
+    layout = {run.name: (kinds[run.name][0], [run.stop - run.start]) for run in runs(kinds, within)}
+    return total.save_run(within.blocks, within.places, describe(layout))
+
+
+def reduced(model: State, cuts: Iterable[State]) -> State:
+    """The mean, rounded once, and the medians of a range: ``model`` is the range's, ``cuts`` are what each sum has
+    there. At least one of them has an update. Raises UsageError for one of another range's."""
+    total = ExactSum(model)
+    for one in cuts:
+        total.include(one)
+    return total.mean()
+
+
+def put(whole: State, within: Range, part: State) -> None:
+    """Write a range's tensors to where they belong in the ``whole``, whose tensors are contiguous."""
+    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in whole.items()}
+    for run in runs(kinds, within):
+        whole[run.name].view(-1)[run.start : run.stop] = part[run.name]
+
+
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNED) * ALIGNED
+
+
+def _share(count: int, number: int, of: int) -> range:
+    return range(count * number // of, count * (number + 1) // of)

@@ -1,0 +1,231 @@
+"""A run over ``process.ray_nodes``, with threads of this process where Ray has actors: all but Ray is as it is."""
+
+import random
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from flserver.aggregation import FedAvg
+from flserver.aggregation.checks import state_digest
+from flserver.errors import FlserverError
+from flserver.models.state import State, state_of
+from flserver.network.listener import Reservation
+from flserver.process import ray_nodes
+from flserver.process.ray_cluster import ActorGone
+from flserver.process.ray_node import RayNode
+from flserver.settings import server_settings
+from tests.e2e.harness import Peer
+from tests.ingest.several import Several
+from tests.patience import eventually
+
+
+class Model(torch.nn.Module):
+    """Several blocks of a sum, in parts that end beside their seams, and integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = torch.nn.Linear(120, 101)
+        self.register_buffer("fine", torch.zeros(4099, dtype=torch.float64))
+        self.register_buffer("coarse", torch.zeros(7, dtype=torch.float16))
+        self.register_buffer("seen", torch.zeros(9, dtype=torch.int64))
+        self.register_buffer("mask", torch.zeros(5, dtype=torch.bool))
+
+
+def initial() -> Model:
+    """The model that a run begins with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Model()
+
+
+def changed(state: State, client: int, round: int) -> Model:
+    """What a client makes of a round's model: numbers of its own size, and counters that differ."""
+    numbers = torch.Generator().manual_seed(1000 * round + client)
+    model = initial()
+    model.load_state_dict(state)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.randn(tensor.shape, generator=numbers).to(tensor.dtype) * 10.0 ** (client % 5 - 3))
+        else:
+            tensor.copy_(torch.randint(0, 2 if tensor.dtype == torch.bool else 4, tensor.shape, generator=numbers))
+    return model
+
+
+def on_one(clients: int, rounds: int) -> list[str]:
+    """The digests of a run's models where one sum has all."""
+    state = state_of(initial())
+    found = []
+    for round in range(1, rounds + 1):
+        alone = FedAvg()
+        alone.begin(state)
+        for client in range(clients):
+            alone.add(state_of(changed(state, client, round)), 10 + client)
+        state = alone.finish()
+        found.append(state_digest(state))
+    return found
+
+
+class Handle:
+    """What is called as an actor's handle is."""
+
+    def __init__(self, threads: "Threads", kept: RayNode) -> None:
+        self.threads, self.kept, self.dead = threads, kept, False
+
+    def __getattr__(self, method: str) -> Any:
+        return mock.Mock(remote=partial(self.threads.call, self, method))
+
+
+class Threads:
+    """``process.ray_cluster.Cluster``'s part."""
+
+    machine = "the server's"
+
+    def __init__(self, address: str, run_id: str) -> None:
+        self._pool = ThreadPoolExecutor(64)
+        self.actors: dict[str, Handle] = {}
+
+    def call(self, handle: Handle, method: str, *given: object) -> "Future[Any]":
+        def called() -> Any:
+            values = [value.result() if isinstance(value, Future) else value for value in given]
+            answer = getattr(handle.kept, method)(*values)
+            if handle.dead:
+                raise ActorGone("its process died")
+            return answer
+
+        return self._pool.submit(called)
+
+    def names(self) -> list[str]:
+        return [name for name, handle in self.actors.items() if not handle.dead]
+
+    def find(self, name: str) -> Handle | None:
+        handle = self.actors.get(name)
+        return None if handle is None or handle.dead else handle
+
+    def make(self, kind: Callable[[], RayNode], name: str) -> Handle:
+        self.actors[name] = handle = Handle(self, kind())
+        return handle
+
+    def kill(self, handle: Handle) -> None:
+        if not handle.dead:
+            handle.dead = True
+            handle.kept.stop()
+
+    def put(self, value: object) -> "Future[Any]":
+        made: Future[Any] = Future()
+        made.set_result(value)
+        return made
+
+    def get(self, reference: "Future[Any]", seconds: float) -> Any:
+        try:
+            return reference.result(seconds)
+        except Late as error:
+            raise ActorGone("it does not answer") from error
+        except FlserverError as error:
+            raise ActorGone(str(error)) from error
+
+    def get_all(self, references: "list[Future[Any]]", seconds: float) -> list[Any]:
+        return [self.get(reference, seconds) for reference in references]
+
+    def leave(self) -> None:
+        self._pool.shutdown()
+
+
+class OnThreads:
+    """A run whose ``nodes`` are each on a machine of its own, but for their host: ``ports`` are theirs."""
+
+    def __init__(self, folder: Path, nodes: int, rounds: int, clients: int, **changed: object) -> None:
+        self._stack = ExitStack()
+        values = {"model": "tests.ingest.on_threads:initial", "server_port": 0, "ingest": nodes, "ray_address": "none"}
+        machines = iter(range(10**6))
+
+        class Here(RayNode):
+            def __init__(self) -> None:
+                super().__init__()
+                self._machine = f"machine-{next(machines)}"
+
+            def where(self) -> dict[str, Any]:
+                where = {"machine": self._machine, "host": "127.0.0.1", "pid": 0}
+                return where | {"tokens": True, "code": self._code}
+
+        for place, new in (
+            ("ray_nodes.Cluster", Threads),
+            ("ray_nodes.RayNode", Here),
+            ("ray_node.log_as", mock.Mock()),
+        ):
+            self._stack.enter_context(mock.patch(f"flserver.process.{place}", new))
+        with mock.patch.object(Several, "initial", staticmethod(initial)):
+            self.several = Several(folder, 0, rounds, clients=clients, small=False, **changed)
+        self._said, self._more = list[str](), threading.Condition()
+        reservation = self._stack.enter_context(closing(Reservation("127.0.0.1", 0)))
+        self.nodes = ray_nodes.RayNodes(server_settings(values), reservation, self.several.desk, "run", self._say)
+        self.threads: Threads = self.nodes._cluster  # type: ignore[assignment]
+        self._count = nodes
+
+    def _say(self, line: str) -> None:
+        with self._more:
+            self._said.append(line)
+
+    def ports(self) -> list[int]:
+        """Where the nodes listen that there are, once there are all."""
+
+        def found() -> list[int]:
+            with self._more:
+                said = [re.search(r"(\S+) \(process \d+\): .*:(\d+)$", line) for line in self._said]
+            there = [int(match[2]) for match in said if match is not None and match[1] in self.several.desk.names]
+            return there if len(there) == self._count else []
+
+        return eventually(found)
+
+    def __enter__(self) -> "OnThreads":
+        self.several.__enter__()
+        self.nodes.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.several.exchange.stop("the test is over")
+        self.several.coordinator.join()
+        self.several._peers.close()
+        self.nodes.close(1.0)
+        self.several.__exit__()
+        self._stack.close()
+
+
+def uploaded(peer: Peer, port: int, model: torch.nn.Module) -> None:
+    """Answer at another node than the one where the trainer registered."""
+    home, peer.port = peer.port, port
+    peer.upload(model)
+    peer.port = home
+
+
+def shuffled(folder: Path, nodes: int, seed: int, clients: int, rounds: int) -> list[str]:
+    """The digests of a run's models; who comes when, to which node, and where it answers, is shuffled by ``seed``."""
+    chance, found = random.Random(seed), []
+    with OnThreads(folder, nodes, rounds, clients) as run:
+        ports, peers = run.ports(), {}
+        for client in chance.sample(range(clients), clients):
+            peer = Peer(chance.choice(ports), client, 10 + client)
+            peers[client] = run.several._peers.enter_context(peer).join()
+        for round in range(1, rounds + 1):
+            given = {client: state_of(peer.model()) for client, peer in peers.items()}
+            if round > 1:
+                found.append(state_digest(given[0]))
+            with ThreadPoolExecutor(clients) as pool:
+                going = [
+                    pool.submit(uploaded, peers[client], chance.choice(ports), changed(given[client], client, round))
+                    for client in chance.sample(range(clients), clients)
+                ]
+            for one in going:
+                one.result()
+        for peer in peers.values():
+            peer.finished()
+        assert run.several.finish() == "completed"
+        return [*found, state_digest(run.several.exchange.model.state)]

@@ -1,0 +1,60 @@
+"""Nodes as Ray would have them, but on threads: the same bits, one that dies, what an earlier server left."""
+
+from pathlib import Path
+
+import pytest
+
+from flserver.aggregation import FedAvg
+from flserver.process.ray_node import RayNode
+from flserver.process.ray_nodes import RayNodes
+from tests.e2e.harness import Peer
+from tests.ingest.on_threads import OnThreads, changed, initial, on_one, shuffled
+from tests.ingest.sweep import CLIENTS, NODES, ROUNDS
+from tests.patience import eventually
+
+SHUFFLES = 10  # a tenth of ops/sweep-nodes
+
+
+@pytest.mark.parametrize("seed", range(SHUFFLES))
+def test_the_models_are_the_same_bits_on_any_nodes(tmp_path: Path, seed: int) -> None:
+    assert shuffled(tmp_path, NODES[seed % len(NODES)], seed, CLIENTS, ROUNDS) == on_one(CLIENTS, ROUNDS)
+
+
+def test_what_makes_more_of_a_sum_than_its_mean_is_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finish(*_: object) -> None:
+        raise AssertionError("a node made the new model")
+
+    monkeypatch.setattr(FedAvg, "finishes_anywhere", False)
+    monkeypatch.setattr(RayNodes, "_finish", finish)
+    assert shuffled(tmp_path, 2, 0, CLIENTS, ROUNDS) == on_one(CLIENTS, ROUNDS)
+
+
+def test_in_the_place_of_a_node_that_died_there_is_another_and_the_round_goes_on(tmp_path: Path) -> None:
+    with OnThreads(tmp_path, 2, 1, 2) as run:
+        ports = run.ports()
+        peers = [run.several._peers.enter_context(Peer(port, client)).join() for client, port in enumerate(ports)]
+        models = [peer.model() for peer in peers]
+        dead = run.threads.actors["node-1"]
+        run.threads.kill(dead)
+        eventually(lambda: run.threads.actors["node-1"] is not dead)
+        there = run.ports()
+        assert set(there) != set(ports)
+        for peer, model in zip(peers, models, strict=True):
+            peer.port = there[0]
+            peer.upload(model)
+        assert run.several.finish() == "completed"
+
+
+def test_an_earlier_servers_processes_are_used_again_or_ended(tmp_path: Path) -> None:
+    run = OnThreads(tmp_path, 1, 1, 1)
+    from flserver.process import ray_nodes
+
+    kind: type[RayNode] = ray_nodes.RayNode
+    left, other = run.threads.make(kind, "node-1"), run.threads.make(kind, "node-7")
+    with run:
+        (port,) = run.ports()
+        assert run.threads.actors["node-1"] is left
+        assert (left.dead, other.dead) == (False, True)
+        with Peer(port, 1).join() as peer:
+            peer.upload(changed(initial().state_dict(), 1, 1))
+            peer.model()
