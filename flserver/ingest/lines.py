@@ -71,8 +71,8 @@ class LineEnd:
 
     def start(self) -> None:
         """Begin to carry."""
-        self._reader.start()
         self._writer.start()
+        self._reader.start()  # it may be over at once, and who hears of that may close
 
     def _read(self) -> None:
         why = "its line ended"

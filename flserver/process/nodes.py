@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from flserver.clock import monotonic
 from flserver.errors import StartError
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 END_SECONDS = 5.0  # beyond the sessions' grace, that a node has to end
 DEATHS, DEATH_SECONDS = 5, 60.0  # so many in so long: then no node is started in the place of one that is gone
+NONE_LEFT = "no node is left"
 
 
 class Child:
@@ -30,6 +32,7 @@ class Child:
 
     def __init__(self, process: "subprocess.Popen[bytes]", place: Place, line: LineEnd) -> None:
         self.process, self.place, self.line = process, place, line
+        self.noticed = False  # that it is gone: then whoever comes next ends it, not before
 
     def end(self) -> None:
         """Wait for its end, which has begun, and take what it had back."""
@@ -43,12 +46,16 @@ class Child:
 
 
 class Nodes:
-    """``settings`` says how many; ``desk`` answers them."""
+    """``settings`` says how many, ``desk`` answers them; ``end_run`` is told why, when there is none any more."""
 
-    def __init__(self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str) -> None:
+    def __init__(
+        self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str, end_run: Callable[[str], None]
+    ) -> None:
+        self._end_run = end_run
         self._settings, self._listener, self._desk, self._run_id = settings, listener, desk, run_id
         self._lock = threading.Lock()  # guards all below
         self._children: list[Child] = []
+        self._kept = settings.ingest.ingest  # there are so many, or another comes in the place of one that is gone
         self._started = 0
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._closing = False
@@ -107,9 +114,9 @@ class Nodes:
             place = self._desk.open(name)
             end = LineEnd(ours, place, name, ended=lambda why: self._ended(place, why), over=lambda: place.outbox.over)
             self._children.append(Child(process, place, end))
+            send_first(ours, described(self._settings, self._run_id, name))
+            end.start()  # here, for whoever finds it among the children may end it
         logger.info("%s serves trainers, process %d", name, process.pid)
-        send_first(ours, described(self._settings, self._run_id, name))
-        end.start()
 
     def _ended(self, place: Place, why: str) -> None:
         """Called on the thread that read the line's end: another node comes in the place of one that is gone."""
@@ -121,7 +128,8 @@ class Nodes:
         place.gone(ORDERLY if closing and not place.open_connections else why)
         with self._lock:
             here = next(child for child in self._children if child.place is place)
-            gone = [child for child in self._children if child.place.ending and child is not here]
+            gone = [child for child in self._children if child.noticed]
+            here.noticed = True
             self._children = [child for child in self._children if child not in gone]
             self._deaths.append(monotonic())
             often = len(self._deaths) == DEATHS and self._deaths[-1] - self._deaths[0] < DEATH_SECONDS
@@ -130,8 +138,13 @@ class Nodes:
             child.end()
         if often:
             logger.error("%d nodes went within %g s: none is started in their place", DEATHS, DEATH_SECONDS)
-            return
-        try:
-            self._begin()
-        except OSError as error:
-            logger.error("no node can be started in the place of %s: %s", place.name, error.strerror)
+        else:
+            try:
+                return self._begin()
+            except OSError as error:
+                logger.error("no node can be started in the place of %s: %s", place.name, error.strerror)
+        with self._lock:
+            self._kept -= 1
+            none = not self._kept
+        if none:
+            self._end_run(NONE_LEFT)

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, UsageError
@@ -20,6 +20,7 @@ from flserver.ingest.desk import Desk, NodeGone
 from flserver.ingest.place import Place
 from flserver.network.listener import Listener
 from flserver.process.node import described
+from flserver.process.nodes import DEATH_SECONDS, DEATHS, END_SECONDS, NONE_LEFT
 from flserver.process.provenance import digest_of_package
 from flserver.process.ray_cluster import ActorGone, Cluster
 from flserver.process.ray_node import RayNode
@@ -30,15 +31,15 @@ from flserver.settings.recorded import from_anywhere
 if TYPE_CHECKING:
     from flserver.aggregation import State
 
+Tell: TypeAlias = Callable[[str], None]
+
 logger = logging.getLogger(__name__)
 
 TAKE_SECONDS = 1.0  # that a node waits for something to say, before it says that there is nothing
 GONE_SECONDS = 10.0  # that it may take longer than that: then it is gone
 BEGIN_SECONDS = 120.0  # that a process may take to start
 REDUCE_SECONDS = 600.0
-END_SECONDS = 5.0  # beyond the sessions' grace, that a node has to end
 PAUSE_SECONDS = 1.0  # before another is started in the place of one that is gone
-DEATHS, DEATH_SECONDS = 5, 60.0  # so many in so long: then none is
 
 
 class Line:
@@ -50,19 +51,21 @@ class Line:
 
 class RayNodes:
     """``settings`` says how many, and on which cluster; ``listener`` keeps the port of this machine for them, ``desk``
-    answers them, ``say`` tells the operator where they listen. Raises UsageError."""
+    answers them, ``say`` tells the operator where they listen, ``end_run`` is told why when there is none any more.
+    Raises UsageError."""
 
     def __init__(
-        self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str, say: Callable[[str], None]
+        self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str, say: Tell, end_run: Tell
     ) -> None:
         assert settings.ingest.ray_address is not None
         # Its folder is not that of a node's process.
         self._settings = replace(settings, values=from_anywhere(settings.values))
         self._listener, self._desk = listener, desk
-        self._run_id, self._say = run_id, say
+        self._run_id, self._say, self._end_run = run_id, say, end_run
         self._cluster = Cluster(settings.ingest.ray_address, run_id)
         self._begins = threading.Lock()  # one node at a time: the first one of a machine has the port alone
-        self._lock = threading.Lock()  # guards the six below
+        self._lock = threading.Lock()  # guards the seven below
+        self._kept = settings.ingest.ingest  # slots in which there is a node, or will be
         self._lines: dict[str, Line] = {}
         self._started = 0
         self._deaths: deque[float] = deque(maxlen=DEATHS)
@@ -118,7 +121,15 @@ class RayNodes:
     # --- one node ----------------------------------------------------------------------------------------------------
 
     def _keep(self, slot: int) -> None:
-        """Have a node in this slot until the end."""
+        """Have a node in this slot until the end, or until that is no use; then, where no slot has one, end the run."""
+        self._keep_serving(slot)
+        with self._lock:
+            self._kept -= 1
+            none = not self._kept
+        if none and not self._closing.is_set():
+            self._end_run(NONE_LEFT)
+
+    def _keep_serving(self, slot: int) -> None:
         while not self._closing.is_set():
             try:
                 self._serve(slot)

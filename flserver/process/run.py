@@ -1,5 +1,6 @@
 """The parts of one run: its rounds, and its trainers' connections."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from threading import Event
@@ -77,7 +78,7 @@ class Run:
         self.server: Server | Nodes | RayNodes = (
             Server(launched.listener, self._context, count(seeds.connection_id), self.capacity)
             if self.desk is None
-            else _nodes(launched, self.desk)
+            else _nodes(launched, self.desk, self.exchange.stop)
         )
 
     def _make_coordinator(self) -> Coordinator:
@@ -172,15 +173,15 @@ def _desk(exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":
     return Desk(exchange, recorder, Ids({kind: getattr(seeds, kind) for kind in kinds}))
 
 
-def _nodes(launched: Launched, desk: "Desk") -> "Nodes | RayNodes":
+def _nodes(launched: Launched, desk: "Desk", end_run: Callable[[str], None]) -> "Nodes | RayNodes":
     settings, run_id = launched.plan.settings, launched.plan.run_id
     if settings.ingest.ray_address is not None:
         from flserver.process.ray_nodes import RayNodes
 
-        return RayNodes(settings, launched.listener, desk, run_id, launched.say)
+        return RayNodes(settings, launched.listener, desk, run_id, launched.say, end_run)
     from flserver.process.nodes import Nodes
 
-    return Nodes(settings, launched.listener, desk, run_id)
+    return Nodes(settings, launched.listener, desk, run_id, end_run)
 
 
 def _rounds(launched: Launched) -> Rounds:

@@ -166,7 +166,8 @@ class OnThreads:
             self.several = Several(folder, 0, rounds, clients=clients, small=False, **changed)
         self._said, self._more = list[str](), threading.Condition()
         reservation = self._stack.enter_context(closing(Reservation("127.0.0.1", 0)))
-        self.nodes = ray_nodes.RayNodes(server_settings(values), reservation, self.several.desk, "run", self._say)
+        settings, desk, say = server_settings(values), self.several.desk, self._say
+        self.nodes = ray_nodes.RayNodes(settings, reservation, desk, "run", say, say)
         self.threads: Threads = self.nodes._cluster  # type: ignore[assignment]
         self._count = nodes
 
