@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flserver import events as e
+from flserver.events.words import DROPOUT_REASONS
 from flserver.observers.metrics import ELSEWHERE, Metrics
 from tests.observers.observed_run import SERVER_STARTED
 
@@ -62,3 +63,14 @@ def test_panels_are_described_and_do_not_overlap() -> None:
 
 def test_the_port_is_the_servers_default() -> None:
     assert '"127.0.0.1:9464"' in (OPS / "prometheus/prometheus.yml").read_text()
+
+
+def test_the_alerts_tests_know_the_alerts() -> None:
+    """By name: promtool, which runs them, is nothing that the tests need."""
+    tested = (OPS / "prometheus/alerts_test.yml").read_text()
+    assert "FlserverNodesGo" in tested
+    alerts = set(re.findall(r"- alert: (\w+)", (OPS / "prometheus/alerts.yml").read_text()))
+    assert set(re.findall(r"\bFlserver\w+", tested)) <= alerts
+    reasons = re.findall(r'flserver_dropouts_total\{.*?reason="(\w+)"', (OPS / "prometheus/alerts.yml").read_text())
+    assert reasons
+    assert set(reasons) <= set(DROPOUT_REASONS)
