@@ -3,6 +3,7 @@
 import logging
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.ids import Ids
 from flserver.network.listener import Listener
 from flserver.process import nodes
+from flserver.process.node import make_model
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
@@ -60,3 +62,12 @@ def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
         elif line.startswith("node-") and " serves trainers" in line:
             number = int(line.split()[0].removeprefix("node-"))
             assert on_record >= number - 2, "a loss is told of before another comes in its place"
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_model_that_fails_counts_only_while_its_node_serves(over: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """After its goodbye the interpreter ends, and what still imports fails of that."""
+    told = list[object]()
+    asking = SimpleNamespace(outbox=SimpleNamespace(over=over), tell=told.append)
+    make_model(SimpleNamespace(asking=asking), None, "run")  # type: ignore[arg-type]
+    assert ("the model could not be made" in caplog.text, len(told)) == ((False, 0) if over else (True, 1))
