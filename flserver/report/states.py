@@ -25,7 +25,7 @@ STATES = (
     State(key="timed_out", label="no answer in time", meaning="the deadline came first", top=0.7, height=0.3, grave=6),
     State(key="dropped", label="dropped out", meaning="its connection ended first", top=0, height=0.3, grave=8),
     State(key="aborted", label="aborted", meaning="its attempt came to nothing", top=0.2, height=0.6, grave=4),
-    State(key="lost", label="lost", meaning="the ingest node that had it is gone", top=0.8, height=0.2, grave=9),
+    State(key="lost", label="lost", meaning="the ingest node that had it is gone", top=0.25, height=0.75, grave=9),
     State(key="not_sent", label="passed over", meaning="not invited: it owed or sat out", top=0.4, height=0.2, grave=3),
     State(key="waiting", label="still open", meaning="the round was running", top=0.35, height=0.3, grave=2),
 )
