@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
+from flserver.events import LostUpdate
 from flserver.report import participation, tables, troubles, words
 from flserver.report.circumstances import WITHHELD, overrides, setting_cell
 from flserver.report.facts import shown_setting
@@ -223,7 +224,7 @@ def test_an_update_that_went_with_its_node_is_lost_wherever_it_is_told_of(tmp_pa
     ensure_head(db)
     rounds = [facts.attempt(0), facts.committed(0), facts.attempt(1, 1, ("1", "2"))]
     rounds += [*story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", (1, 1))]
-    lost = facts.node_lost(updates=(facts.e.LostUpdate(update_id=2, client_id="2", round=1, attempt=1),))
+    lost = facts.node_lost(updates=(LostUpdate(update_id=2, client_id="2", round=1, attempt=1),))
     ends = facts.committed(1, 1, [facts.answered("1", 1, 1.0), facts.answered("2")])
     left = facts.left(client_id="2", connection_id=2, reason="node")
     registered = [*story.registered("1", 1), *story.registered("2", 2)]
@@ -236,7 +237,7 @@ def test_an_update_that_went_with_its_node_is_lost_wherever_it_is_told_of(tmp_pa
         ["lost", "its ingest node is gone", "1"],
     ]
     personal = read(db, "night", personal=True)
-    assert next(iter(list(troubles.decisions_table(personal).rows)[1:]))[1] == "node-1 is gone: its process ended"
+    assert troubles.decisions_table(personal).rows[1][1] == "node-1 is gone: its process ended"
     said = troubles.lines(told)
     assert "1 update was lost with the ingest node that had it." in said
     assert "1 registration ended in a drop-out (1 × the ingest node that served the client was gone)." in said
