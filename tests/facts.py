@@ -229,7 +229,7 @@ suspect_rejected = maker(
 node_lost = maker(
     e.NodeLost,
     node="node-1",
-    reason="its line ended",
+    reason="its process ended",
     updates=(e.LostUpdate(update_id=1, client_id="1", round=1, attempt=1),),
 )
 suspects_count = maker(

@@ -7,11 +7,12 @@ brings the nodes' parts of a round together (``Committer``'s ``gathers``). ``pla
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flserver.clock import Deadline
-from flserver.errors import CheckpointError, FlserverError, TooDifferent
+from flserver.errors import CheckpointError, FlserverError, StoreError, TooDifferent
 from flserver.events import NodeHead
 from flserver.events.bus import Recorder
 from flserver.ingest import told as t
@@ -139,6 +140,11 @@ class Desk:
         """The round of the model that updates are held against now."""
         began = self._began
         return None if began is None else began.round - 1
+
+    def make_durable(self) -> None:
+        """Wait until all that was said is on record, or cannot be."""
+        with suppress(StoreError):  # the run ends of that
+            self._recorder.flush()
 
     def reload(self) -> None:
         """Certificates and the roster are to be read again, by every node."""

@@ -75,7 +75,7 @@ class LineEnd:
         self._reader.start()  # it may be over at once, and who hears of that may close
 
     def _read(self) -> None:
-        why = "its line ended"
+        why = "its process ended"  # or it has closed its end, which only a process that ends does
         try:
             while (head := _exactly(self._socket, LENGTH)) is not None:
                 length = int.from_bytes(head, "big")

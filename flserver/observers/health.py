@@ -20,7 +20,7 @@ class Health:
     ``answered`` have done it, and so many more are ``missing``; ``seconds_left`` are left for it, of the join
     window too. ``sequence`` and
     ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed. One that ``stands_by``
-    has no run yet.
+    has no run yet, and ``run_id`` is the one it waits for.
     """
 
     run_id: str | None
@@ -39,11 +39,11 @@ class Health:
     stands_by: bool = False
 
     @classmethod
-    def standing_by(cls) -> "Health":
-        """That of a server which waits for another one's run."""
-        nothing: dict[str, Any] = dict.fromkeys(("run_id", "state", "round", "deadline", "awaited", "seconds_left"))
+    def standing_by(cls, run_id: str | None = None) -> "Health":
+        """That of a server which waits for another one's run, as soon as there is one ``run_id``."""
+        nothing: dict[str, Any] = dict.fromkeys(("state", "round", "deadline", "awaited", "seconds_left"))
         nothing |= {"answered": 0, "missing": 0, "sequence": 0, "digest": None, "queue_length": 0}
-        return cls(**nothing, writer_alive=True, accepting=True, stands_by=True)
+        return cls(run_id=run_id, **nothing, writer_alive=True, accepting=True, stands_by=True)
 
     def reasons(self) -> list[str]:
         """Why the server is unhealthy; empty while it is well."""

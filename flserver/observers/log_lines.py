@@ -170,7 +170,7 @@ class Lines:
 
     def _node_lost(self, event: e.NodeLost) -> Line:
         lost = f"; {_count(len(event.updates), 'update')} lost with it" if event.updates else ""
-        return logging.ERROR, f"node {event.node} is gone: {event.reason}{lost}"
+        return logging.ERROR, f"{event.node} is gone: {event.reason}{lost}"
 
     def _suspects_count(self, event: e.SuspectsCount) -> Line:
         who = _named("they count", event.clients)

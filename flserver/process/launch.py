@@ -65,10 +65,11 @@ def launch(
         check(settings.store.db)  # before a lock file is made beside a file that is none of ours
         lock = stack.enter_context(database.lock(stays=False, alone=False))
         if settings.store.standby:
-            from flserver.process.standby import stand_by
+            from flserver.process.standby import stand_by, with_reason
 
             if stand_by(settings, lock, lambda seconds: _pause(signals, seconds), say) is None:
                 return EXIT_DONE
+            settings = with_reason(settings)
         looking = stack.enter_context(ExitStack())
         reader = looking.enter_context(as_it_will_be(settings.store.db))
         plan = plan_and_take(lock, lambda: plan_run(reader, settings, given, typed=typed))

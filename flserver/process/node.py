@@ -131,6 +131,8 @@ def make_model(node: Node, settings: ServerSettings, run_id: str) -> None:
         )
         node.prepared(built.state, built.template, load_strategy(settings.model.strategy), limits, layout, kept)
     except BaseException as error:
+        if node.asking.outbox.over:
+            return  # it has said goodbye: what fails as the interpreter ends is nobody's concern
         logger.error("the model could not be made: %s", one_line(error))
         node.asking.tell(Failed(failure_of(error)))
 

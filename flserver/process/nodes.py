@@ -134,6 +134,8 @@ class Nodes:
             self._deaths.append(monotonic())
             often = len(self._deaths) == DEATHS and self._deaths[-1] - self._deaths[0] < DEATH_SECONDS
         here.process.kill()  # it may have lost no more than its line; others accept from its socket
+        place.join()
+        self._desk.make_durable()  # so that the loss is told of before the one that comes
         for child in gone:  # those before: this thread is one of this one's
             child.end()
         if often:

@@ -15,6 +15,7 @@ from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
 
 NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too
 CALLS = 16  # of a node's methods at once: the line each way, sums, and questions of how it is
+MOST_OF_RAYS = 200  # characters of what Ray says, which may be paragraphs
 TOKEN_MODE = "RAY_AUTH_MODE"
 
 logger = logging.getLogger(__name__)
@@ -50,9 +51,10 @@ class Cluster:
         thread.start()
         thread.join()
         if failed:
+            said = one_line(failed[0])[:MOST_OF_RAYS]
             raise UsageError(
-                f"--ray-address {self._address}: {one_line(failed[0])}; this machine has to belong to the cluster "
-                "(ray start), and the token to be the cluster's (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH)"
+                f"--ray-address {self._address}: this machine has to belong to the cluster (ray start), and the token "
+                f"to be the cluster's (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH); Ray says: {said}"
             ) from failed[0]
 
     def _connect(self, failed: list[BaseException]) -> None:

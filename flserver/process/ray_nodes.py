@@ -175,7 +175,7 @@ class RayNodes:
             raise
         finally:
             if why or not place.leaving:
-                place.gone(why or "its line ended")
+                place.gone(why or "it ended without a goodbye")
             teller.join()
             place.join()
             with self._lock:

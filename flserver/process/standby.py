@@ -7,13 +7,16 @@ from importlib import import_module
 
 from flserver.errors import UsageError
 from flserver.observers.health import Health
-from flserver.settings import NetworkPolicy, ServerSettings
+from flserver.settings import NetworkPolicy, ServerSettings, server_settings
 from flserver.settings.hosts import with_port
 from flserver.store.database import Lock
 from flserver.store.reader import Reader, Row
 
 POLL = 0.25
 """Seconds between two tries to have the run: PostgreSQL lets go of a server's lock with its session."""
+
+TOOK_OVER = "took over: the server before it was gone"
+"""Why it went on with the run, where nobody has said why."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ def stand_by(
     """
     store = settings.store
     reader, told = Reader(store.db), ""
-    with _health(settings.network, say):
+    with _health(settings.network, say, lambda: Health.standing_by(told or None)):
         import_module("flserver.process.prepare")  # with torch, which takes seconds: they are not there later
         while True:
             run = _found(reader, store.run_name)
@@ -43,6 +46,13 @@ def stand_by(
             pause(POLL)
 
 
+def with_reason(settings: ServerSettings) -> ServerSettings:
+    """The same with a reason for the record: who asks who resumed the run is to see that nobody did."""
+    if settings.operator.reason is not None:
+        return settings
+    return server_settings({**settings.values, "reason": TOOK_OVER})
+
+
 def _found(reader: Reader, name: str | None) -> Row | None:
     """The run that is meant; None where there is none yet, or the database cannot be asked just now."""
     try:
@@ -53,7 +63,7 @@ def _found(reader: Reader, name: str | None) -> Row | None:
 
 
 @contextmanager
-def _health(network: NetworkPolicy, say: Callable[[str], None]) -> Iterator[None]:
+def _health(network: NetworkPolicy, say: Callable[[str], None], health: Callable[[], Health]) -> Iterator[None]:
     """Within the block, ``/healthz`` says that this server stands by."""
     if not network.metrics_port:
         yield
@@ -61,9 +71,7 @@ def _health(network: NetworkPolicy, say: Callable[[str], None]) -> Iterator[None
     from flserver.observers.http import MetricsServer
     from flserver.observers.metrics import Metrics
 
-    with closing(
-        MetricsServer(network.metrics_host, network.metrics_port, Metrics({}), Health.standing_by)
-    ) as endpoint:
+    with closing(MetricsServer(network.metrics_host, network.metrics_port, Metrics({}), health)) as endpoint:
         endpoint.start()
         say(f"standing by: health on http://{with_port(*endpoint.address)}/healthz")
         yield

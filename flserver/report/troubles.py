@@ -12,12 +12,12 @@ from flserver.report.values import NONE, count, listed, moment, of, rounds, text
 from flserver.store.reader import Row
 
 _REASONS = {
-    "closed": "closed its connection",
+    "closed": "the client closed its connection",
     "reset": "the connection was reset",
-    "timeout": "did not answer any more",
-    "protocol": "spoke out of turn",
-    "node": "was served by an ingest node that is gone",
-    "other": "for another reason",
+    "timeout": "the client did not answer any more",
+    "protocol": "the client spoke out of turn",
+    "node": "the ingest node that served the client was gone",
+    "other": "another reason",
 }
 
 
@@ -159,6 +159,8 @@ def decisions_table(facts: Facts) -> Table:
 
 def reason_cell(facts: Facts, row: Row) -> str:
     reason = row["reason"]
+    if row["decision"] == "lost" and not facts.personal:
+        return "its ingest node is gone"  # how that came about is free text
     if facts.personal or reason is None:
         return text(reason)
     return reason if reason in REJECTED_KINDS else "other"

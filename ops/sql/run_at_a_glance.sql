@@ -1,5 +1,5 @@
 -- How did a run go, in one row?
--- Updates by their decision, bytes with the 8 of each frame's length, seconds of all attempts.
+-- Updates by their decision (lost: with the ingest node that had them), bytes with the 8 of each frame's length, seconds of all attempts.
 -- A run whose server was killed is running on record until the next server opens the database: tables say so beside it.
 SELECT
     r.run_id,
@@ -20,7 +20,8 @@ SELECT
     (SELECT SUM(bytes) FROM v1_messages AS m WHERE m.run_id = r.run_id AND m.direction = 'in') AS bytes_in,
     (SELECT SUM(bytes) FROM v1_messages AS m WHERE m.run_id = r.run_id AND m.direction = 'out') AS bytes_out,
     (SELECT SUM(seconds) FROM v1_rounds AS a WHERE a.run_id = r.run_id) AS seconds,
-    r.final_digest
+    r.final_digest,
+    u.lost
 FROM v1_runs AS r
 LEFT JOIN (
     SELECT
@@ -29,7 +30,8 @@ LEFT JOIN (
         SUM(decision = 'late') AS late,
         SUM(decision = 'duplicate') AS duplicate,
         SUM(decision = 'rejected') AS rejected,
-        SUM(decision = 'aborted') AS aborted
+        SUM(decision = 'aborted') AS aborted,
+        SUM(decision = 'lost') AS lost
     FROM v1_updates
     GROUP BY run_id
 ) AS u ON u.run_id = r.run_id

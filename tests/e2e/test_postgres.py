@@ -182,7 +182,8 @@ def test_a_server_that_stands_by_takes_over(empty_postgres: PostgresDatabase, tm
     second = stack.enter_context(PostgresProcess(tmp_path, empty_postgres, "--standby", *arguments))
     peers = joined(first, stack, 1, 2)
     second.wait_for_line("standing by for run ")
-    assert second.health()[1]["status"] == "standing by"
+    told = second.health()[1]
+    assert (told["status"], [(told["run_id"],)]) == ("standing by", first.sql("SELECT run_id FROM v1_runs"))
     assert second.health()[0] == 200
     answer(*peers)
     peers[0].answer(change=1)
@@ -200,6 +201,8 @@ def test_a_server_that_stands_by_takes_over(empty_postgres: PostgresDatabase, tm
         ("aborted", 1),
         ("accepted", 4),
     ]
+    why = "SELECT kind, reason FROM v1_operator_events WHERE kind IN ('start', 'resume') ORDER BY at"
+    assert second.sql(why) == [("start", None), ("resume", "took over: the server before it was gone")]
     assert Reader(Address(empty_postgres.url())).verify_chain().problems == ()
 
 

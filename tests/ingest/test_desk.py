@@ -105,7 +105,7 @@ def test_what_is_decided_as_its_node_goes_holds_no_attempt_up() -> None:
         sent = at.exchange.next_model(registration)
         assert isinstance(sent, SentModel)
         sent.hand_over(1.0)
-        at.place.gone("its line ended")
+        at.place.gone("its process ended")
         at.place.join()
         decided = at.place.held.offer(q.Offer(1, "a", PEER, 5, "blake3:00", None, None, None, None), 2.0)
         assert decided.decision is None, "it counted"

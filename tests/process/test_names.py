@@ -1,5 +1,6 @@
 """What the settings name, seen without torch: what is fine passes, whatever way it is written."""
 
+import socket
 import sys
 from pathlib import Path
 
@@ -51,3 +52,15 @@ def test_a_ray_cluster_needs_ray_and_nodes_to_run_there(monkeypatch: pytest.Monk
     check_names(server_settings({"ingest": 2}))
     with pytest.raises(UsageError, match=r"--ray-address needs Ray: .*pip install 'flserver\[ray\]'"):
         check_names(server_settings({"ingest": 2, "ray_address": "10.0.0.1:6379"}))
+
+
+def test_a_ray_cluster_that_nobody_answers_for_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flserver.process.names.find_spec", lambda name: name)
+    with socket.socket() as somebody:
+        somebody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{somebody.getsockname()[1]}"
+        with pytest.raises(UsageError, match=rf"--ray-address {address}: no cluster answers there \(.*refused"):
+            check_names(server_settings({"ingest": 2, "ray_address": address}))
+        somebody.listen()
+        check_names(server_settings({"ingest": 2, "ray_address": address}))
+    check_names(server_settings({"ingest": 2, "ray_address": "auto"}))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
+from flserver.events import LostUpdate
 from flserver.report import participation, tables, troubles, words
 from flserver.report.circumstances import WITHHELD, overrides, setting_cell
 from flserver.report.facts import shown_setting
@@ -33,6 +34,7 @@ def test_a_cell_says_what_was_decided_and_else_what_came_of_the_invitation() -> 
     assert state_of("dropped", None) == NUMBER["dropped"]
     assert state_of("not_sent", None) == NUMBER["not_sent"]
     assert state_of("cut_short", None) == state_of("answered", "aborted") == NUMBER["aborted"]
+    assert state_of("answered", "lost") == NUMBER["lost"]
     assert state_of(None, None) == state_of("answered", None) == NUMBER["waiting"]
 
 
@@ -215,3 +217,27 @@ def test_an_unknown_run_and_a_missing_database(eventful: Path, tmp_path: Path) -
         read(eventful, "day")
     with pytest.raises(UsageError, match="there is no database"):
         read(tmp_path / "none.sqlite", "night")
+
+
+def test_an_update_that_went_with_its_node_is_lost_wherever_it_is_told_of(tmp_path: Path) -> None:
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    rounds = [facts.attempt(0), facts.committed(0), facts.attempt(1, 1, ("1", "2"))]
+    rounds += [*story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", (1, 1))]
+    lost = facts.node_lost(updates=(LostUpdate(update_id=2, client_id="2", round=1, attempt=1),))
+    ends = facts.committed(1, 1, [facts.answered("1", 1, 1.0), facts.answered("2")])
+    left = facts.left(client_id="2", connection_id=2, reason="node")
+    registered = [*story.registered("1", 1), *story.registered("2", 2)]
+    story.write(db, [*story.started(), *registered, *rounds, lost, left, ends])
+    told = read(db, "night")
+    (made,) = told.participation.rounds
+    assert by_key(made.states) == {"accepted": 1, "lost": 1}
+    assert [list(row)[:3] for row in troubles.decisions_table(told).rows] == [
+        ["accepted", "—", "1"],
+        ["lost", "its ingest node is gone", "1"],
+    ]
+    personal = read(db, "night", personal=True)
+    assert troubles.decisions_table(personal).rows[1][1] == "node-1 is gone: its process ended"
+    said = troubles.lines(told)
+    assert "1 update was lost with the ingest node that had it." in said
+    assert "1 registration ended in a drop-out (1 × the ingest node that served the client was gone)." in said

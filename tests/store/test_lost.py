@@ -7,6 +7,7 @@ import pytest
 from flserver.errors import StoreError
 from flserver.events import LostUpdate
 from flserver.observers.tally import Tally
+from flserver.record.questions import answer, question
 from flserver.store.reader import Reader
 from tests import facts
 from tests.facts import answered, attempt, committed
@@ -23,12 +24,15 @@ def test_a_lost_update_is_decided_and_its_round_goes_on_without_it(database: Pat
     story.write(database, [*ROUND_1, *UPLOADS, *ends])
     assert ask("SELECT client_id, decision, reason, weight FROM v1_updates ORDER BY 1") == [
         ("1", "accepted", None, 1.0),
-        ("2", "lost", "node node-1 is gone: its line ended", None),
+        ("2", "lost", "node-1 is gone: its process ended", None),
     ]
     assert ask("SELECT client_id, participation, decision FROM v1_client_rounds WHERE round = 1 ORDER BY 1") == [
         ("1", "answered", "accepted"),
         ("2", "answered", "lost"),
     ]
+    found = answer(Reader(database), question("run_at_a_glance"), None, {})
+    ((*_, lost),) = found.rows
+    assert (found.columns[-1], lost) == ("lost", 1), "the decisions add up to what came in"
 
 
 def test_the_counts_say_what_sql_says(database: Path) -> None:

@@ -77,7 +77,7 @@ def _suspect_rejected(rows: Rows, origin: Origin, event: e.SuspectRejected) -> N
 
 
 def _node_lost(rows: Rows, origin: Origin, event: e.NodeLost) -> None:
-    decided = {"decision": "lost", "reason": f"node {event.node} is gone: {event.reason}"}
+    decided = {"decision": "lost", "reason": f"{event.node} is gone: {event.reason}"}
     for lost in event.updates:
         key = (origin.run_id, lost.round, lost.attempt)
         attempt = rows.attempts.get(key)
