@@ -1,6 +1,7 @@
 -- In what did trainers tell otherwise of themselves in two runs, such as their learning rate?
 -- What clients that were invited to a round told under one name: all values of a run, told apart by commas. NULL is
--- where they told none, or what they told was purged. distinct_values is how many there are, clients who told one. Numbers have 15 digits.
+-- where they told none, or what they told was purged. distinct_values is how many there are, clients who told one.
+-- Numbers have 15 digits.
 -- :other_run_id defaults to the run that began before.
 -- No rows: their trainers told the same or nothing, or there is no other run.
 WITH sides AS (

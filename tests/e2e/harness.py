@@ -14,7 +14,6 @@ import sys
 import threading
 import types
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +39,33 @@ class NeuralNet(nn.Module):
         self.fc1 = nn.Linear(784, 10)
 
 
-@contextlib.contextmanager
-def field_module() -> Iterator[None]:
-    """Plain ``pickle`` looks classes up in ``sys.modules``: be a process of the field for a while."""
-    before = sys.modules.get("neural_net_helper")
-    module = types.ModuleType("neural_net_helper")
-    module.NeuralNet = NeuralNet  # type: ignore[attr-defined]
-    sys.modules["neural_net_helper"] = module
-    try:
-        yield
-    finally:
-        if before is None:
-            del sys.modules["neural_net_helper"]
-        else:
-            sys.modules["neural_net_helper"] = before
+class FieldModule:
+    """Plain ``pickle`` looks classes up in ``sys.modules``: within the block, of several threads too, this is a
+    process of the field."""
+
+    _lock = threading.Lock()  # guards the two below
+    _users = 0
+    _before: types.ModuleType | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if FieldModule._users == 0:
+                FieldModule._before = sys.modules.get("neural_net_helper")
+                module = types.ModuleType("neural_net_helper")
+                module.NeuralNet = NeuralNet  # type: ignore[attr-defined]
+                sys.modules["neural_net_helper"] = module
+            FieldModule._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            FieldModule._users -= 1
+            if FieldModule._users == 0:
+                del sys.modules["neural_net_helper"]
+                if self._before is not None:
+                    sys.modules["neural_net_helper"] = self._before
+
+
+field_module = FieldModule
 
 
 def free_port() -> int:

@@ -1,32 +1,19 @@
 """Backups while a server writes, and a run that goes on from one."""
 
 import re
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from flserver.audit.backup import back_up
 from flserver.audit.verify import Verification
-from tests import warm
+from tests.e2e.command import flserver
 from tests.e2e.conftest import Start
-from tests.e2e.harness import FAST, TESTS, Peer, ServerProcess, sql
+from tests.e2e.harness import FAST, Peer, ServerProcess, sql
 from tests.patience import PATIENCE
 
 Join = Callable[..., list[Peer]]
 ROUNDS = 100_000  # more than there is time for
-
-
-def flserver(*arguments: object) -> tuple[int, str]:
-    process = warm.start(
-        ["-m", "flserver", *map(str, arguments)],
-        cwd=TESTS.parent,
-        env={"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": str(TESTS.parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    said, _ = process.communicate(timeout=PATIENCE)
-    return process.wait(), said
 
 
 def test_what_is_copied_while_rounds_go_on_holds_and_can_be_gone_on_with(

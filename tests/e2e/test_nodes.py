@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.agreement import assert_metrics_say_what_sql_says
+from tests.e2e.command import flserver
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, field_module
-from tests.e2e.test_backup import flserver
 from tests.patience import PATIENCE, eventually
 
 CLIENTS = range(4)

@@ -41,9 +41,9 @@ def test_a_round_goes_on_without_what_only_a_node_that_is_gone_had(tmp_path: Pat
         mine = moved(a, 0.5)
         moved(b, 0.25)
         c.model()
-        several.recorder.wait_for(e.UpdateReceived, 2)
+        several.recorder.wait_for(e.UpdateReceived, count=2)
         several.nodes[1].cut()
-        committed = several.recorder.wait_for(e.RoundCommitted, 2)[1]
+        committed = several.recorder.wait_for(e.RoundCommitted, count=2)[1]
         assert closed(c.connection)
         assert lost(several) == [("node-2", [("b", 1, 1)])]
         assert decided(committed) == {"a": ("answered", True), "b": ("answered", False), "c": ("dropped", False)}
@@ -82,7 +82,7 @@ def test_a_node_may_go_while_the_sums_are_brought_together(tmp_path: Path, neede
         gone.set()
         assert lost(several) == [("node-2", [("b", 1, 1)])]
         if needed == 1:
-            committed = several.recorder.wait_for(e.RoundCommitted, 2)[1]
+            committed = several.recorder.wait_for(e.RoundCommitted, count=2)[1]
             assert decided(committed) == {"a": ("answered", True), "b": ("answered", False)}
             assert same(several.exchange.model.state, mine)
         else:
@@ -110,7 +110,7 @@ def test_what_a_node_gave_before_it_went_is_in_the_model(tmp_path: Path) -> None
         several.committer._strategy.merge = merge  # type: ignore[method-assign]
         moved(a, 0.5)
         moved(b, 0.5)
-        committed = several.recorder.wait_for(e.RoundCommitted, 2)[1]
+        committed = several.recorder.wait_for(e.RoundCommitted, count=2)[1]
         assert decided(committed) == {"a": ("answered", True), "b": ("answered", True)}
         assert lost(several) == [("node-2", [])]
         assert len(merged) == 2
@@ -121,7 +121,7 @@ def test_all_that_a_node_had_ends_on_record_with_it(tmp_path: Path) -> None:
     with Several(tmp_path, 2, clients=2) as several:
         a, b = several.peer("a"), several.peer("b", node=1)
         b.model()
-        several.recorder.wait_for(e.MessageSent, 4)  # two answers and two models
+        several.recorder.wait_for(e.MessageSent, count=4)  # two answers and two models
         several.nodes[1].cut()
         (closing,) = several.recorder.wait_for(e.ConnectionClosed)
         opened = {event.connection_id: event for event in several.recorder.of(e.ConnectionOpened)}
@@ -160,7 +160,7 @@ def test_who_registers_where_the_model_is_not_known_yet_is_sent_it_when_it_is(tm
         several.nodes.append(late)
         a, b = several.peer("a"), several.peer("b", node=1)
         model = a.model()
-        several.recorder.wait_for(e.AttemptStarted, 2)
+        several.recorder.wait_for(e.AttemptStarted, count=2)
         late.prepare()
         moved(b, 0.5)
         a.upload(model)

@@ -105,14 +105,17 @@ def test_what_arrives_changed_is_not_taken_and_is_sent_again(
 def test_a_store_that_checks_is_not_asked_for_the_model_again(
     s3: S3Server, directory: ObjectPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from botocore.client import BaseClient
+
     read: list[str] = []
-    get = client.client().get_object
+    call = BaseClient._make_api_call
 
-    def noted(**request: str) -> object:
-        read.append(request["Key"])
-        return get(**request)
+    def noted(self: BaseClient, operation: str, request: dict[str, str]) -> object:
+        if operation == "GetObject":
+            read.append(request["Key"])
+        return call(self, operation, request)
 
-    monkeypatch.setattr(client.client(), "get_object", noted)
+    monkeypatch.setattr(BaseClient, "_make_api_call", noted)
     s3.tell("checks")
     store = checkpoints_in(directory, "run-1")
     store.prepare()

@@ -29,6 +29,17 @@ def registered(client: str, connection_id: int, registration: int = 1, data_size
     return [opened(connection_id), facts.registered(client, connection_id, registration, data_size)]
 
 
+ROUND_1: list[Event] = [
+    *started(),
+    *registered("1", 1),
+    *registered("2", 2),
+    attempt(0, 1, ()),
+    committed(0),
+    attempt(1, 1, ("1", "2")),
+]
+"""A run of two clients, up to where its first round's models are on the way."""
+
+
 def uploaded(
     update_id: int,
     client: str,

@@ -20,15 +20,6 @@ from tests.facts import aborted, answered, attempt, committed, sent, silent
 from tests.store import story
 from tests.store.conftest import Ask
 
-ROUND_1 = [
-    *story.started(),
-    *story.registered("1", 1),
-    *story.registered("2", 2),
-    attempt(0, 1, ()),
-    committed(0),
-    attempt(1, 1, ("1", "2")),
-]
-
 
 def test_every_event_has_a_derivation() -> None:
     assert set(DERIVATIONS) == set(EVENT_TYPES.values())
@@ -124,7 +115,7 @@ def test_a_metric_that_is_no_finite_number_is_what_it_is(database: Path, ask: As
 def test_what_a_client_reports_is_on_record_as_it_was_sent(database: Path, ask: Ask) -> None:
     said = {"accuracy": 1e100, "down": -math.inf, "loss": math.nan}
     metrics = tuple(facts.client_metric(name, value) for name, value in said.items())
-    story.write(database, [*ROUND_1, *story.uploaded(1, "1", (1, 1), metrics=metrics)])
+    story.write(database, [*story.ROUND_1, *story.uploaded(1, "1", (1, 1), metrics=metrics)])
     query = "SELECT name, value, note FROM v1_client_metrics ORDER BY name"
     expected = [("accuracy", 1e100, None), ("down", None, "-Infinity"), ("loss", None, "NaN")]
     assert ask(query) == expected
@@ -137,7 +128,7 @@ def test_an_update_counts_with_what_the_cap_leaves_it_and_in_older_records_with_
     story.write(
         database,
         [
-            *ROUND_1,
+            *story.ROUND_1,
             *story.uploaded(1, "1", (1, 1), counted_size=7),
             *story.uploaded(2, "2", (1, 1)),
             *story.uploaded(3, "1", None, "duplicate"),
@@ -272,7 +263,7 @@ def test_client_rounds(recorded: Path, ask: Ask) -> None:
 
 def test_participation_while_an_attempt_runs(database: Path, ask: Ask) -> None:
     started = attempt(1, 1, ("1",), not_sent=("2", "3"), why_not_sent=("it owes an answer", "it sits out"))
-    story.write(database, [*ROUND_1[:-1], started, attempt(1, 2, (), not_sent=("2",))])
+    story.write(database, [*story.ROUND_1[:-1], started, attempt(1, 2, (), not_sent=("2",))])
     assert ask("SELECT client_id, participation, reason FROM v1_client_rounds ORDER BY attempt, 1") == [
         ("1", None, None),
         ("2", "not_sent", "it owes an answer"),
@@ -283,7 +274,7 @@ def test_participation_while_an_attempt_runs(database: Path, ask: Ask) -> None:
 
 
 def test_a_model_not_fully_sent_has_no_time(database: Path, ask: Ask) -> None:
-    story.write(database, [*ROUND_1, sent(1, "1", 1, 1), sent(2, "2", 1, 1, "failed")])
+    story.write(database, [*story.ROUND_1, sent(1, "1", 1, 1), sent(2, "2", 1, 1, "failed")])
     assert ask("SELECT client_id, sent_at, bytes_out FROM v1_client_rounds") == [
         ("1", "2026-01-31T09:00:01.000000Z", 1008),
         ("2", None, None),
@@ -306,7 +297,7 @@ def test_metrics(recorded: Path, ask: Ask) -> None:
 
 def test_a_duplicates_metrics_are_of_no_round(database: Path, ask: Ask) -> None:
     metric = facts.client_metric(value=1.0)
-    story.write(database, [*ROUND_1, *story.uploaded(1, "1", None, "duplicate", metrics=[metric])])
+    story.write(database, [*story.ROUND_1, *story.uploaded(1, "1", None, "duplicate", metrics=[metric])])
     assert ask("SELECT COUNT(*) FROM v1_client_metrics") == [(0,)]
 
 
@@ -359,7 +350,7 @@ LATE = story.uploaded(2, "2", (1, 1), "late")
     ],
 )
 def test_a_contradiction_stops_the_record(database: Path, ask: Ask, events: list[Event], message: str) -> None:
-    story.write(database, ROUND_1)
+    story.write(database, story.ROUND_1)
     before = ask("SELECT COUNT(*) FROM events")
     with pytest.raises(Exception, match=message):
         story.write(database, events)
@@ -371,7 +362,7 @@ def test_a_contradiction_stops_the_record(database: Path, ask: Ask, events: list
 def test_an_update_is_kept_from_the_commit_to_its_deletion(database: Path, ask: Ask) -> None:
     kept = [KeptUpdate(update_id=1, path="…/a.safetensors")]
     outcomes = [answered("1", 1, 1.0), silent("2")]
-    made = [*ROUND_1, *story.uploaded(1, "1", (1, 1)), committed(1, 1, outcomes, kept=tuple(kept))]
+    made = [*story.ROUND_1, *story.uploaded(1, "1", (1, 1)), committed(1, 1, outcomes, kept=tuple(kept))]
     story.write(database, [*made, *story.uploaded(2, "2", (1, 1), "late")])
     where = "SELECT update_id, kept FROM v1_updates ORDER BY update_id"
     assert ask(where) == [(1, "…/a.safetensors"), (2, None)]
@@ -383,7 +374,7 @@ def test_an_update_is_kept_from_the_commit_to_its_deletion(database: Path, ask: 
 
 def test_what_was_not_accepted_is_not_kept(database: Path) -> None:
     kept = (KeptUpdate(update_id=2, path="…/b.safetensors"),)
-    made = [*ROUND_1, *story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", None, "duplicate")]
+    made = [*story.ROUND_1, *story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", None, "duplicate")]
     outcomes = [answered("1", 1, 1.0), silent("2")]
     with pytest.raises(StoreError, match="keeps update 2"):
         story.write(database, [*made, committed(1, 1, outcomes, kept=kept)])

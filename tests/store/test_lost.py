@@ -13,7 +13,6 @@ from tests import facts
 from tests.facts import answered, attempt, committed
 from tests.store import story
 from tests.store.conftest import Ask
-from tests.store.test_derive import ROUND_1
 
 LOST = LostUpdate(update_id=2, client_id="2", round=1, attempt=1)
 UPLOADS = [*story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", (1, 1))]
@@ -21,7 +20,7 @@ UPLOADS = [*story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", (1, 1))]
 
 def test_a_lost_update_is_decided_and_its_round_goes_on_without_it(database: Path, ask: Ask) -> None:
     ends = [facts.node_lost(updates=(LOST,)), committed(1, outcomes=[answered("1", 1, 1.0), answered("2")])]
-    story.write(database, [*ROUND_1, *UPLOADS, *ends])
+    story.write(database, [*story.ROUND_1, *UPLOADS, *ends])
     assert ask("SELECT client_id, decision, reason, weight FROM v1_updates ORDER BY 1") == [
         ("1", "accepted", None, 1.0),
         ("2", "lost", "node-1 is gone: its process ended", None),
@@ -37,7 +36,7 @@ def test_a_lost_update_is_decided_and_its_round_goes_on_without_it(database: Pat
 
 def test_the_counts_say_what_sql_says(database: Path) -> None:
     ends = [facts.node_lost(updates=(LOST,)), committed(1, outcomes=[answered("1", 1, 1.0), answered("2")])]
-    told = [*ROUND_1, *UPLOADS, *ends]
+    told = [*story.ROUND_1, *UPLOADS, *ends]
     tally = Tally()
     for event in told:
         tally.observe(event)
@@ -64,7 +63,7 @@ def test_the_counts_say_what_sql_says(database: Path) -> None:
 )
 def test_what_was_not_open_cannot_be_lost(database: Path, events: list[object]) -> None:
     with pytest.raises(StoreError):
-        story.write(database, [*ROUND_1, *events])  # type: ignore[list-item]
+        story.write(database, [*story.ROUND_1, *events])  # type: ignore[list-item]
 
 
 def test_a_connection_says_which_node_had_it(database: Path, ask: Ask) -> None:
