@@ -1,6 +1,6 @@
 -- How did a run go, in one row?
--- Updates by their decision (lost: with the ingest node that had them), bytes with the 8 of each frame's length, seconds
--- of all attempts.
+-- Updates by their decision (lost: with the ingest node that had them), bytes with the 8 of each frame's length,
+-- seconds of all attempts.
 -- A run whose server was killed is running on record until the next server opens the database: tables say so beside it.
 SELECT
     r.run_id,
