@@ -99,11 +99,15 @@ class LineEnd:
                     self._socket.shutdown(socket.SHUT_WR)
                     return
 
+    def cut(self) -> None:
+        """End the line at once, whatever is still to be said. May be called again, and by any thread."""
+        with contextlib.suppress(OSError):  # it is closed
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Carry what is still to be said, for which this end's outbox has to be closed, then end the line, and join its
         threads."""
         self._writer.join()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self.cut()
         self._reader.join()
         self._socket.close()

@@ -8,6 +8,7 @@ the recorder where that has no room.
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ ORDERLY = ""  # why a node is gone that was asked to be
 
 class Place:
     """What belongs to the node ``name``, which is ``leaving`` once it has said that nothing more comes. ``ready`` and
-    ``has_model`` are the desk's."""
+    ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, which may not know it."""
 
     def __init__(
         self, name: str, desk: "Desk", exchange: Exchange, recorder: Recorder, flusher: Flusher, ids: Ids
@@ -52,6 +53,7 @@ class Place:
         self.held = Held(exchange, self.outbox)
         self._seated = Seated(exchange, self.outbox, desk.know)
         self.ready = self.has_model = self.leaving = False
+        self.cut: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # guards the two below
         self._accepted: dict[int, float] = {}
         self.ending = False
@@ -87,6 +89,8 @@ class Place:
         self._seated.leave_all()
         self.outbox.close()
         self._queue.put(why)
+        if not self.leaving:
+            self.cut()
 
     def join(self) -> None:
         """Wait for the end of the thread, after ``gone``."""

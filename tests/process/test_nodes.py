@@ -1,44 +1,107 @@
 """The ingest nodes of this machine, where they cannot be kept alive."""
 
+import socket
+import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flserver.events import ClientLeft
+from flserver.events import ClientLeft, NodeLost
 from flserver.identity.rules import Identity
+from flserver.ingest import told as t
 from flserver.ingest.desk import Desk
 from flserver.ingest.ids import Ids
+from flserver.ingest.lines import LineEnd
 from flserver.network.listener import Listener
 from flserver.process import nodes
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
 from flserver.settings import server_settings
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 from tests.recorder import RecordingRecorder
 from tests.rounds.policies import policy
+
+MORE_THAN_A_LINE_HOLDS = 1 << 22  # bytes
+
+
+class Served:
+    """So many nodes of a desk, whose process is what ``sys.executable`` says."""
+
+    def __init__(self, folder: Path, count: int, end_run: Callable[[str], None] = lambda why: None) -> None:
+        exchange = Exchange(Rounds(policy(), {}, None, Identity()), CurrentModel(0, {}, None))
+        self.recorder = RecordingRecorder()
+        self.desk = Desk(exchange, self.recorder, Ids({"message_id": 1, "connection_id": 1, "update_id": 1}))
+        settings = server_settings({"db": str(folder / "runs.sqlite"), "ingest": count})
+        self.nodes = nodes.Nodes(settings, Listener("127.0.0.1", 0), self.desk, "run", end_run)
 
 
 def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    exchange = Exchange(Rounds(policy(), {}, None, Identity()), CurrentModel(0, {}, None))
-    recorder, ended, why = RecordingRecorder(), threading.Event(), list[str]()
+    ended, why = threading.Event(), list[str]()
 
     def end_run(reason: str) -> None:
         why.append(reason)
         ended.set()
 
-    desk = Desk(exchange, recorder, Ids({"message_id": 1, "connection_id": 1, "update_id": 1}))
-    settings = server_settings({"db": str(tmp_path / "runs.sqlite"), "ingest": 2})
-    two = nodes.Nodes(settings, Listener("127.0.0.1", 0), desk, "run", end_run)
-    two.start()
+    served = Served(tmp_path, 2, end_run)
+    served.nodes.start()
     try:
         assert ended.wait(PATIENCE)
     finally:
-        two.close(0.0)
+        served.nodes.close(0.0)
     assert why == [nodes.NONE_LEFT]
     assert f"{nodes.DEATHS} nodes went within" in caplog.text
-    assert not recorder.of(ClientLeft)
+    assert not served.recorder.of(ClientLeft)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node's process neither hears nor says anything, nor ends when its line does."""
+    script = tmp_path / "hanging"
+    script.write_text("#!/bin/sh\nexec sleep 3600\n")
+    script.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(script))
+    monkeypatch.setattr(nodes, "END_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("hanging")
+def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_path: Path) -> None:
+    served = Served(tmp_path, 1)
+    served.nodes.start()
+    try:
+        (hung,) = served.nodes._children
+        hung.place.gone("it has not given its sum")
+        eventually(lambda: served.desk.names == ["node-2"])
+        eventually(lambda: hung.process.poll() is not None)
+        assert served.nodes.accepting
+    finally:
+        served.nodes.close(0.0)
+    assert (served.recorder.of(NodeLost)[0].node, served.recorder.of(NodeLost)[0].reason) == (
+        "node-1",
+        "it has not given its sum",
+    )
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_node_that_takes_nothing_ends_with_the_server(tmp_path: Path) -> None:
+    ours, its = socket.socketpair()
+    process = subprocess.Popen(["sleep", "3600"], stdin=its)
+    its.close()
+    place = Served(tmp_path, 1).desk.open("node-1")
+    line = LineEnd(ours, place, "node-1", ended=place.gone, over=lambda: place.outbox.over)
+    line.start()
+    place.outbox.put(t.Model(1, (memoryview(bytes(MORE_THAN_A_LINE_HOLDS)),)))
+    place.outbox.close()
+    ends = threading.Thread(target=nodes.Child(process, place, line).end, daemon=True)
+    ends.start()
+    try:
+        ends.join(PATIENCE)
+        assert not ends.is_alive()
+    finally:
+        process.kill()
+        process.wait()
