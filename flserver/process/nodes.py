@@ -23,6 +23,7 @@ from flserver.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 END_SECONDS = 5.0  # beyond the sessions' grace, that a node has to end
+STUCK_SECONDS = 60.0  # that a node may take nothing of what it is told, while it makes a sum or a model
 DEATHS, DEATH_SECONDS = 5, 60.0  # so many in so long: then no node is started in the place of one that is gone
 NONE_LEFT = "no node is left"
 
@@ -113,7 +114,14 @@ class Nodes:
                     ours.close()
                     raise
             place = self._desk.open(name)
-            end = LineEnd(ours, place, name, ended=lambda why: self._ended(place, why), over=lambda: place.outbox.over)
+            end = LineEnd(
+                ours,
+                place,
+                name,
+                ended=lambda why: self._ended(place, why),
+                over=lambda: place.outbox.over,
+                patience=STUCK_SECONDS,
+            )
             place.cut = end.cut
             self._children.append(Child(process, place, end))
             send_first(ours, described(self._settings, self._run_id, name))

@@ -118,17 +118,23 @@ def test_nodes_are_given_the_model_of_the_round_before_once() -> None:
     with AtDesk() as at:
         models = [tensors(float(number), 0, 0) for number in range(4)]
         at.desk.goes_on_after = models[0]
+        late = at.desk.open("node-2")
+        given: list[list[tuple[int, list[bytes]]]] = [[], []]
+
+        def take() -> None:
+            for place, found in zip((at.place, late), given, strict=True):
+                said = [item.said for item in from_bytes(place.take(0.0) or to_bytes([]))]
+                models = [one for one in said if isinstance(one, t.Model)]
+                found += [(one.number, [bytes(blob) for blob in one.before]) for one in models]
+
         at.say(Item(t.Ready()))
         for model in models[1:3]:
             at.desk.render(model)
-        late = at.desk.open("node-2")
+            take()
         late.give(to_bytes([Item(t.Ready())]))
+        take()
         at.desk.render(models[3])
-        given = []
-        for place in (at.place, late):
-            said = [item.said for item in from_bytes(place.take(PATIENCE))]
-            found = [one for one in said if isinstance(one, t.Model)]
-            given.append([(one.number, [bytes(blob) for blob in one.before]) for one in found])
+        take()
         before = [[bytes(blob) for blob in raw_of(model)] for model in models]
         assert given == [[(1, before[0]), (2, []), (3, [])], [(2, before[1]), (3, [])]]
         late.gone("the test is over")

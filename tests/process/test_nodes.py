@@ -88,6 +88,22 @@ def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_p
 
 
 @pytest.mark.usefixtures("hanging")
+def test_another_comes_in_the_place_of_a_node_that_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "STUCK_SECONDS", 0.05)
+    served = Served(tmp_path, 1)
+    served.nodes.start()
+    try:
+        (hung,) = served.nodes._children
+        hung.place.outbox.put(t.Model(1, (memoryview(bytes(MORE_THAN_A_LINE_HOLDS)),)))
+        eventually(lambda: served.desk.names == ["node-2"])
+        assert served.recorder.of(NodeLost)[0].reason == "it has taken nothing of what it was told for 0.05 s"
+    finally:
+        served.nodes.close(0.0)
+
+
+@pytest.mark.usefixtures("hanging")
 def test_a_node_that_takes_nothing_ends_with_the_server(tmp_path: Path) -> None:
     ours, its = socket.socketpair()
     process = subprocess.Popen(["sleep", "3600"], stdin=its)
