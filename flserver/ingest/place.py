@@ -8,7 +8,7 @@ the recorder where that has no room.
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -174,23 +174,34 @@ class Place:
     def _record(self) -> None:
         """Put on record what the node says, in its order, and do what may only be done then."""
         why: str | None = None
+        broken = False
         while why is None:
             items: list[Item | str] = [self._queue.get()]
             while not self._queue.empty():
                 items.append(self._queue.get())
-            events = size = 0
-            for item in items:
-                if isinstance(item, str):
-                    why = item
-                    break
-                if isinstance(item.said, t.Emitted):
-                    self._emit(item.said)
-                    events, size = events + 1, size + len(item.said.payload)
-                else:
-                    self._follow(item)
-            if events:
-                self.outbox.put(t.Room(events, size))
+            why = next((item for item in items if isinstance(item, str)), None)
+            if broken:
+                continue  # nothing of the node's that comes behind is what it says
+            try:
+                self._do(items)
+            except Exception as error:  # a defect costs the node that meets it: nobody waits for it any more
+                logger.exception("what %s said could not be put on record", self.name)
+                broken = True
+                self.gone(f"what it said could not be put on record: {error!r}")
         self._end(why)
+
+    def _do(self, items: Sequence[Item | str]) -> None:
+        events = size = 0
+        for item in items:
+            if isinstance(item, str):
+                break
+            if isinstance(item.said, t.Emitted):
+                self._emit(item.said)
+                events, size = events + 1, size + len(item.said.payload)
+            else:
+                self._follow(item)
+        if events:
+            self.outbox.put(t.Room(events, size))
 
     def _emit(self, emitted: t.Emitted) -> None:
         if self._failed:
@@ -228,14 +239,18 @@ class Place:
 
     def _end(self, why: str) -> None:
         """The node is gone: what it had ends, on record, and what it had folded is lost."""
-        lost = self.held.lose_all(self._desk.add_again)
+        lost: list[tuple[Upload, Verdict]] = []
         try:
+            lost = self.held.lose_all(self._desk.add_again)
             if why != ORDERLY:
                 for event in self._on_record.ends(self.name, why, map(_lost, lost)):
                     self._recorder.emit(event)
                     self.chain.add(type(event).__name__, to_payload(event))
         except StoreError as error:
             logger.debug("the end of node %s is not on record: %s", self.name, error)
+        except Exception as error:  # the run may not count on a record that lacks it
+            logger.exception("the end of node %s could not be put on record", self.name)
+            self._exchange.fail(error)
         finally:
             self._exchange.losses_on_record(upload for upload, _ in lost)
             self._desk.over(self)
