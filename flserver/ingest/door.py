@@ -4,7 +4,10 @@ Who registered which client is known here too, as the desk tells it: what follow
 asking. A yes may be a moment old, and the decision on an upload is the desk's all the same; a no is asked for again.
 """
 
+import contextlib
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 
 from flserver.clock import monotonic
@@ -60,6 +63,7 @@ class NodeDoor:
         self._attempt: tuple[int, int] | None = None
         self._broadcast: Broadcast | None = None
         self.model = CurrentModel(-1, {}, None)
+        self._sending = threading.local()  # ``at_once``: whether this thread sends at once what it takes
 
     # --- what the desk tells -----------------------------------------------------------------------------------------
 
@@ -89,6 +93,25 @@ class NodeDoor:
             if bell is not None:
                 self._tickets[ticket.registration] = ticket
             return bell
+
+    @contextlib.contextmanager
+    def at_once(self, ticket: t.Ticket | t.Goodbye) -> Iterator[None]:
+        """A session's model is sent at once within, where it can be: only then may the last bytes go unasked. Where its
+        ticket still waits behind it, they wait for the desk, which hears of that now: an upload that comes before they
+        go does not answer them."""
+        self._sending.at_once = True
+        try:
+            yield
+        finally:
+            self._sending.at_once = False
+            with self._lock:
+                if isinstance(ticket, t.Ticket) and self._tickets.get(ticket.registration) is ticket:
+                    self._tickets[ticket.registration] = self._taken_back(ticket)
+
+    def _taken_back(self, ticket: t.Ticket) -> t.Ticket:
+        if ticket.handed_over:
+            self._asking.tell(t.TakenBack(ticket.sent))
+        return replace(ticket, handed_over=False)
 
     # --- for sessions ------------------------------------------------------------------------------------------------
 
@@ -124,6 +147,8 @@ class NodeDoor:
             if ticket is None or self._broadcast is None or (ticket.round, ticket.attempt) != self._attempt:
                 return None  # or its attempt has not begun here: then the bell rings again
             del self._tickets[registration]
+            if not getattr(self._sending, "at_once", False):
+                ticket = self._taken_back(ticket)
             self._broadcast.acquire()
             return Ticket(NodeSent(self._asking, ticket), self._broadcast)
 

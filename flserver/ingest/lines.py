@@ -7,6 +7,7 @@ to the node.
 import contextlib
 import logging
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -60,12 +61,26 @@ class End(Protocol):
 
 class LineEnd:
     """One end of a line. ``ended`` is called once, on a thread of its own, when the other one is
-    gone, with what is known of why; ``over`` says whether this end has nothing more to say."""
+    gone, with what is known of why; ``over`` says whether this end has nothing more to say. Where the other one takes
+    nothing of what is said for ``patience`` seconds, it is gone too."""
 
     def __init__(
-        self, sock: socket.socket, end: End, name: str, *, ended: Callable[[str], None], over: Callable[[], bool]
+        self,
+        sock: socket.socket,
+        end: End,
+        name: str,
+        *,
+        ended: Callable[[str], None],
+        over: Callable[[], bool],
+        patience: float | None = None,
     ) -> None:
         self._socket, self._end, self._ended, self._over = sock, end, ended, over
+        self._why = "its process ended"  # or it has closed its end, which only a process that ends does
+        self._patience = patience
+        if patience is not None:  # of the system, for each piece that it takes: reading is not bounded by it
+            seconds, rest = divmod(patience, 1)
+            bound = struct.pack("@ll", int(seconds), int(1e6 * rest))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
         self._reader = threading.Thread(target=self._read, name=f"line-in-{name}")
         self._writer = threading.Thread(target=self._write, name=f"line-out-{name}")
 
@@ -75,7 +90,6 @@ class LineEnd:
         self._reader.start()  # it may be over at once, and who hears of that may close
 
     def _read(self) -> None:
-        why = "its process ended"  # or it has closed its end, which only a process that ends does
         try:
             while (head := _exactly(self._socket, LENGTH)) is not None:
                 length = int.from_bytes(head, "big")
@@ -83,14 +97,14 @@ class LineEnd:
                     break
                 self._end.give(batch)
         except BatchError as error:
-            why = str(error)
+            self._why = str(error)
         except Exception as error:
             logger.exception("what came over the line could not be taken")
-            why = f"what it said could not be taken: {error!r}"
-        self._ended(why)
+            self._why = f"what it said could not be taken: {error!r}"
+        self._ended(self._why)
 
     def _write(self) -> None:
-        with contextlib.suppress(OSError):  # the other end is gone: its reader says so
+        try:
             while True:
                 if batch := self._end.take(IDLE):
                     self._socket.sendall(len(batch).to_bytes(LENGTH, "big"))
@@ -98,12 +112,25 @@ class LineEnd:
                 elif self._over():
                     self._socket.shutdown(socket.SHUT_WR)
                     return
+        except BlockingIOError:
+            self._why = f"it has taken nothing of what it was told for {self._patience:g} s"
+            self.cut()
+        except OSError as error:  # the other end is gone: its reader says so
+            logger.debug("nothing more can be said: %s", error)
+        except Exception as error:
+            logger.exception("what is to be said over the line cannot be")
+            self._why = f"what it was to be told could not be said: {error!r}"
+            self.cut()
+
+    def cut(self) -> None:
+        """End the line at once, whatever is still to be said. May be called again, and by any thread."""
+        with contextlib.suppress(OSError):  # it is closed
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Carry what is still to be said, for which this end's outbox has to be closed, then end the line, and join its
         threads."""
         self._writer.join()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self.cut()
         self._reader.join()
         self._socket.close()

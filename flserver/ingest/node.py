@@ -22,7 +22,7 @@ from flserver.network.listener import Listener
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
 from flserver.network.strangers import Strangers
-from flserver.rounds.broadcast import Broadcast, BroadcastBuffers
+from flserver.rounds.broadcast import Broadcast, BroadcastBuffers, Ring, Send
 from flserver.rounds.model import CurrentModel
 from flserver.settings import ServerSettings
 from flserver.wire.template import Template
@@ -90,7 +90,7 @@ class Node:
         self._models: dict[int, tuple[CurrentModel, Broadcast]] = {}  # that have come, their rounds not known yet
         self._current: tuple[int, CurrentModel] | None = None
         self._attempt: tuple[int, int] | None = None
-        self._to_send: queue.SimpleQueue[tuple[Callable[[], object], Callable[[], bool]] | None] = queue.SimpleQueue()
+        self._to_send: queue.SimpleQueue[tuple[t.Ticket | t.Goodbye, Ring, Send] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send, name="node-sender")
         self._closer: threading.Thread | None = None
         self._ended = threading.Event()
@@ -162,9 +162,7 @@ class Node:
                 self._door.know(said)
             case t.Ticket() | t.Goodbye():
                 if (bell := self._door.bring(said)) is not None:
-                    ring, send = bell
-                    at_once = isinstance(said, t.Ticket) and said.handed_over
-                    self._to_send.put((ring, send if at_once else lambda: False))
+                    self._to_send.put((said, *bell))
             case t.Room():
                 self._recorder.taken(said.events, said.size)
             case t.Model():
@@ -195,12 +193,15 @@ class Node:
     def _send(self) -> None:
         """Let sessions send what came for them, or send it for them where that takes no waiting."""
         while (bell := self._to_send.get()) is not None:
-            ring, send = bell
-            try:
-                if not send():
-                    ring()
-            except Exception:  # a defect of ours in one session must not cost the others anything
-                logger.exception("a model could not be sent at once")
+            ticket, ring, send = bell
+            sent = False
+            if isinstance(ticket, t.Ticket) and ticket.handed_over:
+                try:
+                    with self._door.at_once(ticket):
+                        sent = send()
+                except Exception:  # a defect of ours in one session must not cost the others anything
+                    logger.exception("a model could not be sent at once")
+            if not sent:
                 ring()
 
     # --- models ------------------------------------------------------------------------------------------------------

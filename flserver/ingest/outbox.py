@@ -3,8 +3,10 @@
 import threading
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from flserver.ingest.batches import Item, Said, to_bytes
+from flserver.ingest.told import Began, Model
 
 MOST_ITEMS = 1000  # in a batch: what is said behind it does not wait long
 
@@ -18,8 +20,24 @@ class Outbox:
         self._closed = False
 
     def put(self, said: Said, number: int | None = None) -> None:
-        """Say one thing. What is said after the end is heard by nobody."""
-        self.put_all((Item(said, number),))
+        """Say one thing. What is said after the end is heard by nobody. A model's bytes are in the place of those of
+        older ones that were not taken yet: who does not take what is said has one model here, not one a round."""
+        with self._changed:
+            if isinstance(said, Model) and said.blobs:
+                said = self._instead_of_older(said)
+            self.put_all((Item(said, number),))
+
+    def _instead_of_older(self, newest: Model) -> Model:
+        """The newest model, with the one of the round before, whose attempts are over and are not said any more."""
+        older = {item.said.number: item.said for item in self._items if isinstance(item.said, Model)}
+        before, kept = next((model.before for model in older.values()), ()), deque[Item]()
+        for item in self._items:
+            if isinstance(item.said, Began) and item.said.model in older:
+                before = older[item.said.model].blobs
+            elif not isinstance(item.said, Model):
+                kept.append(item)
+        self._items = kept
+        return replace(newest, before=newest.before or before)
 
     def put_all(self, items: Iterable[Item]) -> None:
         """Say several things, one behind another."""

@@ -8,6 +8,7 @@ the recorder where that has no room.
 import logging
 import queue
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ ORDERLY = ""  # why a node is gone that was asked to be
 
 class Place:
     """What belongs to the node ``name``, which is ``leaving`` once it has said that nothing more comes. ``ready`` and
-    ``has_model`` are the desk's."""
+    ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, which may not know it."""
 
     def __init__(
         self, name: str, desk: "Desk", exchange: Exchange, recorder: Recorder, flusher: Flusher, ids: Ids
@@ -52,6 +53,7 @@ class Place:
         self.held = Held(exchange, self.outbox)
         self._seated = Seated(exchange, self.outbox, desk.know)
         self.ready = self.has_model = self.leaving = False
+        self.cut: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # guards the two below
         self._accepted: dict[int, float] = {}
         self.ending = False
@@ -87,6 +89,8 @@ class Place:
         self._seated.leave_all()
         self.outbox.close()
         self._queue.put(why)
+        if not self.leaving:
+            self.cut()
 
     def join(self) -> None:
         """Wait for the end of the thread, after ``gone``."""
@@ -170,23 +174,34 @@ class Place:
     def _record(self) -> None:
         """Put on record what the node says, in its order, and do what may only be done then."""
         why: str | None = None
+        broken = False
         while why is None:
             items: list[Item | str] = [self._queue.get()]
             while not self._queue.empty():
                 items.append(self._queue.get())
-            events = size = 0
-            for item in items:
-                if isinstance(item, str):
-                    why = item
-                    break
-                if isinstance(item.said, t.Emitted):
-                    self._emit(item.said)
-                    events, size = events + 1, size + len(item.said.payload)
-                else:
-                    self._follow(item)
-            if events:
-                self.outbox.put(t.Room(events, size))
+            why = next((item for item in items if isinstance(item, str)), None)
+            if broken:
+                continue  # nothing of the node's that comes behind is what it says
+            try:
+                self._do(items)
+            except Exception as error:  # a defect costs the node that meets it: nobody waits for it any more
+                logger.exception("what %s said could not be put on record", self.name)
+                broken = True
+                self.gone(f"what it said could not be put on record: {error!r}")
         self._end(why)
+
+    def _do(self, items: Sequence[Item | str]) -> None:
+        events = size = 0
+        for item in items:
+            if isinstance(item, str):
+                break
+            if isinstance(item.said, t.Emitted):
+                self._emit(item.said)
+                events, size = events + 1, size + len(item.said.payload)
+            else:
+                self._follow(item)
+        if events:
+            self.outbox.put(t.Room(events, size))
 
     def _emit(self, emitted: t.Emitted) -> None:
         if self._failed:
@@ -224,14 +239,18 @@ class Place:
 
     def _end(self, why: str) -> None:
         """The node is gone: what it had ends, on record, and what it had folded is lost."""
-        lost = self.held.lose_all(self._desk.add_again)
+        lost: list[tuple[Upload, Verdict]] = []
         try:
+            lost = self.held.lose_all(self._desk.add_again)
             if why != ORDERLY:
                 for event in self._on_record.ends(self.name, why, map(_lost, lost)):
                     self._recorder.emit(event)
                     self.chain.add(type(event).__name__, to_payload(event))
         except StoreError as error:
             logger.debug("the end of node %s is not on record: %s", self.name, error)
+        except Exception as error:  # the run may not count on a record that lacks it
+            logger.exception("the end of node %s could not be put on record", self.name)
+            self._exchange.fail(error)
         finally:
             self._exchange.losses_on_record(upload for upload, _ in lost)
             self._desk.over(self)

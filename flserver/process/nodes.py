@@ -23,6 +23,7 @@ from flserver.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 END_SECONDS = 5.0  # beyond the sessions' grace, that a node has to end
+STUCK_SECONDS = 60.0  # that a node may take nothing of what it is told, while it makes a sum or a model
 DEATHS, DEATH_SECONDS = 5, 60.0  # so many in so long: then no node is started in the place of one that is gone
 NONE_LEFT = "no node is left"
 
@@ -35,13 +36,14 @@ class Child:
         self.noticed = False  # that it is gone: then whoever comes next ends it, not before
 
     def end(self) -> None:
-        """Wait for its end, which has begun, and take what it had back."""
-        self.line.close()
+        """Wait for its end, which has begun, and take what it had back. A process that does not end is killed, and
+        before its line is closed: what is still to be said may wait for one that takes nothing."""
         try:
             self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.line.close()
         self.place.join()
 
 
@@ -112,20 +114,31 @@ class Nodes:
                     ours.close()
                     raise
             place = self._desk.open(name)
-            end = LineEnd(ours, place, name, ended=lambda why: self._ended(place, why), over=lambda: place.outbox.over)
+            end = LineEnd(
+                ours,
+                place,
+                name,
+                ended=lambda why: self._ended(place, why),
+                over=lambda: place.outbox.over,
+                patience=STUCK_SECONDS,
+            )
+            place.cut = end.cut
             self._children.append(Child(process, place, end))
             send_first(ours, described(self._settings, self._run_id, name))
             end.start()  # here, for whoever finds it among the children may end it
         logger.info("%s serves trainers, process %d", name, process.pid)
 
     def _ended(self, place: Place, why: str) -> None:
-        """Called on the thread that read the line's end: another node comes in the place of one that is gone."""
-        if place.leaving or place.ending:
+        """Called on the thread that read the line's end: another node comes in the place of one that is gone, also
+        where the desk took it for that before."""
+        if place.leaving:
             return
         with self._lock:
             closing = self._closing
         # One that had nobody, and ends while all are about to, is none that was lost.
         place.gone(ORDERLY if closing and not place.open_connections else why)
+        if closing:
+            return  # all are ended, and none comes
         with self._lock:
             here = next(child for child in self._children if child.place is place)
             gone = [child for child in self._children if child.noticed]

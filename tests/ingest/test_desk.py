@@ -114,21 +114,96 @@ def test_what_is_decided_as_its_node_goes_holds_no_attempt_up() -> None:
             at.place.held.reject(1, "size: too much")
 
 
+class Counting(AtDesk):
+    """A node of which one client's model is handed over: what it says of an upload can be looked at."""
+
+    def __enter__(self) -> "Counting":
+        self.say(Item(q.Register("a", 10, PEER), 1))
+        registered = self.answers(1)[0].said
+        assert isinstance(registered, q.Registered)
+        self.say(Item(t.OnRecord(registered.registration)), Item(q.Flush(), 2))
+        self.answers(1)
+        self.exchange.close_window()
+        self.attempt = self.exchange.begin(1, 1)
+        self.exchange.publish(OnNodes(1, True))
+        (ticket,) = (item.said for item in from_bytes(self.place.take(PATIENCE)) if isinstance(item.said, t.Ticket))
+        assert ticket.handed_over
+        self.sent = ticket.sent
+        return self
+
+    def offer(self) -> q.Decided:
+        """What an upload is that comes now."""
+        self.say(Item(t.Accepted(5)), Item(q.Offer(1, "a", PEER, 5, "blake3:00", None, None, None, None), 3))
+        decided = self.answers(1)[0].said
+        assert isinstance(decided, q.Decided)
+        return decided
+
+    @property
+    def answer(self) -> int | None:
+        """The update that counts as the client's answer."""
+        return self.attempt.seats["a"].update_id
+
+
+def test_an_upload_is_no_answer_to_a_model_that_was_taken_back() -> None:
+    with Counting() as at:
+        at.say(Item(t.TakenBack(at.sent)))
+        assert (at.offer().decision, at.answer) == ("duplicate", None)
+        at.say(Item(q.HandOver(at.sent), 4))
+        assert at.answers(1)[0].said == q.Done()
+        assert (at.offer().decision, at.answer) == (None, 1)
+
+
+def test_what_is_confirmed_where_there_is_no_record_any_more_counts_nowhere() -> None:
+    with Counting() as at:
+        assert at.offer().decision is None
+        at.recorder.before[e.ConnectionOpened] = raising(StoreError("the disk is full"))
+        opened = t.Emitted("ConnectionOpened", to_payload(facts.opened(3)), True)
+        at.say(Item(opened), Item(t.Confirmed(1, False, ())), Item(q.Flush(), 4))
+        at.answers(1)
+        assert (at.answer, at.attempt.recording, at.place.held.ids) == (None, 0, frozenset())
+
+
+@pytest.mark.parametrize("last", ["what it says", "its end"])
+def test_a_defect_costs_the_node_that_meets_it_and_nobody_waits_for_it(
+    last: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Counting() as at:
+        assert at.offer().decision is None
+        if last == "its end":
+            monkeypatch.setattr(at.place._on_record, "ends", raising(ValueError("a defect")))
+        cut = threading.Event()
+        at.place.cut = cut.set
+        at.say(Item(t.Confirmed(99, True, ())), Item(t.Confirmed(1, True, ())))
+        at.place._thread.join(PATIENCE)
+        assert not at.place._thread.is_alive()
+        assert cut.is_set()
+        assert (at.desk.names, at.attempt.recording, at.attempt.losing) == ([], 0, 0)
+        reasons = [gone.reason for gone in at.recorder.of(e.NodeLost)]
+        assert reasons == (["what it said could not be put on record: KeyError(99)"] if last != "its end" else [])
+        assert "could not be put on record" in caplog.text
+
+
 def test_nodes_are_given_the_model_of_the_round_before_once() -> None:
     with AtDesk() as at:
         models = [tensors(float(number), 0, 0) for number in range(4)]
         at.desk.goes_on_after = models[0]
+        late = at.desk.open("node-2")
+        given: list[list[tuple[int, list[bytes]]]] = [[], []]
+
+        def take() -> None:
+            for place, found in zip((at.place, late), given, strict=True):
+                said = [item.said for item in from_bytes(place.take(0.0) or to_bytes([]))]
+                models = [one for one in said if isinstance(one, t.Model)]
+                found += [(one.number, [bytes(blob) for blob in one.before]) for one in models]
+
         at.say(Item(t.Ready()))
         for model in models[1:3]:
             at.desk.render(model)
-        late = at.desk.open("node-2")
+            take()
         late.give(to_bytes([Item(t.Ready())]))
+        take()
         at.desk.render(models[3])
-        given = []
-        for place in (at.place, late):
-            said = [item.said for item in from_bytes(place.take(PATIENCE))]
-            found = [one for one in said if isinstance(one, t.Model)]
-            given.append([(one.number, [bytes(blob) for blob in one.before]) for one in found])
+        take()
         before = [[bytes(blob) for blob in raw_of(model)] for model in models]
         assert given == [[(1, before[0]), (2, []), (3, [])], [(2, before[1]), (3, [])]]
         late.gone("the test is over")

@@ -2,23 +2,28 @@
 
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from flserver import events as e
+from flserver.identity.rules import Identity
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking
-from flserver.ingest.door import NodeSent
+from flserver.ingest.batches import from_bytes
+from flserver.ingest.door import NodeDoor, NodeSent
 from flserver.ingest.folding import Layout, NodeFolding
+from flserver.ingest.recording import NodeRecorder
 from flserver.models.state import state_of
+from flserver.rounds.broadcast import Ticket
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.seats import Registration, Upload
 from flserver.rounds.updates import Submission
 from tests.e2e.harness import connect, send
 from tests.ingest.several import Several
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 from tests.rounds.coordinated import PEER, tensors
 
 
@@ -73,6 +78,66 @@ def test_the_last_bytes_of_a_model_wait_for_the_desk() -> None:
     assert sent.handed_over_at is not None
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_model_that_its_session_sends_later_than_at_once_waits_for_the_desk(at_once: bool) -> None:
+    asking, registration = Asking(), Registration("a", 1, False)
+    door = NodeDoor(asking, Identity())
+    door.confirm_registration(registration, lambda: None)
+    door.begin(t.Began(1, 1, 1, None), CurrentModel(0, {}, None), mock.Mock())
+    ticket = t.Ticket(registration, 1, 1, 7, True)
+    door.bring(ticket)
+    asking.outbox.take(0.0)
+    with door.at_once(ticket):
+        taken = door.next_ticket(registration) if at_once else None
+    said = [item.said for item in from_bytes(asking.outbox.take(0.0))] if not at_once else []
+    assert said == ([] if at_once else [t.TakenBack(7)])
+    taken = taken or door.next_ticket(registration)
+    assert isinstance(taken, Ticket)
+    sent = threading.Thread(target=taken.sent.hand_over, args=(0.0,))
+    sent.start()
+    if not at_once:
+        assert [item.said for item in from_bytes(asking.outbox.take(PATIENCE))] == [q.HandOver(7)]
+        assert taken.sent.handed_over_at is None
+        asking.answered(1, q.Done())
+    sent.join(PATIENCE)
+    assert taken.sent.handed_over_at is not None
+    assert asking.outbox.take(0.0) == b""
+
+
+def test_a_session_that_takes_its_model_before_it_could_be_sent_at_once_waits_for_the_desk() -> None:
+    asking, registration = Asking(), Registration("a", 1, False)
+    door = NodeDoor(asking, Identity())
+    door.confirm_registration(registration, lambda: None)
+    door.begin(t.Began(1, 1, 1, None), CurrentModel(0, {}, None), mock.Mock())
+    door.bring(t.Ticket(registration, 1, 1, 7, True))
+    asking.outbox.take(0.0)
+    assert isinstance(door.next_ticket(registration), Ticket)
+    assert [item.said for item in from_bytes(asking.outbox.take(0.0))] == [t.TakenBack(7)]
+
+
+def test_models_that_a_crowded_node_cannot_send_at_once_are_taken_back_at_the_desk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NodeRecorder, "crowded", True)
+    said: list[tuple[str, int]] = []
+    with Several(tmp_path, 1) as several:
+        seated = several.nodes[0].place._seated
+        taking_back, handing_over = seated.take_back, seated.hand_over
+
+        def take_back(number: int) -> None:
+            taking_back(number)
+            said.append(("taken back", number))
+
+        def hand_over(number: int) -> None:
+            said.append(("handed over", number))
+            handing_over(number)
+
+        seated.take_back, seated.hand_over = take_back, hand_over  # type: ignore[method-assign]
+        several.peer("a").answer()
+        assert several.finish() == "completed"
+    assert said == [("taken back", 1), ("handed over", 1)]
+
+
 def test_what_was_held_against_an_older_model_is_looked_at_again() -> None:
     old, new = (CurrentModel(n, tensors(float(n), 0, 0), f"sha256:{n}") for n in (0, 1))
     models = [new]
@@ -82,8 +147,6 @@ def test_what_was_held_against_an_older_model_is_looked_at_again() -> None:
     offers = []
 
     def desk() -> None:
-        from flserver.ingest.batches import from_bytes
-
         for answer in (q.Stale(), q.Decided("rejected", "norm: far", None, 10, 1, None, False)):
             (item,) = from_bytes(asking.outbox.take(60.0))
             assert item.number is not None

@@ -1,7 +1,10 @@
 """The ingest nodes of this machine, where they cannot be kept alive."""
 
 import logging
+import socket
+import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +12,10 @@ import pytest
 
 from flserver.events import ClientLeft, NodeLost
 from flserver.identity.rules import Identity
+from flserver.ingest import told as t
 from flserver.ingest.desk import Desk
 from flserver.ingest.ids import Ids
+from flserver.ingest.lines import LineEnd
 from flserver.network.listener import Listener
 from flserver.process import nodes
 from flserver.process.node import make_model
@@ -18,9 +23,29 @@ from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
 from flserver.settings import server_settings
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 from tests.recorder import RecordingRecorder
 from tests.rounds.policies import policy
+
+MORE_THAN_A_LINE_HOLDS = 1 << 22  # bytes
+
+
+class Served:
+    """So many nodes of a desk, whose process is what ``sys.executable`` says."""
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        end_run: Callable[[str], None] = lambda why: None,
+        recorder: RecordingRecorder | None = None,
+    ) -> None:
+        exchange = Exchange(Rounds(policy(), {}, None, Identity()), CurrentModel(0, {}, None))
+        self.recorder = recorder or RecordingRecorder()
+        self.desk = Desk(exchange, self.recorder, Ids({"message_id": 1, "connection_id": 1, "update_id": 1}))
+        settings = server_settings({"db": str(folder / "runs.sqlite"), "ingest": count})
+        self.listener = Listener("127.0.0.1", 0)
+        self.nodes = nodes.Nodes(settings, self.listener, self.desk, "run", end_run)
 
 
 class Durable(RecordingRecorder):
@@ -36,25 +61,22 @@ def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
 ) -> None:
     caplog.set_level(logging.INFO, "flserver")
     monkeypatch.setattr("sys.executable", "/bin/false")
-    exchange = Exchange(Rounds(policy(), {}, None, Identity()), CurrentModel(0, {}, None))
-    recorder, ended, why = Durable(), threading.Event(), list[str]()
+    ended, why = threading.Event(), list[str]()
 
     def end_run(reason: str) -> None:
         why.append(reason)
         ended.set()
 
-    desk = Desk(exchange, recorder, Ids({"message_id": 1, "connection_id": 1, "update_id": 1}))
-    settings = server_settings({"db": str(tmp_path / "runs.sqlite"), "ingest": 2})
-    two = nodes.Nodes(settings, Listener("127.0.0.1", 0), desk, "run", end_run)
-    two.start()
+    served = Served(tmp_path, 2, end_run, Durable())
+    served.nodes.start()
     try:
         assert ended.wait(PATIENCE)
     finally:
-        two.close(0.0)
+        served.nodes.close(0.0)
     assert why == [nodes.NONE_LEFT]
     assert f"{nodes.DEATHS} nodes went within" in caplog.text
-    assert not recorder.of(ClientLeft)
-    assert {lost.reason for lost in recorder.of(NodeLost)} == {"its process ended"}
+    assert not served.recorder.of(ClientLeft)
+    assert {lost.reason for lost in served.recorder.of(NodeLost)} == {"its process ended"}
     on_record = 0
     for line in caplog.messages:
         if line.startswith("on record: "):
@@ -71,3 +93,69 @@ def test_a_model_that_fails_counts_only_while_its_node_serves(over: bool, caplog
     asking = SimpleNamespace(outbox=SimpleNamespace(over=over), tell=told.append)
     make_model(SimpleNamespace(asking=asking), None, "run")  # type: ignore[arg-type]
     assert ("the model could not be made" in caplog.text, len(told)) == ((False, 0) if over else (True, 1))
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node's process neither hears nor says anything, nor ends when its line does."""
+    script = tmp_path / "hanging"
+    script.write_text("#!/bin/sh\nexec sleep 3600\n")
+    script.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(script))
+    monkeypatch.setattr(nodes, "END_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("hanging")
+def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_path: Path) -> None:
+    served = Served(tmp_path, 1)
+    served.nodes.start()
+    try:
+        (hung,) = served.nodes._children
+        hung.place.gone("it has not given its sum")
+        eventually(lambda: served.desk.names == ["node-2"])
+        eventually(lambda: hung.process.poll() is not None)
+        assert served.nodes.accepting
+    finally:
+        served.nodes.close(0.0)
+    assert (served.recorder.of(NodeLost)[0].node, served.recorder.of(NodeLost)[0].reason) == (
+        "node-1",
+        "it has not given its sum",
+    )
+
+
+@pytest.mark.usefixtures("hanging")
+def test_another_comes_in_the_place_of_a_node_that_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "STUCK_SECONDS", 0.05)
+    served = Served(tmp_path, 1)
+    served.nodes.start()
+    try:
+        (hung,) = served.nodes._children
+        hung.place.outbox.put(t.Model(1, (memoryview(bytes(MORE_THAN_A_LINE_HOLDS)),)))
+        eventually(lambda: served.desk.names == ["node-2"])
+        assert served.recorder.of(NodeLost)[0].reason == "it has taken nothing of what it was told for 0.05 s"
+    finally:
+        served.nodes.close(0.0)
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_node_that_takes_nothing_ends_with_the_server(tmp_path: Path) -> None:
+    ours, its = socket.socketpair()
+    process = subprocess.Popen(["sleep", "3600"], stdin=its)
+    its.close()
+    served = Served(tmp_path, 1)
+    served.listener.close()
+    place = served.desk.open("node-1")
+    line = LineEnd(ours, place, "node-1", ended=place.gone, over=lambda: place.outbox.over)
+    line.start()
+    place.outbox.put(t.Model(1, (memoryview(bytes(MORE_THAN_A_LINE_HOLDS)),)))
+    place.outbox.close()
+    ends = threading.Thread(target=nodes.Child(process, place, line).end, daemon=True)
+    ends.start()
+    try:
+        ends.join(PATIENCE)
+        assert not ends.is_alive()
+    finally:
+        process.kill()
+        process.wait()
