@@ -174,7 +174,9 @@ class ExactSum:
                 kernel.load().settle(part, block, self._scratch)
 
     def mean(self) -> State:
-        """The mean, rounded once, and the medians, in memory of its own. At least one update was added."""
+        """The mean, rounded once, and the medians, in memory of its own. Raises ValueError where nothing was added."""
+        if not self.samples:
+            raise ValueError("no update was added: there is no mean")
         state = unset_state(self._dtypes, self._shapes)
         narrow = [name for name, dtype in self.layout.dtypes.items() if dtype.itemsize < 4]
         wide = {name: torch.empty(self.layout.shapes[name], dtype=torch.float32) for name in narrow}

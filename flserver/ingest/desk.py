@@ -1,12 +1,12 @@
 """The coordinator's desk for its nodes: it answers what they ask with the one exchange, and rings their bells.
 
-To the coordinator it is what makes a model ready for those who send it (``rounds.broadcast.Broadcasts``), and what
-brings the nodes' parts of a round together (``Committer``'s ``gathers``). ``place`` has what belongs to one node.
+To the coordinator it makes models ready to be sent (``rounds.broadcast.Broadcasts``) and brings the nodes' parts of a
+round together (``Committer``'s ``gathers``). ``place`` has what belongs to one node.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from flserver.events.bus import Recorder
 from flserver.ingest import told as t
 from flserver.ingest.batches import raw_of, state_like, to_state
 from flserver.ingest.flusher import Flusher
+from flserver.ingest.held import settle_all
 from flserver.ingest.ids import Ids
 from flserver.ingest.place import Place
 from flserver.rounds.exchange import Exchange
@@ -35,6 +36,7 @@ SETTLE_SECONDS = 120.0  # that a node has to fold what waits there, and to give 
 
 Carry = Callable[[int, "State"], None]
 Finish = Callable[[int, int, Sequence[str]], "State"]
+Parts = Mapping[Place, frozenset[int]]  # who has which updates of an attempt
 
 
 class NodeGone(FlserverError):
@@ -96,7 +98,8 @@ class Desk:
             if self._model is not None:
                 state, model = self._model
                 self._give(place, state, model.number, self._before)
-            if self._began is not None:
+            # While a round is committed there is its model already: the next attempt's, which is told them all.
+            if self._began is not None and self._model is not None and self._began.model == self._model[1].number:
                 place.outbox.put(self._began)
 
     def know(self, client_id: str) -> None:
@@ -138,8 +141,7 @@ class Desk:
     @property
     def base_round(self) -> int | None:
         """The round of the model that updates are held against now."""
-        began = self._began
-        return None if began is None else began.round - 1
+        return None if (began := self._began) is None else began.round - 1
 
     def make_durable(self) -> None:
         """Wait until all that was said is on record, or cannot be."""
@@ -210,53 +212,65 @@ class Desk:
 
     def gather(self, attempt: Attempt, strategy: "Strategy") -> "State | None":
         """Bring the nodes' parts of an attempt that is over into ``strategy``, or give the new state, where ``finish``
-        makes it and nothing of it is here. What was folded by nodes that are gone by now is lost, and on record as
-        that, or was kept and is added here.
+        makes it and nothing of it is here, or one node has all. What was folded by nodes that are gone by now is lost,
+        and on record as that, or was kept and is added here: then the others are asked anew.
 
         Raises what ``finish`` and the strategy raise.
         """
-        while self.finish is not None and strategy.finishes_anywhere and not self._added_again:
-            if not (holding := [place for place in self._settle(attempt, whole=False) if self._is_here(place)]):
+        while parts := self._parts():
+            anywhere = strategy.finishes_anywhere and not self._added_again
+            if anywhere and self.finish is not None:
+                if (made := self._finished(attempt, parts, self.finish)) is not None:
+                    return made
+            elif anywhere and len(parts) == 1 and self._model is not None:
+                for blobs in self._sums(attempt, parts, made=True):
+                    return state_like(self._model[0], blobs)
+            else:
+                for blobs in self._sums(attempt, parts):
+                    strategy.merge(to_state(blobs))
                 return None
-            held = {place: place.held.ids for place in holding}
-            try:
-                state = self.finish(attempt.round, attempt.number, [place.name for place in holding])
-            except NodeGone as error:
-                for place in holding:
-                    if place.name == error.name:
-                        self._end(place, str(error))
-                continue
-            if all(place.held.safe(ids) for place, ids in held.items()):
-                return state
-        if (made := self._made_by_one(attempt, strategy)) is not None:
-            return made
-        for place in self._settle(attempt, whole=True):
-            if (part := place.held.taken) is not None:
-                strategy.merge(to_state(part))
         return None
 
-    def _made_by_one(self, attempt: Attempt, strategy: "Strategy") -> "State | None":
-        """The new state, where one node has all of the attempt's updates and can make it of them."""
+    def _parts(self) -> Parts:
+        """Who has which updates of the attempt, once all that nodes which go had is lost, or added again."""
         with self._changed:
-            holding = [place for place in self._places.values() if place.held.ids]
-            if len(holding) != 1 or self._added_again or not strategy.finishes_anywhere or self._model is None:
-                return None
-            layout = self._model[0]
-        (place,) = self._settle(attempt, whole=True, made=True) or holding
-        return None if (blobs := place.held.taken) is None else state_like(layout, blobs)
+            while True:  # the updates first: a place loses them only when it is ending
+                parts = {place: ids for place in self._places.values() if (ids := place.held.ids)}
+                if not any(place.ending for place in self._places.values()):
+                    return parts
+                self._changed.wait()
 
-    def _settle(self, attempt: Attempt, *, whole: bool, made: bool = False) -> list[Place]:
-        """The places with updates of the attempt, once each has folded all that counts, or is gone."""
+    def _finished(self, attempt: Attempt, parts: Parts, finish: Finish) -> "State | None":
+        """The new state as ``finish`` makes it; None where a node went meanwhile, and nothing is settled."""
+        self._settle(attempt, parts, whole=False)
+        if not all(map(self._is_here, parts)):
+            return None
+        try:
+            state = finish(attempt.round, attempt.number, [place.name for place in parts])
+        except NodeGone as error:
+            for place in parts:
+                if place.name == error.name:
+                    self._end(place, str(error))
+            return None
+        return state if settle_all({place.held: ids for place, ids in parts.items()}) else None
+
+    def _sums(self, attempt: Attempt, parts: Parts, *, made: bool = False) -> Iterator[Sequence[memoryview]]:
+        """What each gave that is not gone: its sum, or what is ``made`` of it; one at a time is kept here no more."""
+        self._settle(attempt, parts, whole=True, made=made)
+        for place in parts:
+            if (blobs := place.held.take()) is not None:
+                yield blobs
+
+    def _settle(self, attempt: Attempt, parts: Parts, *, whole: bool, made: bool = False) -> None:
+        """Wait until each has folded all that counts, or is gone. One whose sum is not of what counts is."""
         deadline = Deadline.after(SETTLE_SECONDS)
         with self._changed:
-            places = [place for place in self._places.values() if place.held.ids]
-            for place in places:
+            for place in parts:
                 place.held.settle(attempt.round, attempt.number, whole=whole, made=made)
-            self._changed.wait_for(lambda: not any(map(self._unsettled, places)), deadline.remaining())
-            late = [place for place in places if self._unsettled(place)]
-        for place in late:
-            self._end(place, f"it has not given its sum within {SETTLE_SECONDS:g} s")
-        return places
+            self._changed.wait_for(lambda: not any(map(self._awaited, parts)), deadline.remaining())
+        for place in parts:
+            if self._is_here(place) and (place.ending or not place.held.is_settled):
+                self._end(place, place.held.fault or f"it has not given its sum within {SETTLE_SECONDS:g} s")
 
     def _end(self, place: Place, why: str) -> None:
         """Take a node for gone, and wait until that is on record."""
@@ -267,8 +281,8 @@ class Desk:
     def _is_here(self, place: Place) -> bool:
         return self._places.get(place.name) is place
 
-    def _unsettled(self, place: Place) -> bool:
-        return self._is_here(place) and (place.ending or not place.held.is_settled)
+    def _awaited(self, place: Place) -> bool:
+        return self._is_here(place) and (place.ending or not (place.held.is_settled or place.held.fault is not None))
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

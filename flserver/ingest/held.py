@@ -1,7 +1,8 @@
 """The uploads of one node: those that are being decided, those that are folded only there, and its sum of them."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
 class NodeSubmission(Submission):
     """An update that counts, whose tensors are at its node; one that ``waits`` is folded there when it is told."""
 
-    def __init__(self, outbox: Outbox, upload: Upload, metrics: tuple[Measurement, ...], *, waits: bool) -> None:
+    def __init__(self, held: "Held", upload: Upload, metrics: tuple[Measurement, ...], *, waits: bool) -> None:
         super().__init__(upload, {}, metrics, self._drop)
-        self._outbox, self._waits = outbox, waits
+        self._held, self._waits = held, waits
 
     def add_to(self, committer: "Committer", samples: int) -> None:
         self._say(t.Fold((self.upload.update_id,)))
 
     def take_back_from(self, committer: "Committer", samples: int) -> None:
+        self._held.forget(self.upload.update_id)
         self._drop()
 
     def _drop(self) -> None:
@@ -39,7 +41,7 @@ class NodeSubmission(Submission):
     def _say(self, bell: t.Fold | t.Drop) -> None:
         if self._waits:
             self._waits = False
-            self._outbox.put(bell)
+            self._held.outbox.put(bell)
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,22 @@ class _Held:
 
 @dataclass
 class _Sum:
-    """How far the node is with an attempt: asked for its sum, and what it gave."""
+    """What the node was asked of an attempt, and how far it is: it gave all, or its sum has a ``fault``."""
 
     round: int
     attempt: int
     whole: bool
     made: bool
-    given: Sequence[memoryview] | None = None
     done: bool = False
+    given: Sequence[memoryview] | None = None
+    fault: str | None = None
 
 
 class Held:
     """For many threads."""
 
     def __init__(self, exchange: Exchange, outbox: Outbox) -> None:
-        self._exchange, self._outbox = exchange, outbox
+        self._exchange, self.outbox = exchange, outbox
         self._lock = threading.Lock()  # guards the four below; the exchange's is never taken inside it
         self._deciding: dict[int, tuple[Upload, Verdict]] = {}  # not confirmed yet
         self._held: dict[int, _Held] = {}  # confirmed, and nowhere but there
@@ -127,7 +130,7 @@ class Held:
         if kept is not None and told.kept is not None and verdict.answers is not None:
             kept.note(verdict.answers.round, told.update_id, told.kept)
         waits = verdict.counts and not told.folded
-        submission = NodeSubmission(self._outbox, upload, told.metrics, waits=waits)
+        submission = NodeSubmission(self, upload, told.metrics, waits=waits)
         self._exchange.confirm_update(submission, verdict, folded=told.folded)
 
     def withdraw(self, update_id: int) -> None:
@@ -171,7 +174,7 @@ class Held:
             if self._sum is not None and (self._sum.whole or not whole):
                 return
             self._sum = _Sum(round, attempt, whole, made)
-        self._outbox.put(t.Settle(round, attempt, whole, made))
+        self.outbox.put(t.Settle(round, attempt, whole, made))
 
     @property
     def is_settled(self) -> bool:
@@ -180,31 +183,52 @@ class Held:
             return self._sum is not None and self._sum.done
 
     @property
-    def taken(self) -> Sequence[memoryview] | None:
-        """The sum, where the node gave it: its updates are no longer there alone."""
+    def fault(self) -> str | None:
+        """What is wrong with the sum there, if anything is: it cannot be used."""
         with self._lock:
-            return self._sum.given if self._sum is not None else None
+            return self._sum.fault if self._sum is not None else None
 
     def given(self, settled: t.Settled) -> None:
-        """The node has settled."""
+        """The node has settled: what it gave is no longer there alone."""
         with self._lock:
-            asked = self._sum
+            asked, count = self._sum, len(self._held)
             if self._over or asked is None or (asked.round, asked.attempt) != (settled.round, settled.attempt):
                 return
-            if asked.made != settled.made or (asked.whole and settled.clients and not settled.blobs):
+            if asked.done or asked.made != settled.made or (asked.whole and settled.clients and not settled.blobs):
                 return  # it answers what was asked before
+            if settled.clients != count:
+                asked.fault = f"it has folded {settled.clients} updates, and {count} count"
+                return
             asked.done = True
             if settled.blobs:
                 asked.given = settled.blobs
                 self._held.clear()
 
-    def safe(self, ids: frozenset[int]) -> bool:
-        """The updates with these ids are in the new model: they cannot be lost any more. False where some were."""
+    def take(self) -> Sequence[memoryview] | None:
+        """The sum, or what was made of it, where the node gave it: once, and it is kept here no more."""
         with self._lock:
-            if not ids <= self._held.keys():
-                return False
-            self._held.clear()
-            return True
+            if self._sum is None:
+                return None
+            given, self._sum.given = self._sum.given, None
+            return given
+
+    def forget(self, update_id: int) -> None:
+        """That update counts no more, and is not folded there."""
+        with self._lock:
+            self._held.pop(update_id, None)
+
+
+def settle_all(parts: Mapping[Held, frozenset[int]]) -> bool:
+    """The updates with these ids are in the new model: none of them can be lost any more. False where some were; then
+    all others are still where they are."""
+    with ExitStack() as locks:  # only here more than one of them is taken
+        for held in parts:
+            locks.enter_context(held._lock)
+        if not all(ids <= held._held.keys() for held, ids in parts.items()):
+            return False
+        for held in parts:
+            held._held.clear()
+        return True
 
 
 def _decided(verdict: Verdict) -> q.Decided:

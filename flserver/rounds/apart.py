@@ -66,6 +66,12 @@ class Apart:
                 on_record(self._rounds.attempt, upload)
             self._changed.notify_all()
 
+    def check_failure(self) -> None:
+        """Raises what ``fail`` was given: folding failed, here or at a node, and what counts may be in no sum."""
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+
     def seal(self, attempt: Attempt) -> None:
         """The end of an attempt that is over is about to be on record: wait until all that is lost of it is, and lose
         no more."""

@@ -221,6 +221,7 @@ class Coordinator:
         self.due = ended_at + COMMIT_SECONDS
         self._fold(ended.updates.take_rest(ended.accepted))
         self._committer.gather(attempt, ended)
+        self._exchange.check_failure()
         self._exchange.seal(attempt)
         if not ended.commits:
             return False
