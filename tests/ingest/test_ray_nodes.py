@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flserver.aggregation import FedAvg
+from flserver.events import ClientLeft
 from flserver.process.ray_node import RayNode
 from flserver.process.ray_nodes import RayNodes
 from tests.e2e.harness import Peer
@@ -39,9 +40,11 @@ def test_in_the_place_of_a_node_that_died_there_is_another_and_the_round_goes_on
         eventually(lambda: run.threads.actors["node-1"] is not dead)
         there = run.ports()
         assert run.several.desk.names[1:] == ["node-3"]
-        for peer, model in zip(peers, models, strict=True):
-            peer.port = there[0]
-            peer.upload(model)
+        # Whose node died first: with the other's answer nobody would be there to be waited for.
+        (gone,) = run.several.recorder.wait_for(ClientLeft)
+        for client in sorted(range(2), key=lambda client: str(client) != gone.client_id):
+            peers[client].port = there[0]
+            peers[client].upload(models[client])
         assert run.several.finish() == "completed"
 
 
