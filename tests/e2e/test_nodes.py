@@ -84,6 +84,7 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     assert (lost,) not in accepted, "what that node had is in no model"
     decisions = Counter(decision for (decision,) in server.sql("SELECT decision FROM v1_updates"))
     assert None not in decisions
+    eventually(lambda: server.sql("SELECT COUNT(*) FROM v1_clients WHERE left_reason IS NULL") == [(0,)])
     left = {reason for (reason,) in server.sql("SELECT left_reason FROM v1_clients")}
     assert left <= {"finished", "node", "closed", "reset"}
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]

@@ -87,12 +87,13 @@ def test_a_run_is_followed_from_before_its_database_is_there_to_its_end(
 
     server = start("--run-name", "live", "--num-rounds", "2", *options)
     lund, umea = join(server, "hospital-lund", "hospital-umea")
-    with socket.create_connection(("127.0.0.1", server.port)) as stranger:
-        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
     for peer in (lund, umea):
         peer.answer()
     record.wait_for("round 1/2 committed")
     outside.wait_for("round 1/2 committed")
+    # Not before: what it has seen first, it does not tell of.
+    with socket.create_connection(("127.0.0.1", server.port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
     record.wait_for("something else than a frame")
     outside.wait_for("message refused")
     passer_by = tail("live", "--lines", "1")

@@ -6,60 +6,20 @@ import pytest
 
 from flserver import events as e
 from flserver.errors import ConnectionLost, RegistrationRefused, StoreError
-from flserver.identity.peer import Peer
-from flserver.identity.rules import Identity
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, error_of, failure_of
 from flserver.ingest.batches import Item, from_bytes, raw_of, to_bytes
-from flserver.ingest.desk import Desk, OnNodes
-from flserver.ingest.ids import Ids
+from flserver.ingest.desk import OnNodes
 from flserver.ingest.outbox import MOST_ITEMS, Outbox
-from flserver.ingest.place import Place
 from flserver.ingest.recording import NodeRecorder
-from flserver.rounds import Rounds
-from flserver.rounds.exchange import Exchange
-from flserver.rounds.model import CurrentModel
 from flserver.rounds.seats import SentModel
 from flserver.store.payloads import to_payload
 from tests import facts
+from tests.ingest.at_desk import PEER, AtDesk
 from tests.patience import PATIENCE
-from tests.recorder import RecordingRecorder, raising
+from tests.recorder import raising
 from tests.rounds.coordinated import tensors
-from tests.rounds.policies import policy
-
-PEER = Peer(host="10.0.0.1", port=1)
-
-
-class AtDesk:
-    """A desk with one node that says what a test lets it say."""
-
-    def __init__(self) -> None:
-        self.recorder = RecordingRecorder()
-        self.exchange = Exchange(Rounds(policy(), {}, None, Identity()), CurrentModel(0, {}, None))
-        first = Ids({"message_id": 1, "connection_id": 1, "update_id": 7})
-        self.desk = Desk(self.exchange, self.recorder, first)
-        self.place: Place = self.desk.open("node-1")
-
-    def __enter__(self) -> "AtDesk":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.place.gone("the test is over")
-        self.place.join()
-        self.desk.close(0.0, PATIENCE)
-
-    def say(self, *items: Item) -> None:
-        self.place.give(to_bytes(items))
-
-    def answers(self, count: int) -> list[Item]:
-        """The next answers, whatever is rung between them."""
-        found: list[Item] = []
-        while len(found) < count:
-            batch = self.place.take(PATIENCE)
-            assert batch
-            found += [item for item in from_bytes(batch) if item.number is not None]
-        return found
 
 
 def test_questions_are_answered_in_order_and_refusals_are_answers() -> None:

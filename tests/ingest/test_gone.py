@@ -8,26 +8,11 @@ import pytest
 import torch
 
 from flserver import events as e
-from flserver.models.state import State, state_of
-from tests.e2e.harness import Peer, closed
+from flserver.models.state import State
+from tests.e2e.harness import closed
+from tests.ingest.outcomes import decided, lost, moved
 from tests.ingest.several import Several
 from tests.patience import PATIENCE, eventually
-
-
-def moved(peer: Peer, by: float) -> State:
-    """Take the model, and answer it moved by so much. Returns what was answered."""
-    return state_of(peer.answer(by))
-
-
-def lost(several: Several) -> list[tuple[str, list[tuple[str, int, int]]]]:
-    return [
-        (gone.node, [(one.client_id, one.round, one.attempt) for one in gone.updates])
-        for gone in several.recorder.of(e.NodeLost)
-    ]
-
-
-def decided(ended: e.RoundCommitted | e.AttemptAborted) -> dict[str, tuple[str, bool]]:
-    return {one.client_id: (one.participation, one.update_id is not None) for one in ended.outcomes}
 
 
 def same(one: State, other: State) -> bool:

@@ -11,7 +11,7 @@ from flserver.ingest.desk import OnNodes
 from flserver.ingest.held import settle_all
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.seats import Attempt, SentModel, Upload, Verdict
-from tests.ingest.test_desk import PEER, AtDesk
+from tests.ingest.at_desk import PEER, AtDesk
 from tests.patience import PATIENCE
 from tests.rounds.coordinated import tensors
 

@@ -5,19 +5,10 @@ from pathlib import Path
 import torch
 
 from flserver import events as e
-from flserver.models.kept import KeptUpdates
 from flserver.models.state import state_of
+from tests.ingest.outcomes import with_kept
 from tests.ingest.several import Several
 from tests.patience import eventually
-
-
-def with_kept(several: Several, folder: Path) -> None:
-    """Let all keep updates: each process has an object of its own over the same folder."""
-    kept = KeptUpdates(folder, "run")
-    several.committer._kept = kept
-    several.desk.keep_with(kept, several.committer._strategy)
-    for node in several.nodes:
-        node.node._folding.kept = KeptUpdates(folder, "run")
 
 
 def test_what_was_kept_is_added_again_where_its_node_is_gone(tmp_path: Path) -> None:

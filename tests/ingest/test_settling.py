@@ -10,9 +10,8 @@ import torch
 from flserver import events as e
 from flserver.aggregation import FedAvg
 from flserver.models.state import State
+from tests.ingest.outcomes import decided, lost, moved, with_kept
 from tests.ingest.several import Several
-from tests.ingest.test_gone import decided, lost, moved
-from tests.ingest.test_kept import with_kept
 from tests.patience import PATIENCE, eventually
 
 
@@ -148,7 +147,7 @@ def test_a_node_that_is_ready_while_a_round_is_committed_waits_for_the_next_atte
         a = several.peer("a")
         late = several.add(prepared=False)
         several.nodes.append(late)
-        several.recorder.wait_for(e.AttemptStarted, 2)
+        several.recorder.wait_for(e.AttemptStarted, count=2)
         meanwhile, came = several.committer._meanwhile, threading.Event()
         be_ready = several.desk.be_ready
 

@@ -111,10 +111,10 @@ def held_off(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     reasons, connect = ["the network is away"], Session._connect
 
-    def connecting(own: Any) -> Any:
+    def connecting(own: Any, heard: ExitStack) -> Any:
         if reasons and own._what == "run night":
             raise psycopg.OperationalError(*reasons)
-        return connect(own)
+        return connect(own, heard)
 
     monkeypatch.setattr(Session, "_connect", connecting)
     return reasons
