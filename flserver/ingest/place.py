@@ -87,7 +87,7 @@ class Place:
                 return
             self.ending = True
         self._seated.leave_all()
-        self.outbox.close()
+        self.outbox.close(keep=self.leaving)
         self._queue.put(why)
         if not self.leaving:
             self.cut()
@@ -166,6 +166,8 @@ class Place:
                     self._desk.settled()
             case t.Ready():
                 self._desk.be_ready(self)
+            case t.GaveUp(why):
+                self.gone(why)
             case _:
                 raise AssertionError(f"no node says {type(said).__name__}")
 
@@ -234,6 +236,7 @@ class Place:
                 self.held.withdraw(update_id)
             case t.Failed(failure):
                 self._exchange.fail(error_of(failure))
+                self._desk.settled()  # nobody waits for what it was asked
             case t.Closed():
                 self.gone(ORDERLY)
 

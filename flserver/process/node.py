@@ -16,11 +16,10 @@ from typing import Any
 
 from flserver.errors import one_line
 from flserver.files import group_id
-from flserver.ingest.asking import failure_of
+from flserver.ingest.faults import said_of
 from flserver.ingest.folding import Layout
 from flserver.ingest.lines import LineEnd, receive_first
 from flserver.ingest.node import Node
-from flserver.ingest.told import Failed
 from flserver.network.bell import Bell
 from flserver.network.listener import Listener
 from flserver.process.resources import (
@@ -134,7 +133,7 @@ def make_model(node: Node, settings: ServerSettings, run_id: str) -> None:
         if node.asking.outbox.over:
             return  # it has said goodbye: what fails as the interpreter ends is nobody's concern
         logger.error("the model could not be made: %s", one_line(error))
-        node.asking.tell(Failed(failure_of(error)))
+        node.asking.tell(said_of(error))
 
 
 def log_as(settings: ServerSettings, name: str) -> None:
