@@ -17,7 +17,7 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.ids import Ids
 from flserver.ingest.lines import LineEnd
 from flserver.network.listener import Listener
-from flserver.process import nodes
+from flserver.process import nodes, restarts
 from flserver.process.node import make_model
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
@@ -73,8 +73,8 @@ def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
         assert ended.wait(PATIENCE)
     finally:
         served.nodes.close(0.0)
-    assert why == [nodes.NONE_LEFT]
-    assert f"{nodes.DEATHS} nodes went within" in caplog.text
+    assert why == [restarts.NONE_LEFT]
+    assert restarts.TOO_OFTEN in caplog.text
     assert not served.recorder.of(ClientLeft)
     assert {lost.reason for lost in served.recorder.of(NodeLost)} == {"its process ended"}
     on_record = 0
