@@ -12,13 +12,13 @@ class RestartBudget:
     else its slot stays empty, and so does one whose process cannot be started at all. For one thread at a time."""
 
     def __init__(self, slots: int, burst: int = BURST, interval: float = INTERVAL) -> None:
-        self._slots, self._interval = slots, interval
+        self._slots, self._burst, self._interval = slots, burst, interval
         self._deaths: deque[float] = deque(maxlen=burst)
 
     def allows(self, died: float) -> bool:
         """One died at that time (seconds, of a clock that never goes back): whether another may come in its place."""
         self._deaths.append(died)
-        return len(self._deaths) < self._deaths.maxlen or died - self._deaths[0] >= self._interval  # type: ignore[operator]
+        return len(self._deaths) < self._burst or died - self._deaths[0] >= self._interval
 
     def give_up(self) -> bool:
         """A slot stays empty from here on. Whether none is left."""
