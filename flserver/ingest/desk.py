@@ -182,7 +182,7 @@ class Desk:
             if self._model is not None and self._model[0] is state:
                 return self._model[1]
             self._number += 1
-            before = self._model[0] if self._model is not None else self.goes_on_after
+            before, self.goes_on_after = self._model[0] if self._model is not None else self.goes_on_after, None
             self._model, self._before = (state, OnNodes(self._number, self.small)), before
             if self.carry is not None:
                 self.carry(self._number, state)
