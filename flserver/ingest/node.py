@@ -113,7 +113,8 @@ class Node:
         """The model's layout is known, as it goes on the wire, how it is averaged, and what one connection may use
         from here on; its numbers come by the line. ``kept`` is where updates are kept, if they are."""
         strategy.scratch = self._memory.scratch
-        self._layout, self._buffers = layout, BroadcastBuffers(template)
+        self._layout = {name: tensor.to("meta") for name, tensor in layout.items()}  # without its numbers
+        self._buffers = BroadcastBuffers(template)
         self._folding.strategy, self._folding.layout, self._folding.kept = strategy, tied, kept
         self._learn = lambda: self._context.learn(limits, tied.tied, tied.buffers)
         self.asking.tell(t.Ready())
@@ -190,6 +191,8 @@ class Node:
             self._admission.reload()
         except UsageError as error:
             logger.error("SIGHUP: nothing is changed here: %s", one_line(error))
+        else:
+            logger.info("SIGHUP: read again here: %s", self._admission.summary)
 
     def _send(self) -> None:
         """Let sessions send what came for them, or send it for them where that takes no waiting."""

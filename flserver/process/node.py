@@ -84,7 +84,10 @@ def main(listener: int, line: int) -> int:
     allow_descriptors()
     limit_arenas()
     with socket.socket(fileno=line) as sock:
-        told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
+        try:
+            told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
+        except EOFError:
+            return LOST  # the server has gone before it could say what this is
         settings = server_settings(told["values"])
         log_as(settings, told["name"])
         node = Node(

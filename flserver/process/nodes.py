@@ -18,6 +18,7 @@ from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
 from flserver.process.node import described
 from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
+from flserver.process.signals import unheard
 from flserver.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -88,9 +89,12 @@ class Nodes:
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then end those that are left, and wait for all."""
         self.stop_accepting()
-        self._desk.close(grace, END_SECONDS)
         with self._lock:
             children = list(self._children)
+        for child in children:
+            if not child.place.heard:  # it is being started still, and serves nobody
+                child.process.kill()
+        self._desk.close(grace, END_SECONDS)
         for child in children:
             child.end()
         self._listener.close()
@@ -106,7 +110,10 @@ class Nodes:
                 listening, line = self._listener.socket.fileno(), its.fileno()
                 command = [sys.executable, "-m", "flserver.process.node", str(listening), str(line)]
                 try:
-                    process = subprocess.Popen(command, pass_fds=(listening, line), stdin=subprocess.DEVNULL)
+                    # A process begins with the signals blocked that are where it is started: what a terminal or a
+                    # service manager tells all must not end it before it has come to ignore that, a second later.
+                    with unheard():
+                        process = subprocess.Popen(command, pass_fds=(listening, line), stdin=subprocess.DEVNULL)
                 except OSError:
                     ours.close()
                     raise
