@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from tests.e2e.agreement import assert_metrics_say_what_sql_says
+from tests.e2e.agreement import assert_metrics_say_what_sql_says, disagreements
 from tests.e2e.command import flserver
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, field_module
@@ -88,6 +88,9 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
 
     run(server, kill_one)
     server.wait_for_line("run .* completed")
+    for open_yet in ("v1_clients WHERE left_reason IS NULL", "v1_connections WHERE closed_at IS NULL"):
+        eventually(lambda query=f"SELECT COUNT(*) FROM {open_yet}": server.sql(query) == [(0,)])
+    eventually(lambda: disagreements(server) == [])  # what was committed last is counted a moment later
     assert_metrics_say_what_sql_says(server)
     assert server.sql(DIGESTS, KILLED_IN) == alone.sql(DIGESTS, KILLED_IN), "with nodes and without"
     assert [number for number, _ in server.sql(DIGESTS, ROUNDS + 1)] == list(range(ROUNDS + 1))
@@ -96,7 +99,6 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     assert (lost,) not in accepted, "what that node had is in no model"
     decisions = Counter(decision for (decision,) in server.sql("SELECT decision FROM v1_updates"))
     assert None not in decisions
-    eventually(lambda: server.sql("SELECT COUNT(*) FROM v1_clients WHERE left_reason IS NULL") == [(0,)])
     left = {reason for (reason,) in server.sql("SELECT left_reason FROM v1_clients")}
     assert left <= {"finished", "node", "closed", "reset"}
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]
