@@ -20,6 +20,7 @@ from flserver.process import ray_line, ray_nodes
 from flserver.process.ray_cluster import ActorGone
 from flserver.process.ray_line import Line
 from flserver.process.ray_node import NodesFault, RayNode
+from flserver.process.restarts import BURST, NONE_LEFT, TOO_OFTEN
 from tests.e2e.harness import Peer
 from tests.ingest.at_desk import AtDesk
 from tests.ingest.on_threads import OnThreads, changed
@@ -284,3 +285,16 @@ def test_a_node_that_has_begun_as_the_server_ends_serves_nobody(
         eventually(lambda: not run.nodes.accepting)
     assert opened == []
     assert run.threads.actors["node-1"].dead
+
+
+def test_a_run_whose_nodes_cannot_be_started_ends_once_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray_nodes, "PAUSE_SECONDS", 0.0)
+    run = OnThreads(tmp_path, 2, 1, 1)
+    monkeypatch.setattr(run.threads, "make", raising(ActorGone("there is no machine for it")))
+    with run:
+        eventually(lambda: not run.nodes.accepting)
+        assert run._said == [NONE_LEFT]
+    assert caplog.text.count("is gone: there is no machine for it") == BURST + 1, "of two, each in its turn"
+    assert TOO_OFTEN in caplog.text
