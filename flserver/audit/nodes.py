@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,17 @@ _PURGEABLE = frozenset(kind.__name__ for kind in PURGEABLE)
 
 @dataclass
 class _Node:
-    """One node's events since a round named them: ``head`` is what it named, of ``count``."""
+    """One node's events since a round named ``count`` of them, with their ``head``; in all it ``gave`` so many."""
 
     count: int = 0
     head: str = NOTHING
     links: list[str] = field(default_factory=list)
+    gave: int = 0
+
+    def add(self, link: str) -> None:
+        """One more."""
+        self.links.append(link)
+        self.gave += 1
 
     def problem(self, count: int, head: str) -> str | None:
         """What is wrong where a round says that there are so many, with that head; from here on it is believed."""
@@ -40,6 +46,7 @@ class Nodes:
     def __init__(self) -> None:
         self._owners: dict[int, Owners] = defaultdict(Owners)
         self._nodes: dict[tuple[int, str], _Node] = defaultdict(_Node)
+        self._updates: dict[int, dict[int, tuple[str, int]]] = defaultdict(dict)  # which event of which node each is
         self._gaps: set[int] = set()
         self.problems: list[str] = []
         self.held = self.unknown = 0
@@ -52,10 +59,15 @@ class Nodes:
                 self._gaps.add(process)
         elif kind == "RoundCommitted":
             self._committed(process, json.loads(payload))
+        elif kind == "AttemptAborted":
+            self._updates[process].clear()
         elif (node := self._owners[process].node_of(kind, payload)) is not None:
-            self._nodes[process, node].links.append(link(kind, payload))
+            self._nodes[process, node].add(link(kind, payload))
+            if kind == "UpdateReceived":
+                self._updates[process][json.loads(payload)["update_id"]] = node, self._nodes[process, node].gave
 
     def _committed(self, process: int, round: Mapping[str, Any]) -> None:
+        where, wrong = f"round {round['round']}, attempt {round['attempt']}:", set[str]()
         for said in round.get("nodes", ()):
             problem = self._nodes[process, said["node"]].problem(said["events"], said["head"])
             if process in self._gaps:
@@ -63,8 +75,23 @@ class Nodes:
             elif problem is None:
                 self.held += 1
             else:
-                where = f"round {round['round']}, attempt {round['attempt']}: {printable(said['node'])}"
-                self.problems.append(f"{where} gave {said['events']} events, {problem}")
+                wrong.add(said["node"])
+                self.problems.append(f"{where} {printable(said['node'])} gave {said['events']} events, {problem}")
+        if process not in self._gaps:
+            self.problems += [f"{where} {problem}" for problem in self._not_named(process, round, wrong)]
+        self._updates[process].clear()
+
+    def _not_named(self, process: int, round: Mapping[str, Any], wrong: Collection[str]) -> Iterator[str]:
+        """What is in the round and came by nodes, in no event that it or an earlier one names; nothing more of what is
+        ``wrong`` already. Whatever else a node gives may come between the naming and the event that has it."""
+        counted: dict[str, list[int]] = defaultdict(list)
+        for outcome in round.get("outcomes", ()):
+            node, number = self._updates[process].get(outcome.get("update_id"), ("", 0))
+            if number > self._nodes[process, node].count and node not in wrong:
+                counted[node].append(outcome["update_id"])
+        for node, updates in counted.items():
+            ids = ", ".join(map(str, updates))
+            yield f"of {printable(node)} it names no events in which it gave the updates {ids}, which are in the model"
 
 
 def check_nodes(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[bool | None, str]]:

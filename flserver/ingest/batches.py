@@ -140,7 +140,9 @@ def state_like(layout: "State", blobs: Sequence[memoryview]) -> "State":
     if [tensor.nbytes for tensor in layout.values()] != [blob.nbytes for blob in blobs]:
         raise BatchError("a model of another layout came over the line")
     return {
-        name: torch.frombuffer(blob, dtype=like.dtype).view(like.shape) if blob.nbytes else torch.empty_like(like)
+        name: torch.frombuffer(blob, dtype=like.dtype).view(like.shape)
+        if blob.nbytes
+        else torch.empty(like.shape, dtype=like.dtype)  # the layout may be one without numbers
         for (name, like), blob in zip(layout.items(), blobs, strict=True)
     }
 

@@ -65,7 +65,7 @@ class Desk:
         self.kept: Kept | None = None  # where nodes keep updates, if they do
         self._strategy: Strategy | None = None
         self._added_again = False  # whether some of the attempt's updates are in the coordinator's own strategy
-        self._changed = threading.Condition()  # guards the seven below; notified where a place has settled, or ended
+        self._changed = threading.Condition()  # guards the six below; notified where a place has settled, or ended
         self._places: dict[str, Place] = {}
         self._known: dict[str, t.Known] = {}
         self._number = 0
@@ -74,7 +74,6 @@ class Desk:
         self._began: t.Began | None = None
         self._ended: dict[str, NodeChain] = {}  # the events of those that are gone, not named by a round yet
         self._flusher = Flusher(recorder)
-        self._closing = False
         self.carry: Carry | None = None
         self.finish: Finish | None = None
 
@@ -183,7 +182,7 @@ class Desk:
             if self._model is not None and self._model[0] is state:
                 return self._model[1]
             self._number += 1
-            before = self._model[0] if self._model is not None else self.goes_on_after
+            before, self.goes_on_after = self._model[0] if self._model is not None else self.goes_on_after, None
             self._model, self._before = (state, OnNodes(self._number, self.small)), before
             if self.carry is not None:
                 self.carry(self._number, state)
@@ -268,6 +267,7 @@ class Desk:
             for place in parts:
                 place.held.settle(attempt.round, attempt.number, whole=whole, made=made)
             self._changed.wait_for(lambda: not any(map(self._awaited, parts)), deadline.remaining())
+        self._exchange.check_failure()
         for place in parts:
             if self._is_here(place) and (place.ending or not place.held.is_settled):
                 self._end(place, place.held.fault or f"it has not given its sum within {SETTLE_SECONDS:g} s")
@@ -282,7 +282,7 @@ class Desk:
         return self._places.get(place.name) is place
 
     def _awaited(self, place: Place) -> bool:
-        return self._is_here(place) and (place.ending or not (place.held.is_settled or place.held.fault is not None))
+        return self._is_here(place) and (place.ending or not place.held.has_answered) and not self._exchange.failing
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

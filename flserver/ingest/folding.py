@@ -13,7 +13,8 @@ from flserver.clock import monotonic
 from flserver.errors import ConnectionLost, StrategyError, TooDifferent, one_line
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
-from flserver.ingest.asking import Asking, error_of, failure_of
+from flserver.ingest.asking import Asking, error_of
+from flserver.ingest.faults import said_of
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.seats import SentModel, Verdict
 from flserver.rounds.updates import Submission
@@ -158,8 +159,8 @@ class NodeFolding:
             self._folded += 1
 
     def fail(self, error: BaseException) -> None:
-        """Something of ours failed: it costs the run."""
-        self._asking.tell(t.Failed(failure_of(error)))
+        """Something of ours failed: it costs the run, or this node."""
+        self._asking.tell(said_of(error))
 
     # --- for the desk ------------------------------------------------------------------------------------------------
 

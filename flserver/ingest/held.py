@@ -183,6 +183,11 @@ class Held:
             return self._sum is not None and self._sum.done
 
     @property
+    def has_answered(self) -> bool:
+        """Whether it has said how far it is."""
+        return self.is_settled or self.fault is not None
+
+    @property
     def fault(self) -> str | None:
         """What is wrong with the sum there, if anything is: it cannot be used."""
         with self._lock:

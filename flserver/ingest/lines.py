@@ -96,6 +96,7 @@ class LineEnd:
                 if length > MOST or (batch := _exactly(self._socket, length)) is None:
                     break
                 self._end.give(batch)
+                del batch  # a model or a sum may be in it, and the next one may not come for long
         except BatchError as error:
             self._why = str(error)
         except Exception as error:
@@ -109,6 +110,7 @@ class LineEnd:
                 if batch := self._end.take(IDLE):
                     self._socket.sendall(len(batch).to_bytes(LENGTH, "big"))
                     self._socket.sendall(batch)
+                    del batch  # as above
                 elif self._over():
                     self._socket.shutdown(socket.SHUT_WR)
                     return

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from flserver.errors import FlserverError, StoreError, UsageError, one_line
 from flserver.ingest import told as t
-from flserver.ingest.asking import Asking, failure_of
+from flserver.ingest.asking import LINE_LOST, Asking
 from flserver.ingest.batches import BatchError, from_bytes, of_state, raw_of, state_like
 from flserver.ingest.door import NodeDoor
+from flserver.ingest.faults import said_of
 from flserver.ingest.folding import Layout, NodeFolding
 from flserver.ingest.ids import NodeIds
 from flserver.ingest.recording import NodeRecorder
@@ -112,7 +113,8 @@ class Node:
         """The model's layout is known, as it goes on the wire, how it is averaged, and what one connection may use
         from here on; its numbers come by the line. ``kept`` is where updates are kept, if they are."""
         strategy.scratch = self._memory.scratch
-        self._layout, self._buffers = layout, BroadcastBuffers(template)
+        self._layout = {name: tensor.to("meta") for name, tensor in layout.items()}  # without its numbers
+        self._buffers = BroadcastBuffers(template)
         self._folding.strategy, self._folding.layout, self._folding.kept = strategy, tied, kept
         self._learn = lambda: self._context.learn(limits, tied.tied, tied.buffers)
         self.asking.tell(t.Ready())
@@ -131,10 +133,10 @@ class Node:
                 continue
             try:
                 self._hear(item.said)
-            except Exception as error:  # the coordinator's to raise: it costs the run
+            except Exception as error:  # the coordinator's to raise
                 if not isinstance(error, FlserverError):
                     logger.exception("what the desk said could not be done")
-                self.asking.tell(t.Failed(failure_of(error)))
+                self.asking.tell(said_of(error))
 
     def model(self, number: int, blobs: Sequence[memoryview]) -> None:
         """A model's bytes, where they do not come in a batch; before or after its number does."""
@@ -189,6 +191,8 @@ class Node:
             self._admission.reload()
         except UsageError as error:
             logger.error("SIGHUP: nothing is changed here: %s", one_line(error))
+        else:
+            logger.info("SIGHUP: read again here: %s", self._admission.summary)
 
     def _send(self) -> None:
         """Let sessions send what came for them, or send it for them where that takes no waiting."""
@@ -222,12 +226,19 @@ class Node:
 
     def _awaited(self, number: int) -> Sequence[memoryview]:
         with self._arrived:
-            self._arrived.wait_for(lambda: number in self._came)
-            return self._came.pop(number)
+            self._arrived.wait_for(lambda: number in self._came or self._closer is not None)
+            found = self._came.pop(number, None)
+            for older in [other for other in self._came if other < number]:
+                del self._came[older]  # that the desk never told of, or does no more
+        if found is None:
+            raise StoreError(LINE_LOST)
+        return found
 
     def _begin(self, began: t.Began) -> None:
         if self._current is None or self._current[0] != began.model:
             made, _ = self._models[began.model]
+            for older in [number for number in self._models if number < began.model]:
+                del self._models[older]  # no attempt begins with it any more
             model = CurrentModel(began.round - 1, made.state, began.digest, made.step)
             self._current = began.model, model
         model, (_, broadcast) = self._current[1], self._models[began.model]
@@ -255,6 +266,7 @@ class Node:
             if self._closer is None:
                 self._closer = threading.Thread(target=self._close, args=(grace,), name="node-closer")
                 self._closer.start()
+                self._arrived.notify_all()
 
     def _close(self, grace: float) -> None:
         self._server.stop_accepting()

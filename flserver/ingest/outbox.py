@@ -60,8 +60,10 @@ class Outbox:
         with self._changed:
             return self._closed and not self._items
 
-    def close(self) -> None:
-        """Nothing more is said; what was said can still be taken."""
+    def close(self, *, keep: bool = True) -> None:
+        """Nothing more is said; what was said can still be taken where it is to be kept."""
         with self._changed:
             self._closed = True
+            if not keep:
+                self._items.clear()
             self._changed.notify_all()

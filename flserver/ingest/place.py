@@ -41,8 +41,9 @@ ORDERLY = ""  # why a node is gone that was asked to be
 
 
 class Place:
-    """What belongs to the node ``name``, which is ``leaving`` once it has said that nothing more comes. ``ready`` and
-    ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, which may not know it."""
+    """What belongs to the node ``name``, which is ``heard`` once it has said anything, and ``leaving`` once nothing
+    more comes. ``ready`` and ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, and may not know.
+    """
 
     def __init__(
         self, name: str, desk: "Desk", exchange: Exchange, recorder: Recorder, flusher: Flusher, ids: Ids
@@ -52,7 +53,7 @@ class Place:
         self.outbox = Outbox()
         self.held = Held(exchange, self.outbox)
         self._seated = Seated(exchange, self.outbox, desk.know)
-        self.ready = self.has_model = self.leaving = False
+        self.ready = self.has_model = self.leaving = self.heard = False
         self.cut: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # guards the two below
         self._accepted: dict[int, float] = {}
@@ -71,6 +72,7 @@ class Place:
 
     def give(self, batch: bytes | memoryview) -> None:
         """What the node says."""
+        self.heard = True
         for item in from_bytes(batch):
             if isinstance(item.said, IN_ORDER):
                 self.leaving = self.leaving or isinstance(item.said, t.Closed)
@@ -87,7 +89,7 @@ class Place:
                 return
             self.ending = True
         self._seated.leave_all()
-        self.outbox.close()
+        self.outbox.close(keep=self.leaving)
         self._queue.put(why)
         if not self.leaving:
             self.cut()
@@ -166,6 +168,8 @@ class Place:
                     self._desk.settled()
             case t.Ready():
                 self._desk.be_ready(self)
+            case t.GaveUp(why):
+                self.gone(why)
             case _:
                 raise AssertionError(f"no node says {type(said).__name__}")
 
@@ -234,6 +238,7 @@ class Place:
                 self.held.withdraw(update_id)
             case t.Failed(failure):
                 self._exchange.fail(error_of(failure))
+                self._desk.settled()  # nobody waits for what it was asked
             case t.Closed():
                 self.gone(ORDERLY)
 

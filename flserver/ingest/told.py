@@ -91,6 +91,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class GaveUp:
+    """This node cannot go on, which others can: it is to be taken for gone, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Settled:
     """All that was to be folded in that attempt is: of so many clients. ``blobs`` is the saved sum, where it was asked
     for, as ``batches.of_state`` has it; or the new state's tensors, which is ``made`` of it."""
@@ -229,6 +236,7 @@ Fact = (
     | Confirmed
     | Withdrawn
     | Failed
+    | GaveUp
     | Settled
     | Ready
     | Closed

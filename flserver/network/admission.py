@@ -105,6 +105,13 @@ class Admission:
             self._tls.reload()
         self.identity.roster = roster
 
+    @property
+    def summary(self) -> str:
+        """What is in force, for a line of the log."""
+        detail = self.describe()
+        clients = "" if detail["clients"] is None else f", {len(detail['clients'])} clients on the roster"
+        return f"certificate {detail['certificate']}{clients}" if self.reloads else "nothing"
+
     def describe(self) -> dict[str, Any]:
         """What is in force, for the record."""
         roster = self.identity.roster

@@ -220,11 +220,8 @@ class App:
             logger.error("SIGHUP: nothing is changed: %s", one_line(error))
             self._writer.emit(acted("reload", {"refused": one_line(error)} | sent, operator))
         else:
-            detail = admission.describe()
-            clients = "" if detail["clients"] is None else f", {len(detail['clients'])} clients on the roster"
-            what = f"certificate {detail['certificate']}{clients}" if admission.reloads else "nothing"
-            logger.info("SIGHUP: read again: %s", what)
-            self._writer.emit(acted("reload", detail | sent, operator))
+            logger.info("SIGHUP: read again: %s", admission.summary)
+            self._writer.emit(acted("reload", admission.describe() | sent, operator))
             self._parts.roster_changed()
 
     def _exit_code(self) -> int:

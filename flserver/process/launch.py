@@ -87,7 +87,7 @@ def launch(
         if admission.reloads:
             signals.take_hang_ups()
         host, port = listener.address
-        if not plan.settings.ingest.ray_address:  # else nodes are to listen yet, and say so
+        if plan.settings.ingest.ray_address is None:  # else nodes are to listen yet, and say so
             say(f"listening for trainers on {with_port(host, port)}")
 
         from flserver.process.app import serve
@@ -138,7 +138,7 @@ def _listen(
     check_host(network, tls=settings.identity.tls_cert is not None)
     if warning := check_min_clients(settings, said=said, resumed=resumed):
         logger.warning("%s", warning)
-    listener = listen_when_free(network, signals, Reservation if settings.ingest.ray_address else Listener)
+    listener = listen_when_free(network, signals, Listener if settings.ingest.ray_address is None else Reservation)
     stack.callback(listener.close)
     if network.metrics_port:
         from flserver.observers.http import listen

@@ -16,11 +16,10 @@ from typing import Any
 
 from flserver.errors import one_line
 from flserver.files import group_id
-from flserver.ingest.asking import failure_of
+from flserver.ingest.faults import said_of
 from flserver.ingest.folding import Layout
 from flserver.ingest.lines import LineEnd, receive_first
 from flserver.ingest.node import Node
-from flserver.ingest.told import Failed
 from flserver.network.bell import Bell
 from flserver.network.listener import Listener
 from flserver.process.resources import (
@@ -85,7 +84,10 @@ def main(listener: int, line: int) -> int:
     allow_descriptors()
     limit_arenas()
     with socket.socket(fileno=line) as sock:
-        told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
+        try:
+            told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
+        except EOFError:
+            return LOST  # the server has gone before it could say what this is
         settings = server_settings(told["values"])
         log_as(settings, told["name"])
         node = Node(
@@ -134,7 +136,7 @@ def make_model(node: Node, settings: ServerSettings, run_id: str) -> None:
         if node.asking.outbox.over:
             return  # it has said goodbye: what fails as the interpreter ends is nobody's concern
         logger.error("the model could not be made: %s", one_line(error))
-        node.asking.tell(Failed(failure_of(error)))
+        node.asking.tell(said_of(error))
 
 
 def log_as(settings: ServerSettings, name: str) -> None:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 
 from flserver.clock import monotonic
@@ -18,14 +17,14 @@ from flserver.ingest.lines import LineEnd, send_first
 from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
 from flserver.process.node import described
+from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
+from flserver.process.signals import unheard
 from flserver.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
 END_SECONDS = 5.0  # beyond the sessions' grace, that a node has to end
 STUCK_SECONDS = 60.0  # that a node may take nothing of what it is told, while it makes a sum or a model
-DEATHS, DEATH_SECONDS = 5, 60.0  # so many in so long: then no node is started in the place of one that is gone
-NONE_LEFT = "no node is left"
 
 
 class Child:
@@ -57,9 +56,8 @@ class Nodes:
         self._settings, self._listener, self._desk, self._run_id = settings, listener, desk, run_id
         self._lock = threading.Lock()  # guards all below
         self._children: list[Child] = []
-        self._kept = settings.ingest.ingest  # there are so many, or another comes in the place of one that is gone
+        self._budget = RestartBudget(settings.ingest.ingest)
         self._started = 0
-        self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._closing = False
 
     def start(self) -> None:
@@ -91,9 +89,12 @@ class Nodes:
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then end those that are left, and wait for all."""
         self.stop_accepting()
-        self._desk.close(grace, END_SECONDS)
         with self._lock:
             children = list(self._children)
+        for child in children:
+            if not child.place.heard:  # it is being started still, and serves nobody
+                child.process.kill()
+        self._desk.close(grace, END_SECONDS)
         for child in children:
             child.end()
         self._listener.close()
@@ -109,7 +110,10 @@ class Nodes:
                 listening, line = self._listener.socket.fileno(), its.fileno()
                 command = [sys.executable, "-m", "flserver.process.node", str(listening), str(line)]
                 try:
-                    process = subprocess.Popen(command, pass_fds=(listening, line), stdin=subprocess.DEVNULL)
+                    # A process begins with the signals blocked that are where it is started: what a terminal or a
+                    # service manager tells all must not end it before it has come to ignore that, a second later.
+                    with unheard():
+                        process = subprocess.Popen(command, pass_fds=(listening, line), stdin=subprocess.DEVNULL)
                 except OSError:
                     ours.close()
                     raise
@@ -144,22 +148,20 @@ class Nodes:
             gone = [child for child in self._children if child.noticed]
             here.noticed = True
             self._children = [child for child in self._children if child not in gone]
-            self._deaths.append(monotonic())
-            often = len(self._deaths) == DEATHS and self._deaths[-1] - self._deaths[0] < DEATH_SECONDS
+            again = self._budget.allows(monotonic())
         here.process.kill()  # it may have lost no more than its line; others accept from its socket
         place.join()
         self._desk.make_durable()  # so that the loss is told of before the one that comes
         for child in gone:  # those before: this thread is one of this one's
             child.end()
-        if often:
-            logger.error("%d nodes went within %g s: none is started in their place", DEATHS, DEATH_SECONDS)
-        else:
+        if again:
             try:
                 return self._begin()
             except OSError as error:
                 logger.error("no node can be started in the place of %s: %s", place.name, error.strerror)
+        else:
+            logger.error(TOO_OFTEN)
         with self._lock:
-            self._kept -= 1
-            none = not self._kept
+            none = self._budget.give_up()
         if none:
             self._end_run(NONE_LEFT)

@@ -8,17 +8,24 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
 
 NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too
-CALLS = 16  # of a node's methods at once: the line each way, sums, and questions of how it is
+CALLS = 8  # of a node's methods at once: the line each way, and models
+CALLS_APART = 2  # the same, of each group that has threads of its own
 MOST_OF_RAYS = 200  # characters of what Ray says, which may be paragraphs
 TOKEN_MODE = "RAY_AUTH_MODE"
 
 logger = logging.getLogger(__name__)
+
+
+class Kind(Protocol):
+    """What an actor is made of."""
+
+    apart: ClassVar[Mapping[str, str]]
 
 
 class ActorGone(FlserverError):
@@ -100,10 +107,15 @@ class Cluster:
         except ValueError:
             return None
 
-    def make(self, kind: type, name: str) -> Any:
-        """A new actor on a machine that has few; it outlives this process."""
+    def make(self, kind: type[Kind], name: str) -> Any:
+        """A new actor on a machine that has few; it outlives this process. ``kind.apart`` has its methods that are
+        called on threads of their own, so that no other calls keep one waiting: each with the name of a group."""
+        for method, group in kind.apart.items():
+            self._ray.method(concurrency_group=group)(getattr(kind, method))
+        groups = dict.fromkeys(kind.apart.values(), CALLS_APART)
         options = {"name": name, "lifetime": "detached", "num_cpus": NODE_CPUS, "max_concurrency": CALLS}
-        return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
+        made = self._ray.remote(concurrency_groups=groups)(kind)
+        return made.options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 
     def kill(self, actor: Any) -> None:
         """End an actor's process at once."""
@@ -118,22 +130,36 @@ class Cluster:
         """A reference to a value that any machine reads without a copy of its own of large arrays."""
         return self._ray.put(value)
 
+    def answered(self, reference: Any, seconds: float) -> bool:
+        """Whether there is an answer here within so many seconds, or none will come."""
+        try:
+            return bool(self._ray.wait([reference], timeout=seconds)[0])
+        except self._ray.exceptions.RayError as error:
+            raise ActorGone(_why(error)) from error
+
     def get(self, reference: Any, seconds: float) -> Any:
-        """What an actor answers. Raises ActorGone, also where that takes longer than so many seconds."""
+        """What an actor answers. Raises what it raised, where that is an error of ours, and ActorGone for all else that
+        it raises, where it died, and where that takes longer than so many seconds."""
         try:
             return self._ray.get(reference, timeout=seconds)
         except self._ray.exceptions.GetTimeoutError as error:
             raise ActorGone(f"it has not answered within {seconds:g} s") from error
         except self._ray.exceptions.RayError as error:
+            if isinstance(cause := _cause(error), FlserverError):
+                raise cause from error
             raise ActorGone(_why(error)) from error
-        except FlserverError as error:  # raised in the actor: Ray's error is one of this kind too
-            raise ActorGone(one_line(error)) from error
 
     def get_all(self, references: Sequence[Any], seconds: float) -> list[Any]:
         """What several answer, as ``get``."""
         return list(self.get(list(references), seconds))
 
 
-def _why(error: BaseException) -> str:
+def _cause(error: BaseException) -> BaseException | None:
+    """What an actor raised, where it did; it may be that of another one, whose answer it was given."""
     cause = getattr(error, "cause", None)
-    return one_line(cause) if isinstance(cause, BaseException) else f"its process died ({type(error).__name__})"
+    return _cause(cause) or cause if isinstance(cause, BaseException) else None
+
+
+def _why(error: BaseException) -> str:
+    cause = _cause(error)
+    return one_line(cause) if cause is not None else f"its process died ({type(error).__name__})"

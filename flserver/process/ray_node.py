@@ -8,11 +8,14 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError, one_line
+from flserver.ingest.faults import out_of_memory
+from flserver.ingest.inbox import Inbox
 from flserver.ingest.node import Node
 from flserver.network.listener import Listener, Reservation
 from flserver.process.node import log_as, make_model
@@ -26,21 +29,39 @@ if TYPE_CHECKING:
     from flserver.aggregation import State
 
 LOOK_SECONDS = 1.0
+SERVES_NONE = "this node serves no run"
 SILENT_SECONDS = 15.0  # without a server that asks: then it is gone
 UNWANTED_SECONDS = 600.0  # the same: then nobody goes on with the run soon
 
 logger = logging.getLogger(__name__)
 
 
+class NodesFault(FlserverError):
+    """Something failed that is one node's alone, and that ``node``'s updates are lost of."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(why)
+        self.node, self.why = node, why
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return NodesFault, (self.node, self.why)
+
+
 class RayNode:
-    """What Ray makes of a node. Its methods are called on several threads."""
+    """What Ray makes of a node. Its methods are called on several threads; ``apart`` has those that no other one keeps
+    waiting, or that would."""
+
+    apart: ClassVar[Mapping[str, str]] = {"is_there": "there", "cut": "sums", "reduced": "sums"}
 
     def __init__(self) -> None:
         allow_descriptors()
         limit_arenas()
-        self._lock = threading.Lock()  # guards the two below, while they change
+        self._lock = threading.Lock()  # guards the five below, while they change
         self._node: Node | None = None
+        self._name = ""
+        self._told = Inbox()
         self._reserved: Reservation | None = None
+        self._why = SERVES_NONE  # there is no node
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
         self._code = digest_of_package()
@@ -66,7 +87,7 @@ class RayNode:
         first one on its machine. Gives ``host`` and ``port``, or why not as ``error``."""
         told: dict[str, Any] = json.loads(described)
         settings = server_settings(told["values"])
-        self._end()
+        self._end(SERVES_NONE)
         log_as(settings, told["name"])
         try:
             with self._lock:
@@ -82,10 +103,13 @@ class RayNode:
                     capacity=capacity_of(settings.network),
                     receive_memory=settings.network.receive_memory // settings.ingest.ingest,
                 )
+                self._name, self._told = told["name"], Inbox()
+                hears = threading.Thread(target=self._hear, args=(node, self._told), name="node-hears", daemon=True)
         except FlserverError as error:
             return {"error": one_line(error)}
         self._asked = monotonic()
         node.start()
+        hears.start()
         threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model", daemon=True).start()
         host, port = listener.address
         return {"host": host, "port": port}
@@ -97,18 +121,37 @@ class RayNode:
         self._asked, node = monotonic(), self._served()
         batch = node.take(seconds)
         self._asked = monotonic()
-        return batch, not batch and node.asking.outbox.over
+        over = not batch and node.asking.outbox.over
+        with self._lock:
+            if over and self._node is not node:  # it did not end by a goodbye
+                raise StoreError(self._why)
+        return batch, over
 
     def give(self, batch: bytes) -> None:
-        """What the desk says."""
-        self._served().give(batch)
+        """What the desk says. It is done in its order, behind this call: what takes long, such as a large model or a
+        sum, is no sign that the node is gone."""
+        with self._lock:
+            if self._node is None:
+                raise StoreError(self._why)
+            told = self._told
+        told.put(batch)
+
+    def _hear(self, node: Node, told: Inbox) -> None:
+        """Do what the node is told. Where it cannot be done the node ends, which whoever asks it is told."""
+        while (batch := told.take()) is not None:
+            try:
+                node.give(batch)
+            except Exception as error:
+                logger.exception("what the server said could not be taken")
+                return self._end(f"what it was told could not be taken: {error!r}", node)
+            del batch  # a model may be in it
 
     def model(self, number: int, tensors: "Sequence[np.ndarray]") -> None:
         """A model's bytes, which lie where Ray has put them, once for all nodes of a machine."""
         self._served().model(number, [memoryview(tensor) for tensor in tensors])  # type: ignore[arg-type]
 
     def is_there(self) -> bool:
-        """Whether it answers."""
+        """Whether it answers: at once, whatever else it does."""
         return True
 
     # --- sums --------------------------------------------------------------------------------------------------------
@@ -117,7 +160,7 @@ class RayNode:
         """What its sum of the attempt has in one of ``count`` ranges."""
         from flserver.aggregation.ranges import cut, ranges
 
-        with self._sums:
+        with self._own_faults(), self._sums:
             total = self._served().exact_sum(round, attempt)
             return _arrays(cut(total, ranges(total.model, count)[number]))
 
@@ -131,35 +174,52 @@ class RayNode:
         from flserver.aggregation.ranges import cut, in_range, ranges, reduced
         from flserver.models.state import tensor_over
 
-        with self._sums:
-            total = self._served().exact_sum(round, attempt)
-            if count == 1:
-                made = total.mean()
-            else:
-                model = total.model
-                within = ranges(model, count)[number]
-                own = cut(total, within)
-        if count > 1:
-            theirs = ({name: tensor_over(array) for name, array in other.items()} for other in others)
-            made = reduced(in_range(model, within), [own, *theirs])
-        return {name: tensor.view(-1).view(torch.uint8).numpy() for name, tensor in made.items()}
+        with self._own_faults():
+            with self._sums:
+                total = self._served().exact_sum(round, attempt)
+                if count == 1:
+                    made = total.mean()
+                else:
+                    model = total.model
+                    within = ranges(model, count)[number]
+                    own = cut(total, within)
+            if count > 1:
+                theirs = ({name: tensor_over(array) for name, array in other.items()} for other in others)
+                made = reduced(in_range(model, within), [own, *theirs])
+            return {name: tensor.view(-1).view(torch.uint8).numpy() for name, tensor in made.items()}
+
+    @contextmanager
+    def _own_faults(self) -> Iterator[None]:
+        """What fails within, and is this node's alone, says so, to whoever was given what another one made of it."""
+        with self._lock:
+            name = self._name
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, StoreError) or out_of_memory(error):
+                raise NodesFault(name, one_line(error)) from error
+            raise
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """End what it serves, for whoever has it without a process of its own."""
         self._stopped.set()
-        self._end()
+        self._end(SERVES_NONE)
 
     def _served(self) -> Node:
         with self._lock:
             if self._node is None:
-                raise StoreError("this node serves no run")
+                raise StoreError(self._why)
             return self._node
 
-    def _end(self) -> None:
+    def _end(self, why: str, served: Node | None = None) -> None:
+        """End the node, for that reason; where it is still the one that is ``served``, if any is named."""
         with self._lock:
-            node, self._node = self._node, None
+            if served is not None and self._node is not served:
+                return
+            node, self._node, self._why = self._node, None, why
+            self._told.close()
             reserved, self._reserved = self._reserved, None
         if node is not None:
             node.lost()
@@ -174,7 +234,7 @@ class RayNode:
                 os._exit(0)
             if silent > SILENT_SECONDS and self._node is not None:
                 logger.warning("the server has not asked for %g s: it is gone, and trainers are let go", SILENT_SECONDS)
-                self._end()
+                self._end(SERVES_NONE)
 
 
 def _arrays(state: "State") -> "dict[str, np.ndarray]":

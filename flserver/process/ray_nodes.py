@@ -1,52 +1,38 @@
-"""The ingest nodes of a run on a Ray cluster: actors on whichever of its machines, each over a line of calls.
+"""The ingest nodes of a run on a Ray cluster: actors on whichever of its machines, each with a line of its own.
 
-To ``Run`` they are what a ``network.server.Server`` is: started, counted, closed. A line is two threads: one asks for
-what the node has to say, the other tells it what the desk says, one batch at a time, so that each comes in its order. A
-model goes into Ray's object store once, and from there once to each machine; at a round's end each node makes the new
-model in one range of it, of what all nodes have there.
+To ``Run`` they are what a ``network.server.Server`` is: started, counted, closed.
 """
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from flserver.clock import monotonic
+from flserver.clock import Deadline, monotonic
 from flserver.errors import FlserverError, UsageError
-from flserver.ingest.batches import raw_of
-from flserver.ingest.desk import Desk, NodeGone
-from flserver.ingest.place import Place
+from flserver.ingest.desk import Desk
 from flserver.network.listener import Listener
 from flserver.process.node import described
-from flserver.process.nodes import DEATH_SECONDS, DEATHS, END_SECONDS, NONE_LEFT
+from flserver.process.nodes import END_SECONDS
 from flserver.process.provenance import digest_of_package
 from flserver.process.ray_cluster import ActorGone, Cluster
+from flserver.process.ray_line import GONE_SECONDS, Line
+from flserver.process.ray_models import Lines, RayModels
 from flserver.process.ray_node import RayNode
+from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.recorded import from_anywhere
-
-if TYPE_CHECKING:
-    from flserver.aggregation import State
 
 Tell: TypeAlias = Callable[[str], None]
 
 logger = logging.getLogger(__name__)
 
-TAKE_SECONDS = 1.0  # that a node waits for something to say, before it says that there is nothing
-GONE_SECONDS = 10.0  # that it may take longer than that: then it is gone
 BEGIN_SECONDS = 120.0  # that a process may take to start
-REDUCE_SECONDS = 600.0
+LOOK_SECONDS = 0.5  # between two looks whether the run is over, while one starts
+RUN_OVER = "the run is over"
 PAUSE_SECONDS = 1.0  # before another is started in the place of one that is gone
-
-
-class Line:
-    """One node: its actor, on which machine, and its place at the desk."""
-
-    def __init__(self, actor: Any, machine: str, place: Place) -> None:
-        self.actor, self.machine, self.place = actor, machine, place
 
 
 class RayNodes:
@@ -64,20 +50,18 @@ class RayNodes:
         self._run_id, self._say, self._end_run = run_id, say, end_run
         self._cluster = Cluster(settings.ingest.ray_address, run_id)
         self._begins = threading.Lock()  # one node at a time: the first one of a machine has the port alone
-        self._lock = threading.Lock()  # guards the seven below
-        self._kept = settings.ingest.ingest  # slots in which there is a node, or will be
-        self._lines: dict[str, Line] = {}
-        self._started = 0
-        self._deaths: deque[float] = deque(maxlen=DEATHS)
-        self._model: tuple[int, Any] | None = None
-        self._layout: State = {}
+        self._started = 0  # guarded by that too
+        self._lines = Lines()
+        self._lock = threading.Lock()  # guards the two below: what begins is told of the end, or does not begin
+        self._budget = RestartBudget(settings.ingest.ingest)
         self._closing = threading.Event()
         self._here, self._code = "", digest_of_package()
         self._threads = [
             threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}")
             for slot in range(1, settings.ingest.ingest + 1)
         ]
-        desk.carry, desk.finish = self._carry, self._finish
+        models = RayModels(self._cluster, self._lines)
+        desk.carry, desk.finish = models.carry, models.finish
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be. What an earlier server of the run left is used again."""
@@ -92,18 +76,17 @@ class RayNodes:
     @property
     def open_connections(self) -> int:
         """How many connections are being served."""
-        with self._lock:
-            return sum(line.place.open_connections for line in self._lines.values())
+        return sum(line.place.open_connections for line in self._lines.now.values())
 
     @property
     def accepting(self) -> bool:
         """Whether there is a node, or may be soon."""
-        with self._lock:
-            return bool(self._lines) or any(thread.is_alive() for thread in self._threads)
+        return bool(self._lines.now) or any(thread.is_alive() for thread in self._threads)
 
     def stop_accepting(self) -> None:
         """Nobody is let in any more: ``close`` follows, which tells the nodes."""
-        self._closing.set()
+        with self._lock:
+            self._closing.set()
 
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then end those that are left, and wait for all."""
@@ -124,8 +107,7 @@ class RayNodes:
         """Have a node in this slot until the end, or until that is no use; then, where no slot has one, end the run."""
         self._keep_serving(slot)
         with self._lock:
-            self._kept -= 1
-            none = not self._kept
+            none = self._budget.give_up()
         if none and not self._closing.is_set():
             self._end_run(NONE_LEFT)
 
@@ -137,49 +119,25 @@ class RayNodes:
                 if self._closing.is_set():
                     return
                 logger.warning("%s is gone: %s", _name(slot), error)
-                if self._too_often():
-                    logger.error("%d nodes went within %g s: none is started in their place", DEATHS, DEATH_SECONDS)
+                with self._lock:
+                    again = self._budget.allows(monotonic())
+                if not again:
+                    logger.error(TOO_OFTEN)
                     return
                 self._closing.wait(PAUSE_SECONDS)
             except Exception:
                 logger.exception("%s cannot be served", _name(slot))
                 return
 
-    def _too_often(self) -> bool:
-        with self._lock:
-            self._deaths.append(monotonic())
-            return len(self._deaths) == DEATHS and self._deaths[-1] - self._deaths[0] < DEATH_SECONDS
-
     def _serve(self, slot: int) -> None:
         """Find or start the node of this slot, and speak with it to its end. Raises ActorGone, and UsageError where it
         cannot be a node of this run."""
         actor, about = self._actor(slot)
         line = self._begin(actor, about)
-        name, place = line.place.name, line.place
-        teller = threading.Thread(target=self._tell, args=(line,), name=f"line-out-{name}")
-        teller.start()
-        why = ""
         try:
-            over, asked = False, actor.take.remote(TAKE_SECONDS)
-            while not over:
-                batch, over = self._cluster.get(asked, TAKE_SECONDS + GONE_SECONDS)
-                if not over:  # while the desk does what was said, the next is on its way
-                    asked = actor.take.remote(TAKE_SECONDS)
-                if batch:
-                    place.give(batch)
-                if place.ending and not place.leaving:
-                    raise ActorGone("the desk has taken it for gone")
-        except BaseException as error:
-            why = str(error)
-            self._cluster.kill(actor)
-            raise
+            line.serve()
         finally:
-            if why or not place.leaving:
-                place.gone(why or "it ended without a goodbye")
-            teller.join()
-            place.join()
-            with self._lock:
-                del self._lines[name]
+            self._lines.remove(line)
 
     def _actor(self, slot: int) -> tuple[Any, dict[str, Any]]:
         """A process for the node: one that an earlier server left and that answers, else a new one."""
@@ -194,7 +152,7 @@ class RayNodes:
             self._cluster.kill(found)
         made = self._cluster.make(RayNode, _name(slot))
         try:
-            about = self._cluster.get(made.where.remote(), BEGIN_SECONDS)
+            about = self._started_by(made.where.remote())
             if about["code"] != self._code:
                 raise UsageError(f"the machine {about['host']} has other sources of flserver than this one")
             if not about["tokens"]:
@@ -207,92 +165,34 @@ class RayNodes:
     def _begin(self, actor: Any, about: dict[str, Any]) -> Line:
         machine = about["machine"]
         with self._begins:
-            with self._lock:
-                self._started += 1
-                name = f"node-{self._started}"
-                beside = machine == self._here or any(line.machine == machine for line in self._lines.values())
+            self._started += 1
+            name = f"node-{self._started}"
+            beside = machine == self._here or any(line.machine == machine for line in self._lines.now.values())
             host, port = (
                 self._listener.address if machine == self._here else (about["host"], self._settings.network.server_port)
             )
             what = described(self._settings, self._run_id, name)
-            begun = self._cluster.get(actor.begin.remote(what, host, port, beside), BEGIN_SECONDS)
+            begun = self._started_by(actor.begin.remote(what, host, port, beside))
             if "error" in begun:
                 raise UsageError(begun["error"])
-            line = Line(actor, machine, self._desk.open(name))
             with self._lock:
-                self._lines[name] = line
-                if self._model is not None:
-                    actor.model.remote(*self._model)
+                if self._closing.is_set():
+                    raise ActorGone(RUN_OVER)
+                line = Line(self._cluster, actor, machine, self._desk.open(name))
+            self._lines.add(line)
         place = with_port(begun["host"], begun["port"])
         self._say(f"{name} (process {about['pid']}): listening for trainers on {place}")
         return line
 
-    def _tell(self, line: Line) -> None:
-        """Tell the node what the desk says, until one of both has ended."""
-        place = line.place
-        try:
-            while True:
-                if batch := place.take(TAKE_SECONDS):
-                    self._cluster.get(line.actor.give.remote(batch), GONE_SECONDS)
-                elif place.outbox.over:
-                    return
-        except FlserverError as error:  # whoever asks it sees that too
-            place.gone(str(error))
-
-    # --- models and sums ---------------------------------------------------------------------------------------------
-
-    def _carry(self, number: int, state: "State") -> None:
-        """See :class:`Desk`: a model's bytes for all nodes."""
-        import numpy as np
-
-        tensors = [np.frombuffer(blob, dtype=np.uint8) for blob in raw_of(state)]
-        reference = self._cluster.put(tensors)
-        with self._lock:
-            self._model = number, reference
-            self._layout = {name: tensor.to("meta") for name, tensor in state.items()}
-            lines = list(self._lines.values())
-        for line in lines:
-            line.actor.model.remote(number, reference)
-
-    def _finish(self, round: int, attempt: int, names: Sequence[str]) -> "State":
-        """See :class:`Desk`: the new state, of the sums of these nodes. Raises NodeGone."""
-        from flserver.aggregation.ranges import put, ranges
-        from flserver.models.state import tensor_over, unset_state
-
-        with self._lock:
-            lines, layout = [(name, self._lines.get(name)) for name in names], self._layout
-        actors = []
-        for name, line in lines:
-            if line is None:
-                raise NodeGone(name, "it went before its sum was asked for")
-            actors.append((name, line.actor))
-        parts = ranges(layout, len(actors))
-        count, made = len(actors), []
-        for number in range(len(parts)):
-            cuts = [
-                actor.cut.remote(round, attempt, number, count)
-                for other, (_, actor) in enumerate(actors)
-                if other != number
-            ]
-            made.append(actors[number][1].reduced.remote(round, attempt, number, count, *cuts))
-        try:
-            found = self._cluster.get_all(made, REDUCE_SECONDS)
-        except ActorGone as error:
-            self._raise_who_is_gone(actors, error)
-            raise
-        kinds = {name: tensor.dtype for name, tensor in layout.items()}
-        whole = unset_state(kinds, {name: tensor.shape for name, tensor in layout.items()})
-        for within, arrays in zip(parts, found, strict=True):
-            tensors = {name: tensor_over(array).view(kinds[name]) for name, array in arrays.items()}
-            put(whole, within, tensors)
-        return whole
-
-    def _raise_who_is_gone(self, actors: Sequence[tuple[str, Any]], error: ActorGone) -> None:
-        for name, actor in actors:
-            try:
-                self._cluster.get(actor.is_there.remote(), GONE_SECONDS)
-            except ActorGone as gone:
-                raise NodeGone(name, str(gone)) from error
+    def _started_by(self, reference: Any) -> Any:
+        """What a node answers that is being started. Raises ActorGone, also where the run ends meanwhile."""
+        deadline = Deadline.after(BEGIN_SECONDS)
+        while not self._cluster.answered(reference, LOOK_SECONDS):
+            if self._closing.is_set():
+                raise ActorGone(RUN_OVER)
+            if deadline.passed:
+                raise ActorGone(f"it has not begun within {BEGIN_SECONDS:g} s")
+        return self._cluster.get(reference, GONE_SECONDS)
 
 
 def _name(slot: int) -> str:

@@ -66,6 +66,11 @@ class Apart:
                 on_record(self._rounds.attempt, upload)
             self._changed.notify_all()
 
+    @property
+    def failing(self) -> bool:
+        """Whether ``fail`` was called: nothing more comes of what is waited for."""
+        return self._failure is not None
+
     def check_failure(self) -> None:
         """Raises what ``fail`` was given: folding failed, here or at a node, and what counts may be in no sum."""
         with self._changed:

@@ -142,6 +142,7 @@ class Committer:
     def forget(self, updates: Updates) -> None:
         """The attempt whose ``updates`` these are is aborted: give their memory back, and what was kept of them."""
         updates.release()
+        self._gathered = None
         if self._kept is not None:
             self._kept.forget(self._round)
 

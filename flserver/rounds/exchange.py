@@ -167,9 +167,10 @@ class Exchange(Apart):
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Folding failed on a session's thread, which is to confirm its update yet: then the coordinator raises it."""
+        """Folding failed, on a session's thread or at a node: the coordinator raises it."""
         with self._changed:
             self._failure = self._failure or error
+            self._changed.notify_all()
 
     # --- for the coordinator -----------------------------------------------------------------------------------------
 

@@ -191,6 +191,7 @@ def server_settings(values: Mapping[str, Any]) -> ServerSettings:
     meant["max_weight_share"], meant["caps_weight"] = float(share.removeprefix(CAP)), share.startswith(CAP)
     meant["accept_dtypes"] = _dtypes(merged["accept_dtypes"])
     meant["max_update_norm"] = _max_norm(merged["max_update_norm"])
+    meant["ray_address"] = merged["ray_address"] or None
     _check_date(merged["retain_until"])
     if merged["ray_address"] and not merged["ingest"]:
         raise UsageError("--ray-address is where --ingest nodes run: say how many with --ingest")

@@ -195,6 +195,7 @@ def digest_at(connection: Connection, seq: int) -> str | None:
 
 
 def names_nodes(connection: Connection) -> bool:
-    """Whether any round of the record names ingest nodes."""
-    found = """SELECT 1 FROM record.events WHERE type = 'RoundCommitted' AND payload LIKE '%"nodes":[{%' LIMIT 1"""
+    """Whether the record is of ingest nodes: a round names some, or one has accepted a connection."""
+    found = """SELECT 1 FROM record.events WHERE type = 'RoundCommitted' AND payload LIKE '%"nodes":[{%'
+        OR type = 'ConnectionOpened' AND payload LIKE '%"node":"%' LIMIT 1"""
     return driver_of(connection).execute(found).fetchone() is not None

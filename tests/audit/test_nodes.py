@@ -70,3 +70,40 @@ def test_one_round_that_does_not_hold_does_not_spoil_the_next_one() -> None:
 def test_what_was_purged_cannot_be_told() -> None:
     told = found(ONE[0], None, ONE[2], facts.committed(1, nodes=(head("one", *ONE),)))
     assert told == [(None, "what 1 rounds say of nodes cannot be told: payloads were purged")]
+
+
+GIVEN = [facts.opened(4, node="one"), facts.update(7, "a", connection_id=4), facts.closed(4, "upload", "a", "done")]
+NOT_NAMED = "round 2, attempt 1: of one it names no events in which it gave the updates 7, which are in the model"
+
+
+@pytest.mark.parametrize("named", [0, 1])
+def test_a_round_that_names_not_what_came_by_nodes_shows(named: int) -> None:
+    before = facts.committed(1, nodes=(head("one", *GIVEN[:1]),))
+    nodes = (head("one", *GIVEN[:1]),) * named  # as the round before did, or none
+    counted = facts.committed(2, outcomes=(facts.answered("a", 7, 1.0),), nodes=nodes)
+    assert found(GIVEN[0], before, *GIVEN[1:], counted)[0] == (False, NOT_NAMED)
+    for aborts in ([facts.aborted(2)], []):
+        others = facts.committed(2, outcomes=(facts.answered("b", 8 if aborts else None, 1.0),), nodes=nodes)
+        assert [holds for holds, _ in found(GIVEN[0], before, *GIVEN[1:], *aborts, others)] == [True]
+
+
+def test_what_a_node_gives_while_a_round_names_the_nodes_is_the_next_ones_to_name() -> None:
+    first = facts.committed(2, outcomes=(facts.answered("a", 7, 1.0),), nodes=(head("one", *GIVEN[:2]),))
+    second = facts.committed(3, nodes=(head("one", *GIVEN),))
+    assert found(*GIVEN, first, second) == [(True, "the events of nodes are those that rounds name, 2 times")]
+
+
+def test_a_round_without_nodes_has_none_to_name() -> None:
+    opened, update = facts.opened(4), facts.update(7, "a", connection_id=4)
+    assert found(opened, update, facts.committed(2, outcomes=(facts.answered("a", 7, 1.0),))) == []
+
+
+def test_a_round_is_told_once_what_is_wrong_with_what_it_names() -> None:
+    wrong = facts.committed(
+        2, outcomes=(facts.answered("a", 7, 1.0),), nodes=(NodeHead(node="one", events=0, head="sha256:00"),)
+    )
+    assert len(found(*GIVEN, wrong)) == 1
+
+
+def test_of_what_was_purged_it_cannot_be_told_whether_a_round_should_have_named_it() -> None:
+    assert found(*GIVEN[:2], None, facts.committed(2, outcomes=(facts.answered("a", 7, 1.0),))) == []

@@ -3,12 +3,14 @@
 import os
 import re
 import signal
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from tests.e2e.agreement import assert_metrics_say_what_sql_says
+from tests.e2e.agreement import assert_metrics_say_what_sql_says, disagreements
 from tests.e2e.command import flserver
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, field_module
@@ -18,6 +20,8 @@ CLIENTS = range(4)
 ROUNDS, KILLED_IN = 4, 3
 OPTIONS = ("--num-rounds", str(ROUNDS), "--min-clients", str(len(CLIENTS)), "--min-updates", "1", "--seed", "5", *FAST)
 DIGESTS = "SELECT round, model_digest FROM v1_rounds WHERE status = 'committed' AND round < ? ORDER BY round"
+UNNAMED = "UPDATE events SET payload = json_set(payload, '$.nodes', json('[]')) WHERE type = 'RoundCommitted'"
+NAMES_NONE = re.compile(r"round (\d), attempt \d: of node-\d it names no events in which it gave the updates [\d, ]+,")
 NODES = "SELECT DISTINCT node FROM v1_updates JOIN v1_connections USING (connection_id) WHERE"
 
 
@@ -58,7 +62,15 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     with ServerProcess(tmp_path / "alone", *OPTIONS) as alone:
         run(alone)
         assert alone.exit_code() == 0
-    server = start(*OPTIONS, "--ingest", "2", "--metrics-linger", "3600")
+    roster = tmp_path / "clients.csv"
+    roster.write_text("id\n0\n1\n2\n3\n4\n")
+    server = start(*OPTIONS, "--ingest", "2", "--metrics-linger", "3600", "--clients", str(roster))
+    for node in ("node-1", "node-2"):
+        server.wait_for_line(f"{node} serves trainers")
+    roster.write_text("id\n0\n1\n2\n3\n")
+    server.process.send_signal(signal.SIGHUP)
+    for node in ("node-1", "node-2"):
+        server.wait_for_line(f"{node}: SIGHUP: read again here: certificate None, 4 clients on the roster")
     killed = threading.Event()
 
     def kill_one(client: int, answer: int) -> None:
@@ -76,6 +88,9 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
 
     run(server, kill_one)
     server.wait_for_line("run .* completed")
+    for open_yet in ("v1_clients WHERE left_reason IS NULL", "v1_connections WHERE closed_at IS NULL"):
+        eventually(lambda query=f"SELECT COUNT(*) FROM {open_yet}": server.sql(query) == [(0,)])
+    eventually(lambda: disagreements(server) == [])  # what was committed last is counted a moment later
     assert_metrics_say_what_sql_says(server)
     assert server.sql(DIGESTS, KILLED_IN) == alone.sql(DIGESTS, KILLED_IN), "with nodes and without"
     assert [number for number, _ in server.sql(DIGESTS, ROUNDS + 1)] == list(range(ROUNDS + 1))
@@ -84,7 +99,6 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     assert (lost,) not in accepted, "what that node had is in no model"
     decisions = Counter(decision for (decision,) in server.sql("SELECT decision FROM v1_updates"))
     assert None not in decisions
-    eventually(lambda: server.sql("SELECT COUNT(*) FROM v1_clients WHERE left_reason IS NULL") == [(0,)])
     left = {reason for (reason,) in server.sql("SELECT left_reason FROM v1_clients")}
     assert left <= {"finished", "node", "closed", "reset"}
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]
@@ -93,6 +107,10 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     code, said = flserver("--db", server.db, "verify")
     assert code == 0, said
     assert "the events of nodes are those that rounds name" in said
+    with closing(sqlite3.connect(server.db)) as connection, connection:
+        connection.execute(UNNAMED)
+    code, said = flserver("--db", server.db, "verify")
+    assert (code, set(NAMES_NONE.findall(said))) == (1, set("1234")), said
 
 
 def test_nodes_end_with_their_server_however_it_ends_and_a_run_goes_on_with_others(start: Start) -> None:
@@ -112,6 +130,12 @@ def test_nodes_end_with_their_server_however_it_ends_and_a_run_goes_on_with_othe
         assert resumed.terminate() == 3
         peer.stopped()
     assert not Path(f"/proc/{process}").exists(), "the server has waited for it"
+    stopped = start("--resume", *options)
+    process = int(stopped.wait_for_line(r"node-1 serves trainers, process (\d+)")[1])
+    os.kill(process, signal.SIGINT)  # as a terminal tells all: it is being started, and the server ends it
+    assert stopped.terminate() == 3
+    assert not Path(f"/proc/{process}").exists()
+    assert stopped.sql("SELECT COUNT(*) FROM v1_events WHERE type = 'NodeLost'") == [(0,)]
     assert resumed.sql("SELECT round, status FROM v1_rounds ORDER BY round, attempt") == [
         (0, "committed"),
         (1, "committed"),

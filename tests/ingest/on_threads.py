@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
+from concurrent.futures import wait as settle
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from flserver.process.ray_node import RayNode
 from flserver.settings import server_settings
 from tests.e2e.harness import Peer
 from tests.ingest.several import Several
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 
 
 class Model(torch.nn.Module):
@@ -75,10 +76,12 @@ def on_one(clients: int, rounds: int) -> list[str]:
 
 
 class Handle:
-    """What is called as an actor's handle is."""
+    """What is called as an actor's handle is. One that ``hangs`` answers nothing any more: its calls are ``unanswered``
+    until it is dead."""
 
-    def __init__(self, threads: "Threads", kept: RayNode) -> None:
-        self.threads, self.kept, self.dead = threads, kept, False
+    def __init__(self, threads: "Threads", kept: RayNode, *, hangs: bool = False) -> None:
+        self.threads, self.kept, self.dead, self.hangs = threads, kept, False, hangs
+        self.unanswered: list[Future[Any]] = []
 
     def __getattr__(self, method: str) -> Any:
         return mock.Mock(remote=partial(self.threads.call, self, method))
@@ -92,8 +95,13 @@ class Threads:
     def __init__(self, address: str, run_id: str) -> None:
         self._pool = ThreadPoolExecutor(64)
         self.actors: dict[str, Handle] = {}
+        self.made_hanging = False  # whether actors begin that way
 
     def call(self, handle: Handle, method: str, *given: object) -> "Future[Any]":
+        if handle.hangs and not handle.dead:
+            handle.unanswered.append(Future())
+            return handle.unanswered[-1]
+
         def called() -> Any:
             values = [value.result() if isinstance(value, Future) else value for value in given]
             answer = getattr(handle.kept, method)(*values)
@@ -111,25 +119,33 @@ class Threads:
         return None if handle is None or handle.dead else handle
 
     def make(self, kind: Callable[[], RayNode], name: str) -> Handle:
-        self.actors[name] = handle = Handle(self, kind())
+        self.actors[name] = handle = Handle(self, kind(), hangs=self.made_hanging)
         return handle
 
     def kill(self, handle: Handle) -> None:
         if not handle.dead:
             handle.dead = True
             handle.kept.stop()
+            for call in handle.unanswered:
+                call.set_exception(ActorGone("its process died"))
 
     def put(self, value: object) -> "Future[Any]":
         made: Future[Any] = Future()
         made.set_result(value)
         return made
 
+    def answered(self, reference: "Future[Any]", seconds: float) -> bool:
+        return bool(settle([reference], seconds).done)
+
     def get(self, reference: "Future[Any]", seconds: float) -> Any:
+        hangs = any(reference in handle.unanswered for handle in self.actors.values())
         try:
-            return reference.result(seconds)
+            return reference.result(0.0 if hangs else PATIENCE)  # nobody who answers is too late on a busy machine
         except Late as error:
-            raise ActorGone("it does not answer") from error
-        except FlserverError as error:
+            raise ActorGone(f"it has not answered within {seconds:g} s") from error
+        except FlserverError:
+            raise
+        except Exception as error:
             raise ActorGone(str(error)) from error
 
     def get_all(self, references: "list[Future[Any]]", seconds: float) -> list[Any]:

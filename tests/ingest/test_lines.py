@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import weakref
 
 import pytest
 
@@ -10,7 +11,7 @@ from flserver.ingest.batches import from_bytes
 from flserver.ingest.lines import LineEnd
 from flserver.ingest.outbox import Outbox
 from flserver.rounds.seats import Registration
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 from tests.recorder import raising
 
 MORE_THAN_A_LINE_HOLDS = 1 << 22  # bytes
@@ -90,3 +91,56 @@ def test_models_that_come_another_way_are_all_said() -> None:
     for number in (1, 2):
         outbox.put(t.Model(number, ()))
     assert [item.said for item in from_bytes(outbox.take(0.0))] == [t.Model(1, ()), t.Model(2, ())]
+
+
+class Kept:
+    """Both ends of a line: what is said on one comes out on the other, and neither keeps it."""
+
+    def __init__(self, *said: bytes) -> None:
+        self.left = [memoryview(one) for one in said]
+        self.heard: list[weakref.ref[memoryview]] = []
+        self.came, self.waits, self.over = threading.Event(), threading.Event(), threading.Event()
+
+    def take(self, timeout: float) -> memoryview | bytes:
+        if self.left:
+            return self.left.pop(0)
+        self.waits.set()
+        self.over.wait(PATIENCE)
+        return b""
+
+    def give(self, batch: bytes | memoryview) -> None:
+        assert isinstance(batch, memoryview)
+        self.heard.append(weakref.ref(batch))
+        self.came.set()
+
+
+def test_a_line_keeps_nothing_of_what_was_said_while_it_waits_for_more() -> None:
+    says, hears = Kept(b"a sum"), Kept()
+    said = weakref.ref(says.left[0])
+    lines = [
+        LineEnd(sock, end, "node", ended=lambda why: None, over=end.over.is_set)  # type: ignore[arg-type]
+        for sock, end in zip(socket.socketpair(), (says, hears), strict=True)
+    ]
+    for line in lines:
+        line.start()
+    try:
+        assert says.waits.wait(PATIENCE)
+        assert hears.came.wait(PATIENCE)
+        assert said() is None
+        eventually(lambda: hears.heard[0]() is None)  # its thread is on its way to what comes next
+    finally:
+        for end in (says, hears):
+            end.over.set()
+        for line in lines:
+            line.close()
+
+
+def test_what_is_not_kept_of_an_outbox_is_given_back_at_once() -> None:
+    outbox, blob = Outbox(), memoryview(b"a model")
+    there = weakref.ref(blob)
+    outbox.put(t.Model(1, (blob,)))
+    del blob
+    outbox.close()
+    assert (there() is None, outbox.over) == (False, False)
+    outbox.close(keep=False)
+    assert (there(), outbox.over, outbox.take(0.0)) == (None, True, b"")

@@ -50,6 +50,9 @@ def test_a_ray_cluster_needs_ray_and_nodes_to_run_there(monkeypatch: pytest.Monk
         server_settings({"ray_address": "10.0.0.1:6379"})
     monkeypatch.setitem(sys.modules, "ray", None)
     check_names(server_settings({"ingest": 2}))
+    none = server_settings({"ingest": 2, "ray_address": ""})
+    check_names(none)
+    assert none.ingest.ray_address is None
     with pytest.raises(UsageError, match=r"--ray-address needs Ray: .*pip install 'flserver\[ray\]'"):
         check_names(server_settings({"ingest": 2, "ray_address": "10.0.0.1:6379"}))
 

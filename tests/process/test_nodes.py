@@ -1,8 +1,10 @@
 """The ingest nodes of this machine, where they cannot be kept alive."""
 
 import logging
+import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,8 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.ids import Ids
 from flserver.ingest.lines import LineEnd
 from flserver.network.listener import Listener
-from flserver.process import nodes
-from flserver.process.node import make_model
+from flserver.process import nodes, restarts
+from flserver.process.node import LOST, main, make_model
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
@@ -73,8 +75,8 @@ def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
         assert ended.wait(PATIENCE)
     finally:
         served.nodes.close(0.0)
-    assert why == [nodes.NONE_LEFT]
-    assert f"{nodes.DEATHS} nodes went within" in caplog.text
+    assert why == [restarts.NONE_LEFT]
+    assert restarts.TOO_OFTEN in caplog.text
     assert not served.recorder.of(ClientLeft)
     assert {lost.reason for lost in served.recorder.of(NodeLost)} == {"its process ended"}
     on_record = 0
@@ -103,6 +105,50 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script.chmod(0o700)
     monkeypatch.setattr("sys.executable", str(script))
     monkeypatch.setattr(nodes, "END_SECONDS", 0.1)
+
+
+@pytest.fixture
+def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A node's process is being started for long, and says in a file which signals it has blocked meanwhile."""
+    script, blocked = tmp_path / "starting", tmp_path / "blocked"
+    script.write_text(  # no shell: some give all signals free
+        f"#!{sys.executable} -IS\n"
+        "import os, signal\n"
+        f"with open(f'{blocked}.{{os.getpid()}}', 'w') as file:\n"
+        "    print(*(int(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, ())), file=file)\n"
+        f"os.replace(file.name, '{blocked}')\n"
+        "signal.pause()\n"
+    )
+    script.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(script))
+    return blocked
+
+
+def test_a_node_that_is_being_started_hears_no_signal_and_ends_with_its_server_at_once(
+    tmp_path: Path, starting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "END_SECONDS", PATIENCE)  # nobody waits for what it would say
+    served = Served(tmp_path, 2)
+    served.nodes.start()
+    try:
+        eventually(starting.exists)
+        blocked = set(map(int, starting.read_text().split()))
+        assert blocked >= {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+    finally:
+        served.nodes.close(PATIENCE)
+    assert all(child.process.returncode == -signal.SIGKILL for child in served.nodes._children)
+    assert not served.recorder.of(NodeLost)
+
+
+def test_a_node_whose_server_is_gone_before_it_has_begun_ends_with_no_more_than_a_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, its = socket.socketpair()
+    ours.close()
+    for of_the_process in ("signal.signal", "allow_descriptors", "limit_arenas"):
+        monkeypatch.setattr(f"flserver.process.node.{of_the_process}", lambda *_: None)
+    with Listener("127.0.0.1", 0).socket as listening:
+        assert main(listening.fileno(), its.detach()) == LOST
 
 
 @pytest.mark.usefixtures("hanging")

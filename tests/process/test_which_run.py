@@ -44,6 +44,15 @@ def test_of_a_run_that_keeps_updates_those_of_fewer_rounds_can_be_kept() -> None
         check_names(plan.settings, begun=True)
 
 
+def test_a_run_that_had_nodes_on_a_cluster_goes_on_without() -> None:
+    run = found("interrupted", ingest=2, ray_address="10.0.0.1:6379")
+    ingest = planned(run, resume=True).settings.ingest
+    assert (ingest.ingest, ingest.ray_address) == (2, "10.0.0.1:6379")
+    for fewer in ({"ingest": 0}, {"ingest": 1}):
+        ingest = planned(run, resume=True, ray_address="", **fewer).settings.ingest
+        assert (ingest.ingest, ingest.ray_address) == (fewer["ingest"], None)
+
+
 # --- new runs --------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from flserver.errors import CheckpointError
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.evaluation import Evaluator
 from flserver.rounds.committer import Committer
+from flserver.rounds.seats import Attempt
+from flserver.rounds.updates import EndedAttempt, Updates
 from tests.patience import PATIENCE
 
 
@@ -65,6 +68,24 @@ def test_a_model_that_diverged_is_not_the_best_one(tmp_path: Path) -> None:
     )
     pruned = [event.attempt for event in recorder.events if isinstance(event, e.CheckpointDeleted)]
     assert pruned == [1, 3], "the newest stays, and the one with the lowest loss"
+
+
+def test_what_was_brought_together_for_an_attempt_that_is_aborted_is_given_back(tmp_path: Path) -> None:
+    made = [torch.zeros(1)]
+    there = weakref.ref(made[0])
+    committer = Committer(
+        process_id=1,
+        recorder=Recorder(),
+        strategy=FedAvg(),
+        evaluator=None,
+        checkpoints=CheckpointStore(tmp_path, "run"),
+        keep=1,
+        gathers=lambda attempt, strategy: {"w": made.pop()},
+    )
+    committer.gather(Attempt(1, 1, 0.0, 0.0), EndedAttempt([], Updates(), None, 1))
+    assert there() is not None
+    committer.forget(Updates())
+    assert there() is None
 
 
 @pytest.mark.parametrize("what", ["meanwhile", "evaluate"])

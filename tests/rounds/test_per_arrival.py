@@ -193,3 +193,38 @@ def test_an_answer_wakes_who_has_something_to_do(why: str) -> None:
         attempt.over = True
     exchange.confirm_update(submission, verdict, folded=why != "a suspect waits")
     assert changed.wakes == 1
+
+
+def test_what_fails_at_a_node_is_raised_at_once_whoever_is_waited_for() -> None:
+    rounds = Rounds(policy(), {}, None, Identity())
+    join(rounds, "a")
+    rounds.close_window()
+    exchange = Exchange(rounds, CurrentModel(0, {}, None))
+    attempt = exchange.begin(1, 1)
+    exchange._changed = waits = Waits()
+    raised: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            exchange.take_ready(attempt, math.inf)
+        except ValueError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    assert waits.began.wait(PATIENCE)
+    exchange.fail(ValueError("a defect"))
+    thread.join(PATIENCE)
+    assert list(map(str, raised)) == ["a defect"]
+
+
+class Waits(threading.Condition):
+    """Says that somebody waits, who has given the lock back before anybody else can have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.began.set()
+        return super().wait(timeout)

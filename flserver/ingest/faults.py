@@ -1,0 +1,21 @@
+"""What failed at a node, and whose loss that is. A strategy's fault would be one on any machine, and costs the run as
+it does where there are no nodes; memory that a node lacks is that node's, and others may have it.
+"""
+
+from flserver.errors import one_line
+from flserver.ingest import told as t
+from flserver.ingest.asking import failure_of
+
+OF_TORCH = "can't allocate memory"  # it has no error of its own for that on a CPU
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory for something, as Python, numpy or torch say so."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OF_TORCH in str(error))
+
+
+def said_of(error: BaseException) -> t.Failed | t.GaveUp:
+    """What a node tells the desk of something that failed there."""
+    if out_of_memory(error):
+        return t.GaveUp(f"it is out of memory: {one_line(error)}")
+    return t.Failed(failure_of(error))

@@ -1,0 +1,111 @@
+"""The models of a run whose nodes are on a Ray cluster.
+
+A model goes into Ray's object store once, and from there once to each machine; at a round's end each node makes the new
+model in one range of it, of what all nodes have there.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flserver.ingest.batches import raw_of
+from flserver.ingest.desk import NodeGone
+from flserver.process.ray_cluster import ActorGone, Cluster
+from flserver.process.ray_line import GONE_SECONDS, Line
+from flserver.process.ray_node import NodesFault
+
+if TYPE_CHECKING:
+    from flserver.aggregation import State
+
+REDUCE_SECONDS = 600.0
+
+
+class Lines:
+    """The nodes that there are, and the model that each is given as it comes. For many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two below
+        self._lines: dict[str, Line] = {}
+        self._model: tuple[int, Any] | None = None
+
+    def add(self, line: Line) -> None:
+        """One more: it is given the newest model, if there is one yet, and those that follow."""
+        with self._lock:
+            self._lines[line.place.name] = line
+            if self._model is not None:
+                line.carry(*self._model)
+
+    def remove(self, line: Line) -> None:
+        """That one is gone."""
+        with self._lock:
+            del self._lines[line.place.name]
+
+    def carry(self, number: int, reference: Any) -> None:
+        """Give all of them a model's bytes."""
+        with self._lock:
+            self._model = number, reference
+            for line in self._lines.values():
+                line.carry(number, reference)
+
+    @property
+    def now(self) -> Mapping[str, Line]:
+        """Those that there are, by their names."""
+        with self._lock:
+            return dict(self._lines)
+
+
+class RayModels:
+    """What a desk's ``carry`` and ``finish`` are on a cluster."""
+
+    def __init__(self, cluster: Cluster, lines: Lines) -> None:
+        self._cluster, self._lines = cluster, lines
+        self._layout: State = {}
+
+    def carry(self, number: int, state: "State") -> None:
+        """See :class:`Desk`: a model's bytes for all nodes."""
+        import numpy as np
+
+        tensors = [np.frombuffer(blob, dtype=np.uint8) for blob in raw_of(state)]
+        self._layout = {name: tensor.to("meta") for name, tensor in state.items()}
+        self._lines.carry(number, self._cluster.put(tensors))
+
+    def finish(self, round: int, attempt: int, names: Sequence[str]) -> "State":
+        """See :class:`Desk`: the new state, of the sums of these nodes. Raises NodeGone."""
+        from flserver.aggregation.ranges import put, ranges
+        from flserver.models.state import tensor_over, unset_state
+
+        lines, layout = self._lines.now, self._layout
+        actors = []
+        for name in names:
+            if name not in lines:
+                raise NodeGone(name, "it went before its sum was asked for")
+            actors.append((name, lines[name].actor))
+        parts = ranges(layout, len(actors))
+        count, made = len(actors), []
+        for number in range(len(parts)):
+            cuts = [
+                actor.cut.remote(round, attempt, number, count)
+                for other, (_, actor) in enumerate(actors)
+                if other != number
+            ]
+            made.append(actors[number][1].reduced.remote(round, attempt, number, count, *cuts))
+        try:
+            found = self._cluster.get_all(made, REDUCE_SECONDS)
+        except NodesFault as fault:
+            raise NodeGone(fault.node, fault.why) from fault
+        except ActorGone as error:
+            self._raise_who_is_gone(actors, error)
+            raise
+        kinds = {name: tensor.dtype for name, tensor in layout.items()}
+        whole = unset_state(kinds, {name: tensor.shape for name, tensor in layout.items()})
+        for within, arrays in zip(parts, found, strict=True):
+            tensors = {name: tensor_over(array).view(kinds[name]) for name, array in arrays.items()}
+            put(whole, within, tensors)
+        return whole
+
+    def _raise_who_is_gone(self, actors: Sequence[tuple[str, Any]], error: ActorGone) -> None:
+        for name, actor in actors:
+            try:
+                self._cluster.get(actor.is_there.remote(), GONE_SECONDS)
+            except ActorGone as gone:
+                raise NodeGone(name, str(gone)) from error

@@ -1,0 +1,123 @@
+"""What fails at a node: a strategy's fault costs the run as on one machine, and at once; memory costs that node."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Never
+
+import numpy as np
+import pytest
+import torch
+
+from flserver import events as e
+from flserver.aggregation import FedAvg
+from flserver.ingest import told as t
+from flserver.ingest.batches import Item
+from flserver.ingest.faults import out_of_memory, said_of
+from flserver.ingest.questions import Failure
+from tests.ingest.at_desk import AtDesk
+from tests.ingest.outcomes import decided, lost, moved
+from tests.ingest.several import Several
+from tests.patience import PATIENCE
+from tests.recorder import raising
+
+MORE_THAN_THERE_IS = 1 << 52
+
+
+def no_memory_of_torch() -> None:
+    torch.empty(MORE_THAN_THERE_IS, dtype=torch.uint8)
+
+
+def no_memory_of_numpy() -> None:
+    np.empty(MORE_THAN_THERE_IS, dtype=np.uint8)
+
+
+def no_memory_of_python() -> None:
+    bytearray(MORE_THAN_THERE_IS)
+
+
+def out(*_: object) -> Never:
+    no_memory_of_torch()
+    raise AssertionError("there was memory")
+
+
+@pytest.mark.parametrize("fails", [no_memory_of_torch, no_memory_of_numpy, no_memory_of_python])
+def test_whatever_says_so_is_out_of_memory(fails: Callable[[], None]) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as found:
+        fails()
+    assert out_of_memory(found.value)
+    said = said_of(found.value)
+    assert isinstance(said, t.GaveUp)
+    assert said.why.startswith("it is out of memory: ")
+
+
+def test_what_would_fail_anywhere_costs_the_run() -> None:
+    assert said_of(RuntimeError("shapes differ")) == t.Failed(Failure("FlserverError", "RuntimeError: shapes differ"))
+
+
+def strategy_of(several: Several, node: int) -> FedAvg:
+    strategy = several.nodes[node].node._folding.strategy
+    assert isinstance(strategy, FedAvg)
+    return strategy
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["a part", "the mean"])
+def test_a_sum_that_cannot_be_given_for_a_fault_of_the_strategys_costs_the_run_at_once(
+    tmp_path: Path, made: bool
+) -> None:
+    with Several(tmp_path, 2, clients=1 if made else 2) as several:
+        name = "finish" if made else "partial"
+        setattr(strategy_of(several, 1), name, raising(ValueError("a defect")))
+        peers = [several.peer("b", node=1)] + ([] if made else [several.peer("a")])
+        for peer in peers:
+            moved(peer, 0.5)
+        assert several.finish() == "failed"
+        assert "ValueError: a defect" in str(several.coordinator.error)
+        (aborted,) = several.recorder.of(e.AttemptAborted)
+        assert aborted.reason == "failed"
+        assert lost(several) == [], "nobody waited until the node was taken for gone"
+
+
+@pytest.mark.parametrize("where", ["a part", "on arrival", "a model"])
+def test_a_node_that_is_out_of_memory_is_lost_and_the_round_goes_on(tmp_path: Path, where: str) -> None:
+    with Several(tmp_path, 2, rounds=2, clients=2, min_updates=1) as several:
+        a, b = several.peer("a"), several.peer("b", node=1)
+        node, strategy = several.nodes[1].node, strategy_of(several, 1)
+        what: dict[str, tuple[object, str]] = {
+            "a part": (strategy, "partial"),
+            "on arrival": (strategy, "add"),
+            "a model": (node, "_take_model"),
+        }
+        setattr(*what[where], out)
+        moved(b, 0.01)
+        moved(a, 0.01)
+        mine = moved(a, 0.25)
+        assert several.finish() == "completed"
+        (gone,) = several.recorder.of(e.NodeLost)
+        assert (gone.node, gone.reason.split(":")[0]) == ("node-2", "it is out of memory")
+        first, last = (decided(committed) for committed in several.recorder.of(e.RoundCommitted)[1:])
+        assert first == {"a": ("answered", True), "b": ("answered", where == "a model")}
+        assert last["a"] == ("answered", True)
+        assert torch.equal(several.exchange.model.state["fc1.weight"], mine["fc1.weight"])
+
+
+def test_a_node_that_has_no_memory_for_what_waited_there_is_lost(tmp_path: Path) -> None:
+    with Several(tmp_path, 2, rounds=4, clients=3, min_updates=1, max_update_norm="auto") as several:
+        a, b, c = several.peer("a"), several.peer("b", node=1), several.peer("c", node=1)
+        for _ in range(3):
+            for peer in (a, b, c):
+                peer.answer(0.01)
+        several.nodes[1].node._folding.fold = out  # type: ignore[method-assign]
+        b.answer(1e9)
+        c.answer(1e9)
+        mine = moved(a, 0.01)
+        assert several.finish() == "completed"
+        assert [(name, {one[0] for one in updates}) for name, updates in lost(several)] == [("node-2", {"b", "c"})]
+        assert torch.equal(several.exchange.model.state["fc1.weight"], mine["fc1.weight"])
+
+
+def test_a_node_that_gives_up_is_gone_at_once_whatever_else_it_says() -> None:
+    with AtDesk() as at:
+        at.say(Item(t.GaveUp("it is out of memory: no room")), Item(t.Closed()))
+        at.place._thread.join(PATIENCE)
+        (gone,) = at.recorder.of(e.NodeLost)
+        assert (gone.reason, at.desk.names) == ("it is out of memory: no room", [])
