@@ -46,6 +46,17 @@ def test_the_container_installs_what_is_locked_and_nothing_else() -> None:
     assert "--no-deps --no-build-isolation /src" in installs[1]
 
 
+def test_the_container_has_all_that_the_package_is_made_of() -> None:
+    text = (ROOT / "ops" / "container" / "Containerfile").read_text(encoding="utf-8")
+    copied = {}
+    for *sources, target in map(str.split, re.findall(r"^COPY (.*)$", text, re.MULTILINE)):
+        copied |= {source: f"{target}{source}" if target.endswith("/") else target for source in sources}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    parts = {"pyproject.toml", project["project"]["readme"], *wheel["packages"], *wheel["force-include"]}
+    assert {part: copied.get(part) for part in parts} == {part: f"/src/{part}" for part in parts}
+
+
 Audit = Callable[[str | None, int], "subprocess.CompletedProcess[str]"]
 
 FAKE = """#!{python}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flserver.settings.folders import Folder, absolute
-from flserver.settings.places import Place, checkpoints_beside
+from flserver.settings.places import Address, Place, checkpoints_beside, place_of
 from flserver.settings.policies import ServerSettings, checkpoints_at
 from flserver.settings.server import PATHS
 
@@ -18,8 +18,11 @@ def config_of(settings: ServerSettings) -> dict[str, Any]:
 
 
 def from_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with their paths absolute: a run is resumed from whatever folder."""
-    return {key: absolute(str(value)) if key in PATHS and value else value for key, value in values.items()}
+    """The values with their paths absolute: a run is resumed from whatever folder. A database's URL is none."""
+    paths = {key for key in PATHS if values.get(key)}
+    if "db" in paths and isinstance(place_of(str(values["db"])), Address):
+        paths.remove("db")
+    return {key: absolute(str(value)) if key in paths else value for key, value in values.items()}
 
 
 def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flserver.settings import server_settings
-from flserver.settings.recorded import NOT_OF_THE_RUN, checkpoints_of, config_of, settings_of
+from flserver.settings.recorded import NOT_OF_THE_RUN, checkpoints_of, config_of, from_anywhere, settings_of
 
 
 def test_what_is_this_processs_business_is_not_recorded() -> None:
@@ -35,6 +35,17 @@ def test_paths_are_recorded_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     recorded = config_of(server_settings({"tls_cert": "server.crt", "clients": "certs/clients.csv"}))
     assert recorded["tls_cert"] == str(tmp_path / "server.crt")
     assert (recorded["clients"], recorded["tls_key"]) == (str(tmp_path / "certs" / "clients.csv"), None)
+
+
+def test_a_nodes_settings_are_those_of_a_server_that_stood_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is another; --standby asks for a record on PostgreSQL, whose URL is no path."""
+    monkeypatch.chdir(tmp_path)
+    url = "postgresql://fl@db.example/runs?sslmode=verify-full"
+    values = server_settings({"db": url, "standby": True, "checkpoint_dir": "models", "clients": "clients.csv"}).values
+    told = server_settings(from_anywhere(values))
+    assert str(told.store.db) == url
+    assert (told.store.checkpoint_dir, told.values["clients"]) == (tmp_path / "models", str(tmp_path / "clients.csv"))
+    assert from_anywhere({"db": "runs.sqlite"}) == {"db": str(tmp_path / "runs.sqlite")}
 
 
 def test_the_checkpoints_lie_as_given_or_as_recorded_or_beside_the_database() -> None:
