@@ -58,6 +58,8 @@ class Cluster:
             ) from failed[0]
 
     def _connect(self, failed: list[BaseException]) -> None:
+        if self._ray.is_initialized():  # this process, for the same run
+            return
         logging.getLogger("ray").setLevel(logging.ERROR)
         host = self._address.rpartition(":")[0]
         loopback = {"_node_ip_address": "127.0.0.1"} if host in ("127.0.0.1", "localhost") else {}

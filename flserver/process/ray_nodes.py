@@ -12,17 +12,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import uuid4
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, UsageError
 from flserver.ingest.batches import raw_of
 from flserver.ingest.desk import Desk, NodeGone
-from flserver.ingest.place import Place
 from flserver.network.listener import Listener
 from flserver.process.node import described
 from flserver.process.nodes import DEATH_SECONDS, DEATHS, END_SECONDS, NONE_LEFT
 from flserver.process.provenance import digest_of_package
 from flserver.process.ray_cluster import ActorGone, Cluster
+from flserver.process.ray_left import Answers, LeftOver, Line, end, take_over
 from flserver.process.ray_node import RayNode
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
@@ -42,24 +43,23 @@ REDUCE_SECONDS = 600.0
 PAUSE_SECONDS = 1.0  # before another is started in the place of one that is gone
 
 
-class Line:
-    """One node: its actor, on which machine, and its place at the desk."""
-
-    def __init__(self, actor: Any, machine: str, place: Place) -> None:
-        self.actor, self.machine, self.place = actor, machine, place
-
-
 class RayNodes:
     """``settings`` says how many, and on which cluster; ``listener`` keeps the port of this machine for them, ``desk``
-    answers them, ``say`` tells the operator where they listen, ``end_run`` is told why when there is none any more.
-    Raises UsageError."""
+    answers them, ``say`` tells the operator where they listen, ``end_run`` is told why when there is none any more;
+    ``answers`` gives those on record. Raises UsageError."""
 
     def __init__(
-        self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str, say: Tell, end_run: Tell
+        self,
+        settings: ServerSettings,
+        listener: Listener,
+        desk: Desk,
+        run_id: str,
+        say: Tell,
+        end_run: Tell,
+        answers: Answers = lambda round: (),
     ) -> None:
         assert settings.ingest.ray_address is not None
-        # Its folder is not that of a node's process.
-        self._settings = replace(settings, values=from_anywhere(settings.values))
+        self._settings = replace(settings, values=from_anywhere(settings.values))  # its folder is not a node's
         self._listener, self._desk = listener, desk
         self._run_id, self._say, self._end_run = run_id, say, end_run
         self._cluster = Cluster(settings.ingest.ray_address, run_id)
@@ -72,7 +72,8 @@ class RayNodes:
         self._model: tuple[int, Any] | None = None
         self._layout: State = {}
         self._closing = threading.Event()
-        self._here, self._code = "", digest_of_package()
+        self._here, self._code, self._own = "", digest_of_package(), uuid4().hex
+        self._left, self._answers = LeftOver(), answers
         self._threads = [
             threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}")
             for slot in range(1, settings.ingest.ingest + 1)
@@ -80,12 +81,10 @@ class RayNodes:
         desk.carry, desk.finish = self._carry, self._finish
 
     def start(self) -> None:
-        """Let trainers in: as many nodes as there are to be. What an earlier server of the run left is used again."""
+        """Let trainers in: as many nodes as there are to be, of them those that an earlier server of the run left."""
         self._here = self._cluster.machine
-        ours = {_name(slot) for slot in range(1, len(self._threads) + 1)}
-        for name in self._cluster.names():
-            if name not in ours and (actor := self._cluster.find(name)) is not None:
-                self._cluster.kill(actor)
+        ours = set(map(_name, range(1, len(self._threads) + 1)))
+        self._left = take_over(self._cluster, self._own, ours, self._code, self._answers)
         for thread in self._threads:
             thread.start()
 
@@ -107,14 +106,14 @@ class RayNodes:
 
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then end those that are left, and wait for all."""
-        self.stop_accepting()
+        self._closing.set()
         self._desk.close(grace, END_SECONDS)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
         for name in self._cluster.names():
             if (actor := self._cluster.find(name)) is not None:
-                self._cluster.kill(actor)
+                end(self._cluster, actor, self._own)
         self._cluster.leave()
         self._listener.close()
 
@@ -125,8 +124,7 @@ class RayNodes:
         self._keep_serving(slot)
         with self._lock:
             self._kept -= 1
-            none = not self._kept
-        if none and not self._closing.is_set():
+        if not self._kept and not self._closing.is_set():
             self._end_run(NONE_LEFT)
 
     def _keep_serving(self, slot: int) -> None:
@@ -171,7 +169,7 @@ class RayNodes:
                     raise ActorGone("the desk has taken it for gone")
         except BaseException as error:
             why = str(error)
-            self._cluster.kill(actor)
+            end(self._cluster, actor, self._own)
             raise
         finally:
             if why or not place.leaving:
@@ -210,12 +208,14 @@ class RayNodes:
             with self._lock:
                 self._started += 1
                 name = f"node-{self._started}"
-                beside = machine == self._here or any(line.machine == machine for line in self._lines.values())
+                beside = machine in (self._here, *self._left.machines)
+                beside = beside or any(line.machine == machine for line in self._lines.values())
             host, port = (
                 self._listener.address if machine == self._here else (about["host"], self._settings.network.server_port)
             )
             what = described(self._settings, self._run_id, name)
-            begun = self._cluster.get(actor.begin.remote(what, host, port, beside), BEGIN_SECONDS)
+            begins = actor.begin.remote(what, host, port, beside, self._own, list(self._left.idle))
+            begun = self._cluster.get(begins, BEGIN_SECONDS)
             if "error" in begun:
                 raise UsageError(begun["error"])
             line = Line(actor, machine, self._desk.open(name))
