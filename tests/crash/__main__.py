@@ -8,6 +8,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
 from tests.crash import teeth
 from tests.crash.at_nodes import Came, NodesSweep, Where
@@ -17,6 +18,7 @@ from tests.crash.said import Word
 from tests.crash.scene import Fault
 from tests.crash.sweep import Loss, Sweep, spread
 from tests.postgres_server import running_postgres
+from tests.ray_cluster import RayCluster
 
 KILLED = {
     teeth.row_before_file: "is committed without its checkpoint",
@@ -39,7 +41,7 @@ UNNOTICED = {
 }
 """The same of servers over nodes, where updates are kept or not, and what has to show of a node that is killed."""
 POINTS = 60  # on PostgreSQL
-OVER_NODES = 200
+OVER_NODES, ON_RAY = 200, 10
 BITES = 24  # points at most at which a broken server is cut off
 AT = ("create", "rename", "commit", "committed")  # where a broken order shows
 ENOUGH = 200  # distinct points that a sweep of all of them has to reach
@@ -53,6 +55,7 @@ def main() -> int:
     )
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite", help="what the record is on")
     parser.add_argument("--ingest", action="store_true", help="over nodes, of which one is killed, or the server")
+    parser.add_argument("--ray", action="store_true", help="the same on a Ray cluster, with a server that stands by")
     parser.add_argument(
         "--part", default="1/1", metavar="I/K", help="each K-th of them, from the I-th on; teeth with 1"
     )
@@ -65,7 +68,10 @@ def main() -> int:
     warm_up()
     part, parts = map(int, given.part.split("/"))
     those = slice(part - 1, None, parts)
-    if given.ingest:
+    if given.ray:
+        figures, wrong = sweep_ray(given, those)
+        bitten: dict[str, str | None] = {}
+    elif given.ingest:
         figures, wrong, bitten = sweep_nodes(given, those, with_teeth=part == 1)
     elif given.db == "postgres":
         figures, wrong, bitten = sweep_postgres(given, those, with_teeth=part == 1)
@@ -184,6 +190,28 @@ def sweep_nodes(
     kept = "updates are kept: "
     wrong = [f"{kept * keeps}{where}: {line}" for (keeps, where), came in reached for line in came.problems or ()]
     return figures, wrong, dict(bites_at_nodes()) if with_teeth else {}
+
+
+def sweep_ray(given: argparse.Namespace, part: slice) -> tuple[dict[str, object], list[str]]:
+    """The same of nodes on a cluster of its own, one run after the other."""
+    from tests.crash.on_ray import RaySweep
+
+    chance = None if given.seed is None else random.Random(given.seed)
+    with running_postgres() as postgres, closing(RayCluster()) as cluster:
+        whole = RaySweep(cluster, postgres, given.within)
+        words = spread(whole.points(), given.points or ON_RAY, chance)[part]
+        found = [(word, whole.seen(word)) for word in words]
+    reached = [(word, seen) for word, seen in found if seen.problems is not None]
+    seconds = [seen.seconds for _, seen in reached if seen.seconds is not None]
+    figures: dict[str, object] = {
+        "said": dict(whole.said),
+        "kills": dict(Counter(word.victim for word, _ in reached)),
+        "not_reached": len(found) - len(reached),
+        "taken_over": len(seconds),
+        "trainers_stayed": sum(seen.stayed for _, seen in reached),
+        "longest_seconds": round(max(seconds, default=0.0), 2),
+    }
+    return figures, [f"{word}: {line}" for word, seen in reached for line in seen.problems or ()]
 
 
 def bites_at_nodes() -> Iterator[tuple[str, str | None]]:

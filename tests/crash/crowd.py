@@ -17,9 +17,11 @@ BROKEN = OSError, EOFError
 
 
 class Crowd:
-    """The trainers of a run, through however many servers. ``effects`` is what they saw."""
+    """The trainers of a run, through however many servers. ``effects`` is what they saw. Where there is an ``over``,
+    they come back until that is set, also to a port that is nobody's."""
 
-    def __init__(self) -> None:
+    def __init__(self, over: threading.Event | None = None) -> None:
+        self._over = over
         self.effects: list[Effect] = []
         self.problems: list[str] = []
         self._registered = dict.fromkeys(CHANGES, 0)
@@ -46,7 +48,7 @@ class Crowd:
         try:
             peer = Peer(port, name, SIZES[name])
         except ConnectionRefusedError:
-            return True
+            return self._over is None or self._over.is_set()
         except OSError:
             return False
         with peer, suppress(*BROKEN):

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import shutil
 import sqlite3
 import tempfile
@@ -36,9 +37,8 @@ OUT_OF_TURN = """SELECT seq FROM (
 DECIDED_TWICE = """SELECT json_extract(payload, '$.update_id') FROM v1_events WHERE type = 'UpdateReceived' GROUP BY 1
     HAVING COUNT(*) > 1"""
 
-LOST_AND_NOT = """SELECT update_id FROM v1_updates WHERE COALESCE(decision, '') != 'lost' AND update_id IN
-    (SELECT json_extract(one.value, '$.update_id') FROM v1_events e, json_each(e.payload, '$.updates') AS one
-     WHERE e.type = 'NodeLost')"""
+LOST = "SELECT payload FROM v1_events WHERE type = 'NodeLost'"
+NOT_LOST = "SELECT update_id FROM v1_updates WHERE decision IS NULL OR decision <> 'lost'"
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,13 @@ def after_all(
         (ACCEPTED_BESIDE, "update {} is accepted, and in no committed round"),
         (TWICE, "round {} is committed twice"),
         (DECIDED_TWICE, "update {} is decided twice"),
-        (LOST_AND_NOT, "update {} was lost, and then decided otherwise"),
         (OUT_OF_TURN, "event {} is of a server whose run another one had taken over"),
     ):
         yield from (what.format(row[0]) for row in record.ask(query))
+    losses = [json.loads(payload) for (payload,) in record.ask(LOST)]
+    lost = {update["update_id"] for loss in losses for update in loss["updates"]}
+    for update in sorted(lost.intersection(row[0] for row in record.ask(NOT_LOST))):
+        yield f"update {update} was lost, and then decided otherwise"
     if (files := files_of(record)) != meant.files:
         yield f"files are left over or missing: {sorted(files ^ meant.files)}"
     try:
