@@ -218,7 +218,7 @@ def bites_at_nodes() -> Iterator[tuple[str, str | None]]:
     """What shows of each server over nodes that breaks a promise; None where nothing does."""
     for patch, (keeps, sign) in UNNOTICED.items():
         broken = NodesSweep(patch, keeps=keeps)
-        where = [Word("node", "Confirmed", "after saying", number) for number in range(1, BITES // 4)]
+        where = [Word("node", "Confirmed", "after saying", number) for number in range(1, BITES)]
         shown = (f"{at}: {line}" for at in where for line in broken.came(at).problems or () if sign in line)
         yield patch.__name__, next(shown, None)
 

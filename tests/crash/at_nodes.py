@@ -2,6 +2,7 @@
 of the operations on the disk."""
 
 import os
+import random
 import signal
 import tempfile
 import threading
@@ -104,7 +105,9 @@ class NodesSweep:
         for victim, counts in disk.items():
             for operation, count in counts.items():
                 groups[f"{victim}, {operation}"] = [OnDisk(victim, Point(operation, k + 1)) for k in range(count)]
-        return groups
+        names = sorted(groups)
+        random.Random(len(names)).shuffle(names)  # few points are not of the first few kinds
+        return {name: groups[name] for name in names}
 
     # --- one of them -------------------------------------------------------------------------------------------------
 

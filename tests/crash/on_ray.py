@@ -2,6 +2,7 @@
 or a node is killed at one thing that they say to each other."""
 
 import os
+import random
 import re
 import signal
 import tempfile
@@ -64,7 +65,7 @@ class RaySweep:
 
     def points(self) -> dict[str, list[Word]]:
         """Every point, in groups: whoever is killed, what is counted is what the server says and hears."""
-        return {
+        groups = {
             f"{victim} {moment} {line.split()[0]}": [
                 Word(victim, line.split()[0], moment, number + 1) for number in range(count)
             ]
@@ -73,6 +74,9 @@ class RaySweep:
             for line, count in sorted(self.said.items())
             if moment.endswith(line.split()[1])
         }
+        names = sorted(groups)
+        random.Random(len(names)).shuffle(names)
+        return {name: groups[name] for name in names}
 
     def seen(self, word: Word) -> Seen:
         """What comes of it."""
