@@ -20,10 +20,10 @@ from tests.ray_cluster import RayCluster
 pytestmark = [pytest.mark.ray, pytest.mark.postgres]
 CLIENTS = (1, 2, 3)
 LISTENS = r"^(.{23}).*listening for trainers on .*:(\d+)$"
-INHERITED = (
-    "SELECT COUNT(*) FROM v1_events WHERE type = 'ConnectionOpened' AND payload ->> 'inherited_from' IS NOT NULL"
-)
-TWICE = """SELECT payload ->> 'update_id' FROM v1_events WHERE type = 'UpdateReceived' GROUP BY 1 HAVING COUNT(*) > 1"""
+INHERITED = """SELECT COUNT(*) FROM v1_events WHERE type = 'ConnectionOpened'
+    AND json_extract(payload, '$.inherited_from') IS NOT NULL"""
+TWICE = """SELECT json_extract(payload, '$.update_id') FROM v1_events WHERE type = 'UpdateReceived'
+    GROUP BY 1 HAVING COUNT(*) > 1"""
 
 
 def test_trainers_stay_where_their_server_is_killed_and_the_models_are_those_of_a_run_that_nothing_happened_to(
