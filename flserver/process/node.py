@@ -85,7 +85,10 @@ def main(listener: int, line: int) -> int:
     allow_descriptors()
     limit_arenas()
     with socket.socket(fileno=line) as sock:
-        told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
+        try:
+            told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
+        except EOFError:  # the server was gone before it had said what this is to be
+            return LOST
         settings = server_settings(told["values"])
         log_as(settings, told["name"])
         node = Node(

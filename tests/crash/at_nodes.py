@@ -7,12 +7,13 @@ import signal
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from tests.crash.crowd import COUNT, Crowd
 from tests.crash.node_maker import fork_nodes
@@ -47,6 +48,7 @@ class OnDisk:
 
 
 Where = Word | OnDisk
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,7 @@ class NodesSweep:
         for victim, counts in disk.items():
             for operation, count in counts.items():
                 groups[f"{victim}, {operation}"] = [OnDisk(victim, Point(operation, k + 1)) for k in range(count)]
-        names = sorted(groups)
-        random.Random(len(names)).shuffle(names)  # few points are not of the first few kinds
-        return {name: groups[name] for name in names}
+        return mixed(groups)
 
     # --- one of them -------------------------------------------------------------------------------------------------
 
@@ -187,6 +187,14 @@ class NodesSweep:
         watchdog.cancel()
         watchdog.join()
         assert not hangs.is_set(), f"it hangs: {server.log}"
+
+
+def mixed(groups: Mapping[str, T]) -> dict[str, T]:
+    """The same in an order of which the first few are of every sort: a victim's beside the other one's."""
+    of = {victim: sorted(name for name in groups if name.startswith(victim)) for victim in get_args(Victim)}
+    for names in of.values():
+        random.Random(len(names)).shuffle(names)
+    return {name: groups[name] for pair in zip_longest(*of.values()) for name in pair if name is not None}
 
 
 def _earlier(where: Where) -> Where | None:

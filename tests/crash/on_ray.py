@@ -2,7 +2,6 @@
 or a node is killed at one thing that they say to each other."""
 
 import os
-import random
 import re
 import signal
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from flserver.settings.places import Address
-from tests.crash.at_nodes import ALL, NODES, OPTIONS
+from tests.crash.at_nodes import ALL, NODES, OPTIONS, mixed
 from tests.crash.crowd import Crowd
 from tests.crash.process import PORT, Patch, Server, serving
 from tests.crash.said import MOMENTS, Counted, Victim, Word
@@ -74,9 +73,7 @@ class RaySweep:
             for line, count in sorted(self.said.items())
             if moment.endswith(line.split()[1])
         }
-        names = sorted(groups)
-        random.Random(len(names)).shuffle(names)
-        return {name: groups[name] for name in names}
+        return mixed(groups)
 
     def seen(self, word: Word) -> Seen:
         """What comes of it."""
