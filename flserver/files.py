@@ -92,7 +92,10 @@ def make_folders(folder: Path, group: int | None = None) -> list[Path]:
     lowest first. Raises OSError."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     for place in reversed(missing):
-        os.mkdir(place, FOLDER_MODE)
+        try:
+            os.mkdir(place, FOLDER_MODE)
+        except FileExistsError:  # another process, such as a node beside this one, has made it just now
+            continue
         if group is not None:
             os.chown(place, -1, group)
             os.chmod(place, FOLDER_MODE)

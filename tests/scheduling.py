@@ -18,6 +18,7 @@ LONGEST = (
     "e2e/test_soak.py",
     "e2e/hostile/test_hostile_corpus.py",
     "crash/test_sweep.py",
+    "crash/test_at_nodes.py",
     "test_bench_tools.py",
     "e2e/test_disks.py",
     "e2e/test_kept_running.py",

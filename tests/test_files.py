@@ -127,3 +127,17 @@ def test_a_cache_is_ones_own_folder_that_nobody_else_can_change(
     assert files.own_cache("one") is None
     monkeypatch.setenv(variable, "/dev/null")
     assert files.own_cache("one") is None
+
+
+def test_a_folder_that_another_process_makes_at_the_same_time_is_there_for_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = os.mkdir
+
+    def after_another(place: Path, mode: int) -> None:
+        made(place, mode)
+        made(place, mode)
+
+    monkeypatch.setattr(os, "mkdir", after_another)
+    assert files.make_folders(tmp_path / "a" / "b") == [tmp_path / "a" / "b", tmp_path / "a"]
+    assert (tmp_path / "a" / "b").is_dir()

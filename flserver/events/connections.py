@@ -10,13 +10,15 @@ from flserver.frozen import frozen
 
 @frozen(kw_only=True)
 class ConnectionOpened(Event):
-    """A peer connected, to the ingest ``node`` of that name where there are some."""
+    """A peer connected, to the ingest ``node`` of that name where there are some. One that is ``inherited_from`` a
+    connection of the server before stays connected: the run's next server goes on with it."""
 
     connection_id: int
     peer_host: str
     peer_port: int
     transport: Transport
     node: str | None = None
+    inherited_from: int | None = None
 
 
 @frozen(kw_only=True)

@@ -94,6 +94,13 @@ class NodeDoor:
                 self._tickets[ticket.registration] = ticket
             return bell
 
+    def ring_all(self) -> None:
+        """Wake every session that waits."""
+        with self._lock:
+            bells = list(self._bells.values())
+        for ring, _ in bells:
+            ring()
+
     @contextlib.contextmanager
     def at_once(self, ticket: t.Ticket | t.Goodbye) -> Iterator[None]:
         """A session's model is sent at once within, where it can be: only then may the last bytes go unasked. Where its
@@ -125,8 +132,9 @@ class NodeDoor:
     def ended(self, accepted_at: float) -> None:
         self._asking.tell(t.Ended(int(accepted_at)))
 
-    def register(self, client_id: str, data_size: int, peer: Peer) -> Registration:
-        return self._asking.ask(q.Register(client_id, data_size, peer), q.Registered).registration
+    def register(self, client_id: str, data_size: int, peer: Peer, holds: SentModel | None = None) -> Registration:
+        held = None if holds is None else q.Answers(holds.round, holds.attempt, None)
+        return self._asking.ask(q.Register(client_id, data_size, peer, held), q.Registered).registration
 
     def confirm_registration(self, registration: Registration, ring: Ring, send: Send = lambda: False) -> None:
         with self._lock:

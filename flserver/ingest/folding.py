@@ -45,6 +45,8 @@ class NodeFolding:
         self._lock = threading.Lock()  # guards the two below
         self._waiting: dict[int, tuple[Submission, int]] = {}
         self._folded = 0
+        self.running: tuple[int, int] | None = None  # the attempt, its round first
+        self.answered: dict[str, tuple[int, int]] = {}  # during which attempt a client's last upload was whole
 
     @property
     def on_arrival(self) -> bool:
@@ -55,6 +57,8 @@ class NodeFolding:
 
     def offer(self, submission: Submission) -> Verdict:
         """As ``rounds.folding.Folding.offer``."""
+        if self.running is not None:
+            self.answered[submission.upload.client_id] = self.running
         verdict = self._decided(submission)
         if not verdict.counts:
             return verdict

@@ -3,7 +3,7 @@
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from flserver.errors import FlserverError, StoreError, UsageError, one_line
@@ -19,6 +19,7 @@ from flserver.network.admission import Admission
 from flserver.network.capacity import Capacity
 from flserver.network.context import Context, Limits
 from flserver.network.decoding import Decoding
+from flserver.network.inherited import InheritedTrainer
 from flserver.network.listener import Listener
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
@@ -95,11 +96,12 @@ class Node:
         self._sender = threading.Thread(target=self._send, name="node-sender")
         self._closer: threading.Thread | None = None
         self._ended = threading.Event()
+        self._gave_up = False
 
-    def start(self) -> None:
-        """Let trainers in."""
+    def start(self, inherited: Collection[InheritedTrainer] = ()) -> None:
+        """Let trainers in, and go on with those that are ``inherited``."""
         self._sender.start()
-        self._server.start()
+        self._server.start(inherited)
 
     def prepared(
         self,
@@ -131,12 +133,8 @@ class Node:
             if item.number is not None:
                 self.asking.answered(item.number, item.said)  # type: ignore[arg-type]
                 continue
-            try:
-                self._hear(item.said)
-            except Exception as error:  # the coordinator's to raise
-                if not isinstance(error, FlserverError):
-                    logger.exception("what the desk said could not be done")
-                self.asking.tell(said_of(error))
+            if not self._gave_up:  # what follows rests on what could not be done
+                self._do(item.said)
 
     def model(self, number: int, blobs: Sequence[memoryview]) -> None:
         """A model's bytes, where they do not come in a batch; before or after its number does."""
@@ -157,6 +155,32 @@ class Node:
         self._recorder.fail()
         self.asking.lost()
         self._begin_close(0.0)
+
+    def hand_on(self, grace: float) -> list[InheritedTrainer]:
+        """The server is gone, and the run's next one is there: end, but for the connections of trainers that nothing is
+        under way with, which are returned. Others have ``grace`` seconds."""
+        self._context.hands_on = True
+        self._recorder.fail()
+        self.asking.lost()
+        self._door.ring_all()
+        self._begin_close(grace)
+        self.join()
+        return self._context.handed_on
+
+    @property
+    def answered(self) -> dict[str, tuple[int, int]]:
+        """During which attempt, its round first, each client's last upload here was whole."""
+        return self._folding.answered
+
+    def _do(self, said: object) -> None:
+        try:
+            self._hear(said)
+        except Exception as error:  # the coordinator's to raise
+            if not isinstance(error, FlserverError):
+                logger.exception("what the desk said could not be done")
+            told = said_of(error)
+            self._gave_up = isinstance(told, t.GaveUp)
+            self.asking.tell(told)
 
     def _hear(self, said: object) -> None:
         match said:
@@ -243,7 +267,7 @@ class Node:
             self._current = began.model, model
         model, (_, broadcast) = self._current[1], self._models[began.model]
         self._folding.begin(model.state)
-        self._attempt = began.round, began.attempt
+        self._attempt = self._folding.running = began.round, began.attempt
         rings = self._door.begin(began, model, broadcast)
         if not self._context.known.is_set():
             self._learn()

@@ -27,7 +27,7 @@ from flserver.ingest.losses import OnRecord
 from flserver.ingest.outbox import Outbox
 from flserver.ingest.seated import Seated
 from flserver.rounds.exchange import Exchange
-from flserver.rounds.seats import Upload, Verdict
+from flserver.rounds.seats import SentModel, Upload, Verdict
 from flserver.store.node_chain import NodeChain
 from flserver.store.payloads import from_payload, to_payload
 
@@ -121,8 +121,9 @@ class Place:
                 if None not in (offered := question.base_round, base_round) and offered != base_round:
                     return q.Stale()
                 return self.held.offer(question, self._accepted_at(question.connection))
-            case q.Register(client_id, data_size, peer):
-                return q.Registered(self._seated.register(client_id, data_size, peer))
+            case q.Register(client_id, data_size, peer, holds):
+                held = None if holds is None else SentModel(holds.round, holds.attempt, inherited=True)
+                return q.Registered(self._seated.register(client_id, data_size, peer, held))
             case q.HandOver(sent):
                 self._seated.hand_over(sent)
                 return q.Done()

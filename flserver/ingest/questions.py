@@ -21,11 +21,12 @@ IdKind = Literal["message_id", "connection_id", "update_id"]
 
 @dataclass(frozen=True)
 class Register:
-    """Reserve a registration: ``Registered``."""
+    """Reserve a registration: ``Registered``. Its trainer ``holds`` a model of the server before, if it does."""
 
     client_id: str
     data_size: int
     peer: Peer
+    holds: "Answers | None" = None
 
 
 @dataclass(frozen=True)

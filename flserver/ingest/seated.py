@@ -26,9 +26,9 @@ class Seated:
         self._sent: dict[int, SentModel] = {}
         self._number_of: dict[Registration, int] = {}  # under which a registration's newest model is sent
 
-    def register(self, client_id: str, data_size: int, peer: Peer) -> Registration:
+    def register(self, client_id: str, data_size: int, peer: Peer, holds: SentModel | None = None) -> Registration:
         """Reserve a registration. Raises as ``Exchange.register``."""
-        registration = self._exchange.register(client_id, data_size, peer)
+        registration = self._exchange.register(client_id, data_size, peer, holds)
         with self._lock:
             self._there.add(registration)
             over = self._over

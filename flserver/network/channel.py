@@ -34,7 +34,7 @@ class Channel:
         self._sock = sock
         self._fresh = sock.gettimeout() is None  # blocking, as it was accepted: a flag of one call changes that too
         self._waits = True  # whether the socket has a time-out: to change that is a call of the system
-        self.before_wait: Callable[[], None] = _nothing
+        self.before_wait: Callable[[], None] = nothing
         self._tls: ssl.SSLSocket | None = None
         self._peeked = b""  # taken out of TLS to see whether it was there, not yet read
         # Guards _sock and _closed: no call on a descriptor that is somebody else's by then.
@@ -192,7 +192,7 @@ class Channel:
         with self._lock:
             self._closed = True
             self._sock.close()
-        self.before_wait = _nothing  # or a session, which it belongs to, would be there until garbage is looked for
+        self.before_wait = nothing  # or a session, which it belongs to, would be there until garbage is looked for
 
     def _read_away(self, seconds: float) -> None:
         deadline, left = Deadline.after(seconds), LINGER_BYTES
@@ -211,7 +211,7 @@ class Channel:
             socket.socket.shutdown(self._sock, how)
 
 
-def _nothing() -> None: ...
+def nothing() -> None: ...
 
 
 def cause_of(error: OSError) -> Cause:

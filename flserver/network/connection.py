@@ -11,11 +11,13 @@ from flserver.events.words import Encoding, StrangerReason
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
 from flserver.network.context import Context
+from flserver.network.inherited import InheritedTrainer
 from flserver.network.record import ConnectionRecord, Outgoing
 from flserver.network.strangers import reason_of
 from flserver.network.transport import Pace, Progress, send_at_once, send_frame
+from flserver.rounds import SentModel
 from flserver.wire.framing import FrameReader
-from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Success, encode_json
+from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Metadata, Success, encode_json
 from flserver.wire.protocol import Conversation
 
 REPLY_PACE = Pace(whole=5.0)  # for a small frame to a peer that may not be reading
@@ -85,6 +87,17 @@ class AcceptedConnection:
         if self.cut_because is not None and seen:
             return "cut"
         return reason_of(error, spoke=self.record.messages_in > 0)
+
+    def inherited(self, metadata: Metadata, holds: SentModel | None) -> InheritedTrainer:
+        """The same without anything of this server: for whoever goes on with it."""
+        return InheritedTrainer(
+            channel=self.channel,
+            peer=self.peer,
+            metadata=metadata,
+            conversation=self.conversation,
+            connection_id=self.record.connection_id,
+            holds=holds,
+        )
 
     def reply(self, message: Success | Error | Finished) -> None:
         """Send a small message, on record. Raises ConnectionLost."""

@@ -9,6 +9,7 @@ from flserver.events.bus import Recorder
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.network.decoding import Decoding
+from flserver.network.inherited import InheritedTrainer
 from flserver.network.memory import ReceiveMemory, Room
 from flserver.network.preamble import Preamble
 from flserver.network.strangers import Strangers
@@ -55,6 +56,9 @@ class Context:
     ``accept_dtypes`` are taken where the model has
     float32. ``message_ids`` and ``update_ids`` give numbers unique in the database.
 
+    Where it ``hands_on``, sessions of registered trainers end as soon as nothing is under way, and their connections
+    are ``handed_on`` to whoever goes on with them.
+
     Trainers register while the model is being made. Until ``known`` is set, the limits that follow from it, ``tied``
     and ``buffers`` are not what they will be, and who needs them has to ``await_model``.
     """
@@ -77,6 +81,8 @@ class Context:
     update_ids: Iterator[int]
     known: Event
     given_up: bool = False
+    hands_on: bool = False
+    handed_on: list[InheritedTrainer] = field(default_factory=list)
     layouts: Layouts = field(default_factory=Layouts)
 
     def learn(self, limits: Limits, tied: Mapping[str, str], buffers: Collection[str]) -> None:

@@ -63,6 +63,29 @@ class Listener:
         self.socket.close()
 
 
+class Beside(Listener):
+    """Has ``host`` and ``port`` beside others who listen there ``beside`` each other, without listening itself. Nobody
+    else has the port as long as it is there. Raises as ``Listener``."""
+
+    def __init__(self, host: str, port: int) -> None:
+        family, address, both = _meant(host, port)
+        self.socket = socket.socket(family)
+        try:
+            with _errors(host, port):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                if both:
+                    self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                self.socket.bind(address)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    @property
+    def door(self) -> Sequence[socket.socket]:
+        """See :attr:`Listener.door`: nobody comes here."""
+        return ()
+
+
 class Reservation(Listener):
     """Has ``host`` and ``port`` as a listener has them, alone, but lets others listen there ``beside`` it: nobody comes
     to it. Nobody who does not say ``beside`` has the port as long as it is there. Raises as ``Listener``."""

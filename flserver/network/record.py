@@ -35,7 +35,8 @@ class Outgoing:
 class ConnectionRecord:
     """Emits the events of one connection, as ``rows`` lets them. ``message_ids`` gives numbers unique in the database.
 
-    ``purpose`` and ``client_id`` are set as soon as the first message tells.
+    ``purpose`` and ``client_id`` are set as soon as the first message tells; ``inherited_from``, before all, is its
+    number with the server before.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ConnectionRecord:
         self.connection_id = connection_id
         self.purpose: Purpose = "unknown"
         self.client_id: str | None = None
+        self.inherited_from: int | None = None
         self.messages_in = 0
         self._bytes_in = self._bytes_out = 0
 
@@ -57,7 +59,11 @@ class ConnectionRecord:
         self._host = peer.host
         self._rows.open(
             events.ConnectionOpened(
-                connection_id=self.connection_id, peer_host=peer.host, peer_port=peer.port, transport=peer.transport
+                connection_id=self.connection_id,
+                peer_host=peer.host,
+                peer_port=peer.port,
+                transport=peer.transport,
+                inherited_from=self.inherited_from,
             )
         )
         if not behind:
@@ -182,13 +188,19 @@ class ConnectionRecord:
     # --- what came of them -------------------------------------------------------------------------------------------
 
     def registered(
-        self, frame: Received, metadata: Metadata, registration: Registration, identity: IdentityKind, label: str | None
+        self,
+        frame: Received | None,
+        metadata: Metadata,
+        registration: Registration,
+        identity: IdentityKind,
+        label: str | None,
     ) -> None:
-        """The connection's client, which asked for it in ``frame``, takes part."""
+        """The connection's client, which asked for it in ``frame``, or of an earlier server, takes part."""
         self._rows.keep(first=registration.number <= FIRST_TIMES)
         info, of_info = kept_fields("fields of info", metadata.info)
         sent, of_sent = kept_fields("fields", metadata.sent)
-        self.received(frame, header=metadata.header, reason=joined(of_info, of_sent))
+        if frame is not None:
+            self.received(frame, header=metadata.header, reason=joined(of_info, of_sent))
         self._rows.emit(
             events.ClientRegistered(
                 client_id=registration.client_id,

@@ -3,16 +3,18 @@
 import contextlib
 import select
 import threading
+from collections.abc import Callable
 
 from flserver.clock import Deadline
 from flserver.errors import ConnectionLost, IdentityRefused, MessageRefused, PeerError, RegistrationRefused, StoreError
 from flserver.events.words import LeftReason
 from flserver.network.bell import Bell
 from flserver.network.connection import REPLY_PACE, AcceptedConnection, Sending
+from flserver.network.inherited import HandedOn, InheritedTrainer
 from flserver.network.memory import Room
 from flserver.network.record import Outgoing
 from flserver.network.transport import Pace, Received, receive_frame
-from flserver.rounds import Registration
+from flserver.rounds import Registration, SentModel
 from flserver.rounds.broadcast import Ticket
 from flserver.rounds.endings import Farewell
 from flserver.wire.framing import FrameReader
@@ -30,24 +32,34 @@ class RegisteredTrainer:
         # Whose turn it is to send: the session's thread has it, but while it waits for the bell. Guards _begun.
         self._turn = threading.Lock()
         self._begun: tuple[Ticket, Sending] | None = None
+        self._holds: SentModel | None = None  # the last model that it was sent
 
     def serve(self, metadata: Metadata, frame: Received) -> LeftReason:
         """Register the client that ``frame``'s message names, and serve it to the end. Returns why it ended.
 
         Raises PeerError and StoreError.
         """
+        return self._take_part(metadata, lambda: self._register(metadata, frame), told=False)
+
+    def go_on(self, trainer: InheritedTrainer) -> LeftReason:
+        """The same for one that an earlier server of the run has registered, and told so."""
+        self._holds = trainer.holds
+        return self._take_part(trainer.metadata, lambda: self._register_again(trainer), told=True)
+
+    def _take_part(self, metadata: Metadata, register: Callable[[], Registration], *, told: bool) -> LeftReason:
         with contextlib.closing(self._bell), self._turn:
-            registration = self._register(metadata, frame)
+            registration = register()
             reason: LeftReason = "other"
             try:
                 self._recorder.flush()  # promise 2: it is on record before the trainer is told so
-                self._connection.reply(
-                    Success(msg=f"Registered as client {metadata.client_id}", run=self._connection.context.run_id)
-                )
+                if not told:
+                    self._connection.reply(
+                        Success(msg=f"Registered as client {metadata.client_id}", run=self._connection.context.run_id)
+                    )
                 self._exchange.confirm_registration(
                     registration, self._bell.ring, lambda: self._send_at_once(registration)
                 )
-                reason = self._send_models(registration)
+                reason = self._send_models(registration, metadata)
                 self._say_goodbye(reason, understood=metadata.info.get(UNDERSTANDS_GOODBYE) is True)
             except ConnectionLost as error:
                 # A trainer that has registered is cut only where the server stops.
@@ -56,7 +68,7 @@ class RegisteredTrainer:
             except MessageRefused:
                 reason = "protocol"
                 raise
-            except StoreError:
+            except (StoreError, HandedOn):
                 reason = "stopped"
                 raise
             finally:
@@ -66,7 +78,7 @@ class RegisteredTrainer:
 
     def _register(self, metadata: Metadata, frame: Received) -> Registration:
         """Reserve the registration and put it on record; where it is refused, tell the trainer why and raise."""
-        identity, peer = self._connection.context.identity, self._connection.peer
+        peer = self._connection.peer
         self._record.purpose, self._record.client_id = "register", metadata.client_id
         try:
             registration = self._exchange.register(metadata.client_id, metadata.data_size, peer)
@@ -77,20 +89,34 @@ class RegisteredTrainer:
             self._record.make_durable(self._connection.why(error))
             self._connection.reply(Error(msg=error.told if isinstance(error, RegistrationRefused) else str(error)))
             raise
-        self._connection.registered = True
+        self._put_on_record(metadata, registration, frame)
+        return registration
+
+    def _register_again(self, trainer: InheritedTrainer) -> Registration:
+        """Reserve a registration for a trainer that has one of an earlier server. Raises where it is refused now."""
+        metadata = trainer.metadata
+        self._record.purpose, self._record.client_id = "register", metadata.client_id
+        peer = self._connection.peer
+        registration = self._exchange.register(metadata.client_id, metadata.data_size, peer, trainer.holds)
+        self._put_on_record(metadata, registration, None)
+        return registration
+
+    def _put_on_record(self, metadata: Metadata, registration: Registration, frame: Received | None) -> None:
+        self._connection.registered, identity = True, self._connection.context.identity
         try:
             label = identity.label(metadata.client_id)
-            self._record.registered(frame, metadata, registration, identity.of(peer), label)
+            self._record.registered(frame, metadata, registration, identity.of(self._connection.peer), label)
         except BaseException:
             self._exchange.leave(registration)
             raise
-        return registration
 
-    def _send_models(self, registration: Registration) -> LeftReason:
+    def _send_models(self, registration: Registration, metadata: Metadata) -> LeftReason:
         """Send every model as it comes, until the farewell, whose reason is returned."""
         while True:
             if self._begun is not None:
                 self._send_rest()
+            if self._connection.context.hands_on:
+                raise HandedOn(self._connection.inherited(metadata, self._holds))
             match self._exchange.next_ticket(registration):
                 case Ticket() as ticket:
                     self._send_model(ticket)
@@ -156,7 +182,7 @@ class RegisteredTrainer:
             self._begun = ticket, self._begin(ticket)
             if not self._connection.send_at_once(self._begun[1]):
                 return False
-            self._begun = None
+            self._begun, self._holds = None, ticket.sent
             ticket.broadcast.release()
             return True
         finally:
@@ -181,6 +207,7 @@ class RegisteredTrainer:
         try:
             # No rate: trainers read as they can, and one that stops altogether is noticed by the system.
             self._connection.send_rest(sending, Pace(whole=self._connection.context.limits.pace.whole), unwanted)
+            self._holds = ticket.sent
         finally:
             broadcast.release()
 

@@ -12,6 +12,8 @@ from flserver.errors import Refused, StoreError
 from flserver.identity.peer import Peer
 from flserver.network.capacity import Capacity, Clients, who_goes
 from flserver.network.context import Context
+from flserver.network.going_on import InheritedSession
+from flserver.network.inherited import InheritedTrainer
 from flserver.network.listener import Listener
 from flserver.network.record import ConnectionRecord
 from flserver.network.session import Session
@@ -46,11 +48,13 @@ class Server:
         self._told: dict[Session, None] = {}  # refused and told so, the first ones first: they have no place any more
         self._one_awaited = False
         self._one_ended = threading.Condition(self._lock)  # notified where that is awaited
+        self._inherited: Collection[InheritedTrainer] = ()
         self._stopped = threading.Event()
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
 
-    def start(self) -> None:
-        """Accept connections from here on."""
+    def start(self, inherited: Collection[InheritedTrainer] = ()) -> None:
+        """Accept connections from here on, and go on with ``inherited`` ones first."""
+        self._inherited = inherited
         if HANDED_DOWN:
             tune(self._listener.socket, self._context.limits.peer_timeout)
         self._context.strangers.start()
@@ -67,7 +71,17 @@ class Server:
         """False when the thread that accepts has ended."""
         return self._acceptor.ident is None or self._acceptor.is_alive()
 
+    def _go_on(self, trainer: InheritedTrainer) -> None:
+        try:
+            number = next(self._connection_ids)
+            self._start(InheritedSession(trainer, number, self._context, self._take_place, self._workers.leave))
+        except (OSError, RuntimeError, StoreError) as error:
+            logger.warning("no session for client %s any more: %s", trainer.metadata.client_id, error)
+            trainer.close()
+
     def _accept_loop(self) -> None:
+        for trainer in self._inherited:
+            self._go_on(trainer)
         while self._await_descriptors():
             if self._listener.shared:  # who comes may be another's
                 self._await_connection()

@@ -25,9 +25,10 @@ from flserver.errors import (
 )
 from flserver.events.words import StrangerReason
 from flserver.identity.peer import Peer
-from flserver.network.channel import Channel
+from flserver.network.channel import Channel, nothing
 from flserver.network.connection import AcceptedConnection
 from flserver.network.context import Context
+from flserver.network.inherited import HandedOn
 from flserver.network.memory import Room
 from flserver.network.reading import read_message
 from flserver.network.record import ConnectionRecord
@@ -77,8 +78,7 @@ class Session:
         self._channel, self._record = self._connection.channel, self._connection.record
         self._connection.channel.before_wait = lambda: leave(self)
         self._take_place, self._give_place = take_place, give_place
-        self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
-        self._linger = 0.0
+        self._first, self._linger = Received(FrameReader(self._connection.conversation.frame_limits())), 0.0
 
     @property
     def peer(self) -> Peer:
@@ -127,7 +127,7 @@ class Session:
 
     def run(self) -> None:
         """Serve the whole life of the connection. Raises what is a defect of ours."""
-        reason = "closed"
+        reason, on = "closed", False
         why: StrangerReason = "other"
         try:
             self._record.opened(self.peer, behind=self._context.preamble.trusts(self.peer.host))
@@ -141,13 +141,18 @@ class Session:
         except StoreError as error:
             reason = "server stopped"
             logger.debug("connection %d ends: %s", self.connection_id, error)
+        except HandedOn as handed:
+            reason, on = str(handed), True
+            self._channel.before_wait = nothing
+            self._context.handed_on.append(handed.trainer)
         except Exception as error:
             reason = f"server error: {one_line(error)}"
             raise
         finally:
             if self._linger:
                 self._give_place(self)
-            self._channel.close(self._linger)
+            if not on:
+                self._channel.close(self._linger)
             self._record.closed(reason, why)
             self._context.exchange.ended(self._connection.accepted_at)
 

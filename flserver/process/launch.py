@@ -15,7 +15,7 @@ from flserver.clock import Deadline
 from flserver.errors import EXIT_DONE, PortBusy, UsageError
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission, check_host, check_min_clients
-from flserver.network.listener import Listener, Reservation
+from flserver.network.listener import Beside, Listener, Reservation
 from flserver.process.names import check_names
 from flserver.process.signals import Signals
 from flserver.settings import NetworkPolicy, ServerSettings
@@ -138,13 +138,26 @@ def _listen(
     check_host(network, tls=settings.identity.tls_cert is not None)
     if warning := check_min_clients(settings, said=said, resumed=resumed):
         logger.warning("%s", warning)
-    listener = listen_when_free(network, signals, Listener if settings.ingest.ray_address is None else Reservation)
+    if (beside := _beside_left(plan)) is not None:
+        listener: Listener = beside
+    else:
+        listener = listen_when_free(network, signals, Listener if settings.ingest.ray_address is None else Reservation)
     stack.callback(listener.close)
     if network.metrics_port:
         from flserver.observers.http import listen
 
         listen(network.metrics_host, network.metrics_port).close()  # it can be had, when it is time
     return listener
+
+
+def _beside_left(plan: "Plan | None") -> Listener | None:
+    """The port beside nodes on this machine that an earlier server of the run has left, and that have kept it."""
+    if plan is None or plan.resumed is None or not plan.settings.ingest.ray_address:
+        return None
+    from flserver.process.ray_left import keep_port
+
+    network = plan.settings.network
+    return Beside(network.host, network.server_port) if keep_port(plan.settings, plan.run_id) else None
 
 
 def listen_when_free(

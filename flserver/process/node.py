@@ -99,8 +99,8 @@ def main(listener: int, line: int) -> int:
             receive_memory=settings.network.receive_memory // settings.ingest.ingest,
         )
         end = LineEnd(sock, node, told["name"], ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
+        node.start()  # before it can be told to end
         end.start()
-        node.start()
         threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model").start()
         node.join()
         end.close()

@@ -36,18 +36,7 @@ class Cluster:
     """The cluster at ``address``, as the run ``run_id`` sees it: only its own actors. Raises UsageError."""
 
     def __init__(self, address: str, run_id: str) -> None:
-        if os.environ.setdefault(TOKEN_MODE, "token") != "token":  # Ray reads it as it is imported
-            raise UsageError(
-                f"{TOKEN_MODE}={os.environ[TOKEN_MODE]}: who reaches the ports of a Ray cluster without tokens runs "
-                f"code on its machines; start it, and this server, with {TOKEN_MODE}=token"
-            )
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._ray: Any = importlib.import_module("ray")
-        except ImportError as error:
-            raise NotInstalled("--ray-address needs Ray", "ray") from error
+        self._ray: Any = load_ray()
         self._address, self._namespace = address, f"flserver-{run_id}"
         self._join()
 
@@ -65,6 +54,8 @@ class Cluster:
             ) from failed[0]
 
     def _connect(self, failed: list[BaseException]) -> None:
+        if self._ray.is_initialized():  # this process, for the same run
+            return
         logging.getLogger("ray").setLevel(logging.ERROR)
         host = self._address.rpartition(":")[0]
         loopback = {"_node_ip_address": "127.0.0.1"} if host in ("127.0.0.1", "localhost") else {}
@@ -152,6 +143,22 @@ class Cluster:
     def get_all(self, references: Sequence[Any], seconds: float) -> list[Any]:
         """What several answer, as ``get``."""
         return list(self.get(list(references), seconds))
+
+
+def load_ray() -> Any:
+    """Ray, with tokens and without telemetry. Raises UsageError."""
+    if os.environ.setdefault(TOKEN_MODE, "token") != "token":  # Ray reads it as it is imported
+        raise UsageError(
+            f"{TOKEN_MODE}={os.environ[TOKEN_MODE]}: who reaches the ports of a Ray cluster without tokens runs "
+            f"code on its machines; start it, and this server, with {TOKEN_MODE}=token"
+        )
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("ray")
+    except ImportError as error:
+        raise NotInstalled("--ray-address needs Ray", "ray") from error
 
 
 def _cause(error: BaseException) -> BaseException | None:

@@ -14,6 +14,7 @@ from flserver.errors import FlserverError
 from flserver.ingest.place import Place
 from flserver.process.nodes import STUCK_SECONDS
 from flserver.process.ray_cluster import ActorGone, Cluster
+from flserver.process.ray_left import end
 
 TAKE_SECONDS = 1.0  # that a node waits for something to say, before it says that there is nothing
 SOON_SECONDS = 2.0  # that any other call may take before the node is asked whether it is there
@@ -22,11 +23,11 @@ CARRY_SECONDS = 600.0  # that a model may take from one machine to another
 
 
 class Line:
-    """One node: its actor, on which machine, and its place at the desk."""
+    """One node: its actor, on which machine, and its place at the desk; ``server`` is whose it is."""
 
-    def __init__(self, cluster: Cluster, actor: Any, machine: str, place: Place) -> None:
+    def __init__(self, cluster: Cluster, actor: Any, machine: str, place: Place, server: str) -> None:
         self.actor, self.machine, self.place = actor, machine, place
-        self._cluster = cluster
+        self._cluster, self._server = cluster, server
         self._carried: deque[Any] = deque()
 
     def carry(self, number: int, reference: Any) -> None:
@@ -44,7 +45,7 @@ class Line:
                 asked = self._hear(asked)
         except BaseException as error:
             why = str(error)
-            self._cluster.kill(self.actor)
+            end(self._cluster, self.actor, self._server)
             raise
         finally:
             if why or not place.leaving:

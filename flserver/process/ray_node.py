@@ -8,18 +8,20 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError, one_line
-from flserver.ingest.faults import out_of_memory
+from flserver.ingest.faults import NodesFault, out_of_memory
 from flserver.ingest.inbox import Inbox
 from flserver.ingest.node import Node
-from flserver.network.listener import Listener, Reservation
-from flserver.process.node import log_as, make_model
+from flserver.network.inherited import InheritedTrainer
+from flserver.process.node import SharedListener, log_as, make_model
 from flserver.process.provenance import digest_of_package
+from flserver.process.ray_port import KeptPort
 from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
 from flserver.settings import server_settings
 
@@ -30,21 +32,12 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 1.0
 SERVES_NONE = "this node serves no run"
+OTHERS = "another server has gone on with the run"
 SILENT_SECONDS = 15.0  # without a server that asks: then it is gone
 UNWANTED_SECONDS = 600.0  # the same: then nobody goes on with the run soon
+HAND_ON_SECONDS = 1.0  # that uploads have to come to their end where another server goes on
 
 logger = logging.getLogger(__name__)
-
-
-class NodesFault(FlserverError):
-    """Something failed that is one node's alone, and that ``node``'s updates are lost of."""
-
-    def __init__(self, node: str, why: str) -> None:
-        super().__init__(why)
-        self.node, self.why = node, why
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return NodesFault, (self.node, self.why)
 
 
 class RayNode:
@@ -56,12 +49,16 @@ class RayNode:
     def __init__(self) -> None:
         allow_descriptors()
         limit_arenas()
-        self._lock = threading.Lock()  # guards the five below, while they change
+        self._lock = threading.Lock()  # guards the nine below, while they change
         self._node: Node | None = None
         self._name = ""
         self._told = Inbox()
-        self._reserved: Reservation | None = None
         self._why = SERVES_NONE  # there is no node
+        self._listener: SharedListener | None = None  # the node's
+        self._port: KeptPort | None = None
+        self._server: str | None = None  # whose it is
+        self._left: list[InheritedTrainer] = []  # by the server before, for the next one
+        self._answered: dict[str, tuple[int, int]] = {}
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
         self._code = digest_of_package()
@@ -70,11 +67,13 @@ class RayNode:
         threading.Thread(target=self._watch, name="node-watch", daemon=True).start()
 
     def where(self) -> dict[str, Any]:
-        """The machine, as Ray knows it and by its address there; the process, and of which sources it is."""
+        """The machine, as Ray knows it and by its address there; the process, of which sources it is, and where it
+        listens, if it does."""
         import ray
 
-        context = ray.get_runtime_context()
+        context, port = ray.get_runtime_context(), self._port
         return {
+            "port": None if port is None else port.address[1],
             "machine": context.get_node_id(),
             "host": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
@@ -82,19 +81,48 @@ class RayNode:
             "code": self._code,
         }
 
-    def begin(self, described: bytes, host: str, port: int, beside: bool) -> dict[str, Any]:
-        """Be a node anew, of what ``process.node.described`` tells, that listens there, ``beside`` others or as the
-        first one on its machine. Gives ``host`` and ``port``, or why not as ``error``."""
+    def hand_on(self, server: str) -> dict[str, Any]:
+        """Be that server's from here on, the run's next one: the one before is gone. What was served ends, but for
+        trainers that nothing is under way with, who stay until ``begin``. Gives what ``where`` does, which
+        model (round, attempt) each of these trainers ``holds``, by its client, and during which attempt the last upload
+        of each client was whole here."""
+        with self._lock:
+            node, self._node, self._why = self._node, None, OTHERS
+            self._told.close()
+            self._server, self._asked = server, monotonic()
+        if node is not None:
+            left = node.hand_on(HAND_ON_SECONDS)
+            self._free()
+            with self._lock:
+                self._left += left
+                self._answered |= node.answered
+        held = {left.metadata.client_id: left.holds for left in self._left}
+        return self.where() | {
+            "holds": {client: (sent.round, sent.attempt) for client, sent in held.items() if sent is not None},
+            "answered": self._answered,
+        }
+
+    def serves(self) -> str | None:
+        """Which server's it is."""
+        return self._server
+
+    def begin(
+        self, described: bytes, host: str, port: int, beside: bool, server: str, idle: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Be a node of that server anew, of what ``process.node.described`` tells, that listens there, ``beside``
+        others or as the first one on its machine, and goes on with the trainers that were left here. Clients that are
+        ``idle`` have answered the model that they were sent. Gives ``host`` and ``port``, or why not as ``error``."""
         told: dict[str, Any] = json.loads(described)
         settings = server_settings(told["values"])
-        self._end(SERVES_NONE)
+        if self._server not in (None, server):
+            return {"error": OTHERS}
+        self._end(SERVES_NONE, but_left=True)
         log_as(settings, told["name"])
         try:
             with self._lock:
-                if not beside:
-                    self._reserved = Reservation(host, port)
-                    host, port = self._reserved.address
-                listener = Listener(host, port, beside=True)
+                self._server = server
+                kept = self._listen(host, port, beside=beside)
+                self._listener = listener = kept.shared()
                 self._node = node = Node(
                     settings,
                     listener,
@@ -108,11 +136,22 @@ class RayNode:
         except FlserverError as error:
             return {"error": one_line(error)}
         self._asked = monotonic()
-        node.start()
+        left, self._left = self._left, []
+        idle = frozenset(idle)
+        node.start([replace(one, holds=None) if one.metadata.client_id in idle else one for one in left])
         hears.start()
         threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model", daemon=True).start()
-        host, port = listener.address
+        host, port = kept.address
         return {"host": host, "port": port}
+
+    def _listen(self, host: str, port: int, *, beside: bool) -> KeptPort:
+        """Under the lock. Raises UsageError."""
+        if self._port is None or self._port.asked != (host, port):
+            if self._port is not None:
+                self._port.close()
+                self._port = None
+            self._port = KeptPort(host, port, beside=beside)
+        return self._port
 
     # --- the line ----------------------------------------------------------------------------------------------------
 
@@ -213,26 +252,39 @@ class RayNode:
                 raise StoreError(self._why)
             return self._node
 
-    def _end(self, why: str, served: Node | None = None) -> None:
-        """End the node, for that reason; where it is still the one that is ``served``, if any is named."""
+    def _end(self, why: str, served: Node | None = None, *, but_left: bool = False) -> None:
+        """End the node, for that reason, where it is still the one that is ``served``, if any is named; and, but for
+        what was ``left`` to the next server, all that is kept for one."""
         with self._lock:
             if served is not None and self._node is not served:
                 return
             node, self._node, self._why = self._node, None, why
             self._told.close()
-            reserved, self._reserved = self._reserved, None
         if node is not None:
             node.lost()
             node.join()
-        if reserved is not None:
-            reserved.close()
+            self._free()
+        if but_left:
+            return
+        with self._lock:
+            (left, self._left), (port, self._port) = (self._left, []), (self._port, None)
+        for trainer in left:
+            trainer.close()
+        if port is not None:
+            port.close()
+
+    def _free(self) -> None:
+        with self._lock:
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.free()
 
     def _watch(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
             silent = monotonic() - self._asked
             if silent > UNWANTED_SECONDS:
                 os._exit(0)
-            if silent > SILENT_SECONDS and self._node is not None:
+            if silent > SILENT_SECONDS and self._port is not None:
                 logger.warning("the server has not asked for %g s: it is gone, and trainers are let go", SILENT_SECONDS)
                 self._end(SERVES_NONE)
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 from flserver.clock import Deadline, monotonic
 from flserver.errors import FlserverError, UsageError
@@ -17,6 +18,7 @@ from flserver.process.node import described
 from flserver.process.nodes import END_SECONDS
 from flserver.process.provenance import digest_of_package
 from flserver.process.ray_cluster import ActorGone, Cluster
+from flserver.process.ray_left import Answers, LeftOver, end, take_over
 from flserver.process.ray_line import GONE_SECONDS, Line
 from flserver.process.ray_models import Lines, RayModels
 from flserver.process.ray_node import RayNode
@@ -37,15 +39,21 @@ PAUSE_SECONDS = 1.0  # before another is started in the place of one that is gon
 
 class RayNodes:
     """``settings`` says how many, and on which cluster; ``listener`` keeps the port of this machine for them, ``desk``
-    answers them, ``say`` tells the operator where they listen, ``end_run`` is told why when there is none any more.
-    Raises UsageError."""
+    answers them, ``say`` tells the operator where they listen, ``end_run`` is told why when there is none any more;
+    ``answers`` gives those on record. Raises UsageError."""
 
     def __init__(
-        self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str, say: Tell, end_run: Tell
+        self,
+        settings: ServerSettings,
+        listener: Listener,
+        desk: Desk,
+        run_id: str,
+        say: Tell,
+        end_run: Tell,
+        answers: Answers = lambda round: (),
     ) -> None:
         assert settings.ingest.ray_address is not None
-        # Its folder is not that of a node's process.
-        self._settings = replace(settings, values=from_anywhere(settings.values))
+        self._settings = replace(settings, values=from_anywhere(settings.values))  # its folder is not a node's
         self._listener, self._desk = listener, desk
         self._run_id, self._say, self._end_run = run_id, say, end_run
         self._cluster = Cluster(settings.ingest.ray_address, run_id)
@@ -55,7 +63,8 @@ class RayNodes:
         self._lock = threading.Lock()  # guards the two below: what begins is told of the end, or does not begin
         self._budget = RestartBudget(settings.ingest.ingest)
         self._closing = threading.Event()
-        self._here, self._code = "", digest_of_package()
+        self._here, self._code, self._own = "", digest_of_package(), uuid4().hex
+        self._left, self._answers = LeftOver(), answers
         self._threads = [
             threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}")
             for slot in range(1, settings.ingest.ingest + 1)
@@ -64,12 +73,10 @@ class RayNodes:
         desk.carry, desk.finish = models.carry, models.finish
 
     def start(self) -> None:
-        """Let trainers in: as many nodes as there are to be. What an earlier server of the run left is used again."""
+        """Let trainers in: as many nodes as there are to be, of them those that an earlier server of the run left."""
         self._here = self._cluster.machine
-        ours = {_name(slot) for slot in range(1, len(self._threads) + 1)}
-        for name in self._cluster.names():
-            if name not in ours and (actor := self._cluster.find(name)) is not None:
-                self._cluster.kill(actor)
+        ours = set(map(_name, range(1, len(self._threads) + 1)))
+        self._left = take_over(self._cluster, self._own, ours, self._code, self._answers)
         for thread in self._threads:
             thread.start()
 
@@ -90,14 +97,14 @@ class RayNodes:
 
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then end those that are left, and wait for all."""
-        self.stop_accepting()
+        self._closing.set()
         self._desk.close(grace, END_SECONDS)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
         for name in self._cluster.names():
             if (actor := self._cluster.find(name)) is not None:
-                self._cluster.kill(actor)
+                end(self._cluster, actor, self._own)
         self._cluster.leave()
         self._listener.close()
 
@@ -167,18 +174,20 @@ class RayNodes:
         with self._begins:
             self._started += 1
             name = f"node-{self._started}"
-            beside = machine == self._here or any(line.machine == machine for line in self._lines.now.values())
+            beside = machine in (self._here, *self._left.machines)
+            beside = beside or any(line.machine == machine for line in self._lines.now.values())
             host, port = (
                 self._listener.address if machine == self._here else (about["host"], self._settings.network.server_port)
             )
             what = described(self._settings, self._run_id, name)
-            begun = self._started_by(actor.begin.remote(what, host, port, beside))
+            begins = actor.begin.remote(what, host, port, beside, self._own, list(self._left.idle))
+            begun = self._started_by(begins)
             if "error" in begun:
                 raise UsageError(begun["error"])
             with self._lock:
                 if self._closing.is_set():
                     raise ActorGone(RUN_OVER)
-                line = Line(self._cluster, actor, machine, self._desk.open(name))
+                line = Line(self._cluster, actor, machine, self._desk.open(name), self._own)
             self._lines.add(line)
         place = with_port(begun["host"], begun["port"])
         self._say(f"{name} (process {about['pid']}): listening for trainers on {place}")

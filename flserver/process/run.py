@@ -178,7 +178,8 @@ def _nodes(launched: Launched, desk: "Desk", end_run: Callable[[str], None]) -> 
     if settings.ingest.ray_address is not None:
         from flserver.process.ray_nodes import RayNodes
 
-        return RayNodes(settings, launched.listener, desk, run_id, launched.say, end_run)
+        answers = partial(launched.reader.answers, run_id)
+        return RayNodes(settings, launched.listener, desk, run_id, launched.say, end_run, answers)
     from flserver.process.nodes import Nodes
 
     return Nodes(settings, launched.listener, desk, run_id, end_run)

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from flserver.errors import UsageError
 from flserver.observers.health import Health
+from flserver.process.ray_cluster import load_ray
 from flserver.settings import NetworkPolicy, ServerSettings, server_settings
 from flserver.settings.hosts import with_port
 from flserver.store.database import Lock
@@ -32,6 +33,8 @@ def stand_by(
     reader, told = Reader(store.db), ""
     with _health(settings.network, say, lambda: Health.standing_by(told or None)):
         import_module("flserver.process.prepare")  # with torch, which takes seconds: they are not there later
+        if settings.ingest.ray_address is not None:
+            load_ray()
         while True:
             run = _found(reader, store.run_name)
             if run is not None and run["status"] == "completed" and told == run["run_id"]:

@@ -12,7 +12,7 @@ from flserver.identity.rules import Share
 from flserver.rounds.broadcast import Ring, Send, Ticket
 from flserver.rounds.endings import Farewell
 from flserver.rounds.model import CurrentModel
-from flserver.rounds.seats import Registration, Verdict
+from flserver.rounds.seats import Registration, SentModel, Verdict
 from flserver.rounds.updates import Submission
 
 
@@ -29,7 +29,7 @@ class Door(Protocol):
     def ended(self, accepted_at: float) -> None:
         """The connection that was accepted then is over."""
 
-    def register(self, client_id: str, data_size: int, peer: Peer) -> Registration: ...
+    def register(self, client_id: str, data_size: int, peer: Peer, holds: SentModel | None = ...) -> Registration: ...
 
     def confirm_registration(self, registration: Registration, ring: Ring, send: Send = ...) -> None: ...
 

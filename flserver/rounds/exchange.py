@@ -78,12 +78,11 @@ class Exchange(Apart):
 
     # --- for sessions: registrations ---------------------------------------------------------------------------------
 
-    def register(self, client_id: str, data_size: int, peer: Peer) -> Registration:
-        """Reserve a registration of a client with ``data_size`` samples. Raises RegistrationRefused or IdentityRefused.
-
-        Follow with ``confirm_registration`` once it is on record, or with ``leave``."""
+    def register(self, client_id: str, data_size: int, peer: Peer, holds: SentModel | None = None) -> Registration:
+        """Reserve a registration of a client with ``data_size`` samples; ``holds`` is the rules'. Raises
+        RegistrationRefused or IdentityRefused. ``confirm_registration`` has to follow, once on record, or ``leave``."""
         with self._changed:
-            registration = self._rounds.register(client_id, data_size, peer, monotonic())
+            registration = self._rounds.register(client_id, data_size, peer, monotonic(), holds)
             self._changed.notify_all()
             return registration
 
@@ -202,6 +201,7 @@ class Exchange(Apart):
         """Whether a model can be sent to as many participants as a round needs. Raises Interrupted."""
         with self._changed:
             self.check_stop()
+            self._rounds.inherit(self._model.round + 1)
             return self._rounds.quorum_possible()
 
     def await_quorum(self, deadline: Deadline, wake_at: float) -> bool:

@@ -113,7 +113,7 @@ def phases(attempt: Attempt, ended: float) -> tuple[float | None, float | None]:
 
 def sent_to(results: Sequence[Result]) -> int:
     """How many clients the whole model was handed over to."""
-    return sum(result.seat.sent is not None and result.seat.sent.handed_over_at is not None for result in results)
+    return sum(result.seat.sent is not None and result.seat.sent.handed_over for result in results)
 
 
 def outcomes(results: Sequence[Result], *, committed: bool) -> tuple[ClientOutcome, ...]:

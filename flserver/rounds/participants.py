@@ -10,7 +10,7 @@ from flserver.identity.rules import Identity
 from flserver.rounds.join_window import JoinWindow, Stage
 from flserver.rounds.places import Places, Taken
 from flserver.rounds.rates import RegistrationRates
-from flserver.rounds.seats import Participant, Registration
+from flserver.rounds.seats import Participant, Registration, SentModel
 from flserver.settings import RoundPolicy
 
 TRAINING_STARTED = "The server has already started the training. You cannot participate now"
@@ -46,9 +46,12 @@ class Participants:
         self.window = JoinWindow(policy)
         self._refusal: str | None = None  # of every registration, once the run is over
 
-    def register(self, client_id: str, data_size: int, peer: Peer, now: float) -> Registration:
+    def register(
+        self, client_id: str, data_size: int, peer: Peer, now: float, holds: SentModel | None = None
+    ) -> Registration:
         """Reserve a registration of ``client_id`` with ``data_size`` samples. It takes part once
-        :meth:`confirm_registration` says that it is on record.
+        :meth:`confirm_registration` says that it is on record. Its trainer ``holds`` a model of an earlier server,
+        which it will answer.
 
         Raises RegistrationRefused or IdentityRefused with the text for the trainer.
         """
@@ -75,7 +78,7 @@ class Participants:
         rejoined = known.registration > 0
         known.move("registers")
         known.data_size, known.registration, known.since = data_size, known.registration + 1, now
-        known.peer, known.unanswered, known.last_answer = peer, None, None
+        known.peer, known.unanswered, known.last_answer = peer, holds, None
         self.registered[client_id] = peer
         self.taken.take(peer.host)
         self.window.take(client_id, now)

@@ -70,8 +70,7 @@ class Participant:
     def asked(self, accepted_at: float) -> SentModel | None:
         """The model that an upload can answer whose connection was accepted then: none that was handed over later."""
         sent = self.unanswered
-        early = sent is None or sent.handed_over_at is None or accepted_at < sent.handed_over_at
-        return None if early else sent
+        return sent if sent is not None and sent.asks(accepted_at) else None
 
     def why_duplicate(self, digest: str | None) -> str:
         """Why an upload with that digest is a duplicate, where it can answer no model of this client."""
@@ -84,6 +83,11 @@ class Participant:
             return f"not read: an update has answered round {answer.round}"
         same = "the same update as" if digest == answer.digest else "another update than"
         return f"{same} the one that answered round {answer.round}"
+
+    @property
+    def inherited(self) -> SentModel | None:
+        """The model that it was sent by an earlier server, and has not answered."""
+        return self.unanswered if self.unanswered is not None and self.unanswered.inherited else None
 
     @property
     def owes(self) -> str:

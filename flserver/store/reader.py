@@ -213,6 +213,12 @@ class Reader(Readable):
             WHERE run_id = :run ORDER BY client_id"""
         return [KnownClient(**{**row, "took_part": bool(row["took_part"])}) for row in self._rows(query, run=run_id)]
 
+    def answers(self, run_id: str, round: int) -> list[tuple[str, int, int]]:
+        """Whose updates answer which models of that round and of later ones: client, round, attempt."""
+        query = """SELECT client_id, answers_round, answers_attempt FROM v1_updates
+            WHERE run_id = :run AND answers_round >= :round"""
+        return [(*row.values(),) for row in self._rows(query, run=run_id, round=round)]
+
     def id_seeds(self) -> IdSeeds:
         """The ids that a new server process begins with."""
         tables = {"message_id": "messages", "connection_id": "connections", "update_id": "updates"}

@@ -8,13 +8,17 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
 from tests.crash import teeth
+from tests.crash.at_nodes import Came, NodesSweep, Where
 from tests.crash.on_postgres import STANDBY_SECONDS, PostgresSweep, Seen
 from tests.crash.process import Patch, Point, warm_up
+from tests.crash.said import Word
 from tests.crash.scene import Fault
 from tests.crash.sweep import Loss, Sweep, spread
 from tests.postgres_server import running_postgres
+from tests.ray_cluster import RayCluster
 
 KILLED = {
     teeth.row_before_file: "is committed without its checkpoint",
@@ -31,7 +35,13 @@ FORGETFUL = {
     teeth.epoch_not_checked: ("successor", "went on with a run that another one had taken"),
 }
 """The same of servers on PostgreSQL, with what has to come to grief."""
+UNNOTICED = {
+    teeth.loss_not_noticed: (False, "are not those of the uninterrupted run"),
+    teeth.kept_not_added: (True, "are not those of the uninterrupted run"),
+}
+"""The same of servers over nodes, where updates are kept or not, and what has to show of a node that is killed."""
 POINTS = 60  # on PostgreSQL
+OVER_NODES, ON_RAY = 200, 10
 BITES = 24  # points at most at which a broken server is cut off
 AT = ("create", "rename", "commit", "committed")  # where a broken order shows
 ENOUGH = 200  # distinct points that a sweep of all of them has to reach
@@ -41,14 +51,16 @@ def main() -> int:
     """Sweep; one JSON line of figures, a line for each thing that does not hold. Exit code 1 where there is one."""
     parser = argparse.ArgumentParser(prog="ops/crash-sweep")
     parser.add_argument(
-        "points", nargs="?", type=int, metavar="N", help="cut a run off at N points; left out: at all, or at 60"
+        "points", nargs="?", type=int, metavar="N", help="cut a run off at N points; left out: at all, 60 or 200"
     )
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite", help="what the record is on")
+    parser.add_argument("--ingest", action="store_true", help="over nodes, of which one is killed, or the server")
+    parser.add_argument("--ray", action="store_true", help="the same on a Ray cluster, with a server that stands by")
     parser.add_argument(
         "--part", default="1/1", metavar="I/K", help="each K-th of them, from the I-th on; teeth with 1"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="servers at once")
-    parser.add_argument("--seed", type=int, help="of PostgreSQL's points; left out: evenly spread")
+    parser.add_argument("--seed", type=int, help="of PostgreSQL's and nodes' points; left out: evenly spread")
     parser.add_argument(
         "--within", type=float, default=STANDBY_SECONDS, help="seconds that the server that stands by may take"
     )
@@ -56,7 +68,12 @@ def main() -> int:
     warm_up()
     part, parts = map(int, given.part.split("/"))
     those = slice(part - 1, None, parts)
-    if given.db == "postgres":
+    if given.ray:
+        figures, wrong = sweep_ray(given, those)
+        bitten: dict[str, str | None] = {}
+    elif given.ingest:
+        figures, wrong, bitten = sweep_nodes(given, those, with_teeth=part == 1)
+    elif given.db == "postgres":
         figures, wrong, bitten = sweep_postgres(given, those, with_teeth=part == 1)
     else:
         figures, wrong = sweep(given.points, given.jobs, those)
@@ -140,6 +157,70 @@ def sweep_postgres(
         if patch is not None
     }
     return figures, [f"{fault}: {line}" for fault, seen in reached for line in seen.problems or ()], bitten
+
+
+_over_nodes: dict[bool, NodesSweep] = {}  # whether updates are kept; what the forked begin with
+
+
+def _came(task: tuple[bool, Where]) -> Came:
+    return _over_nodes[task[0]].came(task[1])
+
+
+def sweep_nodes(
+    given: argparse.Namespace, part: slice, *, with_teeth: bool
+) -> tuple[dict[str, object], list[str], dict[str, str | None]]:
+    """The same of a run over nodes; two points of five are where updates are kept. The third is what shows of teeth."""
+    chance = None if given.seed is None else random.Random(given.seed)
+    count, where_to = given.points or OVER_NODES, list[tuple[bool, Where]]()
+    for keeps, many in ((False, count - count * 2 // 5), (True, count * 2 // 5)):
+        whole = _over_nodes[keeps] = NodesSweep(keeps=keeps)
+        where_to += [(keeps, where) for where in spread(whole.points(), many, chance)]
+    with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
+        found = list(zip(where_to[part], pool.imap(_came, where_to[part]), strict=True))
+    reached = [(task, came) for task, came in found if came.problems is not None]
+    figures: dict[str, object] = {
+        "said": _over_nodes[False].counts,
+        "kills": dict(Counter(where.victim for (_, where), _ in reached)),
+        "at": dict(Counter("said" if isinstance(where, Word) else "disk" for (_, where), _ in reached)),
+        "not_reached": len(found) - len(reached),
+        "resumed": sum(came.resumed for _, came in reached),
+        "nodes_lost": sum(came.lost for _, came in reached),
+        "added_again": sum(came.again for (keeps, _), came in reached if keeps),
+    }
+    kept = "updates are kept: "
+    wrong = [f"{kept * keeps}{where}: {line}" for (keeps, where), came in reached for line in came.problems or ()]
+    return figures, wrong, dict(bites_at_nodes()) if with_teeth else {}
+
+
+def sweep_ray(given: argparse.Namespace, part: slice) -> tuple[dict[str, object], list[str]]:
+    """The same of nodes on a cluster of its own, one run after the other."""
+    from tests.crash.on_ray import RaySweep
+
+    chance = None if given.seed is None else random.Random(given.seed)
+    with running_postgres() as postgres, closing(RayCluster()) as cluster:
+        whole = RaySweep(cluster, postgres, given.within)
+        words = spread(whole.points(), given.points or ON_RAY, chance)[part]
+        found = [(word, whole.seen(word)) for word in words]
+    reached = [(word, seen) for word, seen in found if seen.problems is not None]
+    seconds = [seen.seconds for _, seen in reached if seen.seconds is not None]
+    figures: dict[str, object] = {
+        "said": dict(whole.said),
+        "kills": dict(Counter(word.victim for word, _ in reached)),
+        "not_reached": len(found) - len(reached),
+        "taken_over": len(seconds),
+        "trainers_stayed": sum(seen.stayed for _, seen in reached),
+        "longest_seconds": round(max(seconds, default=0.0), 2),
+    }
+    return figures, [f"{word}: {line}" for word, seen in reached for line in seen.problems or ()]
+
+
+def bites_at_nodes() -> Iterator[tuple[str, str | None]]:
+    """What shows of each server over nodes that breaks a promise; None where nothing does."""
+    for patch, (keeps, sign) in UNNOTICED.items():
+        broken = NodesSweep(patch, keeps=keeps)
+        where = [Word("node", "Confirmed", "after saying", number) for number in range(1, BITES)]
+        shown = (f"{at}: {line}" for at in where for line in broken.came(at).problems or () if sign in line)
+        yield patch.__name__, next(shown, None)
 
 
 def bites() -> Iterator[tuple[str, str | None]]:

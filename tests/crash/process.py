@@ -39,7 +39,8 @@ class Point:
 
 class Server:
     """``flserver --resume`` on the database in ``folder``, or as the ``arguments`` say; ``kill_at`` is where it is
-    killed, ``record`` the file that its operations go to, ``patch`` what is done to it before."""
+    killed, ``record`` the file that its operations go to, ``patch`` what is done to it before, and ``first`` what is
+    done before anything is watched."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Server:
         kill_at: Point | None = None,
         record: Path | None = None,
         patch: Patch | None = None,
+        first: Patch | None = None,
     ) -> None:
         arguments = arguments or ("--db", str(folder / "runs.sqlite"), "--resume")
         self._done = mmap.mmap(-1, 8)
@@ -61,6 +63,8 @@ class Server:
             try:
                 os.close(self._read)
                 os.dup2(write, 2)
+                if first is not None:
+                    first()
                 code = _serve(folder, arguments, kill_at, record, patch, self._done)
             except BaseException:
                 traceback.print_exc()
@@ -146,7 +150,7 @@ def _serve(
         patch()
     from flserver.cli.main import run_cli
 
-    code = run_cli([*arguments, *OPTIONS, *CLIENTS, *PLACE])
+    code = run_cli([*OPTIONS, *CLIENTS, *PLACE, *arguments])
     if log is not None:
         log.close()
     return code

@@ -80,6 +80,26 @@ def epoch_not_checked() -> None:
     PostgresLock.require_mine = lambda lock, connection: None  # type: ignore[method-assign]
 
 
+def loss_not_noticed() -> None:
+    """What only a node had that is gone counts all the same."""
+    from flserver.ingest.held import Held
+
+    lose_all = Held.lose_all
+
+    def lose_what_is_not_folded(held: Held, again: Any) -> Any:
+        held._held.clear()
+        return lose_all(held, again)
+
+    Held.lose_all = lose_what_is_not_folded  # type: ignore[method-assign]
+
+
+def kept_not_added() -> None:
+    """What such a node had counts where it is kept, but is not added from there."""
+    from flserver.ingest.desk import Desk
+
+    Desk.add_again = lambda desk, *update: True  # type: ignore[method-assign]
+
+
 def _once_durable() -> list[Callable[[], object]]:
     """What is put into it is done after the next flush."""
     later: list[Callable[[], object]] = []

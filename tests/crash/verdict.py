@@ -2,10 +2,11 @@
 
 import contextlib
 import hashlib
+import json
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ OUT_OF_TURN = """SELECT seq FROM (
     WHERE process_id < newest ORDER BY seq"""
 DECIDED_TWICE = """SELECT json_extract(payload, '$.update_id') FROM v1_events WHERE type = 'UpdateReceived' GROUP BY 1
     HAVING COUNT(*) > 1"""
+
+LOST = "SELECT payload FROM v1_events WHERE type = 'NodeLost'"
+NOT_LOST = "SELECT update_id FROM v1_updates WHERE decision IS NULL OR decision <> 'lost'"
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,13 @@ def after_crash(record: Record, meant: Uninterrupted, effects: Sequence[Effect])
             yield f"round {round} is committed without its checkpoint"
 
 
-def after_all(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -> Iterator[str]:
-    """What is wrong once the run has come to its end."""
+def after_all(
+    record: Record,
+    meant: Uninterrupted,
+    effects: Sequence[Effect],
+    accepted: Mapping[int, Collection[str]] = ACCEPTED,
+) -> Iterator[str]:
+    """What is wrong once the run has come to its end, with the updates of those in its rounds that are ``accepted``."""
     yield from so_far(record, meant, effects)
     if len(record.rounds) != ROUNDS + 1:
         yield f"{len(record.rounds)} rounds are committed"
@@ -92,7 +101,7 @@ def after_all(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -
     for client, round, decision in record.ask(DECISIONS):
         if decision is None:
             yield f"the update of {client} in round {round} has no decision"
-    for round, clients in ACCEPTED.items():
+    for round, clients in accepted.items():
         if (found := [row[0] for row in record.ask(ACCEPTED_OF, round)]) != sorted(clients):
             yield f"round {round} has the updates of {found}"
     for query, what in (
@@ -103,6 +112,10 @@ def after_all(record: Record, meant: Uninterrupted, effects: Sequence[Effect]) -
         (OUT_OF_TURN, "event {} is of a server whose run another one had taken over"),
     ):
         yield from (what.format(row[0]) for row in record.ask(query))
+    losses = [json.loads(payload) for (payload,) in record.ask(LOST)]
+    lost = {update["update_id"] for loss in losses for update in loss["updates"]}
+    for update in sorted(lost.intersection(row[0] for row in record.ask(NOT_LOST))):
+        yield f"update {update} was lost, and then decided otherwise"
     if (files := files_of(record)) != meant.files:
         yield f"files are left over or missing: {sorted(files ^ meant.files)}"
     try:

@@ -169,7 +169,8 @@ class OnThreads:
                 self._machine = f"machine-{next(machines)}"
 
             def where(self) -> dict[str, Any]:
-                where = {"machine": self._machine, "host": "127.0.0.1", "pid": 0}
+                port = None if self._port is None else self._port.address[1]
+                where = {"machine": self._machine, "host": "127.0.0.1", "pid": 0, "port": port}
                 return where | {"tokens": True, "code": self._code}
 
         for place, new in (

@@ -14,12 +14,13 @@ from flserver.errors import FlserverError
 from flserver.events import NodeLost
 from flserver.ingest import told as t
 from flserver.ingest.batches import BatchError, Item, to_bytes
+from flserver.ingest.faults import NodesFault
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
 from flserver.process import ray_line, ray_nodes
 from flserver.process.ray_cluster import ActorGone
 from flserver.process.ray_line import Line
-from flserver.process.ray_node import NodesFault, RayNode
+from flserver.process.ray_node import RayNode
 from flserver.process.restarts import BURST, NONE_LEFT, TOO_OFTEN
 from tests.e2e.harness import Peer
 from tests.ingest.at_desk import AtDesk
@@ -175,7 +176,7 @@ class Scripted:
     """A cluster and the one actor there, whose calls are their own answers; a test says which come."""
 
     def __init__(self) -> None:
-        self.is_there = self.take = self.give = self
+        self.is_there = self.take = self.give = self.serves = self
         self.late, self.asked, self.killed = 0, list[str](), False
 
     def remote(self, *given: object) -> object:
@@ -195,7 +196,7 @@ class Scripted:
 def test_a_node_that_takes_nothing_for_long_is_gone_though_it_answers() -> None:
     with AtDesk() as at:
         cluster = Scripted()
-        line = Line(cluster, cluster, "machine", at.place)  # type: ignore[arg-type]
+        line = Line(cluster, cluster, "machine", at.place, "a server")  # type: ignore[arg-type]
         cluster.late = 3
         assert line._answer((1,), most=PATIENCE) == (1,)
         cluster.late = 3
@@ -232,7 +233,7 @@ def test_a_line_keeps_nothing_of_what_was_said_while_it_waits_for_more() -> None
             return b""
 
         at.place.take = take  # type: ignore[method-assign,assignment]
-        line = Line(Waits(), Waits(), "machine", at.place)  # type: ignore[arg-type]
+        line = Line(Waits(), Waits(), "machine", at.place, "a server")  # type: ignore[arg-type]
         served = threading.Thread(target=suppressed, args=(line.serve,))
         served.start()
         try:

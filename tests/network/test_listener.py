@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 import pytest
 
 from flserver.errors import UsageError
-from flserver.network.listener import BACKLOG, Listener, Reservation
+from flserver.network.listener import BACKLOG, Beside, Listener, Reservation
 from tests.patience import PATIENCE
 
 HAS_IPV6 = socket.has_ipv6 and socket.has_dualstack_ipv6()
@@ -127,3 +127,20 @@ def test_several_share_a_port_that_nobody_else_gets(host: str, any_port: bool) -
         with pytest.raises(UsageError, match="Address already in use"):
             Listener(host, port)
     Listener(host, port).close()
+
+
+def test_a_port_that_others_share_is_had_beside_them_and_kept_from_everybody_else() -> None:
+    with closing(Listener("127.0.0.1", 0, beside=True)) as first:
+        host, port = first.address
+        with closing(Beside(host, port)) as beside:
+            assert beside.address == (host, port)
+            assert beside.door == ()
+            with socket.create_connection((host, port), timeout=PATIENCE):
+                assert first.await_connection(PATIENCE)  # nobody comes to the other one
+            first.close()
+            with pytest.raises(UsageError, match="Address already in use"):
+                Listener(host, port)
+            with closing(Listener(host, port, beside=True)):
+                assert reached(host, port) == host
+    with closing(Listener("127.0.0.1", 0)) as alone, pytest.raises(UsageError, match="Address already in use"):
+        Beside(*alone.address)

@@ -1,0 +1,69 @@
+"""A server that is gone, and the run's next one over the same nodes: their trainers stay."""
+
+from pathlib import Path
+
+from flserver.aggregation.checks import state_digest
+from flserver.events import ClientRegistered, ConnectionOpened, MessageReceived, UpdateReceived
+from flserver.models.state import state_of
+from flserver.process.ray_left import idle_of
+from tests.e2e.harness import Peer, closed
+from tests.ingest.on_threads import OnThreads, changed, initial, on_one, uploaded
+
+
+def test_who_has_answered_is_told_from_all_that_nodes_and_the_record_know() -> None:
+    here = {"holds": {"a": (3, 1), "b": (3, 2), "c": (2, 1), "d": (3, 1)}, "answered": {"a": (2, 1)}}
+    there = {"holds": {}, "answered": {"a": (3, 1), "b": (3, 1), "x": (9, 9)}}
+    asked = []
+
+    def answers(round: int) -> list[tuple[str, int, int]]:
+        asked.append(round)
+        return [("c", 2, 1), ("y", 3, 1)]
+
+    assert idle_of([here, there], answers) == {"a", "c"}
+    assert asked == [2]
+    assert idle_of([there], answers) == frozenset()
+    assert asked == [2]
+
+
+def test_trainers_stay_where_their_server_goes_and_what_they_train_counts(tmp_path: Path) -> None:
+    clients = 4
+    with OnThreads(tmp_path, 2, 1, clients) as before:
+        ports = before.ports()
+        peers = [Peer(ports[client % 2], client, 10 + client) for client in range(clients)]
+        for peer in peers:
+            before.several._peers.enter_context(peer).join()
+        models = [state_of(peer.model()) for peer in peers]
+        uploaded(peers[0], ports[1], changed(models[0], 0, 1))  # at the node where it is not registered
+        before.several.recorder.wait_for(UpdateReceived)
+        after = OnThreads(tmp_path, 2, 1, clients)
+        after.threads.actors = before.threads.actors
+        with after:
+            after.ports()
+            found = after.several.recorder.wait_for(ClientRegistered, clients)
+            assert {one.client_id for one in found} == set("0123")
+            there = {one.connection_id for one in before.several.recorder.of(ClientRegistered)}
+            assert {one.inherited_from for one in after.several.recorder.of(ConnectionOpened)} == there
+            assert after.several.recorder.of(MessageReceived) == []  # nobody had to say anything
+            assert state_digest(state_of(peers[0].model())) == state_digest(state_of(initial()))
+            for client, peer in enumerate(peers):
+                uploaded(peer, after.ports()[client % 2], changed(models[client], client, 1))
+            for peer in peers:
+                peer.finished()  # and no other model before
+            assert after.several.finish() == "completed"
+            assert [state_digest(after.several.exchange.model.state)] == on_one(clients, 1)
+            assert all(event.decision is None for event in after.several.recorder.of(UpdateReceived))
+
+
+def test_who_is_in_the_middle_of_something_is_let_go_and_the_port_stays(tmp_path: Path) -> None:
+    with OnThreads(tmp_path, 1, 1, 2) as before:
+        (port,) = before.ports()
+        with Peer(port, 0).join(), Peer(port, 9) as half:
+            half.connection.sendall(b"\0\0\0\0")
+            after = OnThreads(tmp_path, 1, 1, 2)
+            after.threads.actors = before.threads.actors
+            with after:
+                after.several.recorder.wait_for(ClientRegistered)
+                assert closed(half.connection)
+                assert after.ports() == [port]
+                with Peer(port, 1).join():
+                    after.several.recorder.wait_for(ClientRegistered, 2)

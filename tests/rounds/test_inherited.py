@@ -1,0 +1,77 @@
+"""Trainers that hold a model of the run's earlier server: what their answers are, and who is sent what."""
+
+import pytest
+
+from flserver.identity.peer import Peer
+from flserver.identity.rules import Identity
+from flserver.rounds import Rounds
+from flserver.rounds.seats import Registration, SentModel, Upload
+from tests.rounds.policies import policy
+
+PEER = Peer(host="10.0.0.1", port=1)
+
+
+def upload(client: str, number: int = 1, at: float = 2.0) -> Upload:
+    return Upload(update_id=number, client_id=client, peer=PEER, accepted_at=at, digest=f"d{number}")
+
+
+class Resumed:
+    """The rules of a server whose run has committed round 2; each of ``holds`` has a model of that round's, if any."""
+
+    def __init__(self, **holds: int | None) -> None:
+        self.rounds = Rounds(policy(min_updates=1), dict.fromkeys(holds, (10, 1)), 1, Identity())
+        self.there: dict[str, Registration] = {}
+        for client, round in holds.items():
+            held = None if round is None else SentModel(round, 1, inherited=True)
+            self.there[client] = self.rounds.register(client, 10, PEER, 0.0, held)
+            self.rounds.confirm_registration(self.there[client])
+        self.rounds.close_window()
+
+    def sent(self) -> set[str]:
+        """Who is sent the running attempt's model."""
+        return {client for client, there in self.there.items() if self.rounds.send_to(there) is not None}
+
+
+def test_who_holds_the_rounds_model_is_not_sent_it_again_and_its_answer_counts() -> None:
+    run = Resumed(a=3, b=None)
+    assert run.rounds.quorum_possible()
+    attempt = run.rounds.start(3, 2, 1.0)
+    assert run.sent() == {"b"}
+    verdict = run.rounds.offer(upload("a", at=0.5), 3.0)  # an accept that came before this server knew of it
+    assert verdict.counts
+    assert verdict.answers is not None
+    assert (verdict.answers.round, verdict.answers.attempt) == (3, 2)
+    assert attempt.awaits  # b
+    again = run.rounds.offer(upload("a", 2), 3.0)
+    assert (again.decision, again.reason) == ("duplicate", "another update than the one that answered round 3")
+
+
+def test_an_answer_before_the_attempt_is_late_and_then_the_model_is_sent() -> None:
+    run = Resumed(a=3)
+    early = run.rounds.offer(upload("a"), 0.5)
+    assert (early.decision, early.reason) == ("late", "attempt 1 of round 3 is over")
+    run.rounds.start(3, 2, 1.0)
+    assert run.sent() == {"a"}
+
+
+def test_who_holds_another_rounds_model_owes_its_answer_first() -> None:
+    run = Resumed(a=2, b=None)
+    run.rounds.inherit(3)
+    assert [one.client_id for one in run.rounds.invitable()] == ["b"]
+    attempt = run.rounds.start(3, 1, 1.0)
+    assert attempt.not_sent == {"a": "it owes the answer to round 2"}
+    late = run.rounds.offer(upload("a"), 2.0)
+    assert (late.decision, late.answers and late.answers.round) == ("late", 2)
+    run.rounds.end_attempt()
+    run.rounds.start(3, 2, 3.0)
+    assert run.sent() >= {"a"}
+
+
+@pytest.mark.parametrize("holds", [2, 3])
+def test_who_registers_again_by_itself_holds_nothing(holds: int) -> None:
+    run = Resumed(a=holds)
+    run.rounds.leave(run.there["a"])
+    run.there["a"] = run.rounds.register("a", 10, PEER, 0.5)
+    run.rounds.confirm_registration(run.there["a"])
+    run.rounds.start(3, 2, 1.0)
+    assert run.sent() == {"a"}
