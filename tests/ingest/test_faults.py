@@ -87,11 +87,10 @@ def test_a_node_that_is_out_of_memory_is_lost_and_the_round_goes_on(tmp_path: Pa
             "on arrival": (strategy, "add"),
             "a model": (node, "_take_model"),
         }
-        if where != "a model":
-            setattr(*what[where], out)
-        moved(b, 0.01)
-        setattr(*what[where], out)  # the first model has come, and the next one comes when both have answered
-        moved(a, 0.01)
+        answers = [(peer, peer.model()) for peer in (b, a)]
+        setattr(*what[where], out)  # so that the model is the next round's
+        for peer, model in answers:
+            peer.upload(model)
         mine = moved(a, 0.25)
         assert several.finish() == "completed"
         (gone,) = several.recorder.of(e.NodeLost)
