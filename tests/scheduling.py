@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 TESTS = Path(__file__).parent
 WITH_SERVERS = {"crash", "e2e", "test_bench_tools.py"}
 LONGEST = (
+    "e2e/test_clusters.py",
     "e2e/test_soak.py",
     "e2e/hostile/test_hostile_corpus.py",
     "crash/test_sweep.py",

@@ -1,0 +1,198 @@
+"""The examples of a run in containers and pods, started from their own files: rounds through HAProxy, a server that is
+killed, another that goes on."""
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from flserver.aggregation import kernel
+from flserver.files import own_cache
+from tests.e2e.compose_file import ComposeFile
+from tests.e2e.containers import ROOT, USERS, Container, Machines
+from tests.e2e.harness import Peer
+from tests.e2e.manifests import Manifests
+from tests.patience import PATIENCE, eventually
+
+pytestmark = [pytest.mark.network_namespace, pytest.mark.haproxy, pytest.mark.postgres, pytest.mark.ray]
+
+CHANGED = {"FLSERVER_TIME_TO_WAIT": "1", "FLSERVER_NUM_ROUNDS": "3", "RAY_STORE_BYTES": "100000000"}
+"""What somebody who uses the examples may set, as they say themselves."""
+OURS = {"RAY_raylet_start_wait_time_s": str(int(PATIENCE)), "XDG_CACHE_HOME": "/cache"}
+"""What is not in them: patience where a machine is busy with other tests, and arithmetic that these have compiled."""
+NEEDED = ("postgres", "head")
+"""What has to be there before others start. The first server too: it makes the database's tables."""
+
+ASK = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/healthz', timeout=60).read().decode())"
+
+
+class Example(Protocol):
+    """Files that say which containers there are to be, on which network."""
+
+    subnet: str
+
+    def containers(self) -> list[Container]: ...
+
+
+class Trainer(Peer):
+    """One who comes to HAProxy with its certificate, and back when it is cut off, as one that something keeps running.
+    It answers the first model, and others once ``goes_on`` is set."""
+
+    def __init__(self, door: str, client: int, secrets: Path, goes_on: threading.Event) -> None:
+        own = secrets / "trainers" / "clients" / str(client)
+        self._door, self._context = door, ssl.create_default_context(cafile=secrets / "trainers-ca.crt")
+        self._context.load_cert_chain(own / "client.crt", own / "client.key")
+        self._goes_on = goes_on
+        self.port, self.client_id, self.data_size = 50052, client, 100
+        self.over = False
+        self.connection = socket.socket()  # until it is connected
+        self._thread = threading.Thread(target=self._take_part)
+
+    def connect(self) -> socket.socket:
+        plain = socket.create_connection((self._door, self.port), timeout=PATIENCE)
+        return self._context.wrap_socket(plain, server_hostname=self._door)
+
+    def end_of_upload(self, upload: socket.socket) -> None:
+        """Nothing: what was shut down reads nothing that is under TLS."""
+
+    def __enter__(self) -> "Trainer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._goes_on.set()
+        self.over = True
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self.connection.close()
+
+    def _take_part(self) -> None:
+        pause, models = threading.Event(), 0
+        while not self.over:
+            with suppress(OSError, EOFError, AssertionError):  # an answer to what the server before had sent is refused
+                self.connection.close()
+                self.connection = self.connect()
+                if self.register()["header"] == "<SUCCESS>":
+                    while (message := self.message())["header"] == "<MODEL>":
+                        if models:
+                            self._goes_on.wait()
+                        models += 1
+                        self.upload(message["model"])
+                    self.over = message.get("complete", True)
+            pause.wait(0 if self.over else 0.5)
+
+
+def compiled_before(folder: Path) -> Path:
+    """A copy of what tests have compiled, the image's user's own."""
+    kernel.load()
+    cache, own = folder / "cache", own_cache("flserver")
+    (cache / "flserver").mkdir(mode=0o700, parents=True)
+    if own is not None:
+        shutil.copytree(own / kernel._version(), cache / "flserver" / kernel._version())
+    for path in (cache, *cache.rglob("*")):
+        os.chown(path, USERS["flserver"], USERS["flserver"])
+    return cache
+
+
+def adapted(container: Container, cache: Path) -> Container:
+    if container.image != "flserver":
+        return container
+    environment = {**container.environment, **OURS}
+    return replace(container, environment=environment, mounts={**container.mounts, "/cache": cache})
+
+
+def serves_and_outlives_its_server(
+    tmp_path: Path, example: Callable[[Path, Path], Example], subnet: str, first: str, second: str
+) -> None:
+    """``first`` and ``second`` are the containers of the servers, of which the first one is killed."""
+    tmp_path.chmod(0o755)
+    with Machines(tmp_path, subnet) as machines, ExitStack() as stack:
+        secrets = tmp_path / "secrets"
+        command = [ROOT / "ops" / "container" / "secrets", secrets, machines.door, "1=Hospital Lund", "2=Hospital Umeå"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE)
+        cache = compiled_before(tmp_path)
+        found = {one.name: adapted(one, cache) for one in example(secrets, tmp_path / "volumes").containers()}
+        for container in found.values():
+            started = machines.start(container)
+            if container.name.partition("-")[0] in NEEDED or container.name == first:
+                eventually(started.is_well, started.said, pause=0.5)
+        for started in machines.running.values():
+            eventually(started.is_well, started.said, pause=0.5)
+
+        def logs() -> str:
+            return "\n\n".join(one.said() for one in machines.running.values())
+
+        def answered(name: str) -> Mapping[str, Any]:
+            return dict(json.loads(machines.running[name].run("python3", "-c", ASK).stdout))
+
+        def at_the_door() -> Mapping[str, Any]:
+            url = f"http://{machines.door}:9464/healthz"
+            with suppress(OSError), urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+                return dict(json.load(answer))
+            return {}
+
+        goes_on = threading.Event()
+        trainers = [stack.enter_context(Trainer(machines.door, client, secrets, goes_on)) for client in (1, 2)]
+        eventually(lambda: at_the_door().get("round") == 2, logs, pause=0.5)
+        assert answered(second)["status"] == "standing by"
+        run_id = at_the_door()["run_id"]
+        assert answered(second)["run_id"] == run_id
+        machines.kill(first)
+        eventually(lambda: at_the_door().get("run_id") == run_id, logs, pause=0.5)
+        assert answered(second)["status"] == "ok"
+        # What the engine does with one that ended so; it does not take the run back.
+        back = machines.start(found[first])
+        eventually(back.is_well, back.said, pause=0.5)
+        eventually(lambda: answered(first)["run_id"] == run_id, logs, pause=0.5)
+        assert answered(first)["status"] == "standing by"
+        goes_on.set()
+        assert machines.running[second].ends() == 0, logs()
+        assert back.ends() == 0, logs()
+        eventually(lambda: all(trainer.over for trainer in trainers), logs)
+
+        def sql(query: str) -> list[list[str]]:
+            postgres = next(one for name, one in machines.running.items() if name.startswith("postgres"))
+            done = postgres.run("psql", "--username=postgres", "--dbname=runs", "-Atc", query)
+            assert done.returncode == 0, done.stderr
+            return [line.split("|") for line in done.stdout.splitlines()]
+
+        proxy = next(one for name, one in machines.running.items() if name.startswith("haproxy"))
+        committed = "SELECT round, updates_accepted FROM v1_rounds WHERE status = 'committed' ORDER BY round"
+        assert sql(committed)[1:] == [["1", "2"], ["2", "2"], ["3", "2"]]
+        assert sql("SELECT DISTINCT identity FROM v1_updates WHERE decision = 'accepted'") == [["authenticated"]]
+        came = "SELECT DISTINCT peer_host, proxy_host FROM v1_connections WHERE client_id IS NOT NULL"
+        assert sql(came) == [[machines.near, proxy.address]]
+        assert sql("SELECT count(*) FROM v1_operator_events WHERE kind = 'resume' AND reason LIKE 'took over%'") == [
+            ["1"]
+        ]
+        checked = machines.start(replace(found[first], name=first, command=("flserver", "verify"), outside=False))
+        assert checked.ends() == 0, checked.said()
+
+
+def test_the_compose_file_serves_a_run_and_outlives_its_server(tmp_path: Path) -> None:
+    path = ROOT / "ops" / "container" / "cluster.yml"
+
+    def example(secrets: Path, folder: Path) -> ComposeFile:
+        return ComposeFile(path, CHANGED | {"SECRETS": str(secrets)}, folder)
+
+    subnet = example(tmp_path, tmp_path).subnet
+    serves_and_outlives_its_server(tmp_path, example, subnet, "coordinator", "standby")
+
+
+def test_the_pods_of_kubernetes_serve_a_run_and_outlive_its_server(tmp_path: Path) -> None:
+    def example(secrets: Path, folder: Path) -> Manifests:
+        return Manifests(ROOT / "ops" / "kubernetes", CHANGED, secrets, folder)
+
+    serves_and_outlives_its_server(tmp_path, example, Manifests.subnet, "server-0", "server-1")
