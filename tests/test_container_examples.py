@@ -222,6 +222,8 @@ def run(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
     for name in ("flserver", "ray"):
         (tmp_path / name).write_text(
             f'#!/bin/sh\necho "$$ {name} $*" >> "{tmp_path}/said"\n[ "$1 $2" != "show $MISSING" ] || exit 2\n'
+            f'if [ "$1 $2" = "show $AWAY" ] && [ ! -e "{tmp_path}/asked" ]; then\n'
+            f'  touch "{tmp_path}/asked"; echo "flserver: postgresql://db cannot be read: no route"; exit 2\nfi\n'
         )
         (tmp_path / name).chmod(0o755)
 
@@ -244,6 +246,7 @@ def run(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
         ({"MISSING": "night", "JOB_COMPLETION_INDEX": "0"}, "--resume"),
         ({"MISSING": "night", "JOB_COMPLETION_INDEX": "1"}, "--standby"),
         ({"MISSING": "day"}, "--standby"),
+        ({"AWAY": "night"}, "--standby"),
         ({"MISSING": "day", "JOB_COMPLETION_INDEX": "1"}, "--standby"),
     ],
 )

@@ -108,6 +108,11 @@ class Running:
         assert self._process.poll() is None, self.said()
         return self.run(*self.what.health).returncode == 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether its first process has."""
+        return self._process.poll() is not None
+
     def ends(self) -> int:
         """Its exit code, when it has ended by itself."""
         return self._process.wait(PATIENCE)

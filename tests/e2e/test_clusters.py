@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,7 +82,7 @@ class Trainer(Peer):
     def _take_part(self) -> None:
         pause, models = threading.Event(), 0
         while not self.over:
-            with suppress(OSError, EOFError):
+            with suppress(OSError, EOFError, AssertionError):  # an answer to what the server before had sent is refused
                 self.connection.close()
                 self.connection = self.connect()
                 if self.register()["header"] == "<SUCCESS>":
@@ -124,12 +125,21 @@ def serves_and_outlives_its_server(
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE)
         cache = compiled_before(tmp_path)
         found = {one.name: adapted(one, cache) for one in example(secrets, tmp_path / "volumes").containers()}
+
+        def well(name: str) -> bool:
+            """Whether it is; one that has ended is started again, as its restart policy says: Ray's head may say that
+            it is there before a machine can join it."""
+            if machines.running[name].ended:
+                machines.start(found[name])
+                return False
+            return machines.running[name].is_well()
+
         for container in found.values():
             started = machines.start(container)
             if container.name.partition("-")[0] in NEEDED or container.name == first:
-                eventually(started.is_well, started.said, pause=0.5)
-        for started in machines.running.values():
-            eventually(started.is_well, started.said, pause=0.5)
+                eventually(partial(well, container.name), started.said, pause=0.5)
+        for name, started in list(machines.running.items()):
+            eventually(partial(well, name), started.said, pause=0.5)
 
         def logs() -> str:
             return "\n\n".join(one.said() for one in machines.running.values())
