@@ -73,8 +73,9 @@ class SharedListener(Listener):
 
 
 def described(settings: ServerSettings, run_id: str, name: str) -> bytes:
-    """What a node is told first."""
-    return json.dumps({"values": settings.values, "run_id": run_id, "name": name}, default=str).encode()
+    """What a node is told first. Whether its server stood by before is nothing to it."""
+    values = {**settings.values, "standby": False}
+    return json.dumps({"values": values, "run_id": run_id, "name": name}, default=str).encode()
 
 
 def main(listener: int, line: int) -> int:

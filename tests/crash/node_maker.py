@@ -69,7 +69,10 @@ def _make(asked: socket.socket, begin: Callable[[int], object]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     number = 0
     while True:
-        message, descriptors, _, _ = socket.recv_fds(asked, MOST, 2)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(asked, MOST, 2)
+        except ConnectionResetError:
+            os._exit(0)
         if not message:
             os._exit(0)
         number += 1
@@ -78,7 +81,8 @@ def _make(asked: socket.socket, begin: Callable[[int], object]) -> None:
             _be(descriptors, number, begin)
         for descriptor in descriptors:
             os.close(descriptor)
-        asked.send(str(pid).encode())
+        with suppress(OSError):  # the server is gone: that is read next
+            asked.send(str(pid).encode())
 
 
 def _be(descriptors: list[int], number: int, begin: Callable[[int], object]) -> None:

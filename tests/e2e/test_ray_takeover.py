@@ -4,72 +4,100 @@ import time
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from flserver.settings.places import Address
 from flserver.store.reader import Reader
-from tests.e2e.harness import FAST, Peer, free_port
-from tests.e2e.test_postgres import PostgresProcess
-from tests.e2e.test_postgres import digests as committed
-from tests.e2e.test_ray_nodes import ROUNDS, changed, digests
-from tests.patience import PATIENCE
+from tests.e2e.harness import FAST, Peer, ServerProcess, free_port
+from tests.patience import eventually
 from tests.postgres_server import PostgresDatabase
 from tests.ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.postgres]
-CLIENTS = (1, 2, 3)
+CLIENTS, ROUNDS = (1, 2, 3), 3
+OPTIONS = ("--num-rounds", str(ROUNDS), "--min-clients", "3", "--min-updates", "2", "--seed", "3", *FAST)
 LISTENS = r"^(.{23}).*listening for trainers on .*:(\d+)$"
+DIGESTS = "SELECT model_digest FROM v1_rounds WHERE status = 'committed' ORDER BY round"
 INHERITED = """SELECT COUNT(*) FROM v1_events WHERE type = 'ConnectionOpened'
     AND json_extract(payload, '$.inherited_from') IS NOT NULL"""
 TWICE = """SELECT json_extract(payload, '$.update_id') FROM v1_events WHERE type = 'UpdateReceived'
     GROUP BY 1 HAVING COUNT(*) > 1"""
 
 
+def changed(model: torch.nn.Module, client: int, round: int) -> torch.nn.Module:
+    """What a client makes of a round's model."""
+    numbers = torch.Generator().manual_seed(100 * round + client)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=numbers) * 10.0 ** (client - 3))
+    return model
+
+
+def answer(peers: list[Peer], *rounds: int) -> None:
+    """Each answers the models of these rounds."""
+    for round in rounds:
+        for client, peer in zip(CLIENTS, peers, strict=True):
+            peer.upload(changed(peer.model(), client, round))
+
+
+def joined(server: ServerProcess, stack: ExitStack) -> list[Peer]:
+    return [stack.enter_context(Peer(server, client, 10 + client)).join() for client in CLIENTS]
+
+
+def alone(folder: Path) -> list[tuple[Any, ...]]:
+    """The models' digests of a run that nothing happens to."""
+    folder.mkdir()
+    with ServerProcess(folder, *OPTIONS) as server, ExitStack() as stack:
+        peers = joined(server, stack)
+        answer(peers, *range(1, ROUNDS + 1))
+        for peer in peers:
+            peer.finished()
+        assert server.exit_code() == 0, server.log
+        return server.sql(DIGESTS)
+
+
 def test_trainers_stay_where_their_server_is_killed_and_the_models_are_those_of_a_run_that_nothing_happened_to(
     tmp_path: Path, ray_cluster: RayCluster, empty_postgres: PostgresDatabase
 ) -> None:
-    alone = digests(tmp_path / "alone")
-    port = str(free_port())
-    options = ("--run-name", "night", "--num-rounds", str(ROUNDS), "--min-clients", "3", "--min-updates", "2", *FAST)
-    options += ("--ingest", "2", "--ray-address", ray_cluster.address, "--server-port", port)
+    place = ("--db", empty_postgres.url(), "--checkpoint-dir", str(tmp_path / "models"), "--run-name", "night")
+    on_ray = ("--ingest", "2", "--ray-address", ray_cluster.address, "--server-port", str(free_port()))
+
+    def asked(query: str) -> list[tuple[Any, ...]]:
+        return Reader(Address(empty_postgres.url())).query(query)[1]
+
     with ExitStack() as stack:
 
-        def serve(how: str) -> PostgresProcess:
-            server = PostgresProcess(tmp_path, empty_postgres, *options, how, env=ray_cluster.env)
-            stack.enter_context(server)
-            return server
+        def serve(how: str) -> ServerProcess:
+            options = (*OPTIONS, *place, *on_ray, how)
+            return stack.enter_context(ServerProcess(tmp_path, *options, env=ray_cluster.env))
 
         server = serve("--resume")
         server.wait_for_line("node-2 .*listening")
-        peers = [stack.enter_context(Peer(server, client, 10 + client)).join() for client in CLIENTS]
-        for peer in peers:
-            peer.upload(changed(peer.model(), int(str(peer.client_id)), 1))
+        peers = joined(server, stack)
+        answer(peers, 1)
         standby = serve("--standby")
         standby.wait_for_line("standing by for run")
         models = [peer.model() for peer in peers]
-        peers[0].upload(changed(models[0], 1, 2))
-        server.wait_for_sql("SELECT 1 FROM v1_updates WHERE answers_round = 2")
+        peers[0].upload(changed(models[0], CLIENTS[0], 2))
+        eventually(lambda: asked("SELECT 1 FROM v1_updates WHERE answers_round = 2"))
         died = time.time()
         server.kill()
         listens = datetime.strptime(standby.wait_for_line(LISTENS)[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()
-        assert listens - died < PATIENCE  # five seconds, where nobody else computes: ops/crash-sweep --ray looks
-        for number, peer in enumerate(peers):  # the first has answered, so it is asked again; the others still train
-            model = peer.model() if number == 0 else models[number]
-            peer.upload(changed(model, CLIENTS[number], 2))
-        for round in range(3, ROUNDS + 1):
-            for number, peer in enumerate(peers):
-                peer.upload(changed(peer.model(), CLIENTS[number], round))
+        models[0] = peers[0].model()  # it has answered, so it is asked again; the others still train
+        for client, peer, model in zip(CLIENTS, peers, models, strict=True):
+            peer.upload(changed(model, client, 2))
+        answer(peers, *range(3, ROUNDS + 1))
         for peer in peers:
             peer.finished()
         assert standby.exit_code() == 0, standby.log
-        print("took over after", listens - died)
-        assert committed(empty_postgres, "night") == alone
-        assert standby.sql("SELECT COUNT(*) FROM v1_messages WHERE header = '<METADATA>'") == [(3,)], (
-            "each said it once"
-        )
-        assert standby.sql(INHERITED) == [(3,)]
-        assert standby.sql(TWICE) == []
-        decisions = "SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1 ORDER BY 1"
-        assert standby.sql(decisions) == [("aborted", 1), ("accepted", 3 * ROUNDS)]
-        assert Reader(Address(empty_postgres.url())).verify_chain().problems == ()
+    print(f"let trainers in after {listens - died:.2f} s")
+    assert asked(DIGESTS) == alone(tmp_path / "alone")
+    assert asked("SELECT COUNT(*) FROM v1_messages WHERE header = '<METADATA>'") == [(3,)], "each said it once"
+    assert asked(INHERITED) == [(3,)]
+    assert asked(TWICE) == []
+    decisions = "SELECT decision, COUNT(*) FROM v1_updates GROUP BY 1 ORDER BY 1"
+    assert asked(decisions) == [("aborted", 1), ("accepted", 3 * ROUNDS)]
+    assert Reader(Address(empty_postgres.url())).verify_chain().problems == ()

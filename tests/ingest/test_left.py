@@ -66,4 +66,4 @@ def test_who_is_in_the_middle_of_something_is_let_go_and_the_port_stays(tmp_path
                 assert closed(half.connection)
                 assert after.ports() == [port]
                 with Peer(port, 1).join():
-                    after.several.recorder.wait_for(ClientRegistered, 2)
+                    after.several.recorder.wait_for(ClientRegistered, count=2)
