@@ -21,12 +21,12 @@ from flserver.ingest.place import Place
 from flserver.network.listener import Listener
 from flserver.process.node import described
 from flserver.process.nodes import DEATH_SECONDS, DEATHS, END_SECONDS, NONE_LEFT
-from flserver.process.provenance import digest_of_package
-from flserver.process.ray_cluster import ActorGone, Cluster
 from flserver.process.ray_node import RayNode
+from flserver.ray_cluster import ActorGone, Cluster
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.recorded import from_anywhere
+from flserver.sources import digest_of_package
 
 if TYPE_CHECKING:
     from flserver.aggregation import State

@@ -194,7 +194,7 @@ def _rounds(launched: Launched) -> Rounds:
         min_updates=settled_quorum(plan, reader),
         identity=launched.admission.identity,
         visitors=[client.client_id for client in clients if not client.took_part],
-        places=places_of(plan.settings.network),
+        places=places_of(plan.settings.network, max(1, plan.settings.ingest.ingest)),
     )
     # A child that is not on record yet has its parent's history, as far as that is its own.
     parent = plan.parent if plan.resumed is None else None

@@ -37,6 +37,7 @@ SETTLING = 0.1  # seconds from the word that somebody takes part until the serve
 LONGEST_HOLD = 60.0  # seconds, where what is waited for never comes
 
 Answers = Callable[[Member, Body], list[Piece]]
+Told = Callable[[Mapping[str, Any]], None]
 
 
 class Crowd:
@@ -46,15 +47,16 @@ class Crowd:
         self,
         where: hosts.Address,
         members: list[Member],
-        told: Callable[[Mapping[str, Any]], None],
+        told: Told,
         uploads: int,
         answers: Answers | None = None,
         samples: Mapping[str, int] | None = None,
+        source: str | None = None,
     ) -> None:
         """``uploads`` are made at a time, at most. ``answers`` makes an answer where that takes long, and ``samples``
-        says what each trainer then has."""
+        says what each trainer then has. All come from the address ``source``, where that is said."""
         self.loop, self.bodies, self.round = Loop(), Bodies(), 0
-        self._where, self._told, self._answers = where, told, answers
+        self._where, self._source, self._told, self._answers = where, source, told, answers
         self._trainers = [Trainer(one, (samples or {}).get(one.id, one.samples), self) for one in members]
         self._arrivals = deque(self._trainers)
         self.uploads = Uploads(uploads, self.link, self.note, self._end_if_over)
@@ -170,7 +172,7 @@ class Crowd:
 
     def link(self, ended: Ended) -> Link:
         family, address = self._where
-        return Link(self.loop, family, address, ended)
+        return Link(self.loop, family, address, ended, self._source)
 
 
 def allow_descriptors() -> int:
@@ -182,10 +184,11 @@ def allow_descriptors() -> int:
     return soft
 
 
-def main() -> int:
-    part = json.loads(sys.stdin.buffer.readline())
+def crowd_of(part: Mapping[str, Any], told: Told, spare: int = SPARE_DESCRIPTORS) -> Crowd:
+    """What plays a ``simulation.parts.Part`` that was told as JSON, in a process that takes ``spare`` descriptors for
+    other things. Raises UsageError."""
     members = [from_line(line) for line in part["members"]]
-    uploads = max(FEWEST_UPLOADS, allow_descriptors() - SPARE_DESCRIPTORS - len(members))
+    uploads = max(FEWEST_UPLOADS, allow_descriptors() - spare - len(members))
     family, address = part["where"]
     where = socket.AddressFamily(family), tuple(address)
     answers, samples = None, None
@@ -193,13 +196,18 @@ def main() -> int:
         from flserver.simulation.training import training  # torch: only for who trains
 
         answers, samples = training(members, part["training"])
+    return Crowd(where, members, told, uploads, answers, samples, source=part["source"])
+
+
+def main() -> int:
+    part = json.loads(sys.stdin.buffer.readline())
 
     def told(what: Mapping[str, Any]) -> None:
         with suppress(BrokenPipeError):  # whoever started us is gone
             sys.stdout.write(f"{json.dumps(what)}\n")
             sys.stdout.flush()
 
-    crowd = Crowd(where, members, told, uploads, answers, samples)
+    crowd = crowd_of(part, told)
     crowd.loop.end_with(sys.stdin.fileno())
     crowd.play()
     return 0

@@ -1,5 +1,6 @@
 """What one thread waits for: sockets that can go on, moments that come, and work that is done when nothing else is."""
 
+import errno
 import heapq
 import os
 import selectors
@@ -75,17 +76,25 @@ class Loop:
 class Link:
     """A connection that is begun at once and never waited for. When ``ended`` is called, it is closed."""
 
-    def __init__(self, loop: Loop, family: int, address: tuple[object, ...], ended: Ended) -> None:
+    def __init__(
+        self, loop: Loop, family: int, address: tuple[object, ...], ended: Ended, source: str | None = None
+    ) -> None:
+        """``source`` is the address that it comes from, where that is not for the system to say."""
         self._loop, self._ended = loop, ended
         self._socket = socket.socket(family)
         self._socket.setblocking(False)
+        if source is not None:
+            # The port is found when it connects: one that is in use towards others will do.
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+            self._socket.bind((source, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connected, self._reading, self.closed = False, False, False
         self._pieces: list[memoryview] = []
         self._opened: Call | None = None
         self._done: Call | None = None
         self._take: Callable[[bytes], None] | None = None
-        self._socket.connect_ex(address)  # what it comes to shows when it can be written to
+        begun = self._socket.connect_ex(address)  # what it comes to shows when it can be written to
+        self._failed = 0 if begun == errno.EINPROGRESS else begun  # such as no port that is free
         self._watch()
 
     def opened(self, call: Call) -> None:
@@ -133,7 +142,7 @@ class Link:
             self._watch()
 
     def _connect(self) -> bool:
-        if number := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if number := self._failed or self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._end(os.strerror(number))
             return False
         self._connected = True

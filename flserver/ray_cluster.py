@@ -1,4 +1,5 @@
-"""A Ray cluster that this machine belongs to: joined with a token or not at all, and asked for the actors of one run.
+"""A Ray cluster that this machine belongs to: joined with a token or not at all, and asked for the actors of one run,
+or of one simulated fleet.
 
 Nothing of Ray is imported before ``Cluster`` joins one. What it gives are Ray's own references and handles.
 """
@@ -6,15 +7,18 @@ Nothing of Ray is imported before ``Cluster`` joins one. What it gives are Ray's
 import importlib
 import logging
 import os
+import socket
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
 
-NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too
-CALLS = 16  # of a node's methods at once: the line each way, sums, and questions of how it is
+ANSWER_SECONDS = 3.0  # that a cluster has to answer in, before anybody joins it
+NODE_CPUS = 0.5  # that an actor takes of its machine's, as Ray counts: one of a few cores has room for more
+CALLS = 16  # of an actor's methods at once: the line each way, sums, and questions of how it is
 MOST_OF_RAYS = 200  # characters of what Ray says, which may be paragraphs
 TOKEN_MODE = "RAY_AUTH_MODE"
 
@@ -25,14 +29,34 @@ class ActorGone(FlserverError):
     """An actor has died, does not answer in time, or failed; ``str`` says which."""
 
 
-class Cluster:
-    """The cluster at ``address``, as the run ``run_id`` sees it: only its own actors. Raises UsageError."""
+def check_cluster(address: str) -> None:
+    """Whether Ray is installed, and somebody listens at ``address``; nothing of Ray is imported. Raises UsageError.
 
-    def __init__(self, address: str, run_id: str) -> None:
+    To join, and so to hold the token against the cluster's, leaves traces in it.
+    """
+    if find_spec("ray") is None:
+        raise NotInstalled("--ray-address needs Ray", "ray")
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # Ray finds it by itself, or says what is wrong with it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"--ray-address {address}: no cluster answers there ({why}): look there with `ray status`, "
+            "or start one with `ray start --head`, which this machine belongs to"
+        ) from error
+
+
+class Cluster:
+    """The cluster at ``address``, as the run or the fleet ``whose`` sees it: only its own actors. Raises UsageError."""
+
+    def __init__(self, address: str, whose: str) -> None:
         if os.environ.setdefault(TOKEN_MODE, "token") != "token":  # Ray reads it as it is imported
             raise UsageError(
                 f"{TOKEN_MODE}={os.environ[TOKEN_MODE]}: who reaches the ports of a Ray cluster without tokens runs "
-                f"code on its machines; start it, and this server, with {TOKEN_MODE}=token"
+                f"code on its machines; start it, and what joins it, with {TOKEN_MODE}=token"
             )
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         try:
@@ -41,7 +65,7 @@ class Cluster:
                 self._ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise NotInstalled("--ray-address needs Ray", "ray") from error
-        self._address, self._namespace = address, f"flserver-{run_id}"
+        self._address, self._namespace = address, f"flserver-{whose}"
         self._join()
 
     def _join(self) -> None:
@@ -83,6 +107,16 @@ class Cluster:
         """This machine, as Ray knows it."""
         return str(self._ray.get_runtime_context().get_node_id())
 
+    @property
+    def machines(self) -> Mapping[str, str]:
+        """Those that are there, as Ray knows them, each with its address in the cluster."""
+        return {str(one["NodeID"]): str(one["NodeManagerAddress"]) for one in self._ray.nodes() if one["Alive"]}
+
+    @property
+    def processors(self) -> int:
+        """Of all machines, as Ray counts."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
     # --- actors ------------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
@@ -102,8 +136,15 @@ class Cluster:
 
     def make(self, kind: type, name: str) -> Any:
         """A new actor on a machine that has few; it outlives this process."""
-        options = {"name": name, "lifetime": "detached", "num_cpus": NODE_CPUS, "max_concurrency": CALLS}
-        return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
+        return self._make(kind, name=name, lifetime="detached")
+
+    def make_own(self, kind: type) -> Any:
+        """The same, but it ends with this process, however that ends."""
+        return self._make(kind)
+
+    def _make(self, kind: type, **options: object) -> Any:
+        usual = {"num_cpus": NODE_CPUS, "max_concurrency": CALLS, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+        return self._ray.remote(kind).options(**usual, **options).remote()
 
     def kill(self, actor: Any) -> None:
         """End an actor's process at once."""
