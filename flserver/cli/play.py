@@ -40,6 +40,7 @@ def play(
     mine = script.part_of(members, number, of)
     if not mine:
         raise UsageError(f"--part {number}/{of}: the script has {len(members)} trainers")
+    tls = _tls(given, mine)
     cluster = _cluster(stack, given["ray_address"], there)
     processors = os.cpu_count() if cluster is None else cluster.processors
     processes = min(given["processes"] or processors or 1, len(mine), MOST_PROCESSES)
@@ -56,7 +57,7 @@ def play(
             "places": {member.id: places[member.id] for member in mine},
             "of": len(members),
         }
-    split = parts.split(mine, processes, there, training, ports=fleet.local_ports())
+    split = parts.split(mine, processes, there, training, tls, ports=fleet.local_ports())
     host = given["host"] if server is None else "127.0.0.1"
     note(
         as_json,
@@ -74,6 +75,18 @@ def play(
     compared = outcome.Comparison(scripted=script.expected(mine, len(found.rounds)), done=found.done, recorded=recorded)
     final = _final_digest(Reader(db), found.run) if db is not None and found.run else None
     return tell(found, compared, final, as_json) or (EXIT_FAILED if ended else EXIT_DONE)
+
+
+def _tls(given: dict[str, Any], mine: Sequence[script.Member]) -> dict[str, Any] | None:
+    """How trainers speak TLS, where they do. Raises UsageError."""
+    told = {name: given[f"tls_{name}"] for name in ("ca", "cert", "key")}
+    if told["ca"] is None:
+        return None
+    from flserver.simulation.tls import Tls
+
+    told = {name: path and os.path.abspath(path) for name, path in told.items()} | {"host": hosts.bare(given["host"])}
+    Tls(told).context(mine[0].id)  # what is wrong with files is said before anything starts
+    return told
 
 
 def _cluster(stack: contextlib.ExitStack, address: str | None, there: hosts.Address | None) -> "Cluster | None":

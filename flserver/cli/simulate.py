@@ -143,6 +143,24 @@ class _Part(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
     is_flag=True,
     help="Play against a server that is not on this machine: it is yours to put under load.",
 )
+@click.option(
+    "--tls-ca",
+    type=click.Path(),
+    metavar="FILE",
+    help="Speak TLS, to a server whose certificate is from a CA of this file (PEM) and for --host.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(),
+    metavar="FILE",
+    help="Each trainer's certificate (PEM), with {id} for its id, for a server that asks for one; with --tls-ca only.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(),
+    metavar="FILE",
+    help="Its key, without a passphrase, with {id} too. Default: it is in the same file.",
+)
 @json_option
 @db_option
 @click.pass_context
@@ -184,6 +202,10 @@ def _check(given: dict[str, Any], typed: set[str]) -> hosts.Address | None:
         raise UsageError("--train needs --data, such as --data digits")
     if given["no_play"] and given["script"] is None:
         raise UsageError("--no-play needs --script FILE, where the script is to be written")
+    if given["tls_key"] and not given["tls_cert"]:
+        raise UsageError("--tls-key needs --tls-cert: a key is nothing without its certificate")
+    if given["tls_cert"] and not given["tls_ca"]:
+        raise UsageError("--tls-cert needs --tls-ca: without it nothing is encrypted")
     if given["ray_address"] is not None:
         check_cluster(given["ray_address"])
     if given["server_port"] is None:

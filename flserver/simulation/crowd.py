@@ -27,6 +27,7 @@ from flserver.simulation.answers import Piece
 from flserver.simulation.bodies import Bodies, Body
 from flserver.simulation.loop import Call, Ended, Link, Loop
 from flserver.simulation.script import Member, What, from_line
+from flserver.simulation.tls import Tls, TlsLink
 from flserver.simulation.trainer import Take, Trainer
 from flserver.simulation.uploads import Uploads
 
@@ -52,14 +53,16 @@ class Crowd:
         answers: Answers | None = None,
         samples: Mapping[str, int] | None = None,
         source: str | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """``uploads`` are made at a time, at most. ``answers`` makes an answer where that takes long, and ``samples``
-        says what each trainer then has. All come from the address ``source``, where that is said."""
+        says what each trainer then has. All come from the address ``source``, where that is said, and speak ``tls``."""
         self.loop, self.bodies, self.round = Loop(), Bodies(), 0
-        self._where, self._source, self._told, self._answers = where, source, told, answers
+        self._where, self._source, self._tls = where, source, tls
+        self._told, self._answers = told, answers
         self._trainers = [Trainer(one, (samples or {}).get(one.id, one.samples), self) for one in members]
         self._arrivals = deque(self._trainers)
-        self.uploads = Uploads(uploads, self.link, self.note, self._end_if_over)
+        self.uploads = Uploads(uploads, self.link, self.note, self._end_if_over, tls=tls is not None)
         self._awaited: set[str] = set()  # who is to come back, or to have sent twice, before the last answer of a round
         self._held: tuple[str, Call] | None = None  # whose answer that is
         self._done: dict[str, Counter[str]] = {}
@@ -170,8 +173,11 @@ class Crowd:
     def after(self, seconds: float, call: Call) -> None:
         self.loop.after(seconds, call)
 
-    def link(self, ended: Ended) -> Link:
+    def link(self, client_id: str, ended: Ended) -> Link:
         family, address = self._where
+        if self._tls is not None:
+            context = self._tls.context(client_id)
+            return TlsLink(self.loop, family, address, ended, self._source, context, self._tls.host)
         return Link(self.loop, family, address, ended, self._source)
 
 
@@ -196,7 +202,8 @@ def crowd_of(part: Mapping[str, Any], told: Told, spare: int = SPARE_DESCRIPTORS
         from flserver.simulation.training import training  # torch: only for who trains
 
         answers, samples = training(members, part["training"])
-    return Crowd(where, members, told, uploads, answers, samples, source=part["source"])
+    tls = None if part["tls"] is None else Tls(part["tls"])
+    return Crowd(where, members, told, uploads, answers, samples, part["source"], tls)
 
 
 def main() -> int:

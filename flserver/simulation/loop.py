@@ -127,16 +127,21 @@ class Link:
         """Nothing more comes from us."""
         self._socket.shutdown(socket.SHUT_WR)
 
+    @property
+    def _events(self) -> int:
+        """What is waited for."""
+        write = self._pieces or not self._connected
+        return (selectors.EVENT_WRITE if write else 0) | (selectors.EVENT_READ if self._reading else 0)
+
     def _watch(self) -> None:
-        events = selectors.EVENT_WRITE if self._pieces or not self._connected else 0
-        self._loop.watch(self._socket, events | (selectors.EVENT_READ if self._reading else 0), self._ready)
+        self._loop.watch(self._socket, self._events, self._ready)
 
     def _ready(self, events: int) -> None:
         if events & selectors.EVENT_WRITE:
             if not self._connected and not self._connect():
                 return
             self._write()
-        if events & selectors.EVENT_READ and self._reading and not self.closed:
+        if not self.closed and events & selectors.EVENT_READ & self._events:
             self._read()
         if not self.closed:
             self._watch()
@@ -151,16 +156,8 @@ class Link:
         return not self.closed
 
     def _write(self) -> None:
-        if not self._pieces:
+        if not self._pieces or not (sent := self._send(self._pieces)):
             return
-        try:
-            sent = self._socket.sendmsg(self._pieces)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._end(error.strerror or str(error))
-            return
-        self._loop.sent += sent
         while self._pieces and sent >= len(self._pieces[0]):
             sent -= len(self._pieces.pop(0))
         if self._pieces:
@@ -169,19 +166,36 @@ class Link:
             self._done = None
             done()
 
+    def _send(self, pieces: Sequence[memoryview]) -> int:
+        """How many bytes the system takes now; 0 also where the connection has ended."""
+        try:
+            sent = self._socket.sendmsg(pieces)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._end(error.strerror or str(error))
+            return 0
+        self._loop.sent += sent
+        return sent
+
     def _read(self) -> None:
+        data = self._receive()
+        if data == b"":
+            self._end("")
+        elif data is not None and self._take is not None:
+            self._take(data)
+
+    def _receive(self) -> bytes | None:
+        """What has come, empty at its end; None where nothing has, or the connection failed."""
         try:
             data = self._socket.recv(MOST_READ)
         except BlockingIOError:
-            return
+            return None
         except OSError as error:
             self._end(error.strerror or str(error))
-            return
+            return None
         self._loop.received += len(data)
-        if not data:
-            self._end("")
-        elif self._take is not None:
-            self._take(data)
+        return data
 
     def _end(self, why: str) -> None:
         self.close()

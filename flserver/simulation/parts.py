@@ -26,7 +26,8 @@ class FleetError(FlserverError):
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """``members`` are part ``number`` of ``of``, and play against ``where``: the address, and not its name, which could
-    mean another machine by now. They come from the address ``source``, or from where the system says."""
+    mean another machine by now. They come from the address ``source``, or from where the system says. ``tls`` is
+    what ``simulation.tls.Tls`` is told."""
 
     number: int
     of: int
@@ -34,6 +35,7 @@ class Part:
     where: hosts.Address
     source: str | None = None
     training: Mapping[str, Any] | None = None
+    tls: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         return f"part {self.number} of {self.of} of the fleet, {named([one.id for one in self.members])},"
@@ -41,7 +43,7 @@ class Part:
     def to_line(self) -> str:
         """As JSON, for whoever plays it."""
         told = {"members": [*map(to_line, self.members)], "where": self.where}
-        return json.dumps(told | {"source": self.source, "training": self.training})
+        return json.dumps(told | {"source": self.source, "training": self.training, "tls": self.tls})
 
 
 class Player(Protocol):
@@ -62,6 +64,7 @@ def split(
     parts: int,
     where: hosts.Address,
     training: Mapping[str, Any] | None = None,
+    tls: Mapping[str, Any] | None = None,
     *,
     ports: int,
 ) -> list[Part]:
@@ -77,6 +80,7 @@ def split(
             where=where,
             source=source,
             training=training,
+            tls=tls,
         )
         for number, source in enumerate(sources, 1)
     ]

@@ -26,7 +26,7 @@ class Surroundings(Protocol):
     uploads: Uploads
     round: int
 
-    def link(self, ended: Ended) -> Link: ...
+    def link(self, client_id: str, ended: Ended) -> Link: ...
     def after(self, seconds: float, call: Call) -> None: ...
     def count(self, client_id: str, *what: What) -> None: ...
     def note(self, text: str) -> None: ...
@@ -61,7 +61,7 @@ class Trainer:
         """Ask to take part, for the first time or again."""
         self.state = "asking"
         self._frames = Frames(self._around.bodies, self._around.round)
-        link = self._link = self._around.link(self._ended)
+        link = self._link = self._around.link(self.member.id, self._ended)
         samples = ABSURD_SAMPLES if self.member.lie == "samples" else self.samples
         body = encode_metadata(self.member.id, samples, {})
         link.send([encode_length(len(body)), body], lambda: None)
@@ -132,7 +132,9 @@ class Trainer:
         elif out.when == "before":
             self._leave()
         else:
-            self._around.make_answer(self, body, lambda pieces: self._around.uploads.half(pieces, self._leave))
+            self._around.make_answer(
+                self, body, lambda pieces: self._around.uploads.half(self.member.id, pieces, self._leave)
+            )
 
     def _send(self, pieces: list[Piece]) -> None:
         if self.state != "joined":
@@ -146,7 +148,7 @@ class Trainer:
             if self.sends_twice:
                 self._around.settled(self)
 
-        self._around.uploads.whole(pieces, done, copies=1 + self.sends_twice)
+        self._around.uploads.whole(self.member.id, pieces, done, copies=1 + self.sends_twice)
 
     def _leave(self) -> None:
         if self.state != "joined":
