@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flserver.process.ray_nodes import RayNodes
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
+GOODBYE_SECONDS = 0.001  # more for each connection: thousands of trainers are told one after another
 
 
 class Run:
@@ -161,7 +162,7 @@ class Run:
         """
         self.coordinator.join()
         self.server.stop_accepting()
-        self.server.close(SESSION_GRACE)
+        self.server.close(SESSION_GRACE + GOODBYE_SECONDS * self.server.open_connections)
 
 
 def _desk(exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":

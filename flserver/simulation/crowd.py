@@ -37,7 +37,7 @@ FEWEST_UPLOADS: Final = 16
 SETTLING = 0.1  # seconds from the word that somebody takes part until the server is sure to invite it
 LONGEST_HOLD = 60.0  # seconds, where what is waited for never comes
 
-Answers = Callable[[Member, Body], list[Piece]]
+Answers = Callable[[Member, Body, int], list[Piece]]
 Told = Callable[[Mapping[str, Any]], None]
 
 
@@ -160,13 +160,13 @@ class Crowd:
             (_, answer), self._held = self._held, None
             answer()
 
-    def make_answer(self, trainer: Trainer, body: Body, take: Take) -> None:
+    def make_answer(self, trainer: Trainer, body: Body, round: int, take: Take) -> None:
         """Give ``take`` what the trainer answers."""
         if self._answers is None:
-            take(body.model.answer(trainer.member, body.number))
+            take(body.model.answer(trainer.member, round))
         else:
             answers = self._answers
-            self.loop.when_idle(lambda: take(answers(trainer.member, body)))
+            self.loop.when_idle(lambda: take(answers(trainer.member, body, round)))
 
     # --- connections -------------------------------------------------------------------------------------------------
 

@@ -75,9 +75,9 @@ def test_the_record_of_a_fleet_that_drops_out_lags_and_lies_says_what_its_script
     assert sql(db, "SELECT COUNT(*) FROM v1_client_rounds WHERE participation = 'dropped'") == [(what["dropped"],)]
     assert len(first["rounds"]) == ROUNDS
 
-    # The same script, read, in parts that two simulations play at once, against a server that is there.
+    # The same script, read, in parts that two simulations play at once, against a server that is there, in processes.
     joining = sum(json.loads(line).get("lie") != "samples" for line in script.read_text().splitlines())
-    server = serve(start, joining, "--seed", "11")
+    server = serve(start, joining, "--seed", "11", "--ingest", "2")
     there = ("--server-port", server.port, "--db", server.db, "--script", script, "--json")
     parts = [simulate(*there, "--processes", 1, "--part", part) for part in ("1/2", "2/2")]
     again = [told(part) for part in parts]
