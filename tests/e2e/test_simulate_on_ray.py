@@ -42,7 +42,7 @@ def gone(*pids: int) -> bool:
 
 def test_it_is_as_scripted_by_its_own_account_and_by_the_record(tmp_path: Path, ray_cluster: RayCluster) -> None:
     fleet = ("--trainers", 12, "--rounds", 2, "--drop-out", 0.25, "--lie", 0.5, "--seed", 5, "--json")
-    process = simulate(tmp_path, ray_cluster, *fleet, stderr=subprocess.PIPE)
+    process = simulate(tmp_path, ray_cluster, *fleet, stderr=subprocess.DEVNULL)
     said, _ = process.communicate(PATIENCE)
     assert process.returncode == 0, said
     found = json.loads(said)
