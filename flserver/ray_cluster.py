@@ -17,8 +17,8 @@ from typing import Any
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
 
 ANSWER_SECONDS = 3.0  # that a cluster has to answer in, before anybody joins it
-NODE_CPUS = 0.5  # that an actor takes of its machine's, as Ray counts: one of a few cores has room for more
-CALLS = 16  # of an actor's methods at once: the line each way, sums, and questions of how it is
+NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too
+CALLS = 16  # of a node's methods at once: the line each way, sums, and questions of how it is
 MOST_OF_RAYS = 200  # characters of what Ray says, which may be paragraphs
 TOKEN_MODE = "RAY_AUTH_MODE"
 
@@ -50,13 +50,13 @@ def check_cluster(address: str) -> None:
 
 
 class Cluster:
-    """The cluster at ``address``, as the run or the fleet ``whose`` sees it: only its own actors. Raises UsageError."""
+    """The cluster at ``address``, as the run ``run_id`` sees it: only its own actors. Raises UsageError."""
 
-    def __init__(self, address: str, whose: str) -> None:
+    def __init__(self, address: str, run_id: str) -> None:
         if os.environ.setdefault(TOKEN_MODE, "token") != "token":  # Ray reads it as it is imported
             raise UsageError(
                 f"{TOKEN_MODE}={os.environ[TOKEN_MODE]}: who reaches the ports of a Ray cluster without tokens runs "
-                f"code on its machines; start it, and what joins it, with {TOKEN_MODE}=token"
+                f"code on its machines; start it, and this server, with {TOKEN_MODE}=token"
             )
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         try:
@@ -65,7 +65,7 @@ class Cluster:
                 self._ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise NotInstalled("--ray-address needs Ray", "ray") from error
-        self._address, self._namespace = address, f"flserver-{whose}"
+        self._address, self._namespace = address, f"flserver-{run_id}"
         self._join()
 
     def _join(self) -> None:
@@ -136,15 +136,13 @@ class Cluster:
 
     def make(self, kind: type, name: str) -> Any:
         """A new actor on a machine that has few; it outlives this process."""
-        return self._make(kind, name=name, lifetime="detached")
+        options = {"name": name, "lifetime": "detached", "num_cpus": NODE_CPUS, "max_concurrency": CALLS}
+        return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 
     def make_own(self, kind: type) -> Any:
-        """The same, but it ends with this process, however that ends."""
-        return self._make(kind)
-
-    def _make(self, kind: type, **options: object) -> Any:
-        usual = {"num_cpus": NODE_CPUS, "max_concurrency": CALLS, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        return self._ray.remote(kind).options(**usual, **options).remote()
+        """One without a name, which ends with this process, however that ends."""
+        options = {"num_cpus": NODE_CPUS, "max_concurrency": CALLS}
+        return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 
     def kill(self, actor: Any) -> None:
         """End an actor's process at once."""

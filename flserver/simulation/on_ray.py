@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from flserver.clock import monotonic
-from flserver.errors import UsageError
-from flserver.ray_cluster import ActorGone, Cluster
+from flserver.errors import FlserverError, UsageError
+from flserver.ray_cluster import Cluster
 from flserver.settings import hosts
 from flserver.simulation.parts import FleetError, Line, Part, is_loopback
 from flserver.simulation.ray_part import RayPart
@@ -55,7 +55,7 @@ class PartOnRay:
         """Wait until it is there. Raises UsageError, FleetError."""
         try:
             about = self._cluster.get(self._about, BEGIN_SECONDS)
-        except ActorGone as error:
+        except FlserverError as error:
             raise FleetError(
                 f"{self.part} has not begun ({error}): the cluster may have no room for so many --processes"
             ) from error
@@ -84,7 +84,7 @@ class PartOnRay:
     def _ask(self, asked: Any, seconds: float) -> Any:
         try:
             return self._cluster.get(asked, seconds)
-        except ActorGone as error:
+        except FlserverError as error:  # it is gone, or says so
             raise FleetError(f"{self.part} which {self._host} plays, has failed: {error}") from error
 
     def tell_to_end(self) -> None:
