@@ -19,9 +19,9 @@ from flserver.ingest.inbox import Inbox
 from flserver.ingest.node import Node
 from flserver.network.listener import Listener, Reservation
 from flserver.process.node import log_as, make_model
-from flserver.process.provenance import digest_of_package
 from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
 from flserver.settings import server_settings
+from flserver.sources import digest_of_package
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,15 +15,15 @@ from flserver.ingest.desk import Desk
 from flserver.network.listener import Listener
 from flserver.process.node import described
 from flserver.process.nodes import END_SECONDS
-from flserver.process.provenance import digest_of_package
-from flserver.process.ray_cluster import ActorGone, Cluster
 from flserver.process.ray_line import GONE_SECONDS, Line
 from flserver.process.ray_models import Lines, RayModels
 from flserver.process.ray_node import RayNode
 from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
+from flserver.ray_cluster import ActorGone, Cluster
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.recorded import from_anywhere
+from flserver.sources import digest_of_package
 
 Tell: TypeAlias = Callable[[str], None]
 

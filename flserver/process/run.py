@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flserver.process.ray_nodes import RayNodes
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
+GOODBYE_SECONDS = 0.001  # more for each connection: thousands of trainers are told one after another
 
 
 class Run:
@@ -161,7 +162,7 @@ class Run:
         """
         self.coordinator.join()
         self.server.stop_accepting()
-        self.server.close(SESSION_GRACE)
+        self.server.close(SESSION_GRACE + GOODBYE_SECONDS * self.server.open_connections)
 
 
 def _desk(exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":
@@ -194,7 +195,7 @@ def _rounds(launched: Launched) -> Rounds:
         min_updates=settled_quorum(plan, reader),
         identity=launched.admission.identity,
         visitors=[client.client_id for client in clients if not client.took_part],
-        places=places_of(plan.settings.network),
+        places=places_of(plan.settings.network, max(1, plan.settings.ingest.ingest)),
     )
     # A child that is not on record yet has its parent's history, as far as that is its own.
     parent = plan.parent if plan.resumed is None else None

@@ -21,8 +21,8 @@ from flserver.errors import FlserverError
 from flserver.models.state import State, state_of
 from flserver.network.listener import Reservation
 from flserver.process import ray_nodes
-from flserver.process.ray_cluster import ActorGone
 from flserver.process.ray_node import RayNode
+from flserver.ray_cluster import ActorGone
 from flserver.settings import server_settings
 from tests.e2e.harness import Peer
 from tests.ingest.several import Several
@@ -88,7 +88,7 @@ class Handle:
 
 
 class Threads:
-    """``process.ray_cluster.Cluster``'s part."""
+    """``ray_cluster.Cluster``'s part."""
 
     machine = "the server's"
 

@@ -17,10 +17,10 @@ from flserver.ingest.batches import BatchError, Item, to_bytes
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
 from flserver.process import ray_line, ray_nodes
-from flserver.process.ray_cluster import ActorGone
 from flserver.process.ray_line import Line
 from flserver.process.ray_node import NodesFault, RayNode
 from flserver.process.restarts import BURST, NONE_LEFT, TOO_OFTEN
+from flserver.ray_cluster import ActorGone
 from tests.e2e.harness import Peer
 from tests.ingest.at_desk import AtDesk
 from tests.ingest.on_threads import OnThreads, changed

@@ -1,4 +1,5 @@
-"""A Ray cluster that this machine belongs to: joined with a token or not at all, and asked for the actors of one run.
+"""A Ray cluster that this machine belongs to: joined with a token or not at all, and asked for the actors of one run,
+or of one simulated fleet.
 
 Nothing of Ray is imported before ``Cluster`` joins one. What it gives are Ray's own references and handles.
 """
@@ -6,13 +7,16 @@ Nothing of Ray is imported before ``Cluster`` joins one. What it gives are Ray's
 import importlib
 import logging
 import os
+import socket
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
 
+ANSWER_SECONDS = 3.0  # that a cluster has to answer in, before anybody joins it
 NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too
 CALLS = 8  # of a node's methods at once: the line each way, and models
 CALLS_APART = 2  # the same, of each group that has threads of its own
@@ -30,6 +34,26 @@ class Kind(Protocol):
 
 class ActorGone(FlserverError):
     """An actor has died, does not answer in time, or failed; ``str`` says which."""
+
+
+def check_cluster(address: str) -> None:
+    """Whether Ray is installed, and somebody listens at ``address``; nothing of Ray is imported. Raises UsageError.
+
+    To join, and so to hold the token against the cluster's, leaves traces in it.
+    """
+    if find_spec("ray") is None:
+        raise NotInstalled("--ray-address needs Ray", "ray")
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # Ray finds it by itself, or says what is wrong with it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"--ray-address {address}: no cluster answers there ({why}): look there with `ray status`, "
+            "or start one with `ray start --head`, which this machine belongs to"
+        ) from error
 
 
 class Cluster:
@@ -90,6 +114,16 @@ class Cluster:
         """This machine, as Ray knows it."""
         return str(self._ray.get_runtime_context().get_node_id())
 
+    @property
+    def machines(self) -> Mapping[str, str]:
+        """Those that are there, as Ray knows them, each with its address in the cluster."""
+        return {str(one["NodeID"]): str(one["NodeManagerAddress"]) for one in self._ray.nodes() if one["Alive"]}
+
+    @property
+    def processors(self) -> int:
+        """Of all machines, as Ray counts."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
     # --- actors ------------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
@@ -116,6 +150,11 @@ class Cluster:
         options = {"name": name, "lifetime": "detached", "num_cpus": NODE_CPUS, "max_concurrency": CALLS}
         made = self._ray.remote(concurrency_groups=groups)(kind)
         return made.options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
+
+    def make_own(self, kind: type) -> Any:
+        """One without a name, which ends with this process, however that ends."""
+        options = {"num_cpus": NODE_CPUS, "max_concurrency": CALLS}
+        return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 
     def kill(self, actor: Any) -> None:
         """End an actor's process at once."""
