@@ -4,17 +4,19 @@ or of one simulated fleet.
 Nothing of Ray is imported before ``Cluster`` joins one. What it gives are Ray's own references and handles.
 """
 
+import atexit
 import importlib
 import logging
 import os
 import socket
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
+from flserver.ray_head import Head
 
 ANSWER_SECONDS = 3.0  # that a cluster has to answer in, before anybody joins it
 NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too
@@ -73,6 +75,7 @@ class Cluster:
         except ImportError as error:
             raise NotInstalled("--ray-address needs Ray", "ray") from error
         self._address, self._namespace = address, f"flserver-{run_id}"
+        self._head: Head | None = None
         self._join()
 
     def _join(self) -> None:
@@ -105,9 +108,24 @@ class Cluster:
         except BaseException as error:
             failed.append(error)
 
+    def watch(self, gone: Callable[[str], None]) -> None:
+        """Have ``gone`` told why, once, when there is no head any more: with it goes the cluster."""
+        self._head = Head(str(self._ray.get_runtime_context().gcs_address), gone)
+        self._head.start()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether ``gone`` was told. Who then asks the cluster for something may wait until Ray ends this process."""
+        return self._head is not None and self._head.is_gone
+
     def leave(self) -> None:
         """Nothing of the cluster is used from here on."""
-        self._ray.shutdown()
+        if self._head is not None:
+            self._head.close()
+        if self.is_gone:
+            atexit.unregister(self._ray.shutdown)
+        else:
+            self._ray.shutdown()
 
     @property
     def machine(self) -> str:
@@ -128,6 +146,8 @@ class Cluster:
 
     def names(self) -> list[str]:
         """The run's actors that there are, of whichever process; none where the cluster does not answer."""
+        if self.is_gone:
+            return []
         try:
             return list(self._ray.util.list_named_actors())
         except Exception as error:

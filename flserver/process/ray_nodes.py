@@ -57,7 +57,7 @@ class RayNodes:
         self._closing = threading.Event()
         self._here, self._code = "", digest_of_package()
         self._threads = [
-            threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}")
+            threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}", daemon=True)
             for slot in range(1, settings.ingest.ingest + 1)
         ]
         models = RayModels(self._cluster, self._lines)
@@ -66,6 +66,7 @@ class RayNodes:
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be. What an earlier server of the run left is used again."""
         self._here = self._cluster.machine
+        self._cluster.watch(self._end_run)
         ours = {_name(slot) for slot in range(1, len(self._threads) + 1)}
         for name in self._cluster.names():
             if name not in ours and (actor := self._cluster.find(name)) is not None:
@@ -93,8 +94,8 @@ class RayNodes:
         self.stop_accepting()
         self._desk.close(grace, END_SECONDS)
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+            while thread.is_alive() and not self._cluster.is_gone:
+                thread.join(PAUSE_SECONDS)
         for name in self._cluster.names():
             if (actor := self._cluster.find(name)) is not None:
                 self._cluster.kill(actor)
@@ -168,9 +169,8 @@ class RayNodes:
             self._started += 1
             name = f"node-{self._started}"
             beside = machine == self._here or any(line.machine == machine for line in self._lines.now.values())
-            host, port = (
-                self._listener.address if machine == self._here else (about["host"], self._settings.network.server_port)
-            )
+            there = about["host"], self._settings.network.server_port
+            host, port = self._listener.address if machine == self._here else there
             what = described(self._settings, self._run_id, name)
             begun = self._started_by(actor.begin.remote(what, host, port, beside))
             if "error" in begun:

@@ -91,6 +91,7 @@ class Threads:
     """``ray_cluster.Cluster``'s part."""
 
     machine = "the server's"
+    is_gone = False
 
     def __init__(self, address: str, run_id: str) -> None:
         self._pool = ThreadPoolExecutor(64)
@@ -112,7 +113,7 @@ class Threads:
         return self._pool.submit(called)
 
     def names(self) -> list[str]:
-        return [name for name, handle in self.actors.items() if not handle.dead]
+        return [name for name, handle in self.actors.items() if not (handle.dead or self.is_gone)]
 
     def find(self, name: str) -> Handle | None:
         handle = self.actors.get(name)
@@ -150,6 +151,9 @@ class Threads:
 
     def get_all(self, references: "list[Future[Any]]", seconds: float) -> list[Any]:
         return [self.get(reference, seconds) for reference in references]
+
+    def watch(self, gone: Callable[[str], None]) -> None:
+        """It has no head."""
 
     def leave(self) -> None:
         self._pool.shutdown()
