@@ -17,6 +17,7 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.lines import LineEnd, send_first
 from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
+from flserver.process.about_node import About
 from flserver.process.node import described
 from flserver.settings import ServerSettings
 
@@ -58,15 +59,14 @@ class Nodes:
         self._lock = threading.Lock()  # guards all below
         self._children: list[Child] = []
         self._kept = settings.ingest.ingest  # there are so many, or another comes in the place of one that is gone
-        self._started = 0
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._closing = False
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be. Raises StartError where one cannot be started."""
         try:
-            for _ in range(self._settings.ingest.ingest):
-                self._begin()
+            for slot in range(1, self._settings.ingest.ingest + 1):
+                self._begin(slot)
         except OSError as error:
             self.close(0.0)
             raise StartError(f"--ingest: a process cannot be started: {error.strerror}") from error
@@ -98,12 +98,11 @@ class Nodes:
             child.end()
         self._listener.close()
 
-    def _begin(self) -> None:
+    def _begin(self, slot: int) -> None:
         with self._lock:
             if self._closing:
                 return
-            self._started += 1
-            name = f"node-{self._started}"
+            name = self._desk.named.new()
             ours, its = socket.socketpair()
             with its:
                 listening, line = self._listener.socket.fileno(), its.fileno()
@@ -113,7 +112,7 @@ class Nodes:
                 except OSError:
                     ours.close()
                     raise
-            place = self._desk.open(name)
+            place = self._desk.open(name, About.of_here(process.pid).starts(name, slot, *self._listener.address))
             end = LineEnd(
                 ours,
                 place,
@@ -155,7 +154,7 @@ class Nodes:
             logger.error("%d nodes went within %g s: none is started in their place", DEATHS, DEATH_SECONDS)
         else:
             try:
-                return self._begin()
+                return self._begin(place.slot)
             except OSError as error:
                 logger.error("no node can be started in the place of %s: %s", place.name, error.strerror)
         with self._lock:

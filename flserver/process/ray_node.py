@@ -9,14 +9,15 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.ingest.node import Node
 from flserver.network.listener import Listener, Reservation
+from flserver.process.about_node import About
 from flserver.process.node import log_as, make_model
-from flserver.process.provenance import digest_of_package
 from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
 from flserver.settings import server_settings
 
@@ -43,13 +44,13 @@ class RayNode:
         self._reserved: Reservation | None = None
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
-        self._code = digest_of_package()
+        self._about = About.of_here(os.getpid())
         self._stopped = threading.Event()
         # Ray ends this process without asking: nobody joins a thread in it.
         threading.Thread(target=self._watch, name="node-watch", daemon=True).start()
 
     def where(self) -> dict[str, Any]:
-        """The machine, as Ray knows it and by its address there; the process, and of which sources it is."""
+        """The machine, as Ray knows it and by its address there; the process, and what goes on record of it."""
         import ray
 
         context = ray.get_runtime_context()
@@ -58,7 +59,8 @@ class RayNode:
             "host": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
             "tokens": os.environ.get("RAY_AUTH_MODE") == "token",
-            "code": self._code,
+            "code": self._about.code["flserver"],
+            "about": asdict(self._about),
         }
 
     def begin(self, described: bytes, host: str, port: int, beside: bool) -> dict[str, Any]:

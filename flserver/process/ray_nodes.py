@@ -19,6 +19,7 @@ from flserver.ingest.batches import raw_of
 from flserver.ingest.desk import Desk, NodeGone
 from flserver.ingest.place import Place
 from flserver.network.listener import Listener
+from flserver.process.about_node import About
 from flserver.process.node import described
 from flserver.process.nodes import DEATH_SECONDS, DEATHS, END_SECONDS, NONE_LEFT
 from flserver.process.provenance import digest_of_package
@@ -67,7 +68,6 @@ class RayNodes:
         self._lock = threading.Lock()  # guards the seven below
         self._kept = settings.ingest.ingest  # slots in which there is a node, or will be
         self._lines: dict[str, Line] = {}
-        self._started = 0
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._model: tuple[int, Any] | None = None
         self._layout: State = {}
@@ -154,7 +154,7 @@ class RayNodes:
         """Find or start the node of this slot, and speak with it to its end. Raises ActorGone, and UsageError where it
         cannot be a node of this run."""
         actor, about = self._actor(slot)
-        line = self._begin(actor, about)
+        line = self._begin(slot, actor, about)
         name, place = line.place.name, line.place
         teller = threading.Thread(target=self._tell, args=(line,), name=f"line-out-{name}")
         teller.start()
@@ -204,12 +204,11 @@ class RayNodes:
             raise
         return made, about
 
-    def _begin(self, actor: Any, about: dict[str, Any]) -> Line:
+    def _begin(self, slot: int, actor: Any, about: dict[str, Any]) -> Line:
         machine = about["machine"]
         with self._begins:
+            name = self._desk.named.new()
             with self._lock:
-                self._started += 1
-                name = f"node-{self._started}"
                 beside = machine == self._here or any(line.machine == machine for line in self._lines.values())
             host, port = (
                 self._listener.address if machine == self._here else (about["host"], self._settings.network.server_port)
@@ -218,7 +217,8 @@ class RayNodes:
             begun = self._cluster.get(actor.begin.remote(what, host, port, beside), BEGIN_SECONDS)
             if "error" in begun:
                 raise UsageError(begun["error"])
-            line = Line(actor, machine, self._desk.open(name))
+            started = About(**about["about"]).starts(name, slot, begun["host"], begun["port"])
+            line = Line(actor, machine, self._desk.open(name, started))
             with self._lock:
                 self._lines[name] = line
                 if self._model is not None:

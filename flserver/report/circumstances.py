@@ -7,8 +7,10 @@ from typing import Any
 from flserver.record.told import NO_VALUE, OfClients
 from flserver.report.facts import NUMBERS_TOLD, Facts, details, is_default, shown_setting
 from flserver.report.tables import Column, Table, table
-from flserver.report.values import NONE, as_json, between, count, duration, listed, moment, of, text
+from flserver.report.values import NONE, as_json, between, count, duration, listed, moment, of, size, text
+from flserver.settings.hosts import with_port
 from flserver.settings.server import SERVER_SETTINGS
+from flserver.store.reader import Row
 
 WITHHELD = "(left out)"
 NAMED = 3  # clients that told the same and are named
@@ -152,6 +154,32 @@ def processes(facts: Facts) -> Table:
         for row in facts.processes
     )
     return table("Server processes", columns, rows)
+
+
+def nodes(facts: Facts) -> Table:
+    """Who served trainers in the server's stead; where, and how it showed that one was gone, only if ``personal``."""
+    columns: list[Column] = [("node", "text"), ("from", "time"), ("to", "time"), ("its end", "text")]
+    columns += [(name, "number") for name in ("connections", "updates", "lost", "bytes in", "bytes out")]
+    if facts.personal:
+        columns[1:1] = [("machine, process", "text"), ("listens on", "text")]
+    return table("Ingest nodes", columns, (_node(facts, row) for row in facts.nodes))
+
+
+def _node(facts: Facts, row: Row) -> list[str]:
+    end = {"finished": "in order"}.get(row["end_reason"], text(row["end_reason"]))
+    if row["lost"]:
+        end = f"gone: {end}" if facts.personal else "gone"
+    where = (
+        (f"{row['host']}, {row['pid']}", with_port(row["listen_host"], row["listen_port"])) if facts.personal else ()
+    )
+    return [
+        text(row["node"]),
+        *map(text, where),
+        *(moment(row[key]) for key in ("started_at", "ended_at")),
+        end,
+        *(count(row[key]) for key in ("connections", "updates", "updates_lost")),
+        *(size(row[key]) for key in ("bytes_in", "bytes_out")),
+    ]
 
 
 def acts(facts: Facts) -> Table:
