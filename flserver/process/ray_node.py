@@ -45,6 +45,7 @@ class RayNode:
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
         self._about = About.of_here(os.getpid())
+        self._code = self._about.code["flserver"]
         self._stopped = threading.Event()
         # Ray ends this process without asking: nobody joins a thread in it.
         threading.Thread(target=self._watch, name="node-watch", daemon=True).start()
@@ -59,7 +60,7 @@ class RayNode:
             "host": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
             "tokens": os.environ.get("RAY_AUTH_MODE") == "token",
-            "code": self._about.code["flserver"],
+            "code": self._code,
             "about": asdict(self._about),
         }
 

@@ -127,7 +127,6 @@ def whole_run() -> list[Event]:
         facts.strangers_summed(7, 0, 0, 0, 0, 0, 0, "silent", "unknown", "other", None),
         facts.node_started(1),
         facts.node_started(2),
-        facts.opened(9, node="node-2"),
         facts.node_lost(updates=(), node="node-2", slot=2),
         facts.node_ended(),
         facts.node_lost(updates=()),
