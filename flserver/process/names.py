@@ -8,6 +8,7 @@ from pathlib import Path
 from flserver.errors import NotInstalled, UsageError
 from flserver.files import complaints, group_id
 from flserver.plugins import check_importable, check_name
+from flserver.process.ray_room import require_room
 from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, StorePolicy, defaults
 from flserver.settings.hosts import Unresolved, addresses
 from flserver.settings.policies import check_kept
@@ -105,16 +106,16 @@ def _ray(settings: ServerSettings) -> None:
     if find_spec("ray") is None:
         raise NotInstalled("--ray-address needs Ray", "ray")
     host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()):
-        return  # Ray finds it by itself, or says what is wrong with it
-    try:  # whether anybody listens there; to join, and so to hold the token against the cluster's, leaves traces in it
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"--ray-address {address}: no cluster answers there ({why}): look there with `ray status`, "
-            "or start one with `ray start --head`, which this machine belongs to"
-        ) from error
+    if host and port.isdecimal():  # else Ray finds it by itself, or says what is wrong with it
+        try:  # first: Ray would try for a minute
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(
+                f"--ray-address {address}: no cluster answers there ({why}): look there with `ray status`, "
+                "or start one with `ray start --head`, which this machine belongs to"
+            ) from error
+    require_room(address, settings.ingest.ingest)
 
 
 NAMES = (_ray, _host, _group, _model, _strategy, _eval_data, _evaluate, _kept_updates, _sign_key)
