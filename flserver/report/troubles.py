@@ -96,10 +96,10 @@ def _nodes_gone(facts: Facts) -> list[str]:
         if row["reason"] == "quorum" and any(row["started_at"] <= end <= row["ended_at"] for end in ends)
     ]
     if for_that:
-        were = "attempt that had too few updates" if len(for_that) == 1 else "attempts that had too few updates"
+        attempts = of(len(for_that), "attempt that had", "attempts that had")
         said.append(
-            f"During {of(len(for_that), were, were)} nodes were gone, which costs what they had: of round "
-            f"{rounds(for_that)}. Trainers may not be to blame."
+            f"Nodes went during {attempts} too few updates then, of round {rounds(for_that)}: what they had was "
+            "missing, and trainers may not be to blame."
         )
     return said
 
