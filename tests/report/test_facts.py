@@ -262,6 +262,7 @@ def test_a_node_that_went_is_named_and_so_are_the_attempts_that_missed_their_quo
         "Nodes went during 1 attempt that had too few updates then, of round 1: what they had was missing, and "
         "trainers may not be to blame."
     ) in said, "not during the second attempt"
+    assert "It took 1 server process and 3 ingest nodes." in words.summary(told)[1]
     table = nodes_table(told)
     assert [column for column, _ in table.columns][:4] == ["node", "from", "to", "its end"]
     assert [(row[0], row[3]) for row in table.rows] == [("node-1", "—"), ("node-2", "gone"), ("node-3", "—")]
