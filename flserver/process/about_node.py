@@ -1,5 +1,6 @@
 """What goes on record of an ingest node when it begins: which process it is, on which machine, and made of what."""
 
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ class About:
     cpu: str
 
     @classmethod
-    def of_here(cls, pid: int) -> "About":
-        """A process of this machine, made of what is installed here now."""
-        return cls(host=socket.gethostname(), pid=pid, **vars(provenance({})))
+    def of_this(cls) -> "About":
+        """This process; or one that it starts now, but for its ``pid``. Raises OSError where sources cannot be read."""
+        return cls(host=socket.gethostname(), pid=os.getpid(), **vars(provenance({})))
 
     def starts(self, name: str, slot: int, host: str, port: int) -> NodeStarted:
         """It becomes the node of that name, and listens there."""

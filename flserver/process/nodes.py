@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from flserver.clock import monotonic
 from flserver.errors import StartError
@@ -102,7 +103,7 @@ class Nodes:
         with self._lock:
             if self._closing:
                 return
-            name = self._desk.named.new()
+            name, about = self._desk.named.new(), About.of_this()
             ours, its = socket.socketpair()
             with its:
                 listening, line = self._listener.socket.fileno(), its.fileno()
@@ -112,7 +113,7 @@ class Nodes:
                 except OSError:
                     ours.close()
                     raise
-            place = self._desk.open(name, About.of_here(process.pid).starts(name, slot, *self._listener.address))
+            place = self._desk.open(name, replace(about, pid=process.pid).starts(name, slot, *self._listener.address))
             end = LineEnd(
                 ours,
                 place,

@@ -44,7 +44,7 @@ class RayNode:
         self._reserved: Reservation | None = None
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
-        self._about = About.of_here(os.getpid())
+        self._about = About.of_this()
         self._code = self._about.code["flserver"]
         self._stopped = threading.Event()
         # Ray ends this process without asking: nobody joins a thread in it.
