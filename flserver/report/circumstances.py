@@ -159,9 +159,9 @@ def processes(facts: Facts) -> Table:
 def nodes(facts: Facts) -> Table:
     """Who served trainers in the server's stead; where, and how it showed that one was gone, only if ``personal``."""
     columns: list[Column] = [("node", "text"), ("from", "time"), ("to", "time"), ("its end", "text")]
-    columns += [(name, "number") for name in ("connections", "updates", "lost", "bytes in", "bytes out")]
+    columns += [(name, "number") for name in ("connections", "updates", "lost")] + [("bytes in, and out", "text")]
     if facts.personal:
-        columns[1:1] = [("machine, process", "text"), ("listens on", "text")]
+        columns.insert(1, ("machine, process, where it listens", "text"))
     return table("Ingest nodes", columns, (_node(facts, row) for row in facts.nodes))
 
 
