@@ -127,7 +127,7 @@ def _told(value: str) -> str:
 def processes(facts: Facts) -> Table:
     columns: list[Column] = [
         ("process", "number"),
-        ("user", "text"),
+        ("machine, user" if facts.personal else "user", "text"),
         ("from", "time"),
         ("to", "time"),
         ("lasted", "number"),
@@ -137,13 +137,10 @@ def processes(facts: Facts) -> Table:
         ("went on from", "number"),
         ("flserver, Python, torch", "text"),
     ]
-    if facts.personal:
-        columns.insert(1, ("machine", "text"))
     rows = (
         [
             str(row["process_id"]),
-            *([text(row["host"])] if facts.personal else []),
-            text(row["user"], 60),
+            f"{text(row['host'])}, {text(row['user'], 60)}" if facts.personal else text(row["user"], 60),
             moment(row["started_at"]),
             moment(row["ended_at"]),
             duration(between(row["started_at"], row["ended_at"])),
@@ -158,7 +155,7 @@ def processes(facts: Facts) -> Table:
 
 def nodes(facts: Facts) -> Table:
     """Who served trainers in the server's stead; where, and how it showed that one was gone, only if ``personal``."""
-    columns: list[Column] = [("node", "text"), ("from", "time"), ("to", "time"), ("its end", "text")]
+    columns: list[Column] = [("node", "time"), ("from", "time"), ("to", "time"), ("its end", "text")]
     columns += [(name, "number") for name in ("connections", "updates", "lost")] + [("bytes in, and out", "text")]
     if facts.personal:
         columns.insert(1, ("machine, process, where it listens", "text"))
@@ -169,16 +166,13 @@ def _node(facts: Facts, row: Row) -> list[str]:
     end = {"finished": "in order"}.get(row["end_reason"], text(row["end_reason"]))
     if row["lost"]:
         end = f"gone: {end}" if facts.personal else "gone"
-    where = (
-        (f"{row['host']}, {row['pid']}", with_port(row["listen_host"], row["listen_port"])) if facts.personal else ()
-    )
+    where = f"{row['host']}, {row['pid']}, {with_port(row['listen_host'], row['listen_port'])}"
     return [
-        text(row["node"]),
-        *map(text, where),
+        *map(text, [row["node"], *([where] if facts.personal else [])]),
         *(moment(row[key]) for key in ("started_at", "ended_at")),
         end,
         *(count(row[key]) for key in ("connections", "updates", "updates_lost")),
-        *(size(row[key]) for key in ("bytes_in", "bytes_out")),
+        f"{size(row['bytes_in'])}, {size(row['bytes_out'])}",
     ]
 
 
