@@ -155,7 +155,13 @@ def processes(facts: Facts) -> Table:
 
 def nodes(facts: Facts) -> Table:
     """Who served trainers in the server's stead; where, and how it showed that one was gone, only if ``personal``."""
-    columns: list[Column] = [("node", "time"), ("from", "time"), ("to", "time"), ("its end", "text")]
+    # A name is of the kind that is not broken over lines.
+    columns: list[Column] = [
+        ("node", "time"),
+        ("from", "time"),
+        ("to", "time"),
+        ("its end", "text"),
+    ]  # "time": on one line
     columns += [(name, "number") for name in ("connections", "updates", "lost")] + [("bytes in, and out", "text")]
     if facts.personal:
         columns.insert(1, ("machine, process, where it listens", "text"))
