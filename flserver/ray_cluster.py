@@ -28,6 +28,15 @@ TOKEN_MODE = "RAY_AUTH_MODE"
 logger = logging.getLogger(__name__)
 
 
+def require_tokens() -> None:
+    """Have Ray ask for tokens, in this process and its children. Raises UsageError where it is told not to."""
+    if os.environ.setdefault(TOKEN_MODE, "token") != "token":  # Ray reads it as it is imported
+        raise UsageError(
+            f"{TOKEN_MODE}={os.environ[TOKEN_MODE]}: who reaches the ports of a Ray cluster without tokens runs "
+            f"code on its machines; start it, and this server, with {TOKEN_MODE}=token"
+        )
+
+
 class Kind(Protocol):
     """What an actor is made of."""
 
@@ -62,11 +71,7 @@ class Cluster:
     """The cluster at ``address``, as the run ``run_id`` sees it: only its own actors. Raises UsageError."""
 
     def __init__(self, address: str, run_id: str) -> None:
-        if os.environ.setdefault(TOKEN_MODE, "token") != "token":  # Ray reads it as it is imported
-            raise UsageError(
-                f"{TOKEN_MODE}={os.environ[TOKEN_MODE]}: who reaches the ports of a Ray cluster without tokens runs "
-                f"code on its machines; start it, and this server, with {TOKEN_MODE}=token"
-            )
+        require_tokens()
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         try:
             with warnings.catch_warnings():

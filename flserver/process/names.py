@@ -7,6 +7,7 @@ from pathlib import Path
 from flserver.errors import NotInstalled, UsageError
 from flserver.files import complaints, group_id
 from flserver.plugins import check_importable, check_name
+from flserver.process.ray_room import require_room
 from flserver.ray_cluster import check_cluster
 from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, StorePolicy, defaults
 from flserver.settings.hosts import Unresolved, addresses
@@ -100,7 +101,8 @@ def _sign_key(settings: ServerSettings) -> None:
 def _ray(settings: ServerSettings) -> None:
     address = settings.ingest.ray_address
     if address is not None:
-        check_cluster(address)
+        check_cluster(address)  # first: Ray would try for a minute
+        require_room(address, settings.ingest.ingest)
 
 
 NAMES = (_ray, _host, _group, _model, _strategy, _eval_data, _evaluate, _kept_updates, _sign_key)

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flserver.clock import monotonic
@@ -18,10 +19,10 @@ from flserver.ingest.faults import out_of_memory
 from flserver.ingest.inbox import Inbox
 from flserver.ingest.node import Node
 from flserver.network.listener import Listener, Reservation
+from flserver.process.about_node import About
 from flserver.process.node import log_as, make_model
 from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
 from flserver.settings import server_settings
-from flserver.sources import digest_of_package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,13 +65,14 @@ class RayNode:
         self._why = SERVES_NONE  # there is no node
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
-        self._code = digest_of_package()
+        self._about = About.of_this()
+        self._code = self._about.code["flserver"]
         self._stopped = threading.Event()
         # Ray ends this process without asking: nobody joins a thread in it.
         threading.Thread(target=self._watch, name="node-watch", daemon=True).start()
 
     def where(self) -> dict[str, Any]:
-        """The machine, as Ray knows it and by its address there; the process, and of which sources it is."""
+        """The machine, as Ray knows it and by its address there; the process, and what goes on record of it."""
         import ray
 
         context = ray.get_runtime_context()
@@ -80,6 +82,7 @@ class RayNode:
             "pid": os.getpid(),
             "tokens": os.environ.get("RAY_AUTH_MODE") == "token",
             "code": self._code,
+            "about": asdict(self._about),
         }
 
     def begin(self, described: bytes, host: str, port: int, beside: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from flserver.clock import Deadline, monotonic
 from flserver.errors import FlserverError, UsageError
 from flserver.ingest.desk import Desk
 from flserver.network.listener import Listener
+from flserver.process.about_node import About
 from flserver.process.node import described
 from flserver.process.nodes import END_SECONDS
 from flserver.process.ray_line import GONE_SECONDS, Line
@@ -50,7 +51,6 @@ class RayNodes:
         self._run_id, self._say, self._end_run = run_id, say, end_run
         self._cluster = Cluster(settings.ingest.ray_address, run_id)
         self._begins = threading.Lock()  # one node at a time: the first one of a machine has the port alone
-        self._started = 0  # guarded by that too
         self._lines = Lines()
         self._lock = threading.Lock()  # guards the two below: what begins is told of the end, or does not begin
         self._budget = RestartBudget(settings.ingest.ingest)
@@ -134,7 +134,7 @@ class RayNodes:
         """Find or start the node of this slot, and speak with it to its end. Raises ActorGone, and UsageError where it
         cannot be a node of this run."""
         actor, about = self._actor(slot)
-        line = self._begin(actor, about)
+        line = self._begin(slot, actor, about)
         try:
             line.serve()
         finally:
@@ -163,11 +163,10 @@ class RayNodes:
             raise
         return made, about
 
-    def _begin(self, actor: Any, about: dict[str, Any]) -> Line:
+    def _begin(self, slot: int, actor: Any, about: dict[str, Any]) -> Line:
         machine = about["machine"]
         with self._begins:
-            self._started += 1
-            name = f"node-{self._started}"
+            name = self._desk.named.new()
             beside = machine == self._here or any(line.machine == machine for line in self._lines.now.values())
             there = about["host"], self._settings.network.server_port
             host, port = self._listener.address if machine == self._here else there
@@ -175,10 +174,11 @@ class RayNodes:
             begun = self._started_by(actor.begin.remote(what, host, port, beside))
             if "error" in begun:
                 raise UsageError(begun["error"])
+            started = About(**about["about"]).starts(name, slot, begun["host"], begun["port"])
             with self._lock:
                 if self._closing.is_set():
                     raise ActorGone(RUN_OVER)
-                line = Line(self._cluster, actor, machine, self._desk.open(name))
+                line = Line(self._cluster, actor, machine, self._desk.open(name, started))
             self._lines.add(line)
         place = with_port(begun["host"], begun["port"])
         self._say(f"{name} (process {about['pid']}): listening for trainers on {place}")

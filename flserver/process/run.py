@@ -56,7 +56,7 @@ class Run:
         self.exchange = Exchange(_rounds(launched), CurrentModel(basis.round, {}, basis.digest))
         self._folding = Folding(self.exchange)
         self.coordinator = self._make_coordinator()
-        self.desk = _desk(self.exchange, recorder, seeds) if nodes else None
+        self.desk = _desk(launched, self.exchange, recorder, seeds) if nodes else None
         self._context = Context(
             run_id=launched.plan.run_id,
             goodbye=settings.network.goodbye,
@@ -165,13 +165,15 @@ class Run:
         self.server.close(SESSION_GRACE + GOODBYE_SECONDS * self.server.open_connections)
 
 
-def _desk(exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":
+def _desk(launched: Launched, exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":
     from flserver.ingest.desk import Desk
-    from flserver.ingest.ids import Ids
+    from flserver.ingest.ids import Ids, Names
     from flserver.ingest.questions import IdKind
 
     kinds: tuple[IdKind, ...] = get_args(IdKind)
-    return Desk(exchange, recorder, Ids({kind: getattr(seeds, kind) for kind in kinds}))
+    desk = Desk(exchange, recorder, Ids({kind: getattr(seeds, kind) for kind in kinds}))
+    desk.named = Names(launched.reader.nodes_named(launched.plan.run_id))
+    return desk
 
 
 def _nodes(launched: Launched, desk: "Desk", end_run: Callable[[str], None]) -> "Nodes | RayNodes":

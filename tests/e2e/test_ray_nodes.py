@@ -55,6 +55,7 @@ def test_a_server_without_the_token_is_refused(tmp_path: Path, ray_cluster: RayC
     with ServerProcess(tmp_path, "--ingest", "1", "--ray-address", ray_cluster.address, env=wrong) as server:
         assert server.exit_code() == 2, server.log
         assert "the token to be the cluster's" in server.log
+        assert not server.db.exists(), "it ended before it made anything"
     without = ray_cluster.env | {"RAY_AUTH_MODE": "disabled"}
     with ServerProcess(tmp_path, "--ingest", "1", "--ray-address", ray_cluster.address, env=without) as server:
         assert server.exit_code() == 2, server.log

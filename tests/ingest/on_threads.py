@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from concurrent.futures import wait as settle
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ class OnThreads:
 
             def where(self) -> dict[str, Any]:
                 where = {"machine": self._machine, "host": "127.0.0.1", "pid": 0}
-                return where | {"tokens": True, "code": self._code}
+                return where | {"tokens": True, "code": self._code, "about": asdict(self._about)}
 
         for place, new in (
             ("ray_nodes.Cluster", Threads),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flserver.errors import FlserverError
-from flserver.events import NodeLost
+from flserver.events import NodeLost, NodeStarted
 from flserver.ingest import told as t
 from flserver.ingest.batches import BatchError, Item, to_bytes
 from flserver.ingest.node import Node
@@ -275,9 +275,9 @@ def test_a_node_that_has_begun_as_the_server_ends_serves_nobody(
         run.nodes.stop_accepting()
         return there
 
-    def open_place(name: str) -> object:
+    def open_place(name: str, started: NodeStarted) -> object:
         opened.append(name)
-        return opens(name)
+        return opens(name, started)
 
     monkeypatch.setattr(RayNode, "begin", begun)
     monkeypatch.setattr(run.several.desk, "open", open_place)

@@ -65,5 +65,8 @@ def test_a_ray_cluster_that_nobody_answers_for_is_none(monkeypatch: pytest.Monke
         with pytest.raises(UsageError, match=rf"--ray-address {address}: no cluster answers there \(.*refused"):
             check_names(server_settings({"ingest": 2, "ray_address": address}))
         somebody.listen()
+        asked = list[tuple[str, int]]()
+        monkeypatch.setattr("flserver.process.names.require_room", lambda *what: asked.append(what))
         check_names(server_settings({"ingest": 2, "ray_address": address}))
-    check_names(server_settings({"ingest": 2, "ray_address": "auto"}))
+    check_names(server_settings({"ingest": 3, "ray_address": "auto"}))
+    assert asked == [(address, 2), ("auto", 3)]
