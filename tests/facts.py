@@ -218,6 +218,12 @@ def update(
     return e.UpdateReceived(**(defaults | more))
 
 
+def node_started(number: int = 1, slot: int | None = None) -> e.NodeStarted:
+    made_of: dict[str, Any] = {"code": {"flserver": "sha256:aa"}, "libraries": {"torch": "2.9.0"}, "cpu": "some"}
+    where: dict[str, Any] = {"host": "fl-b", "pid": 4242 + number, "listen_host": "10.0.0.2", "listen_port": 50052}
+    return e.NodeStarted(node=f"node-{number}", slot=number if slot is None else slot, **where, **made_of)
+
+
 suspect_rejected = maker(
     e.SuspectRejected,
     update_id=1,
@@ -232,6 +238,7 @@ node_lost = maker(
     reason="its process ended",
     updates=(e.LostUpdate(update_id=1, client_id="1", round=1, attempt=1),),
 )
+node_ended = maker(e.NodeEnded, node="node-1", slot=1)
 suspects_count = maker(
     e.SuspectsCount, clients=("1", "2"), there=3, round=1, attempt=1, reason="norm: the norm is 1e+09, more than 1000"
 )

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from flserver.errors import FlserverError
 from flserver.ingest.faults import NodesFault
-from flserver.process.ray_cluster import CALLS, Cluster
 from flserver.process.ray_node import RayNode
+from flserver.ray_cluster import CALLS, Cluster
 from tests.patience import PATIENCE
 
 LATE = 2.0  # seconds in which a process that is stopped does not answer

@@ -40,6 +40,10 @@ CLIENT_ROUNDS = """
         AND u.client_id = p.client_id
     WHERE p.run_id = :run_id AND (:round IS NULL OR p.round = :round) AND (:client IS NULL OR p.client_id = :client)
     ORDER BY p.round, p.attempt, p.client_id"""
+NODES = """
+    SELECT node, slot, host, pid, listen_host, listen_port, started_at, ended_at, lost, end_reason, connections,
+        updates, updates_lost
+    FROM v1_nodes WHERE run_id = :run_id ORDER BY started_at, node"""
 REGISTRATIONS = """
     SELECT registration, label, identity, data_size, registered_at, left_at, left_reason
     FROM v1_clients WHERE run_id = :run_id AND client_id = :client ORDER BY registration"""
@@ -115,6 +119,9 @@ def show(
         status = at(database(ctx, db)).status_shown(found["status"], found["run_id"])
         click.echo(_headline({**found, "status": status}) + "\n")
     if number is None and client is None:
+        if form == "table" and (nodes := _nodes(record, values)):
+            say(*nodes, form)
+            click.echo()
         say(*record.each(ROUNDS, values), form, raw=raw)
         return
     if form == "table":
@@ -123,6 +130,15 @@ def show(
             click.echo()
     nothing = "nobody was invited" if client is None else "it was invited to no round"
     say(*record.each(CLIENT_ROUNDS, values), form, raw=raw, nothing=nothing)
+
+
+def _nodes(record: "Reader", values: "Row") -> "tuple[Sequence[str], Sequence[tuple[Any, ...]]] | None":
+    """Those of the run, where it had some; an older record cannot tell."""
+    with record.asking() as asked:
+        if "v1_nodes" not in asked.views():
+            return None
+    columns, rows = record.query(NODES, values)
+    return (columns, rows) if rows else None
 
 
 def _headline(run: "Row") -> str:

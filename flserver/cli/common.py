@@ -175,10 +175,10 @@ def reader(ctx: click.Context, db: str | None) -> "Reader":
 
 
 def warn_of_role(place: Place) -> None:
-    """Say, on standard error, where a query can do more than read."""
+    """Say at a terminal where a query can do more than read: what runs every night would say it every night."""
     from flserver.store.database import at
 
-    if (role := at(place).more_than_reads()) is not None:
+    if sys.stderr.isatty() and (role := at(place).more_than_reads()) is not None:
         click.echo(
             f"flserver: {place} is asked as {role}, who may do more than read it: a query can then end others' "
             "sessions, hold locks and, of a superuser, read the server's files. flserver db roles prints the grants of "

@@ -4,19 +4,16 @@ import contextlib
 import ipaddress
 import os
 import signal
-import socket
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flserver.cli.common import answer, database, db_option, json_option
-from flserver.cli.simulated import follow, note, tell
-from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, FlserverError, UsageError
+from flserver.errors import EXIT_DONE, EXIT_INTERRUPTED, FlserverError, UsageError
+from flserver.ray_cluster import check_cluster
 from flserver.settings import DATASETS, hosts
 from flserver.settings.options import sources
-from flserver.settings.places import Place
 from flserver.text import printable
 
 if TYPE_CHECKING:
@@ -127,7 +124,12 @@ class _Part(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
     "--processes",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="That hold the trainers. Default: as many as there are processors.",
+    help="That hold the trainers. Default: as many as there are processors, of the cluster with --ray-address.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="The Ray cluster on whichever of whose machines these processes are; this machine is one of them.",
 )
 @click.option("--host", default="localhost", show_default=True, metavar="HOST", help="Of a server that is there.")
 @click.option(
@@ -140,6 +142,24 @@ class _Part(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
     "--target-is-mine",
     is_flag=True,
     help="Play against a server that is not on this machine: it is yours to put under load.",
+)
+@click.option(
+    "--tls-ca",
+    type=click.Path(),
+    metavar="FILE",
+    help="Speak TLS, to a server whose certificate is from a CA of this file (PEM) and for --host.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(),
+    metavar="FILE",
+    help="Each trainer's certificate (PEM), with {id} for its id, for a server that asks for one; with --tls-ca only.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(),
+    metavar="FILE",
+    help="Its key, without a passphrase, with {id} too. Default: it is in the same file.",
 )
 @json_option
 @db_option
@@ -162,11 +182,13 @@ def simulate(ctx: click.Context, /, db: str | None, as_json: bool, **given: Any)
         told = {"script": path, "trainers": len(members)}
         answer(told, [f"{path}: {len(members):,} trainers"], as_json)
         return EXIT_DONE
+    from flserver.cli.play import play
+
     # A service manager's stop is the same wish as Ctrl-C
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stack:
-            return _play(ctx, stack, given, members, there, database(ctx, db) if kept else None, as_json)
+            return play(stack, given, members, there, database(ctx, db) if kept else None, as_json)
     except KeyboardInterrupt:
         raise Interrupted("simulate: interrupted; its processes have ended") from None
     finally:
@@ -180,6 +202,12 @@ def _check(given: dict[str, Any], typed: set[str]) -> hosts.Address | None:
         raise UsageError("--train needs --data, such as --data digits")
     if given["no_play"] and given["script"] is None:
         raise UsageError("--no-play needs --script FILE, where the script is to be written")
+    if given["tls_key"] and not given["tls_cert"]:
+        raise UsageError("--tls-key needs --tls-cert: a key is nothing without its certificate")
+    if given["tls_cert"] and not given["tls_ca"]:
+        raise UsageError("--tls-cert needs --tls-ca: without it nothing is encrypted")
+    if given["ray_address"] is not None:
+        check_cluster(given["ray_address"])
     if given["server_port"] is None:
         for option in ("part", "host"):
             if option in typed:
@@ -224,64 +252,3 @@ def _script(given: dict[str, Any], typed: set[str]) -> "list[Member]":
         except OSError as error:
             raise UsageError(f"cannot write --script {path}: {error.strerror or error}") from error
     return members
-
-
-def _play(
-    ctx: click.Context,
-    stack: contextlib.ExitStack,
-    given: dict[str, Any],
-    members: "list[Member]",
-    there: hosts.Address | None,
-    db: Place | None,
-    as_json: bool,
-) -> int:
-    from flserver.simulation import fleet, outcome, script
-    from flserver.store.reader import Reader
-
-    number, parts = given["part"] or (1, 1)
-    mine = script.part_of(members, number, parts)
-    if not mine:
-        raise UsageError(f"--part {number}/{parts}: the script has {len(members)} trainers")
-    processes = min(given["processes"] or os.cpu_count() or 1, len(mine))
-    own = there is None
-    fleet.check_descriptors(len(mine), processes, own)
-    host, port, server = given["host"], given["server_port"], None
-    if there is None:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flserver-simulate-")))
-        if db is None:
-            db = folder / "runs.sqlite"
-            note(as_json, f"the record is in {folder}, and goes with the simulation; --db keeps one")
-        more = [*(["--eval-data", given["data"]] if given["data"] else []), *given["server_options"]]
-        more += ["--data-dir", given["data_dir"]] if given["data"] and given["data_dir"] else []
-        options = fleet.server_options(db, given["model"], given["rounds"], given["seed"], mine, more)
-        server = fleet.Server(options)
-        stack.callback(server.close)
-        host, port = "127.0.0.1", server.port
-        there = socket.AF_INET, (host, port)
-    training = None
-    if given["train"]:
-        places = {member.id: place for place, member in enumerate(members)}
-        training = {key: given[key] for key in ("model", "data", "data_dir", "seed")} | {
-            "places": {member.id: places[member.id] for member in mine},
-            "of": len(members),
-        }
-    note(
-        as_json,
-        f"{len(mine):,} trainers in {processes} process{'es' * (processes > 1)}, at {hosts.with_port(host, port)}",
-    )
-    players = fleet.Fleet(mine, processes, there, training)
-    stack.callback(players.close)
-    found = follow(players, as_json)
-    ended = EXIT_DONE if server is None else server.end()
-    if ended != EXIT_DONE:
-        assert server is not None
-        click.echo(f"flserver simulate: the server ended with exit code {ended}:\n{server.log}", err=True)
-    recorded = None if db is None else outcome.read(Reader(db), found.run, {one.id for one in mine})
-    compared = outcome.Comparison(scripted=script.expected(mine, len(found.rounds)), done=found.done, recorded=recorded)
-    final = _final_digest(Reader(db), found.run) if db is not None and found.run else None
-    return tell(found, compared, final, as_json) or (EXIT_FAILED if ended else EXIT_DONE)
-
-
-def _final_digest(record: Any, run_id: str) -> str | None:
-    rows = record.query("SELECT final_digest FROM v1_runs WHERE run_id = :run_id", {"run_id": run_id})[1]
-    return rows[0][0] if rows else None

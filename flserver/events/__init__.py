@@ -40,6 +40,8 @@ from flserver.events.rounds import (
 )
 from flserver.events.runs import (
     HeadSigned,
+    NodeEnded,
+    NodeStarted,
     OperatorActed,
     PayloadsPurged,
     QuorumSettled,
@@ -71,8 +73,10 @@ __all__ = [
     "LostUpdate",
     "MessageReceived",
     "MessageSent",
+    "NodeEnded",
     "NodeHead",
     "NodeLost",
+    "NodeStarted",
     "OperatorActed",
     "PayloadsPurged",
     "PeerIdentified",

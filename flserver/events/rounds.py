@@ -86,11 +86,13 @@ class LostUpdate:
 @frozen(kw_only=True)
 class NodeLost(Event):
     """An ingest node is gone, with its connections, whose ends follow, and with the ``updates`` that were folded only
-    there. ``reason`` says how that showed, as text for people."""
+    there. ``reason`` says how that showed, as text for people; ``slot`` is as in NodeStarted, None where the event is
+    older than that."""
 
     node: str
     reason: str
     updates: tuple[LostUpdate, ...] = ()
+    slot: int | None = None
 
 
 @frozen(kw_only=True)

@@ -40,6 +40,31 @@ class ServerStopped(Event):
 
 
 @frozen(kw_only=True)
+class NodeStarted(Event):
+    """An ingest node was begun, in the ``slot`` of that number from 1 on, where one comes after another: a process on
+    the machine ``host``, which listens for trainers there. No two nodes of a run have the same name. ``code``,
+    ``libraries`` and ``cpu`` are as in ServerStarted, of that process."""
+
+    node: str
+    slot: int
+    host: str
+    pid: int
+    listen_host: str
+    listen_port: int
+    code: Mapping[str, str]
+    libraries: Mapping[str, str]
+    cpu: str
+
+
+@frozen(kw_only=True)
+class NodeEnded(Event):
+    """An ingest node came to its orderly end. One that did not is ``NodeLost``."""
+
+    node: str
+    slot: int
+
+
+@frozen(kw_only=True)
 class RunStarted(Event):
     """A new run was made; ``code`` are the digests of the operator's own files, by the setting that names them."""
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from flserver.clock import Deadline
 from flserver.errors import CheckpointError, FlserverError, StoreError, TooDifferent
-from flserver.events import NodeHead
+from flserver.events import NodeHead, NodeStarted
 from flserver.events.bus import Recorder
 from flserver.ingest import told as t
 from flserver.ingest.batches import raw_of, state_like, to_state
 from flserver.ingest.flusher import Flusher
 from flserver.ingest.held import settle_all
-from flserver.ingest.ids import Ids
+from flserver.ingest.ids import Ids, Names
 from flserver.ingest.place import Place
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
@@ -60,7 +60,7 @@ class Desk:
 
     def __init__(self, exchange: Exchange, recorder: Recorder, ids: Ids) -> None:
         self._exchange, self._recorder, self._ids = exchange, recorder, ids
-        self.small = False
+        self.small, self.named = False, Names()
         self.goes_on_after: State | None = None  # the model of the round before the last one, of a run that goes on
         self.kept: Kept | None = None  # where nodes keep updates, if they do
         self._strategy: Strategy | None = None
@@ -79,9 +79,9 @@ class Desk:
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
-    def open(self, name: str) -> Place:
-        """A node of that name is there, with nothing of a former one."""
-        place = Place(name, self, self._exchange, self._recorder, self._flusher, self._ids)
+    def open(self, name: str, started: NodeStarted | None = None) -> Place:
+        """A node of that name is there, with nothing of a former one; what ``started`` it goes on record."""
+        place = Place(name, self, self._exchange, self._recorder, self._flusher, self._ids, started)
         with self._changed:
             if name in self._places:
                 raise ValueError(f"there is a node {name} already")

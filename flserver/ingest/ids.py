@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping
+from itertools import count
 
 from flserver.ingest import questions as q
 from flserver.ingest.asking import Asking
@@ -22,6 +23,17 @@ class Ids:
             begin = self._next[kind]
             self._next[kind] += BLOCK
         return q.Ids(begin, BLOCK)
+
+
+class Names:
+    """The nodes' names: none is given twice, also by those who go on ``after`` so many. For many threads."""
+
+    def __init__(self, after: int = 0) -> None:
+        self._numbers = count(after + 1)
+
+    def new(self) -> str:
+        """The next."""
+        return f"node-{next(self._numbers)}"
 
 
 class NodeIds(Iterator[int]):

@@ -55,11 +55,10 @@ class OnRecord:
         if (there := self.connections.get(connection_id)) is not None:
             there.purpose, there.client_id = purpose, client_id
 
-    def ends(self, node: str, why: str, lost: Iterable[LostUpdate]) -> list[Event]:
+    def ends(self, node: str, slot: int | None, why: str, lost: Iterable[LostUpdate]) -> list[Event]:
         """The events that end all of it, the node's own first; of the ``lost`` those that have a row are on record."""
-        gone: list[Event] = [
-            events.NodeLost(node=node, reason=why, updates=tuple(one for one in lost if one.update_id in self.updates))
-        ]
+        with_row = tuple(one for one in lost if one.update_id in self.updates)
+        gone: list[Event] = [events.NodeLost(node=node, slot=slot, reason=why, updates=with_row)]
         for (client_id, registration), connection_id in self.registrations.items():
             gone.append(
                 events.ClientLeft(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError
-from flserver.events import ConnectionOpened, LostUpdate, StrangersSummed
+from flserver.events import ConnectionOpened, Event, LostUpdate, NodeEnded, NodeStarted, StrangersSummed
 from flserver.events.bus import Recorder
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
@@ -43,12 +43,20 @@ ORDERLY = ""  # why a node is gone that was asked to be
 class Place:
     """What belongs to the node ``name``, which is ``heard`` once it has said anything, and ``leaving`` once nothing
     more comes. ``ready`` and ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, and may not know.
-    """
+    What ``started`` it is the first of its events."""
 
     def __init__(
-        self, name: str, desk: "Desk", exchange: Exchange, recorder: Recorder, flusher: Flusher, ids: Ids
+        self,
+        name: str,
+        desk: "Desk",
+        exchange: Exchange,
+        recorder: Recorder,
+        flusher: Flusher,
+        ids: Ids,
+        started: NodeStarted | None = None,
     ) -> None:
         self.name, self._desk, self._exchange, self._recorder = name, desk, exchange, recorder
+        self.started, self.slot = started, 0 if started is None else started.slot
         self._flusher, self._ids = flusher, ids
         self.outbox = Outbox()
         self.held = Held(exchange, self.outbox)
@@ -180,6 +188,11 @@ class Place:
         """Put on record what the node says, in its order, and do what may only be done then."""
         why: str | None = None
         broken = False
+        if self.started is not None:
+            try:
+                self._say(self.started)
+            except StoreError as error:
+                self._fail(error)
         while why is None:
             items: list[Item | str] = [self._queue.get()]
             while not self._queue.empty():
@@ -220,8 +233,16 @@ class Place:
             self.chain.add(emitted.kind, payload)
             self._on_record.note(event)
         except StoreError as error:
-            self._failed = True
-            self.outbox.put(t.RecordFailed(str(error)))
+            self._fail(error)
+
+    def _say(self, event: Event) -> None:
+        """Put on record what is said of the node in its stead. Raises StoreError."""
+        self._recorder.emit(event)
+        self.chain.add(type(event).__name__, to_payload(event))
+
+    def _fail(self, error: StoreError) -> None:
+        self._failed = True
+        self.outbox.put(t.RecordFailed(str(error)))
 
     def _follow(self, item: Item) -> None:
         match item.said:
@@ -249,9 +270,10 @@ class Place:
         try:
             lost = self.held.lose_all(self._desk.add_again)
             if why != ORDERLY:
-                for event in self._on_record.ends(self.name, why, map(_lost, lost)):
-                    self._recorder.emit(event)
-                    self.chain.add(type(event).__name__, to_payload(event))
+                for event in self._on_record.ends(self.name, self.slot or None, why, map(_lost, lost)):
+                    self._say(event)
+            elif self.started is not None:
+                self._say(NodeEnded(node=self.name, slot=self.slot))
         except StoreError as error:
             logger.debug("the end of node %s is not on record: %s", self.name, error)
         except Exception as error:  # the run may not count on a record that lacks it

@@ -23,6 +23,7 @@ from flserver.events import Event
 from flserver.events.totals import Totals
 from flserver.events.words import RUN_STATES
 from flserver.observers.histogram import COMMIT_BUCKETS, Histogram
+from flserver.observers.node_tally import NodeTally
 from flserver.observers.tally import LastRound, RunFacts, Tally
 from flserver.text import printable
 
@@ -135,6 +136,10 @@ def _run_gauges(tally: Tally) -> list[Metric]:
         _gauge("clients_accuracy_ratio", "Mean accuracy, measured likewise, 0 to 1.", last.clients_accuracy),
         _gauge("last_checkpoint_timestamp_seconds", "When it was committed.", last.committed_at),
         _gauge("checkpoint_bytes", "Size of its checkpoint.", last.checkpoint_bytes),
+        _by_slot(GaugeMetricFamily, "node_up", "1 while an ingest node is in this slot.", tally.nodes.up),
+        _by_slot(
+            GaugeMetricFamily, "node_open_connections", "Connections with a row that a node serves.", tally.nodes.open
+        ),
     ]
 
 
@@ -149,7 +154,33 @@ def _counters(tally: Tally) -> list[Metric]:
         _labelled("dropouts_total", "Registrations that ended before the run did.", ("reason",), tally.dropouts),
         _counter("rejoins_total", "Participants that registered again.", tally.rejoins),
         _counter("audit_events_total", "Events of the run in the audit record.", tally.events),
+        *_of_nodes(tally.nodes),
     ]
+
+
+def _of_nodes(nodes: NodeTally) -> list[Metric]:
+    """By slot, for as many as the run has had; none without ``--ingest``."""
+    counter = CounterMetricFamily
+    return [
+        _by_slot(counter, "nodes_lost_total", "Ingest nodes that were gone, by slot.", nodes.lost),
+        _by_slot(counter, "node_connections_total", "Connections that a node accepted.", nodes.connections),
+        _by_slot(counter, "node_updates_total", "Decided updates that came by a node.", nodes.updates, "decision"),
+        _by_slot(counter, "node_message_bytes_total", "Bytes of messages on the wire.", nodes.bytes, "direction"),
+    ]
+
+
+def _by_slot(
+    kind: type[GaugeMetricFamily | CounterMetricFamily],
+    name: str,
+    help_text: str,
+    values: Mapping[Any, float],
+    *more: str,
+) -> Metric:
+    """By the slot of a node, and by what comes after it in the keys."""
+    family = kind(f"flserver_{name}", help_text, labels=("slot", *more))
+    for key, value in values.items():
+        family.add_metric([str(part) for part in (key if isinstance(key, tuple) else (key,))], value)
+    return family
 
 
 def _histograms(tally: Tally) -> list[Metric]:

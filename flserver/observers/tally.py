@@ -9,6 +9,7 @@ from flserver.clock import utc_timestamp
 from flserver.events import words as w
 from flserver.events.totals import Totals
 from flserver.observers.histogram import CHECKPOINT_BUCKETS, CLIENT_BUCKETS, PHASE_BUCKETS, ROUND_BUCKETS, Histogram
+from flserver.observers.node_tally import NodeTally
 
 Word = TypeVar("Word", bound=str)
 
@@ -70,6 +71,7 @@ class Tally:
         self.dropouts: dict[w.DropoutReason, int] = dict.fromkeys(w.DROPOUT_REASONS, 0)
         self.rejoins = 0
         self.events = 0
+        self.nodes = NodeTally()
         self.round_seconds = Histogram(ROUND_BUCKETS)
         self.phase_seconds: dict[w.Phase, Histogram] = {phase: Histogram(PHASE_BUCKETS) for phase in w.PHASES}
         self.client_seconds = Histogram(CLIENT_BUCKETS)
@@ -103,6 +105,7 @@ class Tally:
         for reason, count in totals.dropouts.items():
             self._count_left(reason, count)
         self.rejoins, self.events = totals.rejoins, totals.events
+        self.nodes.restore(totals)
         self.round_seconds.load(totals.round_seconds)
         for phase, seconds in totals.phase_seconds.items():
             self.phase_seconds[phase].load(seconds)
@@ -114,6 +117,7 @@ class Tally:
         if isinstance(event, e.RunLeftOver):
             return  # about a process that is gone: SQL has it, and restore() took it over
         self.events += 1
+        self.nodes.observe(event)
         _COUNTS.get(type(event), Tally._run_changed)(self, event)
 
     def _message_received(self, message: e.MessageReceived) -> None:

@@ -1,6 +1,5 @@
 """What the settings name, looked at without torch: a slip of the pen is said at once, with what was perhaps meant."""
 
-import socket
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,13 +7,14 @@ from pathlib import Path
 from flserver.errors import NotInstalled, UsageError
 from flserver.files import complaints, group_id
 from flserver.plugins import check_importable, check_name
+from flserver.process.ray_room import require_room
+from flserver.ray_cluster import check_cluster
 from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, StorePolicy, defaults
 from flserver.settings.hosts import Unresolved, addresses
 from flserver.settings.policies import check_kept
 from flserver.text import did_you_mean
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")
-ANSWER_SECONDS = 3.0  # that a cluster has to answer in
 BUILT_IN_MODEL: str = defaults(SERVER_SETTINGS)["model"]
 
 
@@ -100,21 +100,9 @@ def _sign_key(settings: ServerSettings) -> None:
 
 def _ray(settings: ServerSettings) -> None:
     address = settings.ingest.ray_address
-    if address is None:
-        return
-    if find_spec("ray") is None:
-        raise NotInstalled("--ray-address needs Ray", "ray")
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal()):
-        return  # Ray finds it by itself, or says what is wrong with it
-    try:  # whether anybody listens there; to join, and so to hold the token against the cluster's, leaves traces in it
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"--ray-address {address}: no cluster answers there ({why}): look there with `ray status`, "
-            "or start one with `ray start --head`, which this machine belongs to"
-        ) from error
+    if address is not None:
+        check_cluster(address)  # first: Ray would try for a minute
+        require_room(address, settings.ingest.ingest)
 
 
 NAMES = (_ray, _host, _group, _model, _strategy, _eval_data, _evaluate, _kept_updates, _sign_key)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from flserver.clock import monotonic
 from flserver.errors import StartError
@@ -16,6 +17,7 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.lines import LineEnd, send_first
 from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
+from flserver.process.about_node import About
 from flserver.process.node import described
 from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
 from flserver.process.signals import unheard
@@ -57,14 +59,13 @@ class Nodes:
         self._lock = threading.Lock()  # guards all below
         self._children: list[Child] = []
         self._budget = RestartBudget(settings.ingest.ingest)
-        self._started = 0
         self._closing = False
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be. Raises StartError where one cannot be started."""
         try:
-            for _ in range(self._settings.ingest.ingest):
-                self._begin()
+            for slot in range(1, self._settings.ingest.ingest + 1):
+                self._begin(slot)
         except OSError as error:
             self.close(0.0)
             raise StartError(f"--ingest: a process cannot be started: {error.strerror}") from error
@@ -99,12 +100,11 @@ class Nodes:
             child.end()
         self._listener.close()
 
-    def _begin(self) -> None:
+    def _begin(self, slot: int) -> None:
         with self._lock:
             if self._closing:
                 return
-            self._started += 1
-            name = f"node-{self._started}"
+            name, about = self._desk.named.new(), About.of_this()
             ours, its = socket.socketpair()
             with its:
                 listening, line = self._listener.socket.fileno(), its.fileno()
@@ -117,7 +117,7 @@ class Nodes:
                 except OSError:
                     ours.close()
                     raise
-            place = self._desk.open(name)
+            place = self._desk.open(name, replace(about, pid=process.pid).starts(name, slot, *self._listener.address))
             end = LineEnd(
                 ours,
                 place,
@@ -156,7 +156,7 @@ class Nodes:
             child.end()
         if again:
             try:
-                return self._begin()
+                return self._begin(place.slot)
             except OSError as error:
                 logger.error("no node can be started in the place of %s: %s", place.name, error.strerror)
         else:

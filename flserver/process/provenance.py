@@ -1,16 +1,14 @@
 """What a server process is made of, as far as a model's bits may depend on it: sources, libraries and the CPU."""
 
-import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-import flserver
 from flserver.errors import UsageError
+from flserver.sources import digest_of_package
 from flserver.store.reader import Reader
 from flserver.text import printable
 
@@ -65,25 +63,6 @@ def provenance_before(reader: Reader, run_id: str) -> Provenance | None:
         for code, libraries, cpu in rows:
             return Provenance(code=json.loads(code), libraries=json.loads(libraries), cpu=cpu)
     return None
-
-
-def digest_of_package() -> str:
-    """``sha256:hex`` over this package's sources. In the package's folder the same is printed by
-    ``find . -xtype f -name '[!.]*.py' -not -path './migrations/*' | LC_ALL=C sort | xargs sha256sum | sha256sum``.
-
-    What an editor leaves beside them is none: hidden files, links that lead nowhere (Emacs's locks are both)."""
-    root = Path(flserver.__file__).parent
-    files = {
-        f"./{path.relative_to(root).as_posix()}": path
-        for path in root.rglob("*.py")
-        if not path.name.startswith(".") and path.is_file()
-    }
-    lines = [
-        f"{hashlib.sha256(files[name].read_bytes()).hexdigest()}  {name}\n"
-        for name in sorted(files)
-        if not name.startswith("./migrations/")
-    ]
-    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from flserver.ingest.batches import raw_of
 from flserver.ingest.desk import NodeGone
 from flserver.ingest.faults import NodesFault
-from flserver.process.ray_cluster import ActorGone, Cluster
 from flserver.process.ray_line import GONE_SECONDS, Line
+from flserver.ray_cluster import ActorGone, Cluster
 
 if TYPE_CHECKING:
     from flserver.aggregation import State

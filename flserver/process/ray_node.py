@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flserver.clock import monotonic
@@ -19,8 +19,8 @@ from flserver.ingest.faults import NodesFault, out_of_memory
 from flserver.ingest.inbox import Inbox
 from flserver.ingest.node import Node
 from flserver.network.inherited import InheritedTrainer
+from flserver.process.about_node import About
 from flserver.process.node import SharedListener, log_as, make_model
-from flserver.process.provenance import digest_of_package
 from flserver.process.ray_port import KeptPort
 from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
 from flserver.settings import server_settings
@@ -61,13 +61,14 @@ class RayNode:
         self._answered: dict[str, tuple[int, int]] = {}
         self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
-        self._code = digest_of_package()
+        self._about = About.of_this()
+        self._code = self._about.code["flserver"]
         self._stopped = threading.Event()
         # Ray ends this process without asking: nobody joins a thread in it.
         threading.Thread(target=self._watch, name="node-watch", daemon=True).start()
 
     def where(self) -> dict[str, Any]:
-        """The machine, as Ray knows it and by its address there; the process, of which sources it is, and where it
+        """The machine, as Ray knows it and by its address there; the process, what goes on record of it, and where it
         listens, if it does."""
         import ray
 
@@ -79,6 +80,7 @@ class RayNode:
             "pid": os.getpid(),
             "tokens": os.environ.get("RAY_AUTH_MODE") == "token",
             "code": self._code,
+            "about": asdict(self._about),
         }
 
     def hand_on(self, server: str) -> dict[str, Any]:

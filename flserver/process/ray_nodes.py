@@ -14,18 +14,19 @@ from flserver.clock import Deadline, monotonic
 from flserver.errors import FlserverError, UsageError
 from flserver.ingest.desk import Desk
 from flserver.network.listener import Listener
+from flserver.process.about_node import About
 from flserver.process.node import described
 from flserver.process.nodes import END_SECONDS
-from flserver.process.provenance import digest_of_package
-from flserver.process.ray_cluster import ActorGone, Cluster
 from flserver.process.ray_left import Answers, LeftOver, end, take_over
 from flserver.process.ray_line import GONE_SECONDS, Line
 from flserver.process.ray_models import Lines, RayModels
 from flserver.process.ray_node import RayNode
 from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
+from flserver.ray_cluster import ActorGone, Cluster
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.recorded import from_anywhere
+from flserver.sources import digest_of_package
 
 Tell: TypeAlias = Callable[[str], None]
 
@@ -58,7 +59,6 @@ class RayNodes:
         self._run_id, self._say, self._end_run = run_id, say, end_run
         self._cluster = Cluster(settings.ingest.ray_address, run_id)
         self._begins = threading.Lock()  # one node at a time: the first one of a machine has the port alone
-        self._started = 0  # guarded by that too
         self._lines = Lines()
         self._lock = threading.Lock()  # guards the two below: what begins is told of the end, or does not begin
         self._budget = RestartBudget(settings.ingest.ingest)
@@ -66,7 +66,7 @@ class RayNodes:
         self._here, self._code, self._own = "", digest_of_package(), uuid4().hex
         self._left, self._answers = LeftOver(), answers
         self._threads = [
-            threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}")
+            threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}", daemon=True)
             for slot in range(1, settings.ingest.ingest + 1)
         ]
         models = RayModels(self._cluster, self._lines)
@@ -75,6 +75,7 @@ class RayNodes:
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be, of them those that an earlier server of the run left."""
         self._here = self._cluster.machine
+        self._cluster.watch(self._end_run)
         ours = set(map(_name, range(1, len(self._threads) + 1)))
         self._left = take_over(self._cluster, self._own, ours, self._code, self._answers)
         for thread in self._threads:
@@ -100,8 +101,8 @@ class RayNodes:
         self._closing.set()
         self._desk.close(grace, END_SECONDS)
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+            while thread.is_alive() and not self._cluster.is_gone:
+                thread.join(PAUSE_SECONDS)
         for name in self._cluster.names():
             if (actor := self._cluster.find(name)) is not None:
                 end(self._cluster, actor, self._own)
@@ -140,7 +141,7 @@ class RayNodes:
         """Find or start the node of this slot, and speak with it to its end. Raises ActorGone, and UsageError where it
         cannot be a node of this run."""
         actor, about = self._actor(slot)
-        line = self._begin(actor, about)
+        line = self._begin(slot, actor, about)
         try:
             line.serve()
         finally:
@@ -169,25 +170,24 @@ class RayNodes:
             raise
         return made, about
 
-    def _begin(self, actor: Any, about: dict[str, Any]) -> Line:
+    def _begin(self, slot: int, actor: Any, about: dict[str, Any]) -> Line:
         machine = about["machine"]
         with self._begins:
-            self._started += 1
-            name = f"node-{self._started}"
+            name = self._desk.named.new()
             beside = machine in (self._here, *self._left.machines)
             beside = beside or any(line.machine == machine for line in self._lines.now.values())
-            host, port = (
-                self._listener.address if machine == self._here else (about["host"], self._settings.network.server_port)
-            )
+            there = about["host"], self._settings.network.server_port
+            host, port = self._listener.address if machine == self._here else there
             what = described(self._settings, self._run_id, name)
             begins = actor.begin.remote(what, host, port, beside, self._own, list(self._left.idle))
             begun = self._started_by(begins)
             if "error" in begun:
                 raise UsageError(begun["error"])
+            started = About(**about["about"]).starts(name, slot, begun["host"], begun["port"])
             with self._lock:
                 if self._closing.is_set():
                     raise ActorGone(RUN_OVER)
-                line = Line(self._cluster, actor, machine, self._desk.open(name), self._own)
+                line = Line(self._cluster, actor, machine, self._desk.open(name, started), self._own)
             self._lines.add(line)
         place = with_port(begun["host"], begun["port"])
         self._say(f"{name} (process {about['pid']}): listening for trainers on {place}")

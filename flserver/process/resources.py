@@ -90,10 +90,11 @@ def capacity_of(network: NetworkPolicy) -> Capacity:
     return Capacity(network.max_connections, network.max_connections_per_address, possible)
 
 
-def places_of(network: NetworkPolicy) -> Places:
+def places_of(network: NetworkPolicy, processes: int = 1) -> Places:
     """How many clients can be registered: half of the connections, so that each has a place for its upload too, and no
-    more than leave an eighth of the descriptors to uploads, which take turns there."""
-    possible = capacity_of(network).descriptors_for
+    more than leave an eighth of the descriptors to uploads, which take turns there. Where so many ``processes`` serve
+    them, each has descriptors of its own."""
+    possible = processes * capacity_of(network).descriptors_for
     return Places(min(network.max_connections // 2, possible - possible // 8), network.max_clients_per_address)
 
 

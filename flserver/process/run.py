@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flserver.process.ray_nodes import RayNodes
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
+GOODBYE_SECONDS = 0.001  # more for each connection: thousands of trainers are told one after another
 
 
 class Run:
@@ -55,7 +56,7 @@ class Run:
         self.exchange = Exchange(_rounds(launched), CurrentModel(basis.round, {}, basis.digest))
         self._folding = Folding(self.exchange)
         self.coordinator = self._make_coordinator()
-        self.desk = _desk(self.exchange, recorder, seeds) if nodes else None
+        self.desk = _desk(launched, self.exchange, recorder, seeds) if nodes else None
         self._context = Context(
             run_id=launched.plan.run_id,
             goodbye=settings.network.goodbye,
@@ -161,16 +162,18 @@ class Run:
         """
         self.coordinator.join()
         self.server.stop_accepting()
-        self.server.close(SESSION_GRACE)
+        self.server.close(SESSION_GRACE + GOODBYE_SECONDS * self.server.open_connections)
 
 
-def _desk(exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":
+def _desk(launched: Launched, exchange: Exchange, recorder: Recorder, seeds: IdSeeds) -> "Desk":
     from flserver.ingest.desk import Desk
-    from flserver.ingest.ids import Ids
+    from flserver.ingest.ids import Ids, Names
     from flserver.ingest.questions import IdKind
 
     kinds: tuple[IdKind, ...] = get_args(IdKind)
-    return Desk(exchange, recorder, Ids({kind: getattr(seeds, kind) for kind in kinds}))
+    desk = Desk(exchange, recorder, Ids({kind: getattr(seeds, kind) for kind in kinds}))
+    desk.named = Names(launched.reader.nodes_named(launched.plan.run_id))
+    return desk
 
 
 def _nodes(launched: Launched, desk: "Desk", end_run: Callable[[str], None]) -> "Nodes | RayNodes":
@@ -195,7 +198,7 @@ def _rounds(launched: Launched) -> Rounds:
         min_updates=settled_quorum(plan, reader),
         identity=launched.admission.identity,
         visitors=[client.client_id for client in clients if not client.took_part],
-        places=places_of(plan.settings.network),
+        places=places_of(plan.settings.network, max(1, plan.settings.ingest.ingest)),
     )
     # A child that is not on record yet has its parent's history, as far as that is its own.
     parent = plan.parent if plan.resumed is None else None

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from flserver.errors import UsageError
 from flserver.observers.health import Health
-from flserver.process.ray_cluster import load_ray
+from flserver.ray_cluster import load_ray
 from flserver.settings import NetworkPolicy, ServerSettings, server_settings
 from flserver.settings.hosts import with_port
 from flserver.store.database import Lock

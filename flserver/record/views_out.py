@@ -32,6 +32,7 @@ Kind = Literal["integer", "real", "text", "blob", "time"]
 ORDER = {
     "v1_runs": "run_id",
     "v1_processes": "process_id",
+    "v1_nodes": "started_at, node",
     "v1_operator_events": "at, kind",
     "v1_clients": "registered_at, client_id, registration",
     "v1_connections": "connection_id",

@@ -7,8 +7,10 @@ from typing import Any
 from flserver.record.told import NO_VALUE, OfClients
 from flserver.report.facts import NUMBERS_TOLD, Facts, details, is_default, shown_setting
 from flserver.report.tables import Column, Table, table
-from flserver.report.values import NONE, as_json, between, count, duration, listed, moment, of, text
+from flserver.report.values import NONE, as_json, between, count, duration, listed, moment, of, size, text
+from flserver.settings.hosts import with_port
 from flserver.settings.server import SERVER_SETTINGS
+from flserver.store.reader import Row
 
 WITHHELD = "(left out)"
 NAMED = 3  # clients that told the same and are named
@@ -125,7 +127,7 @@ def _told(value: str) -> str:
 def processes(facts: Facts) -> Table:
     columns: list[Column] = [
         ("process", "number"),
-        ("user", "text"),
+        ("machine, user" if facts.personal else "user", "text"),
         ("from", "time"),
         ("to", "time"),
         ("lasted", "number"),
@@ -135,13 +137,10 @@ def processes(facts: Facts) -> Table:
         ("went on from", "number"),
         ("flserver, Python, torch", "text"),
     ]
-    if facts.personal:
-        columns.insert(1, ("machine", "text"))
     rows = (
         [
             str(row["process_id"]),
-            *([text(row["host"])] if facts.personal else []),
-            text(row["user"], 60),
+            f"{text(row['host'])}, {text(row['user'], 60)}" if facts.personal else text(row["user"], 60),
             moment(row["started_at"]),
             moment(row["ended_at"]),
             duration(between(row["started_at"], row["ended_at"])),
@@ -152,6 +151,35 @@ def processes(facts: Facts) -> Table:
         for row in facts.processes
     )
     return table("Server processes", columns, rows)
+
+
+def nodes(facts: Facts) -> Table:
+    """Who served trainers in the server's stead; where, and how it showed that one was gone, only if ``personal``."""
+    # A name is of the kind that is not broken over lines.
+    columns: list[Column] = [
+        ("node", "time"),
+        ("from", "time"),
+        ("to", "time"),
+        ("its end", "text"),
+    ]  # "time": on one line
+    columns += [(name, "number") for name in ("connections", "updates", "lost")] + [("bytes in, and out", "text")]
+    if facts.personal:
+        columns.insert(1, ("machine, process, where it listens", "text"))
+    return table("Ingest nodes", columns, (_node(facts, row) for row in facts.nodes))
+
+
+def _node(facts: Facts, row: Row) -> list[str]:
+    end = {"finished": "in order"}.get(row["end_reason"], text(row["end_reason"]))
+    if row["lost"]:
+        end = f"gone: {end}" if facts.personal else "gone"
+    where = f"{row['host']}, {row['pid']}, {with_port(row['listen_host'], row['listen_port'])}"
+    return [
+        *map(text, [row["node"], *([where] if facts.personal else [])]),
+        *(moment(row[key]) for key in ("started_at", "ended_at")),
+        end,
+        *(count(row[key]) for key in ("connections", "updates", "updates_lost")),
+        f"{size(row['bytes_in'])}, {size(row['bytes_out'])}",
+    ]
 
 
 def acts(facts: Facts) -> Table:

@@ -55,6 +55,7 @@ class Facts:
     side: Side
     settings: Mapping[str, Any]
     processes: Sequence[Row]
+    nodes: Sequence[Row]
     acts: Sequence[Row]
     attempts: Sequence[Row]
     metrics: Mapping[tuple[str, str], Mapping[int, float]]
@@ -158,6 +159,7 @@ def read_facts(reader: Reader, ref: str | None, db: Place, personal: bool = Fals
         side=side(reader, run),
         settings=settings_of(run),
         processes=rows("SELECT * FROM v1_processes WHERE run_id = :run_id ORDER BY process_id"),
+        nodes=rows("SELECT * FROM v1_nodes WHERE run_id = :run_id ORDER BY started_at, node"),
         acts=rows("SELECT * FROM v1_operator_events WHERE run_id = :run_id ORDER BY at"),
         attempts=rows("SELECT * FROM v1_rounds WHERE run_id = :run_id ORDER BY round, attempt"),
         metrics=metrics,

@@ -40,6 +40,7 @@ def _report(facts: Facts) -> dict[str, Any]:
         "trainers": circumstances.trainers(facts),
         "trainers_notes": circumstances.trainers_notes(facts),
         "processes": circumstances.processes(facts),
+        "nodes": circumstances.nodes(facts),
         "acts": circumstances.acts(facts),
         "learning": figures.learning(facts),
         "times": figures.times(facts),

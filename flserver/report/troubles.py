@@ -11,6 +11,7 @@ from flserver.report.tables import Column, Table, table
 from flserver.report.values import NONE, count, listed, moment, of, rounds, text
 from flserver.store.reader import Row
 
+NAMED = 5  # nodes that a line names
 _REASONS = {
     "closed": "the client closed its connection",
     "reset": "the connection was reset",
@@ -74,7 +75,33 @@ def lines(facts: Facts) -> list[str]:
         said.append(
             f"{of(len(gone), 'server process', 'server processes')} had no orderly end (killed, or a power cut)."
         )
-    return said + _not_finite(facts)
+    return said + _nodes_gone(facts) + _not_finite(facts)
+
+
+def gone_nodes(facts: Facts) -> list[Row]:
+    """The ingest nodes that were gone before their time."""
+    return [row for row in facts.nodes if row["lost"]]
+
+
+def _nodes_gone(facts: Facts) -> list[str]:
+    """Which, and which attempts may have missed their quorum for that."""
+    if not (gone := gone_nodes(facts)):
+        return []
+    names = listed([text(row["node"]) for row in gone[:NAMED]] + [f"{len(gone) - NAMED} more"] * (len(gone) > NAMED))
+    said = [f"{of(len(gone), 'ingest node was', 'ingest nodes were')} gone before the end: {names}."]
+    ends = [row["ended_at"] for row in gone]
+    for_that = [
+        row["round"]
+        for row in aborted(facts)
+        if row["reason"] == "quorum" and any(row["started_at"] <= end <= row["ended_at"] for end in ends)
+    ]
+    if for_that:
+        attempts = of(len(for_that), "attempt that had", "attempts that had")
+        said.append(
+            f"Nodes went during {attempts} too few updates then, of round {rounds(for_that)}: what they had was "
+            "missing, and trainers may not be to blame."
+        )
+    return said
 
 
 def _not_finite(facts: Facts) -> list[str]:

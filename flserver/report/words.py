@@ -61,6 +61,7 @@ def _by_whom(facts: Facts) -> str:
     operators = sorted(who)
     said += f". Models sent came to {size(went)}, updates received to {size(came)}."
     count = of(len(facts.processes), "server process", "server processes")
+    count += f" and {of(len(facts.nodes), 'ingest node')}" if facts.nodes else ""
     return f"{said} It took {count}" + (f", operated by {listed(operators[:5])}." if operators else ".")
 
 

@@ -1,4 +1,4 @@
-"""What is said where it is not the clients but the model that seems to be at fault. Pure."""
+"""What is said where it is not the clients but the model, or an ingest node, that seems to be at fault. Pure."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,6 +17,18 @@ def model_at_fault(results: Sequence[Result]) -> str | None:
         return None
     which = "all updates" if len(broken) == len(answers) else f"{len(broken)} of {len(answers)} updates"
     return f"{which} hold NaN or infinity: the model that was sent is the likely cause"
+
+
+def nodes_at_fault(results: Sequence[Result]) -> str | None:
+    """That ingest nodes went, with how many of the clients, where an attempt had no quorum; None where none did."""
+    gone = sum(result.seat.node_gone for result in results)
+    return f"{gone} of {len(results)} clients were served by an ingest node that is gone" if gone else None
+
+
+def times(misses: int, with_nodes: int) -> str:
+    """How often an attempt was no round, and in how many of these attempts ingest nodes went."""
+    gone = f"; ingest nodes were gone in {with_nodes} of these attempts: trainers may not be to blame"
+    return f"{misses} time{'s' * (misses > 1)}{gone if with_nodes else ''}"
 
 
 def sound_before(made: Sequence[MadeRound], round: int) -> int | None:

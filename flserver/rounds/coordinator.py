@@ -14,7 +14,7 @@ from flserver.clock import Deadline, monotonic, utc_at
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.events.bus import Recorder
 from flserver.events.words import RunState, RunStatus
-from flserver.rounds.advice import furthest, model_at_fault, way_back
+from flserver.rounds.advice import furthest, model_at_fault, nodes_at_fault, times, way_back
 from flserver.rounds.broadcast import Broadcasts
 from flserver.rounds.committer import Committer, Implausible
 from flserver.rounds.endings import Farewell, Interrupted
@@ -52,10 +52,8 @@ class Coordinator:
         go_back: Callable[[int], str],
         on_end: Callable[[], None],
     ) -> None:
-        self._run_id = run_id
-        self._process_id = process_id
-        self._policy = policy
-        self._exchange = exchange
+        self._run_id, self._process_id = run_id, process_id
+        self._policy, self._exchange = policy, exchange
         self._prepare = prepare
         self._recorder = recorder
         self._attempts = dict(attempts_before)
@@ -117,11 +115,11 @@ class Coordinator:
 
     def _run_round(self, round: int) -> None:
         """Make attempts at one round until it commits. Raises Interrupted."""
-        misses = 0
+        misses = self._with_nodes = 0
         while (why := self._attempt(round)) is not None:
             misses += 1
             if misses >= self._policy.round_attempts:
-                raise Interrupted(f"round {round} {why} {misses} time{'s' * (misses > 1)}")
+                raise Interrupted(f"round {round} {why} {times(misses, self._with_nodes)}")
 
     def _attempt(self, round: int) -> str | None:
         """Make one attempt; why it was not committed, as words for a count. Raises Interrupted when it was aborted."""
@@ -231,8 +229,10 @@ class Coordinator:
 
     def _miss(self, attempt: Attempt, ended: EndedAttempt) -> str:
         """Too few updates count, or somebody stopped the run."""
-        detail = None if ended.stopped_by else model_at_fault(ended.results)
-        self._abort(attempt, ended, ended.stopped_by or "quorum", detail)
+        model, nodes = model_at_fault(ended.results), nodes_at_fault(ended.results)
+        self._with_nodes += nodes is not None
+        detail = None if ended.stopped_by else model or nodes
+        self._abort(attempt, ended, ended.stopped_by or "quorum", detail, model=model is not None)
         self._exchange.check_stop()
         return "missed its quorum"
 
@@ -245,11 +245,13 @@ class Coordinator:
         self._exchange.check_stop()
         return f"would have been an implausible model ({why})"
 
-    def _abort(self, attempt: Attempt, ended: EndedAttempt, reason: str, detail: str | None = None) -> None:
+    def _abort(
+        self, attempt: Attempt, ended: EndedAttempt, reason: str, detail: str | None = None, *, model: bool = True
+    ) -> None:
         self._exchange.seal(attempt)
         self._committer.forget(ended.updates)
         self._recorder.emit(aborted(attempt, reason, monotonic(), ended.results, detail))
-        if detail is not None:  # then it may be the model that is at fault
+        if detail is not None and model:  # then it may be the model that is at fault
             logger.warning("%s", way_back(self._committer.made, self._exchange.model.round, self._go_back))
 
     def _fail(self, attempt: Attempt, ended: EndedAttempt, suspects: Sequence[Seat] = ()) -> None:

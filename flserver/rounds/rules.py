@@ -88,6 +88,7 @@ class Rounds(Participants):
         seat.left = True
         if self.attempt.over or seat.answered:
             return
+        seat.node_gone = reason == "node"
         backoff = self.participants[registration.client_id].backoff
         if reason in GIVEN_UP:
             backoff.missed(self.attempt.round)

@@ -110,7 +110,8 @@ class Participant:
 class Seat:
     """One invited client in one attempt, and what its samples count for. ``update_id`` and ``norms`` are its answer's,
     and ``decision`` what was decided of that: None while it counts, and ``rejection`` says why it does not. Where there
-    is a ``suspicion``, it is ``settled`` later whether it counts."""
+    is a ``suspicion``, it is ``settled`` later whether it counts. ``node_gone`` says that it had to leave without an
+    answer, or lost its answer, with the ingest node that served it."""
 
     client_id: str
     data_size: int
@@ -118,6 +119,7 @@ class Seat:
     weight: Weight
     sent: SentModel | None = None
     left: bool = False
+    node_gone: bool = False
     update_id: int | None = None
     decision: Decision | None = None
     answered_at: float | None = None
@@ -138,7 +140,7 @@ class Seat:
 
     def lose(self) -> None:
         """Its answer counted and is lost: where it was folded, there is nobody any more."""
-        self.decision, self.suspicion = "lost", None
+        self.decision, self.suspicion, self.node_gone = "lost", None, True
 
     def clear(self) -> None:
         """Nothing answers it after all."""

@@ -1,9 +1,11 @@
 """The bodies that come to many trainers of one process: what all of them are sent is in memory once. No sockets.
 
-Whoever is first to receive a part of a round's model puts it there; what the others receive is held against it. Where
-it differs, what they receive is a later round's: they were not sent the one before.
+Whoever is first to receive a part of a body puts it there; what the others receive is held against it. Where it
+differs, it is another one: of a later round, or the same model as another process of the server writes it.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -15,16 +17,16 @@ from flserver.wire.pickles import PickleLimits
 
 _LIMITS = PickleLimits(opcodes=2**31, memo=2**30, names_length=2**31, steps=2**31)
 
-KEPT = 3  # bodies of a length: slow readers may still be at earlier ones
+KEPT = 3  # bodies of a length from each process of the server: slow readers may still be at earlier ones
 
 
 class Body:
-    """A body, as far as it is known. ``number`` counts those of its length that followed each other, from 1."""
+    """A body, as far as it is known."""
 
-    def __init__(self, length: int, number: int) -> None:
-        self.number = number
+    def __init__(self, length: int) -> None:
         self._bytes = bytearray(length)
         self._known = 0
+        self.counted = False  # among those of its content
 
     def __len__(self) -> int:
         return len(self._bytes)
@@ -53,41 +55,73 @@ class Body:
         """What a whole body holds, where it is a ``<MODEL>``."""
         return Model(self._bytes)
 
+    @cached_property
+    def content(self) -> bytes:
+        """The digest of that model's numbers: torch writes beside them where they lie in a process's memory."""
+        digest = hashlib.sha256()
+        for name, view in self.model.template.module.tensors.items():
+            digest.update(f"{name}|{view.shape}|{view.stride}|{view.offset}|".encode())
+            digest.update(view.storage)
+        return digest.digest()
+
 
 class Bodies:
-    """The newest few bodies of each length."""
+    """The newest few bodies of each length, and of which round each model is. Rounds are counted from 1."""
 
     def __init__(self) -> None:
         self._of_length: dict[int, list[Body]] = {}
+        self._contents: list[bytes] = []  # of the rounds' models
+        self._alike: Counter[bytes] = Counter()  # bodies by content
+        self._processes = 1  # of the server, as far as they have shown
 
-    def begin(self, length: int, after: int) -> Body:
-        """Where a body of ``length`` goes that comes to who has, or is not sent, those up to number ``after``."""
-        bodies = self._of_length.get(length, [])
-        return next((body for body in bodies if body.number > after), None) or self._new(length, after + 1)
+    def begin(self, length: int) -> Body:
+        """Where a body of ``length`` goes, until it shows to be another."""
+        bodies = self._of_length.get(length)
+        return bodies[-1] if bodies else self._new(length)
 
     def go_on(self, body: Body, at: int, part: memoryview) -> Body:
-        """Where what was taken for ``body`` goes on with ``part``, from ``at`` on: there, or in a later one that is the
+        """Where what was taken for ``body`` goes on with ``part``, from ``at`` on: there, or in another that is the
         same up to there, or in one that nobody else has seen yet."""
-        while not body.takes(at, part):
-            begun = body.first(at)
-            later = [one for one in self._of_length[len(body)] if one.number > body.number]
-            body = next((one for one in later if one.takes(0, begun)), None) or self._new(len(body), body.number + 1)
-            body.takes(0, begun)
-        return body
+        if body.takes(at, part):
+            return body
+        begun = body.first(at)
+        for other in reversed(self._of_length[len(body)]):
+            if other is not body and other.takes(0, begun) and other.takes(at, part):
+                return other
+        new = self._new(len(body))
+        new.takes(0, begun)
+        new.takes(at, part)
+        return new
 
-    def _new(self, length: int, least: int) -> Body:
+    def round_of(self, body: Body, after: int) -> int:
+        """The round whose model this is, for one who has, or is not sent, those up to round ``after``. The same numbers
+        once more are a round more: an attempt is made again."""
+        content = body.content
+        self._count(body, content)
+        for number in range(after + 1, len(self._contents) + 1):
+            if self._contents[number - 1] == content:
+                return number
+        self._contents.append(content)
+        return len(self._contents)
+
+    def _count(self, body: Body, content: bytes) -> None:
+        if not body.counted:
+            body.counted = True
+            self._alike[content] += 1
+            self._processes = max(self._processes, self._alike[content])
+
+    def _new(self, length: int) -> Body:
         bodies = self._of_length.setdefault(length, [])
-        bodies.append(Body(length, max([least, *(body.number + 1 for body in bodies)])))
-        del bodies[:-KEPT]
+        bodies.append(Body(length))
+        del bodies[: -KEPT * self._processes]
         return bodies[-1]
 
 
 class Frames:
-    """What comes on one connection: bytes in, whole bodies out. ``after`` is the number of the last model that came, or
-    will not."""
+    """What comes on one connection: bytes in, whole bodies out."""
 
-    def __init__(self, bodies: Bodies, after: int) -> None:
-        self._bodies, self.after = bodies, after
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
         self._head = bytearray()
         self._body: Body | None = None
         self._at = 0
@@ -101,7 +135,7 @@ class Frames:
                 self._head += view[:missing]
                 view = view[missing:]
                 if len(self._head) == LENGTH_BYTES:
-                    self._body, self._at = self._bodies.begin(self._length(), self.after), 0
+                    self._body, self._at = self._bodies.begin(self._length()), 0
                     self._head.clear()
                 continue
             part = view[: len(self._body) - self._at]

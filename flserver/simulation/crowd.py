@@ -27,6 +27,7 @@ from flserver.simulation.answers import Piece
 from flserver.simulation.bodies import Bodies, Body
 from flserver.simulation.loop import Call, Ended, Link, Loop
 from flserver.simulation.script import Member, What, from_line
+from flserver.simulation.tls import Tls, TlsLink
 from flserver.simulation.trainer import Take, Trainer
 from flserver.simulation.uploads import Uploads
 
@@ -36,7 +37,8 @@ FEWEST_UPLOADS: Final = 16
 SETTLING = 0.1  # seconds from the word that somebody takes part until the server is sure to invite it
 LONGEST_HOLD = 60.0  # seconds, where what is waited for never comes
 
-Answers = Callable[[Member, Body], list[Piece]]
+Answers = Callable[[Member, Body, int], list[Piece]]
+Told = Callable[[Mapping[str, Any]], None]
 
 
 class Crowd:
@@ -46,18 +48,21 @@ class Crowd:
         self,
         where: hosts.Address,
         members: list[Member],
-        told: Callable[[Mapping[str, Any]], None],
+        told: Told,
         uploads: int,
         answers: Answers | None = None,
         samples: Mapping[str, int] | None = None,
+        source: str | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """``uploads`` are made at a time, at most. ``answers`` makes an answer where that takes long, and ``samples``
-        says what each trainer then has."""
+        says what each trainer then has. All come from the address ``source``, where that is said, and speak ``tls``."""
         self.loop, self.bodies, self.round = Loop(), Bodies(), 0
-        self._where, self._told, self._answers = where, told, answers
+        self._where, self._source, self._tls = where, source, tls
+        self._told, self._answers = told, answers
         self._trainers = [Trainer(one, (samples or {}).get(one.id, one.samples), self) for one in members]
         self._arrivals = deque(self._trainers)
-        self.uploads = Uploads(uploads, self.link, self.note, self._end_if_over)
+        self.uploads = Uploads(uploads, self.link, self.note, self._end_if_over, tls=tls is not None)
         self._awaited: set[str] = set()  # who is to come back, or to have sent twice, before the last answer of a round
         self._held: tuple[str, Call] | None = None  # whose answer that is
         self._done: dict[str, Counter[str]] = {}
@@ -155,22 +160,25 @@ class Crowd:
             (_, answer), self._held = self._held, None
             answer()
 
-    def make_answer(self, trainer: Trainer, body: Body, take: Take) -> None:
+    def make_answer(self, trainer: Trainer, body: Body, round: int, take: Take) -> None:
         """Give ``take`` what the trainer answers."""
         if self._answers is None:
-            take(body.model.answer(trainer.member, body.number))
+            take(body.model.answer(trainer.member, round))
         else:
             answers = self._answers
-            self.loop.when_idle(lambda: take(answers(trainer.member, body)))
+            self.loop.when_idle(lambda: take(answers(trainer.member, body, round)))
 
     # --- connections -------------------------------------------------------------------------------------------------
 
     def after(self, seconds: float, call: Call) -> None:
         self.loop.after(seconds, call)
 
-    def link(self, ended: Ended) -> Link:
+    def link(self, client_id: str, ended: Ended) -> Link:
         family, address = self._where
-        return Link(self.loop, family, address, ended)
+        if self._tls is not None:
+            context = self._tls.context(client_id)
+            return TlsLink(self.loop, family, address, ended, self._source, context, self._tls.host)
+        return Link(self.loop, family, address, ended, self._source)
 
 
 def allow_descriptors() -> int:
@@ -182,10 +190,11 @@ def allow_descriptors() -> int:
     return soft
 
 
-def main() -> int:
-    part = json.loads(sys.stdin.buffer.readline())
+def crowd_of(part: Mapping[str, Any], told: Told, spare: int = SPARE_DESCRIPTORS) -> Crowd:
+    """What plays a ``simulation.parts.Part`` that was told as JSON, in a process that takes ``spare`` descriptors for
+    other things. Raises UsageError."""
     members = [from_line(line) for line in part["members"]]
-    uploads = max(FEWEST_UPLOADS, allow_descriptors() - SPARE_DESCRIPTORS - len(members))
+    uploads = max(FEWEST_UPLOADS, allow_descriptors() - spare - len(members))
     family, address = part["where"]
     where = socket.AddressFamily(family), tuple(address)
     answers, samples = None, None
@@ -193,13 +202,19 @@ def main() -> int:
         from flserver.simulation.training import training  # torch: only for who trains
 
         answers, samples = training(members, part["training"])
+    tls = None if part["tls"] is None else Tls(part["tls"])
+    return Crowd(where, members, told, uploads, answers, samples, part["source"], tls)
+
+
+def main() -> int:
+    part = json.loads(sys.stdin.buffer.readline())
 
     def told(what: Mapping[str, Any]) -> None:
         with suppress(BrokenPipeError):  # whoever started us is gone
             sys.stdout.write(f"{json.dumps(what)}\n")
             sys.stdout.flush()
 
-    crowd = Crowd(where, members, told, uploads, answers, samples)
+    crowd = crowd_of(part, told)
     crowd.loop.end_with(sys.stdin.fileno())
     crowd.play()
     return 0

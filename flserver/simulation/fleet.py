@@ -1,33 +1,24 @@
-"""The processes of a simulated fleet, and a server for it where there is none: started, followed, and ended."""
+"""A simulated fleet, whose parts are played by processes of this machine or of others: followed, and ended."""
 
 import contextlib
-import json
-import os
-import re
+import math
+import queue
 import resource
-import selectors
-import subprocess
-import sys
 import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
-from flserver.errors import FlserverError, UsageError
-from flserver.settings import hosts
-from flserver.settings.places import Place
-from flserver.simulation.script import Counts, Member, part_of, to_line
+from flserver.errors import UsageError
+from flserver.simulation.parts import Line, Player
+from flserver.simulation.script import Counts
 
-START_SECONDS: Final = 300.0  # until a server listens
-END_SECONDS: Final = 60.0  # until a server has ended whose run is over, or that was told to
-LAST_LINES: Final = 30  # of a server's log, which are shown where it fails
-DESCRIPTORS_A_CLIENT: Final = 3  # of a server's process: a client's two, and its part of those for uploads
+DESCRIPTORS_A_CLIENT: Final = 2.3  # of a server's process: a client's two, and its part of those for uploads
 RESERVED_DESCRIPTORS: Final = 200
-
-
-class FleetError(FlserverError):
-    """A process of the fleet, or its server, failed; the message has what it said."""
+PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+USUAL_PORTS: Final = 28_000
 
 
 @dataclass(frozen=True)
@@ -61,139 +52,81 @@ class Outcome:
     run: str = ""
 
 
-class Server:
-    """A server of our own on loopback, in a process of its own, that listens when this is made. It ends with this
-    process, also where that is killed."""
-
-    def __init__(self, options: Sequence[str]) -> None:
-        """Raises FleetError where it ends before it listens."""
-        self._process = subprocess.Popen(
-            [*_tied(), sys.executable, "-m", "flserver", *options],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env=environment("FLSERVER_"),
-            start_new_session=True,  # Ctrl-C is ours: the server is told when the trainers are
-        )
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._listens = threading.Event()
-        self.port = 0
-        self._reader = threading.Thread(target=self._read, name="server-log")
-        self._reader.start()
-        try:
-            self._listens.wait(START_SECONDS)
-            if not self.port:
-                raise FleetError(f"the server does not listen:\n{self.log}")
-        except BaseException:
-            self.close()
-            raise
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._lines.append(line)
-            if not self.port and (found := re.search(r"listening for trainers on .*:(\d+)$", line)):
-                self.port = int(found[1])
-                self._listens.set()
-        self._listens.set()
-
-    @property
-    def log(self) -> str:
-        """Its last lines."""
-        return "".join(self._lines)
-
-    def end(self) -> int:
-        """Wait until it ends by itself, and return its exit code. Raises FleetError where it does not."""
-        try:
-            code = self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise FleetError(f"the server goes on after its last round:\n{self.log}") from error
-        self._reader.join()
-        return code
-
-    def close(self) -> None:
-        """Stop it where it has not ended, and wait for it."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._reader.join()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-
-def _tied() -> list[str]:
-    """What a command begins with that is to end with this process."""
-    return [sys.executable, "-m", "flserver.simulation.tied", str(os.getpid())]
-
-
-def environment(without: str = "\0") -> dict[str, str]:
-    """Ours with one thread for arithmetic, without the variables that begin so."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(without)}
-    return {"OMP_NUM_THREADS": "1"} | kept
-
-
-def check_descriptors(trainers: int, processes: int, own_server: bool) -> None:
-    """Raise the soft limit of this process and of those that it starts.
+def check_descriptors(trainers: int, processes: int | None, servers: int) -> None:
+    """Raise the soft limit of this process and of those that it starts: so many ``processes`` of trainers, None where
+    they are not on this machine, and a server of its own in so many processes that serve trainers, 0: none.
 
     Raises UsageError where the hard one is too low.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needs = [("a process of trainers", -(-trainers // processes) + 64, "more --processes, or ")]
-    if own_server:
-        needs.append(("its server", DESCRIPTORS_A_CLIENT * trainers + RESERVED_DESCRIPTORS, ""))
+    needs = []
+    if processes is not None:
+        needs.append(("a process of trainers", -(-trainers // processes) + 64, "more --processes, or "))
+    if servers:
+        needed = math.ceil(DESCRIPTORS_A_CLIENT * trainers / servers) + RESERVED_DESCRIPTORS
+        needs.append(("its server" if servers == 1 else "a node of its server", needed, "more of --ingest, or "))
     for who, needed, cure in needs:
         if needed > hard:
+            where = "" if processes is None else f" in {processes} process{'es' * (processes > 1)}"
             raise UsageError(
-                f"{trainers} trainers in {processes} process{'es' * (processes > 1)}: {who} needs {needed} "
-                f"descriptors, and may have {hard}: {cure}ulimit -Hn {needed}, by who may raise it"
+                f"{trainers} trainers{where}: {who} needs {needed} descriptors, and may have {hard}: "
+                f"{cure}ulimit -Hn {needed}, by who may raise it"
             )
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class Fleet:
-    """Processes that play the ``members`` against the server at the address ``where``."""
+def local_ports() -> int:
+    """How many ports an address of this machine has for connections to one server."""
+    try:
+        first, last = map(int, PORT_RANGE.read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return USUAL_PORTS
+    return last - first + 1
 
-    def __init__(
-        self,
-        members: Sequence[Member],
-        processes: int,
-        where: hosts.Address,
-        training: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._crowds = [
-            _Crowd(part_of(members, number, processes), where, training)
-            for number in range(1, min(processes, len(members)) + 1)
-        ]
+
+class Fleet:
+    """What the ``players`` play, each a part."""
+
+    def __init__(self, players: Sequence[Player]) -> None:
+        self._players = players
+        self._there = set(range(len(players)))
         self._began: dict[int, dict[int, Moment]] = {}
         self._told = 0
+        self._said: queue.SimpleQueue[tuple[int, Line | Exception | None]] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._listen, args=(place, player), name=f"part-{place + 1}")
+            for place, player in enumerate(players)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _listen(self, place: int, player: Player) -> None:
+        try:
+            for line in player.lines():
+                self._said.put((place, line))
+        except Exception as error:
+            self._said.put((place, error))
+        else:
+            self._said.put((place, None))
 
     def follow(self) -> Iterator[Round | Outcome]:
         """Each round as soon as it is over, and at last what it came to. Raises FleetError."""
-        outcome, left = Outcome(), len(self._crowds)
-        with selectors.DefaultSelector() as selector:
-            for place, crowd in enumerate(self._crowds):
-                selector.register(crowd.lines, selectors.EVENT_READ, (place, crowd))
-            while left:
-                for key, _ in selector.select():
-                    place, crowd = key.data
-                    for line in crowd.read():
-                        self._take(place, line, outcome)
-                    if crowd.ended:
-                        selector.unregister(crowd.lines)
-                        crowd.check()
-                        left -= 1
-                for made in self._rounds():
-                    outcome.rounds.append(made)
-                    yield made
+        outcome = Outcome()
+        while self._there:
+            place, said = self._said.get()
+            if isinstance(said, Exception):
+                raise said
+            if said is None:
+                self._there.discard(place)
+            else:
+                self._take(place, said, outcome)
+            for made in self._rounds():
+                outcome.rounds.append(made)
+                yield made
         yield outcome
 
-    def _take(self, place: int, line: Mapping[str, Any], outcome: Outcome) -> None:
+    def _take(self, place: int, line: Line, outcome: Outcome) -> None:
         moment = Moment(line["at"], line["updates"], line["received"], line["sent"])
         if "began" in line:
             self._began.setdefault(line["began"], {})[place] = moment
@@ -205,9 +138,8 @@ class Fleet:
 
     def _rounds(self) -> Iterator[Round]:
         """Those that are over for all who are still there, and have not been told."""
-        there = {place for place, crowd in enumerate(self._crowds) if not crowd.ended}
         while (now := self._began.get(self._told + 1)) and (after := self._began.get(self._told + 2)):
-            if there - set(after):
+            if self._there - set(after):
                 return
             self._told += 1
             both = set(now) & set(after)
@@ -221,77 +153,12 @@ class Fleet:
             )
 
     def close(self) -> None:
-        """End all processes, and wait for them."""
-        for crowd in self._crowds:
-            crowd.tell_to_end()
-        for crowd in self._crowds:
-            crowd.close()
-
-
-class _Crowd:
-    """A process with a part of the trainers."""
-
-    def __init__(self, members: Sequence[Member], where: hosts.Address, training: Mapping[str, Any] | None) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "flserver.simulation.crowd"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment(),
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self.lines = self._process.stdin, self._process.stdout
-        self._rest, self.ended = b"", False
-        # The address, and not its name: that could mean another machine by now.
-        part = {"where": where, "members": [*map(to_line, members)], "training": training}
-        with contextlib.suppress(BrokenPipeError):  # it says why when it is read
-            self._stdin.write(f"{json.dumps(part)}\n".encode())
-            self._stdin.flush()
-
-    def read(self) -> list[Mapping[str, Any]]:
-        """The lines that have come."""
-        data = os.read(self.lines.fileno(), 1 << 16)
-        self.ended = not data
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in whole]
-
-    def check(self) -> None:
-        """Raises FleetError where it failed."""
-        if code := self._process.wait():
-            raise FleetError(f"a process of trainers ended with exit code {code}; what it said stands above")
-
-    def tell_to_end(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stdin.close()
-
-    def close(self) -> None:
-        try:
-            self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self.lines.close()
-
-
-def server_options(
-    db: Place, model: str, rounds: int, seed: int, members: Sequence[Member], more: Sequence[str]
-) -> list[str]:
-    """Those of a server for these trainers alone: a round begins when all are there, and each has its connections."""
-    joining = sum(member.takes_part for member in members)
-    connections = str(max(4096, 4 * len(members)))
-    given = {
-        "--db": str(db),
-        "--model": model,
-        "--num-rounds": str(rounds),
-        "--seed": str(seed),
-        "--server-port": "0",
-        "--metrics-port": "0",
-        "--time-to-wait": "0",
-        "--min-clients": str(joining),
-        "--max-connections": connections,
-        "--max-connections-per-address": connections,
-        "--strangers-per-minute": connections,  # uploads that break off are few, and have their rows
-        "--stop-grace": "0",
-    }
-    return [*(word for pair in given.items() for word in pair), *more]
+        """End all parts, and wait for them."""
+        for player in self._players:
+            player.tell_to_end()
+        for player in self._players:
+            player.end()
+        for thread in self._threads:
+            thread.join()
+        for player in self._players:
+            player.close()

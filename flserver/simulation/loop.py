@@ -1,5 +1,6 @@
 """What one thread waits for: sockets that can go on, moments that come, and work that is done when nothing else is."""
 
+import errno
 import heapq
 import os
 import selectors
@@ -75,17 +76,25 @@ class Loop:
 class Link:
     """A connection that is begun at once and never waited for. When ``ended`` is called, it is closed."""
 
-    def __init__(self, loop: Loop, family: int, address: tuple[object, ...], ended: Ended) -> None:
+    def __init__(
+        self, loop: Loop, family: int, address: tuple[object, ...], ended: Ended, source: str | None = None
+    ) -> None:
+        """``source`` is the address that it comes from, where that is not for the system to say."""
         self._loop, self._ended = loop, ended
         self._socket = socket.socket(family)
         self._socket.setblocking(False)
+        if source is not None:
+            # The port is found when it connects: one that is in use towards others will do.
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+            self._socket.bind((source, 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connected, self._reading, self.closed = False, False, False
         self._pieces: list[memoryview] = []
         self._opened: Call | None = None
         self._done: Call | None = None
         self._take: Callable[[bytes], None] | None = None
-        self._socket.connect_ex(address)  # what it comes to shows when it can be written to
+        begun = self._socket.connect_ex(address)  # what it comes to shows when it can be written to
+        self._failed = 0 if begun == errno.EINPROGRESS else begun  # such as no port that is free
         self._watch()
 
     def opened(self, call: Call) -> None:
@@ -118,22 +127,27 @@ class Link:
         """Nothing more comes from us."""
         self._socket.shutdown(socket.SHUT_WR)
 
+    @property
+    def _events(self) -> int:
+        """What is waited for."""
+        write = self._pieces or not self._connected
+        return (selectors.EVENT_WRITE if write else 0) | (selectors.EVENT_READ if self._reading else 0)
+
     def _watch(self) -> None:
-        events = selectors.EVENT_WRITE if self._pieces or not self._connected else 0
-        self._loop.watch(self._socket, events | (selectors.EVENT_READ if self._reading else 0), self._ready)
+        self._loop.watch(self._socket, self._events, self._ready)
 
     def _ready(self, events: int) -> None:
         if events & selectors.EVENT_WRITE:
             if not self._connected and not self._connect():
                 return
             self._write()
-        if events & selectors.EVENT_READ and self._reading and not self.closed:
+        if not self.closed and events & selectors.EVENT_READ & self._events:
             self._read()
         if not self.closed:
             self._watch()
 
     def _connect(self) -> bool:
-        if number := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if number := self._failed or self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._end(os.strerror(number))
             return False
         self._connected = True
@@ -142,16 +156,8 @@ class Link:
         return not self.closed
 
     def _write(self) -> None:
-        if not self._pieces:
+        if not self._pieces or not (sent := self._send(self._pieces)):
             return
-        try:
-            sent = self._socket.sendmsg(self._pieces)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._end(error.strerror or str(error))
-            return
-        self._loop.sent += sent
         while self._pieces and sent >= len(self._pieces[0]):
             sent -= len(self._pieces.pop(0))
         if self._pieces:
@@ -160,19 +166,36 @@ class Link:
             self._done = None
             done()
 
+    def _send(self, pieces: Sequence[memoryview]) -> int:
+        """How many bytes the system takes now; 0 also where the connection has ended."""
+        try:
+            sent = self._socket.sendmsg(pieces)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._end(error.strerror or str(error))
+            return 0
+        self._loop.sent += sent
+        return sent
+
     def _read(self) -> None:
+        data = self._receive()
+        if data == b"":
+            self._end("")
+        elif data is not None and self._take is not None:
+            self._take(data)
+
+    def _receive(self) -> bytes | None:
+        """What has come, empty at its end; None where nothing has, or the connection failed."""
         try:
             data = self._socket.recv(MOST_READ)
         except BlockingIOError:
-            return
+            return None
         except OSError as error:
             self._end(error.strerror or str(error))
-            return
+            return None
         self._loop.received += len(data)
-        if not data:
-            self._end("")
-        elif self._take is not None:
-            self._take(data)
+        return data
 
     def _end(self, why: str) -> None:
         self.close()

@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
+from flserver.simulation.parts import named
 from flserver.simulation.script import Counts, What
 from flserver.store.reader import Reader
 
 ORDER = get_args(What)
-MOST_NAMED = 8  # trainers in a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Comparison:
                 ]
                 if whose:
                     wanted, have = totals(self.scripted)[kind], totals(found)[kind]
-                    yield f"{kind}: {says} {have:,} of {wanted:,} scripted; not as scripted: {_named(whose)}"
+                    yield f"{kind}: {says} {have:,} of {wanted:,} scripted; not as scripted: {named(whose)}"
 
 
 def totals(counts: Counts) -> Counter[str]:
@@ -54,12 +54,6 @@ def totals(counts: Counts) -> Counter[str]:
 
 def _of(counts: Counts, client_id: str, kind: str) -> int:
     return counts.get(client_id, Counter())[kind]
-
-
-def _named(clients: Collection[str]) -> str:
-    first = list(clients)[:MOST_NAMED]
-    more = len(clients) - len(first)
-    return f"{len(clients)} trainer{'s' * (len(clients) > 1)} ({', '.join(first)}{f' and {more} more' if more else ''})"
 
 
 _UPDATES = """

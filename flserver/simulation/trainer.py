@@ -26,7 +26,7 @@ class Surroundings(Protocol):
     uploads: Uploads
     round: int
 
-    def link(self, ended: Ended) -> Link: ...
+    def link(self, client_id: str, ended: Ended) -> Link: ...
     def after(self, seconds: float, call: Call) -> None: ...
     def count(self, client_id: str, *what: What) -> None: ...
     def note(self, text: str) -> None: ...
@@ -35,7 +35,7 @@ class Surroundings(Protocol):
     def replied(self) -> None: ...
     def when_it_may(self, trainer: "Trainer", round: int, answer: Call) -> None: ...
     def settled(self, trainer: "Trainer") -> None: ...
-    def make_answer(self, trainer: "Trainer", body: Body, take: Take) -> None: ...
+    def make_answer(self, trainer: "Trainer", body: Body, round: int, take: Take) -> None: ...
     def finished(self) -> None: ...
     def is_over(self, trainer: "Trainer") -> None: ...
 
@@ -48,7 +48,7 @@ class Trainer:
         self.state: State = "outside"
         self._around = around
         self._link: Link | None = None
-        self._frames = Frames(around.bodies, 0)
+        self._frames, self._last = Frames(around.bodies), 0  # the last round whose model came, or will not
         self._has_left = False
         self._tries = 0
         self._first: list[Piece] | None = None  # of its answers, where it goes on sending that
@@ -60,8 +60,8 @@ class Trainer:
     def register(self) -> None:
         """Ask to take part, for the first time or again."""
         self.state = "asking"
-        self._frames = Frames(self._around.bodies, self._around.round)
-        link = self._link = self._around.link(self._ended)
+        self._frames, self._last = Frames(self._around.bodies), self._around.round
+        link = self._link = self._around.link(self.member.id, self._ended)
         samples = ABSURD_SAMPLES if self.member.lie == "samples" else self.samples
         body = encode_metadata(self.member.id, samples, {})
         link.send([encode_length(len(body)), body], lambda: None)
@@ -91,9 +91,9 @@ class Trainer:
                 self._around.note("the server stopped in the middle of the run")
             self._end()
         else:
-            self._frames.after = body.number
-            self._around.begins(body.number)
-            self._model(body)
+            self._last = round = self._around.bodies.round_of(body, self._last)
+            self._around.begins(round)
+            self._model(body, round)
 
     def _reply(self, message: object) -> None:
         if isinstance(message, Success):
@@ -123,16 +123,18 @@ class Trainer:
 
     # --- rounds ------------------------------------------------------------------------------------------------------
 
-    def _model(self, body: Body) -> None:
-        round, out = body.number, self.member.drop_out
+    def _model(self, body: Body, round: int) -> None:
+        out = self.member.drop_out
         if out is None or out.round != round or self._has_left:
-            answer = lambda: self._around.make_answer(self, body, self._send)  # noqa: E731
+            answer = lambda: self._around.make_answer(self, body, round, self._send)  # noqa: E731
             later = lambda: self._around.after(self.member.lag, answer)  # noqa: E731
             self._around.when_it_may(self, round, later if self.member.lag else answer)
         elif out.when == "before":
             self._leave()
         else:
-            self._around.make_answer(self, body, lambda pieces: self._around.uploads.half(pieces, self._leave))
+            self._around.make_answer(
+                self, body, round, lambda pieces: self._around.uploads.half(self.member.id, pieces, self._leave)
+            )
 
     def _send(self, pieces: list[Piece]) -> None:
         if self.state != "joined":
@@ -146,7 +148,7 @@ class Trainer:
             if self.sends_twice:
                 self._around.settled(self)
 
-        self._around.uploads.whole(pieces, done, copies=1 + self.sends_twice)
+        self._around.uploads.whole(self.member.id, pieces, done, copies=1 + self.sends_twice)
 
     def _leave(self) -> None:
         if self.state != "joined":

@@ -19,7 +19,7 @@ from flserver.wire.messages import wire_id
 EPOCHS, LEARNING_RATE = 8, 0.7  # as the trainers in the field
 FILES = 5  # of fldata, which trainers have in turn
 
-Answers = Callable[[Member, Body], list[Piece]]
+Answers = Callable[[Member, Body, int], list[Piece]]
 
 
 def training(members: Sequence[Member], told: Mapping[str, Any]) -> tuple[Answers, Mapping[str, int]]:
@@ -39,9 +39,9 @@ def training(members: Sequence[Member], told: Mapping[str, Any]) -> tuple[Answer
         data = cut(told["places"][member.id])
         trainers[member.id] = Trainer(module, data, test, policy, member.id, torch.device("cpu"))
 
-    def answers(member: Member, body: Body) -> list[Piece]:
+    def answers(member: Member, body: Body, round: int) -> list[Piece]:
         model = body.model
-        trained = trainers[member.id].train(model.template.module, body.number)
+        trained = trainers[member.id].train(model.template.module, round)
         mine = model.template.copy()
         write_state(mine.module, trained.state)
         return lying(model, member, mine.answer(id=wire_id(member.id), metrics=trained.metrics()), None)

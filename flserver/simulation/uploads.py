@@ -13,8 +13,16 @@ class Uploads:
     """``free`` are made at a time, at most; ``link`` makes a connection, ``note`` is told what went wrong, ``fewer``
     is called when one is over."""
 
-    def __init__(self, free: int, link: Callable[[Ended], Link], note: Callable[[str], None], fewer: Call) -> None:
-        self.link, self.note = link, note
+    def __init__(
+        self,
+        free: int,
+        link: Callable[[str, Ended], Link],
+        note: Callable[[str], None],
+        fewer: Call,
+        *,
+        tls: bool = False,
+    ) -> None:
+        self.link, self.note, self._tls = link, note, tls
         self._free, self._fewer = free, fewer
         self._waiting, self._under_way = deque[Call](), 0
         self.sent = 0
@@ -24,9 +32,12 @@ class Uploads:
         """Whether none is under way, and none waits."""
         return not (self._under_way or self._waiting)
 
-    def whole(self, pieces: list[Piece], done: Call, *, copies: int = 1) -> None:
+    def whole(self, client_id: str, pieces: list[Piece], done: Call, *, copies: int = 1) -> None:
         """Send a body on a connection of its own, and close that. Of two copies both are connected before one is sent,
-        and the server has read both when this is done: neither can be taken for the next round's."""
+        and the server has read both when this is done: neither can be taken for the next round's.
+
+        Over TLS the server has read it, too: closing before its session tickets are read throws away what is on the
+        way."""
         frame = framed(pieces)
 
         def all_sent() -> None:
@@ -35,19 +46,22 @@ class Uploads:
 
         def begin() -> None:
             if copies == 1:
-                upload = Upload(self)
-                upload.send(frame, upload.close, all_sent)
+                upload = Upload(self, client_id)
+                if self._tls:
+                    upload.send_and_wait(frame, all_sent)
+                else:
+                    upload.send(frame, upload.close, all_sent)
             else:
-                second, first = Upload(self), Upload(self)
+                second, first = Upload(self, client_id), Upload(self, client_id)
                 second.link.opened(lambda: first.send_and_wait(frame, lambda: second.send_and_wait(frame, all_sent)))
 
         self._when_free(copies, begin)
 
-    def half(self, pieces: list[Piece], done: Call) -> None:
+    def half(self, client_id: str, pieces: list[Piece], done: Call) -> None:
         """Begin to send a body, and break off in the middle."""
 
         def begin() -> None:
-            upload = Upload(self)
+            upload = Upload(self, client_id)
             upload.on_end = done
             upload.send(halved(framed(pieces)), done, upload.reset)
 
@@ -71,12 +85,12 @@ class Uploads:
 
 
 class Upload:
-    """A connection for one upload. ``on_end`` is called where the server ends it."""
+    """A connection for one upload of a client. ``on_end`` is called where the server ends it."""
 
-    def __init__(self, uploads: Uploads) -> None:
+    def __init__(self, uploads: Uploads, client_id: str) -> None:
         self._uploads, self._over = uploads, False
         self.on_end: Call | None = None
-        self.link = uploads.link(self._ended)
+        self.link = uploads.link(client_id, self._ended)
 
     def send(self, frame: list[Piece], *then: Call) -> None:
         """Send it, and call these when the system has it."""

@@ -193,6 +193,11 @@ class Reader(Readable):
             WHERE decision = 'accepted' AND (upto IS NULL OR answers_round <= upto)"""
         return AcceptedNorms(**self._rows(query, run=run_id, upto=upto)[0])
 
+    def nodes_named(self, run_id: str) -> int:
+        """The highest number in the name of a node that the run has had; 0 where it had none."""
+        names = self._rows("SELECT node FROM nodes WHERE run_id = :run", run=run_id)
+        return max((int(row["node"].rpartition("-")[2]) for row in names), default=0)
+
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""
         query = "SELECT COALESCE(MAX(attempt), 0) + 1 AS next FROM rounds WHERE run_id = :run AND round = :number"

@@ -1,5 +1,6 @@
 """How the database is read: each call opens a connection that cannot write, sees one state, and closes."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -127,14 +128,14 @@ class Asked:
         self, sql: str, parameters: Mapping[str, Any] | None = None
     ) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
         """The same, with ``PAGE`` rows in memory at once."""
-        with _words():
+        with _words(sql):
             result = self._ask(sql, parameters or {})
             self._results.append(result)
             if not result.returns_rows:
                 return [], iter(())
 
         def pages() -> Iterator[list[tuple[Any, ...]]]:
-            with _words():
+            with _words(sql):
                 for page in result.partitions(PAGE):
                     yield [tuple(row) for row in page]
 
@@ -163,14 +164,30 @@ class Asked:
 
 
 @contextmanager
-def _words() -> Iterator[None]:
-    """Within the block, what the asker's SQL comes to is said in the database's words."""
+def _words(sql: str) -> Iterator[None]:
+    """Within the block, what the asker's ``sql`` comes to is said in the database's words, and where it is no statement
+    that reads, in the same ones whichever database it is."""
     try:
         yield
     # ValueError: SQL that is not UTF-8, which the driver raises before SQLite sees it.
     except (SQLAlchemyError, ValueError) as error:
         said = cause(error)
+        if any(several in said for several in _SEVERAL):
+            raise UsageError(f"{ONE_THAT_READS}, and there are several: ask one at a time") from error
+        if (another := _ANOTHER.match(sql)) is not None:
+            raise UsageError(f"{ONE_THAT_READS}, and {another[1].upper()} is none that does") from error
         if (of_postgres := asking.complaint(error)) is not None:
             raise UsageError(of_postgres) from error
         only = "; a query can only read, and no more than the database" if "not authorized" in said else ""
         raise UsageError(said + only) from error
+
+
+ONE_THAT_READS = "a query is one statement that only reads"
+_SEVERAL = ("execute one statement at a time", "cannot insert multiple commands")
+_ANOTHER = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(ALTER|ANALYZE|ATTACH|BEGIN|CALL|CLUSTER|COMMENT|COMMIT|COPY|CREATE|DELETE|DETACH|DO|"
+    r"DROP|END|GRANT|INSERT|LISTEN|LOCK|MERGE|NOTIFY|REFRESH|REINDEX|RELEASE|REPLACE|REVOKE|ROLLBACK|SAVEPOINT|SET|START|"
+    r"TRUNCATE|UPDATE|VACUUM)\b",
+    re.DOTALL | re.IGNORECASE,
+)
+"""How statements begin that do something else."""

@@ -92,6 +92,13 @@ processes = _table(
     code json?, libraries json?, cpu text?
     """,
 )
+nodes = _table(
+    "nodes",
+    """
+    run_id text key, node text key, slot int, process_id int, host text, pid int, listen_host text, listen_port int
+    code json, libraries json, cpu text, started_at text, ended_at text?, lost int?, end_reason text?
+    """,
+)
 operator_events = _table(
     "operator_events",
     "event_seq int key, run_id text, process_id int, at text, kind text, detail json, actor text?, reason text?",
@@ -124,6 +131,7 @@ summaries = _table(
     """
     event_seq int key, run_id text, minute text, prefix text?, reason text, purpose text, header text, outcome text?
     connections int, messages int, message_bytes int, answers int, failed_answers int, bytes_in int, bytes_out int
+    node text?
     """,
 )
 updates = _table(
@@ -175,7 +183,7 @@ tree_nodes = _table("tree_nodes", "level int key, place int key, hash text")
 """Hashes of complete subtrees of the tree over the events' digests (see ``tree``)."""
 
 DERIVED: tuple[Table, ...] = (
-    runs, processes, operator_events, heads, connections, clients, messages, summaries, updates, rounds, client_rounds,
-    round_metrics, client_metrics,
+    runs, processes, nodes, operator_events, heads, connections, clients, messages, summaries, updates, rounds,
+    client_rounds, round_metrics, client_metrics,
 )  # fmt: skip
 """Every table that follows from ``events``, parents before children."""

@@ -1,13 +1,14 @@
 """The queries behind :class:`~flserver.events.totals.Totals`, from which ``/metrics`` goes on after a restart."""
 
 from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from flserver.events.totals import Totals
-from flserver.events.words import PHASES, Phase
+from flserver.events.totals import NodeTotals, Totals
+from flserver.events.words import PHASES, Decision, Phase
 
 # Messages with rows of their own, and those that strangers' sums are of: a stranger is answered <ERROR>, if at all.
 _MESSAGES = """
@@ -38,6 +39,15 @@ _NUMBERS = {
     "rejoins": "SELECT COUNT(*) FROM clients WHERE run_id = :run AND rejoined = 1",
     "events": "SELECT COUNT(*) FROM events WHERE run_id = :run",
 }
+_NODES = """
+    SELECT slot, SUM(COALESCE(lost, 0)), SUM(connections), SUM(bytes_in), SUM(bytes_out) FROM v1_nodes
+    WHERE run_id = :run GROUP BY slot"""
+_NODES_UPDATES = """
+    SELECT n.slot, u.decision, COUNT(*) FROM nodes AS n
+    JOIN connections AS c ON c.run_id = n.run_id AND c.node = n.node
+    JOIN messages AS m ON m.connection_id = c.connection_id
+    JOIN updates AS u ON u.message_id = m.message_id
+    WHERE n.run_id = :run AND u.decision IS NOT NULL GROUP BY n.slot, u.decision"""
 
 
 def read_totals(connection: Connection, run_id: str) -> Totals:
@@ -58,7 +68,19 @@ def read_totals(connection: Connection, run_id: str) -> Totals:
         phase_seconds=phases,
         client_seconds=_durations(connection, run, "client_rounds", "seconds"),
         checkpoint_seconds=phases["checkpoint"],
+        nodes=_of_nodes(connection, run),
     )
+
+
+def _of_nodes(connection: Connection, run: Mapping[str, str]) -> dict[int, NodeTotals]:
+    updates: dict[int, dict[Decision, int]] = defaultdict(dict)
+    for slot, decision, number in connection.execute(text(_NODES_UPDATES), run):
+        updates[slot][decision] = number
+    names = ("lost", "connections", "bytes_in", "bytes_out")
+    return {
+        slot: NodeTotals(**dict(zip(names, map(int, numbers), strict=True)), updates=updates[slot])
+        for slot, *numbers in connection.execute(text(_NODES), run)
+    }
 
 
 def _durations(connection: Connection, run: Mapping[str, str], table: str, column: str) -> Sequence[float]:

@@ -213,3 +213,20 @@ def test_what_a_killed_server_left_beside_the_database_holds_nothing_either(
     assert traces(copied) == set()
     assert {path.name for path in left.iterdir()} == {"runs.sqlite", "runs.sqlite.lock"}
     assert verified(copied)["verdict"] == "holds"
+
+
+def test_where_nodes_were_stays_and_what_they_served_is_still_counted(flserver: Run, db: Path, ask: Ask) -> None:
+    served = [facts.opened(71, node="node-7"), facts.received(71, connection_id=71, bytes=9)]
+    told = [facts.node_started(7), *served, facts.strangers_summed(node="node-7"), facts.node_ended(node="node-7")]
+    story.write(db, told, process_id=7)
+    nodes, of_it = "SELECT * FROM v1_nodes ORDER BY node", "SELECT host, listen_host, connections, bytes_in"
+    before = ask(nodes)
+    lines(flserver("--db", db, "purge", "--what", "payloads", "--run", "night", "--yes"))
+    assert ask(nodes) == before
+    strangers = facts.strangers_summed()
+    counts = (1 + strangers.connections, 9 + strangers.message_bytes)
+    assert ask(f"{of_it} FROM v1_nodes WHERE node = 'node-7'") == [("fl-b", "10.0.0.2", *counts)]
+    assert ask("SELECT node, peer_host FROM v1_connections WHERE connection_id = 71") == [("node-7", None)]
+    assert verified(db)["verdict"] == "holds"
+    ask("UPDATE nodes SET host = 'another' WHERE node = 'node-7'")
+    assert verified(db)["verdict"] == "does not hold"

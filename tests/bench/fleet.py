@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,17 @@ ROUNDS = 6
 SCRIPT = ("--drop-out", "0.05", "--lag", "0.05", "--lag-seconds", "0.5", "--lie", "0.03")
 
 
-def against_the_floor(trainers: int, directory: Path, rounds: int | None, turns: int | None) -> list[Figure]:
+def against_the_floor(
+    trainers: int, directory: Path, rounds: int | None, turns: int | None, nodes: Sequence[str] = ()
+) -> list[Figure]:
     """Seconds a round of the server over those of the floor, with the same fleet; and what one costs that drops out,
-    lags and lies, for which there is no floor. Raises BenchError."""
+    lags and lies, for which there is no floor. The server has ``nodes``, where these options say so. Raises
+    BenchError."""
     shape = Shape(trainers, "0.03", rounds or ROUNDS)
-    pairs = [(_floor(shape, directory), _server(shape, directory)) for _ in range(turns or 3)]
+    own = ("--", *nodes) if nodes else ()
+    pairs = [(_floor(shape, directory), _server(shape, directory, *own)) for _ in range(turns or 3)]
     server = statistics.median(_seconds(server) for _, server in pairs)
-    scripted = _server(shape, directory, *SCRIPT)
+    scripted = _server(shape, directory, *SCRIPT, *own)
     took, updates = sum(one["seconds"] for one in scripted["rounds"]), sum(one["updates"] for one in scripted["rounds"])
     return [
         Figure(

@@ -206,7 +206,7 @@ def large(clients: int, size: str, given: Given) -> list[Figure]:
 
 
 def simulated(given: Given) -> list[Figure]:
-    return fleet.against_the_floor(given.fleet, given.directory, given.rounds, given.turns)
+    return fleet.against_the_floor(given.fleet, given.directory, given.rounds, given.turns, given.ingest)
 
 
 FLEET = "fleet"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flserver.cli.ask import in_order
+from tests import golden
 from tests.cli.conftest import Run, lines, refused
 from tests.recorded_run import PLAIN, RUN, SCREEN_CLEARER
 
@@ -84,6 +85,24 @@ def test_an_unknown_run_is_said_with_what_there_is(flserver: Run, db: Path) -> N
 def test_a_run_is_meant_by_the_beginning_of_its_id_or_as_the_newest(flserver: Run, db: Path) -> None:
     for ref, name in (([], "plain"), (["newest"], "plain"), (["20260131"], "night"), (["20260201T"], "plain")):
         assert f"name {name}" in lines(flserver("--db", db, "show", *ref))[0]
+
+
+def test_show_names_the_nodes_for_people_and_only_where_there_were_some(
+    flserver: Run, db: Path, story_db: Path, tmp_path: Path
+) -> None:
+    said = lines(flserver("--db", story_db, "show", "night"))
+    assert said[2].split()[:4] == ["node", "slot", "host", "pid"]
+    assert [line.split()[:4] for line in said[4:6]] == [
+        ["node-1", "1", "fl-b", "4243"],
+        ["node-2", "2", "fl-b", "4244"],
+    ]
+    assert "its process ended" in said[5]
+    assert said[7].split()[:2] == ["round", "attempt"]
+    assert json.loads(flserver("--db", story_db, "show", "night", "--json")[1])[0].keys() >= {"round", "attempt"}
+    assert "node" not in flserver("--db", db, "show")[1].replace("node_", "")
+    old = tmp_path / "old.sqlite"
+    golden.old_record(old)
+    assert lines(flserver("--db", old, "show"))[2].split()[:2] == ["round", "attempt"], "it has no such view"
 
 
 def test_show_of_a_round_has_its_times_and_its_clients(flserver: Run, story_db: Path) -> None:

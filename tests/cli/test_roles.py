@@ -1,6 +1,7 @@
 """What ``db roles`` prints makes a role that can read the views, and nothing else."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,9 +73,11 @@ def test_the_commands_that_people_ask_with_are_the_roles_too(flserver: Run, gran
 
 
 @pytest.mark.parametrize("command", [["query", "SELECT COUNT(*) FROM v1_events"], ["ask", "run_at_a_glance"]])
-def test_who_asks_as_a_role_that_may_do_more_is_told_once(
-    flserver: Run, granted: PostgresDatabase, command: list[str]
+def test_who_asks_as_a_role_that_may_do_more_is_told_at_a_terminal_and_once(
+    flserver: Run, granted: PostgresDatabase, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert flserver("--db", granted.url(), *command)[2] == "", "what runs every night has nothing to mail"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     code, _, err = flserver("--db", granted.url(), *command)
     assert (code, err.count("is asked as postgres, who may do more than read it"), err.count("\n")) == (0, 1, 1)
     assert "db roles" in err

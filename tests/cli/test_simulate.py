@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,6 +10,7 @@ import pytest
 
 from flserver.errors import UsageError
 from flserver.settings import hosts
+from flserver.simulation.parts import Part
 from tests.cli.conftest import Run, lines, refused
 
 
@@ -28,11 +30,11 @@ def test_what_was_looked_at_is_what_is_connected_to(flserver: Run, monkeypatch: 
         asked.append(host)
         return [(socket.AF_INET, (answers[len(asked) - 1], port))]
 
-    def fleet(members: object, processes: int, where: hosts.Address, training: object) -> NoReturn:
-        raise UsageError(f"connects to {where}")
+    def plays(part: Part) -> NoReturn:
+        raise UsageError(f"connects to {part.where}")
 
     monkeypatch.setattr("flserver.settings.hosts.addresses", resolve)
-    monkeypatch.setattr("flserver.simulation.fleet.Fleet", fleet)
+    monkeypatch.setattr("flserver.simulation.processes.ProcessPart", plays)
     code, _, err = flserver("simulate", "--host", "mine.example", "--server-port", 50052, "--trainers", 1)
     assert (code, "('127.0.0.9', 50052)" in err) == (2, True)
     assert asked == ["mine.example"]
@@ -40,12 +42,12 @@ def test_what_was_looked_at_is_what_is_connected_to(flserver: Run, monkeypatch: 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.9", "::1"])
 def test_a_target_that_is_this_machine_is_tried(flserver: Run, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flserver.cli.simulate._play", lambda *_: 0)
+    monkeypatch.setattr("flserver.cli.play.play", lambda *_: 0)
     assert flserver("simulate", "--host", host, "--server-port", 50052)[0] == 0
 
 
 def test_with_the_word_that_it_is_mine_another_machine_is_tried(flserver: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flserver.cli.simulate._play", lambda *_: 0)
+    monkeypatch.setattr("flserver.cli.play.play", lambda *_: 0)
     assert flserver("simulate", "--host", "192.0.2.1", "--server-port", 50052, "--target-is-mine")[0] == 0
 
 
@@ -58,6 +60,9 @@ def test_with_the_word_that_it_is_mine_another_machine_is_tried(flserver: Run, m
         (("--host", "localhost"), "--host is for a server that is there"),
         (("--server-port", 1, "--model", "a:b"), "--model is for a server of its own"),
         (("--server-port", 1, "--", "--seed", "1"), "what stands after -- is for a server of its own"),
+        (("--tls-cert", "a.pem"), "--tls-cert needs --tls-ca"),
+        (("--tls-ca", "ca.pem", "--tls-key", "a.key"), "--tls-key needs --tls-cert"),
+        (("--tls-ca", "ca.pem"), "ca.pem is no file of certificates in PEM form: No such file"),
         (("--part", "3/2"), "3/2 is not of the form 2/8"),
         (("--part", "0/2"), "0/2 is not of the form 2/8"),
         (("--drop-out", "1.1"), "--drop-out"),
@@ -75,7 +80,20 @@ def test_more_trainers_than_descriptors_are_refused_with_what_is_missing(
     answer = flserver("simulate", "--trainers", 5000, "--processes", 1)
     refused(answer, "5000 trainers in 1 process: a process of trainers needs 5064 descriptors, and may have 4096: ")
     assert "more --processes, or ulimit -Hn 5064" in answer[2]
-    refused(flserver("simulate", "--trainers", 5000, "--processes", 2), "its server needs 15200 descriptors")
+    two = ("simulate", "--trainers", 5000, "--processes", 2)
+    refused(flserver(*two), "its server needs 11700 descriptors")
+    answer = flserver(*two, "--", "--num-rounds", "1", "--ingest", "2")
+    refused(answer, "5000 trainers in 2 processes: a node of its server needs 5950 descriptors, and may have 4096")
+
+
+def test_a_cluster_needs_ray_and_somebody_who_answers(flserver: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused(flserver("simulate", "--ray-address", "10.0.0.1:6379"), "--ray-address needs Ray: ")
+    monkeypatch.setattr("flserver.ray_cluster.find_spec", lambda name: name)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        refused(flserver("simulate", "--ray-address", address), f"--ray-address {address}: no cluster answers there")
 
 
 def test_a_script_is_written_once_and_read_from_then_on(flserver: Run, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ COUNTERS = {
         "SELECT left_reason, COUNT(*) FROM v1_clients"
         " WHERE left_reason NOT IN ('finished', 'stopped', 'server stopped') GROUP BY 1",
     ),
+    "flserver_nodes_lost_total": ("slot", "SELECT slot, SUM(lost) FROM v1_nodes GROUP BY 1"),
+    "flserver_node_connections_total": ("slot", "SELECT slot, SUM(connections) FROM v1_nodes GROUP BY 1"),
+    "flserver_node_up": ("slot", "SELECT slot, SUM(ended_at IS NULL) FROM v1_nodes GROUP BY 1"),
 }
 
 # Strangers' messages beyond those that have rows are in sums; what is sent to a stranger is <ERROR>.
@@ -34,6 +37,10 @@ MESSAGES = """
     UNION ALL SELECT 'in', header, outcome, messages, message_bytes FROM v1_summaries WHERE outcome IS NOT NULL
     UNION ALL SELECT 'out', '<ERROR>', 'ok', answers, bytes_out FROM v1_summaries
     UNION ALL SELECT 'out', '<ERROR>', 'failed', failed_answers, 0 FROM v1_summaries"""
+
+UPDATES_OF_NODES = """
+    SELECT slot, decision, COUNT(*) FROM v1_updates JOIN v1_connections USING (run_id, connection_id)
+    JOIN v1_nodes USING (run_id, node) WHERE decision IS NOT NULL GROUP BY 1, 2"""
 
 
 def disagreements(server: ServerProcess) -> list[str]:
@@ -70,6 +77,12 @@ def _expected(server: ServerProcess) -> Counter[tuple[str, str]]:
         labels = f'direction="{direction}",header="{header if header in KNOWN_HEADERS else "other"}"'
         expected["flserver_messages_total", f'{{{labels},outcome="{outcome}"}}'] += count
         expected["flserver_message_bytes_total", f"{{{labels}}}"] += size
+    for slot, came, went in server.sql("SELECT slot, SUM(bytes_in), SUM(bytes_out) FROM v1_nodes GROUP BY 1"):
+        for direction, size in (("in", came), ("out", went)):
+            labels = f'{{direction="{direction}",slot="{slot}"}}'
+            expected["flserver_node_message_bytes_total", labels] = size
+    for slot, decision, count in server.sql(UPDATES_OF_NODES):
+        expected["flserver_node_updates_total", f'{{decision="{decision}",slot="{slot}"}}'] = count
     ((events, sequence),) = server.sql("SELECT COUNT(*), MAX(seq) FROM v1_events")
     expected["flserver_audit_events_total", ""] = events
     expected["flserver_audit_sequence", ""] = sequence

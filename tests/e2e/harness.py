@@ -95,10 +95,14 @@ class ServerProcess:
         # The checkout under test, whatever is installed.
         path = os.pathsep.join(filter(None, (str(TESTS.parent), environment.get("PYTHONPATH"))))
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "PYTHONPATH": path} | (env or {})
-        self.process = warm.start(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=stderr)
+        self.process = self._start(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stderr=stderr)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self._port: int | None = None
+
+    def _start(self, program: list[str], **options: Any) -> warm.Started:
+        """Start what comes after ``python`` in a command line."""
+        return warm.start(program, **options)
 
     def use_port(self, port: int) -> None:
         """Where trainers connect, for whoever sends the log elsewhere."""

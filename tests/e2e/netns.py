@@ -21,28 +21,34 @@ class Machine:
         self._name, self.here, self.there = name, here, there
 
     def connect(self, port: int) -> socket.socket:
-        made: list[socket.socket | OSError] = []
-
-        def from_there() -> None:  # a thread has a namespace of its own, and a socket stays where it was made
-            descriptor = os.open(f"/run/netns/{self._name}", os.O_RDONLY)
-            try:
-                if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), "setns")
-                made.append(socket.create_connection((self.here, port), timeout=PATIENCE))
-            except OSError as error:
-                made.append(error)
-            finally:
-                os.close(descriptor)
-
-        thread = threading.Thread(target=from_there)
-        thread.start()
-        thread.join()
-        if isinstance(made[0], OSError):
-            raise made[0]
-        return made[0]
+        return connect_from(f"/run/netns/{self._name}", (self.here, port))
 
     def pull_the_cable(self) -> None:
         _ip("-n", self._name, "link", "set", "there", "down")
+
+
+def connect_from(namespace: str, address: tuple[str, int], source: str | None = None) -> socket.socket:
+    """A connection from within a network namespace, ``source`` being one of the addresses there."""
+    made: list[socket.socket | OSError] = []
+
+    def from_there() -> None:  # a thread has a namespace of its own, and a socket stays where it was made
+        descriptor = os.open(namespace, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+            own = None if source is None else (source, 0)
+            made.append(socket.create_connection(address, timeout=PATIENCE, source_address=own))
+        except OSError as error:
+            made.append(error)
+        finally:
+            os.close(descriptor)
+
+    thread = threading.Thread(target=from_there)
+    thread.start()
+    thread.join()
+    if isinstance(made[0], OSError):
+        raise made[0]
+    return made[0]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import sqlite3
 import threading
 from collections import Counter
@@ -103,6 +104,7 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     assert left <= {"finished", "node", "closed", "reset"}
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]
     server.wait_for_line("node-3 serves trainers")
+    assert server.sql("SELECT node, updates_lost > 0 FROM v1_nodes WHERE lost = 1") == [(lost, 1)]
     assert server.terminate() == 0
     code, said = flserver("--db", server.db, "verify")
     assert code == 0, said
@@ -122,19 +124,20 @@ def test_nodes_end_with_their_server_however_it_ends_and_a_run_goes_on_with_othe
         peer.model()  # of round 2: round 1 is committed
         killed.kill()
         assert closed(peer.connection)
+    before = process
     eventually(lambda: not Path(f"/proc/{process}").exists() or "Z" in state_of(process))
     resumed = start("--resume", *options, "--server-port", str(killed.port))
-    process = int(resumed.wait_for_line(r"node-1 serves trainers, process (\d+)")[1])
+    process = int(resumed.wait_for_line(r"node-2 serves trainers, process (\d+)")[1])
     with Peer(resumed, "a").join() as peer:
         peer.model()
         assert resumed.terminate() == 3
         peer.stopped()
     assert not Path(f"/proc/{process}").exists(), "the server has waited for it"
     stopped = start("--resume", *options)
-    process = int(stopped.wait_for_line(r"node-1 serves trainers, process (\d+)")[1])
-    os.kill(process, signal.SIGINT)  # as a terminal tells all: it is being started, and the server ends it
+    begun = int(stopped.wait_for_line(r"node-3 serves trainers, process (\d+)")[1])
+    os.kill(begun, signal.SIGINT)  # as a terminal tells all: it is being started, and the server ends it
     assert stopped.terminate() == 3
-    assert not Path(f"/proc/{process}").exists()
+    assert not Path(f"/proc/{begun}").exists()
     assert stopped.sql("SELECT COUNT(*) FROM v1_events WHERE type = 'NodeLost'") == [(0,)]
     assert resumed.sql("SELECT round, status FROM v1_rounds ORDER BY round, attempt") == [
         (0, "committed"),
@@ -145,6 +148,12 @@ def test_nodes_end_with_their_server_however_it_ends_and_a_run_goes_on_with_othe
     assert resumed.sql("SELECT left_reason FROM v1_clients ORDER BY registration") == [
         ("server stopped",),
         ("stopped",),
+    ]
+    ended = "SELECT node, slot, process_id, lost, end_reason, pid, host FROM v1_nodes ORDER BY node"
+    assert resumed.sql(ended) == [
+        ("node-1", 1, 1, None, "server stopped", before, socket.gethostname()),
+        ("node-2", 1, 2, 0, "finished", process, socket.gethostname()),
+        ("node-3", 1, 3, 0, "finished", begun, socket.gethostname()),
     ]
     code, said = flserver("--db", resumed.db, "verify")
     assert code == 0, said

@@ -182,3 +182,7 @@ def test_who_ran_a_round(asked: Asked) -> None:
         assert [row["attempt"] for row in rows] == [1, 2][: len(rows)]
         assert rows[-1]["resumed_from_round"] == (None if round == 3 else 3)
     assert asked.column("who_ran_a_round", "round") == [5], "the last one"
+
+
+def test_which_node_served(asked: Asked) -> None:
+    assert asked.rows("which_node_served") == [], "the server served all by itself"

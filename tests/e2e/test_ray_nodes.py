@@ -6,40 +6,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.e2e.harness import FAST, Peer, ServerProcess
+from tests.e2e.trained import ROUNDS, changed, digests
 from tests.patience import eventually
 from tests.ray_cluster import RayCluster
 
 pytestmark = pytest.mark.ray
-ROUNDS = 3
-
-
-def changed(model: torch.nn.Module, client: int, round: int) -> torch.nn.Module:
-    numbers = torch.Generator().manual_seed(100 * round + client)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=numbers) * 10.0 ** (client - 3))
-    return model
-
-
-def digests(folder: Path, *options: str, env: dict[str, str] | None = None) -> list[str]:
-    """The models' digests of a run of three clients."""
-    folder.mkdir()
-    usual = ("--num-rounds", str(ROUNDS), "--min-clients", "3", *FAST)
-    with ServerProcess(folder, *usual, *options, env=env) as server, ExitStack() as stack:
-        peers = [stack.enter_context(Peer(server, client, 10 + client)).join() for client in (1, 2, 3)]
-        try:
-            for round in range(1, ROUNDS + 1):
-                for peer, client in zip(peers, (1, 2, 3), strict=True):
-                    peer.upload(changed(peer.model(), client, round))
-            for peer in peers:
-                peer.finished()
-        except AssertionError as error:
-            raise AssertionError(server.log) from error
-        assert server.exit_code() == 0, server.log
-        return [digest for (digest,) in server.sql("SELECT model_digest FROM v1_rounds ORDER BY round")]
 
 
 def test_the_models_are_the_same_bits_on_as_many_nodes(tmp_path: Path, ray_cluster: RayCluster) -> None:
@@ -82,6 +55,7 @@ def test_a_server_without_the_token_is_refused(tmp_path: Path, ray_cluster: RayC
     with ServerProcess(tmp_path, "--ingest", "1", "--ray-address", ray_cluster.address, env=wrong) as server:
         assert server.exit_code() == 2, server.log
         assert "the token to be the cluster's" in server.log
+        assert not server.db.exists(), "it ended before it made anything"
     without = ray_cluster.env | {"RAY_AUTH_MODE": "disabled"}
     with ServerProcess(tmp_path, "--ingest", "1", "--ray-address", ray_cluster.address, env=without) as server:
         assert server.exit_code() == 2, server.log

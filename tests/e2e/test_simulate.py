@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from tests import warm
+from tests.certificates import Authority
 from tests.e2e.conftest import Start
 from tests.e2e.harness import TESTS, ServerProcess, sql
+from tests.e2e.tls_peers import served
 from tests.patience import PATIENCE, eventually
 from tests.warm import Started
 
@@ -73,9 +75,9 @@ def test_the_record_of_a_fleet_that_drops_out_lags_and_lies_says_what_its_script
     assert sql(db, "SELECT COUNT(*) FROM v1_client_rounds WHERE participation = 'dropped'") == [(what["dropped"],)]
     assert len(first["rounds"]) == ROUNDS
 
-    # The same script, read, in parts that two simulations play at once, against a server that is there.
+    # The same script, read, in parts that two simulations play at once, against a server that is there, in processes.
     joining = sum(json.loads(line).get("lie") != "samples" for line in script.read_text().splitlines())
-    server = serve(start, joining, "--seed", "11")
+    server = serve(start, joining, "--seed", "11", "--ingest", "2")
     there = ("--server-port", server.port, "--db", server.db, "--script", script, "--json")
     parts = [simulate(*there, "--processes", 1, "--part", part) for part in ("1/2", "2/2")]
     again = [told(part) for part in parts]
@@ -109,6 +111,40 @@ def test_where_the_server_decides_otherwise_that_is_said_with_the_trainers_names
     tries = len(done["rounds"])  # of one round, which none of the updates makes
     assert done["differs"][0] == f"accepted: the record has 0 of {4 * tries} scripted; {everybody}"
     assert done["differs"][1] == f"rejected norm: the record has {4 * tries} of 0 scripted; {everybody}"
+
+
+def test_a_fleet_over_tls_shows_certificates_of_its_own_and_does_what_its_script_says(
+    start: Start, simulate: Simulate, tmp_path: Path
+) -> None:
+    authority, script = Authority(tmp_path / "ca"), tmp_path / "fleet.jsonl"
+    fleet = ("--trainers", 8, "--rounds", ROUNDS, "--drop-out", 0.25, "--lie", 0.75, "--seed", 11, "--script", script)
+    told(simulate(*fleet, "--no-play", "--json"))
+    lines = [json.loads(line) for line in script.read_text().splitlines()]
+    own = {line["id"]: authority.client(line["id"]) for line in lines}
+    for client_id, pair in own.items():
+        pair.in_one_file().rename(tmp_path / f"of-{client_id}.pem")
+    joining = sum(line.get("lie") != "samples" for line in lines)
+    server = serve(start, joining, *served(authority, mutual=True))
+    play = ("--server-port", server.port, "--script", script, "--processes", 1, "--tls-ca", authority.path)
+    done = told(simulate(*play, "--tls-cert", tmp_path / "of-{id}.pem", "--db", server.db, "--json"))
+    assert done["differs"] == []
+    assert {row["what"] for row in done["what"]} >= {"accepted", "dropped", "duplicate", "refused"}
+    assert server.exit_code() == 0
+    transports = (
+        "SELECT transport, certificate_fingerprint IS NOT NULL, COUNT(*) > 20 FROM v1_connections GROUP BY 1, 2"
+    )
+    assert server.sql(transports) == [("tls", 1, 1)]
+    assert server.sql("SELECT DISTINCT identity FROM v1_clients") == [("authenticated",)]
+
+
+def test_a_fleet_does_not_play_against_a_server_that_it_cannot_trust(
+    start: Start, simulate: Simulate, tmp_path: Path
+) -> None:
+    server = serve(start, 2, *served(Authority(tmp_path / "ca"), mutual=False))
+    other = Authority(tmp_path / "other")
+    play = ("--trainers", 2, "--server-port", server.port, "--processes", 1, "--json")
+    done = told(simulate(*play, "--tls-ca", other.path), code=1)
+    assert "2 × no TLS comes about: certificate verify failed" in done["differs"]
 
 
 def test_trainers_that_train_report_what_they_measured_and_learn(start: Start, simulate: Simulate) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flserver.clock import Deadline
 from tests.e2e.harness import TESTS, ServerProcess, free_port
+from tests.machines import Machine
 from tests.patience import PATIENCE, eventually
 
 OPS = TESTS.parent / "ops"
@@ -26,12 +27,15 @@ def changed(text: str, settings: dict[str, str]) -> str:
 class Forwarding:
     """A forwarder as a child process, listening on ``port``; its log lines as they come."""
 
-    def __init__(self, *command: str, folder: Path, port: int) -> None:
+    def __init__(self, *command: str, folder: Path, port: int, on: Machine | None = None) -> None:
         self.port = port
         self.lines: list[str] = []
         self._more = threading.Condition()
-        self.process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        self.process = (
+            subprocess.Popen(command, cwd=folder, text=True, **streams)
+            if on is None
+            else on.start(*command, cwd=folder, **streams)
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from concurrent.futures import wait as settle
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from flserver.errors import FlserverError
 from flserver.models.state import State, state_of
 from flserver.network.listener import Reservation
 from flserver.process import ray_nodes
-from flserver.process.ray_cluster import ActorGone
 from flserver.process.ray_node import RayNode
+from flserver.ray_cluster import ActorGone
 from flserver.settings import server_settings
 from tests.e2e.harness import Peer
 from tests.ingest.several import Several
@@ -88,9 +89,10 @@ class Handle:
 
 
 class Threads:
-    """``process.ray_cluster.Cluster``'s part."""
+    """``ray_cluster.Cluster``'s part."""
 
     machine = "the server's"
+    is_gone = False
 
     def __init__(self, address: str, run_id: str) -> None:
         self._pool = ThreadPoolExecutor(64)
@@ -112,7 +114,7 @@ class Threads:
         return self._pool.submit(called)
 
     def names(self) -> list[str]:
-        return [name for name, handle in self.actors.items() if not handle.dead]
+        return [name for name, handle in self.actors.items() if not (handle.dead or self.is_gone)]
 
     def find(self, name: str) -> Handle | None:
         handle = self.actors.get(name)
@@ -151,6 +153,9 @@ class Threads:
     def get_all(self, references: "list[Future[Any]]", seconds: float) -> list[Any]:
         return [self.get(reference, seconds) for reference in references]
 
+    def watch(self, gone: Callable[[str], None]) -> None:
+        """It has no head."""
+
     def leave(self) -> None:
         self._pool.shutdown()
 
@@ -171,7 +176,7 @@ class OnThreads:
             def where(self) -> dict[str, Any]:
                 port = None if self._port is None else self._port.address[1]
                 where = {"machine": self._machine, "host": "127.0.0.1", "pid": 0, "port": port}
-                return where | {"tokens": True, "code": self._code}
+                return where | {"tokens": True, "code": self._code, "about": asdict(self._about)}
 
         for place, new in (
             ("ray_nodes.Cluster", Threads),

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from flserver.errors import FlserverError
-from flserver.events import NodeLost
+from flserver.events import NodeLost, NodeStarted
 from flserver.ingest import told as t
 from flserver.ingest.batches import BatchError, Item, to_bytes
 from flserver.ingest.faults import NodesFault
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
 from flserver.process import ray_line, ray_nodes
-from flserver.process.ray_cluster import ActorGone
 from flserver.process.ray_line import Line
 from flserver.process.ray_node import RayNode
 from flserver.process.restarts import BURST, NONE_LEFT, TOO_OFTEN
+from flserver.ray_cluster import ActorGone
 from tests.e2e.harness import Peer
 from tests.ingest.at_desk import AtDesk
 from tests.ingest.on_threads import OnThreads, changed
@@ -276,9 +276,9 @@ def test_a_node_that_has_begun_as_the_server_ends_serves_nobody(
         run.nodes.stop_accepting()
         return there
 
-    def open_place(name: str) -> object:
+    def open_place(name: str, started: NodeStarted) -> object:
         opened.append(name)
-        return opens(name)
+        return opens(name, started)
 
     monkeypatch.setattr(RayNode, "begin", begun)
     monkeypatch.setattr(run.several.desk, "open", open_place)

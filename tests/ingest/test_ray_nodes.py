@@ -1,5 +1,6 @@
 """Nodes as Ray would have them, but on threads: the same bits, one that dies, what an earlier server left."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from flserver.aggregation import FedAvg
 from flserver.events import ClientLeft
 from flserver.process.ray_models import RayModels
 from flserver.process.ray_node import RayNode
+from flserver.ray_cluster import ActorGone
 from tests.e2e.harness import Peer
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, shuffled
 from tests.ingest.sweep import CLIENTS, NODES, ROUNDS
-from tests.patience import eventually
+from tests.patience import DEADLINE, PATIENCE, eventually
 
 SHUFFLES = 10  # a tenth of ops/sweep-nodes
 
@@ -46,6 +48,29 @@ def test_in_the_place_of_a_node_that_died_there_is_another_and_the_round_goes_on
             peers[client].port = there[0]
             peers[client].upload(models[client])
         assert run.several.finish() == "completed"
+
+
+def test_a_server_that_stops_does_not_wait_for_a_cluster_without_a_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, over, told = threading.Event(), threading.Event(), threading.Event()
+
+    def hangs(name: str) -> None:
+        asked.set()
+        over.wait(DEADLINE)
+        told.set()
+        raise ActorGone("its head is gone")
+
+    with OnThreads(tmp_path, 2, 1, 2) as run:
+        run.ports()
+        monkeypatch.setattr(run.threads, "find", hangs)
+        run.threads.kill(run.threads.actors["node-1"])
+        assert asked.wait(PATIENCE), "another is looked for in its place"
+        run.threads.is_gone = True
+    assert not told.is_set()
+    over.set()
+    for actor in run.threads.actors.values():
+        run.threads.kill(actor)
 
 
 def test_an_earlier_servers_processes_are_used_again_or_ended(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ GAUGES = (
     "audit_queue_length_limit",
     "audit_sequence",
 )
+NODE_GAUGES = ("node_up", "node_open_connections")
 COUNTERS = (
     "rounds_total",
     "connections_total",
@@ -42,6 +43,8 @@ COUNTERS = (
     "audit_events_total",
     "audit_write_errors_total",
 )
+NODE_COUNTERS = ("nodes_lost_total", "node_connections_total", "node_updates_total", "node_message_bytes_total")
+"""Those of ``--ingest``, by slot: without it they have no samples."""
 HISTOGRAMS = (
     "round_duration_seconds",
     "round_phase_duration_seconds",

@@ -15,7 +15,7 @@ from flserver.observers import tally
 from flserver.observers.metrics import ELSEWHERE, Metrics
 from flserver.store.database import at
 from tests import facts
-from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS
+from tests.observers.names import COUNTERS, GAUGES, HISTOGRAMS, NODE_COUNTERS, NODE_GAUGES
 from tests.observers.observed_run import SERVER_STARTED, committed
 from tests.observers.samples import lasting_samples, samples, value
 
@@ -35,10 +35,16 @@ def observed(events: list[e.Event]) -> Metrics:
 
 
 def test_every_name_of_the_contract_has_a_sample(run_events: list[e.Event]) -> None:
-    metrics = observed([SERVER_STARTED, *run_events])
+    metrics = observed([SERVER_STARTED, *run_events, facts.node_started()])
     metrics.commit_took(0.002)
     found = {name for name, _ in samples(metrics)}
-    wanted = {*GAUGES, *COUNTERS, *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count"))}
+    wanted = {
+        *GAUGES,
+        *NODE_GAUGES,
+        *COUNTERS,
+        *NODE_COUNTERS,
+        *(f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")),
+    }
     assert found == wanted
 
 
@@ -46,8 +52,8 @@ def test_types_and_help(run_events: list[e.Event]) -> None:
     families = {family.name: family for family in parse_text(observed(run_events).exposition()[0].decode())}
     ours = {name: family.type for name, family in families.items() if name.startswith("flserver_")}
     assert ours == (
-        {f"flserver_{name}": "gauge" for name in GAUGES}
-        | {f"flserver_{name.removesuffix('_total')}": "counter" for name in COUNTERS}
+        {f"flserver_{name}": "gauge" for name in (*GAUGES, *NODE_GAUGES)}
+        | {f"flserver_{name.removesuffix('_total')}": "counter" for name in (*COUNTERS, *NODE_COUNTERS)}
         | {f"flserver_{name}": "histogram" for name in HISTOGRAMS}
     )
     assert all(family.documentation for family in families.values())

@@ -58,12 +58,15 @@ def test_a_ray_cluster_needs_ray_and_nodes_to_run_there(monkeypatch: pytest.Monk
 
 
 def test_a_ray_cluster_that_nobody_answers_for_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flserver.process.names.find_spec", lambda name: name)
+    monkeypatch.setattr("flserver.ray_cluster.find_spec", lambda name: name)
     with socket.socket() as somebody:
         somebody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{somebody.getsockname()[1]}"
         with pytest.raises(UsageError, match=rf"--ray-address {address}: no cluster answers there \(.*refused"):
             check_names(server_settings({"ingest": 2, "ray_address": address}))
         somebody.listen()
+        asked = list[tuple[str, int]]()
+        monkeypatch.setattr("flserver.process.names.require_room", lambda *what: asked.append(what))
         check_names(server_settings({"ingest": 2, "ray_address": address}))
-    check_names(server_settings({"ingest": 2, "ray_address": "auto"}))
+    check_names(server_settings({"ingest": 3, "ray_address": "auto"}))
+    assert asked == [(address, 2), ("auto", 3)]

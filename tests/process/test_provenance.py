@@ -11,9 +11,10 @@ import pytest
 import flserver
 from flserver.events import OperatorActed
 from flserver.process.first_entries import record_changes
-from flserver.process.provenance import Change, Provenance, digest_of_package, provenance, provenance_before
+from flserver.process.provenance import Change, Provenance, provenance, provenance_before
 from flserver.process.which_run import Plan
 from flserver.settings import server_settings
+from flserver.sources import digest_of_package
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
 from tests import facts

@@ -115,6 +115,12 @@ def test_half_of_the_connections_are_places_for_clients_or_most_of_what_there_ar
     assert (capacity.at_once, capacity.an_address, places.in_all, places.an_address) == expected
 
 
+def test_processes_that_serve_have_places_as_each_has_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (20_000, 20_000))
+    network = server_settings({"max_connections": 40_000}).network
+    assert [places_of(network, processes).in_all for processes in (1, 2, 4)] == [8680, 17_360, 20_000]
+
+
 def test_what_the_operator_says_is_the_longest_message_and_what_is_kept_of_one() -> None:
     module = recurrent()
     usual = limits_for(module).usual

@@ -41,7 +41,8 @@ def changed(path: Path) -> Mapping[str, Any]:
 
 def test_every_question_has_its_golden_answer() -> None:
     assert set(golden.promised_answers()) == set(questions()), golden.HOW
-    assert sum(not found["rows"] for found in golden.promised_answers().values()) == 0, "each has something to tell"
+    silent = {name for name, found in golden.promised_answers().items() if not found["rows"]}
+    assert silent == {"which_node_served"}, "each has something to tell but of nodes, which are younger than the record"
 
 
 def test_the_old_database_has_its_answers_at_the_newest_revision(upgraded: Path) -> None:

@@ -90,6 +90,36 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "cpu": "What the CPU calls itself.",
         },
     ),
+    "v1_nodes": (
+        "An ingest node of a run (`--ingest`): a process that serves trainers. One that comes in another's place has a "
+        "row of its own. Machines and addresses here are the operator's, as in `v1_processes`: no purge takes them.",
+        {
+            "run_id": RUN,
+            "node": "Its name: no two of a run have the same. `v1_connections.node` says whom it served.",
+            "slot": "Its place among those that there are at once, from 1 to `--ingest`: one after another is in it. "
+            "It is the label of the metrics.",
+            "process_id": PROCESS,
+            "host": "The name of its machine.",
+            "pid": "Its process id there.",
+            "listen_host": "The address on which it listens for trainers.",
+            "listen_port": "The port there, which the nodes of a machine share.",
+            "started_at": "When it was begun.",
+            "ended_at": "When it came to its end, or was taken for gone. NULL while it serves. Where the server was "
+            "killed, when that was put on record.",
+            "lost": "1 where it was gone before its time: killed, or no answer came from it; 0 where it ended in "
+            "order; NULL while it serves, and where the server was killed.",
+            "end_reason": "`finished`, or how it showed that it was gone, or `server stopped` where the server was "
+            "killed.",
+            "connections": "How many connections it accepted, also those of strangers without a row.",
+            "updates": "How many complete uploads came by it, whatever was decided of them.",
+            "updates_lost": "How many of these went with it.",
+            "bytes_in": "Bytes of the messages that came in, also on connections that are open still.",
+            "bytes_out": "Bytes of those that went out.",
+            "code": "JSON: SHA-256 of the sources of flserver on its machine.",
+            "libraries": "JSON: the versions there of the libraries that the models' bits may depend on.",
+            "cpu": "What the CPU there calls itself.",
+        },
+    ),
     "v1_operator_events": (
         "What the operator, or a signal, did.",
         {
@@ -152,7 +182,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "bytes_in": "Bytes received on it. NULL until it ends.",
             "bytes_out": "Bytes sent on it. NULL until it ends.",
             "proxy_host": "The forwarder's own address, where one spoke for the peer.",
-            "node": "The ingest node that accepted it; NULL where the server did itself.",
+            "node": "The ingest node that accepted it, `v1_nodes.node`; NULL where the server did itself.",
         },
     ),
     "v1_summaries": (

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from prometheus_client.core import Metric
 
-from flserver.events import RunStarted, ServerStarted
+from flserver.events import NodeStarted, RunStarted, ServerStarted
 from flserver.observers.metrics import Metrics
 from tests.reference_pages.markdown import Undescribed, closed, code, page, table
 
@@ -19,6 +19,8 @@ or, on request, OpenMetrics. Units are seconds, bytes, and ratios from 0 to 1.
   (`v1_summaries`), at the minute's end: counters are rows and these sums.
 - **No label names a client**: per-client facts are [SQL's](views.md). The labels of what is counted have few values,
   from closed sets that are there from the start; what is in none of them counts as `other`.
+- What ingest nodes do is counted by their `slot` too, from 1 to `--ingest`: `v1_nodes.slot`, which says what process on
+  which machine is in it. Without `--ingest` these have no sample.
 - **A number that is not known has no sample**: without `--eval-data` or `--evaluate` there is no `flserver_model_loss`.
 - **Round 0**, the initial model, is a committed round here as in `v1_rounds`; `rounds_committed` in `v1_runs` leaves it
   out.
@@ -29,6 +31,7 @@ or, on request, OpenMetrics. Units are seconds, bytes, and ratios from 0 to 1.
 
 KINDS = (("Gauges", ("info", "gauge")), ("Counters", ("counter",)), ("Histograms", ("histogram",)))
 SUFFIXES = {"info": "_info", "counter": "_total"}
+NUMBERED = ("slot",)
 OPEN = ("info",)  # kinds whose labels hold what the run is called, not words of a closed set
 
 
@@ -59,6 +62,19 @@ def families() -> list[Metric]:
             config={},
             parent_run_id=None,
             parent_round=None,
+        )
+    )
+    metrics.observe(
+        NodeStarted(
+            node=some,
+            slot=1,
+            host=some,
+            pid=1,
+            listen_host=some,
+            listen_port=1,
+            code={},
+            libraries={},
+            cpu=some,
         )
     )
     return list(metrics.collect())
@@ -92,7 +108,9 @@ def _labels(family: Metric) -> str:
         for label, value in sample.labels.items():
             if label != "le":
                 sets.setdefault(label, {})[value] = None
-    return closed({label: () if family.type in OPEN else tuple(values) for label, values in sets.items()})
+    return closed(
+        {label: () if family.type in OPEN or label in NUMBERED else tuple(values) for label, values in sets.items()}
+    )
 
 
 def _bounds(family: Metric) -> list[str]:

@@ -4,6 +4,7 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts.run_started(facts.RUN, HOSTILE, model=NASTY, strategy=NASTY, config={"model": NASTY, NASTY: NASTY}),
         facts.server_started(1, host=NASTY, user=NASTY),
         act,
+        replace(facts.node_started(), host=NASTY, listen_host=NASTY, cpu=NASTY),
+        facts.node_lost(slot=1, reason=NASTY, updates=()),
         facts.opened(1, peer_host=NASTY),
         facts.identified(1, peer_host=NASTY, certificate_subject=NASTY),
         facts.registered(NASTY, 1, info={NASTY: NASTY}, label=NASTY),

@@ -13,6 +13,7 @@ from flserver.errors import UsageError
 from flserver.events import LostUpdate
 from flserver.report import participation, tables, troubles, words
 from flserver.report.circumstances import WITHHELD, overrides, setting_cell
+from flserver.report.circumstances import nodes as nodes_table
 from flserver.report.facts import shown_setting
 from flserver.report.participation import Picture, natural
 from flserver.report.states import ABSENT, NUMBER, STATES, state_of
@@ -109,7 +110,8 @@ def test_what_went_wrong_is_said_and_how_often(eventful: Path) -> None:
     assert "1 registration ended in a drop-out (1 × the connection was reset)." in said
     assert "1 message was refused." in said
     assert "14 connections of strangers came to nothing, beyond those with rows of their own." in said
-    assert len(said) == 8
+    assert "1 ingest node was gone before the end: node-2." in said
+    assert len(said) == 9
 
 
 def test_where_nothing_went_wrong_nothing_is_said(recorded_night: Path) -> None:
@@ -241,3 +243,40 @@ def test_an_update_that_went_with_its_node_is_lost_wherever_it_is_told_of(tmp_pa
     said = troubles.lines(told)
     assert "1 update was lost with the ingest node that had it." in said
     assert "1 registration ended in a drop-out (1 × the ingest node that served the client was gone)." in said
+
+
+def test_a_node_that_went_is_named_and_so_are_the_attempts_that_missed_their_quorum_then(tmp_path: Path) -> None:
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    rounds = [facts.attempt(0), facts.committed(0), facts.attempt(1, 1, ("1", "2"))]
+    rounds += [*story.uploaded(1, "1", (1, 1)), *story.uploaded(2, "2", (1, 1))]
+    lost = LostUpdate(update_id=2, client_id="2", round=1, attempt=1)
+    gone = facts.node_lost(node="node-2", slot=2, reason="no answer from 10.0.0.2", updates=(lost,))
+    missed = facts.aborted(1, 1, [facts.answered("1", 1), facts.answered("2")])
+    again = [facts.attempt(1, 2, ("1", "2")), facts.aborted(1, 2, [facts.silent("1"), facts.silent("2")])]
+    nodes = [facts.node_started(1), facts.node_started(2)]
+    story.write(db, [*story.started(), *nodes, *rounds, gone, missed, facts.node_started(3, 2), *again])
+    told = read(db, "night")
+    said = troubles.lines(told)
+    assert "1 ingest node was gone before the end: node-2." in said
+    assert (
+        "Nodes went during 1 attempt that had too few updates then, of round 1: what they had was missing, and "
+        "trainers may not be to blame."
+    ) in said, "not during the second attempt"
+    assert "It took 1 server process and 3 ingest nodes." in words.summary(told)[1]
+    table = nodes_table(told)
+    assert [column for column, _ in table.columns][:4] == ["node", "from", "to", "its end"]
+    assert [(row[0], row[3]) for row in table.rows] == [("node-1", "—"), ("node-2", "gone"), ("node-3", "—")]
+    assert "10.0.0.2" not in str(table.rows), "where it was is for those who may see it"
+    (_, row, _) = nodes_table(read(db, "night", personal=True)).rows
+    assert list(row[:2]) == ["node-2", "fl-b, 4244, 10.0.0.2:50052"]
+    assert row[4] == "gone: no answer from 10.0.0.2"
+
+
+def test_a_run_without_nodes_says_nothing_of_any(tmp_path: Path) -> None:
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    story.write(db, story.ROUND_1)
+    told = read(db, "night")
+    assert not nodes_table(told).rows
+    assert "node" not in " ".join(troubles.lines(told))

@@ -98,7 +98,8 @@ def test_who_came_and_what_was_sent(eventful: Path) -> None:
     said = by_whom(read(eventful, "night"))
     assert said == (
         "3 clients were invited, and all answered. Of 6 updates that came, 2 were accepted; client 1 weighs most, with "
-        "50.0% of the run. Models sent came to 5.04 kB, updates received to 6.05 kB. It took 1 server process."
+        "50.0% of the run. Models sent came to 5.04 kB, updates received to 6.05 kB. It took 1 server process and 2 "
+        "ingest nodes."
     ), "a duplicate's bytes came too"
 
 
@@ -108,7 +109,9 @@ def test_operators_are_those_who_started_and_resumed(eventful: Path) -> None:
         {**facts.acts[0], "kind": kind, "actor": actor}
         for kind, actor in (("start", "alice"), ("resume", "bob"), ("purge", "root"), ("export", "eve"), ("stop", "x"))
     ]
-    assert by_whom(replace(facts, acts=acts)).endswith("It took 1 server process, operated by alice and bob.")
+    said = by_whom(replace(facts, acts=acts))
+    assert said.endswith("It took 1 server process and 2 ingest nodes, operated by alice and bob.")
+    assert by_whom(replace(facts, acts=acts, nodes=())).endswith("It took 1 server process, operated by alice and bob.")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
-"""What is said where the model is at fault."""
+"""What is said where the model is at fault, or an ingest node."""
+
+from pathlib import Path
 
 import pytest
 
+from flserver import events as e
 from flserver.aggregation.checks import Norms
+from flserver.events.words import LeftReason
 from flserver.models.retention import MadeRound
-from flserver.rounds.advice import furthest, model_at_fault, sound_before, way_back
+from flserver.rounds.advice import furthest, model_at_fault, nodes_at_fault, sound_before, times, way_back
 from flserver.rounds.seats import Result, Seat
 from flserver.rounds.weights import Weight
+from tests.rounds.coordinated import Run, Trainer, tensors
 
 WEIGHT = Weight("one", 10)
 
@@ -58,3 +63,43 @@ def test_the_furthest_is_told_by_its_whole_norm() -> None:
     norms = [Norms(1.0, 0.0), Norms(3.0, 4.0), Norms(4.5, 0.0)]
     seats = [Seat(str(i), 10, 1, WEIGHT, norms=n) for i, n in enumerate(norms)]
     assert furthest([*seats, Seat("9", 10, 1, WEIGHT)]).client_id == "1"
+
+
+def test_a_quorum_that_is_missed_when_a_node_went_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Run(tmp_path, min_clients=2, round_attempts=1) as run:
+        a, b = Trainer(run, "a"), Trainer(run, "b")
+        run.coordinator.start()
+        a.model()
+        b.model()
+        a.submit(tensors(1, 1, 1))
+        run.exchange.leave(b.registration, "node")
+        assert run.finish() == "interrupted"
+    (aborted,) = run.recorder.of(e.AttemptAborted)
+    assert (aborted.reason, aborted.detail) == ("quorum", "1 of 2 clients were served by an ingest node that is gone")
+    said = run.recorder.of(e.StateChanged)[-1].detail
+    assert said == f"round 1 missed its quorum {times(1, 1)}"
+    assert "to start anew" not in caplog.text, "the model is not at fault"
+
+
+@pytest.mark.parametrize("reason", ["closed", "timeout"])
+def test_who_left_otherwise_is_no_nodes_fault(tmp_path: Path, reason: LeftReason) -> None:
+    with Run(tmp_path, min_clients=2, round_attempts=1) as run:
+        a, b = Trainer(run, "a"), Trainer(run, "b")
+        run.coordinator.start()
+        a.model()
+        b.model()
+        a.submit(tensors(1, 1, 1))
+        run.exchange.leave(b.registration, reason)
+        assert run.finish() == "interrupted"
+    assert run.recorder.of(e.AttemptAborted)[0].detail is None
+    assert run.recorder.of(e.StateChanged)[-1].detail == "round 1 missed its quorum 1 time"
+
+
+def test_a_lost_answer_and_a_client_that_had_to_leave_are_a_nodes_fault() -> None:
+    ended = results("", None, "")
+    ended[0].seat.lose()
+    ended[1].seat.node_gone = True
+    assert nodes_at_fault(ended) == "2 of 3 clients were served by an ingest node that is gone"
+    assert nodes_at_fault(results("", None)) is None
+    assert times(3, 2) == "3 times; ingest nodes were gone in 2 of these attempts: trainers may not be to blame"
+    assert times(3, 0) == "3 times"

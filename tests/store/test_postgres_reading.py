@@ -79,7 +79,9 @@ def test_a_transaction_cannot_be_told_to_write_by_what_comes_first(recorded: Pos
     [
         ("SELEC 1", 'syntax error at or near "SELEC"'),
         ("SELECT * FROM nowhere", 'relation "nowhere" does not exist'),
-        ("SELECT 1; SELECT 2", "cannot insert multiple commands"),
+        ("SELECT 1; SELECT 2", "one statement that only reads, and there are several"),
+        ("DELETE FROM runs", "^a query is one statement that only reads, and DELETE is none that does$"),
+        ("SELECT deleted FROM runs", 'column "deleted" does not exist'),
         ("SELECT :a", "You did not supply a value for binding parameter :a"),
         ("SELECT '\ud800'", "surrogates not allowed"),
         ("SELECT 1 \0", "null character"),

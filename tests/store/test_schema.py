@@ -29,6 +29,8 @@ CONTRACT = {
     "config, final_digest, parent_run_id, parent_round, server_version, arithmetic",
     "v1_processes": "process_id, run_id, host, user, pid, server_version, python_version, torch_version, overrides, "
     "started_at, ended_at, exit_code, resumed_from_round, code, libraries, cpu",
+    "v1_nodes": "run_id, node, slot, process_id, host, pid, listen_host, listen_port, started_at, ended_at, lost, "
+    "end_reason, connections, updates, updates_lost, bytes_in, bytes_out, code, libraries, cpu",
     "v1_operator_events": "run_id, process_id, at, kind, detail, actor, reason",
     "v1_clients": "run_id, client_id, registration, connection_id, identity, data_size, info, registered_at, left_at, "
     "left_reason, label, metadata",

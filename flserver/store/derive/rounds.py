@@ -78,6 +78,9 @@ def _suspect_rejected(rows: Rows, origin: Origin, event: e.SuspectRejected) -> N
 
 def _node_lost(rows: Rows, origin: Origin, event: e.NodeLost) -> None:
     decided = {"decision": "lost", "reason": f"{event.node} is gone: {event.reason}"}
+    if event.slot is not None:
+        ended = {"ended_at": event.at, "lost": 1, "end_reason": event.reason}
+        rows.change(t.nodes, (origin.run_id, event.node), ended)
     for lost in event.updates:
         key = (origin.run_id, lost.round, lost.attempt)
         attempt = rows.attempts.get(key)

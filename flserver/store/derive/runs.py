@@ -26,6 +26,7 @@ def _run_left_over(rows: Rows, origin: Origin, event: e.RunLeftOver) -> None:
     # Nobody saw the run and its process end: they get no time and no exit code.
     rows.change(t.runs, origin.run_id, {"status": "interrupted"})
     end_left_over(rows, origin, event)
+    _end_open(rows, t.nodes, origin, ended_at=event.at, end_reason=event.reason)
     _end_open(rows, t.connections, origin, closed_at=event.at, close_reason=event.reason)
     _end_open(rows, t.clients, origin, left_at=event.at, left_reason=event.reason)
 
@@ -48,6 +49,14 @@ def _server_stopped(rows: Rows, origin: Origin, event: e.ServerStopped) -> None:
     rows.change(t.processes, event.process_id, {"ended_at": event.at, "exit_code": event.exit_code})
 
 
+def _node_started(rows: Rows, origin: Origin, event: e.NodeStarted) -> None:
+    rows.insert_from(event, t.nodes, origin, process_id=origin.process_id, started_at=event.at)
+
+
+def _node_ended(rows: Rows, origin: Origin, event: e.NodeEnded) -> None:
+    rows.change(t.nodes, (origin.run_id, event.node), {"ended_at": event.at, "lost": 0, "end_reason": "finished"})
+
+
 def _operator_acted(rows: Rows, origin: Origin, event: e.OperatorActed) -> None:
     rows.insert_from(event, t.operator_events, origin, event_seq=origin.seq, process_id=origin.process_id)
 
@@ -64,6 +73,8 @@ DERIVATIONS: Derivations = {
     e.QuorumSettled: _quorum_settled,
     e.ServerStarted: _server_started,
     e.ServerStopped: _server_stopped,
+    e.NodeStarted: _node_started,
+    e.NodeEnded: _node_ended,
     e.OperatorActed: _operator_acted,
     e.HeadSigned: _head_signed,
     e.PayloadsPurged: lambda rows, origin, event: None,

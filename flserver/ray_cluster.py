@@ -1,18 +1,24 @@
-"""A Ray cluster that this machine belongs to: joined with a token or not at all, and asked for the actors of one run.
+"""A Ray cluster that this machine belongs to: joined with a token or not at all, and asked for the actors of one run,
+or of one simulated fleet.
 
 Nothing of Ray is imported before ``Cluster`` joins one. What it gives are Ray's own references and handles.
 """
 
+import atexit
 import importlib
 import logging
 import os
+import socket
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
+from flserver.ray_head import Head
 
+ANSWER_SECONDS = 3.0  # that a cluster has to answer in, before anybody joins it
 NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too
 CALLS = 8  # of a node's methods at once: the line each way, and models
 CALLS_APART = 2  # the same, of each group that has threads of its own
@@ -20,6 +26,15 @@ MOST_OF_RAYS = 200  # characters of what Ray says, which may be paragraphs
 TOKEN_MODE = "RAY_AUTH_MODE"
 
 logger = logging.getLogger(__name__)
+
+
+def require_tokens() -> None:
+    """Have Ray ask for tokens, in this process and its children. Raises UsageError where it is told not to."""
+    if os.environ.setdefault(TOKEN_MODE, "token") != "token":  # Ray reads it as it is imported
+        raise UsageError(
+            f"{TOKEN_MODE}={os.environ[TOKEN_MODE]}: who reaches the ports of a Ray cluster without tokens runs "
+            f"code on its machines; start it, and this server, with {TOKEN_MODE}=token"
+        )
 
 
 class Kind(Protocol):
@@ -32,12 +47,33 @@ class ActorGone(FlserverError):
     """An actor has died, does not answer in time, or failed; ``str`` says which."""
 
 
+def check_cluster(address: str) -> None:
+    """Whether Ray is installed, and somebody listens at ``address``; nothing of Ray is imported. Raises UsageError.
+
+    To join, and so to hold the token against the cluster's, leaves traces in it.
+    """
+    if find_spec("ray") is None:
+        raise NotInstalled("--ray-address needs Ray", "ray")
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # Ray finds it by itself, or says what is wrong with it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"--ray-address {address}: no cluster answers there ({why}): look there with `ray status`, "
+            "or start one with `ray start --head`, which this machine belongs to"
+        ) from error
+
+
 class Cluster:
     """The cluster at ``address``, as the run ``run_id`` sees it: only its own actors. Raises UsageError."""
 
     def __init__(self, address: str, run_id: str) -> None:
         self._ray: Any = load_ray()
         self._address, self._namespace = address, f"flserver-{run_id}"
+        self._head: Head | None = None
         self._join()
 
     def _join(self) -> None:
@@ -72,19 +108,46 @@ class Cluster:
         except BaseException as error:
             failed.append(error)
 
+    def watch(self, gone: Callable[[str], None]) -> None:
+        """Have ``gone`` told why, once, when there is no head any more: with it goes the cluster."""
+        self._head = Head(str(self._ray.get_runtime_context().gcs_address), gone)
+        self._head.start()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether ``gone`` was told. Who then asks the cluster for something may wait until Ray ends this process."""
+        return self._head is not None and self._head.is_gone
+
     def leave(self) -> None:
         """Nothing of the cluster is used from here on."""
-        self._ray.shutdown()
+        if self._head is not None:
+            self._head.close()
+        if self.is_gone:
+            atexit.unregister(self._ray.shutdown)
+        else:
+            self._ray.shutdown()
 
     @property
     def machine(self) -> str:
         """This machine, as Ray knows it."""
         return str(self._ray.get_runtime_context().get_node_id())
 
+    @property
+    def machines(self) -> Mapping[str, str]:
+        """Those that are there, as Ray knows them, each with its address in the cluster."""
+        return {str(one["NodeID"]): str(one["NodeManagerAddress"]) for one in self._ray.nodes() if one["Alive"]}
+
+    @property
+    def processors(self) -> int:
+        """Of all machines, as Ray counts."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
     # --- actors ------------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """The run's actors that there are, of whichever process; none where the cluster does not answer."""
+        if self.is_gone:
+            return []
         try:
             return list(self._ray.util.list_named_actors())
         except Exception as error:
@@ -107,6 +170,11 @@ class Cluster:
         options = {"name": name, "lifetime": "detached", "num_cpus": NODE_CPUS, "max_concurrency": CALLS}
         made = self._ray.remote(concurrency_groups=groups)(kind)
         return made.options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
+
+    def make_own(self, kind: type) -> Any:
+        """One without a name, which ends with this process, however that ends."""
+        options = {"num_cpus": NODE_CPUS, "max_concurrency": CALLS}
+        return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 
     def kill(self, actor: Any) -> None:
         """End an actor's process at once."""
@@ -147,11 +215,7 @@ class Cluster:
 
 def load_ray() -> Any:
     """Ray, with tokens and without telemetry. Raises UsageError."""
-    if os.environ.setdefault(TOKEN_MODE, "token") != "token":  # Ray reads it as it is imported
-        raise UsageError(
-            f"{TOKEN_MODE}={os.environ[TOKEN_MODE]}: who reaches the ports of a Ray cluster without tokens runs "
-            f"code on its machines; start it, and this server, with {TOKEN_MODE}=token"
-        )
+    require_tokens()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         with warnings.catch_warnings():
