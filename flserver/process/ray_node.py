@@ -41,7 +41,6 @@ class RayNode:
         self._lock = threading.Lock()  # guards the two below, while they change
         self._node: Node | None = None
         self._reserved: Reservation | None = None
-        self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
         self._code = digest_of_package()
         self._stopped = threading.Event()
@@ -114,34 +113,20 @@ class RayNode:
     # --- sums --------------------------------------------------------------------------------------------------------
 
     def cut(self, round: int, attempt: int, number: int, count: int) -> "dict[str, np.ndarray]":
-        """What its sum of the attempt has in one of ``count`` ranges."""
-        from flserver.aggregation.ranges import cut, ranges
+        """What it has of the attempt in one of ``count`` ranges."""
+        return _arrays(self._served().making.cut(round, attempt, number, count))
 
-        with self._sums:
-            total = self._served().exact_sum(round, attempt)
-            return _arrays(cut(total, ranges(total.model, count)[number]))
-
-    def reduced(
+    def made(
         self, round: int, attempt: int, number: int, count: int, *others: "dict[str, np.ndarray]"
     ) -> "dict[str, np.ndarray]":
-        """The new model in one of ``count`` ranges: of its own sum of the attempt, and of what ``others`` have there.
+        """The new model in one of ``count`` ranges: of what it has of the attempt, and of what ``others`` have there.
         A tensor is its bytes."""
         import torch
 
-        from flserver.aggregation.ranges import cut, in_range, ranges, reduced
         from flserver.models.state import tensor_over
 
-        with self._sums:
-            total = self._served().exact_sum(round, attempt)
-            if count == 1:
-                made = total.mean()
-            else:
-                model = total.model
-                within = ranges(model, count)[number]
-                own = cut(total, within)
-        if count > 1:
-            theirs = ({name: tensor_over(array) for name, array in other.items()} for other in others)
-            made = reduced(in_range(model, within), [own, *theirs])
+        theirs = ({name: tensor_over(array) for name, array in other.items()} for other in others)
+        made = self._served().making.made(round, attempt, number, count, theirs)
         return {name: tensor.view(-1).view(torch.uint8).numpy() for name, tensor in made.items()}
 
     # --- its end -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, UsageError
 from flserver.ingest.batches import raw_of
-from flserver.ingest.desk import Desk, NodeGone
+from flserver.ingest.desk import Desk
+from flserver.ingest.engine import NodeGone
 from flserver.ingest.place import Place
 from flserver.network.listener import Listener
 from flserver.process.node import described
@@ -54,6 +55,8 @@ class RayNodes:
     answers them, ``say`` tells the operator where they listen, ``end_run`` is told why when there is none any more.
     Raises UsageError."""
 
+    least = 0  # bytes: what goes over a line are calls of Ray's too
+
     def __init__(
         self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str, say: Tell, end_run: Tell
     ) -> None:
@@ -77,7 +80,7 @@ class RayNodes:
             threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}")
             for slot in range(1, settings.ingest.ingest + 1)
         ]
-        desk.carry, desk.finish = self._carry, self._finish
+        desk.engine = self
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be. What an earlier server of the run left is used again."""
@@ -241,8 +244,8 @@ class RayNodes:
 
     # --- models and sums ---------------------------------------------------------------------------------------------
 
-    def _carry(self, number: int, state: "State") -> None:
-        """See :class:`Desk`: a model's bytes for all nodes."""
+    def carry(self, number: int, state: "State") -> None:
+        """See :class:`Engine`: a model's bytes for all nodes, in Ray's object store."""
         import numpy as np
 
         tensors = [np.frombuffer(blob, dtype=np.uint8) for blob in raw_of(state)]
@@ -254,10 +257,14 @@ class RayNodes:
         for line in lines:
             line.actor.model.remote(number, reference)
 
-    def _finish(self, round: int, attempt: int, names: Sequence[str]) -> "State":
-        """See :class:`Desk`: the new state, of the sums of these nodes. Raises NodeGone."""
-        from flserver.aggregation.ranges import put, ranges
-        from flserver.models.state import tensor_over, unset_state
+    def brings(self, number: int, name: str) -> bool:
+        """See :class:`Engine`: each has it from there."""
+        return True
+
+    def finish(self, round: int, attempt: int, names: Sequence[str], turns: int) -> "State":
+        """See :class:`Engine`. Raises NodeGone."""
+        from flserver.aggregation.ranges import put, ranges, unset_like
+        from flserver.models.state import tensor_over
 
         with self._lock:
             lines, layout = [(name, self._lines.get(name)) for name in names], self._layout
@@ -266,25 +273,21 @@ class RayNodes:
             if line is None:
                 raise NodeGone(name, "it went before its sum was asked for")
             actors.append((name, line.actor))
-        parts = ranges(layout, len(actors))
-        count, made = len(actors), []
-        for number in range(len(parts)):
-            cuts = [
-                actor.cut.remote(round, attempt, number, count)
-                for other, (_, actor) in enumerate(actors)
-                if other != number
-            ]
-            made.append(actors[number][1].reduced.remote(round, attempt, number, count, *cuts))
-        try:
-            found = self._cluster.get_all(made, REDUCE_SECONDS)
-        except ActorGone as error:
-            self._raise_who_is_gone(actors, error)
-            raise
-        kinds = {name: tensor.dtype for name, tensor in layout.items()}
-        whole = unset_state(kinds, {name: tensor.shape for name, tensor in layout.items()})
-        for within, arrays in zip(parts, found, strict=True):
-            tensors = {name: tensor_over(array).view(kinds[name]) for name, array in arrays.items()}
-            put(whole, within, tensors)
+        count = len(actors) * turns
+        parts, whole = ranges(layout, count), unset_like(layout)
+        for first in range(0, len(parts), len(actors)):
+            made = []
+            for number in range(first, min(first + len(actors), len(parts))):
+                makes = actors[number - first][1]
+                cuts = [actor.cut.remote(round, attempt, number, count) for _, actor in actors if actor is not makes]
+                made.append(makes.made.remote(round, attempt, number, count, *cuts))
+            try:
+                found = self._cluster.get_all(made, REDUCE_SECONDS)
+            except ActorGone as error:
+                self._raise_who_is_gone(actors, error)
+                raise
+            for within, arrays in zip(parts[first:], found, strict=False):
+                put(whole, within, {name: tensor_over(array).view(whole[name].dtype) for name, array in arrays.items()})
         return whole
 
     def _raise_who_is_gone(self, actors: Sequence[tuple[str, Any]], error: ActorGone) -> None:

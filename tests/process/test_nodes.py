@@ -18,6 +18,7 @@ from flserver.ingest.ids import Ids
 from flserver.ingest.lines import LineEnd
 from flserver.network.listener import Listener
 from flserver.process import nodes
+from flserver.process.calls import Caller
 from flserver.process.node import make_model
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
@@ -141,17 +142,19 @@ def test_another_comes_in_the_place_of_a_node_that_takes_nothing(
 
 @pytest.mark.usefixtures("hanging")
 def test_a_node_that_takes_nothing_ends_with_the_server(tmp_path: Path) -> None:
-    ours, its = socket.socketpair()
+    (ours, its), (calls, called) = socket.socketpair(), socket.socketpair()
     process = subprocess.Popen(["sleep", "3600"], stdin=its)
     its.close()
+    called.close()
     served = Served(tmp_path, 1)
     served.listener.close()
     place = served.desk.open("node-1")
     line = LineEnd(ours, place, "node-1", ended=place.gone, over=lambda: place.outbox.over)
     line.start()
+    caller = Caller(calls, "node-1", PATIENCE)
     place.outbox.put(t.Model(1, (memoryview(bytes(MORE_THAN_A_LINE_HOLDS)),)))
     place.outbox.close()
-    ends = threading.Thread(target=nodes.Child(process, place, line).end, daemon=True)
+    ends = threading.Thread(target=nodes.Child(process, place, line, caller).end, daemon=True)
     ends.start()
     try:
         ends.join(PATIENCE)
