@@ -94,18 +94,15 @@ class Counted(NamedTuple):
 
 def cut_updates(updates: Iterable[Counted], within: Range) -> State:
     """What updates have in a range: ``numbers``, for each a row of bytes, and ``who`` says whose they are."""
-    listed, rows = list(updates), []
-    for one in listed:
+    listed = list(updates)
+    size = state_bytes(in_range(listed[0].update, within)) if listed else 0
+    numbers = torch.empty(len(listed), size, dtype=torch.uint8)
+    for row, one in zip(numbers, listed, strict=True):
         there = in_range(one.update, within)
-        row = torch.empty(state_bytes(there), dtype=torch.uint8)
         for name, tensor in state_over(raw_bytes(row), there).items():
             tensor.copy_(there[name])
-        rows.append(row)
     who = json.dumps([[one.client_id, one.samples] for one in listed]).encode()
-    return {
-        "who": torch.frombuffer(bytearray(who), dtype=torch.uint8),
-        "numbers": torch.stack(rows) if rows else torch.empty(0, 0, dtype=torch.uint8),
-    }
+    return {"who": torch.frombuffer(bytearray(who), dtype=torch.uint8), "numbers": numbers}
 
 
 def made(strategy: Strategy, model: State, cuts: Iterable[State]) -> State:
@@ -120,7 +117,7 @@ def made(strategy: Strategy, model: State, cuts: Iterable[State]) -> State:
         strategy.add(state_over(raw_bytes(row), model), n)
     new = strategy.finish()
     check_same_layout(model, new, "the strategy's new model")
-    return new
+    return {name: new[name].detach().contiguous() for name in model}
 
 
 def unset_like(layout: State) -> State:

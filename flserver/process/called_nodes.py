@@ -3,6 +3,7 @@
 ``CalledNodes`` is the server's part, an ``ingest.engine.Engine`` over ``calls``; ``answers`` the node's.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from flserver.process.calls import Answer, Caller, CallerGone, CallFailed, Does,
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State
+
+logger = logging.getLogger(__name__)
 
 LEAST = 1 << 20  # bytes of a model below which it goes over the lines, and sums do
 MAKE_SECONDS = 600.0  # that a node has for its part of a sum, or of a model
@@ -62,8 +65,12 @@ class CalledNodes:
             self._forget()
             self._layout = {name: tensor.to("meta") for name, tensor in state.items()}
             if sum(tensor.nbytes for tensor in state.values()) >= self.least:
-                descriptor, ((_, tensors),) = put([state])
-                self._model = number, descriptor, tensors
+                try:
+                    descriptor, ((_, tensors),) = put([state])
+                except OSError as error:
+                    logger.warning("the model goes over the nodes' lines: %s", error.strerror)
+                else:
+                    self._model = number, descriptor, tensors
 
     def _forget(self) -> None:
         if self._model is not None:

@@ -248,8 +248,7 @@ class RayNodes:
         """See :class:`Engine`: a model's bytes for all nodes, in Ray's object store."""
         import numpy as np
 
-        tensors = [np.frombuffer(blob, dtype=np.uint8) for blob in raw_of(state)]
-        reference = self._cluster.put(tensors)
+        reference = self._cluster.put([np.frombuffer(blob, dtype=np.uint8) for blob in raw_of(state)])
         with self._lock:
             self._model = number, reference
             self._layout = {name: tensor.to("meta") for name, tensor in state.items()}
@@ -268,11 +267,9 @@ class RayNodes:
 
         with self._lock:
             lines, layout = [(name, self._lines.get(name)) for name in names], self._layout
-        actors = []
-        for name, line in lines:
-            if line is None:
-                raise NodeGone(name, "it went before its sum was asked for")
-            actors.append((name, line.actor))
+        actors = [(name, line.actor) for name, line in lines if line is not None]
+        if gone := [name for name, line in lines if line is None]:
+            raise NodeGone(gone[0], "it went before its part was asked for")
         count = len(actors) * turns
         parts, whole = ranges(layout, count), unset_like(layout)
         for first in range(0, len(parts), len(actors)):
@@ -281,21 +278,21 @@ class RayNodes:
                 makes = actors[number - first][1]
                 cuts = [actor.cut.remote(round, attempt, number, count) for _, actor in actors if actor is not makes]
                 made.append(makes.made.remote(round, attempt, number, count, *cuts))
-            try:
-                found = self._cluster.get_all(made, REDUCE_SECONDS)
-            except ActorGone as error:
-                self._raise_who_is_gone(actors, error)
-                raise
+            found = self._all_of(made, actors)
             for within, arrays in zip(parts[first:], found, strict=False):
                 put(whole, within, {name: tensor_over(array).view(whole[name].dtype) for name, array in arrays.items()})
         return whole
 
-    def _raise_who_is_gone(self, actors: Sequence[tuple[str, Any]], error: ActorGone) -> None:
-        for name, actor in actors:
-            try:
-                self._cluster.get(actor.is_there.remote(), GONE_SECONDS)
-            except ActorGone as gone:
-                raise NodeGone(name, str(gone)) from error
+    def _all_of(self, asked: Sequence[Any], actors: Sequence[tuple[str, Any]]) -> list[Any]:
+        try:
+            return self._cluster.get_all(asked, REDUCE_SECONDS)
+        except ActorGone as error:
+            for name, actor in actors:
+                try:
+                    self._cluster.get(actor.is_there.remote(), GONE_SECONDS)
+                except ActorGone as gone:
+                    raise NodeGone(name, str(gone)) from error
+            raise
 
 
 def _name(slot: int) -> str:
