@@ -3,8 +3,6 @@
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,27 +10,10 @@ import torch
 
 from flserver.models.state import State
 from flserver.process import calls
-from flserver.process.calls import Answering, Caller, CallerGone, CallFailed, Does, close_all, receive, send
+from flserver.process.calls import Caller, CallerGone, CallFailed, close_all, receive, send
 from flserver.process.values import memory_of, put, state_in
 from tests.patience import PATIENCE
-
-
-@contextmanager
-def between(does: Mapping[str, Does]) -> Iterator[tuple[Caller, Answering]]:
-    ours, its = socket.socketpair()
-    caller, answering = Caller(ours, "node-1", PATIENCE), Answering(its, does)
-    caller.start()
-    answering.start()
-    try:
-        yield caller, answering
-    finally:
-        caller.close()
-        answering.close()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
+from tests.process.calling import between, descriptors
 
 STATE: State = {
     "w": torch.arange(70, dtype=torch.float32).view(7, 10),
