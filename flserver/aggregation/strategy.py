@@ -27,9 +27,11 @@ class Strategy(ABC):
     computes, where that may change from one version to the next: equal names, equal bits.
 
     ``coordinatewise = True`` is opted into by a class that makes each number of the new model of nothing but the
-    numbers at its place, in the global model and in the updates, and of ``n``, and that keeps nothing for the next
-    round. Ingest nodes then each make a range of the new model: there a model is flat tensors, under the names of those
-    that lie in the range, and all calls are as above. A subclass that changes how it computes says it again.
+    numbers at its place, in the global model and in the updates, and of ``n``, in the same way however many lie beside
+    it, and that keeps nothing for the next round. Ingest nodes then each make a range of the new model: there a model
+    is flat tensors, under the names of those that lie in the range, and all calls are as above. Sorting and adding one
+    update after another is such a way; ``torch.stack(updates).sum(dim=0)`` adds in an order that depends on the
+    tensor's size. A subclass that changes how it computes says it again.
     """
 
     needs: ClassVar[Literal["stream", "all"]] = "stream"
