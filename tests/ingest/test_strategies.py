@@ -107,6 +107,28 @@ def test_a_node_may_go_while_updates_are_asked_for(tmp_path: Path) -> None:
         assert lost(several) == [("node-2", [("b", 1, 1)])]
 
 
+@pytest.mark.parametrize("part", ["cut", "made"])
+@pytest.mark.parametrize("kind", [FedAvg, Median])
+def test_a_node_may_go_while_the_others_wait_for_its_part(tmp_path: Path, kind: type[Strategy], part: str) -> None:
+    with Several(tmp_path, 3, clients=3, min_updates=1, strategy=kind, called=True) as several:
+
+        def goes(*_: object) -> State:
+            several.nodes[1].cut()
+            return {}
+
+        setattr(several.nodes[1].node.making, part, goes)
+        peers = [several.peer(client, node) for node, client in enumerate("abc")]
+        states = [moved(peer, by) for peer, by in zip(peers, (1.0, 2.0, 6.0), strict=True)]
+        assert several.finish() == "completed"
+        alone = kind()
+        alone.begin(states[0])
+        for state in (states[0], states[2]):
+            alone.add(state, 10)
+        expected = alone.finish()
+        assert all(torch.equal(several.exchange.model.state[name], expected[name]) for name in expected)
+        assert lost(several) == [("node-2", [("b", 1, 1)])]
+
+
 def test_suspects_that_do_not_count_are_in_no_model_and_nobody_waits_for_them(tmp_path: Path) -> None:
     with Several(tmp_path, 2, rounds=4, clients=3, max_update_norm="auto", strategy=Median, called=True) as several:
         a, b, c = several.peer("a"), several.peer("b", 1), several.peer("c", 1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from flserver.aggregation.ranges import in_range, ranges
 from flserver.ingest.engine import NodeGone
 from flserver.models.state import State
 from flserver.process import called_nodes, calls
@@ -108,7 +109,8 @@ def test_a_node_that_goes_while_a_model_is_made_is_named_and_no_file_stays(durin
 
     def made(values: list[Any], taken: list[int]) -> Answer:
         calls.close_all(taken)
-        descriptor, (value,) = put([{"w": torch.ones(1)}])
+        _, _, count, number, _ = values
+        descriptor, (value,) = put([in_range(MODEL, ranges(MODEL, count)[number])])
         return [value.tensors], [descriptor]
 
     with ExitStack() as stack:
