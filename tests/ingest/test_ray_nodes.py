@@ -26,7 +26,7 @@ def test_what_makes_more_of_a_sum_than_its_mean_is_the_servers(tmp_path: Path, m
         raise AssertionError("a node made the new model")
 
     monkeypatch.setattr(FedAvg, "finishes_anywhere", False)
-    monkeypatch.setattr(RayNodes, "_finish", finish)
+    monkeypatch.setattr(RayNodes, "finish", finish)
     assert shuffled(tmp_path, 2, 0, CLIENTS, ROUNDS) == on_one(CLIENTS, ROUNDS)
 
 
