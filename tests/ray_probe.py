@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flserver.errors import FlserverError
+from flserver.ingest.faults import NodesFault
 from flserver.process.ray_cluster import CALLS, Cluster
-from flserver.process.ray_node import NodesFault, RayNode
+from flserver.process.ray_node import RayNode
 from tests.patience import PATIENCE
 
 LATE = 2.0  # seconds in which a process that is stopped does not answer

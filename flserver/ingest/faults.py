@@ -2,7 +2,7 @@
 it does where there are no nodes; memory that a node lacks is that node's, and others may have it.
 """
 
-from flserver.errors import one_line
+from flserver.errors import FlserverError, StoreError, one_line
 from flserver.ingest import told as t
 from flserver.ingest.asking import failure_of
 
@@ -19,3 +19,19 @@ def said_of(error: BaseException) -> t.Failed | t.GaveUp:
     if out_of_memory(error):
         return t.GaveUp(f"it is out of memory: {one_line(error)}")
     return t.Failed(failure_of(error))
+
+
+class NodesFault(FlserverError):
+    """Something failed that is one node's alone, and that ``node``'s updates are lost of."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(why)
+        self.node, self.why = node, why
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return NodesFault, (self.node, self.why)
+
+
+def is_its_own(error: BaseException) -> bool:
+    """Whether what failed while a new model was being made is that node's alone."""
+    return isinstance(error, StoreError) or out_of_memory(error)

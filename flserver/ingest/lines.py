@@ -21,6 +21,13 @@ LENGTH = 8
 MOST = 1 << 40  # bytes of a batch: a length beyond that is none
 
 
+def set_patience(sock: socket.socket, seconds: float) -> None:
+    """What is sent fails where nothing of it is taken for so long: of the system, for each piece that it takes. Reading
+    is not bounded by it."""
+    whole, rest = divmod(seconds, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(whole), int(1e6 * rest)))
+
+
 def send_first(sock: socket.socket, body: bytes) -> None:
     """What is said before all batches."""
     with contextlib.suppress(OSError):  # the other end is gone: its reader says so
@@ -77,10 +84,8 @@ class LineEnd:
         self._socket, self._end, self._ended, self._over = sock, end, ended, over
         self._why = "its process ended"  # or it has closed its end, which only a process that ends does
         self._patience = patience
-        if patience is not None:  # of the system, for each piece that it takes: reading is not bounded by it
-            seconds, rest = divmod(patience, 1)
-            bound = struct.pack("@ll", int(seconds), int(1e6 * rest))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
+        if patience is not None:
+            set_patience(sock, patience)
         self._reader = threading.Thread(target=self._read, name=f"line-in-{name}")
         self._writer = threading.Thread(target=self._write, name=f"line-out-{name}")
 

@@ -14,6 +14,7 @@ from flserver.ingest.door import NodeDoor
 from flserver.ingest.faults import said_of
 from flserver.ingest.folding import Layout, NodeFolding
 from flserver.ingest.ids import NodeIds
+from flserver.ingest.making import Making
 from flserver.ingest.recording import NodeRecorder
 from flserver.network.admission import Admission
 from flserver.network.capacity import Capacity
@@ -30,7 +31,6 @@ from flserver.wire.template import Template
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State, Strategy
-    from flserver.aggregation.sums import ExactSum
     from flserver.models.kept import Kept
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Node:
         self._memory = ReceiveMemory(receive_memory, limits.usual, settings.store.spool_dir)
         self._door = NodeDoor(self.asking, self._admission.identity)
         self._folding = NodeFolding(self.asking, lambda: self._door.model)
+        self.making = Making(self._folding)
         self._context = Context(
             run_id=run_id,
             goodbye=settings.network.goodbye,
@@ -90,10 +91,10 @@ class Node:
         self._arrived = threading.Condition()  # guards _came, and _closer
         self._models: dict[int, tuple[CurrentModel, Broadcast]] = {}  # that have come, their rounds not known yet
         self._current: tuple[int, CurrentModel] | None = None
-        self._attempt: tuple[int, int] | None = None
         self._to_send: queue.SimpleQueue[tuple[t.Ticket | t.Goodbye, Ring, Send] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send, name="node-sender")
         self._closer: threading.Thread | None = None
+        self._gave_up = False
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -131,12 +132,8 @@ class Node:
             if item.number is not None:
                 self.asking.answered(item.number, item.said)  # type: ignore[arg-type]
                 continue
-            try:
-                self._hear(item.said)
-            except Exception as error:  # the coordinator's to raise
-                if not isinstance(error, FlserverError):
-                    logger.exception("what the desk said could not be done")
-                self.asking.tell(said_of(error))
+            if not self._gave_up:  # what follows rests on what could not be done
+                self._do(item.said)
 
     def model(self, number: int, blobs: Sequence[memoryview]) -> None:
         """A model's bytes, where they do not come in a batch; before or after its number does."""
@@ -144,19 +141,21 @@ class Node:
             self._came[number] = blobs
             self._arrived.notify_all()
 
-    def exact_sum(self, round: int, attempt: int) -> "ExactSum":
-        """What was folded here in that attempt, once the desk has settled it. Raises StoreError for another one."""
-        from flserver.aggregation.strategies.fedavg import FedAvg
-
-        if self._attempt != (round, attempt) or not isinstance(self._folding.strategy, FedAvg):
-            raise StoreError(f"this node has no sum of attempt {attempt} of round {round}")
-        return self._folding.strategy.exact_sum
-
     def lost(self) -> None:
         """The line has ended: nobody can be let in, or told anything, so all connections end."""
         self._recorder.fail()
         self.asking.lost()
         self._begin_close(0.0)
+
+    def _do(self, said: object) -> None:
+        try:
+            self._hear(said)
+        except Exception as error:  # the coordinator's to raise
+            if not isinstance(error, FlserverError):
+                logger.exception("what the desk said could not be done")
+            told = said_of(error)
+            self._gave_up = isinstance(told, t.GaveUp)
+            self.asking.tell(told)
 
     def _hear(self, said: object) -> None:
         match said:
@@ -177,6 +176,9 @@ class Node:
                 self._folding.drop(said.update_ids)
             case t.Settle():
                 self._settle(said)
+            case t.Give():
+                given = self._folding.tensors(said.update_id)
+                self.asking.tell(t.Given(said.update_id, raw_of({name: given[name] for name in self._layout})))
             case t.RecordFailed():
                 self._recorder.fail(said.text)
             case t.Reload():
@@ -242,8 +244,7 @@ class Node:
             model = CurrentModel(began.round - 1, made.state, began.digest, made.step)
             self._current = began.model, model
         model, (_, broadcast) = self._current[1], self._models[began.model]
-        self._folding.begin(model.state)
-        self._attempt = began.round, began.attempt
+        self.making.begin(began.round, began.attempt, model.state)
         rings = self._door.begin(began, model, broadcast)
         if not self._context.known.is_set():
             self._learn()
@@ -252,7 +253,7 @@ class Node:
 
     def _settle(self, said: t.Settle) -> None:
         folded, blobs, strategy = self._folding.folded, NOTHING, self._folding.strategy
-        if self._attempt != (said.round, said.attempt):
+        if not self.making.is_of(said.round, said.attempt):
             folded = 0
         elif said.whole and folded:
             assert strategy is not None

@@ -162,9 +162,9 @@ class Place:
                 self._seated.take_back(sent)
             case t.FullySent(sent):
                 self._seated.fully_sent(sent)
-            case t.Settled():
+            case t.Settled() | t.Given():
                 if not self.ending:
-                    self.held.given(said)
+                    self.held.given(said) if isinstance(said, t.Settled) else self.held.came(said)
                     self._desk.settled()
             case t.Ready():
                 self._desk.be_ready(self)

@@ -110,6 +110,14 @@ class Settled:
 
 
 @dataclass(frozen=True)
+class Given:
+    """The tensors of an update that stayed at the node, in the order of the layout."""
+
+    update_id: int
+    blobs: tuple[memoryview, ...]
+
+
+@dataclass(frozen=True)
 class Ready:
     """The node has the model's layout, and can take one."""
 
@@ -198,6 +206,13 @@ class Settle:
 
 
 @dataclass(frozen=True)
+class Give:
+    """Give an update that counts, and stayed at the node: ``Given``."""
+
+    update_id: int
+
+
+@dataclass(frozen=True)
 class Room:
     """So many events, of so many characters of payload, were taken into the record."""
 
@@ -238,7 +253,8 @@ Fact = (
     | Failed
     | GaveUp
     | Settled
+    | Given
     | Ready
     | Closed
 )
-Bell = Model | Began | Ticket | Goodbye | Known | Fold | Drop | Settle | Room | RecordFailed | Reload | Close
+Bell = Model | Began | Ticket | Goodbye | Known | Fold | Drop | Settle | Give | Room | RecordFailed | Reload | Close

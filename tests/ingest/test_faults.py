@@ -87,8 +87,10 @@ def test_a_node_that_is_out_of_memory_is_lost_and_the_round_goes_on(tmp_path: Pa
             "on arrival": (strategy, "add"),
             "a model": (node, "_take_model"),
         }
-        setattr(*what[where], out)
+        if where != "a model":
+            setattr(*what[where], out)
         moved(b, 0.01)
+        setattr(*what[where], out)  # the first model has come, and the next one comes when both have answered
         moved(a, 0.01)
         mine = moved(a, 0.25)
         assert several.finish() == "completed"

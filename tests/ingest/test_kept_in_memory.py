@@ -34,7 +34,7 @@ def test_a_node_has_the_model_of_an_attempt_and_the_one_before_and_no_older_one(
                 model.fc1.weight.add_(1.0)
             a.upload(model)
         a.model()
-        eventually(lambda: node._attempt == (4, 1))
+        eventually(lambda: node.making.is_of(4, 1))
         assert list(node._models) == [node._current[0]]  # type: ignore[index]
         assert [there() is None for there in models] == [True, True, False], "the last is that of the round before"
 

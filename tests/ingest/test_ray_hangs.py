@@ -14,12 +14,13 @@ from flserver.errors import FlserverError
 from flserver.events import NodeLost
 from flserver.ingest import told as t
 from flserver.ingest.batches import BatchError, Item, to_bytes
+from flserver.ingest.faults import NodesFault
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
 from flserver.process import ray_line, ray_nodes
 from flserver.process.ray_cluster import ActorGone
 from flserver.process.ray_line import Line
-from flserver.process.ray_node import NodesFault, RayNode
+from flserver.process.ray_node import RayNode
 from flserver.process.restarts import BURST, NONE_LEFT, TOO_OFTEN
 from tests.e2e.harness import Peer
 from tests.ingest.at_desk import AtDesk
@@ -61,7 +62,7 @@ def test_a_node_that_works_at_a_model_for_long_answers_meanwhile(
         (port,) = run.ports()
         try:
             assert begun.wait(PATIENCE)
-            (place,) = run.several.desk._places.values()
+            (place,) = run.several.desk._places
             there = len(told)
             place.outbox.put(t.Room(0, 0))
             eventually(lambda: len(told) > there)
@@ -145,7 +146,7 @@ def test_a_node_without_memory_for_its_range_is_lost_and_the_others_make_the_mod
     with OnThreads(tmp_path, 3, 1, 3, min_updates=1) as run:
         ports = run.ports()
         short = run.threads.actors[f"node-{number}"].kept
-        short._served().exact_sum = raising(MemoryError("no room"))  # type: ignore[method-assign]
+        short._served().making._range = raising(MemoryError("no room"))  # type: ignore[method-assign]
         peers = [run.several._peers.enter_context(Peer(port, client)).join() for client, port in enumerate(ports)]
         for client, peer in enumerate(peers):
             answered(peer, client)
@@ -158,7 +159,7 @@ def test_what_would_fail_at_any_node_costs_the_run(tmp_path: Path) -> None:
     with OnThreads(tmp_path, 2, 1, 1) as run:
         ports = run.ports()
         for handle in run.threads.actors.values():
-            handle.kept._served().exact_sum = raising(ValueError("a defect"))  # type: ignore[method-assign]
+            handle.kept._served().making._range = raising(ValueError("a defect"))  # type: ignore[method-assign]
         with Peer(ports[0], 1).join() as peer:
             answered(peer, 1)
             assert run.several.finish() == "failed"

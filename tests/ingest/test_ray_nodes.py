@@ -6,8 +6,8 @@ import pytest
 
 from flserver.aggregation import FedAvg
 from flserver.events import ClientLeft
+from flserver.process.ray_models import RayModels
 from flserver.process.ray_node import RayNode
-from flserver.process.ray_nodes import RayNodes
 from tests.e2e.harness import Peer
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, shuffled
 from tests.ingest.sweep import CLIENTS, NODES, ROUNDS
@@ -26,7 +26,7 @@ def test_what_makes_more_of_a_sum_than_its_mean_is_the_servers(tmp_path: Path, m
         raise AssertionError("a node made the new model")
 
     monkeypatch.setattr(FedAvg, "finishes_anywhere", False)
-    monkeypatch.setattr(RayNodes, "_finish", finish)
+    monkeypatch.setattr(RayModels, "finish", finish)
     assert shuffled(tmp_path, 2, 0, CLIENTS, ROUNDS) == on_one(CLIENTS, ROUNDS)
 
 
