@@ -13,6 +13,7 @@ from flserver.ingest.batches import BatchError, from_bytes, of_state, raw_of, st
 from flserver.ingest.door import NodeDoor
 from flserver.ingest.folding import Layout, NodeFolding
 from flserver.ingest.ids import NodeIds
+from flserver.ingest.outbox import Outbox
 from flserver.ingest.recording import NodeRecorder
 from flserver.network.admission import Admission
 from flserver.network.capacity import Capacity
@@ -118,6 +119,11 @@ class Node:
         self.asking.tell(t.Ready())
 
     # --- the line ----------------------------------------------------------------------------------------------------
+
+    @property
+    def outbox(self) -> Outbox:
+        """What the node has to say."""
+        return self.asking.outbox
 
     def take(self, timeout: float) -> bytes:
         """What the node has to say; empty where nothing comes in ``timeout`` seconds."""
