@@ -10,8 +10,13 @@ from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, Waiting
 from flserver.ingest.batches import Item, from_bytes
+from flserver.ingest.folding import NodeFolding
+from flserver.rounds.model import CurrentModel
+from flserver.rounds.seats import Upload
+from flserver.rounds.updates import Submission
 from tests.ingest.several import Several
 from tests.patience import PATIENCE, eventually
+from tests.rounds.coordinated import PEER
 
 
 def test_what_follows_an_answer_is_called_once_whether_the_answer_comes_before_or_after_that_is_said() -> None:
@@ -70,3 +75,23 @@ def test_no_thread_of_a_node_waits_for_decisions(tmp_path: Path, monkeypatch: py
             peer.finished()
         assert several.finish() == "completed"
         assert not folding._asked
+
+
+def test_the_last_of_those_that_asked_says_at_once_that_it_is_on_record() -> None:
+    asking = Asking()
+    folding = NodeFolding(asking, lambda: CurrentModel(0, {}, None))
+    submissions = []
+    for update_id in (1, 2):
+        upload = Upload(update_id=update_id, client_id="a", peer=PEER, accepted_at=1, digest="d", norms=None)
+        submissions.append(Submission(upload, {}, (), lambda: None))
+        folding.ask(submissions[-1])
+    for item in from_bytes(asking.outbox.take(0.0)):
+        assert item.number is not None
+        asking.answered(item.number, q.Decided("rejected", "norm: far", None, 10, 1, None, False))
+    said, hurried = list[object](), list[bool]()
+    for submission in submissions:
+        folding.confirm(submission, folding.offer(submission))
+        hurried.append(asking.outbox.hurried)
+        said += [item.said for item in from_bytes(asking.outbox.take(0.0))]
+    assert said == [t.Confirmed(1, False, ()), t.Confirmed(2, False, ())]
+    assert hurried == [False, True], "others are on their way behind the first one"
