@@ -7,8 +7,9 @@ a *line*, which carries batches of bytes each way, in order:
     questions.py  what is asked and answered: the closed set of it, as values
     told.py       what is said and not answered, each way
     batches.py    the one place that makes bytes of these and back; no pickle
-    outbox.py     what is to be said, in order
+    outbox.py     what is to be said, in order, and when
     asking.py     the node's end of a line: many sessions ask at once, a batch carries them together
+    in_order.py   what the desk does in the order in which it was said, and may have to wait for the record
     door.py       the node's side of ``rounds.door``, with folding.py and recording.py
     node.py       a node, put together
     making.py     what a node has of an attempt that is over, by range, and the new model in one range

@@ -14,10 +14,10 @@ from flserver.clock import monotonic
 from flserver.errors import ConnectionLost, StoreError, StrategyError, TooDifferent, one_line
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
-from flserver.ingest.asking import Asking, error_of
+from flserver.ingest.asking import Asking, Waiting, error_of
 from flserver.ingest.faults import said_of
 from flserver.rounds.model import CurrentModel
-from flserver.rounds.seats import SentModel, Verdict
+from flserver.rounds.seats import SentModel, Upload, Verdict
 from flserver.rounds.updates import Submission
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class NodeFolding:
         self.strategy: Strategy | None = None  # None until the layout is known; nothing counts before
         self.layout = Layout({}, ())
         self.kept: Kept | None = None  # where updates are kept, if they are
+        self._asked: dict[int, Waiting] = {}  # ahead, by the update's id
         self._lock = threading.Lock()  # guards the three below
         self._waiting: dict[int, tuple[Submission, int]] = {}
         self._counted: dict[int, tuple[Submission, int]] = {}  # that count, and stay
@@ -55,6 +56,12 @@ class NodeFolding:
         return self.strategy is None or self.strategy.splits
 
     # --- for sessions ------------------------------------------------------------------------------------------------
+
+    def ask(self, submission: Submission) -> Waiting:
+        """As ``rounds.door.Folds.ask``."""
+        waiting = self._asking.ask_ahead(_offer(submission.upload))
+        self._asked[submission.upload.update_id] = waiting
+        return waiting
 
     def offer(self, submission: Submission) -> Verdict:
         """As ``rounds.folding.Folding.offer``."""
@@ -81,19 +88,8 @@ class NodeFolding:
 
     def _decided(self, submission: Submission) -> Verdict:
         while True:
-            upload = submission.upload
-            offer = q.Offer(
-                update_id=upload.update_id,
-                client_id=upload.client_id,
-                peer=upload.peer,
-                connection=int(upload.accepted_at),
-                digest=upload.digest,
-                rejection=upload.rejection,
-                norms=upload.norms,
-                cosine=upload.cosine,
-                base_round=upload.base_round,
-            )
-            answer = self._asking.ask_any(offer)
+            asked = self._asked.pop(submission.upload.update_id, None)
+            answer = asked.wait() if asked is not None else self._asking.ask_any(_offer(submission.upload))
             if isinstance(answer, q.Decided):
                 return _verdict(answer)
             if isinstance(answer, q.Failure):
@@ -145,7 +141,8 @@ class NodeFolding:
             if folds or not verdict.counts:
                 submission.tensors = {}
                 submission.release()
-            self._asking.tell(t.Confirmed(update_id, folds, metrics, kept))
+            # The last one of those that are here may be the one that the round waits for.
+            self._asking.tell(t.Confirmed(update_id, folds, metrics, kept), hurried=not self._asked)
 
     def _keep(self, submission: Submission, verdict: Verdict) -> str | None:
         """Write an update that counts so far, where updates are kept; its digest then. Raises CheckpointError."""
@@ -227,6 +224,20 @@ class NodeFolding:
         """How many updates were, in this attempt."""
         with self._lock:
             return self._folded
+
+
+def _offer(upload: Upload) -> q.Offer:
+    return q.Offer(
+        update_id=upload.update_id,
+        client_id=upload.client_id,
+        peer=upload.peer,
+        connection=int(upload.accepted_at),
+        digest=upload.digest,
+        rejection=upload.rejection,
+        norms=upload.norms,
+        cosine=upload.cosine,
+        base_round=upload.base_round,
+    )
 
 
 def _verdict(decided: q.Decided) -> Verdict:

@@ -15,6 +15,7 @@ from flserver.ingest.faults import said_of
 from flserver.ingest.folding import Layout, NodeFolding
 from flserver.ingest.ids import NodeIds
 from flserver.ingest.making import Making
+from flserver.ingest.outbox import Outbox
 from flserver.ingest.recording import NodeRecorder
 from flserver.network.admission import Admission
 from flserver.network.capacity import Capacity
@@ -121,6 +122,11 @@ class Node:
         self.asking.tell(t.Ready())
 
     # --- the line ----------------------------------------------------------------------------------------------------
+
+    @property
+    def outbox(self) -> Outbox:
+        """What the node has to say."""
+        return self.asking.outbox
 
     def take(self, timeout: float) -> bytes:
         """What the node has to say; empty where nothing comes in ``timeout`` seconds."""

@@ -8,7 +8,7 @@ nothing else.
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 
 from flserver.clock import Deadline
 from flserver.errors import (
@@ -33,6 +33,7 @@ from flserver.network.reading import read_message
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import HANDED_DOWN, Received, receive_frame, tune
+from flserver.rounds.door import Awaited
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Conversation, Role
@@ -44,7 +45,7 @@ LINGER_SECONDS = 0.5  # for a peer that was told why it is refused
 
 
 class Session:
-    """Serves one accepted connection; ``run`` returns when it is over.
+    """Serves one accepted connection; ``go_on`` returns None when it is over.
 
     ``take_place`` is called when it is known where the peer is; what it raises ends the session. ``give_place`` is
     called when the peer was refused and told so: what follows is for it to read that. ``leave`` is called when it waits
@@ -79,6 +80,7 @@ class Session:
         self._take_place, self._give_place = take_place, give_place
         self._first = Received(FrameReader(self._connection.conversation.frame_limits()))
         self._linger = 0.0
+        self._life = self._live()
 
     @property
     def peer(self) -> Peer:
@@ -125,8 +127,11 @@ class Session:
         self._channel.close()
         self._context.exchange.ended(self._connection.accepted_at)
 
-    def run(self) -> None:
-        """Serve the whole life of the connection. Raises what is a defect of ours."""
+    def go_on(self) -> Awaited | None:
+        """Serve it, from where that was left, to its end, or to a decision that is awaited. Raises a defect of ours."""
+        return next(self._life, None)
+
+    def _live(self) -> Iterator[Awaited]:
         reason = "closed"
         why: StrangerReason = "other"
         try:
@@ -135,7 +140,7 @@ class Session:
                 with contextlib.suppress(OSError):  # a peer that is gone already shows when it is read
                     tune(self._channel.sock, self._context.limits.peer_timeout)
             self._identify()
-            reason = self._serve()
+            reason = yield from self._serve()
         except PeerError as error:
             reason, why = self._connection.because(error), self._connection.why(error)
         except StoreError as error:
@@ -179,7 +184,7 @@ class Session:
                 raise
             self._record.identified(self.peer)
 
-    def _serve(self) -> str:
+    def _serve(self) -> Generator[Awaited, None, str]:
         """Read the first message and do what the connection is for. Returns why it closed."""
         frame = self._first
         try:
@@ -188,7 +193,7 @@ class Session:
                     self._channel.before_wait()
                     return RegisteredTrainer(self._connection).serve(metadata, frame)
                 case Update() as update:
-                    self._upload(update, frame)
+                    yield from self._upload(update, frame)
                     return "closed"
                 case NotAskedFor() as not_asked:
                     self._not_read(not_asked, frame)
@@ -214,11 +219,11 @@ class Session:
             refuse_upload(self._connection, frame, refusal)
             raise
 
-    def _upload(self, update: Update, frame: Received) -> None:
+    def _upload(self, update: Update, frame: Received) -> Iterator[Awaited]:
         from flserver.network.upload import take_update
 
         try:
-            take_update(self._connection, update, frame)
+            yield from take_update(self._connection, update, frame)
         except Refused as refusal:
             from flserver.network.unusable import refuse_upload
 

@@ -92,6 +92,6 @@ def test_nothing_is_left_at_the_desk_of_what_a_node_that_is_gone_was_to_be_told(
         at.place.outbox.put(t.Model(1, (blob,)))
         del blob
         at.place.gone("its process ended")
-        at.place._thread.join(PATIENCE)
+        at.place._in_order._thread.join(PATIENCE)
         assert there() is None
         assert at.place.outbox.over
