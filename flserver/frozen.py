@@ -23,6 +23,13 @@ def frozen(*, kw_only: bool = False) -> Callable[[type[Made]], type[Made]]:
     return make
 
 
+def of_fields(cls: type[Made], values: dict[str, Any]) -> Made:
+    """An instance of such a class, of all its fields by name: the dict is its own from here on."""
+    made = object.__new__(cls)
+    object.__setattr__(made, "__dict__", values)
+    return made
+
+
 def _init_of(cls: type[Any]) -> Callable[..., None]:
     """An ``__init__`` with the parameters that the dataclass has, and their defaults."""
     known: dict[str, Any] = {"_absent": MISSING, "_set": object.__setattr__}

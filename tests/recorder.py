@@ -33,7 +33,7 @@ class RecordingRecorder:
     def crowded(self) -> bool:
         return self.full
 
-    def emit(self, event: e.Event, *, first: bool = True) -> None:
+    def emit(self, event: e.Event, *, first: bool = True, payload: str | None = None) -> None:
         try:
             if self._failure is not None:
                 raise self._failure

@@ -4,8 +4,11 @@ A *range* of a model is a model too, of the runs of the tensors that lie in it, 
 a block of the sum (``bins``), so a range of a sum is a sum over that model, whose blocks are the whole one's: what is
 merged and rounded there has the bits that the whole would have. What is no float is cut by itself, for its places
 have nothing to do with blocks.
+
+What is no sum, but goes by ranges too (``Strategy.by_range``), is cut as updates: there too it is one state.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -13,8 +16,9 @@ import torch
 
 from flserver.aggregation.bins import BLOCK
 from flserver.aggregation.parts import ALIGNED
+from flserver.aggregation.strategy import Strategy
 from flserver.aggregation.sums import ExactSum, describe
-from flserver.models.state import State
+from flserver.models.state import State, check_same_layout, raw_bytes, state_bytes, state_over, unset_state
 
 
 class Range(NamedTuple):
@@ -78,6 +82,48 @@ def reduced(model: State, cuts: Iterable[State]) -> State:
     for one in cuts:
         total.include(one)
     return total.mean()
+
+
+class Counted(NamedTuple):
+    """An update that counts, of which client, with how many samples."""
+
+    client_id: str
+    samples: int
+    update: State
+
+
+def cut_updates(updates: Iterable[Counted], within: Range) -> State:
+    """What updates have in a range: ``numbers``, for each a row of bytes, and ``who`` says whose they are."""
+    listed = list(updates)
+    size = state_bytes(in_range(listed[0].update, within)) if listed else 0
+    numbers = torch.empty(len(listed), size, dtype=torch.uint8)
+    for row, one in zip(numbers, listed, strict=True):
+        there = in_range(one.update, within)
+        for name, tensor in state_over(raw_bytes(row), there).items():
+            tensor.copy_(there[name])
+    who = json.dumps([[one.client_id, one.samples] for one in listed]).encode()
+    return {"who": torch.frombuffer(bytearray(who), dtype=torch.uint8), "numbers": numbers}
+
+
+def made(strategy: Strategy, model: State, cuts: Iterable[State]) -> State:
+    """What ``strategy`` makes of all updates in a range: ``model`` is the range's, ``cuts`` have all that count, of
+    each client one. Raises what the strategy raises."""
+    found: list[tuple[str, int, torch.Tensor]] = []
+    for one in cuts:
+        who = json.loads(bytes(raw_bytes(one["who"])))
+        found += [(client_id, n, row) for (client_id, n), row in zip(who, one["numbers"], strict=True)]
+    strategy.begin(model)
+    for _, n, row in sorted(found, key=lambda one: one[0]):
+        strategy.add(state_over(raw_bytes(row), model), n)
+    new = strategy.finish()
+    check_same_layout(model, new, "the strategy's new model")
+    return {name: new[name].detach().contiguous() for name in model}
+
+
+def unset_like(layout: State) -> State:
+    """A model of that layout, with whatever is in its memory: what ``put`` fills."""
+    kinds = {name: tensor.dtype for name, tensor in layout.items()}
+    return unset_state(kinds, {name: tensor.shape for name, tensor in layout.items()})
 
 
 def put(whole: State, within: Range, part: State) -> None:

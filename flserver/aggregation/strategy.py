@@ -25,10 +25,18 @@ class Strategy(ABC):
     memory independent of the number of clients, ``"all"`` until ``finish`` returns. One that streams may ask for single
     updates to stay, with ``holds``, where whoever calls it set ``may_hold``. ``arithmetic`` names on record how it
     computes, where that may change from one version to the next: equal names, equal bits.
+
+    ``coordinatewise = True`` is opted into by a class that makes each number of the new model of nothing but the
+    numbers at its place, in the global model and in the updates, and of ``n``, in the same way however many lie beside
+    it, and that keeps nothing for the next round. Ingest nodes then each make a range of the new model: there a model
+    is flat tensors, under the names of those that lie in the range, and all calls are as above. Sorting and adding one
+    update after another is such a way; ``torch.stack(updates).sum(dim=0)`` adds in an order that depends on the
+    tensor's size. A subclass that changes how it computes says it again.
     """
 
     needs: ClassVar[Literal["stream", "all"]] = "stream"
     order: ClassVar[Literal["ascending", "any"]] = "ascending"
+    coordinatewise: ClassVar[bool] = False
     arithmetic: ClassVar[str | None] = None
     may_hold = False
     scratch: Callable[[int], memoryview] = staticmethod(own_memory)
@@ -39,17 +47,22 @@ class Strategy(ABC):
     @property
     def on_arrival(self) -> bool:
         """Whether updates may be added in any order and from several threads, as they arrive."""
-        return self.order == "any" and self.needs == "stream" and self._goes_with_add("order")
+        return self.order == "any" and self.needs == "stream" and self._goes_with("order", "add")
 
     @property
     def is_sum(self) -> bool:
         """Whether an update that was added can be taken back: there is a ``subtract`` that goes with ``add``."""
-        return type(self).subtract is not Strategy.subtract and self._goes_with_add("subtract")
+        return type(self).subtract is not Strategy.subtract and self._goes_with("subtract", "add")
 
-    def _goes_with_add(self, name: str) -> bool:
-        """Whether ``name`` was said by a class that knew the ``add`` that is called."""
-        says, adds = (next(c for c in type(self).__mro__ if what in vars(c)) for what in (name, "add"))
-        return issubclass(says, adds)
+    @property
+    def by_range(self) -> bool:
+        """Whether several of it may each make a range of the new model, of all updates' numbers there."""
+        return self.coordinatewise and self._goes_with("coordinatewise", "begin", "add", "finish", "state")
+
+    def _goes_with(self, name: str, *methods: str) -> bool:
+        """Whether ``name`` was said by a class that knew these methods as they are called."""
+        says, *does = (next(c for c in type(self).__mro__ if what in vars(c)) for what in (name, *methods))
+        return all(issubclass(says, one) for one in does)
 
     @property
     def holds(self) -> bool:
@@ -88,7 +101,7 @@ class Strategy(ABC):
     @property
     def splits(self) -> bool:
         """Whether a round's updates may be added to several of it, in different processes, and brought together."""
-        return self.on_arrival and type(self).merge is not Strategy.merge and self._goes_with_add("merge")
+        return self.on_arrival and type(self).merge is not Strategy.merge and self._goes_with("merge", "add")
 
     @property
     def finishes_anywhere(self) -> bool:

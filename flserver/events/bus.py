@@ -23,9 +23,10 @@ class Recorder(Protocol):
     def crowded(self) -> bool:
         """Whether who does not go ``first`` would have to wait."""
 
-    def emit(self, event: Event, *, first: bool = True) -> None:
+    def emit(self, event: Event, *, first: bool = True, payload: str | None = None) -> None:
         """Queue a fact for its transaction, once there is room. ``first`` is what rounds rest on: the rest leaves most
-        of the room to that, and waits while there is more than its own part of it."""
+        of the room to that, and waits while there is more than its own part of it. ``payload`` is the event as
+        ``store.payloads`` writes it, where it is at hand."""
 
     def flush(self) -> None:
         """Wait until everything emitted so far is durable, and the observers have seen it."""

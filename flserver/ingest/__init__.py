@@ -7,11 +7,15 @@ a *line*, which carries batches of bytes each way, in order:
     questions.py  what is asked and answered: the closed set of it, as values
     told.py       what is said and not answered, each way
     batches.py    the one place that makes bytes of these and back; no pickle
-    outbox.py     what is to be said, in order
+    outbox.py     what is to be said, in order, and when
     asking.py     the node's end of a line: many sessions ask at once, a batch carries them together
+    in_order.py   what the desk does in the order in which it was said, and may have to wait for the record
     door.py       the node's side of ``rounds.door``, with folding.py and recording.py
     node.py       a node, put together
+    making.py     what a node has of an attempt that is over, by range, and the new model in one range
     desk.py       the coordinator's side, and held.py: what belongs to one node
+    gathering.py  how what nodes have is brought together, over places.py
+    engine.py     what whoever connects them does beside the lines
     lines.py      lines within a process, and over a socket pair
 
 Whoever connects the two (threads, a socket, an engine for many machines) uses no more than this:
@@ -21,7 +25,8 @@ Whoever connects the two (threads, a socket, an engine for many machines) uses n
     node.give(batch: bytes | memoryview) -> None    what the desk says to it
     node.lost() -> None                             the line has ended
     node.model(number, blobs) -> None               a model's bytes, where they do not come in a batch
-    node.exact_sum(round, attempt) -> ExactSum      what was folded here in that attempt, once the desk has settled it
+    node.making.cut(…), node.making.made(…)         what it has of an attempt, once the desk has settled it, in a range
+                                                    of the model, and the new model there, of what all nodes have
 
     desk = Desk(exchange, recorder, ids)            desk.small = … · desk.close(grace, patience)
     place = desk.open(name)                         a node of that name is there
@@ -29,10 +34,9 @@ Whoever connects the two (threads, a socket, an engine for many machines) uses n
     place.give(batch: bytes | memoryview) -> None   what it says to the desk
     place.gone(why: str) -> None                    its line ended: its registrations leave, what was folded only there
                                                     is ``lost``
-    desk.carry = function(number, state)            how a model's bytes get to the nodes, if not in their batches
-    desk.finish = function(round, attempt, names)   how the new state is made of the sums of the nodes of these names,
-                                                    which raises NodeGone where one is gone; left out, whole sums come
-                                                    by the line and are merged here
+    desk.engine = Engine                            how a model's bytes get to the nodes, if not in their batches, and
+                                                    how nodes make the new one; left out, whole sums, and updates that
+                                                    stayed at their nodes, come by the line
 
 ``take`` and ``give`` may be called from two threads at once, each by one thread at a time. A ``give`` never waits for
 another node, nor for the record.

@@ -1,6 +1,7 @@
 """The node's end of a line: many sessions ask at once, each waits for its own answer, and a batch carries them all."""
 
 import threading
+from collections.abc import Callable
 from typing import TypeVar
 
 from flserver import errors
@@ -29,21 +30,37 @@ def error_of(failure: Failure) -> FlserverError:
     return made if made is not None else FlserverError(failure.text)
 
 
-class _Waiting:
-    """One thread that waits for the answer to its question."""
+class Waiting:
+    """What waits for the answer to its question: a thread in ``wait``, or what is to be called ``then``."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # held until there is an answer
-        self._lock.acquire()
-        self._answer: Answer = Failure("StoreError", LINE_LOST)
+        self._there = threading.Lock()  # held until there is an answer
+        self._there.acquire()
+        self._lock = threading.Lock()  # guards the two below
+        self._answer: Answer | None = None
+        self._then: Callable[[], None] | None = None
 
     def answered(self, answer: Answer) -> None:
-        self._answer = answer
-        self._lock.release()
+        """This is the answer."""
+        with self._lock:
+            self._answer, then = answer, self._then
+        self._there.release()
+        if then is not None:
+            then()
 
     def wait(self) -> Answer:
-        self._lock.acquire()
-        return self._answer
+        """The answer, once it is there."""
+        with self._there:
+            assert self._answer is not None
+            return self._answer
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call that once the answer is there: at once, or on the thread that brings it, and so without waiting."""
+        with self._lock:
+            if self._answer is None:
+                self._then = call
+                return
+        call()
 
 
 class Asking:
@@ -51,14 +68,15 @@ class Asking:
 
     def __init__(self) -> None:
         self.outbox = Outbox()
-        self._lock = threading.Lock()  # guards the three below; the outbox's is taken inside it
-        self._waiting: dict[int, _Waiting] = {}
+        self._lock = threading.Lock()  # guards the three below
+        self._waiting: dict[int, Waiting] = {}
         self._asked = 0
         self._lost = False
 
-    def tell(self, fact: Fact) -> None:
-        """Say what is so; it is heard in the order in which it is said, also beside questions."""
-        self.outbox.put(fact)
+    def tell(self, fact: Fact, *, hurried: bool = False) -> None:
+        """Say what is so; it is heard in the order in which it is said, also beside questions. It waits for companions
+        where it is not ``hurried``."""
+        self.outbox.put(fact, hurried=hurried)
 
     def ask(self, question: Question, wanted: type[Wanted]) -> Wanted:
         """The answer. Raises the error that is the answer, and StoreError where the line has ended."""
@@ -70,14 +88,20 @@ class Asking:
 
     def ask_any(self, question: Question) -> Answer:
         """The answer, whichever it is."""
-        waiting = _Waiting()
+        return self.ask_ahead(question, hurried=True).wait()
+
+    def ask_ahead(self, question: Question, *, hurried: bool = False) -> Waiting:
+        """What waits for the answer, whichever it is. Where the question is not ``hurried``, it waits for others with
+        which it can be answered. Raises StoreError where the line has ended."""
+        waiting = Waiting()
         with self._lock:
             if self._lost:
                 raise StoreError(LINE_LOST)
             self._asked += 1
-            self._waiting[self._asked] = waiting
-            self.outbox.put(question, self._asked)
-        return waiting.wait()
+            number = self._asked
+            self._waiting[number] = waiting
+        self.outbox.put(question, number, hurried=hurried)
+        return waiting
 
     def answered(self, number: int, answer: Answer) -> None:
         """The answer to that question has come."""

@@ -9,10 +9,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from flserver.errors import FlserverError
+from flserver.frozen import frozen
 from flserver.ingest.questions import Answer, Question
 from flserver.ingest.told import Bell, Fact
 
@@ -29,7 +31,7 @@ class BatchError(FlserverError):
     """What came is no batch of this version's: the two ends are not of one kind."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class Item:
     """One thing that is said; ``number`` is that of the question, on a question and on its answer."""
 
@@ -37,19 +39,18 @@ class Item:
     number: int | None = None
 
 
+_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
 def to_bytes(items: Iterable[Item]) -> bytes:
     """A batch of these."""
     blobs: list[memoryview] = []
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, memoryview):
-            raw = value.cast("B") if value.nbytes else memoryview(b"")
-            blobs.append(raw)
-            return raw.nbytes
-        return [getattr(value, field.name) for field in fields(value)]
-
-    listed = [[type(item.said).__name__, item.number, item.said] for item in items]
-    text = json.dumps(listed, separators=(",", ":"), default=plain).encode()
+    listed = []
+    for item in items:
+        said: Any = item.said
+        kind: Any = type(said)
+        listed.append((kind.__name__, item.number, _form(kind).write(said, blobs)))
+    text = _json(listed).encode()
     if not blobs:
         return len(text).to_bytes(HEAD, "big") + text
     pieces: list[bytes | memoryview] = [len(text).to_bytes(HEAD, "big"), text]
@@ -65,9 +66,9 @@ def from_bytes(batch: bytes | memoryview) -> list[Item]:
     view = memoryview(batch)
     try:
         at = HEAD + int.from_bytes(view[:HEAD], "big")
-        listed = json.loads(bytes(view[HEAD:at]))
+        listed = json.loads(str(view[HEAD:at], "utf-8"))
         place = _Place(view, at)
-        return [Item(_reader(KINDS[kind])(values, place), number) for kind, number, values in listed]
+        return [Item(_form(KINDS[kind]).read(values, place), number) for kind, number, values in listed]
     except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
         raise BatchError(f"what came over the line is no batch: {error!r}") from error
 
@@ -87,38 +88,79 @@ class _Place:
         return self.view[begin : self.at]
 
 
-Reader = Callable[[Any, _Place], Any]
+# --- what a class is as JSON, found out once -------------------------------------------------------------------------
+
+Write = Callable[[Any, list[memoryview]], Any]
+Read = Callable[[Any, _Place], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a value of one type becomes one that JSON has, and back. Blobs go behind the others, and are the next."""
+
+    write: Write
+    read: Read
 
 
 @cache
-def _reader(kind: type) -> Reader:
-    """What makes a value of that dataclass of the list of its fields."""
-    hints, names = get_type_hints(kind), [field.name for field in fields(kind)]
-    readers = [(place, reader) for place, name in enumerate(names) if (reader := _field(hints[name])) is not None]
+def _form(kind: type) -> _Form:
+    """That of a dataclass, which is the list of its fields."""
+    hints, known = get_type_hints(kind), fields(kind)
+    names = [field.name for field in known]
+    forms = [(place, form) for place, name in enumerate(names) if (form := _form_of(hints[name])) is not None]
+    values_of = _values_of(names)
+    by_name = any(field.kw_only for field in known)
 
-    def read(values: list[Any], place: _Place) -> Any:
-        for which, reader in readers:
-            values[which] = reader(values[which], place)
-        return kind(**dict(zip(names, values, strict=True)))
+    def write(value: Any, blobs: list[memoryview]) -> Any:
+        if not forms:
+            return values_of(value)
+        values = list(values_of(value))
+        for which, form in forms:
+            values[which] = form.write(values[which], blobs)
+        return values
 
-    return read
+    def read(values: Any, place: _Place) -> Any:
+        if type(values) is not list or len(values) != len(names):
+            raise ValueError(f"{values!r} is no {kind.__name__}")
+        for which, form in forms:
+            values[which] = form.read(values[which], place)
+        return kind(**dict(zip(names, values, strict=True))) if by_name else kind(*values)
+
+    return _Form(write, read)
 
 
-def _field(hint: Any) -> Reader | None:
-    """What makes of a JSON value one of that type; None where it is that already."""
+def _values_of(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gives the fields of these names."""
+    if not names:
+        return lambda value: ()
+    get = attrgetter(*names)
+    return get if len(names) > 1 else lambda value: (get(value),)
+
+
+def _form_of(hint: Any) -> _Form | None:
+    """That of a field which is declared so; None where JSON has it as it is."""
     if hint is memoryview:
-        return lambda value, place: place.take(value)
+        return _Form(_put_behind, lambda size, place: place.take(size))
     if get_origin(hint) is tuple:
-        item = _field(get_args(hint)[0])
+        item = _form_of(get_args(hint)[0])
         if item is None:
-            return lambda value, place: tuple(value)
-        return lambda value, place: tuple(item(part, place) for part in value)
+            return _Form(lambda value, blobs: value, lambda value, place: tuple(value))
+        return _Form(
+            lambda value, blobs: [item.write(part, blobs) for part in value],
+            lambda value, place: tuple([item.read(part, place) for part in value]),
+        )
     if get_origin(hint) in (Union, UnionType):
-        some = next(filter(None, (_field(option) for option in get_args(hint))), None)
-        return some and (lambda value, place: None if value is None else some(value, place))
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _reader(hint)
-    return None
+        some = next(filter(None, map(_form_of, get_args(hint))), None)
+        return some and _Form(
+            lambda value, blobs: None if value is None else some.write(value, blobs),
+            lambda value, place: None if value is None else some.read(value, place),
+        )
+    return _form(hint) if isinstance(hint, type) and is_dataclass(hint) else None
+
+
+def _put_behind(blob: memoryview, blobs: list[memoryview]) -> int:
+    blobs.append(blob.cast("B") if blob.nbytes else memoryview(b""))
+    return blob.nbytes
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 it does where there are no nodes; memory that a node lacks is that node's, and others may have it.
 """
 
-from flserver.errors import FlserverError, one_line
+from flserver.errors import FlserverError, StoreError, one_line
 from flserver.ingest import told as t
 from flserver.ingest.asking import failure_of
 
@@ -30,3 +30,8 @@ class NodesFault(FlserverError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return NodesFault, (self.node, self.why)
+
+
+def is_its_own(error: BaseException) -> bool:
+    """Whether what failed while a new model was being made is that node's alone."""
+    return isinstance(error, StoreError) or out_of_memory(error)

@@ -1,7 +1,8 @@
 """The node's side of folding: the desk decides, and what counts is added here, into the node's own part of the round.
 
-What is suspect waits here too, until the desk says that it counts. An update is held against the model that the node
-has; where the running attempt has another by then, the desk says so, the node has it already, and looks again.
+What is suspect waits here too, until the desk says that it counts. Where the strategy takes updates in an order, or all
+of them, those that count stay here until the attempt's end. An update is held against the model that the node has;
+where the running attempt has another by then, the desk says so, the node has it already, and looks again.
 """
 
 import threading
@@ -10,17 +11,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flserver.clock import monotonic
-from flserver.errors import ConnectionLost, StrategyError, TooDifferent, one_line
+from flserver.errors import ConnectionLost, StoreError, StrategyError, TooDifferent, one_line
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
-from flserver.ingest.asking import Asking, error_of
+from flserver.ingest.asking import Asking, Waiting, error_of
 from flserver.ingest.faults import said_of
 from flserver.rounds.model import CurrentModel
-from flserver.rounds.seats import SentModel, Verdict
+from flserver.rounds.seats import SentModel, Upload, Verdict
 from flserver.rounds.updates import Submission
 
 if TYPE_CHECKING:
     from flserver.aggregation import State, Strategy
+    from flserver.aggregation.ranges import Counted
     from flserver.models.kept import Kept
 
 
@@ -42,18 +44,26 @@ class NodeFolding:
         self.strategy: Strategy | None = None  # None until the layout is known; nothing counts before
         self.layout = Layout({}, ())
         self.kept: Kept | None = None  # where updates are kept, if they are
-        self._lock = threading.Lock()  # guards the two below
+        self._asked: dict[int, Waiting] = {}  # ahead, by the update's id
+        self._lock = threading.Lock()  # guards the three below
         self._waiting: dict[int, tuple[Submission, int]] = {}
+        self._counted: dict[int, tuple[Submission, int]] = {}  # that count, and stay
         self._folded = 0
         self.running: tuple[int, int] | None = None  # the attempt, its round first
         self.answered: dict[str, tuple[int, int]] = {}  # during which attempt a client's last upload was whole
 
     @property
     def on_arrival(self) -> bool:
-        """Always: what would have to wait for its turn is not for nodes."""
-        return True
+        """Whether an update that counts need not wait: it is added to this node's part of the round."""
+        return self.strategy is None or self.strategy.splits
 
     # --- for sessions ------------------------------------------------------------------------------------------------
+
+    def ask(self, submission: Submission) -> Waiting:
+        """As ``rounds.door.Folds.ask``."""
+        waiting = self._asking.ask_ahead(_offer(submission.upload))
+        self._asked[submission.upload.update_id] = waiting
+        return waiting
 
     def offer(self, submission: Submission) -> Verdict:
         """As ``rounds.folding.Folding.offer``."""
@@ -63,6 +73,8 @@ class NodeFolding:
         if not verdict.counts:
             return verdict
         assert self.strategy is not None
+        if not self.on_arrival:
+            return verdict
         assert verdict.counted_size is not None
         upload = submission.upload
         try:
@@ -80,19 +92,8 @@ class NodeFolding:
 
     def _decided(self, submission: Submission) -> Verdict:
         while True:
-            upload = submission.upload
-            offer = q.Offer(
-                update_id=upload.update_id,
-                client_id=upload.client_id,
-                peer=upload.peer,
-                connection=int(upload.accepted_at),
-                digest=upload.digest,
-                rejection=upload.rejection,
-                norms=upload.norms,
-                cosine=upload.cosine,
-                base_round=upload.base_round,
-            )
-            answer = self._asking.ask_any(offer)
+            asked = self._asked.pop(submission.upload.update_id, None)
+            answer = asked.wait() if asked is not None else self._asking.ask_any(_offer(submission.upload))
             if isinstance(answer, q.Decided):
                 return _verdict(answer)
             if isinstance(answer, q.Failure):
@@ -114,7 +115,7 @@ class NodeFolding:
     def withdraw(self, submission: Submission, verdict: Verdict) -> None:
         """As ``rounds.folding.Folding.withdraw``."""
         try:
-            if verdict.counts:
+            if verdict.counts and self.on_arrival:
                 assert self.strategy is not None
                 assert verdict.counted_size is not None
                 self.strategy.unreserve(submission.tensors, verdict.counted_size)
@@ -122,8 +123,9 @@ class NodeFolding:
             self._asking.tell(t.Withdrawn(submission.upload.update_id))
 
     def confirm(self, submission: Submission, verdict: Verdict) -> None:
-        """As ``rounds.folding.Folding.confirm``; a suspect waits here."""
-        folds = verdict.counts and not verdict.suspect
+        """As ``rounds.folding.Folding.confirm``; a suspect waits here, and all that the strategy takes
+        later."""
+        folds = verdict.counts and not verdict.suspect and self.on_arrival
         update_id, metrics = submission.upload.update_id, submission.metrics if verdict.counts else ()
         kept = None
         try:
@@ -143,7 +145,8 @@ class NodeFolding:
             if folds or not verdict.counts:
                 submission.tensors = {}
                 submission.release()
-            self._asking.tell(t.Confirmed(update_id, folds, metrics, kept))
+            # The last one of those that are here may be the one that the round waits for.
+            self._asking.tell(t.Confirmed(update_id, folds, metrics, kept), hurried=not self._asked)
 
     def _keep(self, submission: Submission, verdict: Verdict) -> str | None:
         """Write an update that counts so far, where updates are kept; its digest then. Raises CheckpointError."""
@@ -171,40 +174,74 @@ class NodeFolding:
     def begin(self, state: "State") -> None:
         """An attempt begins from that model: forget the one before."""
         assert self.strategy is not None
-        self.drop(list(self._waiting), reserved=False)
+        self.drop([*self._waiting, *self._counted], reserved=False)
         with self._lock:
             self._folded = 0
-        self.strategy.begin(state)
+        if self.on_arrival:
+            self.strategy.begin(state)
 
     def fold(self, update_ids: Collection[int]) -> None:
         """These that wait count."""
         assert self.strategy is not None
         for submission, samples in self._take(update_ids):
-            self.strategy.add(submission.tensors, samples)
-            submission.tensors = {}
-            submission.release()
+            if self.on_arrival:
+                self.strategy.add(submission.tensors, samples)
+                submission.tensors = {}
+                submission.release()
             with self._lock:
                 self._folded += 1
+                if not self.on_arrival:
+                    self._counted[submission.upload.update_id] = submission, samples
 
     def drop(self, update_ids: Collection[int], *, reserved: bool = True) -> None:
-        """These that wait do not count."""
+        """These that wait do not count, or those that stay are needed no more."""
         assert self.strategy is not None
         for submission, samples in self._take(update_ids):
-            if reserved:
+            if reserved and self.on_arrival:
                 self.strategy.unreserve(submission.tensors, samples)
             submission.tensors = {}
             submission.release()
 
     def _take(self, update_ids: Collection[int]) -> list[tuple[Submission, int]]:
         with self._lock:
-            found = [self._waiting.pop(update_id, None) for update_id in update_ids]
+            found = [self._waiting.pop(one, None) or self._counted.pop(one, None) for one in update_ids]
         return [one for one in found if one is not None]
+
+    def counted(self) -> "list[Counted]":
+        """The updates that count, and stay here."""
+        from flserver.aggregation.ranges import Counted
+
+        with self._lock:
+            there = list(self._counted.values())
+        return [Counted(one.upload.client_id, samples, one.tensors) for one, samples in there]
+
+    def tensors(self, update_id: int) -> "State":
+        """One of these. Raises StoreError where it is not here."""
+        with self._lock:
+            found = self._counted.get(update_id)
+        if found is None:
+            raise StoreError(f"update {update_id} is not at this node")
+        return found[0].tensors
 
     @property
     def folded(self) -> int:
         """How many updates were, in this attempt."""
         with self._lock:
             return self._folded
+
+
+def _offer(upload: Upload) -> q.Offer:
+    return q.Offer(
+        update_id=upload.update_id,
+        client_id=upload.client_id,
+        peer=upload.peer,
+        connection=int(upload.accepted_at),
+        digest=upload.digest,
+        rejection=upload.rejection,
+        norms=upload.norms,
+        cosine=upload.cosine,
+        base_round=upload.base_round,
+    )
 
 
 def _verdict(decided: q.Decided) -> Verdict:

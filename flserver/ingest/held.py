@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flserver.clock import monotonic
 from flserver.errors import ConnectionLost
@@ -17,47 +17,62 @@ from flserver.rounds.updates import Submission
 from flserver.wire.messages import Measurement
 
 if TYPE_CHECKING:
-    from flserver.models.kept import Kept
+    from flserver.models.kept import Kept as KeptUpdates
     from flserver.rounds.committer import Committer
 
 
 class NodeSubmission(Submission):
-    """An update that counts, whose tensors are at its node; one that ``waits`` is folded there when it is told."""
+    """An update that counts, whose tensors are at its node; one that ``waits`` is folded there when it is told, or
+    stays until it is needed no more."""
 
     def __init__(self, held: "Held", upload: Upload, metrics: tuple[Measurement, ...], *, waits: bool) -> None:
         super().__init__(upload, {}, metrics, self._drop)
         self._held, self._waits = held, waits
 
     def add_to(self, committer: "Committer", samples: int) -> None:
-        self._say(t.Fold((self.upload.update_id,)))
+        if self._waits:
+            self._held.outbox.put(t.Fold((self.upload.update_id,)))
 
     def take_back_from(self, committer: "Committer", samples: int) -> None:
         self._held.forget(self.upload.update_id)
         self._drop()
 
     def _drop(self) -> None:
-        self._say(t.Drop((self.upload.update_id,)))
-
-    def _say(self, bell: t.Fold | t.Drop) -> None:
         if self._waits:
             self._waits = False
-            self._held.outbox.put(bell)
+            self._held.outbox.put(t.Drop((self.upload.update_id,)))
+
+
+class Kept(NamedTuple):
+    """An update that was kept: of which round, under which digest, and for how many samples it counts. It was
+    ``folded`` at its node, or waited there."""
+
+    update_id: int
+    round: int
+    digest: str
+    samples: int
+    folded: bool
+
+
+Again = Callable[[Kept], bool]
+"""Has an update added once more where its node is gone; False where it cannot be."""
 
 
 @dataclass(frozen=True)
 class _Held:
-    """An update that counts; with the digest of what is ``kept`` of it, where it is folded and updates are kept."""
+    """An update that counts; with the digest of what is ``kept`` of it, where updates are kept."""
 
     upload: Upload
     verdict: Verdict
     kept: str | None
+    folded: bool
 
-    def added(self, again: Callable[[int, str, int], bool]) -> bool:
+    def added(self, again: Again) -> bool:
         """Whether it could be added again elsewhere."""
         answers, samples = self.verdict.answers, self.verdict.counted_size
         if self.kept is None or answers is None or samples is None:
             return False
-        return again(answers.round, self.kept, samples)
+        return again(Kept(self.upload.update_id, answers.round, self.kept, samples, self.folded))
 
 
 @dataclass
@@ -78,10 +93,11 @@ class Held:
 
     def __init__(self, exchange: Exchange, outbox: Outbox) -> None:
         self._exchange, self.outbox = exchange, outbox
-        self._lock = threading.Lock()  # guards the four below; the exchange's is never taken inside it
+        self._lock = threading.Lock()  # guards the five below; the exchange's is never taken inside it
         self._deciding: dict[int, tuple[Upload, Verdict]] = {}  # not confirmed yet
         self._held: dict[int, _Held] = {}  # confirmed, and nowhere but there
         self._sum: _Sum | None = None
+        self._given: t.Given | None = None
         self._over = False
 
     # --- decisions ---------------------------------------------------------------------------------------------------
@@ -121,12 +137,12 @@ class Held:
                 self._deciding[update_id] = upload, verdict
         return _decided(verdict)
 
-    def confirm(self, told: t.Confirmed, kept: "Kept | None") -> None:
+    def confirm(self, told: t.Confirmed, kept: "KeptUpdates | None") -> None:
         """It is on its way into the record; where updates are ``kept``, the node has written it."""
         with self._lock:
             upload, verdict = self._deciding.pop(told.update_id)
             if verdict.counts:
-                self._held[told.update_id] = _Held(upload, verdict, told.kept if told.folded else None)
+                self._held[told.update_id] = _Held(upload, verdict, told.kept, told.folded)
         if kept is not None and told.kept is not None and verdict.answers is not None:
             kept.note(verdict.answers.round, told.update_id, told.kept)
         waits = verdict.counts and not told.folded
@@ -139,10 +155,9 @@ class Held:
             upload, verdict = self._deciding.pop(update_id)
         self._exchange.withdraw_update(upload, verdict)
 
-    def lose_all(self, again: Callable[[int, str, int], bool]) -> list[tuple[Upload, Verdict]]:
+    def lose_all(self, again: Again) -> list[tuple[Upload, Verdict]]:
         """The node is gone: which of all these counted, and are lost. Their attempt waits for
-        ``Exchange.losses_on_record``. What was kept is not: ``again`` adds it here, by its round, digest and samples,
-        and says whether it could."""
+        ``Exchange.losses_on_record``. What was kept is not: ``again`` adds it here."""
         with self._lock:
             self._over = True
             held, deciding = list(self._held.values()), list(self._deciding.values())
@@ -159,7 +174,7 @@ class Held:
         """An attempt begins: what was held for another is nobody's any more."""
         with self._lock:
             self._held.clear()
-            self._sum = None
+            self._sum = self._given = None
 
     @property
     def ids(self) -> frozenset[int]:
@@ -216,6 +231,29 @@ class Held:
                 return None
             given, self._sum.given = self._sum.given, None
             return given
+
+    # --- updates that stay -------------------------------------------------------------------------------------------
+
+    def ask(self, update_id: int) -> None:
+        """Ask for an update that counts, and stayed at the node."""
+        self.outbox.put(t.Give(update_id))
+
+    def came(self, given: t.Given) -> None:
+        """The node gives it: it is no longer there alone."""
+        with self._lock:
+            if not self._over and self._held.pop(given.update_id, None) is not None:
+                self._given = given
+
+    def has_come(self, update_id: int) -> bool:
+        """Whether the node gave that one."""
+        with self._lock:
+            return self._given is not None and self._given.update_id == update_id
+
+    def take_given(self, update_id: int) -> Sequence[memoryview] | None:
+        """Its tensors, where the node gave them: once, and they are kept here no more."""
+        with self._lock:
+            given, self._given = self._given, None
+            return given.blobs if given is not None and given.update_id == update_id else None
 
     def forget(self, update_id: int) -> None:
         """That update counts no more, and is not folded there."""

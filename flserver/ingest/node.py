@@ -6,14 +6,17 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
-from flserver.errors import FlserverError, StoreError, UsageError, one_line
+from flserver.errors import FlserverError, UsageError, one_line
 from flserver.ingest import told as t
-from flserver.ingest.asking import LINE_LOST, Asking
-from flserver.ingest.batches import BatchError, from_bytes, of_state, raw_of, state_like
+from flserver.ingest.asking import Asking
+from flserver.ingest.batches import BatchError, from_bytes, of_state, raw_of
 from flserver.ingest.door import NodeDoor
 from flserver.ingest.faults import said_of
 from flserver.ingest.folding import Layout, NodeFolding
 from flserver.ingest.ids import NodeIds
+from flserver.ingest.making import Making
+from flserver.ingest.models import NodeModels
+from flserver.ingest.outbox import Outbox
 from flserver.ingest.recording import NodeRecorder
 from flserver.network.admission import Admission
 from flserver.network.capacity import Capacity
@@ -24,21 +27,17 @@ from flserver.network.listener import Listener
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
 from flserver.network.strangers import Strangers
-from flserver.rounds.broadcast import Broadcast, BroadcastBuffers, Ring, Send
-from flserver.rounds.model import CurrentModel
+from flserver.rounds.broadcast import Ring, Send
 from flserver.settings import ServerSettings
 from flserver.wire.template import Template
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State, Strategy
-    from flserver.aggregation.sums import ExactSum
     from flserver.models.kept import Kept
 
 logger = logging.getLogger(__name__)
 
 NOTHING: tuple[memoryview, ...] = ()
-
-UNUSED_MODELS = 2  # that have come and are nobody's yet: the next one, and one that a failed commit left
 
 
 class Node:
@@ -64,6 +63,7 @@ class Node:
         self._memory = ReceiveMemory(receive_memory, limits.usual, settings.store.spool_dir)
         self._door = NodeDoor(self.asking, self._admission.identity)
         self._folding = NodeFolding(self.asking, lambda: self._door.model)
+        self.making = Making(self._folding)
         self._context = Context(
             run_id=run_id,
             goodbye=settings.network.goodbye,
@@ -84,19 +84,14 @@ class Node:
             known=threading.Event(),
         )
         self._server = Server(listener, self._context, NodeIds(self.asking, "connection_id"), capacity)
-        self._layout: State = {}
-        self._buffers: BroadcastBuffers | None = None
+        self._models = NodeModels()
         self._learn: Callable[[], None] = lambda: None
-        self._came: dict[int, Sequence[memoryview]] = {}  # models whose bytes came by another way than the line
-        self._arrived = threading.Condition()  # guards _came, and _closer
-        self._models: dict[int, tuple[CurrentModel, Broadcast]] = {}  # that have come, their rounds not known yet
-        self._current: tuple[int, CurrentModel] | None = None
-        self._attempt: tuple[int, int] | None = None
         self._to_send: queue.SimpleQueue[tuple[t.Ticket | t.Goodbye, Ring, Send] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send, name="node-sender")
+        self._closing = threading.Lock()  # guards the next
         self._closer: threading.Thread | None = None
-        self._ended = threading.Event()
         self._gave_up = False
+        self._ended = threading.Event()
 
     def start(self, inherited: Collection[InheritedTrainer] = ()) -> None:
         """Let trainers in, and go on with those that are ``inherited``."""
@@ -115,13 +110,17 @@ class Node:
         """The model's layout is known, as it goes on the wire, how it is averaged, and what one connection may use
         from here on; its numbers come by the line. ``kept`` is where updates are kept, if they are."""
         strategy.scratch = self._memory.scratch
-        self._layout = {name: tensor.to("meta") for name, tensor in layout.items()}  # without its numbers
-        self._buffers = BroadcastBuffers(template)
+        self._models.prepare(layout, template)
         self._folding.strategy, self._folding.layout, self._folding.kept = strategy, tied, kept
         self._learn = lambda: self._context.learn(limits, tied.tied, tied.buffers)
         self.asking.tell(t.Ready())
 
     # --- the line ----------------------------------------------------------------------------------------------------
+
+    @property
+    def outbox(self) -> Outbox:
+        """What the node has to say."""
+        return self.asking.outbox
 
     def take(self, timeout: float) -> bytes:
         """What the node has to say; empty where nothing comes in ``timeout`` seconds."""
@@ -138,17 +137,7 @@ class Node:
 
     def model(self, number: int, blobs: Sequence[memoryview]) -> None:
         """A model's bytes, where they do not come in a batch; before or after its number does."""
-        with self._arrived:
-            self._came[number] = blobs
-            self._arrived.notify_all()
-
-    def exact_sum(self, round: int, attempt: int) -> "ExactSum":
-        """What was folded here in that attempt, once the desk has settled it. Raises StoreError for another one."""
-        from flserver.aggregation.strategies.fedavg import FedAvg
-
-        if self._attempt != (round, attempt) or not isinstance(self._folding.strategy, FedAvg):
-            raise StoreError(f"this node has no sum of attempt {attempt} of round {round}")
-        return self._folding.strategy.exact_sum
+        self._models.came(number, blobs)
 
     def lost(self) -> None:
         """The line has ended: nobody can be let in, or told anything, so all connections end."""
@@ -192,7 +181,7 @@ class Node:
             case t.Room():
                 self._recorder.taken(said.events, said.size)
             case t.Model():
-                self._take_model(said)
+                self._models.take(said)
             case t.Began():
                 self._begin(said)
             case t.Fold():
@@ -201,6 +190,9 @@ class Node:
                 self._folding.drop(said.update_ids)
             case t.Settle():
                 self._settle(said)
+            case t.Give():
+                given = self._folding.tensors(said.update_id)
+                self.asking.tell(t.Given(said.update_id, raw_of({name: given[name] for name in self._models.layout})))
             case t.RecordFailed():
                 self._recorder.fail(said.text)
             case t.Reload():
@@ -234,40 +226,10 @@ class Node:
 
     # --- models ------------------------------------------------------------------------------------------------------
 
-    def _take_model(self, said: t.Model) -> None:
-        from flserver.aggregation.steps import step_of
-
-        assert self._buffers is not None
-        state = state_like(self._layout, said.blobs or self._awaited(said.number))
-        before = state_like(self._layout, said.before) if said.before else None
-        if before is None and self._current is not None:
-            before = self._current[1].state
-        step = step_of(before, state) if before is not None else None
-        broadcast = self._buffers.render(state)
-        self._models[said.number] = CurrentModel(-1, state, None, step), broadcast
-        for number in sorted(self._models)[:-UNUSED_MODELS]:
-            del self._models[number]
-
-    def _awaited(self, number: int) -> Sequence[memoryview]:
-        with self._arrived:
-            self._arrived.wait_for(lambda: number in self._came or self._closer is not None)
-            found = self._came.pop(number, None)
-            for older in [other for other in self._came if other < number]:
-                del self._came[older]  # that the desk never told of, or does no more
-        if found is None:
-            raise StoreError(LINE_LOST)
-        return found
-
     def _begin(self, began: t.Began) -> None:
-        if self._current is None or self._current[0] != began.model:
-            made, _ = self._models[began.model]
-            for older in [number for number in self._models if number < began.model]:
-                del self._models[older]  # no attempt begins with it any more
-            model = CurrentModel(began.round - 1, made.state, began.digest, made.step)
-            self._current = began.model, model
-        model, (_, broadcast) = self._current[1], self._models[began.model]
-        self._folding.begin(model.state)
-        self._attempt = self._folding.running = began.round, began.attempt
+        model, broadcast = self._models.begin(began)
+        self.making.begin(began.round, began.attempt, model.state)
+        self._folding.running = began.round, began.attempt
         rings = self._door.begin(began, model, broadcast)
         if not self._context.known.is_set():
             self._learn()
@@ -276,7 +238,7 @@ class Node:
 
     def _settle(self, said: t.Settle) -> None:
         folded, blobs, strategy = self._folding.folded, NOTHING, self._folding.strategy
-        if self._attempt != (said.round, said.attempt):
+        if not self.making.is_of(said.round, said.attempt):
             folded = 0
         elif said.whole and folded:
             assert strategy is not None
@@ -286,11 +248,11 @@ class Node:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _begin_close(self, grace: float) -> None:
-        with self._arrived:
+        with self._closing:
             if self._closer is None:
                 self._closer = threading.Thread(target=self._close, args=(grace,), name="node-closer")
                 self._closer.start()
-                self._arrived.notify_all()
+        self._models.close()
 
     def _close(self, grace: float) -> None:
         self._server.stop_accepting()

@@ -1,12 +1,10 @@
 """One node's place at the desk: what belongs to it, and what is done with what it says.
 
 Two things are kept apart. What is asked is answered at once, on the thread that brings the batch. What goes on record,
-and what may only be so when that is on record, goes in its order through a queue of the node's, whose thread waits for
-the recorder where that has no room.
+and what may only be so when that is on record, follows in its order, and may have to wait for the recorder.
 """
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +21,7 @@ from flserver.ingest.batches import Item, from_bytes
 from flserver.ingest.flusher import Flusher
 from flserver.ingest.held import Held
 from flserver.ingest.ids import Ids
+from flserver.ingest.in_order import InOrder
 from flserver.ingest.losses import OnRecord
 from flserver.ingest.outbox import Outbox
 from flserver.ingest.seated import Seated
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IN_ORDER = t.Emitted | t.OnRecord | t.Confirmed | t.Withdrawn | t.Failed | t.Closed | q.Flush
+IN_ORDER = frozenset((t.Emitted, t.OnRecord, t.Confirmed, t.Withdrawn, t.Failed, t.Closed, q.Flush))
 ORDERLY = ""  # why a node is gone that was asked to be
 
 
@@ -67,10 +66,13 @@ class Place:
         self._accepted: dict[int, float] = {}
         self.ending = False
         self.chain = NodeChain()  # of the events that it gave
-        self._on_record, self._failed = OnRecord(), False  # the thread's own
-        self._queue: queue.SimpleQueue[Item | str] = queue.SimpleQueue()  # a text says why the node is gone
-        self._thread = threading.Thread(target=self._record, name=f"ingest-{name}")
-        self._thread.start()
+        self._on_record, self._failed, self._broken = OnRecord(), False, False  # of whose turn it is to record
+        if started is not None:  # before anything that it says
+            try:
+                self._say(started)
+            except StoreError as error:
+                self._fail(error)
+        self._in_order = InOrder(f"ingest-{name}", self._record, self._end)
 
     # --- the line ----------------------------------------------------------------------------------------------------
 
@@ -81,14 +83,22 @@ class Place:
     def give(self, batch: bytes | memoryview) -> None:
         """What the node says."""
         self.heard = True
+        answers, in_order = list[Item](), list[Item]()
         for item in from_bytes(batch):
-            if isinstance(item.said, IN_ORDER):
+            if type(item.said) in IN_ORDER:
                 self.leaving = self.leaving or isinstance(item.said, t.Closed)
-                self._queue.put(item)
+                in_order.append(item)
             elif item.number is None:
+                if type(item.said) is t.GaveUp:  # it ends behind what was said before
+                    self._in_order.put(in_order)
+                    in_order = []
                 self._hear(item.said)
             else:
-                self.outbox.put(self._answer(item.said), item.number)
+                answers.append(Item(self._answer(item.said), item.number))
+        if answers:
+            self.outbox.put_all(answers)
+        if in_order:
+            self._in_order.put(in_order)
 
     def gone(self, why: str) -> None:
         """The node's line ended. May be called again, and by any thread."""
@@ -98,13 +108,13 @@ class Place:
             self.ending = True
         self._seated.leave_all()
         self.outbox.close(keep=self.leaving)
-        self._queue.put(why)
+        self._in_order.close(why)
         if not self.leaving:
             self.cut()
 
     def join(self) -> None:
         """Wait for the end of the thread, after ``gone``."""
-        self._thread.join()
+        self._in_order.join()
 
     @property
     def open_connections(self) -> int:
@@ -171,9 +181,9 @@ class Place:
                 self._seated.take_back(sent)
             case t.FullySent(sent):
                 self._seated.fully_sent(sent)
-            case t.Settled():
+            case t.Settled() | t.Given():
                 if not self.ending:
-                    self.held.given(said)
+                    self.held.given(said) if isinstance(said, t.Settled) else self.held.came(said)
                     self._desk.settled()
             case t.Ready():
                 self._desk.be_ready(self)
@@ -184,42 +194,29 @@ class Place:
 
     # --- the record --------------------------------------------------------------------------------------------------
 
-    def _record(self) -> None:
-        """Put on record what the node says, in its order, and do what may only be done then."""
-        why: str | None = None
-        broken = False
-        if self.started is not None:
-            try:
-                self._say(self.started)
-            except StoreError as error:
-                self._fail(error)
-        while why is None:
-            items: list[Item | str] = [self._queue.get()]
-            while not self._queue.empty():
-                items.append(self._queue.get())
-            why = next((item for item in items if isinstance(item, str)), None)
-            if broken:
-                continue  # nothing of the node's that comes behind is what it says
-            try:
-                self._do(items)
-            except Exception as error:  # a defect costs the node that meets it: nobody waits for it any more
-                logger.exception("what %s said could not be put on record", self.name)
-                broken = True
-                self.gone(f"what it said could not be put on record: {error!r}")
-        self._end(why)
-
-    def _do(self, items: Sequence[Item | str]) -> None:
-        events = size = 0
-        for item in items:
-            if isinstance(item, str):
-                break
-            if isinstance(item.said, t.Emitted):
-                self._emit(item.said)
-                events, size = events + 1, size + len(item.said.payload)
-            else:
-                self._follow(item)
+    def _record(self, items: Sequence[Item], waits: bool) -> int:
+        """Put on record what the node says, and do what may only be done then: up to what has to be waited for, unless
+        it ``waits``. How many were done."""
+        done = events = size = 0
+        try:
+            for item in items:
+                if self._broken:
+                    return len(items)  # nothing of the node's that comes behind is what it says
+                if isinstance(item.said, t.Emitted):
+                    if not waits and self._recorder.crowded:
+                        break
+                    self._emit(item.said)
+                    events, size = events + 1, size + len(item.said.payload)
+                else:
+                    self._follow(item)
+                done += 1
+        except Exception as error:  # a defect costs the node that meets it: nobody waits for it any more
+            logger.exception("what %s said could not be put on record", self.name)
+            self._broken, done = True, len(items)
+            self.gone(f"what it said could not be put on record: {error!r}")
         if events:
             self.outbox.put(t.Room(events, size))
+        return done
 
     def _emit(self, emitted: t.Emitted) -> None:
         if self._failed:
@@ -229,7 +226,7 @@ class Place:
             if isinstance(event, ConnectionOpened | StrangersSummed):
                 event = replace(event, node=self.name)
                 payload = to_payload(event)
-            self._recorder.emit(event, first=emitted.first)
+            self._recorder.emit(event, first=emitted.first, payload=payload)
             self.chain.add(emitted.kind, payload)
             self._on_record.note(event)
         except StoreError as error:

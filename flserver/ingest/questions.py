@@ -5,10 +5,10 @@ besides and not answered, ``batches`` their bytes. No time of one machine is com
 what came first, it is what the desk heard first, and durations go as seconds.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 from flserver.events.words import Decision
+from flserver.frozen import frozen
 from flserver.identity.peer import Peer
 from flserver.models.norms import Norms
 from flserver.rounds.seats import Registration
@@ -19,7 +19,7 @@ IdKind = Literal["message_id", "connection_id", "update_id"]
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen()
 class Register:
     """Reserve a registration: ``Registered``. Its trainer ``holds`` a model of the server before, if it does."""
 
@@ -29,14 +29,14 @@ class Register:
     holds: "Answers | None" = None
 
 
-@dataclass(frozen=True)
+@frozen()
 class HandOver:
     """The last bytes of the model sent under this number are about to go: ``Done``, and only then may they."""
 
     sent: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class Offer:
     """Decide what an upload is: ``Decided``, or ``Stale`` where it was held against another model than the running
     attempt's, the one of ``base_round``. ``connection`` is the one that it came on."""
@@ -52,7 +52,7 @@ class Offer:
     base_round: int | None
 
 
-@dataclass(frozen=True)
+@frozen()
 class Reject:
     """What was offered and counts cannot, for that reason: ``Decided``."""
 
@@ -60,14 +60,14 @@ class Reject:
     rejection: str
 
 
-@dataclass(frozen=True)
+@frozen()
 class ExpectUpload:
     """As whose an upload could count: ``Expected``."""
 
     peer: Peer
 
 
-@dataclass(frozen=True)
+@frozen()
 class Sender:
     """Whose an upload is that cannot be used: ``SentBy``."""
 
@@ -75,7 +75,7 @@ class Sender:
     peer: Peer
 
 
-@dataclass(frozen=True)
+@frozen()
 class NotAsked:
     """Whose an upload is that can only be a duplicate: ``SentBy``."""
 
@@ -83,7 +83,7 @@ class NotAsked:
     connection: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class CheckUpload:
     """Whether this peer may upload for that client: ``Done``."""
 
@@ -91,12 +91,12 @@ class CheckUpload:
     peer: Peer
 
 
-@dataclass(frozen=True)
+@frozen()
 class Flush:
     """Everything emitted before is to be durable: ``Done``, when it is."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class MoreIds:
     """Numbers that nobody else gives: ``Ids``."""
 
@@ -106,19 +106,19 @@ class MoreIds:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen()
 class Done:
     """It is so."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class Registered:
     """The registration that was reserved."""
 
     registration: Registration
 
 
-@dataclass(frozen=True)
+@frozen()
 class Expected:
     """``identity.rules.Share``."""
 
@@ -126,7 +126,7 @@ class Expected:
     clients: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class SentBy:
     """The client, or None, and then whose it could be."""
 
@@ -134,7 +134,7 @@ class SentBy:
     could_be: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen()
 class Answers:
     """The model that an upload answers; it was handed over ``ago`` seconds before this was said, if it was."""
 
@@ -143,7 +143,7 @@ class Answers:
     ago: float | None
 
 
-@dataclass(frozen=True)
+@frozen()
 class Decided:
     """``rounds.seats.Verdict``."""
 
@@ -156,12 +156,12 @@ class Decided:
     suspect: bool
 
 
-@dataclass(frozen=True)
+@frozen()
 class Stale:
     """Hold the upload against the model that has come meanwhile, and offer it again."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class Ids:
     """``count`` numbers from ``first`` on."""
 
@@ -169,7 +169,7 @@ class Ids:
     count: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class Failure:
     """An error of ``errors``, by its name; ``told`` is what the trainer is told, where that is less."""
 

@@ -27,9 +27,9 @@ class NodeRecorder:
         with self._lock:
             return not self._backlog.room(first=False)
 
-    def emit(self, event: Event, *, first: bool = True) -> None:
+    def emit(self, event: Event, *, first: bool = True, payload: str | None = None) -> None:
         """Send it to the record, once there is room for it. Raises StoreError where there is no record any more."""
-        payload = to_payload(event)
+        payload = to_payload(event) if payload is None else payload
         with self._lock:
             while self._failure is None and not self._backlog.room(first):
                 self._room[first].wait()

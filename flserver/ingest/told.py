@@ -2,9 +2,8 @@
 node. Numbers of connections are the node's, numbers of sent models and of models the desk's.
 """
 
-from dataclasses import dataclass
-
 from flserver.events.words import LeftReason
+from flserver.frozen import frozen
 from flserver.identity.peer import Peer
 from flserver.ingest.questions import Failure
 from flserver.rounds.seats import Registration
@@ -13,21 +12,21 @@ from flserver.wire.messages import Measurement
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen()
 class Accepted:
     """A connection was accepted; said before anything is read of it."""
 
     connection: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class Ended:
     """That connection is over."""
 
     connection: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class Emitted:
     """An event, as ``store.payloads`` writes it, and whether it goes ``first``."""
 
@@ -36,14 +35,14 @@ class Emitted:
     first: bool
 
 
-@dataclass(frozen=True)
+@frozen()
 class OnRecord:
     """The registration's events were emitted and flushed: it takes part."""
 
     registration: Registration
 
 
-@dataclass(frozen=True)
+@frozen()
 class Left:
     """The registration's connection has ended."""
 
@@ -51,21 +50,21 @@ class Left:
     reason: LeftReason
 
 
-@dataclass(frozen=True)
+@frozen()
 class TakenBack:
     """The last bytes of that model did not go after all."""
 
     sent: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class FullySent:
     """The system has taken all of that model."""
 
     sent: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class Confirmed:
     """The events of an upload were emitted, and what counts is ``folded`` or waits at the node; what its client
     measured, and where updates are kept, the digest of what is ``kept``."""
@@ -76,28 +75,28 @@ class Confirmed:
     kept: str | None = None
 
 
-@dataclass(frozen=True)
+@frozen()
 class Withdrawn:
     """The events of an upload could not be emitted: it answers nothing."""
 
     update_id: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class Failed:
     """Something of ours failed at the node, which costs the run."""
 
     error: Failure
 
 
-@dataclass(frozen=True)
+@frozen()
 class GaveUp:
     """This node cannot go on, which others can: it is to be taken for gone, and why."""
 
     why: str
 
 
-@dataclass(frozen=True)
+@frozen()
 class Settled:
     """All that was to be folded in that attempt is: of so many clients. ``blobs`` is the saved sum, where it was asked
     for, as ``batches.of_state`` has it; or the new state's tensors, which is ``made`` of it."""
@@ -109,12 +108,20 @@ class Settled:
     made: bool = False
 
 
-@dataclass(frozen=True)
+@frozen()
+class Given:
+    """The tensors of an update that stayed at the node, in the order of the layout."""
+
+    update_id: int
+    blobs: tuple[memoryview, ...]
+
+
+@frozen()
 class Ready:
     """The node has the model's layout, and can take one."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class Closed:
     """Nothing more comes: all connections have ended."""
 
@@ -122,7 +129,7 @@ class Closed:
 # --- bells -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen()
 class Model:
     """A model, under a number of the desk's, of which nothing is to be seen before an attempt begins with it. ``blobs``
     are its tensors' bytes in the order of the layout, or none where they come by another way; ``before`` those of the
@@ -133,7 +140,7 @@ class Model:
     before: tuple[memoryview, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen()
 class Began:
     """An attempt runs, from the model under that number, which is the round before's."""
 
@@ -143,7 +150,7 @@ class Began:
     digest: str | None
 
 
-@dataclass(frozen=True)
+@frozen()
 class Ticket:
     """The attempt's model is to be sent to that registration, under the number ``sent``. ``handed_over`` says that the
     last bytes may go at once."""
@@ -155,7 +162,7 @@ class Ticket:
     handed_over: bool
 
 
-@dataclass(frozen=True)
+@frozen()
 class Goodbye:
     """The run is over for that registration."""
 
@@ -163,7 +170,7 @@ class Goodbye:
     reason: LeftReason
 
 
-@dataclass(frozen=True)
+@frozen()
 class Known:
     """Who registered that client, and whether it is there; nobody where ``peer`` is None."""
 
@@ -172,21 +179,21 @@ class Known:
     there: bool
 
 
-@dataclass(frozen=True)
+@frozen()
 class Fold:
     """These updates that wait at the node count: fold them."""
 
     update_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@frozen()
 class Drop:
     """These updates that wait at the node do not count, or are needed no more."""
 
     update_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@frozen()
 class Settle:
     """Say when all that was to be folded in that attempt is: ``Settled``, with the sum where ``whole``; a node that has
     all of it may be asked for the new state that is ``made`` of it instead, which is a quarter as much."""
@@ -197,7 +204,14 @@ class Settle:
     made: bool = False
 
 
-@dataclass(frozen=True)
+@frozen()
+class Give:
+    """Give an update that counts, and stayed at the node: ``Given``."""
+
+    update_id: int
+
+
+@frozen()
 class Room:
     """So many events, of so many characters of payload, were taken into the record."""
 
@@ -205,19 +219,19 @@ class Room:
     size: int
 
 
-@dataclass(frozen=True)
+@frozen()
 class RecordFailed:
     """The record cannot be written: whoever emits or flushes is told so."""
 
     text: str
 
 
-@dataclass(frozen=True)
+@frozen()
 class Reload:
     """Read certificates and roster again."""
 
 
-@dataclass(frozen=True)
+@frozen()
 class Close:
     """The run is over: nobody is let in any more, sessions have so many seconds to say goodbye, and then ``Closed`` is
     the last that is said."""
@@ -238,7 +252,8 @@ Fact = (
     | Failed
     | GaveUp
     | Settled
+    | Given
     | Ready
     | Closed
 )
-Bell = Model | Began | Ticket | Goodbye | Known | Fold | Drop | Settle | Room | RecordFailed | Reload | Close
+Bell = Model | Began | Ticket | Goodbye | Known | Fold | Drop | Settle | Give | Room | RecordFailed | Reload | Close

@@ -1,12 +1,21 @@
 """One accepted connection: its socket, where its conversation stands, and what of it goes on record."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import blake3
 
 from flserver.clock import monotonic, utc_now
-from flserver.errors import ConnectionLost, HandshakeRefused, PeerError, one_line
+from flserver.errors import (
+    ConnectionLost,
+    HandshakeRefused,
+    IdentityRefused,
+    PeerError,
+    Refused,
+    RegistrationRefused,
+    one_line,
+)
 from flserver.events.words import Encoding, StrangerReason
 from flserver.identity.peer import Peer
 from flserver.network.channel import Channel
@@ -14,7 +23,7 @@ from flserver.network.context import Context
 from flserver.network.inherited import InheritedTrainer
 from flserver.network.record import ConnectionRecord, Outgoing
 from flserver.network.strangers import reason_of
-from flserver.network.transport import Pace, Progress, send_at_once, send_frame
+from flserver.network.transport import Pace, Progress, Received, send_at_once, send_frame
 from flserver.rounds import SentModel
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import FINISHED_BODY, STOPPED_BODY, Error, Finished, Metadata, Success, encode_json
@@ -87,6 +96,26 @@ class AcceptedConnection:
         if self.cut_because is not None and seen:
             return "cut"
         return reason_of(error, spoke=self.record.messages_in > 0)
+
+    def refused(self, frame: Received, error: PeerError) -> None:
+        """Put a frame on record that brought no message, with what it said of itself."""
+        header = error.header if isinstance(error, Refused) else None
+        if isinstance(error, Refused):
+            if header == Metadata.header:
+                self.record.purpose = "register"
+            told = isinstance(error, IdentityRefused | RegistrationRefused)  # the reason names it then
+            if error.client_id is not None and not told and not self._may_be(error.client_id, header):
+                error.args = (f"{error}; it says that it is of client {error.client_id}",)
+        self.record.received(frame, header=header, outcome=error.outcome, reason=self.because(error))
+
+    def _may_be(self, client_id: str, header: str | None) -> bool:
+        """Whether a refused message is put down to the client that it names: a registration of who may speak for it."""
+        with suppress(IdentityRefused):
+            if header == Metadata.header:
+                self.context.identity.check(client_id, self.peer)
+                self.record.client_id = client_id
+                return True
+        return False
 
     def inherited(self, metadata: Metadata, holds: SentModel | None) -> InheritedTrainer:
         """The same without anything of this server: for whoever goes on with it."""

@@ -1,11 +1,12 @@
 """The session of a trainer that an earlier server of the run has left: it goes on where that one was."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from flserver.network.context import Context
 from flserver.network.inherited import InheritedTrainer
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.session import Session
+from flserver.rounds.door import Awaited
 
 
 class InheritedSession(Session):
@@ -38,6 +39,7 @@ class InheritedSession(Session):
         else:
             self._record.come_from(self.peer)
 
-    def _serve(self) -> str:
+    def _serve(self) -> Generator[Awaited, None, str]:
         self._channel.before_wait()
+        yield from ()  # no decision is awaited
         return RegisteredTrainer(self._connection).go_on(self._trainer)

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 ACCEPT_PAUSE = 0.1  # seconds without a free descriptor before accepting is tried again
 CUT_IN_TURN = 64  # of as many connections one is cut at a time: a look at all of them pays for more than one newcomer
 LOOK_SECONDS = 50e-6  # a connection, before all of them are looked at: a tenth of the time at most goes into that
+ANSWER_SECONDS = 60.0  # only a bound, at the end: who is asked what an upload is answers, or is gone
 MADE_ROOM = "made room for another connection before its first message was whole"
 MADE_PLACE = "made room for the upload of a client"
 
@@ -83,8 +84,6 @@ class Server:
         for trainer in self._inherited:
             self._go_on(trainer)
         while self._await_descriptors():
-            if self._listener.shared:  # who comes may be another's
-                self._await_connection()
             while self._workers.overtake() and not self._listener.await_connection(WORK_SECONDS):
                 pass  # no session waits long for those that are at work
             try:
@@ -100,6 +99,8 @@ class Server:
             if accepted is not None:
                 sock, address = accepted
                 self._serve(sock, Peer(host=plain_host(address[0]), port=address[1]))
+            elif self._listener.shared:  # who came is another's, or nobody came
+                self._await_connection()
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
         try:
@@ -242,18 +243,23 @@ class Server:
             raise
 
     def _run(self, session: Session) -> None:
+        """Serve a session to its end, or to a decision that somebody else makes: no thread waits for that."""
+        awaited = None
         try:
-            session.run()
+            awaited = session.go_on()
         except Exception:
             # A defect of ours in one session must not be silent, nor cost the others anything.
             logger.exception("session %d failed", session.connection_id)
         finally:
-            with self._lock:
-                del self._served[session]
-                self._cut.discard(session)
-                self._told.pop(session, None)
-                if self._one_awaited:
-                    self._one_ended.notify()
+            if awaited is None:
+                with self._lock:
+                    del self._served[session]
+                    self._cut.discard(session)
+                    self._told.pop(session, None)
+                    if self._one_awaited:
+                        self._one_ended.notify()
+        if awaited is not None:
+            awaited.then(lambda: self._workers.resume(session))
 
     def stop_accepting(self) -> None:
         """No new connections from here on."""
@@ -273,5 +279,6 @@ class Server:
             left = list(self._served)
         for session in left:
             session.cut("the server stopped")
+        self._await_end(lambda: not self._served, ANSWER_SECONDS)  # also those that no thread has
         self._workers.close()
         self._context.strangers.close()

@@ -8,18 +8,16 @@ nothing else.
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 
 from flserver.clock import Deadline
 from flserver.errors import (
     ConnectionLost,
     HandshakeRefused,
-    IdentityRefused,
     MessageRefused,
     NotAskedFor,
     PeerError,
     Refused,
-    RegistrationRefused,
     StoreError,
     one_line,
 )
@@ -34,6 +32,7 @@ from flserver.network.reading import read_message
 from flserver.network.record import ConnectionRecord
 from flserver.network.registration import RegisteredTrainer
 from flserver.network.transport import HANDED_DOWN, Received, receive_frame, tune
+from flserver.rounds.door import Awaited
 from flserver.wire.framing import FrameReader
 from flserver.wire.messages import Error, Metadata, Update
 from flserver.wire.protocol import Conversation, Role
@@ -45,7 +44,7 @@ LINGER_SECONDS = 0.5  # for a peer that was told why it is refused
 
 
 class Session:
-    """Serves one accepted connection; ``run`` returns when it is over.
+    """Serves one accepted connection; ``go_on`` returns None when it is over.
 
     ``take_place`` is called when it is known where the peer is; what it raises ends the session. ``give_place`` is
     called when the peer was refused and told so: what follows is for it to read that. ``leave`` is called when it waits
@@ -79,6 +78,7 @@ class Session:
         self._connection.channel.before_wait = lambda: leave(self)
         self._take_place, self._give_place = take_place, give_place
         self._first, self._linger = Received(FrameReader(self._connection.conversation.frame_limits())), 0.0
+        self._life = self._live()
 
     @property
     def peer(self) -> Peer:
@@ -125,8 +125,11 @@ class Session:
         self._channel.close()
         self._context.exchange.ended(self._connection.accepted_at)
 
-    def run(self) -> None:
-        """Serve the whole life of the connection. Raises what is a defect of ours."""
+    def go_on(self) -> Awaited | None:
+        """Serve it, from where that was left, to its end, or to a decision that is awaited. Raises a defect of ours."""
+        return next(self._life, None)
+
+    def _live(self) -> Iterator[Awaited]:
         reason, on = "closed", False
         why: StrangerReason = "other"
         try:
@@ -135,7 +138,7 @@ class Session:
                 with contextlib.suppress(OSError):  # a peer that is gone already shows when it is read
                     tune(self._channel.sock, self._context.limits.peer_timeout)
             self._identify()
-            reason = self._serve()
+            reason = yield from self._serve()
         except PeerError as error:
             reason, why = self._connection.because(error), self._connection.why(error)
         except StoreError as error:
@@ -184,7 +187,7 @@ class Session:
                 raise
             self._record.identified(self.peer)
 
-    def _serve(self) -> str:
+    def _serve(self) -> Generator[Awaited, None, str]:
         """Read the first message and do what the connection is for. Returns why it closed."""
         frame = self._first
         try:
@@ -193,7 +196,7 @@ class Session:
                     self._channel.before_wait()
                     return RegisteredTrainer(self._connection).serve(metadata, frame)
                 case Update() as update:
-                    self._upload(update, frame)
+                    yield from self._upload(update, frame)
                     return "closed"
                 case NotAskedFor() as not_asked:
                     self._not_read(not_asked, frame)
@@ -219,11 +222,11 @@ class Session:
             refuse_upload(self._connection, frame, refusal)
             raise
 
-    def _upload(self, update: Update, frame: Received) -> None:
+    def _upload(self, update: Update, frame: Received) -> Iterator[Awaited]:
         from flserver.network.upload import take_update
 
         try:
-            take_update(self._connection, update, frame)
+            yield from take_update(self._connection, update, frame)
         except Refused as refusal:
             from flserver.network.unusable import refuse_upload
 
@@ -249,7 +252,7 @@ class Session:
             return refusal
         except PeerError as error:
             if (frame.reader.encoding == "json" or not self._refuse_upload(frame, error)) and frame.bytes:
-                self._refused(frame, error)
+                self._connection.refused(frame, error)
             if isinstance(error, MessageRefused) and frame.reader.encoding == "json" and frame.reader.complete:
                 # A person reads what the trainer prints: say what is wrong with the registration.
                 self._linger = LINGER_SECONDS
@@ -278,23 +281,3 @@ class Session:
         if length > limits.usual:
             self._first.repeats = Repeats(limits.ordinary)
         return self._context.room(self.peer, length)
-
-    def _refused(self, frame: Received, error: PeerError) -> None:
-        """Put a frame on record that brought no message, with what it said of itself."""
-        header = error.header if isinstance(error, Refused) else None
-        if isinstance(error, Refused):
-            if header == Metadata.header:
-                self._record.purpose = "register"
-            told = isinstance(error, IdentityRefused | RegistrationRefused)  # the reason names it then
-            if error.client_id is not None and not told and not self._may_be(error.client_id, header):
-                error.args = (f"{error}; it says that it is of client {error.client_id}",)
-        self._record.received(frame, header=header, outcome=error.outcome, reason=self._connection.because(error))
-
-    def _may_be(self, client_id: str, header: str | None) -> bool:
-        """Whether a refused message is put down to the client that it names: a registration of who may speak for it."""
-        with contextlib.suppress(IdentityRefused):
-            if header == Metadata.header:
-                self._context.identity.check(client_id, self.peer)
-                self._record.client_id = client_id
-                return True
-        return False

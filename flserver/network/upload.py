@@ -1,5 +1,7 @@
 """The connection that brings a trainer's update: read by the session, here inspected, offered and put on record."""
 
+from collections.abc import Iterator
+
 from flserver.aggregation.checks import Inspection, inspect, state_digest
 from flserver.aggregation.fit import Fit, converted, fit
 from flserver.errors import Refused, TensorsTooLarge
@@ -9,12 +11,14 @@ from flserver.network.connection import AcceptedConnection
 from flserver.network.memory import Room
 from flserver.network.transport import Received
 from flserver.rounds import Upload
+from flserver.rounds.door import Awaited
 from flserver.rounds.updates import Submission
 from flserver.wire.messages import Update
 
 
-def take_update(connection: AcceptedConnection, update: Update, frame: Received) -> None:
-    """Decide what the update in ``frame`` is, put that on record, and hand it to the round it counts in.
+def take_update(connection: AcceptedConnection, update: Update, frame: Received) -> Iterator[Awaited]:
+    """Decide what the update in ``frame`` is, put that on record, and hand it to the round it counts in. Where somebody
+    else decides, gives what is waited for, and goes on when that is there.
 
     Where this returns, its memory is released, or the exchange's to release. Raises Refused, with what the update said
     of itself, for what cannot be used or is not this peer's to send, which is not on record then; and StoreError.
@@ -26,7 +30,9 @@ def take_update(connection: AcceptedConnection, update: Update, frame: Received)
         exchange.check_upload(update.client_id, connection.peer)
         submission, note = _examine(connection, update, frame)
         try:
-            settle(connection, frame, submission, reason=note)
+            if (awaited := connection.context.folding.ask(submission)) is not None:
+                yield awaited
+            settle(connection, frame, submission, reason=note, asked=True)
         except BaseException:
             submission.release()
             raise
@@ -43,14 +49,16 @@ def settle(
     header: str | None = Update.header,
     outcome: Outcome = "ok",
     reason: str | None = None,
+    asked: bool = False,
 ) -> None:
-    """Have a submission decided, put that on record, and have it folded; the keywords are ``record.update``'s.
+    """Have a submission decided, put that on record, and have it folded; most keywords are ``record.update``'s. Where
+    it was not ``asked`` ahead what is decided, this may wait for who decides.
 
     Raises RegistrationRefused or IdentityRefused where who may speak for it has changed meanwhile, and StoreError; the
     submission's memory is then the caller's.
     """
     folding, identity = connection.context.folding, connection.context.identity.of(connection.peer)
-    if folding.asks:
+    if folding.asks and not asked:
         connection.channel.before_wait()
     verdict = folding.offer(submission)
     try:

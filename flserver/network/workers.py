@@ -13,6 +13,7 @@ and at its end Python walks over the locks of all others.
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -27,19 +28,20 @@ Session = TypeVar("Session", bound=Waiting)
 
 
 class Workers(Generic[Session]):
-    """Calls ``serve`` with each session, which raises nothing; a thread is called ``name`` of it meanwhile. While
-    ``busy`` they do not wait for each other."""
+    """Calls ``serve`` with each session, and again with one that is resumed, which raises nothing; a thread is called
+    ``name`` of it meanwhile. While ``busy`` they do not wait for each other."""
 
     def __init__(
         self, serve: Callable[[Session], None], name: Callable[[Session], str], busy: Callable[[], bool]
     ) -> None:
         self._serve, self._name, self._busy = serve, name, busy
-        self._lock = threading.Lock()  # guards the six below
+        self._lock = threading.Lock()  # guards the seven below
         self._threads: set[threading.Thread] = set()
         self._ended: list[threading.Thread] = []
         self._idle = 0  # threads that wait, and are not yet given a session
         self._closed = False
         self._at_work: tuple[Session, float] | None = None  # since when (monotonic)
+        self._resumed: deque[Session] = deque()
         self._waiting: Line[Session] = Line()
         self._given: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
 
@@ -48,13 +50,19 @@ class Workers(Generic[Session]):
         with self._lock:
             at_once = self._busy()
             if not at_once:
-                if self._at_work is not None or self._waiting:
+                if self._at_work is not None or self._waiting or self._resumed:
                     self._waiting.put(session)
                     return
                 self._at_work = session, monotonic()
         self._begin(session)
         if at_once:
             self._begin_next()
+
+    def resume(self, session: Session) -> None:
+        """Let a thread serve a session again, which was left before its end, before others begin."""
+        with self._lock:
+            self._resumed.append(session)
+        self._begin_next()
 
     def leave(self, session: Session) -> None:
         """The session waits for something: another one may work. A second call does nothing."""
@@ -72,13 +80,13 @@ class Workers(Generic[Session]):
 
     def overtake(self) -> bool:
         """Nobody waits any longer for one that is at work for long. Whether anybody waits."""
-        if not self._waiting:
+        if not self._waiting and not self._resumed:
             return False
         with self._lock:
             if self._at_work is not None and monotonic() - self._at_work[1] >= WORK_SECONDS:
                 self._at_work = None
         self._begin_next()
-        return bool(self._waiting)
+        return bool(self._waiting) or bool(self._resumed)
 
     def _begin_next(self) -> None:
         """Let threads serve those whose turn it is."""
@@ -96,14 +104,15 @@ class Workers(Generic[Session]):
 
     def _next(self) -> Session | None:
         """The one whose turn it is, if it is somebody's: at work from here on. Under the lock."""
-        if not self._waiting:
+        if not self._waiting and not self._resumed:
             return None
-        if self._busy():
-            return self._waiting.take()
-        if self._at_work is not None:
+        busy = self._busy()
+        if not busy and self._at_work is not None:
             return None
-        self._at_work = self._waiting.take(), monotonic()
-        return self._at_work[0]
+        session = self._resumed.popleft() if self._resumed else self._waiting.take()
+        if not busy:
+            self._at_work = session, monotonic()
+        return session
 
     def _begin(self, session: Session) -> None:
         """Let a thread serve it, which is at work. Raises RuntimeError where none can be started."""

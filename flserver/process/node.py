@@ -1,7 +1,8 @@
-"""An ingest node as a process of this machine: ``python -m flserver.process.node LISTENER LINE``, both descriptors.
+"""An ingest node as a process of this machine: ``python -m flserver.process.node LISTENER LINE CALLS``, descriptors.
 
-The server starts it, with the socket that trainers connect to, which all nodes share, and one end of a line. The first
-thing on the line says what it is a node of. It has no signals of its own: it ends when the server says so, or is gone.
+The server starts it, with the socket that trainers connect to, which all nodes share, one end of a line, and one of
+what it is called by (``calls``). The first thing on the line says what it is a node of. It has no signals of its own:
+it ends when the server says so, or is gone.
 """
 
 import json
@@ -22,6 +23,8 @@ from flserver.ingest.lines import LineEnd, receive_first
 from flserver.ingest.node import Node
 from flserver.network.bell import Bell
 from flserver.network.listener import Listener
+from flserver.process.called_nodes import answers
+from flserver.process.calls import Answering
 from flserver.process.resources import (
     allow_descriptors,
     capacity_of,
@@ -78,7 +81,7 @@ def described(settings: ServerSettings, run_id: str, name: str) -> bytes:
     return json.dumps({"values": values, "run_id": run_id, "name": name}, default=str).encode()
 
 
-def main(listener: int, line: int) -> int:
+def main(listener: int, line: int, calls: int) -> int:
     """Serve trainers until the run is over. Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal and a service manager tell all; the server is who stops
@@ -100,11 +103,14 @@ def main(listener: int, line: int) -> int:
             receive_memory=settings.network.receive_memory // settings.ingest.ingest,
         )
         end = LineEnd(sock, node, told["name"], ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
+        answering = Answering(socket.socket(fileno=calls), answers(node))
         node.start()  # before it can be told to end
+        answering.start()
         end.start()
         threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model").start()
         node.join()
         end.close()
+        answering.close()
     return 0
 
 
@@ -151,4 +157,4 @@ def log_as(settings: ServerSettings, name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(*map(int, sys.argv[1:])))

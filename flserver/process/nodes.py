@@ -18,6 +18,8 @@ from flserver.ingest.lines import LineEnd, send_first
 from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
 from flserver.process.about_node import About
+from flserver.process.called_nodes import CalledNodes
+from flserver.process.calls import Caller
 from flserver.process.node import described
 from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
 from flserver.process.signals import unheard
@@ -30,10 +32,10 @@ STUCK_SECONDS = 60.0  # that a node may take nothing of what it is told, while i
 
 
 class Child:
-    """One node: its process, its place at the desk and its line."""
+    """One node: its process, its place at the desk, its line, and what calls it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", place: Place, line: LineEnd) -> None:
-        self.process, self.place, self.line = process, place, line
+    def __init__(self, process: "subprocess.Popen[bytes]", place: Place, line: LineEnd, caller: Caller) -> None:
+        self.process, self.place, self.line, self.caller = process, place, line, caller
         self.noticed = False  # that it is gone: then whoever comes next ends it, not before
 
     def end(self) -> None:
@@ -44,6 +46,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.caller.close()
         self.line.close()
         self.place.join()
 
@@ -60,6 +63,7 @@ class Nodes:
         self._children: list[Child] = []
         self._budget = RestartBudget(settings.ingest.ingest)
         self._closing = False
+        self._engine = desk.engine = CalledNodes()
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be. Raises StartError where one cannot be started."""
@@ -98,6 +102,7 @@ class Nodes:
         self._desk.close(grace, END_SECONDS)
         for child in children:
             child.end()
+        self._engine.close()
         self._listener.close()
 
     def _begin(self, slot: int) -> None:
@@ -105,17 +110,18 @@ class Nodes:
             if self._closing:
                 return
             name, about = self._desk.named.new(), About.of_this()
-            ours, its = socket.socketpair()
-            with its:
-                listening, line = self._listener.socket.fileno(), its.fileno()
-                command = [sys.executable, "-m", "flserver.process.node", str(listening), str(line)]
+            (ours, its), (calls, called) = socket.socketpair(), socket.socketpair()
+            with its, called:
+                passed = [one.fileno() for one in (self._listener.socket, its, called)]
+                command = [sys.executable, "-m", "flserver.process.node", *map(str, passed)]
                 try:
                     # A process begins with the signals blocked that are where it is started: what a terminal or a
                     # service manager tells all must not end it before it has come to ignore that, a second later.
                     with unheard():
-                        process = subprocess.Popen(command, pass_fds=(listening, line), stdin=subprocess.DEVNULL)
+                        process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
                 except OSError:
                     ours.close()
+                    calls.close()
                     raise
             place = self._desk.open(name, replace(about, pid=process.pid).starts(name, slot, *self._listener.address))
             end = LineEnd(
@@ -127,7 +133,10 @@ class Nodes:
                 patience=STUCK_SECONDS,
             )
             place.cut = end.cut
-            self._children.append(Child(process, place, end))
+            caller = Caller(calls, name, STUCK_SECONDS)
+            caller.start()
+            self._engine.add(caller)
+            self._children.append(Child(process, place, end, caller))
             send_first(ours, described(self._settings, self._run_id, name))
             end.start()  # here, for whoever finds it among the children may end it
         logger.info("%s serves trainers, process %d", name, process.pid)
@@ -145,6 +154,7 @@ class Nodes:
             return  # all are ended, and none comes
         with self._lock:
             here = next(child for child in self._children if child.place is place)
+            self._engine.remove(here.caller)
             gone = [child for child in self._children if child.noticed]
             here.noticed = True
             self._children = [child for child in self._children if child not in gone]

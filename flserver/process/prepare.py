@@ -71,8 +71,6 @@ def prepare(plan: Plan, basis: Basis, say: Callable[[str], None], *, fetch: bool
     state, built.state = built.state, {}  # two models are in memory now; a third one has to do for all the rest
     layout = {name: tensor.to("meta") for name, tensor in state.items()}
     strategy = load_strategy(settings.model.strategy)
-    if settings.ingest.ingest and not strategy.splits:
-        raise UsageError(f"--ingest: --strategy {settings.model.strategy} is none that nodes can each have a part of")
     evaluator = _evaluator(settings, say, fetch=fetch)
     for line in changes(settings, basis.code_before):
         logger.warning("%s", line)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flserver.ingest.batches import raw_of
-from flserver.ingest.desk import NodeGone
+from flserver.ingest.engine import NodeGone
 from flserver.ingest.faults import NodesFault
 from flserver.process.ray_line import GONE_SECONDS, Line
 from flserver.ray_cluster import ActorGone, Cluster
@@ -55,53 +55,58 @@ class Lines:
 
 
 class RayModels:
-    """What a desk's ``carry`` and ``finish`` are on a cluster."""
+    """What an ``ingest.engine.Engine`` is on a cluster."""
+
+    least = 0  # bytes: what goes over a line are calls of Ray's too
 
     def __init__(self, cluster: Cluster, lines: Lines) -> None:
         self._cluster, self._lines = cluster, lines
         self._layout: State = {}
 
     def carry(self, number: int, state: "State") -> None:
-        """See :class:`Desk`: a model's bytes for all nodes."""
+        """See ``Engine``: a model's bytes for all nodes, in Ray's object store."""
         import numpy as np
 
         tensors = [np.frombuffer(blob, dtype=np.uint8) for blob in raw_of(state)]
         self._layout = {name: tensor.to("meta") for name, tensor in state.items()}
         self._lines.carry(number, self._cluster.put(tensors))
 
-    def finish(self, round: int, attempt: int, names: Sequence[str]) -> "State":
-        """See :class:`Desk`: the new state, of the sums of these nodes. Raises NodeGone."""
-        from flserver.aggregation.ranges import put, ranges
-        from flserver.models.state import tensor_over, unset_state
+    def brings(self, number: int, name: str) -> bool:
+        """See ``Engine``: each has it from there."""
+        return True
+
+    def finish(self, round: int, attempt: int, names: Sequence[str], turns: int) -> "State":
+        """See ``Engine``. Raises NodeGone."""
+        from flserver.aggregation.ranges import put, ranges, unset_like
+        from flserver.models.state import tensor_over
 
         lines, layout = self._lines.now, self._layout
         actors = []
         for name in names:
             if name not in lines:
-                raise NodeGone(name, "it went before its sum was asked for")
+                raise NodeGone(name, "it went before its part was asked for")
             actors.append((name, lines[name].actor))
-        parts = ranges(layout, len(actors))
-        count, made = len(actors), []
-        for number in range(len(parts)):
-            cuts = [
-                actor.cut.remote(round, attempt, number, count)
-                for other, (_, actor) in enumerate(actors)
-                if other != number
-            ]
-            made.append(actors[number][1].reduced.remote(round, attempt, number, count, *cuts))
+        count = len(actors) * turns
+        parts, whole = ranges(layout, count), unset_like(layout)
+        for first in range(0, len(parts), len(actors)):
+            made = []
+            for number in range(first, min(first + len(actors), len(parts))):
+                makes = actors[number - first][1]
+                cuts = [actor.cut.remote(round, attempt, number, count) for _, actor in actors if actor is not makes]
+                made.append(makes.made.remote(round, attempt, number, count, *cuts))
+            found = self._all_of(made, actors)
+            for within, arrays in zip(parts[first:], found, strict=False):
+                put(whole, within, {name: tensor_over(array).view(whole[name].dtype) for name, array in arrays.items()})
+        return whole
+
+    def _all_of(self, asked: Sequence[Any], actors: Sequence[tuple[str, Any]]) -> list[Any]:
         try:
-            found = self._cluster.get_all(made, REDUCE_SECONDS)
+            return self._cluster.get_all(asked, REDUCE_SECONDS)
         except NodesFault as fault:
             raise NodeGone(fault.node, fault.why) from fault
         except ActorGone as error:
             self._raise_who_is_gone(actors, error)
             raise
-        kinds = {name: tensor.dtype for name, tensor in layout.items()}
-        whole = unset_state(kinds, {name: tensor.shape for name, tensor in layout.items()})
-        for within, arrays in zip(parts, found, strict=True):
-            tensors = {name: tensor_over(array).view(kinds[name]) for name, array in arrays.items()}
-            put(whole, within, tensors)
-        return whole
 
     def _raise_who_is_gone(self, actors: Sequence[tuple[str, Any]], error: ActorGone) -> None:
         for name, actor in actors:

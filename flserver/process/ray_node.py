@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError, one_line
-from flserver.ingest.faults import NodesFault, out_of_memory
+from flserver.ingest.faults import NodesFault, is_its_own
 from flserver.ingest.inbox import Inbox
 from flserver.ingest.node import Node
 from flserver.network.inherited import InheritedTrainer
@@ -44,7 +44,7 @@ class RayNode:
     """What Ray makes of a node. Its methods are called on several threads; ``apart`` has those that no other one keeps
     waiting, or that would."""
 
-    apart: ClassVar[Mapping[str, str]] = {"is_there": "there", "cut": "sums", "reduced": "sums"}
+    apart: ClassVar[Mapping[str, str]] = {"is_there": "there", "cut": "sums", "made": "sums"}
 
     def __init__(self) -> None:
         allow_descriptors()
@@ -59,7 +59,6 @@ class RayNode:
         self._server: str | None = None  # whose it is
         self._left: list[InheritedTrainer] = []  # by the server before, for the next one
         self._answered: dict[str, tuple[int, int]] = {}
-        self._sums = threading.Lock()  # one looks into the sum at a time: that brings it into its canonical form
         self._asked = monotonic()
         self._about = About.of_this()
         self._code = self._about.code["flserver"]
@@ -198,35 +197,22 @@ class RayNode:
     # --- sums --------------------------------------------------------------------------------------------------------
 
     def cut(self, round: int, attempt: int, number: int, count: int) -> "dict[str, np.ndarray]":
-        """What its sum of the attempt has in one of ``count`` ranges."""
-        from flserver.aggregation.ranges import cut, ranges
+        """What it has of the attempt in one of ``count`` ranges."""
+        with self._own_faults():
+            return _arrays(self._served().making.cut(round, attempt, number, count))
 
-        with self._own_faults(), self._sums:
-            total = self._served().exact_sum(round, attempt)
-            return _arrays(cut(total, ranges(total.model, count)[number]))
-
-    def reduced(
+    def made(
         self, round: int, attempt: int, number: int, count: int, *others: "dict[str, np.ndarray]"
     ) -> "dict[str, np.ndarray]":
-        """The new model in one of ``count`` ranges: of its own sum of the attempt, and of what ``others`` have there.
+        """The new model in one of ``count`` ranges: of what it has of the attempt, and of what ``others`` have there.
         A tensor is its bytes."""
         import torch
 
-        from flserver.aggregation.ranges import cut, in_range, ranges, reduced
         from flserver.models.state import tensor_over
 
         with self._own_faults():
-            with self._sums:
-                total = self._served().exact_sum(round, attempt)
-                if count == 1:
-                    made = total.mean()
-                else:
-                    model = total.model
-                    within = ranges(model, count)[number]
-                    own = cut(total, within)
-            if count > 1:
-                theirs = ({name: tensor_over(array) for name, array in other.items()} for other in others)
-                made = reduced(in_range(model, within), [own, *theirs])
+            theirs = ({name: tensor_over(array) for name, array in other.items()} for other in others)
+            made = self._served().making.made(round, attempt, number, count, theirs)
             return {name: tensor.view(-1).view(torch.uint8).numpy() for name, tensor in made.items()}
 
     @contextmanager
@@ -237,7 +223,7 @@ class RayNode:
         try:
             yield
         except Exception as error:
-            if isinstance(error, StoreError) or out_of_memory(error):
+            if is_its_own(error):
                 raise NodesFault(name, one_line(error)) from error
             raise
 

@@ -149,9 +149,8 @@ class Committer:
     def gather(self, attempt: Attempt, ended: EndedAttempt) -> None:
         """Bring together all that counts of an attempt that is over, and was added, before it is committed: what was
         folded elsewhere, and is lost there, counts no more. Raises StrategyError."""
-        if self.on_arrival:
-            for seat, submission in ended.updates.take_rest(ended.suspects):  # who were rejected at last
-                submission.take_back_from(self, seat.counted_size)
+        for seat, submission in ended.updates.take_rest(ended.suspects):  # who were rejected at last
+            submission.take_back_from(self, seat.counted_size)
         with _strategy_errors:
             self._gathered = self._gathers(attempt, self._strategy)
 

@@ -208,9 +208,6 @@ class Coordinator:
     def _fold(self, ready: Ready) -> None:
         for seat, submission in ready:
             submission.add_to(self._committer, seat.counted_size)
-            if not self._committer.holds:
-                submission.tensors = {}
-                submission.release()
 
     def _commit(self, attempt: Attempt, ended: EndedAttempt) -> bool:
         """Make the round; False where too few of its updates are left when all are brought together. Raises Implausible

@@ -4,6 +4,7 @@ In the process that makes the rounds these are ``exchange.Exchange`` and ``foldi
 node they are what asks that process (``ingest``). Sessions do not know which.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from flserver.events.words import LeftReason
@@ -48,6 +49,13 @@ class Door(Protocol):
     def check_upload(self, client_id: str, peer: Peer) -> None: ...
 
 
+class Awaited(Protocol):
+    """A decision that somebody else makes."""
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call that once it is there, on whichever thread: it is not to wait for anything."""
+
+
 class Folds(Protocol):
     """What takes updates: ``folding.Folding`` says what each is."""
 
@@ -57,6 +65,10 @@ class Folds(Protocol):
 
     @property
     def on_arrival(self) -> bool: ...
+
+    def ask(self, submission: Submission) -> Awaited | None:
+        """Ask ahead for what ``offer`` decides, which has to follow: it waits for nobody then. None where nobody is
+        asked."""
 
     def offer(self, submission: Submission) -> Verdict: ...
 

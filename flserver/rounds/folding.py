@@ -36,6 +36,9 @@ class Folding:
         """Whether an update that counts need not wait for its turn."""
         return self.committer.on_arrival
 
+    def ask(self, submission: Submission) -> None:
+        """Nobody is asked."""
+
     def offer(self, submission: Submission) -> Verdict:
         """Decide what it is. ``confirm`` or ``withdraw`` has to follow.
 

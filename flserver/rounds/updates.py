@@ -24,12 +24,17 @@ class Submission:
     release: Callable[[], None]
 
     def add_to(self, committer: "Committer", samples: int) -> None:
-        """Fold it, with so many samples. Raises StrategyError."""
+        """Fold it, with so many samples; its memory is released, unless the strategy holds it. Raises
+        StrategyError."""
         committer.add(self.tensors, samples)
+        if not committer.holds:
+            self.tensors = {}
+            self.release()
 
     def take_back_from(self, committer: "Committer", samples: int) -> None:
-        """It was reserved for, and does not count. Raises StrategyError."""
-        committer.unreserve(self.tensors, samples)
+        """It does not count; where updates are added as they arrive it was reserved for. Raises StrategyError."""
+        if committer.on_arrival:
+            committer.unreserve(self.tensors, samples)
 
 
 Ready = list[tuple[Seat, Submission]]

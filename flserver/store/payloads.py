@@ -18,6 +18,7 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 from flserver import events
 from flserver.errors import StoreError
 from flserver.events import Event
+from flserver.frozen import of_fields
 from flserver.text import json_number
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
@@ -129,10 +130,15 @@ def _plan(cls: type) -> _Plan:
     return _Plan(frozenset(field.name for field in known), frozenset(needed), tuple(readers))
 
 
-def _build(cls: type, values: Mapping[str, Any]) -> Any:
+def _build(cls: type, values: dict[str, Any]) -> Any:
+    """An instance of a class made of JSON's ``values``, which are its from here on."""
     plan = _plan(cls)
     if missing := plan.needs - values.keys():
         raise ValueError(f"{', '.join(sorted(missing))} missing")
+    if values.keys() == plan.knows:  # as this version writes it
+        for name, read in plan.readers:
+            values[name] = read(values[name])
+        return of_fields(cls, values)
     given = {name: values[name] for name in values.keys() & plan.knows}
     for name, read in plan.readers:
         if name in given:

@@ -129,12 +129,12 @@ class Writer:
         """Whether who does not go first would have to wait: for whoever asks for each event, so it takes no lock."""
         return not self._backlog.room(first=False)
 
-    def emit(self, event: Event, *, first: bool = True) -> None:
+    def emit(self, event: Event, *, first: bool = True, payload: str | None = None) -> None:
         """Queue ``event``, once there is room for it.
 
         Raises StoreError once the writer has failed or closed, TypeError for what is not JSON.
         """
-        payload = to_payload(event)
+        payload = to_payload(event) if payload is None else payload
         with self._lock:
             if self._closing or self._failure is not None or not self._backlog.room(first):
                 self._await_room(first)

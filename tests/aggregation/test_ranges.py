@@ -9,12 +9,23 @@ from hypothesis import strategies as st
 
 from flserver.aggregation import State, kernel
 from flserver.aggregation.bins import BLOCK
-from flserver.aggregation.ranges import Range, cut, in_range, put, ranges, reduced
+from flserver.aggregation.ranges import (
+    Counted,
+    Range,
+    cut,
+    cut_updates,
+    in_range,
+    made,
+    put,
+    ranges,
+    reduced,
+    unset_like,
+)
 from flserver.aggregation.sums import ExactSum
 from flserver.errors import UsageError
-from flserver.models.state import unset_state
 from tests.aggregation.exact import Member, members, same_bits, zeros
 from tests.examples import times
+from tests.ingest.strategies import InOrder, Median
 
 SIZES = (0, 1, 7, 8, BLOCK - 1, BLOCK, BLOCK + 3, 2 * BLOCK)
 DTYPES = (
@@ -58,7 +69,7 @@ def sums_of(model: State, updates: list[Member], nodes: int, chance: random.Rand
 
 
 def reduced_by_range(model: State, sums: list[ExactSum], count: int) -> State:
-    whole = unset_state({k: t.dtype for k, t in model.items()}, {k: t.shape for k, t in model.items()})
+    whole = unset_like(model)
     for tensor in whole.values():
         tensor.fill_(1)  # what no range has stays
     for within in ranges(model, count):
@@ -135,3 +146,40 @@ def test_a_cut_of_another_range_is_refused() -> None:
     first, second = ranges(model, 2)
     with pytest.raises(UsageError, match="other tensors"):
         reduced(in_range(model, first), [cut(total, second)])
+
+
+@times(0.25)
+@given(
+    fleets(),
+    st.randoms(use_true_random=False),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.sampled_from([InOrder, Median]),
+)
+def test_updates_that_are_cut_by_ranges_give_what_a_strategy_makes_of_the_whole(
+    updates: list[Member], chance: random.Random, nodes: int, count: int, kind: type[InOrder | Median]
+) -> None:
+    model, alone = zeros(updates[0][0]), kind()
+    counted = [Counted(str(number), n % 100 + 1, update) for number, (update, n) in enumerate(updates)]
+    alone.begin(model)
+    for one in counted:
+        alone.add(one.update, one.samples)
+    expected, whole = alone.finish(), unset_like(model)
+    held: list[list[Counted]] = [[] for _ in range(nodes)]
+    for one in chance.sample(counted, len(counted)):
+        chance.choice(held).append(one)
+    for within in ranges(model, count):
+        put(whole, within, made(kind(), in_range(model, within), [cut_updates(one, within) for one in held]))
+    for name, tensor in expected.items():
+        assert same_bits(whole[name], tensor), name
+
+
+def test_a_strategy_that_makes_another_model_than_the_ranges_is_refused() -> None:
+    class Wider(Median):
+        def finish(self) -> State:
+            return {name: tensor.double() for name, tensor in super().finish().items()}
+
+    model = {"w": torch.zeros(5)}
+    (within,) = ranges(model, 1)
+    with pytest.raises(UsageError, match="the strategy's new model: w has dtype float64 where float32 is needed"):
+        made(Wider(), model, [cut_updates([Counted("a", 1, {"w": torch.ones(5)})], within)])

@@ -19,6 +19,7 @@ from flserver.store.writer import Writer
 from flserver.wire.messages import decode
 from flserver.wire.pickles import PickleLimits
 from flserver.wire.template import Template
+from tests.bench.line import line
 from tests.bench.models import FACTORIES
 from tests.bench.record import record
 from tests.bench.upload import CLIENTS as UPLOADS
@@ -40,7 +41,8 @@ def micro(size: str, directory: Path) -> dict[str, object]:
     the sum. ``mean_ratio``: the mean, rounded / one float32 multiply-add pass; with ties, which are the most work.
     ``events_per_commit``: events that share a transaction while eight sessions each wait for their own. The rest is
     of small rounds' events (``record``): the writer's processor time an event, bytes of database an update, and the
-    processor time an event that ``flserver verify`` takes (``verify``).
+    processor time an event that ``flserver verify`` takes (``verify``); and what node and desk say of a small upload
+    (``line``).
     """
     torch.set_num_threads(1)
     module = wire_module(FACTORIES[size]())
@@ -74,6 +76,7 @@ def micro(size: str, directory: Path) -> dict[str, object]:
         **{name: recorded[name] for name in ("writer_us_an_event", "database_bytes_an_update")},
         "verify_us_an_event": verified(20_000, directory)["verify_us_an_event"],
         "upload": an_upload(UPLOADS, 5, directory),
+        "line": line(),
     }
 
 

@@ -3,7 +3,7 @@
     python -m tests.bench.upload --clients 200 --rounds 10 --dir FOLDER
 
 Prints one JSON line, in microseconds of processor time an upload: ``sending_us`` is the model's way to one trainer,
-``accepting_us`` from accept to the session, ``session_us`` the whole of ``Session.run``, ``ending_us`` a trainer's
+``accepting_us`` from accept to the session, ``session_us`` the whole of ``Session.go_on``, ``ending_us`` a trainer's
 share in the round's end, ``writer_us`` the record's. ``parts`` says where the session's time goes, each part
 without those in it; they are found in a second pass, as the clock's own calls cost time too.
 
@@ -70,7 +70,7 @@ PATIENCE = 60.0  # seconds, for a trainer to be let in
 CLIENTS = 90  # with whose events of a round the writer waits for the round's end
 
 PARTS: Sequence[tuple[str, object, str]] = (
-    ("the session", Session, "run"),
+    ("the session", Session, "go_on"),
     ("receiving", session, "receive_frame"),
     ("receiving: the system", Channel, "receive_into"),
     ("reading", session, "read_message"),
@@ -238,7 +238,7 @@ class Served:
         self.exchange.replace_model(self.committer.commit_initial(self.state, 1))
         for number in range(self.clients):
             trainer = Trainer(self.address, FIRST_ID + number)
-            thread = threading.Thread(target=self._accept().run)
+            thread = threading.Thread(target=self._accept().go_on)
             thread.start()
             trainer.registered()
             self._trainers.append(trainer)
@@ -278,7 +278,7 @@ class Served:
             with self._timed("accepting"):
                 session = self._accept()
             with self._timed("session"):
-                session.run()
+                session.go_on()
         with self._timed("ending"):
             ended = self.exchange.take_ready(attempt, 0.0)
             assert isinstance(ended, EndedAttempt)

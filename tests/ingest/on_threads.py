@@ -1,4 +1,5 @@
-"""A run over ``process.ray_nodes``, with threads of this process where Ray has actors: all but Ray is as it is."""
+"""A run over nodes that make new models by range, with threads of this process where those have processes: over
+``process.ray_nodes``, where all but Ray is as it is, and over ``process.called_nodes``."""
 
 import random
 import re
@@ -16,7 +17,7 @@ from unittest import mock
 
 import torch
 
-from flserver.aggregation import FedAvg
+from flserver.aggregation import load_strategy
 from flserver.aggregation.checks import state_digest
 from flserver.errors import FlserverError
 from flserver.models.state import State, state_of
@@ -62,14 +63,13 @@ def changed(state: State, client: int, round: int) -> Model:
     return model
 
 
-def on_one(clients: int, rounds: int) -> list[str]:
-    """The digests of a run's models where one sum has all."""
-    state = state_of(initial())
+def on_one(clients: int, rounds: int, strategy: str = "fedavg") -> list[str]:
+    """The digests of a run's models where one machine has all."""
+    state, alone = state_of(initial()), load_strategy(strategy)
     found = []
     for round in range(1, rounds + 1):
-        alone = FedAvg()
         alone.begin(state)
-        for client in range(clients):
+        for client in sorted(range(clients), key=str):
             alone.add(state_of(changed(state, client, round)), 10 + client)
         state = alone.finish()
         found.append(state_digest(state))
@@ -163,9 +163,12 @@ class Threads:
 class OnThreads:
     """A run whose ``nodes`` are each on a machine of its own, but for their host: ``ports`` are theirs."""
 
-    def __init__(self, folder: Path, nodes: int, rounds: int, clients: int, **changed: object) -> None:
+    def __init__(
+        self, folder: Path, nodes: int, rounds: int, clients: int, *, strategy: str = "fedavg", **changed: object
+    ) -> None:
         self._stack = ExitStack()
         values = {"model": "tests.ingest.on_threads:initial", "server_port": 0, "ingest": nodes, "ray_address": "none"}
+        values["strategy"] = strategy
         machines = iter(range(10**6))
 
         class Here(RayNode):
@@ -185,7 +188,8 @@ class OnThreads:
         ):
             self._stack.enter_context(mock.patch(f"flserver.process.{place}", new))
         with mock.patch.object(Several, "initial", staticmethod(initial)):
-            self.several = Several(folder, 0, rounds, clients=clients, small=False, **changed)
+            made = partial(load_strategy, strategy)
+            self.several = Several(folder, 0, rounds, clients=clients, small=False, strategy=made, **changed)
         self._said, self._more = list[str](), threading.Condition()
         reservation = self._stack.enter_context(closing(Reservation("127.0.0.1", 0)))
         settings, desk, say = server_settings(values), self.several.desk, self._say
@@ -229,10 +233,42 @@ def uploaded(peer: Peer, port: int, model: torch.nn.Module) -> None:
     peer.port = home
 
 
-def shuffled(folder: Path, nodes: int, seed: int, clients: int, rounds: int) -> list[str]:
+class Called:
+    """A run whose nodes are called as those are that are processes of this machine."""
+
+    def __init__(self, folder: Path, nodes: int, rounds: int, clients: int, *, strategy: str = "fedavg") -> None:
+        made = partial(load_strategy, strategy)
+        with mock.patch.object(Several, "initial", staticmethod(initial)):
+            self.several = Several(folder, nodes, rounds, clients=clients, small=False, strategy=made, called=True)
+
+    def ports(self) -> list[int]:
+        """Where the nodes listen."""
+        return [node.port for node in self.several.nodes]
+
+    def __enter__(self) -> "Called":
+        self.several.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.several.__exit__()
+
+
+Engine = type[OnThreads] | type[Called]
+
+
+def shuffled(
+    folder: Path,
+    nodes: int,
+    seed: int,
+    clients: int,
+    rounds: int,
+    *,
+    strategy: str = "fedavg",
+    engine: Engine = OnThreads,
+) -> list[str]:
     """The digests of a run's models; who comes when, to which node, and where it answers, is shuffled by ``seed``."""
     chance, found = random.Random(seed), []
-    with OnThreads(folder, nodes, rounds, clients) as run:
+    with engine(folder, nodes, rounds, clients, strategy=strategy) as run:
         ports, peers = run.ports(), {}
         for client in chance.sample(range(clients), clients):
             peer = Peer(chance.choice(ports), client, 10 + client)

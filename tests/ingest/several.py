@@ -4,13 +4,13 @@ import itertools
 import random
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
-from flserver.aggregation import FedAvg
+from flserver.aggregation import FedAvg, Strategy
 from flserver.identity.rules import Identity
 from flserver.ingest.desk import Desk
 from flserver.ingest.folding import Layout
@@ -21,6 +21,8 @@ from flserver.ingest.place import Place
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.state import state_of
 from flserver.network.listener import Listener
+from flserver.process.called_nodes import CalledNodes, answers
+from flserver.process.calls import Answering, Caller
 from flserver.process.resources import capacity_of, first_limits, limits_of
 from flserver.rounds import Rounds
 from flserver.rounds.committer import Committer
@@ -69,6 +71,14 @@ class OneNode:
         ]
         for end in self.ends:
             end.start()
+        self.calls: list[Caller | Answering] = []
+        if several.engine is not None:
+            asks, answering = socket.socketpair()
+            caller = Caller(asks, name, PATIENCE)
+            self.calls = [caller, Answering(answering, answers(self.node))]
+            for one in self.calls:
+                one.start()
+            several.engine.add(caller)
         self.node.start()
         if prepared:
             self.prepare()
@@ -83,7 +93,7 @@ class OneNode:
         template = Template.of({"header": "<MODEL>", "model": module})
         layout = state_of(module)
         limits = limits_of(server_settings({}).network, template, layout, parameter_tensors=2)
-        self.node.prepared(layout, template, FedAvg(), limits, Layout({}, frozenset({"seen"})))
+        self.node.prepared(layout, template, self.several.strategy(), limits, Layout({}, frozenset({"seen"})))
 
     @property
     def port(self) -> int:
@@ -91,18 +101,20 @@ class OneNode:
 
     def cut(self) -> None:
         """End the line, as if the node were gone."""
-        for end in self.ends:
-            end._socket.shutdown(socket.SHUT_RDWR)
+        for one in (*self.ends, *self.calls):
+            one._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.node.join()
+        for call in self.calls:
+            call.close()
         for end in self.ends:
             end.close()
         self.place.join()
 
 
 class Several:
-    """A run with so many nodes."""
+    """A run with so many nodes, which make new models of any size by range where they are ``called``."""
 
     def __init__(
         self,
@@ -113,9 +125,11 @@ class Several:
         clients: int = 1,
         settings: Mapping[str, object] | None = None,
         small: bool = True,
+        called: bool = False,
+        strategy: Callable[[], Strategy] = FedAvg,
         **changed: object,
     ) -> None:
-        self.settings = dict(settings or {})
+        self.settings, self.strategy = dict(settings or {}), strategy
         self.recorder = RecordingRecorder()
         rules = policy(**({"num_rounds": rounds, "time_to_wait": 0.0, "min_clients": clients} | changed))
         store = CheckpointStore(folder, "run")
@@ -124,10 +138,14 @@ class Several:
         self.exchange = Exchange(Rounds(rules, {}, None, Identity()), CurrentModel(-1, initial, None))
         self.desk = Desk(self.exchange, self.recorder, Ids({"message_id": 1, "connection_id": 1, "update_id": 1}))
         self.desk.small = small
+        self.engine = CalledNodes() if called else None
+        if self.engine is not None:
+            self.engine.least = 0
+            self.desk.engine = self.engine
         self.committer = Committer(
             process_id=1,
             recorder=self.recorder,
-            strategy=FedAvg(),
+            strategy=strategy(),
             evaluator=None,
             checkpoints=store,
             keep=0,
@@ -176,6 +194,8 @@ class Several:
         self.desk.close(2.0, PATIENCE)
         for node in self.nodes:
             node.close()
+        if self.engine is not None:
+            self.engine.close()
 
     def peer(self, client_id: object, node: int = 0, data_size: int = 10) -> Peer:
         """A trainer that has registered at a node."""

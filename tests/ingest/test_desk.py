@@ -41,6 +41,7 @@ def test_questions_are_answered_in_order_and_refusals_are_answers() -> None:
 def test_what_is_asked_does_not_wait_for_the_record_and_what_goes_there_keeps_its_order() -> None:
     with AtDesk() as at:
         room = threading.Event()
+        at.recorder.full = True
         at.recorder.before[e.ConnectionOpened] = lambda: room.wait(PATIENCE)
         opened = t.Emitted("ConnectionOpened", to_payload(facts.opened(3)), True)
         at.say(Item(opened), Item(q.Flush(), 1), Item(q.ExpectUpload(PEER), 2))
@@ -134,8 +135,8 @@ def test_a_defect_costs_the_node_that_meets_it_and_nobody_waits_for_it(
         cut = threading.Event()
         at.place.cut = cut.set
         at.say(Item(t.Confirmed(99, True, ())), Item(t.Confirmed(1, True, ())))
-        at.place._thread.join(PATIENCE)
-        assert not at.place._thread.is_alive()
+        at.place._in_order._thread.join(PATIENCE)
+        assert not at.place._in_order._thread.is_alive()
         assert cut.is_set()
         assert (at.desk.names, at.attempt.recording, at.attempt.losing) == ([], 0, 0)
         reasons = [gone.reason for gone in at.recorder.of(e.NodeLost)]

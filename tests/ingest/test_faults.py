@@ -14,6 +14,8 @@ from flserver.ingest import told as t
 from flserver.ingest.batches import Item
 from flserver.ingest.faults import out_of_memory, said_of
 from flserver.ingest.questions import Failure
+from flserver.store.payloads import to_payload
+from tests import facts
 from tests.ingest.at_desk import AtDesk
 from tests.ingest.outcomes import decided, lost, moved
 from tests.ingest.several import Several
@@ -85,7 +87,7 @@ def test_a_node_that_is_out_of_memory_is_lost_and_the_round_goes_on(tmp_path: Pa
         what: dict[str, tuple[object, str]] = {
             "a part": (strategy, "partial"),
             "on arrival": (strategy, "add"),
-            "a model": (node, "_take_model"),
+            "a model": (node._models, "take"),
         }
         answers = [(peer, peer.model()) for peer in (b, a)]
         setattr(*what[where], out)  # so that the model is the next round's
@@ -119,6 +121,14 @@ def test_a_node_that_has_no_memory_for_what_waited_there_is_lost(tmp_path: Path)
 def test_a_node_that_gives_up_is_gone_at_once_whatever_else_it_says() -> None:
     with AtDesk() as at:
         at.say(Item(t.GaveUp("it is out of memory: no room")), Item(t.Closed()))
-        at.place._thread.join(PATIENCE)
+        at.place._in_order._thread.join(PATIENCE)
         (gone,) = at.recorder.of(e.NodeLost)
         assert (gone.reason, at.desk.names) == ("it is out of memory: no room", [])
+
+
+def test_what_a_node_said_before_it_gave_up_is_on_record() -> None:
+    with AtDesk() as at:
+        opened = t.Emitted("ConnectionOpened", to_payload(facts.opened(3)), True)
+        at.say(Item(opened), Item(t.GaveUp("it is out of memory: no room")), Item(opened))
+        at.place._in_order._thread.join(PATIENCE)
+        assert [type(event) for event in at.recorder.events] == [e.ConnectionOpened, e.NodeLost, e.ConnectionClosed]

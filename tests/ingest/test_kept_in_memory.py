@@ -29,13 +29,13 @@ def test_a_node_has_the_model_of_an_attempt_and_the_one_before_and_no_older_one(
         for _ in range(3):
             model = a.model()
             assert several.desk._began is not None
-            models.append(weakref.ref(node._models[several.desk._began.model][0].state["fc1.weight"]))
+            models.append(weakref.ref(node._models.there[several.desk._began.model][0].state["fc1.weight"]))
             with torch.no_grad():
                 model.fc1.weight.add_(1.0)
             a.upload(model)
         a.model()
-        eventually(lambda: node._attempt == (4, 1))
-        assert list(node._models) == [node._current[0]]  # type: ignore[index]
+        eventually(lambda: node.making.is_of(4, 1))
+        assert list(node._models.there) == [node._models.current[0]]  # type: ignore[index]
         assert [there() is None for there in models] == [True, True, False], "the last is that of the round before"
 
 
@@ -73,8 +73,8 @@ def test_models_that_came_and_were_never_told_of_are_let_go(tmp_path: Path) -> N
         node: Node = several.nodes[0].node
         for number in (1, 2, 3, 4):
             node.model(number, [memoryview(bytes([number]))])
-        assert bytes(node._awaited(3)[0]) == b"\x03"
-        assert list(node._came) == [4]
+        assert bytes(node._models._awaited(3)[0]) == b"\x03"
+        assert list(node._models.waiting) == [4]
 
 
 def test_a_model_that_does_not_come_is_waited_for_until_the_line_ends(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_model_that_does_not_come_is_waited_for_until_the_line_ends(tmp_path: 
         node: Node = several.nodes[0].node
         node.lost()
         with pytest.raises(StoreError, match="the coordinator is gone"):
-            node._awaited(1)
+            node._models._awaited(1)
 
 
 def test_nothing_is_left_at_the_desk_of_what_a_node_that_is_gone_was_to_be_told() -> None:
@@ -92,6 +92,6 @@ def test_nothing_is_left_at_the_desk_of_what_a_node_that_is_gone_was_to_be_told(
         at.place.outbox.put(t.Model(1, (blob,)))
         del blob
         at.place.gone("its process ended")
-        at.place._thread.join(PATIENCE)
+        at.place._in_order._thread.join(PATIENCE)
         assert there() is None
         assert at.place.outbox.over

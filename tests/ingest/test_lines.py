@@ -1,14 +1,19 @@
-"""A line by itself: what ends it, and what waits there to be said."""
+"""A line by itself: what ends it, what waits there to be said, and who says it."""
 
+import random
 import socket
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from flserver.ingest import outbox as outboxes
+from flserver.ingest import questions as q
 from flserver.ingest import told as t
-from flserver.ingest.batches import from_bytes
-from flserver.ingest.lines import LineEnd
+from flserver.ingest.batches import Item, from_bytes
+from flserver.ingest.lines import BUFFER, LENGTH, Incoming, LineEnd
 from flserver.ingest.outbox import Outbox
 from flserver.rounds.seats import Registration
 from tests.patience import PATIENCE, eventually
@@ -22,9 +27,12 @@ class Said:
 
     def __init__(self) -> None:
         self.outbox = Outbox()
+        self.said_by: list[str] = []
 
     def take(self, timeout: float) -> bytes:
-        return self.outbox.take(timeout)
+        if batch := self.outbox.take(timeout):
+            self.said_by.append(threading.current_thread().name)
+        return batch
 
     def give(self, batch: bytes | memoryview) -> None:
         raise AssertionError("nobody says anything")
@@ -48,6 +56,25 @@ def why_it_ended(end: Said, patience: float | None) -> str:
     return why[0]
 
 
+@contextmanager
+def carried(end: Said) -> Iterator[Incoming]:
+    """The other end of a line."""
+    ours, its = socket.socketpair()
+    with its:
+        line = LineEnd(ours, end, "node", ended=lambda why: None, over=lambda: end.outbox.over)
+        line.start()
+        yield Incoming(its)
+        end.outbox.close()
+        its.close()
+        line.close()
+
+
+def said(incoming: Incoming) -> list[Item]:
+    batch = incoming.next()
+    assert batch is not None
+    return from_bytes(batch)
+
+
 def model(number: int, size: int = 8) -> t.Model:
     return t.Model(number, (memoryview(bytes([number]) * size),))
 
@@ -61,6 +88,7 @@ def test_a_line_of_which_nothing_is_taken_ends() -> None:
 def test_a_line_ends_where_what_is_to_be_said_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     end = Said()
     monkeypatch.setattr(end, "take", raising(ValueError("a defect")))
+    end.outbox.put(t.Reload())
     assert why_it_ended(end, None) == "what it was to be told could not be said: ValueError('a defect')"
 
 
@@ -93,20 +121,28 @@ def test_models_that_come_another_way_are_all_said() -> None:
     assert [item.said for item in from_bytes(outbox.take(0.0))] == [t.Model(1, ()), t.Model(2, ())]
 
 
+class Waits(Outbox):
+    """Says when it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def wait(self, timeout: float) -> None:
+        self.waits.set()
+        super().wait(timeout)
+
+
 class Kept:
     """Both ends of a line: what is said on one comes out on the other, and neither keeps it."""
 
     def __init__(self, *said: bytes) -> None:
         self.left = [memoryview(one) for one in said]
         self.heard: list[weakref.ref[memoryview]] = []
-        self.came, self.waits, self.over = threading.Event(), threading.Event(), threading.Event()
+        self.came, self.outbox = threading.Event(), Waits()
 
     def take(self, timeout: float) -> memoryview | bytes:
-        if self.left:
-            return self.left.pop(0)
-        self.waits.set()
-        self.over.wait(PATIENCE)
-        return b""
+        return self.left.pop(0) if self.left else b""
 
     def give(self, batch: bytes | memoryview) -> None:
         assert isinstance(batch, memoryview)
@@ -118,19 +154,19 @@ def test_a_line_keeps_nothing_of_what_was_said_while_it_waits_for_more() -> None
     says, hears = Kept(b"a sum"), Kept()
     said = weakref.ref(says.left[0])
     lines = [
-        LineEnd(sock, end, "node", ended=lambda why: None, over=end.over.is_set)  # type: ignore[arg-type]
+        LineEnd(sock, end, "node", ended=lambda why: None, over=lambda end=end: end.outbox.over)  # type: ignore
         for sock, end in zip(socket.socketpair(), (says, hears), strict=True)
     ]
     for line in lines:
         line.start()
     try:
-        assert says.waits.wait(PATIENCE)
+        assert says.outbox.waits.wait(PATIENCE)
         assert hears.came.wait(PATIENCE)
         assert said() is None
         eventually(lambda: hears.heard[0]() is None)  # its thread is on its way to what comes next
     finally:
         for end in (says, hears):
-            end.over.set()
+            end.outbox.close()
         for line in lines:
             line.close()
 
@@ -144,3 +180,68 @@ def test_what_is_not_kept_of_an_outbox_is_given_back_at_once() -> None:
     assert (there() is None, outbox.over) == (False, False)
     outbox.close(keep=False)
     assert (there(), outbox.over, outbox.take(0.0)) == (None, True, b"")
+
+
+def test_what_nobody_waits_for_waits_for_a_question_and_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outboxes, "LINGER", PATIENCE)
+    outbox, taken = Outbox(), list[bytes]()
+    taking = threading.Thread(target=lambda: taken.append(outbox.take(PATIENCE)))
+    taking.start()
+    for number in (1, 2):
+        outbox.put(t.Accepted(number))
+    outbox.put(q.Flush(), 1)
+    taking.join(PATIENCE / 2)
+    assert [item.said for item in from_bytes(taken[0])] == [t.Accepted(1), t.Accepted(2), q.Flush()]
+
+
+def test_what_nobody_waits_for_goes_by_itself_too() -> None:
+    outbox = Outbox()
+    outbox.put(t.Accepted(1))
+    assert [item.said for item in from_bytes(outbox.take(PATIENCE))] == [t.Accepted(1)]
+
+
+def test_who_asks_or_answers_says_so_and_all_that_was_said_before() -> None:
+    end = Said()
+    with carried(end) as incoming:
+        end.outbox.put(q.Flush(), 1)
+        assert said(incoming) == [Item(q.Flush(), 1)]
+        assert end.said_by == [threading.current_thread().name]
+
+
+def test_what_a_line_does_not_take_at_once_is_not_waited_for_and_comes_in_its_order() -> None:
+    end, long = Said(), "a" * MORE_THAN_A_LINE_HOLDS
+    with carried(end) as incoming:
+        for number in (1, 2, 3):
+            end.outbox.put(q.SentBy(long if number == 1 else None), number)
+        found = list[Item]()
+        while len(found) < 3:
+            found += said(incoming)
+        assert [item.number for item in found] == [1, 2, 3]
+        assert found[0].said == q.SentBy(long)
+        assert end.said_by[0] == threading.current_thread().name
+        assert "line-out-node" in end.said_by[1:], "nobody else is made to wait for the other end"
+
+
+def test_batches_arrive_as_they_were_however_they_are_cut() -> None:
+    chance = random.Random(1)
+    sizes = [0, 1, BUFFER - LENGTH, BUFFER - LENGTH + 1, BUFFER, 3 * BUFFER, *chance.sample(range(3000), 60)]
+    batches = [chance.randbytes(size) for size in sizes]
+    stream = b"".join(len(batch).to_bytes(LENGTH, "big") + batch for batch in batches)
+    ours, its = socket.socketpair()
+
+    def send() -> None:
+        at = 0
+        while at < len(stream):
+            size = chance.choice((1, 7, 500, BUFFER, 2 * BUFFER))
+            its.sendall(stream[at : at + size])
+            at += size
+        its.close()
+
+    with ours:
+        sending = threading.Thread(target=send)
+        sending.start()
+        incoming, found = Incoming(ours), list[bytes]()
+        while (batch := incoming.next()) is not None:
+            found.append(bytes(batch))
+        sending.join()
+    assert found == batches

@@ -15,6 +15,7 @@ from flserver.events import NodeLost, NodeStarted
 from flserver.ingest import told as t
 from flserver.ingest.batches import BatchError, Item, to_bytes
 from flserver.ingest.faults import NodesFault
+from flserver.ingest.models import NodeModels
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
 from flserver.process import ray_line, ray_nodes
@@ -43,26 +44,26 @@ def answered(peer: Peer, client: int) -> None:
 def test_a_node_that_works_at_a_model_for_long_answers_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taking, begun, may = Node._take_model, threading.Event(), threading.Event()
+    taking, begun, may = NodeModels.take, threading.Event(), threading.Event()
     told: list[bytes] = []
     giving = RayNode.give
 
-    def take_model(node: Node, said: t.Model) -> None:
+    def take_model(models: NodeModels, said: t.Model) -> None:
         begun.set()
         assert may.wait(PATIENCE)
-        taking(node, said)
+        taking(models, said)
 
     def give(node: RayNode, batch: bytes) -> None:
         giving(node, batch)
         told.append(batch)
 
-    monkeypatch.setattr(Node, "_take_model", take_model)
+    monkeypatch.setattr(NodeModels, "take", take_model)
     monkeypatch.setattr(RayNode, "give", give)
     with OnThreads(tmp_path, 1, 1, 1) as run:
         (port,) = run.ports()
         try:
             assert begun.wait(PATIENCE)
-            (place,) = run.several.desk._places.values()
+            (place,) = run.several.desk._places
             there = len(told)
             place.outbox.put(t.Room(0, 0))
             eventually(lambda: len(told) > there)
@@ -146,7 +147,7 @@ def test_a_node_without_memory_for_its_range_is_lost_and_the_others_make_the_mod
     with OnThreads(tmp_path, 3, 1, 3, min_updates=1) as run:
         ports = run.ports()
         short = run.threads.actors[f"node-{number}"].kept
-        short._served().exact_sum = raising(MemoryError("no room"))  # type: ignore[method-assign]
+        short._served().making._range = raising(MemoryError("no room"))  # type: ignore[method-assign]
         peers = [run.several._peers.enter_context(Peer(port, client)).join() for client, port in enumerate(ports)]
         for client, peer in enumerate(peers):
             answered(peer, client)
@@ -159,7 +160,7 @@ def test_what_would_fail_at_any_node_costs_the_run(tmp_path: Path) -> None:
     with OnThreads(tmp_path, 2, 1, 1) as run:
         ports = run.ports()
         for handle in run.threads.actors.values():
-            handle.kept._served().exact_sum = raising(ValueError("a defect"))  # type: ignore[method-assign]
+            handle.kept._served().making._range = raising(ValueError("a defect"))  # type: ignore[method-assign]
         with Peer(ports[0], 1).join() as peer:
             answered(peer, 1)
             assert run.several.finish() == "failed"

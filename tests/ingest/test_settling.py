@@ -9,6 +9,7 @@ import torch
 
 from flserver import events as e
 from flserver.aggregation import FedAvg
+from flserver.ingest.held import Kept
 from flserver.models.state import State
 from tests.ingest.outcomes import decided, lost, moved, with_kept
 from tests.ingest.several import Several
@@ -20,7 +21,7 @@ def finishing(several: Several, during: Callable[[int], None]) -> list[list[str]
     Returns whom the calls named."""
     calls: list[list[str]] = []
 
-    def finish(round: int, attempt: int, names: Sequence[str]) -> State:
+    def finish(round: int, attempt: int, names: Sequence[str], turns: int) -> State:
         calls.append(list(names))
         whole = FedAvg()
         whole.begin(several.exchange.model.state)
@@ -32,7 +33,9 @@ def finishing(several: Several, during: Callable[[int], None]) -> list[list[str]
         during(len(calls))
         return whole.finish()
 
-    several.desk.finish = finish
+    engine = several.engine
+    assert engine is not None
+    engine.finish = finish  # type: ignore[method-assign]
     return calls
 
 
@@ -47,7 +50,7 @@ def mean(states: Sequence[State]) -> torch.Tensor:
 @pytest.mark.parametrize("kept", [False, True], ids=["lost", "kept"])
 @pytest.mark.parametrize("dies", [0, 1, 2])
 def test_a_node_goes_between_the_new_state_and_its_settlement(tmp_path: Path, dies: int, kept: bool) -> None:
-    with Several(tmp_path, 3, clients=3, min_updates=1) as several:
+    with Several(tmp_path, 3, clients=3, min_updates=1, called=True) as several:
         if kept:
             with_kept(several, tmp_path)
         name = several.nodes[dies].name
@@ -71,16 +74,16 @@ def test_a_node_goes_between_the_new_state_and_its_settlement(tmp_path: Path, di
 
 
 def test_what_is_added_again_meanwhile_is_waited_for(tmp_path: Path) -> None:
-    with Several(tmp_path, 2, clients=2) as several:
+    with Several(tmp_path, 2, clients=2, called=True) as several:
         with_kept(several, tmp_path)
         adding, made = threading.Event(), threading.Event()
         finishing(several, lambda call: made.set())
         add_again = several.desk.add_again
 
-        def slowly(round: int, digest: str, samples: int) -> bool:
+        def slowly(kept: Kept) -> bool:
             adding.set()
             made.wait(0.3)  # it is not made: who cannot wait for this has so long to make it
-            return add_again(round, digest, samples)
+            return add_again(kept)
 
         several.desk.add_again = slowly  # type: ignore[method-assign]
         a, b = several.peer("a"), several.peer("b", node=1)

@@ -95,7 +95,7 @@ class Line:
 
     def _run(self) -> None:
         try:
-            self.session.run()
+            self.session.go_on()
         except BaseException as error:
             self._error = error
 

@@ -27,7 +27,7 @@ def what_is_left(network: Network, sent: bytes) -> list[object]:
     trainer.sendall(sent)
     trainer.close()
     session = Session(ours, PEER, 100, network.context, lambda session: None)
-    session.run()
+    assert session.go_on() is None
     left = weakref.ref(session), weakref.ref(session._first), weakref.ref(session._first.reader)
     del session
     return [one() for one in left if one() is not None]

@@ -132,6 +132,30 @@ def test_one_session_is_at_work_and_the_others_follow_on_its_thread_as_they_came
     crew.workers.close()
 
 
+def test_who_is_resumed_waits_for_who_is_at_work_and_goes_before_those_that_have_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "WORK_SECONDS", PATIENCE)
+    crew, (one, two, new) = Crew(), [Work(number, waits=False) for number in range(3)]
+    done: list[Work] = []
+    serve = crew.workers._serve
+    crew.workers._serve = lambda work: (done.append(work), serve(work))[1]  # type: ignore[assignment, func-returns-value]
+    one.over.set()
+    crew.workers.give(one)
+    eventually(lambda: crew.workers._at_work is None and done == [one])
+    crew.workers.give(two)
+    crew.workers.give(new)
+    crew.workers.resume(one)
+    assert crew.workers.overtake(), "somebody waits"
+    for work in (two, new):
+        work.over.set()
+    eventually(lambda: len(done) == 4)
+    assert done == [one, two, one, new]
+    crew.workers.resume(one)
+    eventually(lambda: done[4:] == [one])
+    crew.workers.close()
+
+
 def test_those_who_wait_have_their_turn_address_by_address() -> None:
     crew = Crew()
     owners = ["many", "many", "many", "one", "many", "other", "one"]

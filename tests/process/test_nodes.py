@@ -20,6 +20,7 @@ from flserver.ingest.ids import Ids
 from flserver.ingest.lines import LineEnd
 from flserver.network.listener import Listener
 from flserver.process import nodes, restarts
+from flserver.process.calls import Caller
 from flserver.process.node import LOST, main, make_model
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
@@ -143,12 +144,12 @@ def test_a_node_that_is_being_started_hears_no_signal_and_ends_with_its_server_a
 def test_a_node_whose_server_is_gone_before_it_has_begun_ends_with_no_more_than_a_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ours, its = socket.socketpair()
+    (ours, its), (calls, called) = socket.socketpair(), socket.socketpair()
     ours.close()
     for of_the_process in ("signal.signal", "allow_descriptors", "limit_arenas"):
         monkeypatch.setattr(f"flserver.process.node.{of_the_process}", lambda *_: None)
-    with Listener("127.0.0.1", 0).socket as listening:
-        assert main(listening.fileno(), its.detach()) == LOST
+    with Listener("127.0.0.1", 0).socket as listening, calls, called:
+        assert main(listening.fileno(), its.detach(), called.fileno()) == LOST
 
 
 @pytest.mark.usefixtures("hanging")
@@ -187,17 +188,19 @@ def test_another_comes_in_the_place_of_a_node_that_takes_nothing(
 
 @pytest.mark.usefixtures("hanging")
 def test_a_node_that_takes_nothing_ends_with_the_server(tmp_path: Path) -> None:
-    ours, its = socket.socketpair()
+    (ours, its), (calls, called) = socket.socketpair(), socket.socketpair()
     process = subprocess.Popen(["sleep", "3600"], stdin=its)
     its.close()
+    called.close()
     served = Served(tmp_path, 1)
     served.listener.close()
     place = served.desk.open("node-1")
     line = LineEnd(ours, place, "node-1", ended=place.gone, over=lambda: place.outbox.over)
     line.start()
+    caller = Caller(calls, "node-1", PATIENCE)
     place.outbox.put(t.Model(1, (memoryview(bytes(MORE_THAN_A_LINE_HOLDS)),)))
     place.outbox.close()
-    ends = threading.Thread(target=nodes.Child(process, place, line).end, daemon=True)
+    ends = threading.Thread(target=nodes.Child(process, place, line, caller).end, daemon=True)
     ends.start()
     try:
         ends.join(PATIENCE)

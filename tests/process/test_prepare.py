@@ -218,8 +218,7 @@ def test_a_child_does_not_begin_with_a_checkpoint_that_is_pruned_changed_or_gone
         begin(2)
 
 
-def test_nodes_need_a_strategy_that_each_can_have_a_part_of(tmp_path: Path, made: list[Any]) -> None:
-    start(tmp_path, ingest=2)
-    with pytest.raises(UsageError, match=r"--ingest: --strategy tests.sums:InTurn is none that nodes"):
-        start(tmp_path, ingest=2, strategy="tests.sums:InTurn")
-    start(tmp_path, strategy="tests.sums:InTurn")
+@pytest.mark.parametrize("nodes", [0, 2])
+def test_nodes_may_have_any_strategy(tmp_path: Path, made: list[Any], nodes: int) -> None:
+    start(tmp_path, ingest=nodes)
+    start(tmp_path, ingest=nodes, strategy="tests.sums:InTurn")

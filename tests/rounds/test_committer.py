@@ -30,7 +30,7 @@ class Recorder:
 
     crowded = False
 
-    def emit(self, event: e.Event, *, first: bool = True) -> None:
+    def emit(self, event: e.Event, *, first: bool = True, payload: str | None = None) -> None:
         self.events.append(event)
 
     def flush(self) -> None:

@@ -1,0 +1,203 @@
+"""How the nodes of this machine get models, and make the new one: what is large lies in memory that all of them map.
+
+``CalledNodes`` is the server's part, an ``ingest.engine.Engine`` over ``calls``; ``answers`` the node's.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from flserver.ingest.engine import NodeGone
+from flserver.ingest.node import Node
+from flserver.process.calls import Answer, Caller, CallerGone, CallFailed, Does, Said, close_all
+
+if TYPE_CHECKING:  # torch is not there yet when trainers register
+    from flserver.aggregation import State
+
+logger = logging.getLogger(__name__)
+
+LEAST = 1 << 20  # bytes of a model below which it goes over the lines, and sums do
+MAKE_SECONDS = 600.0  # that a node has for its part of a sum, or of a model
+UNTAKEN = 2  # models that a node has not taken yet: the next one waits where older ones give way to it, in its line
+
+
+class CalledNodes:
+    """See ``ingest.engine.Engine``. For many threads."""
+
+    least = LEAST
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._callers: dict[str, Caller] = {}
+        self._untaken: dict[str, list[Future[Said]]] = {}
+        self._model: tuple[int, int, Sequence[Any]] | None = None  # its number, its file, the sizes of its tensors
+        self._layout: State = {}
+
+    def add(self, caller: Caller) -> None:
+        """There is a node that can be called."""
+        with self._lock:
+            self._callers[caller.name], self._untaken[caller.name] = caller, []
+
+    def remove(self, caller: Caller) -> None:
+        """It is there no more; what was asked of it fails."""
+        with self._lock:
+            self._callers.pop(caller.name, None)
+            self._untaken.pop(caller.name, None)
+        caller.cut()
+
+    def close(self) -> None:
+        """There is no model any more."""
+        with self._lock:
+            self._forget()
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def carry(self, number: int, state: "State") -> None:
+        """See ``Engine``: a model's bytes lie in one file, which each node maps."""
+        from flserver.process.values import put
+
+        with self._lock:
+            self._forget()
+            self._layout = {name: tensor.to("meta") for name, tensor in state.items()}
+            if sum(tensor.nbytes for tensor in state.values()) >= self.least:
+                try:
+                    descriptor, ((_, tensors),) = put([state])
+                except OSError as error:
+                    logger.warning("the model goes over the nodes' lines: %s", error.strerror)
+                else:
+                    self._model = number, descriptor, tensors
+
+    def _forget(self) -> None:
+        if self._model is not None:
+            os.close(self._model[1])
+        self._model = None
+
+    def brings(self, number: int, name: str) -> bool:
+        """See ``Engine``: not what is small, nor to who has not taken the ones before."""
+        with self._lock:
+            caller, model = self._callers.get(name), self._model
+            if caller is None or model is None or model[0] != number:
+                return False
+            untaken = [answer for answer in self._untaken[name] if not answer.done()]
+            if len(untaken) >= UNTAKEN:
+                return False
+            answer = caller.call("model", number, model[2], descriptors=[model[1]])
+            self._untaken[name] = [*untaken, answer]
+            return True
+
+    # --- sums, and updates -------------------------------------------------------------------------------------------
+
+    def finish(self, round: int, attempt: int, names: Sequence[str], turns: int) -> "State":
+        """See ``Engine``. Raises NodeGone, and FlserverError where a node could not do its part."""
+        from flserver.aggregation.ranges import put, ranges, unset_like
+
+        with self._lock:
+            found, layout = [self._callers.get(name) for name in names], self._layout
+        callers: list[Caller] = []
+        for name, caller in zip(names, found, strict=True):
+            if caller is None:
+                raise NodeGone(name, "it went before its part was asked for")
+            callers.append(caller)
+        count = len(callers) * turns
+        parts, whole = ranges(layout, count), unset_like(layout)
+        for first in range(0, len(parts), len(callers)):
+            numbers = range(first, min(first + len(callers), len(parts)))
+            for number, part in zip(numbers, _turn(callers, (round, attempt, count), numbers), strict=True):
+                put(whole, parts[number], part)
+        return whole
+
+
+def _turn(callers: Sequence[Caller], which: tuple[int, int, int], numbers: range) -> "Iterator[State]":
+    """The new model in each of these ranges, of which each caller makes one at most."""
+    from flserver.process.values import memory_of, state_in
+
+    makes = dict(zip(callers, numbers, strict=False))
+    with ExitStack() as files:
+
+        def asked(caller: Caller, method: str, *given: object, descriptors: Sequence[int] = ()) -> "Future[Said]":
+            answer = caller.call(method, *which, *given, descriptors=descriptors)
+            files.callback(answer.add_done_callback, _closed)  # also where it comes when nobody waits for it any more
+            return answer
+
+        cutting = {
+            caller: asked(caller, "cut", wanted)
+            for caller in callers
+            if (wanted := [number for number in numbers if number != makes.get(caller)])
+        }
+        cuts: dict[Caller, tuple[dict[int, Any], int]] = {}
+        for caller, answer in cutting.items():
+            (listed,), (descriptor,) = _answered(caller, answer)
+            cuts[caller] = dict(listed), descriptor
+        making = {}
+        for caller, number in makes.items():
+            others = [(there[number], file) for other, (there, file) in cuts.items() if other is not caller]
+            tensors, descriptors = [one for one, _ in others], [file for _, file in others]
+            making[caller] = asked(caller, "made", number, tensors, descriptors=descriptors)
+        for caller, answer in making.items():
+            (tensors,), (descriptor,) = _answered(caller, answer)
+            yield state_in(memory_of(descriptor), tensors)
+
+
+def _closed(answer: "Future[Said]") -> None:
+    if answer.exception() is None:
+        close_all(answer.result().descriptors)
+
+
+def _answered(caller: Caller, answer: "Future[Said]") -> Said:
+    try:
+        return answer.result(MAKE_SECONDS)
+    except Late as error:
+        raise NodeGone(caller.name, f"it has not done its part within {MAKE_SECONDS:g} s") from error
+    except CallerGone as error:
+        raise NodeGone(caller.name, str(error)) from error
+
+
+def answers(node: Node) -> Mapping[str, Does]:
+    """What a node does when it is called."""
+
+    def model(given: list[Any], descriptors: list[int]) -> Answer:
+        number, tensors = given
+        node.model(number, _blobs(_taken(descriptors)[0], tensors))
+        return [], ()
+
+    def cut(given: list[Any], descriptors: list[int]) -> Answer:
+        from flserver.process.values import put
+
+        round, attempt, count, wanted = given
+        descriptor, values = put([node.making.cut(round, attempt, number, count) for number in wanted])
+        return [[[number, value.tensors] for number, value in zip(wanted, values, strict=True)]], [descriptor]
+
+    def made(given: list[Any], descriptors: list[int]) -> Answer:
+        from flserver.process.values import put, state_in
+
+        round, attempt, count, number, listed = given
+        others = [state_in(memory, tensors) for memory, tensors in zip(_taken(descriptors), listed, strict=True)]
+        descriptor, ((_, tensors),) = put([node.making.made(round, attempt, number, count, others)])
+        return [tensors], [descriptor]
+
+    return {"model": model, "cut": cut, "made": made}
+
+
+def _taken(descriptors: list[int]) -> list[memoryview]:
+    """The files' memory, which outlives the descriptors."""
+    from flserver.process.values import memory_of
+
+    try:
+        return [memory_of(descriptor) for descriptor in descriptors]
+    except OSError as error:
+        raise CallFailed(f"memory that was handed over cannot be mapped: {error.strerror}") from error
+    finally:
+        close_all(descriptors)
+
+
+def _blobs(memory: memoryview, tensors: Sequence[Any]) -> list[memoryview]:
+    """Each tensor's bytes."""
+    from flserver.models.state import raw_bytes
+    from flserver.process.values import state_in
+
+    return [raw_bytes(tensor) if tensor.numel() else memoryview(b"") for tensor in state_in(memory, tensors).values()]

@@ -1,0 +1,174 @@
+"""What a server asks of a node's process beside its line, and is answered: in order, with descriptors that go along.
+
+It is carried over a socket pair, as JSON that says what, and files in memory (``values``) that lie behind it.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from flserver.errors import FlserverError, one_line
+from flserver.ingest.faults import is_its_own
+from flserver.ingest.lines import LENGTH, receive_first, set_patience
+
+MOST_DESCRIPTORS = 200  # in one message: the system takes 253
+
+logger = logging.getLogger(__name__)
+
+
+class CallerGone(FlserverError):
+    """The other process has ended, or its end of the socket has, or it cannot go on."""
+
+
+class CallFailed(FlserverError):
+    """It could not do what it was asked for; ``str`` says why."""
+
+
+class Said(NamedTuple):
+    """A call or an answer, with the descriptors that came along: whoever takes it closes them."""
+
+    what: Any
+    descriptors: list[int]
+
+
+def send(sock: socket.socket, what: object, descriptors: Sequence[int] = ()) -> None:
+    """Say something. Where nobody is there any more, the reader notices."""
+    body = json.dumps([what, len(descriptors)]).encode()
+    try:
+        sock.sendall(len(body).to_bytes(LENGTH, "big") + body)
+        for first in range(0, len(descriptors), MOST_DESCRIPTORS):
+            socket.send_fds(sock, [b"\0"], descriptors[first : first + MOST_DESCRIPTORS])
+    except OSError:  # or it takes nothing any more: there is no sense in what would follow
+        cut(sock)
+
+
+def receive(sock: socket.socket) -> Said:
+    """What comes next. Raises EOFError at the end, and OSError."""
+    what, count = json.loads(bytes(receive_first(sock)))
+    descriptors: list[int] = []
+    try:
+        while len(descriptors) < count:
+            byte, came, _, _ = socket.recv_fds(sock, 1, min(MOST_DESCRIPTORS, count - len(descriptors)))
+            descriptors += came
+            if not byte or not came:
+                raise EOFError("a call ended early")
+    except BaseException:
+        close_all(descriptors)
+        raise
+    return Said(what, descriptors)
+
+
+def cut(sock: socket.socket) -> None:
+    """Nothing more is said. May be called again, and by any thread."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close these files here: they are gone where nobody else has them."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+class Caller:
+    """The server's end, for the node ``name``. Answers come on a thread of its own, in the order of the calls. A node
+    that takes nothing of what it is asked for ``patience`` seconds is gone."""
+
+    def __init__(self, sock: socket.socket, name: str, patience: float) -> None:
+        set_patience(sock, patience)
+        self._socket, self.name = sock, name
+        self._lock = threading.Lock()  # guards the two below, and the order of what is sent
+        self._asked: deque[Future[Said]] = deque()
+        self._over = False
+        self._thread = threading.Thread(target=self._read, name=f"calls-{name}")
+
+    def start(self) -> None:
+        """Begin to hear."""
+        self._thread.start()
+
+    def call(self, method: str, *given: object, descriptors: Sequence[int] = ()) -> "Future[Said]":
+        """Ask for something. The answer raises CallerGone, or CallFailed."""
+        answer: Future[Said] = Future()
+        with self._lock:
+            if self._over:
+                answer.set_exception(CallerGone("its process ended"))
+                return answer
+            self._asked.append(answer)
+            send(self._socket, [method, *given], descriptors)
+        return answer
+
+    def _read(self) -> None:
+        try:
+            while True:
+                (kind, *values), descriptors = receive(self._socket)
+                with self._lock:
+                    answer = self._asked.popleft()
+                if kind == "gone":
+                    answer.set_exception(CallerGone(*values))
+                elif kind == "failed":
+                    answer.set_exception(CallFailed(*values))
+                else:
+                    answer.set_result(Said(values, descriptors))
+        except (EOFError, OSError, ValueError, IndexError) as error:
+            logger.debug("%s answers no more: %s", self.name, error)
+        with self._lock:
+            self._over, asked = True, list(self._asked)
+            self._asked.clear()
+        for answer in asked:
+            answer.set_exception(CallerGone("its process ended"))
+
+    def cut(self) -> None:
+        """Nobody calls any more; what was asked for and not answered fails. May be called again, and by any thread."""
+        cut(self._socket)
+
+    def close(self) -> None:
+        """Cut it, and join its thread."""
+        self.cut()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()
+
+
+Answer = tuple[list[Any], Sequence[int]]
+Does = Callable[[list[Any], list[int]], Answer]
+"""Does what a call asks for, of its values and descriptors, and gives what to answer; it closes what it took."""
+
+
+class Answering:
+    """A node's end: ``does`` has what is done, by its name, on a thread of its own, one call at a time."""
+
+    def __init__(self, sock: socket.socket, does: Mapping[str, Does]) -> None:
+        self._socket, self._does = sock, does
+        self._thread = threading.Thread(target=self._serve, name="calls")
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                (method, *given), taken = receive(self._socket)
+                try:
+                    values, descriptors = self._does[method](given, taken)
+                except Exception as error:  # the server's to raise
+                    if not isinstance(error, FlserverError):
+                        logger.exception("%s failed", method)
+                    send(self._socket, ["gone" if is_its_own(error) else "failed", one_line(error)])
+                else:
+                    send(self._socket, ["done", *values], descriptors)
+                    close_all(descriptors)
+
+    def close(self) -> None:
+        """Answer no more, and join the thread."""
+        cut(self._socket)
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._socket.close()

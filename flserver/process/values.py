@@ -1,0 +1,64 @@
+"""States that processes of one machine have in common, each in a file that has no name, in memory.
+
+Who was given its descriptor can map it, and nobody else; it is gone with the last who has it open or mapped, however
+that one ends.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from flserver.models.pages import mapped
+from flserver.models.state import State, raw_bytes
+
+ALIGNED = 64  # bytes, at a multiple of which each tensor begins
+
+
+class Value(NamedTuple):
+    """A state in the file of that ``descriptor``: its tensors as name, dtype, shape and first byte."""
+
+    descriptor: int
+    tensors: Sequence[tuple[str, str, Sequence[int], int]]
+
+
+def put(states: Sequence[State]) -> tuple[int, list[Value]]:
+    """A new file with these states: its descriptor, which is the caller's to close, and where they are. Raises
+    OSError."""
+    values, at = [], 0
+    descriptor = os.memfd_create("flserver", os.MFD_CLOEXEC)
+    try:
+        for state in states:
+            tensors: list[tuple[str, str, Sequence[int], int]] = []
+            for name, tensor in state.items():
+                tensors.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), at))
+                if tensor.numel():
+                    _write(descriptor, raw_bytes(tensor), at)
+                at += -(-tensor.nbytes // ALIGNED) * ALIGNED
+            values.append(Value(descriptor, tensors))
+        os.ftruncate(descriptor, at or 1)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, values
+
+
+def _write(descriptor: int, raw: memoryview, at: int) -> None:
+    while raw:
+        done = os.pwrite(descriptor, raw, at)
+        raw, at = raw[done:], at + done
+
+
+def memory_of(descriptor: int) -> memoryview:
+    """The whole file, to be read; the descriptor may be closed. Raises OSError."""
+    return mapped(descriptor, os.fstat(descriptor).st_size, writable=False)
+
+
+def state_in(memory: memoryview, tensors: Sequence[Sequence[Any]]) -> State:
+    """A value's state, over the file's ``memory``: not to be written to."""
+    flat, state = torch.frombuffer(memory, dtype=torch.uint8), {}
+    for name, kind, shape, at in tensors:
+        dtype, size = getattr(torch, kind), torch.Size(shape)
+        state[name] = flat[at : at + size.numel() * dtype.itemsize].view(dtype).view(size)
+    return state

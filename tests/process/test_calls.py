@@ -1,0 +1,124 @@
+"""What a server asks of a node's process beside its line, and the memory that goes along."""
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from flserver.models.state import State
+from flserver.process import calls
+from flserver.process.calls import Caller, CallerGone, CallFailed, close_all, receive, send
+from flserver.process.values import memory_of, put, state_in
+from tests.patience import PATIENCE
+from tests.process.calling import between, descriptors
+
+STATE: State = {
+    "w": torch.arange(70, dtype=torch.float32).view(7, 10),
+    "none": torch.empty(0, 3, dtype=torch.int64),
+    "n": torch.tensor(5),
+    "half": torch.ones(3, dtype=torch.float16),
+    "mask": torch.tensor([True, False]),
+}
+
+
+def test_states_in_one_file_outlive_its_descriptor_and_have_no_name() -> None:
+    before = descriptors()
+    descriptor, values = put([STATE, {}, {"w": torch.full((3,), 2.0)}])
+    assert "memfd:flserver (deleted)" in os.readlink(f"/proc/self/fd/{descriptor}")
+    memory, file = memory_of(descriptor), str(os.fstat(descriptor).st_ino)
+    os.close(descriptor)
+    assert descriptors() == before
+    first, empty, last = (state_in(memory, value.tensors) for value in values)
+    assert list(first) == list(STATE)
+    for name, tensor in STATE.items():
+        assert first[name].dtype == tensor.dtype
+        assert torch.equal(first[name], tensor)
+    assert empty == {}
+    assert last["w"].tolist() == [2.0] * 3
+
+    def is_mapped() -> bool:
+        return any(line.split()[4] == file for line in Path("/proc/self/maps").read_text().splitlines())
+
+    assert is_mapped()
+    del memory, first, last
+    assert not is_mapped()
+
+
+def test_answers_come_in_order_and_failures_are_answers(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(given: list[object], taken: list[int]) -> tuple[list[object], list[int]]:
+        raise ValueError("a defect")
+
+    with between({"say": lambda given, taken: (given, []), "fail": fail}) as (caller, _):
+        asked = [caller.call("say", number) for number in range(5)]
+        failed, after = caller.call("fail"), caller.call("say", "after")
+        assert [answer.result(PATIENCE).what for answer in asked] == [[number] for number in range(5)]
+        with pytest.raises(CallFailed, match="a defect"):
+            failed.result(PATIENCE)
+        assert after.result(PATIENCE).what == ["after"]
+    assert "fail failed" in caplog.text
+
+
+def test_more_files_go_along_than_one_message_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MOST_DESCRIPTORS", 3)
+    before = descriptors()
+    ours, its = socket.socketpair()
+    files = [put([{"w": torch.tensor([number])}])[0] for number in range(8)]
+    sending = threading.Thread(target=send, args=(ours, ["here"], files))
+    sending.start()
+    what, taken = receive(its)
+    sending.join()
+    assert what == ["here"]
+    assert [int(memory_of(one)[0]) for one in taken] == list(range(8))
+    close_all([*files, *taken])
+    ours.close()
+    its.close()
+    assert descriptors() == before
+
+
+def test_what_ends_early_leaves_no_file_open() -> None:
+    before = descriptors()
+    ours, its = socket.socketpair()
+    body = b'["here", 2]'
+    (file, _) = put([STATE])
+    ours.sendall(len(body).to_bytes(8, "big") + body)
+    socket.send_fds(ours, [b"\0"], [file])
+    ours.close()
+    with pytest.raises(EOFError):
+        receive(its)
+    its.close()
+    os.close(file)
+    assert descriptors() == before
+
+
+def test_whoever_asks_one_that_is_gone_is_told_so() -> None:
+    reached, goes = threading.Event(), threading.Event()
+
+    def wait(given: list[object], taken: list[int]) -> tuple[list[object], list[int]]:
+        reached.set()
+        goes.wait(PATIENCE)
+        return [], []
+
+    with between({"wait": wait}) as (caller, answering):
+        asked = caller.call("wait")
+        assert reached.wait(PATIENCE)
+        calls.cut(answering._socket)
+        with pytest.raises(CallerGone):
+            asked.result(PATIENCE)
+        with pytest.raises(CallerGone):
+            caller.call("wait").result(PATIENCE)
+        goes.set()
+
+
+def test_one_that_takes_nothing_is_gone() -> None:
+    ours, its = socket.socketpair()
+    caller = Caller(ours, "node-1", 0.05)
+    caller.start()
+    asked = [caller.call("say", "x" * (1 << 20)) for _ in range(3)]
+    for answer in asked:
+        with pytest.raises(CallerGone):
+            answer.result(PATIENCE)
+    caller.close()
+    its.close()
