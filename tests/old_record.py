@@ -22,6 +22,10 @@ def as_then(events: Iterable[e.Event], revision: str) -> Iterator[e.Event]:
             continue
         if isinstance(event, e.StrangersSummed) and revision < "0006":
             continue
+        if isinstance(event, e.NodeStarted | e.NodeEnded) and revision < "0018":
+            continue
+        if isinstance(event, e.NodeLost) and revision < "0018":
+            event = replace(event, slot=None)
         if isinstance(event, e.ClientRegistered) and revision < "0003":
             event = replace(event, metadata=None)
         if isinstance(event, e.UpdateReceived) and revision < "0014":

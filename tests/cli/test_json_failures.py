@@ -110,7 +110,7 @@ def test_an_interrupted_command_says_so(flserver: Run, db: Path, monkeypatch: py
     answer = flserver("--db", db, "runs", "--json")
     told(answer)
     assert (answer[0], json.loads(answer[1])["error"]) == (3, "interrupted")
-    monkeypatch.setattr("flserver.cli.simulate._play", interrupted)
+    monkeypatch.setattr("flserver.cli.play.play", interrupted)
     answer = flserver("simulate", "--json")
     told(answer)
     assert (answer[0], "its processes have ended" in answer[2]) == (3, True)

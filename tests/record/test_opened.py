@@ -98,7 +98,7 @@ def test_nothing_can_be_written_and_a_database_has_to_be_there(recorded: Path, t
     before = recorded.read_bytes()
     r = record.open(recorded)
     for sql in ("DELETE FROM runs", f"ATTACH '{tmp_path / 'more.sqlite'}' AS more", "CREATE TABLE mine (n)"):
-        with pytest.raises(UsageError, match="a query can only read"):
+        with pytest.raises(UsageError, match="a query is one statement that only reads"):
             r.query(sql)
     with pytest.raises(UsageError, match="no such column: absent"):
         r.query("SELECT absent FROM v1_runs")

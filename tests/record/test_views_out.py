@@ -122,7 +122,7 @@ def test_nothing_is_written_over_and_nothing_is_left_of_what_failed(
 def test_the_command_writes_a_folder_or_one_view_to_standard_output(flserver: Run, db: Path, tmp_path: Path) -> None:
     said = lines(flserver("--db", db, "export", "night", "--out", tmp_path / "out"))
     assert said[0].endswith(f"15 views of run {story.RUN}")
-    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".csv"] * 14 + [".json"]
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".csv"] * 15 + [".json"]
     command = [
         sys.executable,
         "-m",
