@@ -158,7 +158,8 @@ def serves_and_outlives_its_server(
 
         def at_the_door() -> Mapping[str, Any]:
             url = f"http://{machines.door}:9464/healthz"
-            with suppress(OSError), urllib.request.urlopen(url, timeout=20) as answer:
+            # HAProxy goes on asking one that has just been lost, for longer.
+            with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
                 return dict(json.load(answer))
             return {}
 
