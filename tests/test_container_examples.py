@@ -229,6 +229,7 @@ def run(tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
 
     def run(script: str, *arguments: str, **environment: str) -> tuple[int, list[str]]:
         path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_HEAD": "head:6379"}
+        path["RAY_TMPDIR"] = str(tmp_path / "tmp")
         command = [OPS / "container" / script, *arguments]
         process = subprocess.Popen(command, env=path | environment, stderr=subprocess.DEVNULL)
         code = process.wait(PATIENCE)
@@ -270,6 +271,17 @@ def test_a_container_is_a_machine_of_ray_and_has_one_process_to_stop(run: Callab
     assert "--num-cpus=0" in raylet
     assert "--block" not in raylet
     assert server == "in its place: flserver --standby"
+
+
+def test_a_machine_is_well_when_this_start_of_it_has_joined(
+    run: Callable[..., tuple[int, list[str]]], tmp_path: Path
+) -> None:
+    assert run("on-ray", "check") == (1, [])
+    joined = tmp_path / "tmp" / "ray" / "ray_current_cluster"
+    joined.parent.mkdir(parents=True)
+    joined.touch()
+    run("on-ray", "node")
+    assert not joined.exists()
 
 
 def test_a_container_of_no_known_kind_is_none(run: Callable[..., tuple[int, list[str]]]) -> None:

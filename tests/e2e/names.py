@@ -15,12 +15,12 @@ A = 1
 NO_SUCH_NAME = 3
 
 
-def in_network(namespace: str, make: Callable[[], T]) -> T:
-    """What ``make`` gives on a thread that is in the network ``namespace``: a socket stays where it was made."""
+def in_network(pid: int, make: Callable[[], T]) -> T:
+    """What ``make`` gives on a thread that is in the process ``pid``'s network: a socket stays where it was made."""
     made: list[T | BaseException] = []
 
     def there() -> None:
-        descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+        descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
         try:
             if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
