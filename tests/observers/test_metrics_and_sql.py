@@ -1,20 +1,17 @@
 """Promise 7: /metrics says what SQL says, while a run is recorded and when another process goes on with it."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from flserver import events as e
-from flserver.events.bus import Bus
 from flserver.observers.metrics import Metrics
 from flserver.observers.tally import RunFacts
 from flserver.process.first_entries import last_round
 from flserver.store.reader import Reader
-from flserver.store.schema import ensure_head
-from flserver.store.writer import Writer
 from tests import facts
+from tests.observers.observed_and_recorded import record
 from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, committed
 from tests.observers.samples import lasting_samples, samples, value
 
@@ -24,23 +21,6 @@ def recorded(tmp_path: Path, run_events: list[e.Event]) -> tuple[Reader, Metrics
     """The run in a database, and what observed it there."""
     first, *others = run_events
     return record(tmp_path, [first, SERVER_STARTED, *others])
-
-
-def record(tmp_path: Path, recorded: Sequence[e.Event]) -> tuple[Reader, Metrics]:
-    path = tmp_path / "runs.sqlite"
-    ensure_head(path)
-    metrics = Metrics({})
-    failures: list[BaseException] = []
-    bus = Bus()
-    bus.subscribe(metrics)
-    writer = Writer(path, run_id="r1", process_id=1)
-    writer.start(on_committed=bus.publish, on_commit_seconds=lambda seconds: None, on_failure=failures.append)
-    for event in recorded:
-        writer.emit(event)
-    writer.flush()
-    writer.close()
-    assert failures == []
-    return Reader(path), metrics
 
 
 def test_what_was_observed_is_what_sql_restores(recorded: tuple[Reader, Metrics], run_facts: RunFacts) -> None:

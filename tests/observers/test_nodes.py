@@ -11,9 +11,9 @@ from flserver.observers.tally import RunFacts
 from flserver.store.reader import Reader
 from tests import facts
 from tests.observers.names import NODE_COUNTERS, NODE_GAUGES
+from tests.observers.observed_and_recorded import record
 from tests.observers.observed_run import RUN_STARTED, SERVER_STARTED, committed
 from tests.observers.samples import samples
-from tests.observers.test_metrics_and_sql import record
 
 LOST = e.LostUpdate(update_id=3, client_id="3", round=1, attempt=1)
 
