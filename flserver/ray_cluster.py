@@ -62,8 +62,8 @@ def check_cluster(address: str) -> None:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"--ray-address {address}: no cluster answers there ({why}): look there with `ray status`, "
-            "or start one with `ray start --head`, which this machine belongs to"
+            f"--ray-address {address}: no cluster answers there ({why}): look there whether Ray runs "
+            "(systemctl status flserver-ray, or who starts it); this machine has to belong to that cluster"
         ) from error
 
 

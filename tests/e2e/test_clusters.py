@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.network_namespace, pytest.mark.haproxy, pytest.mark.po
 
 CHANGED = {"FLSERVER_TIME_TO_WAIT": "1", "FLSERVER_NUM_ROUNDS": "3", "RAY_STORE_BYTES": "100000000"}
 """What somebody who uses the examples may set, as they say themselves."""
+ASKED_AGAIN = 2.0  # seconds after which a question that HAProxy sent to one that is gone is asked again
 OURS = {"XDG_CACHE_HOME": "/cache"}
 """What is not in them: arithmetic that other tests have compiled."""
 BOUND = 240.0
@@ -159,7 +160,7 @@ def serves_and_outlives_its_server(
         def at_the_door() -> Mapping[str, Any]:
             url = f"http://{machines.door}:9464/healthz"
             # HAProxy goes on asking one that has just been lost, for longer.
-            with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            with suppress(OSError), urllib.request.urlopen(url, timeout=ASKED_AGAIN) as answer:
                 return dict(json.load(answer))
             return {}
 
