@@ -36,7 +36,7 @@ class Probe:
     def cut(self, name: str) -> bytes:
         raise NodesFault(name, "no room") if name else ValueError("a defect")
 
-    def reduced(self, *others: bytes) -> bytes:
+    def made(self, *others: bytes) -> bytes:
         return b"".join(others)
 
 
@@ -60,7 +60,7 @@ def probed(cluster: Cluster, folder: Path) -> dict[str, Any]:
     cluster.get_all(waiting, PATIENCE)
     found["answered"].append(cluster.answered(waiting[0], 0.0))
     for name in ("node-7", ""):
-        of_another = other.reduced.remote(actor.cut.remote(name))
+        of_another = other.made.remote(actor.cut.remote(name))
         found[f"of {name or 'all'}"] = raised(lambda given=of_another: cluster.get(given, PATIENCE))
     os.kill(process, signal.SIGSTOP)
     found["stopped"] = raised(lambda: cluster.get(actor.is_there.remote(), LATE))

@@ -119,6 +119,10 @@ def _fill(reader: Reader, run: Row, form: Form, folder: Path, raw: bool) -> dict
 _HEAD = "SELECT COALESCE(MAX(seq), 0), (SELECT digest FROM v1_events ORDER BY seq DESC LIMIT 1) FROM v1_events"
 
 
+_COUNTS = {"v1_nodes": {"connections", "updates", "updates_lost", "bytes_in", "bytes_out"}}
+"""Expressions that are numbers, of views that a run without nodes has no rows in: there nothing else says so."""
+
+
 def _columns(asked: Asked, view: str, run_id: str) -> list[Column]:
     """The view's columns. What an expression is made of has no declared type: then what stands in it says it."""
     found = asked.columns(view)
@@ -134,6 +138,8 @@ def _kind(asked: Asked, view: str, run_id: str, name: str, declared: str) -> Kin
         return {"INTEGER": "integer", "REAL": "real", "TEXT": "text", "BLOB": "blob"}[declared]  # type: ignore[return-value]
     query = f'SELECT DISTINCT typeof("{name}") FROM {view} WHERE run_id = :run_id'
     kinds = {kind for (kind,) in asked.rows(query, {"run_id": run_id})[1]} - {"null"}
+    if not kinds and name in _COUNTS.get(view, ()):
+        return "integer"
     if kinds and kinds <= {"integer", "real"}:
         return "real" if "real" in kinds else "integer"
     return "blob" if kinds == {"blob"} else "text"

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 MOST = 64
+PASSED = 3  # descriptors: where it listens, its line, and its calls
 
 
 class ForkedNode:
@@ -52,7 +53,7 @@ def fork_nodes(begin: Callable[[int], object]) -> None:
     theirs.close()
     from flserver.process import nodes
 
-    def start(command: list[str], *, pass_fds: tuple[int, int], **_: Any) -> ForkedNode:
+    def start(command: list[str], *, pass_fds: list[int], **_: Any) -> ForkedNode:
         assert command[1:3] == ["-m", "flserver.process.node"], command
         socket.send_fds(ours, [b"node"], pass_fds)
         return ForkedNode(int(ours.recv(MOST)))
@@ -70,7 +71,7 @@ def _make(asked: socket.socket, begin: Callable[[int], object]) -> None:
     number = 0
     while True:
         try:
-            message, descriptors, _, _ = socket.recv_fds(asked, MOST, 2)
+            message, descriptors, _, _ = socket.recv_fds(asked, MOST, PASSED)
         except ConnectionResetError:
             os._exit(0)
         if not message:

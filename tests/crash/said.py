@@ -76,6 +76,10 @@ class CountedEnd:
         self._end, self._counted = end, counted
         self._said = False  # the word is in the batch that was taken last, which has gone when the next is asked for
 
+    @property
+    def outbox(self) -> Any:
+        return self._end.outbox
+
     def take(self, timeout: float) -> bytes:
         self._counted.strike_if(self._said, "after")
         self._said = False
