@@ -10,7 +10,7 @@ import torch
 
 from flserver.models.state import State
 from flserver.process import calls
-from flserver.process.calls import Caller, CallerGone, CallFailed, close_all, receive, send
+from flserver.process.calls import Answering, Caller, CallerGone, CallFailed, close_all, receive, send
 from flserver.process.values import memory_of, put, state_in
 from tests.patience import PATIENCE
 from tests.process.calling import between, descriptors
@@ -110,6 +110,27 @@ def test_whoever_asks_one_that_is_gone_is_told_so() -> None:
         with pytest.raises(CallerGone):
             caller.call("wait").result(PATIENCE)
         goes.set()
+
+
+def test_where_nothing_is_answered_any_more_both_ends_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = socket.socketpair()
+    known = threading.Semaphore(0)
+    caller, answering = Caller(ours, "node-1", PATIENCE, ended=known.release), Answering(its, {}, ended=known.release)
+
+    def no_room(sock: socket.socket) -> calls.Said:
+        if sock is its:
+            raise OSError(24, "Too many open files")
+        return receive(sock)
+
+    monkeypatch.setattr(calls, "receive", no_room)
+    caller.start()
+    answering.start()
+    with pytest.raises(CallerGone):
+        caller.call("say").result(PATIENCE)
+    assert all(known.acquire(timeout=PATIENCE) for _ in range(2))
+    assert caller.over
+    caller.close()
+    answering.close()
 
 
 def test_one_that_takes_nothing_is_gone() -> None:
