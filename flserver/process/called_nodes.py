@@ -151,6 +151,7 @@ def _turn(callers: Sequence[Caller], which: tuple[int, int, int], numbers: range
 def _taken_or_gone(caller: Caller, answer: "Future[Said]") -> None:
     if (error := answer.exception()) is not None and not caller.over:  # else its line is cut, and says so
         caller.lost(f"it could not take a model: {error}")
+        caller.cut()  # so that the node knows, whose line's thread may wait for the model
 
 
 def _closed(answer: "Future[Said]") -> None:
