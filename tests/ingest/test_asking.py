@@ -117,6 +117,7 @@ def test_nobody_waits_for_what_lasts_after_its_decision(
         if lasts == "kept":
             one.node._folding.kept = object()  # type: ignore[assignment]
         monkeypatch.setattr(one.node._server._workers, "overtake", lambda: False)  # nobody is let go on by the clock
+        monkeypatch.setattr(one.node._server._workers, "_busy", lambda: False)
         peers = [several.peer(client) for client in "ab"]
         for peer in peers:
             threading.Thread(target=peer.upload, args=(peer.model(),)).start()
