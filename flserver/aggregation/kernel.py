@@ -6,9 +6,10 @@ else the first sum decides.
 
 import functools
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,11 @@ LOOPS = (
     "compiled_norms",
     "compiled_room",
 )  # files whose text makes what is compiled
+
+
+COMPILING = "compiling the arithmetic, once for these sources and this processor: a minute or two on a busy machine"
+
+logger = logging.getLogger(__name__)
 
 
 class Loops(Protocol):
@@ -117,6 +123,8 @@ class Compiled:
         else:
             for function in compiling:
                 function._cache = NullCache()
+        if cache is None or not all(map(_is_kept, compiling)):
+            logger.info(COMPILING)
         # One element through each, so that nobody waits for it later.
         part, number = Part(np.array([[0, 0, 4, 0, 1]]), exponents([torch.float32])), [torch.ones(1)]
         part.make_sure(own_memory)
@@ -159,6 +167,11 @@ class Compiled:
 
 def _addresses(tensors: Sequence[torch.Tensor]) -> np.ndarray:
     return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
+
+
+def _is_kept(function: Any) -> bool:
+    """Whether numba's cache has something of it."""
+    return any(Path(function._cache.cache_path).glob(f"*.{function.__name__}-*.nbi"))
 
 
 def _version() -> str:

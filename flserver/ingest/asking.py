@@ -54,6 +54,11 @@ class Waiting:
             assert self._answer is not None
             return self._answer
 
+    @property
+    def answer(self) -> Answer | None:
+        """None while there is none."""
+        return self._answer
+
     def then(self, call: Callable[[], None]) -> None:
         """Call that once the answer is there: at once, or on the thread that brings it, and so without waiting."""
         with self._lock:

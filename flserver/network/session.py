@@ -78,7 +78,7 @@ class Session:
         self._connection.channel.before_wait = lambda: leave(self)
         self._take_place, self._give_place = take_place, give_place
         self._first, self._linger = Received(FrameReader(self._connection.conversation.frame_limits())), 0.0
-        self._life = self._live()
+        self._life: Iterator[Awaited] = self._live()
 
     @property
     def peer(self) -> Peer:
@@ -121,7 +121,8 @@ class Session:
         self._channel.cut()
 
     def discard(self) -> None:
-        """Close a session that never ran."""
+        """Close a session that never ran, which is gone with whoever has it."""
+        self._life = iter(())  # a generator that has not begun keeps what it is of
         self._channel.close()
         self._context.exchange.ended(self._connection.accepted_at)
 

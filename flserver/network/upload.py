@@ -52,13 +52,13 @@ def settle(
     asked: bool = False,
 ) -> None:
     """Have a submission decided, put that on record, and have it folded; most keywords are ``record.update``'s. Where
-    it was not ``asked`` ahead what is decided, this may wait for who decides.
+    it was not ``asked`` ahead what is decided, this may wait for who decides; nobody waits for what lasts.
 
     Raises RegistrationRefused or IdentityRefused where who may speak for it has changed meanwhile, and StoreError; the
     submission's memory is then the caller's.
     """
     folding, identity = connection.context.folding, connection.context.identity.of(connection.peer)
-    if folding.asks and not asked:
+    if folding.asks and not (asked and folding.is_quick(submission)):
         connection.channel.before_wait()
     verdict = folding.offer(submission)
     try:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flserver.ingest.engine import NodeGone
@@ -78,7 +79,8 @@ class CalledNodes:
         self._model = None
 
     def brings(self, number: int, name: str) -> bool:
-        """See ``Engine``: not what is small, nor to who has not taken the ones before."""
+        """See ``Engine``: not what is small, nor to who has not taken the ones before. Who cannot take one is gone: it
+        may be waiting for it."""
         with self._lock:
             caller, model = self._callers.get(name), self._model
             if caller is None or model is None or model[0] != number:
@@ -86,7 +88,10 @@ class CalledNodes:
             untaken = [answer for answer in self._untaken[name] if not answer.done()]
             if len(untaken) >= UNTAKEN:
                 return False
-            answer = caller.call("model", number, model[2], descriptors=[model[1]])
+            if caller.over:
+                return False
+            taken = partial(_taken_or_gone, caller)
+            answer = caller.call("model", number, model[2], descriptors=[model[1]], then=taken)
             self._untaken[name] = [*untaken, answer]
             return True
 
@@ -141,6 +146,12 @@ def _turn(callers: Sequence[Caller], which: tuple[int, int, int], numbers: range
         for caller, answer in making.items():
             (tensors,), (descriptor,) = _answered(caller, answer)
             yield state_in(memory_of(descriptor), tensors)
+
+
+def _taken_or_gone(caller: Caller, answer: "Future[Said]") -> None:
+    if (error := answer.exception()) is not None and not caller.over:  # else its line is cut, and says so
+        caller.lost(f"it could not take a model: {error}")
+        caller.cut()  # so that the node knows, whose line's thread may wait for the model
 
 
 def _closed(answer: "Future[Said]") -> None:

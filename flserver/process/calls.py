@@ -77,13 +77,25 @@ def close_all(descriptors: Sequence[int]) -> None:
         os.close(descriptor)
 
 
+def _nothing(*_: object) -> None: ...
+
+
 class Caller:
     """The server's end, for the node ``name``. Answers come on a thread of its own, in the order of the calls. A node
-    that takes nothing of what it is asked for ``patience`` seconds is gone."""
+    that takes nothing of what it is asked for ``patience`` seconds is gone. ``lost`` is called with why it cannot go
+    on, by who calls; ``ended`` where nothing can be asked any more. Neither is to wait for this thread."""
 
-    def __init__(self, sock: socket.socket, name: str, patience: float) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        name: str,
+        patience: float,
+        *,
+        lost: Callable[[str], None] = _nothing,
+        ended: Callable[[], None] = _nothing,
+    ) -> None:
         set_patience(sock, patience)
-        self._socket, self.name = sock, name
+        self._socket, self.name, self.lost, self._ended = sock, name, lost, ended
         self._lock = threading.Lock()  # guards the two below, and the order of what is sent
         self._asked: deque[Future[Said]] = deque()
         self._over = False
@@ -93,13 +105,27 @@ class Caller:
         """Begin to hear."""
         self._thread.start()
 
-    def call(self, method: str, *given: object, descriptors: Sequence[int] = ()) -> "Future[Said]":
-        """Ask for something. The answer raises CallerGone, or CallFailed."""
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be asked any more."""
+        with self._lock:
+            return self._over
+
+    def call(
+        self,
+        method: str,
+        *given: object,
+        descriptors: Sequence[int] = (),
+        then: "Callable[[Future[Said]], None]" = _nothing,
+    ) -> "Future[Said]":
+        """Ask for something. The answer raises CallerGone, or CallFailed; ``then`` is called with it on the thread that
+        reads it, and not where it is over already."""
         answer: Future[Said] = Future()
         with self._lock:
             if self._over:
                 answer.set_exception(CallerGone("its process ended"))
                 return answer
+            answer.add_done_callback(then)
             self._asked.append(answer)
             send(self._socket, [method, *given], descriptors)
         return answer
@@ -118,11 +144,13 @@ class Caller:
                     answer.set_result(Said(values, descriptors))
         except (EOFError, OSError, ValueError, IndexError) as error:
             logger.debug("%s answers no more: %s", self.name, error)
-        with self._lock:
-            self._over, asked = True, list(self._asked)
-            self._asked.clear()
-        for answer in asked:
-            answer.set_exception(CallerGone("its process ended"))
+        finally:
+            with self._lock:
+                self._over, asked = True, list(self._asked)
+                self._asked.clear()
+            for answer in asked:
+                answer.set_exception(CallerGone("its process ended"))
+            self._ended()
 
     def cut(self) -> None:
         """Nobody calls any more; what was asked for and not answered fails. May be called again, and by any thread."""
@@ -142,10 +170,11 @@ Does = Callable[[list[Any], list[int]], Answer]
 
 
 class Answering:
-    """A node's end: ``does`` has what is done, by its name, on a thread of its own, one call at a time."""
+    """A node's end: ``does`` has what is done, by its name, on a thread of its own, one call at a time. ``ended`` is
+    called where nothing is answered any more."""
 
-    def __init__(self, sock: socket.socket, does: Mapping[str, Does]) -> None:
-        self._socket, self._does = sock, does
+    def __init__(self, sock: socket.socket, does: Mapping[str, Does], ended: Callable[[], None] = _nothing) -> None:
+        self._socket, self._does, self._ended = sock, does, ended
         self._thread = threading.Thread(target=self._serve, name="calls")
 
     def start(self) -> None:
@@ -153,7 +182,7 @@ class Answering:
         self._thread.start()
 
     def _serve(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while True:
                 (method, *given), taken = receive(self._socket)
                 try:
@@ -165,6 +194,11 @@ class Answering:
                 else:
                     send(self._socket, ["done", *values], descriptors)
                     close_all(descriptors)
+        except (EOFError, OSError) as error:
+            logger.debug("nothing more is answered: %s", error)
+        finally:
+            cut(self._socket)  # whoever asks is not to wait for what does not come
+            self._ended()
 
     def close(self) -> None:
         """Answer no more, and join the thread."""

@@ -103,7 +103,7 @@ def main(listener: int, line: int, calls: int) -> int:
             receive_memory=settings.network.receive_memory // settings.ingest.ingest,
         )
         end = LineEnd(sock, node, told["name"], ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
-        answering = Answering(socket.socket(fileno=calls), answers(node))
+        answering = Answering(socket.socket(fileno=calls), answers(node), ended=lambda: _ended(node))
         node.start()  # before it can be told to end
         answering.start()
         end.start()
@@ -115,8 +115,8 @@ def main(listener: int, line: int, calls: int) -> int:
 
 
 def _ended(node: Node) -> None:
-    """The line has ended. Where the node has not said goodbye, the server is gone: so is this process, at once, for
-    others may still accept from the socket."""
+    """The line has ended, or what it is asked beside that. Where the node has not said goodbye, the server is gone: so
+    is this process, at once, for others may still accept from the socket."""
     if not node.asking.outbox.over:
         os._exit(LOST)
 

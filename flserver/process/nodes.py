@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from flserver.clock import monotonic
 from flserver.errors import StartError
@@ -133,7 +134,8 @@ class Nodes:
                 patience=STUCK_SECONDS,
             )
             place.cut = end.cut
-            caller = Caller(calls, name, STUCK_SECONDS)
+            lost = partial(_lost, place)
+            caller = Caller(calls, name, STUCK_SECONDS, lost=lost, ended=end.cut)  # none is mute and still counted
             caller.start()
             self._engine.add(caller)
             self._children.append(Child(process, place, end, caller))
@@ -175,3 +177,8 @@ class Nodes:
             none = self._budget.give_up()
         if none:
             self._end_run(NONE_LEFT)
+
+
+def _lost(place: Place, why: str) -> None:
+    if not place.leaving:
+        place.gone(why)

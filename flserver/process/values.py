@@ -1,11 +1,13 @@
 """States that processes of one machine have in common, each in a file that has no name, in memory.
 
 Who was given its descriptor can map it, and nobody else; it is gone with the last who has it open or mapped, however
-that one ends.
+that one ends. It is sealed: none of them can change it, or take away what others read.
 """
 
+import errno
 import os
 from collections.abc import Sequence
+from fcntl import F_ADD_SEALS, F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +15,7 @@ import torch
 from flserver.models.pages import mapped
 from flserver.models.state import State, raw_bytes
 
+SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL
 ALIGNED = 64  # bytes, at a multiple of which each tensor begins
 
 
@@ -27,7 +30,7 @@ def put(states: Sequence[State]) -> tuple[int, list[Value]]:
     """A new file with these states: its descriptor, which is the caller's to close, and where they are. Raises
     OSError."""
     values, at = [], 0
-    descriptor = os.memfd_create("flserver", os.MFD_CLOEXEC)
+    descriptor = os.memfd_create("flserver", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         for state in states:
             tensors: list[tuple[str, str, Sequence[int], int]] = []
@@ -38,6 +41,7 @@ def put(states: Sequence[State]) -> tuple[int, list[Value]]:
                 at += -(-tensor.nbytes // ALIGNED) * ALIGNED
             values.append(Value(descriptor, tensors))
         os.ftruncate(descriptor, at or 1)
+        fcntl(descriptor, F_ADD_SEALS, SEALS)
     except BaseException:
         os.close(descriptor)
         raise
@@ -51,7 +55,10 @@ def _write(descriptor: int, raw: memoryview, at: int) -> None:
 
 
 def memory_of(descriptor: int) -> memoryview:
-    """The whole file, to be read; the descriptor may be closed. Raises OSError."""
+    """The whole file, to be read; the descriptor may be closed. Raises OSError, also where who gave it can change it
+    still."""
+    if fcntl(descriptor, F_GET_SEALS) & SEALS != SEALS:
+        raise OSError(errno.EPERM, "it is not sealed")
     return mapped(descriptor, os.fstat(descriptor).st_size, writable=False)
 
 

@@ -70,6 +70,9 @@ class Folds(Protocol):
         """Ask ahead for what ``offer`` decides, which has to follow: it waits for nobody then. None where nobody is
         asked."""
 
+    def is_quick(self, submission: Submission) -> bool:
+        """Whether what follows takes little where it was asked ahead, and the decision is there."""
+
     def offer(self, submission: Submission) -> Verdict: ...
 
     def withdraw(self, submission: Submission, verdict: Verdict) -> None: ...

@@ -39,6 +39,10 @@ class Folding:
     def ask(self, submission: Submission) -> None:
         """Nobody is asked."""
 
+    def is_quick(self, submission: Submission) -> bool:
+        """It is nobody's who asked."""
+        return False
+
     def offer(self, submission: Submission) -> Verdict:
         """Decide what it is. ``confirm`` or ``withdraw`` has to follow.
 

@@ -80,6 +80,30 @@ def test_where_the_cache_cannot_be_written_numba_compiles_without(
     assert tried == [tmp_path, None]
 
 
+def test_who_waits_for_what_is_compiled_is_told_and_nobody_where_the_cache_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import numba
+
+    there = kernel.load()  # compiled in this process: nothing is below
+    assert isinstance(there, kernel.Compiled)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", numba.config.CACHE_DIR)  # type: ignore[attr-defined]
+    caplog.set_level("INFO", logger="flserver")
+    functions = [there._add, there._settle, there._mean, there._distances, there._short]
+    for function in functions:
+        monkeypatch.setattr(function, "_cache", function._cache)
+    kernel.Compiled(tmp_path)
+    assert caplog.messages == [kernel.COMPILING]
+    for function in functions:
+        folder = Path(function._cache.cache_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        module = function.py_func.__module__.rpartition(".")[2]
+        (folder / f"{module}.{function.__name__}-1.py311.nbi").touch()
+    caplog.clear()
+    kernel.Compiled(tmp_path)
+    assert caplog.messages == []
+
+
 def test_it_is_decided_once_a_process() -> None:
     assert kernel.load() is kernel.load()
     assert kernel.load().name == "numba"

@@ -74,8 +74,9 @@ class OneNode:
         self.calls: list[Caller | Answering] = []
         if several.engine is not None:
             asks, answering = socket.socketpair()
-            caller = Caller(asks, name, PATIENCE)
-            self.calls = [caller, Answering(answering, answers(self.node))]
+            caller = Caller(asks, name, PATIENCE, lost=self.place.gone, ended=self.ends[1].cut)
+            self.place.cut = self.ends[1].cut
+            self.calls = [caller, Answering(answering, answers(self.node), ended=self.node.lost)]
             for one in self.calls:
                 one.start()
             several.engine.add(caller)
@@ -106,10 +107,8 @@ class OneNode:
 
     def close(self) -> None:
         self.node.join()
-        for call in self.calls:
-            call.close()
-        for end in self.ends:
-            end.close()
+        for one in (*self.ends, *self.calls):
+            one.close()
         self.place.join()
 
 

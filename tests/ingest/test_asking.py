@@ -1,16 +1,19 @@
 """Who waits for an answer: a thread, or what goes on when it is there."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flserver.errors import StoreError
+from flserver.ingest import folding as ingest_folding
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, Waiting
 from flserver.ingest.batches import Item, from_bytes
 from flserver.ingest.folding import NodeFolding
+from flserver.ingest.place import Place
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.seats import Upload
 from flserver.rounds.updates import Submission
@@ -75,6 +78,53 @@ def test_no_thread_of_a_node_waits_for_decisions(tmp_path: Path, monkeypatch: py
             peer.finished()
         assert several.finish() == "completed"
         assert not folding._asked
+
+
+@pytest.mark.parametrize("lasts", ["large", "kept", "looked at again"])
+def test_nobody_waits_for_what_lasts_after_its_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasts: str
+) -> None:
+    together, found = threading.Barrier(2), list[str]()
+
+    def meets(real: Callable[..., None]) -> Callable[..., None]:
+        def both(self: NodeFolding, *given: object) -> None:
+            try:
+                together.wait(5.0)
+                found.append("met")
+            except threading.BrokenBarrierError:
+                found.append("one after the other")
+            real(self, *given)
+
+        return both
+
+    answered = Place._answered
+    if lasts == "looked at again":
+        stale = [q.Stale(), q.Stale()]
+
+        def answer(place: Place, question: object) -> q.Answer:
+            return stale.pop() if isinstance(question, q.Offer) and stale else answered(place, question)
+
+        monkeypatch.setattr(Place, "_answered", answer)
+        monkeypatch.setattr(NodeFolding, "_look_again", meets(lambda self, submission: None))
+    else:
+        monkeypatch.setattr(NodeFolding, "_add", meets(NodeFolding._add))
+    if lasts == "large":
+        monkeypatch.setattr(ingest_folding, "QUICK", 0)
+    elif lasts == "kept":
+        monkeypatch.setattr(NodeFolding, "_keep", lambda *given: None)
+    with Several(tmp_path, 1, clients=2) as several:
+        (one,) = several.nodes
+        if lasts == "kept":
+            one.node._folding.kept = object()  # type: ignore[assignment]
+        monkeypatch.setattr(one.node._server._workers, "overtake", lambda: False)  # nobody is let go on by the clock
+        monkeypatch.setattr(one.node._server._workers, "_busy", lambda: False)
+        peers = [several.peer(client) for client in "ab"]
+        for peer in peers:
+            threading.Thread(target=peer.upload, args=(peer.model(),)).start()
+        for peer in peers:
+            peer.finished()
+        assert several.finish() == "completed"
+    assert found == ["met"] * 2
 
 
 def test_the_last_of_those_that_asked_says_at_once_that_it_is_on_record() -> None:

@@ -1,6 +1,7 @@
 """A node that is gone: its trainers are drop-outs that may come back elsewhere, what it alone had folded is lost, and
 the round goes on without it."""
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 
 from flserver import events as e
 from flserver.models.state import State
+from flserver.process import called_nodes
+from flserver.process.calls import CallFailed
 from tests.e2e.harness import closed
 from tests.ingest.outcomes import decided, lost, moved
 from tests.ingest.several import Several
@@ -99,6 +102,26 @@ def test_what_a_node_gave_before_it_went_is_in_the_model(tmp_path: Path) -> None
         assert decided(committed) == {"a": ("answered", True), "b": ("answered", True)}
         assert lost(several) == [("node-2", [])]
         assert len(merged) == 2
+        assert several.finish() == "completed"
+
+
+def test_a_node_that_cannot_take_a_model_is_gone_although_it_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, first = called_nodes._blobs, itertools.count()
+
+    def blobs(*given: object) -> object:
+        if next(first) == 0:
+            raise CallFailed("no memory to map it")
+        return there(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(called_nodes, "_blobs", blobs)
+    with Several(tmp_path, 1, called=True) as several:
+        several.eventually_gone("node-1")
+        (gone,) = several.recorder.wait_for(e.NodeLost)
+        assert gone.reason == "it could not take a model: no memory to map it"
+        several.nodes.append(several.add())
+        several.peer("a", node=1).answer(0.5)
         assert several.finish() == "completed"
 
 

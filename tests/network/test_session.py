@@ -1,9 +1,11 @@
 """One connection from hello to goodbye: what is on record of each kind of beginning and end."""
 
 import dataclasses
+import gc
 import pickle
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -210,6 +212,20 @@ def test_a_session_that_never_ran_closes_its_socket_and_has_no_row(network: Netw
         Session(ours, PEER, 77, network.context, lambda session: None).discard()
         assert trainer.recv(1) == b""
     assert network.recorder.events == []
+
+
+def test_a_session_that_never_ran_is_gone_without_a_search_for_garbage(network: Network) -> None:
+    ours, trainer = socket.socketpair()
+    gc.disable()
+    try:
+        session = Session(ours, PEER, 77, network.context, lambda session: None)
+        session.discard()
+        there = weakref.ref(session)
+        del session
+        assert there() is None
+    finally:
+        gc.enable()
+        trainer.close()
 
 
 # --- what we do wrong ------------------------------------------------------------------------------------------------

@@ -92,6 +92,21 @@ def test_who_has_not_taken_the_models_before_gets_the_next_one_by_its_line() -> 
         nodes.close()
 
 
+def test_who_cannot_take_a_model_is_gone_and_who_answers_no_more_gets_none() -> None:
+    nodes, lost = engine(), list[str]()
+    with between({"model": raising(CallFailed("no room to map it"))}) as (caller, answering):
+        caller.lost = lost.append
+        nodes.add(caller)
+        nodes.carry(1, MODEL)
+        nodes.brings(1, "node-1")
+        assert eventually(lambda: lost == ["it could not take a model: no room to map it"])
+        eventually(lambda: caller.over and not answering._thread.is_alive())
+        nodes.carry(2, MODEL)
+        assert not nodes.brings(2, "node-1")
+        nodes.close()
+    assert len(lost) == 1
+
+
 def part(values: list[Any], taken: list[int]) -> Answer:
     """Something of every range that is asked for."""
     calls.close_all(taken)

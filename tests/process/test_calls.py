@@ -1,5 +1,7 @@
 """What a server asks of a node's process beside its line, and the memory that goes along."""
 
+import fcntl
+import mmap
 import os
 import socket
 import threading
@@ -10,7 +12,7 @@ import torch
 
 from flserver.models.state import State
 from flserver.process import calls
-from flserver.process.calls import Caller, CallerGone, CallFailed, close_all, receive, send
+from flserver.process.calls import Answering, Caller, CallerGone, CallFailed, close_all, receive, send
 from flserver.process.values import memory_of, put, state_in
 from tests.patience import PATIENCE
 from tests.process.calling import between, descriptors
@@ -45,6 +47,28 @@ def test_states_in_one_file_outlive_its_descriptor_and_have_no_name() -> None:
     assert is_mapped()
     del memory, first, last
     assert not is_mapped()
+
+
+def test_a_state_that_was_handed_over_cannot_be_changed_and_none_is_taken_that_could_be() -> None:
+    descriptor, _ = put([STATE])
+    memory = memory_of(descriptor)
+    for change in (
+        lambda: os.pwrite(descriptor, b"x", 0),
+        lambda: os.ftruncate(descriptor, 1),
+        lambda: os.ftruncate(descriptor, 1 << 20),
+        lambda: mmap.mmap(descriptor, 1),
+    ):
+        with pytest.raises(PermissionError):
+            change()
+    assert bytes(memory[4:8]) == STATE["w"].numpy().tobytes()[4:8]
+    os.close(descriptor)
+    for seals in (0, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL):
+        descriptor = os.memfd_create("theirs", os.MFD_ALLOW_SEALING)
+        os.write(descriptor, b"1234")
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        with pytest.raises(PermissionError, match="it is not sealed"):
+            memory_of(descriptor)
+        os.close(descriptor)
 
 
 def test_answers_come_in_order_and_failures_are_answers(caplog: pytest.LogCaptureFixture) -> None:
@@ -110,6 +134,27 @@ def test_whoever_asks_one_that_is_gone_is_told_so() -> None:
         with pytest.raises(CallerGone):
             caller.call("wait").result(PATIENCE)
         goes.set()
+
+
+def test_where_nothing_is_answered_any_more_both_ends_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = socket.socketpair()
+    known = threading.Semaphore(0)
+    caller, answering = Caller(ours, "node-1", PATIENCE, ended=known.release), Answering(its, {}, ended=known.release)
+
+    def no_room(sock: socket.socket) -> calls.Said:
+        if sock is its:
+            raise OSError(24, "Too many open files")
+        return receive(sock)
+
+    monkeypatch.setattr(calls, "receive", no_room)
+    caller.start()
+    answering.start()
+    with pytest.raises(CallerGone):
+        caller.call("say").result(PATIENCE)
+    assert all(known.acquire(timeout=PATIENCE) for _ in range(2))
+    assert caller.over
+    caller.close()
+    answering.close()
 
 
 def test_one_that_takes_nothing_is_gone() -> None:
