@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from flserver.aggregation.checks import state_digest
+from flserver.errors import StoreError
 from flserver.events import ClientRegistered, ConnectionOpened, MessageReceived, UpdateReceived
+from flserver.ingest import told as t
+from flserver.ingest.batches import Item, to_bytes
 from flserver.models.state import state_of
 from flserver.process.ray_left import idle_of
+from flserver.process.ray_node import OTHERS
 from tests.e2e.harness import Peer, closed
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, uploaded
 
@@ -67,3 +73,29 @@ def test_who_is_in_the_middle_of_something_is_let_go_and_the_port_stays(tmp_path
                 assert after.ports() == [port]
                 with Peer(port, 1).join():
                     after.several.recorder.wait_for(ClientRegistered, count=2)
+
+
+def test_a_server_that_was_paused_over_the_takeover_has_no_say_in_the_nodes(tmp_path: Path) -> None:
+    with OnThreads(tmp_path, 1, 1, 1) as before:
+        (port,) = before.ports()
+        old, node = before.nodes._own, before.threads.actors["node-1"].kept
+        after = OnThreads(tmp_path, 1, 1, 1)
+        after.threads.actors = before.threads.actors
+        with after:
+            assert after.ports() == [port]
+            served = node._served
+            close = to_bytes([Item(t.Close(0.0))])
+            for call in (
+                lambda: node.take(old, 0.0),
+                lambda: node.give(old, close),
+                lambda: node.model(old, 1, []),
+                lambda: node.cut(old, 0, 1, 0, 1),
+                lambda: node.made(old, 0, 1, 0, 1),
+            ):
+                with pytest.raises(StoreError, match=OTHERS):
+                    call()
+            with Peer(port, 1).join() as peer:
+                peer.upload(changed(state_of(peer.model()), 1, 1))
+                peer.finished()
+            assert after.several.finish() == "completed"
+            assert node._served is served
