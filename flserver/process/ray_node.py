@@ -93,7 +93,8 @@ class RayNode:
             with self._lock:
                 self._left += left
                 self._answered |= before.node.answered
-        held = {left.metadata.client_id: left.holds for left in self._left}
+        with self._lock:
+            held = {left.metadata.client_id: left.holds for left in self._left}
         return self.where() | {
             "holds": {client: (sent.round, sent.attempt) for client, sent in held.items() if sent is not None},
             "answered": self._answered,
@@ -111,13 +112,20 @@ class RayNode:
         ``idle`` have answered the model that they were sent. Gives ``host`` and ``port``, or why not as ``error``."""
         told: dict[str, Any] = json.loads(described)
         settings = server_settings(told["values"])
-        if self._server not in (None, server):
-            return {"error": OTHERS}
-        self._end(SERVES_NONE, but_left=True)
+        with self._lock:
+            if self._server not in (None, server):
+                return {"error": OTHERS}
+            self._server, self._asked = server, monotonic()
+            before, self._served, self._why = self._served, None, SERVES_NONE
+        if before is not None:
+            before.end()
         log_as(settings, told["name"])
+        idle = frozenset(idle)
         try:
             with self._lock:
-                self._server = server
+                if self._server != server:  # it has lost the run meanwhile, or was silent
+                    return {"error": OTHERS}
+                self._asked = monotonic()
                 kept = self._listen(host, port, beside=beside)
                 listener = kept.shared()
                 node = Node(
@@ -128,14 +136,12 @@ class RayNode:
                     capacity=capacity_of(settings.network),
                     receive_memory=settings.network.receive_memory // settings.ingest.ingest,
                 )
+                left, self._left = self._left, []
+                node.start([replace(one, holds=None) if one.metadata.client_id in idle else one for one in left])
                 self._served = served = Served(node=node, listener=listener)
                 self._name = told["name"]
         except FlserverError as error:
             return {"error": one_line(error)}
-        self._asked = monotonic()
-        left, self._left = self._left, []
-        idle = frozenset(idle)
-        node.start([replace(one, holds=None) if one.metadata.client_id in idle else one for one in left])
         served.hear(lambda why: self._end(why, served))
         threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model", daemon=True).start()
         host, port = kept.address
@@ -231,19 +237,21 @@ class RayNode:
         """Why that server has no node here. Under the lock."""
         return StoreError(self._why if self._server in (None, server) else OTHERS)
 
-    def _end(self, why: str, served: Served | None = None, *, but_left: bool = False) -> None:
-        """End the node, for that reason, where it is still the one that is ``served``, if any is named; and, but for
-        what was ``left`` to the next server, all that is kept for one."""
+    def _end(self, why: str, served: Served | None = None, *, where_silent: bool = False) -> None:
+        """End the node, for that reason, and all that is kept for the next server: where the node is still the one that
+        is ``served``, if any is named, and where its server still has not asked, with ``where_silent``: then it is
+        nobody's."""
         with self._lock:
             if served is not None and self._served is not served:
                 return
+            if where_silent:
+                if monotonic() - self._asked <= SILENT_SECONDS:
+                    return
+                self._server = None
             before, self._served, self._why = self._served, None, why
+            (left, self._left), (port, self._port) = (self._left, []), (self._port, None)
         if before is not None:
             before.end()
-        if but_left:
-            return
-        with self._lock:
-            (left, self._left), (port, self._port) = (self._left, []), (self._port, None)
         for trainer in left:
             trainer.close()
         if port is not None:
@@ -256,7 +264,7 @@ class RayNode:
                 os._exit(0)
             if silent > SILENT_SECONDS and self._port is not None:
                 logger.warning("the server has not asked for %g s: it is gone, and trainers are let go", SILENT_SECONDS)
-                self._end(SERVES_NONE)
+                self._end(SERVES_NONE, where_silent=True)
 
 
 def _arrays(state: "State") -> "dict[str, np.ndarray]":

@@ -1,6 +1,9 @@
 """A server that is gone, and the run's next one over the same nodes: their trainers stay."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -10,10 +13,15 @@ from flserver.events import ClientRegistered, ConnectionOpened, MessageReceived,
 from flserver.ingest import told as t
 from flserver.ingest.batches import Item, to_bytes
 from flserver.models.state import state_of
+from flserver.process import ray_node
+from flserver.process.node import described
 from flserver.process.ray_left import idle_of
-from flserver.process.ray_node import OTHERS
+from flserver.process.ray_node import OTHERS, SERVES_NONE, RayNode
+from flserver.process.ray_served import Served
+from flserver.settings import server_settings
 from tests.e2e.harness import Peer, closed
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, uploaded
+from tests.patience import eventually
 
 
 def test_who_has_answered_is_told_from_all_that_nodes_and_the_record_know() -> None:
@@ -99,3 +107,47 @@ def test_a_server_that_was_paused_over_the_takeover_has_no_say_in_the_nodes(tmp_
                 peer.finished()
             assert after.several.finish() == "completed"
             assert node._served is served
+
+
+@pytest.fixture
+def node() -> Iterator[RayNode]:
+    """A node of one server's, which is in this process."""
+    with mock.patch("flserver.process.ray_node.log_as"), mock.patch.object(RayNode, "where", return_value={}):
+        kept = RayNode()
+        assert "error" not in begin(kept, "the first one")
+        yield kept
+        kept.stop()
+
+
+def begin(node: RayNode, server: str, **values: object) -> dict[str, Any]:
+    settings = server_settings({"model": "tests.ingest.on_threads:initial", "server_port": 0, "ingest": 1, **values})
+    return node.begin(described(settings, "run", "node-1"), "127.0.0.1", 0, False, server)
+
+
+def test_a_server_that_loses_the_run_while_it_begins_a_node_begins_none(
+    node: RayNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = Served.end
+
+    def end(served: Served) -> None:
+        ends(served)
+        node.hand_on("the next one")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Served, "end", end)
+        assert begin(node, "the first one") == {"error": OTHERS}
+    assert node.serves() == "the next one"
+    with pytest.raises(StoreError, match=OTHERS):
+        node.take("the first one", 0.0)
+
+
+def test_a_node_whose_server_has_fallen_silent_is_the_next_ones_that_begins_it(
+    node: RayNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node._end(SERVES_NONE, where_silent=True)  # it has just been begun: the watch saw what was before
+    assert node.serves() == "the first one"
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_node, "SILENT_SECONDS", -1.0)
+        eventually(lambda: node._port is None)
+    assert "error" not in begin(node, "the next one")
+    assert node.serves() == "the next one"

@@ -147,7 +147,7 @@ def test_a_node_without_memory_for_its_range_is_lost_and_the_others_make_the_mod
     with OnThreads(tmp_path, 3, 1, 3, min_updates=1) as run:
         ports = run.ports()
         short = run.threads.actors[f"node-{number}"].kept
-        short._served.node.making._range = raising(MemoryError("no room"))  # type: ignore[method-assign]
+        short._served.node.making._range = raising(MemoryError("no room"))  # type: ignore[method-assign,union-attr]
         peers = [run.several._peers.enter_context(Peer(port, client)).join() for client, port in enumerate(ports)]
         for client, peer in enumerate(peers):
             answered(peer, client)
@@ -160,7 +160,7 @@ def test_what_would_fail_at_any_node_costs_the_run(tmp_path: Path) -> None:
     with OnThreads(tmp_path, 2, 1, 1) as run:
         ports = run.ports()
         for handle in run.threads.actors.values():
-            handle.kept._served.node.making._range = raising(ValueError("a defect"))  # type: ignore[method-assign]
+            handle.kept._served.node.making._range = raising(ValueError("a defect"))  # type: ignore[method-assign,union-attr]
         with Peer(ports[0], 1).join() as peer:
             answered(peer, 1)
             assert run.several.finish() == "failed"
