@@ -20,6 +20,7 @@ from flserver.ingest.node import Node
 from flserver.network.inherited import InheritedTrainer
 from flserver.process.about_node import About
 from flserver.process.node import log_as, make_model
+from flserver.process.ray_known import KnownBy
 from flserver.process.ray_port import KeptPort
 from flserver.process.ray_served import Served
 from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
@@ -49,13 +50,14 @@ class RayNode:
     def __init__(self) -> None:
         allow_descriptors()
         limit_arenas()
-        self._lock = threading.Lock()  # guards the eight below, while they change
+        self._lock = threading.Lock()  # guards the nine below, while they change
         self._served: Served | None = None
         self._name = ""  # of the last one
         self._why = SERVES_NONE  # there is no node
         self._port: KeptPort | None = None
         self._server: str | None = None  # whose it is
         self._left: list[InheritedTrainer] = []  # by the server before, for the next one
+        self._known: KnownBy | None = None  # as those that are left were let in
         self._answered: dict[str, tuple[int, int]] = {}
         self._asked = monotonic()
         self._about = About.of_this()
@@ -120,6 +122,7 @@ class RayNode:
         if before is not None:
             before.end()
         log_as(settings, told["name"])
+        known = KnownBy.of(settings)
         idle = frozenset(idle)
         try:
             with self._lock:
@@ -137,6 +140,11 @@ class RayNode:
                     receive_memory=settings.network.receive_memory // settings.ingest.ingest,
                 )
                 left, self._left = self._left, []
+                if self._known not in (None, known):
+                    for one in left:  # nobody who was let in by other rules goes on: they come back by themselves
+                        one.close()
+                    left = []
+                self._known = known
                 node.start([replace(one, holds=None) if one.metadata.client_id in idle else one for one in left])
                 self._served = served = Served(node=node, listener=listener)
                 self._name = told["name"]

@@ -12,13 +12,16 @@ from flserver.errors import StoreError
 from flserver.events import ClientRegistered, ConnectionOpened, MessageReceived, UpdateReceived
 from flserver.ingest import told as t
 from flserver.ingest.batches import Item, to_bytes
+from flserver.ingest.node import Node
 from flserver.models.state import state_of
 from flserver.process import ray_node
 from flserver.process.node import described
+from flserver.process.ray_known import KnownBy
 from flserver.process.ray_left import idle_of
 from flserver.process.ray_node import OTHERS, SERVES_NONE, RayNode
 from flserver.process.ray_served import Served
 from flserver.settings import server_settings
+from tests.certificates import Authority
 from tests.e2e.harness import Peer, closed
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, uploaded
 from tests.patience import eventually
@@ -151,3 +154,31 @@ def test_a_node_whose_server_has_fallen_silent_is_the_next_ones_that_begins_it(
         eventually(lambda: node._port is None)
     assert "error" not in begin(node, "the next one")
     assert node.serves() == "the next one"
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_trainers_come_back_by_themselves_where_the_next_server_knows_peers_by_other_settings(
+    tmp_path: Path, node: RayNode, secured: bool
+) -> None:
+    cert = Authority(tmp_path).server("localhost").in_one_file()
+    trainer = mock.Mock(metadata=mock.Mock(client_id="1"))
+    node.hand_on("the next one")
+    node._left = [trainer]
+    start = Node.start
+    with mock.patch.object(Node, "start", autospec=True, side_effect=lambda it, _: start(it)) as started:
+        assert "error" not in begin(node, "the next one", **({"tls_cert": str(cert)} if secured else {}))
+    ((_, inherited),) = [call.args for call in started.call_args_list]
+    assert (len(inherited), trainer.close.called) == ((0, True) if secured else (1, False))
+
+
+def test_who_peers_are_is_known_by_the_settings_that_say_so(tmp_path: Path) -> None:
+    issuers = tmp_path / "ca.pem"
+    issuers.write_text("one")
+    values = {"tls_cert": "cert.pem", "tls_client_ca": str(issuers), "clients": "roster", "trusted_proxy": "10.0.0.1"}
+    before = KnownBy.of(server_settings(values))
+    assert KnownBy.of(server_settings(values | {"num_rounds": 77})) == before
+    other: dict[str, object]
+    for other in ({"tls_cert": None}, {"clients": None}, {"trusted_proxy": None}, {"insecure": True}):
+        assert KnownBy.of(server_settings(values | other)) != before
+    issuers.write_text("another")
+    assert KnownBy.of(server_settings(values)) != before
