@@ -177,8 +177,7 @@ def test_who_peers_are_is_known_by_the_settings_that_say_so(tmp_path: Path) -> N
     values = {"tls_cert": "cert.pem", "tls_client_ca": str(issuers), "clients": "roster", "trusted_proxy": "10.0.0.1"}
     before = KnownBy.of(server_settings(values))
     assert KnownBy.of(server_settings(values | {"num_rounds": 77})) == before
-    other: dict[str, object]
-    for other in ({"tls_cert": None}, {"clients": None}, {"trusted_proxy": None}, {"insecure": True}):
-        assert KnownBy.of(server_settings(values | other)) != before
+    for name, other in (("tls_cert", None), ("clients", None), ("trusted_proxy", None), ("insecure", True)):
+        assert KnownBy.of(server_settings({**values, name: other})) != before
     issuers.write_text("another")
     assert KnownBy.of(server_settings(values)) != before
