@@ -32,7 +32,7 @@ class Line:
 
     def carry(self, number: int, reference: Any) -> None:
         """Give the node a model's bytes under that number, of which the desk tells it later."""
-        self._carried.append(self.actor.model.remote(number, reference))
+        self._carried.append(self.actor.model.remote(self._server, number, reference))
 
     def serve(self) -> None:
         """Carry what is said both ways, until the node has said goodbye. Raises ActorGone where it does not."""
@@ -40,7 +40,7 @@ class Line:
         teller = threading.Thread(target=self._tell, name=f"line-out-{place.name}")
         teller.start()
         try:
-            asked = self.actor.take.remote(TAKE_SECONDS)
+            asked = self.actor.take.remote(self._server, TAKE_SECONDS)
             while asked is not None:
                 asked = self._hear(asked)
         except BaseException as error:
@@ -57,7 +57,7 @@ class Line:
         """Take the answer to what was asked; the next question, None at the end."""
         batch, over = self._answer(asked, TAKE_SECONDS + SOON_SECONDS)
         # While the desk does what was said, the next is on its way.
-        asked = None if over else self.actor.take.remote(TAKE_SECONDS)
+        asked = None if over else self.actor.take.remote(self._server, TAKE_SECONDS)
         if batch:
             self.place.give(batch)
         if self.place.ending and not self.place.leaving:
@@ -76,7 +76,7 @@ class Line:
         if batch := self.place.take(TAKE_SECONDS):
             while self._carried:  # before the node is told of them
                 self._answer(self._carried.popleft(), most=CARRY_SECONDS)
-            self._answer(self.actor.give.remote(batch), most=STUCK_SECONDS)
+            self._answer(self.actor.give.remote(self._server, batch), most=STUCK_SECONDS)
 
     def _answer(self, reference: Any, soon: float = SOON_SECONDS, most: float | None = None) -> Any:
         """What the actor answers, for which it may take longer than ``soon`` (seconds) while it is there, but not than

@@ -55,12 +55,12 @@ class Lines:
 
 
 class RayModels:
-    """What an ``ingest.engine.Engine`` is on a cluster."""
+    """What an ``ingest.engine.Engine`` is on a cluster, where the nodes are ``server``'s."""
 
     least = 0  # bytes: what goes over a line are calls of Ray's too
 
-    def __init__(self, cluster: Cluster, lines: Lines) -> None:
-        self._cluster, self._lines = cluster, lines
+    def __init__(self, cluster: Cluster, lines: Lines, server: str) -> None:
+        self._cluster, self._lines, self._server = cluster, lines, server
         self._layout: State = {}
 
     def carry(self, number: int, state: "State") -> None:
@@ -92,8 +92,9 @@ class RayModels:
             made = []
             for number in range(first, min(first + len(actors), len(parts))):
                 makes = actors[number - first][1]
-                cuts = [actor.cut.remote(round, attempt, number, count) for _, actor in actors if actor is not makes]
-                made.append(makes.made.remote(round, attempt, number, count, *cuts))
+                part = self._server, round, attempt, number, count
+                cuts = [actor.cut.remote(*part) for _, actor in actors if actor is not makes]
+                made.append(makes.made.remote(*part, *cuts))
             found = self._all_of(made, actors)
             for within, arrays in zip(parts[first:], found, strict=False):
                 put(whole, within, {name: tensor_over(array).view(whole[name].dtype) for name, array in arrays.items()})

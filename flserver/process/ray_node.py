@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.ingest.faults import NodesFault, is_its_own
-from flserver.ingest.inbox import Inbox
 from flserver.ingest.node import Node
 from flserver.network.inherited import InheritedTrainer
 from flserver.process.about_node import About
-from flserver.process.node import SharedListener, log_as, make_model
+from flserver.process.node import log_as, make_model
+from flserver.process.ray_known import KnownBy
 from flserver.process.ray_port import KeptPort
+from flserver.process.ray_served import Served
 from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
 from flserver.settings import server_settings
 
@@ -50,14 +51,13 @@ class RayNode:
         allow_descriptors()
         limit_arenas()
         self._lock = threading.Lock()  # guards the nine below, while they change
-        self._node: Node | None = None
-        self._name = ""
-        self._told = Inbox()
+        self._served: Served | None = None
+        self._name = ""  # of the last one
         self._why = SERVES_NONE  # there is no node
-        self._listener: SharedListener | None = None  # the node's
         self._port: KeptPort | None = None
         self._server: str | None = None  # whose it is
         self._left: list[InheritedTrainer] = []  # by the server before, for the next one
+        self._known: KnownBy | None = None  # as those that are left were let in
         self._answered: dict[str, tuple[int, int]] = {}
         self._asked = monotonic()
         self._about = About.of_this()
@@ -88,16 +88,15 @@ class RayNode:
         model (round, attempt) each of these trainers ``holds``, by its client, and during which attempt the last upload
         of each client was whole here."""
         with self._lock:
-            node, self._node, self._why = self._node, None, OTHERS
-            self._told.close()
+            before, self._served, self._why = self._served, None, OTHERS
             self._server, self._asked = server, monotonic()
-        if node is not None:
-            left = node.hand_on(HAND_ON_SECONDS)
-            self._free()
+        if before is not None:
+            left = before.hand_on(HAND_ON_SECONDS)
             with self._lock:
                 self._left += left
-                self._answered |= node.answered
-        held = {left.metadata.client_id: left.holds for left in self._left}
+                self._answered |= before.node.answered
+        with self._lock:
+            held = {left.metadata.client_id: left.holds for left in self._left}
         return self.where() | {
             "holds": {client: (sent.round, sent.attempt) for client, sent in held.items() if sent is not None},
             "answered": self._answered,
@@ -115,16 +114,24 @@ class RayNode:
         ``idle`` have answered the model that they were sent. Gives ``host`` and ``port``, or why not as ``error``."""
         told: dict[str, Any] = json.loads(described)
         settings = server_settings(told["values"])
-        if self._server not in (None, server):
-            return {"error": OTHERS}
-        self._end(SERVES_NONE, but_left=True)
+        with self._lock:
+            if self._server not in (None, server):
+                return {"error": OTHERS}
+            self._server, self._asked = server, monotonic()
+            before, self._served, self._why = self._served, None, SERVES_NONE
+        if before is not None:
+            before.end()
         log_as(settings, told["name"])
+        known = KnownBy.of(settings)
+        idle = frozenset(idle)
         try:
             with self._lock:
-                self._server = server
+                if self._server != server:  # it has lost the run meanwhile, or was silent
+                    return {"error": OTHERS}
+                self._asked = monotonic()
                 kept = self._listen(host, port, beside=beside)
-                self._listener = listener = kept.shared()
-                self._node = node = Node(
+                listener = kept.shared()
+                node = Node(
                     settings,
                     listener,
                     run_id=told["run_id"],
@@ -132,15 +139,18 @@ class RayNode:
                     capacity=capacity_of(settings.network),
                     receive_memory=settings.network.receive_memory // settings.ingest.ingest,
                 )
-                self._name, self._told = told["name"], Inbox()
-                hears = threading.Thread(target=self._hear, args=(node, self._told), name="node-hears", daemon=True)
+                left, self._left = self._left, []
+                if self._known not in (None, known):
+                    for one in left:  # nobody who was let in by other rules goes on: they come back by themselves
+                        one.close()
+                    left = []
+                self._known = known
+                node.start([replace(one, holds=None) if one.metadata.client_id in idle else one for one in left])
+                self._served = served = Served(node=node, listener=listener)
+                self._name = told["name"]
         except FlserverError as error:
             return {"error": one_line(error)}
-        self._asked = monotonic()
-        left, self._left = self._left, []
-        idle = frozenset(idle)
-        node.start([replace(one, holds=None) if one.metadata.client_id in idle else one for one in left])
-        hears.start()
+        served.hear(lambda why: self._end(why, served))
         threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model", daemon=True).start()
         host, port = kept.address
         return {"host": host, "port": port}
@@ -156,39 +166,27 @@ class RayNode:
 
     # --- the line ----------------------------------------------------------------------------------------------------
 
-    def take(self, seconds: float) -> tuple[bytes, bool]:
-        """What the node has to say, and whether nothing follows."""
-        self._asked, node = monotonic(), self._served()
-        batch = node.take(seconds)
+    def take(self, server: str, seconds: float) -> tuple[bytes, bool]:
+        """What the node of that server has to say, and whether nothing follows."""
+        node = self._of(server).node
         self._asked = monotonic()
+        batch = node.take(seconds)
         over = not batch and node.asking.outbox.over
         with self._lock:
-            if over and self._node is not node:  # it did not end by a goodbye
-                raise StoreError(self._why)
+            if self._server == server:
+                self._asked = monotonic()
+            if over and (self._served is None or self._served.node is not node):  # it did not end by a goodbye
+                raise self._none_for(server)
         return batch, over
 
-    def give(self, batch: bytes) -> None:
-        """What the desk says. It is done in its order, behind this call: what takes long, such as a large model or a
-        sum, is no sign that the node is gone."""
-        with self._lock:
-            if self._node is None:
-                raise StoreError(self._why)
-            told = self._told
-        told.put(batch)
+    def give(self, server: str, batch: bytes) -> None:
+        """What that server's desk says. It is done in its order, behind this call: what takes long, such as a large
+        model or a sum, is no sign that the node is gone."""
+        self._of(server).told.put(batch)
 
-    def _hear(self, node: Node, told: Inbox) -> None:
-        """Do what the node is told. Where it cannot be done the node ends, which whoever asks it is told."""
-        while (batch := told.take()) is not None:
-            try:
-                node.give(batch)
-            except Exception as error:
-                logger.exception("what the server said could not be taken")
-                return self._end(f"what it was told could not be taken: {error!r}", node)
-            del batch  # a model may be in it
-
-    def model(self, number: int, tensors: "Sequence[np.ndarray]") -> None:
+    def model(self, server: str, number: int, tensors: "Sequence[np.ndarray]") -> None:
         """A model's bytes, which lie where Ray has put them, once for all nodes of a machine."""
-        self._served().model(number, [memoryview(tensor) for tensor in tensors])  # type: ignore[arg-type]
+        self._of(server).node.model(number, [memoryview(tensor) for tensor in tensors])  # type: ignore[arg-type]
 
     def is_there(self) -> bool:
         """Whether it answers: at once, whatever else it does."""
@@ -196,13 +194,13 @@ class RayNode:
 
     # --- sums --------------------------------------------------------------------------------------------------------
 
-    def cut(self, round: int, attempt: int, number: int, count: int) -> "dict[str, np.ndarray]":
+    def cut(self, server: str, round: int, attempt: int, number: int, count: int) -> "dict[str, np.ndarray]":
         """What it has of the attempt in one of ``count`` ranges."""
-        with self._own_faults():
-            return _arrays(self._served().making.cut(round, attempt, number, count))
+        with self._own_faults(server):
+            return _arrays(self._of(server).node.making.cut(round, attempt, number, count))
 
     def made(
-        self, round: int, attempt: int, number: int, count: int, *others: "dict[str, np.ndarray]"
+        self, server: str, round: int, attempt: int, number: int, count: int, *others: "dict[str, np.ndarray]"
     ) -> "dict[str, np.ndarray]":
         """The new model in one of ``count`` ranges: of what it has of the attempt, and of what ``others`` have there.
         A tensor is its bytes."""
@@ -210,20 +208,21 @@ class RayNode:
 
         from flserver.models.state import tensor_over
 
-        with self._own_faults():
+        with self._own_faults(server):
             theirs = ({name: tensor_over(array) for name, array in other.items()} for other in others)
-            made = self._served().making.made(round, attempt, number, count, theirs)
+            made = self._of(server).node.making.made(round, attempt, number, count, theirs)
             return {name: tensor.view(-1).view(torch.uint8).numpy() for name, tensor in made.items()}
 
     @contextmanager
-    def _own_faults(self) -> Iterator[None]:
-        """What fails within, and is this node's alone, says so, to whoever was given what another one made of it."""
+    def _own_faults(self, server: str) -> Iterator[None]:
+        """What fails within, and is this node's alone, says so, to whoever was given what another one made of it, where
+        it is that server's."""
         with self._lock:
-            name = self._name
+            name = self._name if self._server in (None, server) else None
         try:
             yield
         except Exception as error:
-            if is_its_own(error):
+            if name is not None and is_its_own(error):
                 raise NodesFault(name, one_line(error)) from error
             raise
 
@@ -234,38 +233,37 @@ class RayNode:
         self._stopped.set()
         self._end(SERVES_NONE)
 
-    def _served(self) -> Node:
+    def _of(self, server: str) -> Served:
+        """What is that server's, which asks. Raises StoreError where nothing is, as for one that was paused until
+        another had gone on with the run."""
         with self._lock:
-            if self._node is None:
-                raise StoreError(self._why)
-            return self._node
+            if self._server != server or self._served is None:
+                raise self._none_for(server)
+            return self._served
 
-    def _end(self, why: str, served: Node | None = None, *, but_left: bool = False) -> None:
-        """End the node, for that reason, where it is still the one that is ``served``, if any is named; and, but for
-        what was ``left`` to the next server, all that is kept for one."""
+    def _none_for(self, server: str) -> StoreError:
+        """Why that server has no node here. Under the lock."""
+        return StoreError(self._why if self._server in (None, server) else OTHERS)
+
+    def _end(self, why: str, served: Served | None = None, *, where_silent: bool = False) -> None:
+        """End the node, for that reason, and all that is kept for the next server: where the node is still the one that
+        is ``served``, if any is named, and where its server still has not asked, with ``where_silent``: then it is
+        nobody's."""
         with self._lock:
-            if served is not None and self._node is not served:
+            if served is not None and self._served is not served:
                 return
-            node, self._node, self._why = self._node, None, why
-            self._told.close()
-        if node is not None:
-            node.lost()
-            node.join()
-            self._free()
-        if but_left:
-            return
-        with self._lock:
+            if where_silent:
+                if monotonic() - self._asked <= SILENT_SECONDS:
+                    return
+                self._server = None
+            before, self._served, self._why = self._served, None, why
             (left, self._left), (port, self._port) = (self._left, []), (self._port, None)
+        if before is not None:
+            before.end()
         for trainer in left:
             trainer.close()
         if port is not None:
             port.close()
-
-    def _free(self) -> None:
-        with self._lock:
-            listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.free()
 
     def _watch(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
@@ -274,7 +272,7 @@ class RayNode:
                 os._exit(0)
             if silent > SILENT_SECONDS and self._port is not None:
                 logger.warning("the server has not asked for %g s: it is gone, and trainers are let go", SILENT_SECONDS)
-                self._end(SERVES_NONE)
+                self._end(SERVES_NONE, where_silent=True)
 
 
 def _arrays(state: "State") -> "dict[str, np.ndarray]":

@@ -69,7 +69,7 @@ class RayNodes:
             threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}", daemon=True)
             for slot in range(1, settings.ingest.ingest + 1)
         ]
-        desk.engine = RayModels(self._cluster, self._lines)
+        desk.engine = RayModels(self._cluster, self._lines, self._own)
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be, of them those that an earlier server of the run left."""

@@ -5,6 +5,7 @@ where nothing can be written.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -194,9 +195,11 @@ class Reader(Readable):
         return AcceptedNorms(**self._rows(query, run=run_id, upto=upto)[0])
 
     def nodes_named(self, run_id: str) -> int:
-        """The highest number in the name of a node that the run has had; 0 where it had none."""
+        """The highest number in the name of a node that the run has had; 0 where it had none. A name that is none of
+        ours has no number."""
         names = self._rows("SELECT node FROM nodes WHERE run_id = :run", run=run_id)
-        return max((int(row["node"].rpartition("-")[2]) for row in names), default=0)
+        found = (re.search("-([0-9]{1,9})$", row["node"]) for row in names)
+        return max((int(number[1]) for number in found if number is not None), default=0)
 
     def next_attempt(self, run_id: str, number: int) -> int:
         """The first attempt of round ``number`` that has no row yet, from 1."""

@@ -1,13 +1,30 @@
 """A server that is gone, and the run's next one over the same nodes: their trainers stay."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
 
 from flserver.aggregation.checks import state_digest
+from flserver.errors import StoreError
 from flserver.events import ClientRegistered, ConnectionOpened, MessageReceived, UpdateReceived
+from flserver.ingest import told as t
+from flserver.ingest.batches import Item, to_bytes
+from flserver.ingest.node import Node
 from flserver.models.state import state_of
+from flserver.process import ray_node
+from flserver.process.node import described
+from flserver.process.ray_known import KnownBy
 from flserver.process.ray_left import idle_of
+from flserver.process.ray_node import OTHERS, SERVES_NONE, RayNode
+from flserver.process.ray_served import Served
+from flserver.settings import server_settings
+from tests.certificates import Authority
 from tests.e2e.harness import Peer, closed
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, uploaded
+from tests.patience import eventually
 
 
 def test_who_has_answered_is_told_from_all_that_nodes_and_the_record_know() -> None:
@@ -67,3 +84,100 @@ def test_who_is_in_the_middle_of_something_is_let_go_and_the_port_stays(tmp_path
                 assert after.ports() == [port]
                 with Peer(port, 1).join():
                     after.several.recorder.wait_for(ClientRegistered, count=2)
+
+
+def test_a_server_that_was_paused_over_the_takeover_has_no_say_in_the_nodes(tmp_path: Path) -> None:
+    with OnThreads(tmp_path, 1, 1, 1) as before:
+        (port,) = before.ports()
+        old, node = before.nodes._own, before.threads.actors["node-1"].kept
+        after = OnThreads(tmp_path, 1, 1, 1)
+        after.threads.actors = before.threads.actors
+        with after:
+            assert after.ports() == [port]
+            served = node._served
+            close = to_bytes([Item(t.Close(0.0))])
+            for call in (
+                lambda: node.take(old, 0.0),
+                lambda: node.give(old, close),
+                lambda: node.model(old, 1, []),
+                lambda: node.cut(old, 0, 1, 0, 1),
+                lambda: node.made(old, 0, 1, 0, 1),
+            ):
+                with pytest.raises(StoreError, match=OTHERS):
+                    call()
+            with Peer(port, 1).join() as peer:
+                peer.upload(changed(state_of(peer.model()), 1, 1))
+                peer.finished()
+            assert after.several.finish() == "completed"
+            assert node._served is served
+
+
+@pytest.fixture
+def node() -> Iterator[RayNode]:
+    """A node of one server's, which is in this process."""
+    with mock.patch("flserver.process.ray_node.log_as"), mock.patch.object(RayNode, "where", return_value={}):
+        kept = RayNode()
+        assert "error" not in begin(kept, "the first one")
+        yield kept
+        kept.stop()
+
+
+def begin(node: RayNode, server: str, **values: object) -> dict[str, Any]:
+    settings = server_settings({"model": "tests.ingest.on_threads:initial", "server_port": 0, "ingest": 1, **values})
+    return node.begin(described(settings, "run", "node-1"), "127.0.0.1", 0, False, server)
+
+
+def test_a_server_that_loses_the_run_while_it_begins_a_node_begins_none(
+    node: RayNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = Served.end
+
+    def end(served: Served) -> None:
+        ends(served)
+        node.hand_on("the next one")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Served, "end", end)
+        assert begin(node, "the first one") == {"error": OTHERS}
+    assert node.serves() == "the next one"
+    with pytest.raises(StoreError, match=OTHERS):
+        node.take("the first one", 0.0)
+
+
+def test_a_node_whose_server_has_fallen_silent_is_the_next_ones_that_begins_it(
+    node: RayNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node._end(SERVES_NONE, where_silent=True)  # it has just been begun: the watch saw what was before
+    assert node.serves() == "the first one"
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_node, "SILENT_SECONDS", -1.0)
+        eventually(lambda: node._port is None)
+    assert "error" not in begin(node, "the next one")
+    assert node.serves() == "the next one"
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_trainers_come_back_by_themselves_where_the_next_server_knows_peers_by_other_settings(
+    tmp_path: Path, node: RayNode, secured: bool
+) -> None:
+    cert = Authority(tmp_path).server("localhost").in_one_file()
+    trainer = mock.Mock(metadata=mock.Mock(client_id="1"))
+    node.hand_on("the next one")
+    node._left = [trainer]
+    start = Node.start
+    with mock.patch.object(Node, "start", autospec=True, side_effect=lambda it, _: start(it)) as started:
+        assert "error" not in begin(node, "the next one", **({"tls_cert": str(cert)} if secured else {}))
+    ((_, inherited),) = [call.args for call in started.call_args_list]
+    assert (len(inherited), trainer.close.called) == ((0, True) if secured else (1, False))
+
+
+def test_who_peers_are_is_known_by_the_settings_that_say_so(tmp_path: Path) -> None:
+    issuers = tmp_path / "ca.pem"
+    issuers.write_text("one")
+    values = {"tls_cert": "cert.pem", "tls_client_ca": str(issuers), "clients": "roster", "trusted_proxy": "10.0.0.1"}
+    before = KnownBy.of(server_settings(values))
+    assert KnownBy.of(server_settings(values | {"num_rounds": 77})) == before
+    for name, other in (("tls_cert", None), ("clients", None), ("trusted_proxy", None), ("insecure", True)):
+        assert KnownBy.of(server_settings({**values, name: other})) != before
+    issuers.write_text("another")
+    assert KnownBy.of(server_settings(values)) != before

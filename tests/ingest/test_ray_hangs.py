@@ -53,8 +53,8 @@ def test_a_node_that_works_at_a_model_for_long_answers_meanwhile(
         assert may.wait(PATIENCE)
         taking(models, said)
 
-    def give(node: RayNode, batch: bytes) -> None:
-        giving(node, batch)
+    def give(node: RayNode, server: str, batch: bytes) -> None:
+        giving(node, server, batch)
         told.append(batch)
 
     monkeypatch.setattr(NodeModels, "take", take_model)
@@ -83,8 +83,8 @@ def test_a_call_may_take_as_long_as_the_node_says_that_it_is_there(
     taking, asked = RayNode.take, threading.Semaphore(0)
     there = RayNode.is_there
 
-    def take(node: RayNode, seconds: float) -> tuple[bytes, bool]:
-        batch, over = taking(node, seconds)
+    def take(node: RayNode, server: str, seconds: float) -> tuple[bytes, bool]:
+        batch, over = taking(node, server, seconds)
         if batch:
             asked.acquire(timeout=PATIENCE)
         return batch, over
@@ -147,7 +147,7 @@ def test_a_node_without_memory_for_its_range_is_lost_and_the_others_make_the_mod
     with OnThreads(tmp_path, 3, 1, 3, min_updates=1) as run:
         ports = run.ports()
         short = run.threads.actors[f"node-{number}"].kept
-        short._served().making._range = raising(MemoryError("no room"))  # type: ignore[method-assign]
+        short._served.node.making._range = raising(MemoryError("no room"))  # type: ignore[method-assign,union-attr]
         peers = [run.several._peers.enter_context(Peer(port, client)).join() for client, port in enumerate(ports)]
         for client, peer in enumerate(peers):
             answered(peer, client)
@@ -160,7 +160,7 @@ def test_what_would_fail_at_any_node_costs_the_run(tmp_path: Path) -> None:
     with OnThreads(tmp_path, 2, 1, 1) as run:
         ports = run.ports()
         for handle in run.threads.actors.values():
-            handle.kept._served().making._range = raising(ValueError("a defect"))  # type: ignore[method-assign]
+            handle.kept._served.node.making._range = raising(ValueError("a defect"))  # type: ignore[method-assign,union-attr]
         with Peer(ports[0], 1).join() as peer:
             answered(peer, 1)
             assert run.several.finish() == "failed"
@@ -218,7 +218,7 @@ def test_a_line_keeps_nothing_of_what_was_said_while_it_waits_for_more() -> None
             """It says one thing, and is told one."""
 
             def get(self, reference: Any, seconds: float) -> object:
-                if reference != (ray_line.TAKE_SECONDS,):
+                if reference != ("a server", ray_line.TAKE_SECONDS):
                     return None
                 if answers:
                     return answers.pop()

@@ -97,6 +97,13 @@ def test_who_served_whom_and_which_went_is_on_record(database: Path, ask: Ask) -
     assert asked(client_id="1") == []
 
 
+def test_a_node_whose_name_ends_with_no_number_counts_for_none(database: Path) -> None:
+    names = ("node-2", "node-x", "ingest", "node-²", "node-" + "9" * 5000)
+    named = [replace(facts.node_started(number), node=name) for number, name in enumerate(names, 1)]
+    story.write(database, [*story.started(), *named])
+    assert Reader(database).nodes_named(facts.RUN) == 2
+
+
 def test_a_node_whose_server_was_killed_ended_then_as_far_as_is_known(database: Path, ask: Ask) -> None:
     story.write(database, [*story.started(), facts.node_started(), facts.run_left_over()])
     ended = ask("SELECT lost, end_reason, ended_at IS NULL FROM v1_nodes")
