@@ -89,7 +89,7 @@ def test_nobody_waits_for_what_lasts_after_its_decision(
     def meets(real: Callable[..., None]) -> Callable[..., None]:
         def both(self: NodeFolding, *given: object) -> None:
             try:
-                together.wait(5.0)
+                together.wait(PATIENCE)
                 found.append("met")
             except threading.BrokenBarrierError:
                 found.append("one after the other")
