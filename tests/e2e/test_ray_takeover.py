@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from flserver.settings.places import Address
 from flserver.store.reader import Reader
 from tests.e2e.harness import FAST, Peer, ServerProcess, free_port
+from tests.e2e.trained import changed
 from tests.patience import eventually
 from tests.postgres_server import PostgresDatabase
 from tests.ray_cluster import RayCluster
@@ -25,15 +25,6 @@ INHERITED = """SELECT COUNT(*) FROM v1_events WHERE type = 'ConnectionOpened'
     AND json_extract(payload, '$.inherited_from') IS NOT NULL"""
 TWICE = """SELECT json_extract(payload, '$.update_id') FROM v1_events WHERE type = 'UpdateReceived'
     GROUP BY 1 HAVING COUNT(*) > 1"""
-
-
-def changed(model: torch.nn.Module, client: int, round: int) -> torch.nn.Module:
-    """What a client makes of a round's model."""
-    numbers = torch.Generator().manual_seed(100 * round + client)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=numbers) * 10.0 ** (client - 3))
-    return model
 
 
 def answer(peers: list[Peer], *rounds: int) -> None:

@@ -11,6 +11,7 @@ ROUNDS = 3
 
 
 def changed(model: torch.nn.Module, client: int, round: int) -> torch.nn.Module:
+    """What a client makes of a round's model."""
     numbers = torch.Generator().manual_seed(100 * round + client)
     with torch.no_grad():
         for parameter in model.parameters():
