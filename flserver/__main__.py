@@ -1,5 +1,6 @@
 """``python -m flserver``, and the console script's entry."""
 
+import os
 import signal
 import sys
 
@@ -12,6 +13,11 @@ def main() -> None:
     # It is done: a signal that comes while Python ends, which takes a moment with torch in it, changes nothing of that.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    clusters = sys.modules.get("flserver.ray_cluster")
+    if clusters is not None and clusters.Cluster.left_waiting:  # all is closed, and on record
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -70,6 +70,9 @@ def check_cluster(address: str) -> None:
 class Cluster:
     """The cluster at ``address``, as the run ``run_id`` sees it: only its own actors. Raises UsageError."""
 
+    left_waiting = False
+    """Whether threads of this process wait in Ray for a head that is gone: they crash it where Python ends."""
+
     def __init__(self, address: str, run_id: str) -> None:
         self._ray: Any = load_ray()
         self._address, self._namespace = address, f"flserver-{run_id}"
@@ -124,6 +127,7 @@ class Cluster:
             self._head.close()
         if self.is_gone:
             atexit.unregister(self._ray.shutdown)
+            Cluster.left_waiting = True
         else:
             self._ray.shutdown()
 
