@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from tests.e2e.names import NameServer, in_network
+from tests.e2e.names import NameServer
+from tests.e2e.netns import in_network
 from tests.patience import PATIENCE, eventually
 from tests.postgres_server import binaries
 
@@ -197,7 +198,9 @@ class Machines:
             _ip(self._switch, "link", "add", "bridge", "type", "bridge")
             _ip(self._switch, "addr", "add", f"{self._subnet}.1/24", "dev", "bridge")
             _ip(self._switch, "link", "set", "bridge", "up")
-            questions = in_network(self._switch, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            questions = in_network(
+                f"/proc/{self._switch}/ns/net", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            )
             questions.bind((f"{self._subnet}.1", 53))
             stack.enter_context(NameServer(questions, self._names))
             stack.callback(self._end)

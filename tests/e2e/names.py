@@ -1,41 +1,13 @@
 """What a container engine's name server does: a name has the addresses of those who run under it."""
 
-import ctypes
-import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TypeVar
 
-T = TypeVar("T")
-CLONE_NEWNET = 0x40000000
 A = 1
 NO_SUCH_NAME = 3
-
-
-def in_network(pid: int, make: Callable[[], T]) -> T:
-    """What ``make`` gives on a thread that is in the process ``pid``'s network: a socket stays where it was made."""
-    made: list[T | BaseException] = []
-
-    def there() -> None:
-        descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-        try:
-            if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-            made.append(make())
-        except BaseException as error:
-            made.append(error)
-        finally:
-            os.close(descriptor)
-
-    thread = threading.Thread(target=there)
-    thread.start()
-    thread.join()
-    if isinstance(made[0], BaseException):
-        raise made[0]
-    return made[0]
 
 
 class NameServer:

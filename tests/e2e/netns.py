@@ -6,11 +6,13 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from tests.patience import PATIENCE
 
+T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
 
 
@@ -27,28 +29,33 @@ class Machine:
         _ip("-n", self._name, "link", "set", "there", "down")
 
 
-def connect_from(namespace: str, address: tuple[str, int], source: str | None = None) -> socket.socket:
-    """A connection from within a network namespace, ``source`` being one of the addresses there."""
-    made: list[socket.socket | OSError] = []
+def in_network(namespace: str, make: Callable[[], T]) -> T:
+    """What ``make`` gives on a thread that is in the network of that file: a socket stays where it was made."""
+    made: list[T | BaseException] = []
 
-    def from_there() -> None:  # a thread has a namespace of its own, and a socket stays where it was made
+    def there() -> None:
         descriptor = os.open(namespace, os.O_RDONLY)
         try:
             if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
-            own = None if source is None else (source, 0)
-            made.append(socket.create_connection(address, timeout=PATIENCE, source_address=own))
-        except OSError as error:
+            made.append(make())
+        except BaseException as error:
             made.append(error)
         finally:
             os.close(descriptor)
 
-    thread = threading.Thread(target=from_there)
+    thread = threading.Thread(target=there)
     thread.start()
     thread.join()
-    if isinstance(made[0], OSError):
+    if isinstance(made[0], BaseException):
         raise made[0]
     return made[0]
+
+
+def connect_from(namespace: str, address: tuple[str, int], source: str | None = None) -> socket.socket:
+    """A connection from within a network namespace, ``source`` being one of the addresses there."""
+    own = None if source is None else (source, 0)
+    return in_network(namespace, lambda: socket.create_connection(address, timeout=PATIENCE, source_address=own))
 
 
 @contextlib.contextmanager
