@@ -41,7 +41,8 @@ class _Node:
 
 class Nodes:
     """Takes the events of a record in their order. ``problems`` are what does not hold, ``held`` counts what rounds
-    name and holds, ``unknown`` what cannot be told: where a payload was purged, nobody knows whose it was."""
+    name and holds, ``believed`` what cannot be held against anything: where a payload was purged, or cannot be read,
+    nobody knows whose it was."""
 
     def __init__(self) -> None:
         self._owners: dict[int, Owners] = defaultdict(Owners)
@@ -49,15 +50,21 @@ class Nodes:
         self._updates: dict[int, dict[int, tuple[str, int]]] = defaultdict(dict)  # which event of which node each is
         self._gaps: set[int] = set()
         self.problems: list[str] = []
-        self.held = self.unknown = 0
+        self.held = self.believed = 0
 
     def take(self, row: Mapping[str, Any]) -> None:
         """The next event, as its row has it."""
         process, kind, payload = row["process_id"], row["type"], row["payload"]
-        if payload is None:
-            if kind in _PURGEABLE:
+        try:
+            if payload is not None:
+                self._follow(process, kind, payload)
+            elif kind in _PURGEABLE:
                 self._gaps.add(process)
-        elif kind == "RoundCommitted":
+        except Exception:  # what a payload holds that was changed can fail anywhere; the chain says that it was
+            self._gaps.add(process)
+
+    def _follow(self, process: int, kind: str, payload: str) -> None:
+        if kind == "RoundCommitted":
             self._committed(process, json.loads(payload))
         elif kind == "AttemptAborted":
             self._updates[process].clear()
@@ -71,7 +78,7 @@ class Nodes:
         for said in round.get("nodes", ()):
             problem = self._nodes[process, said["node"]].problem(said["events"], said["head"])
             if process in self._gaps:
-                self.unknown += 1
+                self.believed += 1
             elif problem is None:
                 self.held += 1
             else:
@@ -95,13 +102,13 @@ class Nodes:
 
 
 def check_nodes(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[bool | None, str]]:
-    """Lines that say what holds (True), what does not (False), and what cannot be told (None), of all events of a
-    record in their order."""
+    """Lines that say what holds (True), what does not (False), and what is believed (None), of all events of a record
+    in their order."""
     nodes = Nodes()
     for row in rows:
         nodes.take(row)
     yield from ((False, problem) for problem in nodes.problems)
-    if nodes.unknown:
-        yield None, f"what {nodes.unknown} rounds say of nodes cannot be told: payloads were purged"
+    if nodes.believed:
+        yield None, f"what rounds name of nodes' events is believed {nodes.believed} times: payloads are gone"
     if nodes.held and not nodes.problems:
         yield True, f"the events of nodes are those that rounds name, {nodes.held} times"

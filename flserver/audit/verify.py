@@ -51,7 +51,7 @@ class Verification:
             compare.make_seals(place.connection)
             replayed = Replay(place.connection, NAMED).run()
             yield from self._chain(replayed)
-            yield from self._nodes(place)
+            yield from self._nodes(place, replayed)
             if heads is not None:
                 yield from check_heads(heads, replayed.events, lambda seq: compare.digest_at(place.connection, seq))
             if place.incomplete:
@@ -99,12 +99,14 @@ class Verification:
             line += " cannot be told"
             yield Finding(check="purges", outcome="unknown", line=line, count=replayed.uncovered)
 
-    def _nodes(self, place: Scratch) -> Iterator[Finding]:
+    def _nodes(self, place: Scratch, replayed: Replayed) -> Iterator[Finding]:
+        # What payloads are gone of, the purges on record answer for; any others make it nobody's word.
+        believed: Outcome = "unknown" if replayed.broken or replayed.uncovered else "holds"
         if not compare.names_nodes(place.connection):
             return
         rows = (row for page in recorded(place.connection, "record") for row in page)
         for holds, line in check_nodes(rows):
-            outcome: Outcome = "unknown" if holds is None else "holds" if holds else "broken"
+            outcome: Outcome = believed if holds is None else "holds" if holds else "broken"
             yield Finding(check="nodes", outcome=outcome, line=line)
 
     def _tables(self, place: Scratch) -> Iterator[Finding]:

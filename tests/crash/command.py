@@ -29,4 +29,5 @@ def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.crash", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout, f"it ended with {done.returncode} and without figures: {done.stderr}"
     return done.returncode, json.loads(done.stdout), done.stderr

@@ -172,10 +172,10 @@ def test_whatever_came_has_a_row(start: Start, join: Join) -> None:
     assert json.loads(server.sql("SELECT config FROM v1_runs")[0][0])["num_rounds"] == 1
 
 
-def test_the_fourteen_views_answer_and_the_chain_holds(start: Start, join: Join, tmp_path: Path) -> None:
+def test_the_fifteen_views_answer_and_the_chain_holds(start: Start, join: Join, tmp_path: Path) -> None:
     PrivateKey.generate("log.example/a").write(tmp_path / "key")
     options = ("--run-name", "views", "--eval-data", "digits", "--strangers-per-minute", "0")
-    options += ("--sign-key", str(tmp_path / "key"))
+    options += ("--sign-key", str(tmp_path / "key"), "--ingest", "1")
     server = start("--num-rounds", "2", "--min-clients", "2", *options, *FAST)
     with connect(server.port) as scan:
         scan.shutdown(1)
@@ -189,7 +189,7 @@ def test_the_fourteen_views_answer_and_the_chain_holds(start: Start, join: Join,
         peer.finished()
     assert server.exit_code() == 0
     views = [name for (name,) in server.sql("SELECT name FROM sqlite_master WHERE type = 'view' AND name LIKE 'v1_%'")]
-    assert len(views) == 14
+    assert len(views) == 15
     for view in views:
         assert server.sql(f"SELECT COUNT(*) FROM {view}")[0][0] > 0, view
     means = server.sql("SELECT round, name, value FROM v1_round_metrics WHERE source = 'clients' ORDER BY round, name")
@@ -204,7 +204,7 @@ def test_the_fourteen_views_answer_and_the_chain_holds(start: Start, join: Join,
         [sys.executable, "-m", "flserver", "verify", "--db", server.db], capture_output=True, text=True, cwd=tmp_path
     )
     assert verify.returncode == 0, verify.stderr
-    assert verify.stdout.splitlines()[-1] == "all 8 hold"
+    assert verify.stdout.splitlines()[-1] == "all 9 hold"
 
 
 def test_another_user_reads_the_database_after_a_clean_stop(start: Start, join: Join, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ METRICS = {"loss": {"received": 2.5, "trained": 1.0}, "accuracy": {"received": 0
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The record of a run with a drop-out, refusals, an update that is rejected, a kill and a resume."""
+    """The record of a run with a drop-out, refusals, an update that is rejected, a kill and a resume over a node."""
     folder = tmp_path_factory.mktemp("finished")
     with ExitStack() as stack:
         PrivateKey.generate("log.example/a").write(folder / "key")
@@ -55,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         server.wait_for_sql("SELECT 1 FROM v1_clients WHERE client_id = 'c' AND left_at NOT NULL")
         server.wait_for_sql("SELECT 1 FROM v1_updates WHERE decision = 'rejected'")
         server.kill()
-        server = stack.enter_context(ServerProcess(folder, "--resume", "--min-clients", "2", *FAST))
+        server = stack.enter_context(ServerProcess(folder, "--resume", "--min-clients", "2", "--ingest", "1", *FAST))
         with connect(server.port) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert closed(stranger)
