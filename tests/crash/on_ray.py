@@ -209,7 +209,7 @@ def _watch(word: Word | None, tally: Path | None, died: Path | None = None) -> N
     """In the server's process: what its places say and hear is counted; at ``word`` the process of a node is killed, or
     this one, and ``died`` says when."""
     from flserver.ingest.place import Place
-    from flserver.process.ray_nodes import RayNodes
+    from flserver.process.ray.nodes import RayNodes
 
     pids: dict[str, int] = {}
     of: list[str] = []  # the node that the word was said by, or to
