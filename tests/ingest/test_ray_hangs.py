@@ -19,9 +19,9 @@ from flserver.ingest.faults import NodesFault
 from flserver.ingest.models import NodeModels
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
+from flserver.process.nodes.restarts import BURST, NONE_LEFT, TOO_OFTEN
 from flserver.process.ray import line as ray_line
 from flserver.process.ray import nodes as ray_nodes
-from flserver.process.nodes.restarts import BURST, NONE_LEFT, TOO_OFTEN
 from flserver.process.ray.line import Line
 from flserver.process.ray.node import RayNode
 from tests.e2e.harness import Peer
