@@ -13,7 +13,7 @@ def main() -> None:
     # It is done: a signal that comes while Python ends, which takes a moment with torch in it, changes nothing of that.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    clusters = sys.modules.get("flserver.ray_cluster")
+    clusters = sys.modules.get("flserver.cluster.ray")
     if clusters is not None and clusters.Cluster.left_waiting:  # all is closed, and on record
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flserver.cluster.ray import CALLS, Cluster
 from flserver.errors import FlserverError
 from flserver.ingest.faults import NodesFault
-from flserver.process.ray_node import RayNode
-from flserver.ray_cluster import CALLS, Cluster
+from flserver.process.ray.node import RayNode
 from tests.patience import PATIENCE
 
 LATE = 2.0  # seconds in which a process that is stopped does not answer

@@ -19,7 +19,7 @@ from flserver.simulation import fleet, outcome, parts, script
 from flserver.store.reader import Reader
 
 if TYPE_CHECKING:
-    from flserver.ray_cluster import Cluster
+    from flserver.cluster.ray import Cluster
     from flserver.simulation.server import Server
 
 MOST_PROCESSES = 256
@@ -93,7 +93,7 @@ def _cluster(stack: contextlib.ExitStack, address: str | None, there: hosts.Addr
     """The cluster that the trainers are on, where that is said."""
     if address is None:
         return None
-    from flserver.ray_cluster import Cluster
+    from flserver.cluster.ray import Cluster
     from flserver.simulation.on_ray import check_reachable
 
     cluster = Cluster(address, f"fleet-{secrets.token_hex(8)}")

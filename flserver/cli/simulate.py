@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flserver.cli.common import answer, database, db_option, json_option
+from flserver.cluster.ray import check_cluster
 from flserver.errors import EXIT_DONE, EXIT_INTERRUPTED, FlserverError, UsageError
-from flserver.ray_cluster import check_cluster
 from flserver.settings import DATASETS, hosts
 from flserver.settings.options import sources
 from flserver.text import printable

@@ -29,8 +29,8 @@ class NodeSent(SentModel):
     """A model that a node sends, under the desk's ``number``: its hand-over is acknowledged before its last bytes go,
     unless it was said with the ticket that they may."""
 
-    def __init__(self, asking: Asking, ticket: t.Ticket) -> None:
-        super().__init__(ticket.round, ticket.attempt)
+    def __init__(self, asking: Asking, ticket: t.Ticket, digest: str | None) -> None:
+        super().__init__(ticket.round, ticket.attempt, digest=digest)
         self._asking, self._number, self._may = asking, ticket.sent, ticket.handed_over
 
     def hand_over(self, now: float) -> None:
@@ -133,7 +133,7 @@ class NodeDoor:
         self._asking.tell(t.Ended(int(accepted_at)))
 
     def register(self, client_id: str, data_size: int, peer: Peer, holds: SentModel | None = None) -> Registration:
-        held = None if holds is None else q.Answers(holds.round, holds.attempt, None)
+        held = None if holds is None else q.Holds(holds.round, holds.attempt, holds.digest)
         return self._asking.ask(q.Register(client_id, data_size, peer, held), q.Registered).registration
 
     def confirm_registration(self, registration: Registration, ring: Ring, send: Send = lambda: False) -> None:
@@ -158,7 +158,7 @@ class NodeDoor:
             if not getattr(self._sending, "at_once", False):
                 ticket = self._taken_back(ticket)
             self._broadcast.acquire()
-            return Ticket(NodeSent(self._asking, ticket), self._broadcast)
+            return Ticket(NodeSent(self._asking, ticket, self.model.digest), self._broadcast)
 
     def expect_upload(self, peer: Peer) -> Share:
         try:

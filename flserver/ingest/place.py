@@ -140,7 +140,11 @@ class Place:
                     return q.Stale()
                 return self.held.offer(question, self._accepted_at(question.connection))
             case q.Register(client_id, data_size, peer, holds):
-                held = None if holds is None else SentModel(holds.round, holds.attempt, inherited=True)
+                held = (
+                    None
+                    if holds is None
+                    else SentModel(holds.round, holds.attempt, inherited=True, digest=holds.digest)
+                )
                 return q.Registered(self._seated.register(client_id, data_size, peer, held))
             case q.HandOver(sent):
                 self._seated.hand_over(sent)

@@ -26,7 +26,16 @@ class Register:
     client_id: str
     data_size: int
     peer: Peer
-    holds: "Answers | None" = None
+    holds: "Holds | None" = None
+
+
+@frozen()
+class Holds:
+    """A model that an earlier server sent to a trainer: in which attempt, and its digest (``CurrentModel``)."""
+
+    round: int
+    attempt: int
+    digest: str | None
 
 
 @frozen()

@@ -154,7 +154,7 @@ def _beside_left(plan: "Plan | None") -> Listener | None:
     """The port beside nodes on this machine that an earlier server of the run has left, and that have kept it."""
     if plan is None or plan.resumed is None or not plan.settings.ingest.ray_address:
         return None
-    from flserver.process.ray_left import keep_port
+    from flserver.process.ray.left import keep_port
 
     network = plan.settings.network
     return Beside(network.host, network.server_port) if keep_port(plan.settings, plan.run_id) else None

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from flserver.cluster.ray import check_cluster
 from flserver.errors import NotInstalled, UsageError
 from flserver.files import complaints, group_id
 from flserver.plugins import check_importable, check_name
-from flserver.process.ray_room import require_room
-from flserver.ray_cluster import check_cluster
+from flserver.process.ray.room import require_room
 from flserver.settings import DATASETS, SERVER_SETTINGS, STRATEGIES, ServerSettings, StorePolicy, defaults
 from flserver.settings.hosts import Unresolved, addresses
 from flserver.settings.policies import check_kept

@@ -32,8 +32,8 @@ from flserver.store.reader import IdSeeds, Reader
 
 if TYPE_CHECKING:
     from flserver.ingest.desk import Desk
-    from flserver.process.nodes import Nodes
-    from flserver.process.ray_nodes import RayNodes
+    from flserver.process.nodes.children import Nodes
+    from flserver.process.ray.nodes import RayNodes
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
 GOODBYE_SECONDS = 0.001  # more for each connection: thousands of trainers are told one after another
@@ -179,11 +179,11 @@ def _desk(launched: Launched, exchange: Exchange, recorder: Recorder, seeds: IdS
 def _nodes(launched: Launched, desk: "Desk", end_run: Callable[[str], None]) -> "Nodes | RayNodes":
     settings, run_id = launched.plan.settings, launched.plan.run_id
     if settings.ingest.ray_address is not None:
-        from flserver.process.ray_nodes import RayNodes
+        from flserver.process.ray.nodes import RayNodes
 
         answers = partial(launched.reader.answers, run_id)
         return RayNodes(settings, launched.listener, desk, run_id, launched.say, end_run, answers)
-    from flserver.process.nodes import Nodes
+    from flserver.process.nodes.children import Nodes
 
     return Nodes(settings, launched.listener, desk, run_id, end_run)
 

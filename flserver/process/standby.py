@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
 
+from flserver.cluster.ray import load_ray
 from flserver.errors import UsageError
 from flserver.observers.health import Health
-from flserver.ray_cluster import load_ray
 from flserver.settings import NetworkPolicy, ServerSettings, server_settings
 from flserver.settings.hosts import with_port
 from flserver.store.database import Lock

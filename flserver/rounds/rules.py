@@ -116,17 +116,18 @@ class Rounds(Participants):
         assert self.min_updates is not None
         return len(self.invitable()) >= self.min_updates
 
-    def inherit(self, round: int) -> None:
-        """That round is next: whose trainer holds an earlier server's model of another one owes the answer to that."""
+    def inherit(self, round: int, digest: str | None) -> None:
+        """That round is next, from the model with that digest: whose trainer holds another one of an earlier server
+        owes the answer to that."""
         for participant in self.participants.values():
             held = participant.inherited
-            if held is not None and held.round != round and participant.standing == "present":
+            if held is not None and (held.round, held.digest) != (round, digest) and participant.standing == "present":
                 participant.move("misses a deadline")
 
     def start(self, round: int, number: int, now: float) -> Attempt:
         """Begin attempt ``number`` at ``round`` with everyone who can be sent a model and need not sit out. Who has it
-        from an earlier server is not sent it again: a round is made from one model, in whichever attempt."""
-        self.inherit(round)
+        from an earlier server (``inherit`` comes before) is not sent it again: a round is made from one model, in
+        whichever attempt."""
         able, tried = self.invitable(), self.attempt is not None and self.attempt.round == round
         backoffs = {participant.client_id: participant.backoff for participant in able}
         # Where those who were invited did not do for the round, nobody sits out: it may be for want of them.
@@ -134,8 +135,9 @@ class Rounds(Participants):
         self.attempt = Attempt(round, number, now, now + self._policy.round_timeout)
         self.attempt.invite([participant for participant in able if participant.client_id not in out], self._policy)
         for client_id, seat in self.attempt.seats.items():
-            if self.participants[client_id].inherited is not None:
-                self.participants[client_id].unanswered = seat.sent = SentModel(round, number, inherited=True)
+            participant = self.participants[client_id]
+            if (held := participant.inherited) is not None:
+                participant.unanswered = seat.sent = SentModel(round, number, inherited=True, digest=held.digest)
         owing = {p.client_id: p.owes for p in self.participants.values() if p.standing == "owing"}
         not_sent = owing | {client_id: str(backoffs[client_id]) for client_id in out}
         not_sent |= {p.client_id: "implausible" for p in self.participants.values() if p.live and self._is_left_out(p)}

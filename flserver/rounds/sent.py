@@ -10,13 +10,15 @@ from flserver.frozen import frozen
 class SentModel:
     """A model on its way to one registration. ``handed_over_at`` is set just before its last bytes are sent: an
     upload whose connection was accepted earlier cannot be its answer. An ``inherited`` one was handed over by an
-    earlier server of the run, before any connection that this one knows was accepted."""
+    earlier server of the run, before any connection that this one knows was accepted; its ``digest`` is that of
+    ``CurrentModel``, for it may be of a history that is not this server's."""
 
     round: int
     attempt: int
     handed_over_at: float | None = None
     fully_sent_at: float | None = None
     inherited: bool = False
+    digest: str | None = None
 
     @property
     def handed_over(self) -> bool:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from flserver.clock import monotonic
+from flserver.cluster.ray import Cluster
 from flserver.errors import FlserverError, UsageError, one_line
-from flserver.ray_cluster import Cluster
 from flserver.settings import hosts
 from flserver.simulation.parts import FleetError, Line, Part, is_loopback
 from flserver.simulation.ray_part import RayPart

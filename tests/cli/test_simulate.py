@@ -89,7 +89,7 @@ def test_more_trainers_than_descriptors_are_refused_with_what_is_missing(
 def test_a_cluster_needs_ray_and_somebody_who_answers(flserver: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     refused(flserver("simulate", "--ray-address", "10.0.0.1:6379"), "--ray-address needs Ray: ")
-    monkeypatch.setattr("flserver.ray_cluster.find_spec", lambda name: name)
+    monkeypatch.setattr("flserver.cluster.ray.find_spec", lambda name: name)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"

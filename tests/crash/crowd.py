@@ -20,10 +20,11 @@ BROKEN = OSError, EOFError
 
 class Crowd:
     """The trainers of a run, through however many servers. ``effects`` is what they saw. Where there is an ``over``,
-    they come back until that is set, also to a port that is nobody's."""
+    they come back until that is set, also to a port that is nobody's. ``silence`` is how many seconds a client that
+    hears nothing stays."""
 
-    def __init__(self, over: threading.Event | None = None) -> None:
-        self._over = over
+    def __init__(self, over: threading.Event | None = None, silence: float = SILENCE) -> None:
+        self._over, self._silence = over, silence
         self.effects: list[Effect] = []
         self.problems: list[str] = []
         self._registered = dict.fromkeys(CHANGES, 0)
@@ -56,7 +57,7 @@ class Crowd:
         with peer, suppress(*BROKEN):
             if peer.register()["header"] != "<SUCCESS>":
                 return False  # it is not known yet that the connection before is gone
-            peer.connection.settimeout(SILENCE)
+            peer.connection.settimeout(self._silence)
             self._registered[name] += 1
             self._see(f"{name} is registered", REGISTERED, self._registered[name], name)
             while (message := peer.message())["header"] == "<MODEL>":

@@ -51,10 +51,10 @@ def fork_nodes(begin: Callable[[int], object]) -> None:
         ours.close()
         _make(theirs, begin)
     theirs.close()
-    from flserver.process import nodes
+    from flserver.process.nodes import children as nodes
 
     def start(command: list[str], *, pass_fds: list[int], **_: Any) -> ForkedNode:
-        assert command[1:3] == ["-m", "flserver.process.node"], command
+        assert command[1:3] == ["-m", "flserver.process.nodes.child"], command
         socket.send_fds(ours, [b"node"], pass_fds)
         return ForkedNode(int(ours.recv(MOST)))
 
@@ -90,7 +90,7 @@ def _be(descriptors: list[int], number: int, begin: Callable[[int], object]) -> 
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        from flserver.process.node import main
+        from flserver.process.nodes.child import main
 
         begin(number)
         code = main(*descriptors)

@@ -26,6 +26,7 @@ from tests.patience import PATIENCE
 from tests.postgres_server import TEMPLATE, PostgresServer, at_head
 from tests.ray_cluster import RayCluster
 
+SILENCE = 20.0  # longer than a take-over: trainers are to stay
 STANDS_BY = re.compile("standing by for run")
 INHERITED = """SELECT COUNT(*) FROM v1_events WHERE type = 'ConnectionOpened'
     AND json_extract(payload, '$.inherited_from') IS NOT NULL"""
@@ -112,7 +113,7 @@ class Scene:
         self._sweep, self._folder, self._patch, self._alone, self._meant = sweep, folder, patch, alone, meant
         self._record = sweep.postgres.create(sweep.postgres.template(TEMPLATE, at_head))
         self._over = threading.Event()
-        self.crowd = Crowd(self._over)
+        self.crowd = Crowd(self._over, SILENCE)
         self.problems: list[str] = []
         self.servers: dict[str, Server] = {}
         self.made: Uninterrupted | None = None
@@ -176,7 +177,7 @@ class Scene:
             "--server-port",
             str(port),
         )
-        on_ray = ("--ray-address", self._sweep._cluster.address)
+        on_ray = ("--ray-address", self._sweep.cluster.address)
         return serving(self._folder, *OPTIONS[:-1], *on_ray, *place, how, patch=patch)
 
     def _judge(self) -> None:
@@ -209,14 +210,14 @@ def _watch(word: Word | None, tally: Path | None, died: Path | None = None) -> N
     """In the server's process: what its places say and hear is counted; at ``word`` the process of a node is killed, or
     this one, and ``died`` says when."""
     from flserver.ingest.place import Place
-    from flserver.process.ray_nodes import RayNodes
+    from flserver.process.ray.nodes import RayNodes
 
     pids: dict[str, int] = {}
     of: list[str] = []  # the node that the word was said by, or to
     begin, take, give = RayNodes._begin, Place.take, Place.give
 
-    def begun(nodes: RayNodes, actor: Any, about: dict[str, Any]) -> Any:
-        line = begin(nodes, actor, about)
+    def begun(nodes: RayNodes, slot: int, actor: Any, about: dict[str, Any]) -> Any:
+        line = begin(nodes, slot, actor, about)
         pids[line.place.name] = about["pid"]
         return line
 

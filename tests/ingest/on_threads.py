@@ -1,5 +1,5 @@
 """A run over nodes that make new models by range, with threads of this process where those have processes: over
-``process.ray_nodes``, where all but Ray is as it is, and over ``process.called_nodes``."""
+``process.ray.nodes``, where all but Ray is as it is, and over ``process.nodes.called``."""
 
 import random
 import re
@@ -19,12 +19,12 @@ import torch
 
 from flserver.aggregation import load_strategy
 from flserver.aggregation.checks import state_digest
+from flserver.cluster.ray import ActorGone
 from flserver.errors import FlserverError
 from flserver.models.state import State, state_of
 from flserver.network.listener import Reservation
-from flserver.process import ray_nodes
-from flserver.process.ray_node import RayNode
-from flserver.ray_cluster import ActorGone
+from flserver.process.ray import nodes as ray_nodes
+from flserver.process.ray.node import RayNode
 from flserver.settings import server_settings
 from tests.e2e.harness import Peer
 from tests.ingest.several import Several
@@ -182,11 +182,11 @@ class OnThreads:
                 return where | {"tokens": True, "code": self._code, "about": asdict(self._about)}
 
         for place, new in (
-            ("ray_nodes.Cluster", Threads),
-            ("ray_nodes.RayNode", Here),
-            ("ray_node.log_as", mock.Mock()),
+            ("nodes.Cluster", Threads),
+            ("nodes.RayNode", Here),
+            ("node.log_as", mock.Mock()),
         ):
-            self._stack.enter_context(mock.patch(f"flserver.process.{place}", new))
+            self._stack.enter_context(mock.patch(f"flserver.process.ray.{place}", new))
         with mock.patch.object(Several, "initial", staticmethod(initial)):
             made = partial(load_strategy, strategy)
             self.several = Several(folder, 0, rounds, clients=clients, small=False, strategy=made, **changed)

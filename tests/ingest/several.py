@@ -21,8 +21,8 @@ from flserver.ingest.place import Place
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.state import state_of
 from flserver.network.listener import Listener
-from flserver.process.called_nodes import CalledNodes, answers
-from flserver.process.calls import Answering, Caller
+from flserver.process.nodes.called import CalledNodes, answers
+from flserver.process.nodes.calls import Answering, Caller
 from flserver.process.resources import capacity_of, first_limits, limits_of
 from flserver.rounds import Rounds
 from flserver.rounds.committer import Committer

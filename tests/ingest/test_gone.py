@@ -10,8 +10,8 @@ import torch
 
 from flserver import events as e
 from flserver.models.state import State
-from flserver.process import called_nodes
-from flserver.process.calls import CallFailed
+from flserver.process.nodes import called as called_nodes
+from flserver.process.nodes.calls import CallFailed
 from tests.e2e.harness import closed
 from tests.ingest.outcomes import decided, lost, moved
 from tests.ingest.several import Several

@@ -14,12 +14,12 @@ from flserver.ingest import told as t
 from flserver.ingest.batches import Item, to_bytes
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
-from flserver.process import ray_node
-from flserver.process.node import described
-from flserver.process.ray_known import KnownBy
-from flserver.process.ray_left import idle_of
-from flserver.process.ray_node import OTHERS, SERVES_NONE, RayNode
-from flserver.process.ray_served import Served
+from flserver.process.nodes.child import described
+from flserver.process.ray import node as ray_node
+from flserver.process.ray.known import KnownBy
+from flserver.process.ray.left import idle_of
+from flserver.process.ray.node import OTHERS, SERVES_NONE, RayNode
+from flserver.process.ray.served import Served
 from flserver.settings import server_settings
 from tests.certificates import Authority
 from tests.e2e.harness import Peer, closed
@@ -115,7 +115,7 @@ def test_a_server_that_was_paused_over_the_takeover_has_no_say_in_the_nodes(tmp_
 @pytest.fixture
 def node() -> Iterator[RayNode]:
     """A node of one server's, which is in this process."""
-    with mock.patch("flserver.process.ray_node.log_as"), mock.patch.object(RayNode, "where", return_value={}):
+    with mock.patch("flserver.process.ray.node.log_as"), mock.patch.object(RayNode, "where", return_value={}):
         kept = RayNode()
         assert "error" not in begin(kept, "the first one")
         yield kept

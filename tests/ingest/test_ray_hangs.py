@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flserver.cluster.ray import ActorGone
 from flserver.errors import FlserverError
 from flserver.events import NodeLost, NodeStarted
 from flserver.ingest import told as t
@@ -18,11 +19,11 @@ from flserver.ingest.faults import NodesFault
 from flserver.ingest.models import NodeModels
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
-from flserver.process import ray_line, ray_nodes
-from flserver.process.ray_line import Line
-from flserver.process.ray_node import RayNode
-from flserver.process.restarts import BURST, NONE_LEFT, TOO_OFTEN
-from flserver.ray_cluster import ActorGone
+from flserver.process.nodes.restarts import BURST, NONE_LEFT, TOO_OFTEN
+from flserver.process.ray import line as ray_line
+from flserver.process.ray import nodes as ray_nodes
+from flserver.process.ray.line import Line
+from flserver.process.ray.node import RayNode
 from tests.e2e.harness import Peer
 from tests.ingest.at_desk import AtDesk
 from tests.ingest.on_threads import OnThreads, changed

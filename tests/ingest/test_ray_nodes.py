@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from flserver.aggregation import FedAvg
+from flserver.cluster.ray import ActorGone
 from flserver.events import ClientLeft
-from flserver.process.ray_models import RayModels
-from flserver.process.ray_node import RayNode
-from flserver.ray_cluster import ActorGone
+from flserver.process.ray.models import RayModels
+from flserver.process.ray.node import RayNode
 from tests.e2e.harness import Peer
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, shuffled
 from tests.ingest.sweep import CLIENTS, NODES, ROUNDS
@@ -75,7 +75,7 @@ def test_a_server_that_stops_does_not_wait_for_a_cluster_without_a_head(
 
 def test_an_earlier_servers_processes_are_used_again_or_ended(tmp_path: Path) -> None:
     run = OnThreads(tmp_path, 1, 1, 1)
-    from flserver.process import ray_nodes
+    from flserver.process.ray import nodes as ray_nodes
 
     kind: type[RayNode] = ray_nodes.RayNode
     left, other = run.threads.make(kind, "node-1"), run.threads.make(kind, "node-7")

@@ -58,7 +58,7 @@ def test_a_ray_cluster_needs_ray_and_nodes_to_run_there(monkeypatch: pytest.Monk
 
 
 def test_a_ray_cluster_that_nobody_answers_for_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flserver.ray_cluster.find_spec", lambda name: name)
+    monkeypatch.setattr("flserver.cluster.ray.find_spec", lambda name: name)
     with socket.socket() as somebody:
         somebody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{somebody.getsockname()[1]}"

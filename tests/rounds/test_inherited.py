@@ -5,10 +5,11 @@ import pytest
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.rounds import Rounds
-from flserver.rounds.seats import Registration, SentModel, Upload
+from flserver.rounds.seats import Attempt, Registration, SentModel, Upload
 from tests.rounds.policies import policy
 
 PEER = Peer(host="10.0.0.1", port=1)
+MODEL = "of round 2"
 
 
 def upload(client: str, number: int = 1, at: float = 2.0) -> Upload:
@@ -16,16 +17,21 @@ def upload(client: str, number: int = 1, at: float = 2.0) -> Upload:
 
 
 class Resumed:
-    """The rules of a server whose run has committed round 2; each of ``holds`` has a model of that round's, if any."""
+    """The rules of a server whose run has committed round 2; each of ``holds`` has a model of that round's, if any, and
+    the one with a digest where that is said."""
 
-    def __init__(self, **holds: int | None) -> None:
+    def __init__(self, digest: str | None = MODEL, **holds: int | None) -> None:
         self.rounds = Rounds(policy(min_updates=1), dict.fromkeys(holds, (10, 1)), 1, Identity())
         self.there: dict[str, Registration] = {}
         for client, round in holds.items():
-            held = None if round is None else SentModel(round, 1, inherited=True)
+            held = None if round is None else SentModel(round, 1, inherited=True, digest=digest)
             self.there[client] = self.rounds.register(client, 10, PEER, 0.0, held)
             self.rounds.confirm_registration(self.there[client])
         self.rounds.close_window()
+
+    def start(self, round: int, number: int, now: float) -> Attempt:
+        self.rounds.inherit(round, MODEL)
+        return self.rounds.start(round, number, now)
 
     def sent(self) -> set[str]:
         """Who is sent the running attempt's model."""
@@ -35,12 +41,12 @@ class Resumed:
 def test_who_holds_the_rounds_model_is_not_sent_it_again_and_its_answer_counts() -> None:
     run = Resumed(a=3, b=None)
     assert run.rounds.quorum_possible()
-    attempt = run.rounds.start(3, 2, 1.0)
+    attempt = run.start(3, 2, 1.0)
     assert run.sent() == {"b"}
     verdict = run.rounds.offer(upload("a", at=0.5), 3.0)  # an accept that came before this server knew of it
     assert verdict.counts
     assert verdict.answers is not None
-    assert (verdict.answers.round, verdict.answers.attempt) == (3, 2)
+    assert (verdict.answers.round, verdict.answers.attempt, verdict.answers.digest) == (3, 2, MODEL)
     assert attempt.awaits  # b
     again = run.rounds.offer(upload("a", 2), 3.0)
     assert (again.decision, again.reason) == ("duplicate", "another update than the one that answered round 3")
@@ -50,21 +56,29 @@ def test_an_answer_before_the_attempt_is_late_and_then_the_model_is_sent() -> No
     run = Resumed(a=3)
     early = run.rounds.offer(upload("a"), 0.5)
     assert (early.decision, early.reason) == ("late", "attempt 1 of round 3 is over")
-    run.rounds.start(3, 2, 1.0)
+    run.start(3, 2, 1.0)
     assert run.sent() == {"a"}
 
 
 def test_who_holds_another_rounds_model_owes_its_answer_first() -> None:
     run = Resumed(a=2, b=None)
-    run.rounds.inherit(3)
+    run.rounds.inherit(3, MODEL)
     assert [one.client_id for one in run.rounds.invitable()] == ["b"]
-    attempt = run.rounds.start(3, 1, 1.0)
+    attempt = run.start(3, 1, 1.0)
     assert attempt.not_sent == {"a": "it owes the answer to round 2"}
     late = run.rounds.offer(upload("a"), 2.0)
     assert (late.decision, late.answers and late.answers.round) == ("late", 2)
     run.rounds.end_attempt()
-    run.rounds.start(3, 2, 3.0)
+    run.start(3, 2, 3.0)
     assert run.sent() >= {"a"}
+
+
+def test_who_holds_the_rounds_model_of_another_history_owes_its_answer_first() -> None:
+    """As where a database's standby lacks the last commits, or a backup was restored."""
+    run = Resumed("another round 2", a=3, b=None)
+    attempt = run.start(3, 2, 1.0)
+    assert (run.sent(), set(attempt.not_sent)) == ({"b"}, {"a"})
+    assert run.rounds.offer(upload("a"), 2.0).decision == "late"
 
 
 @pytest.mark.parametrize("holds", [2, 3])
@@ -73,5 +87,5 @@ def test_who_registers_again_by_itself_holds_nothing(holds: int) -> None:
     run.rounds.leave(run.there["a"])
     run.there["a"] = run.rounds.register("a", 10, PEER, 0.5)
     run.rounds.confirm_registration(run.there["a"])
-    run.rounds.start(3, 2, 1.0)
+    run.start(3, 2, 1.0)
     assert run.sent() == {"a"}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from flserver.cluster.ray import ActorGone
 from flserver.errors import UsageError
-from flserver.ray_cluster import ActorGone
 from flserver.settings import hosts
 from flserver.simulation import on_ray
 from flserver.simulation.on_ray import PartOnRay, check_reachable, players

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
+from flserver.cluster.head import Head
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
-from flserver.ray_head import Head
 
 ANSWER_SECONDS = 3.0  # that a cluster has to answer in, before anybody joins it
 NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too

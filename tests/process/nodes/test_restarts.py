@@ -2,7 +2,7 @@
 
 import pytest
 
-from flserver.process.restarts import BURST, INTERVAL, RestartBudget
+from flserver.process.nodes.restarts import BURST, INTERVAL, RestartBudget
 
 
 def test_one_that_died_is_started_again_until_too_many_do_within_an_interval() -> None:

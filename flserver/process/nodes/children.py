@@ -18,11 +18,11 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.lines import LineEnd, send_first
 from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
-from flserver.process.about_node import About
-from flserver.process.called_nodes import CalledNodes
-from flserver.process.calls import Caller
-from flserver.process.node import described
-from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
+from flserver.process.nodes.about import About
+from flserver.process.nodes.called import CalledNodes
+from flserver.process.nodes.calls import Caller
+from flserver.process.nodes.child import described
+from flserver.process.nodes.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
 from flserver.process.signals import unheard
 from flserver.settings import ServerSettings
 
@@ -114,7 +114,7 @@ class Nodes:
             (ours, its), (calls, called) = socket.socketpair(), socket.socketpair()
             with its, called:
                 passed = [one.fileno() for one in (self._listener.socket, its, called)]
-                command = [sys.executable, "-m", "flserver.process.node", *map(str, passed)]
+                command = [sys.executable, "-m", "flserver.process.nodes.child", *map(str, passed)]
                 try:
                     # A process begins with the signals blocked that are where it is started: what a terminal or a
                     # service manager tells all must not end it before it has come to ignore that, a second later.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flserver.ingest.engine import NodeGone
 from flserver.ingest.node import Node
-from flserver.process.calls import Answer, Caller, CallerGone, CallFailed, Does, Said, close_all
+from flserver.process.nodes.calls import Answer, Caller, CallerGone, CallFailed, Does, Said, close_all
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State
@@ -60,7 +60,7 @@ class CalledNodes:
 
     def carry(self, number: int, state: "State") -> None:
         """See ``Engine``: a model's bytes lie in one file, which each node maps."""
-        from flserver.process.values import put
+        from flserver.process.nodes.values import put
 
         with self._lock:
             self._forget()
@@ -119,7 +119,7 @@ class CalledNodes:
 
 def _turn(callers: Sequence[Caller], which: tuple[int, int, int], numbers: range) -> "Iterator[State]":
     """The new model in each of these ranges, of which each caller makes one at most."""
-    from flserver.process.values import memory_of, state_in
+    from flserver.process.nodes.values import memory_of, state_in
 
     makes = dict(zip(callers, numbers, strict=False))
     with ExitStack() as files:
@@ -177,14 +177,14 @@ def answers(node: Node) -> Mapping[str, Does]:
         return [], ()
 
     def cut(given: list[Any], descriptors: list[int]) -> Answer:
-        from flserver.process.values import put
+        from flserver.process.nodes.values import put
 
         round, attempt, count, wanted = given
         descriptor, values = put([node.making.cut(round, attempt, number, count) for number in wanted])
         return [[[number, value.tensors] for number, value in zip(wanted, values, strict=True)]], [descriptor]
 
     def made(given: list[Any], descriptors: list[int]) -> Answer:
-        from flserver.process.values import put, state_in
+        from flserver.process.nodes.values import put, state_in
 
         round, attempt, count, number, listed = given
         others = [state_in(memory, tensors) for memory, tensors in zip(_taken(descriptors), listed, strict=True)]
@@ -196,7 +196,7 @@ def answers(node: Node) -> Mapping[str, Does]:
 
 def _taken(descriptors: list[int]) -> list[memoryview]:
     """The files' memory, which outlives the descriptors."""
-    from flserver.process.values import memory_of
+    from flserver.process.nodes.values import memory_of
 
     try:
         return [memory_of(descriptor) for descriptor in descriptors]
@@ -209,6 +209,6 @@ def _taken(descriptors: list[int]) -> list[memoryview]:
 def _blobs(memory: memoryview, tensors: Sequence[Any]) -> list[memoryview]:
     """Each tensor's bytes."""
     from flserver.models.state import raw_bytes
-    from flserver.process.values import state_in
+    from flserver.process.nodes.values import state_in
 
     return [raw_bytes(tensor) if tensor.numel() else memoryview(b"") for tensor in state_in(memory, tensors).values()]

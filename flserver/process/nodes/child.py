@@ -1,4 +1,4 @@
-"""An ingest node as a process of this machine: ``python -m flserver.process.node LISTENER LINE CALLS``, descriptors.
+"""An ingest node as a process of this machine: ``python -m flserver.process.nodes.child LISTENER LINE CALLS``.
 
 The server starts it, with the socket that trainers connect to, which all nodes share, one end of a line, and one of
 what it is called by (``calls``). The first thing on the line says what it is a node of. It has no signals of its own:
@@ -23,8 +23,8 @@ from flserver.ingest.lines import LineEnd, receive_first
 from flserver.ingest.node import Node
 from flserver.network.bell import Bell
 from flserver.network.listener import Listener
-from flserver.process.called_nodes import answers
-from flserver.process.calls import Answering
+from flserver.process.nodes.called import answers
+from flserver.process.nodes.calls import Answering
 from flserver.process.resources import (
     allow_descriptors,
     capacity_of,

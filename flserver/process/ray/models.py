@@ -8,11 +8,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flserver.cluster.ray import ActorGone, Cluster
 from flserver.ingest.batches import raw_of
 from flserver.ingest.engine import NodeGone
 from flserver.ingest.faults import NodesFault
-from flserver.process.ray_line import GONE_SECONDS, Line
-from flserver.ray_cluster import ActorGone, Cluster
+from flserver.process.ray.line import GONE_SECONDS, Line
 
 if TYPE_CHECKING:
     from flserver.aggregation import State

@@ -2,7 +2,7 @@
 
 import json
 
-from flserver.process.node import described
+from flserver.process.nodes.child import described
 from flserver.settings import server_settings
 from flserver.settings.places import Address
 

@@ -1,7 +1,7 @@
 """Where a node's process on a Ray cluster listens, for whichever server: who comes while there is none waits."""
 
 from flserver.network.listener import Listener, Reservation
-from flserver.process.node import SharedListener
+from flserver.process.nodes.child import SharedListener
 
 
 class KeptPort:

@@ -12,12 +12,13 @@ from flserver.aggregation.ranges import in_range, ranges
 from flserver.errors import StoreError
 from flserver.ingest.engine import NodeGone
 from flserver.models.state import State
-from flserver.process import called_nodes, calls
-from flserver.process.called_nodes import UNTAKEN, CalledNodes
-from flserver.process.calls import Answer, CallFailed
-from flserver.process.values import memory_of, put, state_in
+from flserver.process.nodes import called as called_nodes
+from flserver.process.nodes import calls
+from flserver.process.nodes.called import UNTAKEN, CalledNodes
+from flserver.process.nodes.calls import Answer, CallFailed
+from flserver.process.nodes.values import memory_of, put, state_in
 from tests.patience import PATIENCE, eventually
-from tests.process.calling import between, descriptors
+from tests.process.nodes.calling import between, descriptors
 from tests.recorder import raising
 
 MODEL: State = {"w": torch.arange(9000, dtype=torch.float32), "n": torch.tensor([3, 4])}

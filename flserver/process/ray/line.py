@@ -10,11 +10,11 @@ from collections import deque
 from typing import Any
 
 from flserver.clock import Deadline
+from flserver.cluster.ray import ActorGone, Cluster
 from flserver.errors import FlserverError
 from flserver.ingest.place import Place
-from flserver.process.nodes import STUCK_SECONDS
-from flserver.process.ray_left import end
-from flserver.ray_cluster import ActorGone, Cluster
+from flserver.process.nodes.children import STUCK_SECONDS
+from flserver.process.ray.left import end
 
 TAKE_SECONDS = 1.0  # that a node waits for something to say, before it says that there is nothing
 SOON_SECONDS = 2.0  # that any other call may take before the node is asked whether it is there

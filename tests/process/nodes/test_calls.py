@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from flserver.models.state import State
-from flserver.process import calls
-from flserver.process.calls import Answering, Caller, CallerGone, CallFailed, close_all, receive, send
-from flserver.process.values import memory_of, put, state_in
+from flserver.process.nodes import calls
+from flserver.process.nodes.calls import Answering, Caller, CallerGone, CallFailed, close_all, receive, send
+from flserver.process.nodes.values import memory_of, put, state_in
 from tests.patience import PATIENCE
-from tests.process.calling import between, descriptors
+from tests.process.nodes.calling import between, descriptors
 
 STATE: State = {
     "w": torch.arange(70, dtype=torch.float32).view(7, 10),

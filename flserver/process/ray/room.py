@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from flserver.cluster.ray import MOST_OF_RAYS, NODE_CPUS, require_tokens
 from flserver.errors import UsageError
-from flserver.ray_cluster import MOST_OF_RAYS, NODE_CPUS, require_tokens
 
 ASK_SECONDS = 30.0  # for the answer; Ray's import is a part of them
 TOKENS = ("AuthenticationError", "auth token", "authentication token", "Unauthenticated", "RAY_AUTH_TOKEN")
@@ -25,8 +25,8 @@ def require_room(address: str, nodes: int) -> None:
 
 
 def ask(address: str) -> Mapping[str, Any]:
-    """What ``ray_asked`` prints of the cluster; an ``error`` also where it prints nothing."""
-    command = [sys.executable, "-m", "flserver.process.ray_asked", address]
+    """What ``asked`` prints of the cluster; an ``error`` also where it prints nothing."""
+    command = [sys.executable, "-m", "flserver.process.ray.asked", address]
     try:
         asked = subprocess.run(command, capture_output=True, timeout=ASK_SECONDS, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:

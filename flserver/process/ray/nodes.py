@@ -11,18 +11,18 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from flserver.clock import Deadline, monotonic
+from flserver.cluster.ray import ActorGone, Cluster
 from flserver.errors import FlserverError, UsageError
 from flserver.ingest.desk import Desk
 from flserver.network.listener import Listener
-from flserver.process.about_node import About
-from flserver.process.node import described
-from flserver.process.nodes import END_SECONDS
-from flserver.process.ray_left import Answers, LeftOver, end, take_over
-from flserver.process.ray_line import GONE_SECONDS, Line
-from flserver.process.ray_models import Lines, RayModels
-from flserver.process.ray_node import RayNode
-from flserver.process.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
-from flserver.ray_cluster import ActorGone, Cluster
+from flserver.process.nodes.about import About
+from flserver.process.nodes.child import described
+from flserver.process.nodes.children import END_SECONDS
+from flserver.process.nodes.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
+from flserver.process.ray.left import Answers, LeftOver, end, take_over
+from flserver.process.ray.line import GONE_SECONDS, Line
+from flserver.process.ray.models import Lines, RayModels
+from flserver.process.ray.node import RayNode
 from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.recorded import from_anywhere

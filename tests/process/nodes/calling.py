@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from flserver.process.calls import Answering, Caller, Does
+from flserver.process.nodes.calls import Answering, Caller, Does
 from tests.patience import PATIENCE
 
 

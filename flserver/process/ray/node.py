@@ -18,11 +18,11 @@ from flserver.errors import FlserverError, StoreError, one_line
 from flserver.ingest.faults import NodesFault, is_its_own
 from flserver.ingest.node import Node
 from flserver.network.inherited import InheritedTrainer
-from flserver.process.about_node import About
-from flserver.process.node import log_as, make_model
-from flserver.process.ray_known import KnownBy
-from flserver.process.ray_port import KeptPort
-from flserver.process.ray_served import Served
+from flserver.process.nodes.about import About
+from flserver.process.nodes.child import log_as, make_model
+from flserver.process.ray.known import KnownBy
+from flserver.process.ray.port import KeptPort
+from flserver.process.ray.served import Served
 from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
 from flserver.settings import server_settings
 

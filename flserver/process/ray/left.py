@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flserver.ray_cluster import ActorGone, Cluster
+from flserver.cluster.ray import ActorGone, Cluster
 from flserver.settings import ServerSettings
 
 HAND_ON_SECONDS = 4.0  # that a node may take to let the earlier server go

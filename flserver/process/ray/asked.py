@@ -1,4 +1,4 @@
-"""What a Ray cluster says of itself to who has joined none: ``python -m flserver.process.ray_asked ADDRESS`` prints it.
+"""What a Ray cluster says of itself to who has joined none: ``python -m flserver.process.ray.asked ADDRESS`` prints it.
 
 It is a process of its own, for Ray says a lot on standard error, may wait for minutes, and ends the process that asks
 where a token's file cannot be read. What it asks with is what Ray's own commands do.

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from flserver import ray_head
-from flserver.ray_head import GONE_SECONDS, LOOK_SECONDS, Head
+from flserver.cluster import head as ray_head
+from flserver.cluster.head import GONE_SECONDS, LOOK_SECONDS, Head
 from tests.patience import eventually
 
 LOOKS = int(GONE_SECONDS / LOOK_SECONDS)  # in a row without an answer that are no end yet

@@ -19,9 +19,10 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.ids import Ids
 from flserver.ingest.lines import LineEnd
 from flserver.network.listener import Listener
-from flserver.process import nodes, restarts
-from flserver.process.calls import Caller
-from flserver.process.node import LOST, main, make_model
+from flserver.process.nodes import children as nodes
+from flserver.process.nodes import restarts
+from flserver.process.nodes.calls import Caller
+from flserver.process.nodes.child import LOST, main, make_model
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
@@ -147,7 +148,7 @@ def test_a_node_whose_server_is_gone_before_it_has_begun_ends_with_no_more_than_
     (ours, its), (calls, called) = socket.socketpair(), socket.socketpair()
     ours.close()
     for of_the_process in ("signal.signal", "allow_descriptors", "limit_arenas"):
-        monkeypatch.setattr(f"flserver.process.node.{of_the_process}", lambda *_: None)
+        monkeypatch.setattr(f"flserver.process.nodes.child.{of_the_process}", lambda *_: None)
     with Listener("127.0.0.1", 0).socket as listening, calls, called:
         assert main(listening.fileno(), its.detach(), called.fileno()) == LOST
 

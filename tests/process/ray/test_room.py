@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flserver.errors import UsageError
-from flserver.process import ray_room
-from flserver.process.ray_room import ask, is_here, problem_of, require_room
+from flserver.process.ray import room as ray_room
+from flserver.process.ray.room import ask, is_here, problem_of, require_room
 from tests.ray_cluster import RayCluster
 
 RAY = "2.60.0"

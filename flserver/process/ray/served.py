@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from flserver.ingest.inbox import Inbox
 from flserver.ingest.node import Node
 from flserver.network.inherited import InheritedTrainer
-from flserver.process.node import SharedListener
+from flserver.process.nodes.child import SharedListener
 
 logger = logging.getLogger(__name__)
 

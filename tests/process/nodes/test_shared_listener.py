@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from flserver.network.listener import Listener
-from flserver.process.node import SharedListener
+from flserver.process.nodes.child import SharedListener
 from tests.patience import PATIENCE
 
 
