@@ -34,7 +34,15 @@ MOST_BYTES = 1 << 24  # of an answer
 
 @click.command("tail")
 @run_argument
-@click.option("--lines", "first", type=click.IntRange(min=0), default=10, show_default=True, help="So many older ones.")
+@click.option(
+    "--lines",
+    "first",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Begin with so many older lines.",
+)
 @click.option(
     "--wait",
     is_flag=True,
