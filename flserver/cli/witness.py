@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flserver.cli.common import answer, json_flag, json_option, say_json
+from flserver.cli.common import answer, interval_option, json_flag, json_option, say_json
 from flserver.errors import EXIT_DONE, HeadError, Rewritten, UsageError
 from flserver.text import printable
 
@@ -38,14 +38,7 @@ log_key_option = click.option(
     "--state", type=FILE, metavar="FOLDER", help="What the witness remembers; made where there is none. Required."
 )
 @click.option("--once", is_flag=True, help="Look once.")
-@click.option(
-    "--interval",
-    type=click.FloatRange(1, 86400),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Seconds between two looks.",
-)
+@interval_option(1, 60.0)
 @click.option(
     "--out", type=FILE, metavar="FILE", help="Where the newest cosigned head stands. Default: standard output has each."
 )
