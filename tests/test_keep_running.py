@@ -19,6 +19,7 @@ from tests.patience import PATIENCE, eventually
 OPS = Path(__file__).parents[1] / "ops"
 LOOP = OPS / "trainers" / "keep-running"
 TRAINER = OPS / "trainers" / "flserver-trainer@.service"
+STUNNEL = OPS / "trainers" / "flserver-stunnel.service"
 SERVER = OPS / "systemd" / "flserver.service"
 CLEAN = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)
 """What systemd's ``Restart=on-failure`` takes for a wish and no failure, says systemd.service(5)."""
@@ -120,6 +121,18 @@ def test_the_unit_and_the_loop_say_the_same() -> None:
     assert re.findall(r"RESTART_SECONDS:-(\w+)", LOOP.read_text()) == [service["Service"]["RestartSec"]] == ["5"]
 
 
+def test_a_sites_stunnel_comes_back_whatever_ended_it_and_takes_a_new_certificate() -> None:
+    service = unit(STUNNEL)
+    assert service["Service"]["Restart"] == "always", "a forwarder is never done"
+    assert service["Unit"]["StartLimitIntervalSec"] == "0"
+    assert service["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    program, file = service["Service"]["ExecStart"].split()
+    assert program == "/usr/bin/stunnel"
+    conf = OPS / "stunnel" / file
+    assert "foreground = yes" in conf.read_text().splitlines(), "systemd's Type=exec waits for the process itself"
+    assert service["Service"]["User"] == unit(TRAINER)["Service"]["User"], "who the key belongs to"
+
+
 def test_whoever_stops_the_server_waits_for_longer_than_the_grace_that_it_gives() -> None:
     grace = defaults(SERVER_SETTINGS)["stop_grace"]
     compose = re.findall(r"stop_grace_period: (\d+)s", (OPS / "container" / "compose.yml").read_text())
@@ -140,7 +153,7 @@ def test_the_servers_unit_bounds_what_it_takes_and_never_gives_a_run_up() -> Non
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
-@pytest.mark.parametrize("path", [TRAINER, SERVER], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [TRAINER, SERVER, STUNNEL], ids=lambda path: path.name)
 def test_systemd_takes_the_units(path: Path, tmp_path: Path) -> None:
     def verify(text: str) -> tuple[int, str]:
         copy.write_text(text)
@@ -148,9 +161,9 @@ def test_systemd_takes_the_units(path: Path, tmp_path: Path) -> None:
         return done.returncode, done.stderr
 
     copy = tmp_path / path.name.replace("@", "@1")
-    installed = re.sub(r"^(ExecStart=)/opt/\S+", rf"\g<1>{sys.executable}", path.read_text(), flags=re.M)
+    installed = re.sub(r"^(ExecStart=)/\S+", rf"\g<1>{sys.executable}", path.read_text(), flags=re.M)
     assert verify(installed) == (0, "")
-    assert "sometimes" in verify(installed.replace("Restart=on-failure", "Restart=sometimes"))[1]
+    assert "sometimes" in verify(re.sub(r"(?m)^Restart=.*", "Restart=sometimes", installed))[1]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flclient.settings import CLIENT_SETTINGS
+from flserver.record.questions import questions
 from flserver.settings import SERVER_SETTINGS, Setting
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
@@ -15,8 +16,10 @@ from tests.reference_pages.options import default_of
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 HANDBOOK = README.parent / "ops" / "README.md"
+MEASURING = README.parent / "ops" / "MEASURING.md"
 REFERENCE = README.parent / "ops" / "reference"
-PAGES = (README, HANDBOOK, *sorted(REFERENCE.glob("*.md")), *sorted((README.parent / ".github").glob("*.md")))
+GITHUB = README.parent / ".github"
+PAGES = (README, HANDBOOK, MEASURING, *sorted(REFERENCE.glob("*.md")), *sorted(GITHUB.glob("*.md")))
 
 
 def section(title: str) -> str:
@@ -56,6 +59,30 @@ def test_every_fault_in_the_handbook_has_its_test() -> None:
     assert {name for name in named if f"def {name}(" not in sources} == set()
 
 
+@pytest.mark.parametrize("page", [HANDBOOK, MEASURING], ids=["ops/README.md", "ops/MEASURING.md"])
+def test_a_long_page_begins_with_an_index_of_its_sections(page: Path) -> None:
+    index, *sections = re.split(r"(?m)^## ", page.read_text())
+    assert len(sections) > 3
+    named = {link.removeprefix("#") for link in links(index)}
+    assert [section for section in sections if not anchors(f"## {section.splitlines()[0]}") & named] == []
+
+
+def test_every_alert_is_in_the_handbook_and_no_other() -> None:
+    alerts = re.findall(r"- alert: (\w+)", (README.parent / "ops" / "prometheus" / "alerts.yml").read_text())
+    _, _, table = HANDBOOK.read_text().partition("\n### Which alert, what then\n")
+    rows = [line for line in table.partition("\n### ")[0].splitlines() if line.startswith("| `Flserver")]
+    named = [name for row in rows for name in re.findall(r"`(Flserver\w+)`", row.split(" | ")[0])]
+    assert len(alerts) > 10
+    assert sorted(named) == sorted(alerts)
+
+
+def test_every_question_that_a_page_or_an_alert_names_is_one() -> None:
+    texts = [page.read_text() for page in (README, HANDBOOK, README.parent / "ops" / "prometheus" / "alerts.yml")]
+    named = {name for text in texts for name in re.findall(r"\bask ([a-z]+(?:_[a-z]+)+)", text)}
+    assert len(named) > 10
+    assert named - set(questions()) == set()
+
+
 def test_every_promise_names_what_holds_it() -> None:
     _, _, table = README.read_text().partition("\n## What is promised\n")
     rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("| **")]
@@ -86,7 +113,7 @@ def test_every_query_that_is_shown_can_be_asked(page: Path, least: int, tmp_path
     queries = re.findall(r' query "(SELECT [^"]*)"', page.read_text())
     assert len(queries) >= least
     for sql in queries:
-        Reader(tmp_path / "runs.sqlite").query(sql)
+        Reader(tmp_path / "runs.sqlite").query(sql, {"run_id": "r1"} if ":run_id" in sql else {})
 
 
 def test_before_a_commit_runs_what_the_test_command_runs() -> None:

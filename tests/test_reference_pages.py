@@ -12,7 +12,7 @@ from flserver.cli.main import cli
 from flserver.events import words as w
 from tests.reference_pages import ROOT, written
 from tests.reference_pages.commands import commands_page
-from tests.reference_pages.markdown import Undescribed, anchors, links
+from tests.reference_pages.markdown import Undescribed, anchors, links, prose
 from tests.reference_pages.metrics import families, metrics_page
 from tests.reference_pages.picture import dark
 from tests.reference_pages.views import views_page, views_there
@@ -47,6 +47,25 @@ def test_a_view_or_column_and_its_meaning_go_together(change: str) -> None:
 def test_a_parameter_without_a_meaning_is_an_error(parameter: click.Parameter) -> None:
     with pytest.raises(Undescribed, match="mood"):
         commands_page(click.Command("flserver", params=[*cli.params, parameter], help="Serve."), flclient)
+
+
+def test_a_help_text_has_its_options_as_code_once() -> None:
+    told = prose("As `flserver replay --without` does, with --out <FILE>; `a < b`.")
+    assert told == "As `flserver replay --without` does, with `--out` &lt;FILE>; `a < b`."
+
+
+def test_what_a_command_takes_is_its_own_and_says_whether_it_has_to_be_there() -> None:
+    @click.command("prove", help="Prove.")
+    @click.argument("what")
+    @click.option("--key", metavar="FILE", help="Its key. Required.")
+    def prove() -> None:
+        """Nothing."""
+
+    text = commands_page(click.Group("flserver", commands=[*cli.commands.values(), prove], help="Serve."), flclient)
+    _, _, section = text.partition("\n## flserver prove\n")
+    assert "| `--key FILE` | required | Its key. |" in section
+    assert "| `WHAT` |  | An event by its number," in section
+    assert "| `RUN:ROUND\\|CLIENT` |  | A committed round as `RUN:ROUND`, or else a client's id. |" in text
 
 
 def test_a_command_or_metric_without_a_help_text_is_an_error() -> None:

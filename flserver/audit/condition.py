@@ -56,6 +56,6 @@ def what_is_lost(place: Place, reader: Reader, before: Note | None) -> str | Non
     last = "there is none now" if head is None else f"its last one is {head.seq}"
     now = last if found is None else "another one has that number"
     return (
-        f"{place} has lost commits: event {before.sequence} was durable, and {now}. Its -wal file is damaged or did "
+        f"{place} lacks commits: event {before.sequence} was durable, and {now}. Its -wal file is damaged or did "
         "not come along, or an older copy is in its place"
     )

@@ -67,7 +67,7 @@ class Plan:
 def plan(db: Place, wanted: Wanted, checkpoint_dir: Folder | None, before: Note | None = None) -> Plan:
     """What a purge would do; ``before`` is what the lock's file says of whoever had the database.
 
-    Raises UsageError where it is refused, and Damaged where the database has lost commits.
+    Raises UsageError where it is refused, and Damaged where the database lacks commits.
     """
     state = check(db)
     if not state.at_head:

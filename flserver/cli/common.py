@@ -63,6 +63,20 @@ def json_flag(
     return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=wants_json, help=help)
 
 
+def interval_option(
+    least: float, default: float, most: float = 86400
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option ``--interval`` of a command that looks again and again, from ``least`` seconds to ``most``."""
+    return click.option(
+        "--interval",
+        type=click.FloatRange(least, most),
+        default=default,
+        show_default=True,
+        metavar="SECONDS",
+        help="Seconds between two looks.",
+    )
+
+
 json_option = json_flag()
 raw_option = click.option(
     "--raw",

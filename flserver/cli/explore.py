@@ -9,7 +9,12 @@ from flserver.cli.common import database, db_option
 
 @click.command("explore")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Where; 0 takes any free port."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    metavar="PORT",
+    help="The port; 0 takes any free one.",
 )
 @click.option("--no-browser", is_flag=True, help="Only say where it is.")
 @db_option

@@ -37,9 +37,9 @@ TOOLS = ("mlflow", "tensorboard")
     "--out",
     metavar="DIR|-|URI",
     help="A new folder, in which each view is a file; - is standard output, for one view. With --to: MLflow's tracking"
-    " URI (default: MLFLOW_TRACKING_URI), or the folder that tensorboard --logdir shows.",
+    " URI (default: MLFLOW_TRACKING_URI), or the folder that tensorboard --logdir shows. Required.",
 )
-@click.option("--view", metavar="NAME", help="This view alone, such as v1_rounds, to standard output.")
+@click.option("--view", metavar="NAME", help="This view alone, such as v1_rounds; with --out -.")
 @json_flag("JSON, for programs, in place of lines: the manifest.")
 @raw_option
 @click.option("--experiment", metavar="NAME", help="MLflow's.  [default: flserver]")
@@ -80,7 +80,9 @@ def export(
         _only("--to", {"--checkpoint-dir": checkpoint_dir})
         _rows(ctx, run, cast("Form", form or "csv"), out, view, db, as_json=as_json, raw=raw)
         return
-    _only("--format", {"--view": view, "--raw": raw})
+    for name, value in {"--view": view, "--raw": raw}.items():
+        if value:
+            raise UsageError(f"{name} does not go with --to: it is for rows")
     if form is not None:
         raise UsageError("--format writes rows, --to rebuilds the run in a tool: leave one of the two out")
     from flserver import record

@@ -21,7 +21,7 @@ from flserver.settings.operator import Operator
 
 @click.command("purge")
 @click.option("--what", type=click.Choice(["payloads", "checkpoints", "updates"]), required=True, help="What goes.")
-@click.option("--run", default=None, metavar="RUN", help="Of this run, all of it; one that is left out is none.")
+@click.option("--run", default=None, metavar="RUN", help="All of this run. No run is implied.")
 @click.option("--before", default=None, metavar="DATE", help="Of all runs, what is older than this date or time (UTC).")
 @click.option("--client", default=None, metavar="ID", help="Of all runs, what is about this client alone.")
 @click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would go.")

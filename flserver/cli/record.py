@@ -131,7 +131,7 @@ def _compared(databases: Sequence[Place], as_json: bool, *, with_files: bool) ->
 
 @click.group("db")
 def db() -> None:
-    """The database's schema."""
+    """The database itself: upgrade, downgrade, copy, roles, check."""
 
 
 @db.command("upgrade")

@@ -54,7 +54,7 @@ class _Part(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
     default=5,
     show_default=True,
     metavar="N",
-    help="Of the script, and of a server of its own.",
+    help="Rounds of the script, and of a server that is started for it.",
 )
 @click.option(
     "--seed",
@@ -124,14 +124,15 @@ class _Part(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
     "--processes",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="That hold the trainers. Default: as many as there are processors, of the cluster with --ray-address.",
+    help="How many processes hold the trainers. Default: as many as there are processors, of the cluster with "
+    "--ray-address.",
 )
 @click.option(
     "--ray-address",
     metavar="HOST:PORT",
-    help="The Ray cluster on whichever of whose machines these processes are; this machine is one of them.",
+    help="Run these processes on the machines of this Ray cluster, of which this machine must be one.",
 )
-@click.option("--host", default="localhost", show_default=True, metavar="HOST", help="Of a server that is there.")
+@click.option("--host", default="localhost", show_default=True, metavar="HOST", help="The running server's host.")
 @click.option(
     "--server-port",
     type=click.IntRange(1, 65535),
@@ -169,7 +170,9 @@ def simulate(ctx: click.Context, /, db: str | None, as_json: bool, **given: Any)
 
     They do what a seeded script says: answer, drop out, lag, lie. At the end it says what they did beside what the
     server's record has of it; --db keeps the record, or says where that of the server is. What stands after -- goes to
-    a server of its own, for example: flserver simulate --trainers 1000 --lie 0.01 -- --round-timeout 20
+    a server of its own.
+
+    For example: flserver simulate --trainers 1000 --lie 0.01 -- --round-timeout 20
 
     Exit codes: 0 all is as scripted, 1 something is not, or failed, 3 interrupted.
     """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.common import database, db_option, json_flag, reader, run_argument, say_json
+from flserver.cli.common import database, db_option, interval_option, json_flag, reader, run_argument, say_json
 from flserver.clock import Deadline, utc_now, utc_timestamp
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, UsageError
 from flserver.settings.places import Place
@@ -34,7 +34,15 @@ MOST_BYTES = 1 << 24  # of an answer
 
 @click.command("tail")
 @run_argument
-@click.option("--lines", "first", type=click.IntRange(min=0), default=10, show_default=True, help="So many older ones.")
+@click.option(
+    "--lines",
+    "first",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Begin with so many older lines.",
+)
 @click.option(
     "--wait",
     is_flag=True,
@@ -47,14 +55,7 @@ MOST_BYTES = 1 << 24  # of an answer
     help="Follow http://host:9464, a server's metrics port, in place of a database: no client is named there.",
 )
 @json_flag("A JSON object a line.")
-@click.option(
-    "--interval",
-    type=click.FloatRange(0.1, 3600),
-    default=INTERVAL,
-    show_default=True,
-    metavar="SECONDS",
-    help="Seconds between two looks.",
-)
+@interval_option(0.1, INTERVAL, 3600)
 @db_option
 @click.pass_context
 def tail(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flserver.cli.common import answer, json_flag, json_option, say_json
+from flserver.cli.common import answer, interval_option, json_flag, json_option, say_json
 from flserver.errors import EXIT_DONE, HeadError, Rewritten, UsageError
 from flserver.text import printable
 
@@ -20,7 +20,8 @@ OWN_HEAD = "the head is the file's own: --head FILE holds it against one that a 
 log_key_option = click.option(
     "--log-key",
     metavar="KEY|FILE",
-    help="The server's public key, name+keyid+base64, or the file with it (.pub). Have it from the operator in person.",
+    help="The server's public key, name+keyid+base64, or the file with it (.pub). Have it from the operator in person."
+    " Required.",
 )
 
 
@@ -28,21 +29,16 @@ log_key_option = click.option(
 @click.option(
     "--url",
     metavar="URL|FILE",
-    help="The server's metrics port, as http://host:9464, or a file that prove --since has made.",
+    help="The server's metrics port, as http://host:9464, or a file that prove --since has made. Required.",
 )
 @log_key_option
-@click.option("--key", type=FILE, metavar="FILE", help="The witness's own key, which keygen --witness makes.")
+@click.option("--key", type=FILE, metavar="FILE", help="The witness's own key, which keygen --witness makes. Required.")
 @click.option("--key-passphrase-file", type=FILE, metavar="FILE", help="Its passphrase: the first line of this file.")
-@click.option("--state", type=FILE, metavar="FOLDER", help="What the witness remembers; made where there is none.")
-@click.option("--once", is_flag=True, help="Look once.")
 @click.option(
-    "--interval",
-    type=click.FloatRange(1, 86400),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Seconds between two looks.",
+    "--state", type=FILE, metavar="FOLDER", help="What the witness remembers; made where there is none. Required."
 )
+@click.option("--once", is_flag=True, help="Look once.")
+@interval_option(1, 60.0)
 @click.option(
     "--out", type=FILE, metavar="FILE", help="Where the newest cosigned head stands. Default: standard output has each."
 )

@@ -89,12 +89,12 @@ class Checkpoints(ABC):
 
     def check(self, committed: int) -> None:
         """Raises CheckpointError where a file is from a round that a crash after round ``committed``, the last one in
-        the database (-1: none), does not leave: then the database has lost commits."""
+        the database (-1: none), does not leave: then the database lacks commits."""
         ahead = [path for path, round in self.files().items() if round >= committed + 2]
         if ahead:
             raise CheckpointError(
                 f"{ahead[0]} is from a round after {committed + 1}, but the database's last committed round is "
-                f"{committed}: the database has lost commits. Put the newer database back, with its -wal file, or move "
+                f"{committed}: the database lacks commits. Put the newer database back, with its -wal file, or move "
                 f"the newer checkpoints away to go on from round {committed}"
             )
 

@@ -28,7 +28,7 @@ from flserver.observers.tally import LastRound, RunFacts, Tally
 from flserver.text import printable
 
 ELSEWHERE: Mapping[str, str] = {
-    "answered_clients": "Clients that have done what awaited_clients have not.",
+    "answered_clients": "Clients that have done what is waited for (awaited_clients: that have not).",
     "awaited_clients": "Clients waited for: to register, to come back so that a round can begin, or to answer.",
     "inflight_bytes": "Bytes of updates being received or held, and of the sum of a round.",
     "inflight_limit_bytes": "Memory for updates; beyond it they lie in files.",
@@ -101,7 +101,8 @@ class Metrics(Collector):
         elsewhere = {name: read() for name, read in self._gauges.items()}
         with self._lock:
             families = [*_run_gauges(self._tally), *_counters(self._tally), *_histograms(self._tally)]
-            families.append(_counter("audit_write_errors_total", "Failed transactions.", self._write_errors))
+            failed = "Transactions of the record that failed."
+            families.append(_counter("audit_write_errors_total", failed, self._write_errors))
             families.append(
                 _histogram("audit_commit_duration_seconds", "Time of a transaction.", {(): self._commit_seconds})
             )
@@ -134,8 +135,8 @@ def _run_gauges(tally: Tally) -> list[Metric]:
         _gauge("model_accuracy_ratio", "Its accuracy, 0 to 1, likewise.", last.accuracy),
         _gauge("clients_loss", "Mean loss of its clients on the received model.", last.clients_loss),
         _gauge("clients_accuracy_ratio", "Mean accuracy, measured likewise, 0 to 1.", last.clients_accuracy),
-        _gauge("last_checkpoint_timestamp_seconds", "When it was committed.", last.committed_at),
-        _gauge("checkpoint_bytes", "Size of its checkpoint.", last.checkpoint_bytes),
+        _gauge("last_checkpoint_timestamp_seconds", "When the last committed round was committed.", last.committed_at),
+        _gauge("checkpoint_bytes", "Size of the last committed round's checkpoint.", last.checkpoint_bytes),
         _by_slot(GaugeMetricFamily, "node_up", "1 while an ingest node is in this slot.", tally.nodes.up),
         _by_slot(
             GaugeMetricFamily, "node_open_connections", "Connections with a row that a node serves.", tally.nodes.open

@@ -1,6 +1,6 @@
 -- Which attempts at a round came to nothing, and why?
 -- answered and silent are of the clients that were invited; made_by_attempt is the one that was committed after all.
--- The reason server stopped is that of one that was killed, or lost its power; an orderly stop is stopped by ….
+-- The reason server stopped is that of a kill or a power cut; an orderly stop is stopped by ….
 -- No rows: every attempt was committed.
 SELECT
     r.round,

@@ -1,6 +1,6 @@
 -- How did each client take part in a run?
 -- An attempt counts once for every client that was invited to it, or passed over since it still owed an older answer
--- (not_sent).
+-- (not_sent). lost is of updates: they went with an ingest node.
 -- No rows: no client was invited to a round.
 SELECT
     client_id,
@@ -18,7 +18,9 @@ SELECT
     (
         SELECT COUNT(*) FROM v1_clients AS k
         WHERE k.run_id = :run_id AND k.client_id = c.client_id
-    ) AS registrations
+    ) AS registrations,
+    COUNT(CASE decision WHEN 'aborted' THEN 1 END) AS aborted,
+    COUNT(CASE decision WHEN 'lost' THEN 1 END) AS lost
 FROM v1_client_rounds AS c
 WHERE run_id = :run_id
 GROUP BY client_id

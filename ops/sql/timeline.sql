@@ -1,6 +1,6 @@
 -- What happened in a run, and when?
 -- What operators did, the server's processes, how each attempt ended, and who came and went.
--- The reason server stopped is that of one that was killed, or lost its power; an orderly stop is stopped.
+-- The reason server stopped is that of a kill or a power cut; an orderly stop is stopped.
 -- No rows: nothing of it is on record.
 SELECT
     at,

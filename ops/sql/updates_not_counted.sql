@@ -1,6 +1,6 @@
 -- Which updates did not count, whose were they, and why?
 -- Each that was rejected, late, a duplicate, aborted with its attempt, or lost with an ingest node.
--- The reason server stopped is that of one that was killed, or lost its power; an orderly stop is stopped by ….
+-- The reason server stopped is that of a kill or a power cut; an orderly stop is stopped by ….
 -- No rows: every update counted.
 SELECT
     u.received_at,

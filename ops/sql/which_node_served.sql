@@ -1,6 +1,7 @@
 -- Which ingest node served whom, and which of them went?
 -- A row a node and a client on its connections; without a client those that came to nothing and have rows.
--- lost is 1 where the node was gone, with end_reason; updates_lost are the client's that went with it.
+-- lost is 1 where the node was gone before its time, with end_reason; updates_lost are the client's with the decision
+-- lost.
 -- :client_id defaults to all clients.
 -- No rows: the server served its trainers itself, or the record is older than its table of nodes.
 SELECT

@@ -1,6 +1,6 @@
 -- Who slowed a round?
--- The slowest client first. Before all come those without seconds: who never answered, and who was not sent the model
--- (not_sent), for whom nobody waited. wait_seconds: from the model sent to the answer's first byte (training);
+-- First who has no seconds: who never answered, and who was not sent the model (not_sent), for whom nobody waited. Then
+-- the slowest. wait_seconds: from the model sent to the answer's first byte, elsewhere training_seconds;
 -- upload_seconds: its transfer.
 -- :round defaults to the last committed one.
 -- No rows: no client was invited to it.

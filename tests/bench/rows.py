@@ -229,7 +229,7 @@ ROWS = {
     FLEET: Row(simulated, usual=False),
     QUICK: Row(partial(against_the_floor, 3, "0.03", None, rounds=3, turns=1), usual=False),
 }
-"""Every row by its name; sizes in MB. How a figure is to be read stands in the handbook."""
+"""Every row by its name; sizes in MB. How a figure is to be read stands in ``ops/MEASURING.md``."""
 
 
 def on_postgres(name: str) -> str:

@@ -163,4 +163,4 @@ def test_what_is_wrong_with_a_database_is_said(flserver: Run, db: Path) -> None:
     assert code == 1
     told = json.loads(out)
     assert told["open_in"] is None
-    assert any("has lost commits: event 1000000 was durable" in problem for problem in told["problems"])
+    assert any("lacks commits: event 1000000 was durable" in problem for problem in told["problems"])

@@ -91,7 +91,10 @@ def test_a_name_from_the_environment_is_not_typed(place: Path, taken: str) -> No
     assert "Address already in use" in program.shown
 
 
-@pytest.mark.parametrize(("name", "said"), [("evening", "Address already in use"), ("nihgt", "did you mean 'night'?")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("evening", "Address already in use"), ("night2", "Address already in use"), ("nihgt", "did you mean 'night'?")],
+)
 def test_in_a_unit_only_a_slip_is_refused(place: Path, taken: str, name: str, said: str) -> None:
     command = [sys.executable, "-m", "flserver", "--resume", "--run-name", name, "--server-port", taken]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLSERVER_")}

@@ -45,11 +45,11 @@ def test_a_damaged_wal_is_found_and_a_child_goes_on(start: Start, join: Join) ->
         wal.write_bytes(damaged)
         index.unlink(missing_ok=True)
         problems = checked(server)
-        assert any("has lost commits: event" in problem for problem in problems)
+        assert any("lacks commits: event" in problem for problem in problems)
         assert any("-wal is damaged" in problem for problem in problems)
         resumed = start("--resume", "--run-name", "ward")
         assert resumed.exit_code() == 1
-        assert "has lost commits: event" in resumed.lines[-1]
+        assert "lacks commits: event" in resumed.lines[-1]
         way_out = re.search(r"a run of its own at round (\d), .*--resume-from (\d)$", resumed.lines[-1])
         assert way_out is not None, resumed.log
     server.db.write_bytes(before)
@@ -57,10 +57,10 @@ def test_a_damaged_wal_is_found_and_a_child_goes_on(start: Start, join: Join) ->
     for option in ("--run-name=ward", "--num-rounds=9"):
         resumed = start("--resume", option)
         assert resumed.exit_code() == 1
-        assert "has lost commits: event" in resumed.lines[-1]
+        assert "lacks commits: event" in resumed.lines[-1]
     wal.write_bytes(damaged)
     child = start("--run-name", "ward", "--resume-from", way_out[2], "--num-rounds", "1", *FAST)
-    child.wait_for_line("has lost commits")
+    child.wait_for_line("lacks commits")
     (a,) = join(child, "a")
     a.answer()
     a.finished()

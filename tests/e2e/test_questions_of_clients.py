@@ -35,12 +35,12 @@ def test_bytes_by_client_and_day(asked: Asked) -> None:
 
 def test_client_participation(asked: Asked) -> None:
     columns = ("client_id", "attempts", "answered", "dropped", "timed_out", "not_sent", "cut_short")
-    columns += ("accepted", "rejected", "late", "registrations")
+    columns += ("accepted", "rejected", "late", "registrations", "aborted", "lost")
     assert sorted(asked.column("client_participation", *columns)) == [
-        ("1", 6, 6, 0, 0, 0, 0, 5, 0, 0, 2),
-        ("2", 6, 5, 0, 0, 0, 1, 4, 1, 0, 2),
-        ("3", 4, 2, 1, 0, 0, 1, 2, 0, 0, 2),
-        ("4", 6, 3, 0, 1, 1, 1, 3, 0, 1, 2),
+        ("1", 6, 6, 0, 0, 0, 0, 5, 0, 0, 2, 1, 0),
+        ("2", 6, 5, 0, 0, 0, 1, 4, 1, 0, 2, 0, 0),
+        ("3", 4, 2, 1, 0, 0, 1, 2, 0, 0, 2, 0, 0),
+        ("4", 6, 3, 0, 1, 1, 1, 3, 0, 1, 2, 0, 0),
     ]
 
 

@@ -194,7 +194,7 @@ def test_files_that_do_not_fit_the_record_are_refused_loudly(start: Start, join:
         expected = "No such file"
     else:
         file.with_name("round-000004-0123456789abcdef.safetensors").write_bytes(b"from a lost commit")
-        expected = "the database has lost commits"
+        expected = "the database lacks commits"
     resumed = start("--resume")
     assert resumed.exit_code() == 1
     assert len([line for line in resumed.lines if expected in line]) == 1

@@ -228,7 +228,7 @@ def test_a_file_two_rounds_ahead_means_lost_commits_and_nothing_is_touched(
     left_by_a_crash(folder, 1, 2, 3)
     before = sorted(folder.iterdir())
     for look in (store.check, store.clean):
-        with pytest.raises(CheckpointError, match=r"round-000003.*the database has lost commits") as caught:
+        with pytest.raises(CheckpointError, match=r"round-000003.*the database lacks commits") as caught:
             look(1)
         assert "last committed round is 1" in str(caught.value)
     store.check(2)

@@ -134,7 +134,7 @@ def test_what_a_crash_left_of_the_next_round_goes_and_more_is_a_lost_record(
     store.check(1)
     store.clean(1)
     assert list(store.files()) == [places[0], places[1]]
-    with pytest.raises(CheckpointError, match=r"round-000001-.* is from a round after 0, .* lost commits"):
+    with pytest.raises(CheckpointError, match=r"round-000001-.* is from a round after 0, .* lacks commits"):
         store.clean(-1)
 
 

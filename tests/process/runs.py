@@ -1,12 +1,14 @@
-"""Runs on record, without a database."""
+"""Runs on record, without a database, and what a process makes of them."""
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from flserver.errors import UsageError
+from flserver.process.which_run import Complete, Plan, plan_run
 from flserver.settings import server_settings
 from flserver.settings.recorded import config_of
+from flserver.store.reader import Reader
 
 
 class FakeReader:
@@ -62,3 +64,19 @@ def found(status: str, name: str = "night", run_id: str = "r1", **config: Any) -
         "strategy": settings.model.strategy,
         "config": json.dumps(config_of(settings)),
     }
+
+
+def decide(*runs: Mapping[str, Any], typed: bool = False, **given: Any) -> Plan | Complete:
+    """The plan of a process that was started with the options ``given``, ``typed`` at a terminal or not."""
+    reader = cast(Reader, FakeReader(*runs))
+    return plan_run(reader, server_settings(given), given, typed=typed)
+
+
+def planned(*runs: Mapping[str, Any], **given: Any) -> Plan:
+    plan = decide(*runs, **given)
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def is_new(plan: Plan) -> bool:
+    return plan.resumed is None and plan.run_id != "r1" and plan.overrides == {}

@@ -15,23 +15,7 @@ from flserver.process.which_run import Complete, Plan, plan_run, says_min_client
 from flserver.settings import server_settings
 from flserver.settings.recorded import config_of, settings_of
 from flserver.store.reader import Reader
-from tests.process.runs import FakeReader, found
-
-
-def decide(*runs: Mapping[str, Any], typed: bool = False, **given: Any) -> Plan | Complete:
-    """The plan of a process that was started with the options ``given``, ``typed`` at a terminal or not."""
-    reader = cast(Reader, FakeReader(*runs))
-    return plan_run(reader, server_settings(given), given, typed=typed)
-
-
-def planned(*runs: Mapping[str, Any], **given: Any) -> Plan:
-    plan = decide(*runs, **given)
-    assert isinstance(plan, Plan)
-    return plan
-
-
-def is_new(plan: Plan) -> bool:
-    return plan.resumed is None and plan.run_id != "r1" and plan.overrides == {}
+from tests.process.runs import FakeReader, decide, found, is_new, planned
 
 
 def test_of_a_run_that_keeps_updates_those_of_fewer_rounds_can_be_kept() -> None:
@@ -91,44 +75,6 @@ def test_resume_without_a_run_starts_one_and_says_so() -> None:
     assert other.name == "monday"
     assert other.notice is not None
     assert "no run named monday" in other.notice
-
-
-@pytest.mark.parametrize("typed", [True, False])
-@pytest.mark.parametrize("name", ["nigt", "inght", "Night", "nights", "nights2"])
-def test_a_name_within_two_letters_of_an_existing_one_is_a_slip(name: str, typed: bool) -> None:
-    with pytest.raises(UsageError, match="did you mean 'night'") as caught:
-        decide(found("completed", "night"), found("failed", "day"), typed=typed, resume=True, run_name=name)
-    assert str(caught.value).startswith(f"--run-name {name}: runs.sqlite has no run of that name")
-    assert "Leave --resume out" in str(caught.value)
-    assert is_new(planned(found("completed", "night"), typed=typed, run_name=name)), "without --resume it is meant"
-
-
-def test_a_name_that_is_like_none_is_refused_where_it_is_typed_and_starts_a_run_in_a_unit() -> None:
-    runs = [found("completed", name) for name in ("first", "first", "second")]
-    with pytest.raises(UsageError, match=r"the newest are second, first\. Leave --resume out"):
-        decide(*runs, typed=True, resume=True, run_name="third-run")
-    assert is_new(planned(*runs, resume=True, run_name="third-run"))
-
-
-def test_where_there_is_no_run_at_all_a_name_starts_one_in_a_unit_and_is_refused_where_it_is_typed() -> None:
-    assert planned(resume=True, run_name="night").name == "night"
-    with pytest.raises(UsageError, match="has no run of that name to go on with, for there is no run in it: is --db"):
-        decide(typed=True, resume=True, run_name="night")
-    assert is_new(planned(typed=True, resume=True)), "no name, no slip"
-
-
-@pytest.mark.parametrize("typed", [True, False])
-@pytest.mark.parametrize("runs", [(), (found("completed", "day"),)])
-def test_what_looks_like_a_run_id_is_no_name_to_start_one_under(typed: bool, runs: tuple[Any, ...]) -> None:
-    with pytest.raises(UsageError, match="no name but the id of one: is --db the record it is in"):
-        decide(*runs, typed=typed, resume=True, run_name="20261126T160251Z-255e54")
-
-
-@pytest.mark.parametrize("name", ["a:b", "123", "٣", "", "  ", "a\x1b[2J", "a\nb"])
-@pytest.mark.parametrize("resume", [True, False])
-def test_names_that_could_be_taken_for_something_else(name: str, resume: bool) -> None:
-    with pytest.raises(UsageError, match="--run-name"):
-        decide(found("interrupted"), run_name=name, resume=resume)
 
 
 # --- resume: not completed -------------------------------------------------------------------------------------------

@@ -23,11 +23,15 @@ those that a command's text names. [What to do then](../README.md#stop) is in th
 """
 
 
+REQUIRED = " Required."
+"""How the help ends of an option that the command asks for, and not click: a group's, or one of two ways."""
+
+
 def commands_page(server: click.Command = cli, client: click.Command = flclient) -> str:
     """Raises Undescribed where an argument, or an option without a help text, has no meaning."""
     found = [("flserver", server, SERVER_SETTINGS), *_below("flserver", server), ("flclient", client, CLIENT_SETTINGS)]
-    silent = [parameter for _, command, _ in found for parameter in command.params if not _help(parameter)]
-    check_described("parameters", [str(parameter.name) for parameter in silent], PARAMETERS)
+    silent = [_key(command, each) for _, command, _ in found for each in command.params if not _help(each)]
+    check_described("parameters", silent, PARAMETERS)
     overview = table(
         ("command", "what it does"),
         [(f"[{code(name)}](#{name.replace(' ', '-')})", _text(command)[0]) for name, command, _ in found],
@@ -48,9 +52,9 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 def _section(name: str, command: click.Command, settings: Sequence[Setting]) -> str:
     arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
     keys = {setting.key for setting in settings}
-    rows = [(code(_metavar(argument)), "", _meaning(argument)) for argument in arguments]
+    rows = [(code(_metavar(argument)), "", _meaning(command, argument)) for argument in arguments]
     options = [p for p in command.params if isinstance(p, click.Option) and p.name not in keys]
-    rows += [(code(_flag(option)), _default(option), _meaning(option)) for option in options]
+    rows += [(code(_flag(option)), _default(option), _meaning(command, option)) for option in options]
     usage = " ".join([name, *(_metavar(argument) for argument in arguments), "[OPTIONS]"])
     text = "\n\n".join(textwrap.fill(paragraph, 120, break_on_hyphens=False) for paragraph in _text(command))
     if settings:
@@ -73,9 +77,15 @@ def _help(parameter: click.Parameter) -> str | None:
     return parameter.help if isinstance(parameter, click.Option) else None
 
 
-def _meaning(parameter: click.Parameter) -> str:
+def _key(command: click.Command, parameter: click.Parameter) -> str:
+    """Under which its meaning stands: the command's name before its own, where several commands mean other things."""
+    own = f"{command.name} {parameter.name}"
+    return own if own in PARAMETERS else str(parameter.name)
+
+
+def _meaning(command: click.Command, parameter: click.Parameter) -> str:
     said = _help(parameter)
-    return PARAMETERS[str(parameter.name)] if said is None else prose(said)
+    return PARAMETERS[_key(command, parameter)] if said is None else prose(said.removesuffix(REQUIRED))
 
 
 def _metavar(argument: click.Argument) -> str:
@@ -89,6 +99,6 @@ def _flag(option: click.Option) -> str:
 
 
 def _default(option: click.Option) -> str:
-    if option.required:
+    if option.required or (option.help or "").endswith(REQUIRED):
         return "required"
     return code(option.default) if option.show_default and option.default is not None else ""

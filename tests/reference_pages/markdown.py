@@ -27,8 +27,13 @@ def code(text: object) -> str:
 
 
 def prose(text: str) -> str:
-    """A text that was written for the terminal: options as code, and nothing that would be taken for a tag."""
-    return re.sub(r"(?<!\S)--[a-z][a-z-]*", lambda option: code(option[0]), text).replace("<", "&lt;")
+    """A text that was written for the terminal: options as code, and nothing that would be taken for a tag. What is
+    code already stays as it is."""
+
+    def marked(found: re.Match[str]) -> str:
+        return found[0] if found[0].startswith("`") else "&lt;" if found[0] == "<" else code(found[0])
+
+    return re.sub(r"`[^`]*`|(?<!\S)--[a-z][a-z-]*|<", marked, text)
 
 
 def check_described(what: str, there: Iterable[str], described: Iterable[str]) -> None:

@@ -13,8 +13,9 @@ PARAMETERS = {
     "server_options": "Options of a server of its own, after `--`.",
     "runs": "The runs, each named so.",
     "shell": "The shell that it is for.",
-    "what": "To `prove`: an event by its number, `update:ID`, or a committed round as `RUN:ROUND`. Of `descendants`: a "
-    "round like that, or else a client's id. To `evidence`: a run, all of its rounds, or one round like that.",
+    "prove what": "An event by its number, an update as `update:ID`, or a committed round as `RUN:ROUND`.",
+    "descendants what": "A committed round as `RUN:ROUND`, or else a client's id.",
+    "evidence what": "A run, all of its rounds, or one round as `RUN:ROUND`.",
     "one": "What one witness saw.",
     "other": "What the other saw.",
     "file": "What `flserver prove` made.",
@@ -27,8 +28,8 @@ CONNECTION = "The connection: `v1_connections.connection_id`."
 WHOSE = "`authenticated` by a certificate, or `claimed` by the message alone."
 SAMPLES = "Training samples that the client said it has."
 COUNTED = (
-    "Those of them by which the mean is weighted: all, unless its owner counts for less (`--max-weight-share cap:…`). "
-    "NULL without an update."
+    "How many of its `data_size` samples count as its weight in the mean: all, unless its owner counts for less "
+    "(`--max-weight-share cap:…`). NULL without an update."
 )
 SHARE = "Its share of the new model, 0 to 1; the shares of a round sum to 1. NULL unless accepted."
 COSINE = (
@@ -49,8 +50,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "run_id": "When its server was started, to the second, and six random hexadecimal digits: unique, and "
             "sorted by time.",
             "name": "What `--run-name` called it, else its run_id. Names may repeat; a name then means the newest run.",
-            "status": "`running`, `completed`, `interrupted` (it can be resumed) or `failed`. After a power cut it "
-            "stays `running` until the next server opens the database.",
+            "status": "`running`, `completed`, `interrupted` (it can be resumed) or `failed`. After a kill or a "
+            "power cut it stays `running` until the next server opens the database.",
             "started_at": "When its first server process began it.",
             "ended_at": "When it ended. NULL while it runs, and where nobody saw its end.",
             "num_rounds": "How many rounds it is to have; a resumption may raise it.",
@@ -106,13 +107,14 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "started_at": "When it was begun.",
             "ended_at": "When it came to its end, or was taken for gone. NULL while it serves. Where the server was "
             "killed, when that was put on record.",
-            "lost": "1 where it was gone before its time: killed, or no answer came from it; 0 where it ended in "
-            "order; NULL while it serves, and where the server was killed.",
+            "lost": "1 where the node was gone before its time: killed, or no answer came from it; 0 where it ended in "
+            "order; NULL while it serves, and where the server was killed. Updates that went with it have the "
+            "decision `lost`.",
             "end_reason": "`finished`, or how it showed that it was gone, or `server stopped` where the server was "
             "killed.",
             "connections": "How many connections it accepted, also those of strangers without a row.",
             "updates": "How many complete uploads came by it, whatever was decided of them.",
-            "updates_lost": "How many of these went with it.",
+            "updates_lost": "How many of these have the decision `lost`.",
             "bytes_in": "Bytes of the messages that came in, also on connections that are open still.",
             "bytes_out": "Bytes of those that went out.",
             "code": "JSON: SHA-256 of the sources of flserver on its machine.",
@@ -157,7 +159,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "it was cut off then, with `--goodbye close` or because it read too slowly to be told), `closed`, `reset`, "
             "`timeout`, `protocol` (it spoke out of turn), `node` (the ingest node that had the connection is gone), "
             "`other` (taken off the roster, for one), or `server "
-            "stopped` where the server was killed, or lost its power: no orderly stop, which is `stopped`.",
+            "stopped` where the server ended by a kill or a power cut: no orderly stop, which is `stopped`.",
             "label": "The client's name in the roster.",
             "metadata": "JSON: the fields of its registration as they were sent, but for header and info: the id as a "
             'number or a text, a `data_size` of 10.0, keys that nobody asks for; NaN is `"NaN"`. NULL in what older '
@@ -288,7 +290,7 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "accuracy": "Its accuracy, likewise.",
             "event_seq": "The event that ended the attempt: `v1_events.seq`.",
             "reason": "Why it was aborted: `quorum`, `implausible`, `failed`, or what stopped the server: `stopped by "
-            "…` in order, `server stopped` where it was killed, or lost its power.",
+            "…` in order, `server stopped` after a kill or a power cut.",
             "arithmetic": "How its strategy computes, where it has a name for that; `fedavg`'s is `exact-sum-1`. Equal "
             "names, equal bits. NULL in a round of `fedavg` that is older than the name: there the sum was in "
             "float64, in ascending order of the ids. NULL also before an attempt is committed.",
@@ -303,8 +305,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "client_id": "The client.",
             "participation": "What came of it: [below](#participation). NULL while the attempt runs.",
             "decision": "The [decision](#decisions) on its update, also a late one; NULL without one.",
-            "reason": "Why, where it is not accepted, or was not sent; `implausible` where that is since the model "
-            "that came of its update could not be meant.",
+            "reason": "Why, where it is not accepted, or was not sent. `implausible`: left out, since the model made "
+            "with its update was not finite or had a negative variance.",
             "data_size": SAMPLES,
             "weight": SHARE,
             "sent_at": "The moment before the last bytes of its model were sent.",

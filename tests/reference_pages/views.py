@@ -41,7 +41,7 @@ DECISIONS = {
     ),
     "aborted": (
         "it counted, and its attempt ended without a round",
-        "`quorum`, `implausible`, `failed`, `server stopped` (killed, or lost its power), `stopped by …` (in order)",
+        "`quorum`, `implausible`, `failed`, `server stopped` (a kill or a power cut), `stopped by …` (in order)",
     ),
     "lost": (
         "it counted, and the ingest node that alone had added it was gone before the attempt's end",

@@ -84,7 +84,7 @@ def test_a_database_that_has_lost_commits_ends_the_server(
     postgres.ask(f"UPDATE flserver.head SET seq = {before[0][0]}, digest = '{before[0][1]}'")
     postgres.ask(STOP)
     server.writer.emit(e.StateChanged(state="waiting"))
-    with pytest.raises(StoreError, match="has lost event 2, which this server had committed"):
+    with pytest.raises(StoreError, match="no longer has event 2, which this server had committed"):
         server.writer.flush()
     assert states(address, "night") == ["joining"]
 

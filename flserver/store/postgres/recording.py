@@ -104,9 +104,9 @@ class PostgresRecording(Recording):
             return self._head
         if self._head.tree.size and not self._is_there(connection, self._head):
             raise Damaged(
-                f"{self._address} has lost event {self._head.tree.size}, which this server had committed: it is as it "
-                "was before, of a backup or of a replica that lagged behind. Bring back the one that has it, or begin "
-                "with --resume, from what is left"
+                f"{self._address} no longer has event {self._head.tree.size}, which this server had committed: it is "
+                "as it was before, of a backup or of a replica that lagged behind. Bring back the one that has it, or "
+                "begin with --resume, from what is left"
             )
         return Head(digest, tree.frontier_of(connection)) if seq else Head(GENESIS)
 
