@@ -229,6 +229,30 @@ def test_a_warm_program_is_run_as_python_would_run_it(forker: None, tmp_path: Pa
         assert (tmp_path / "__pycache__").exists() == kept
 
 
+def test_a_warm_program_has_this_checkout_imported_where_it_would_import_that(forker: None, tmp_path: Path) -> None:
+    """And the arithmetic loaded, with a filter of warnings that is its own."""
+    (tmp_path / "other" / "flserver").mkdir(parents=True)
+    (tmp_path / "other" / "flserver" / "__init__.py").write_text("")
+    (tmp_path / "program.py").write_text(
+        "import sys, warnings\nprint('flserver.process.app' in sys.modules)\n"
+        "import flserver\nprint(flserver.__file__)\n"
+        "if k := sys.modules.get('flserver.aggregation.kernel'): print(k.load.cache_info().currsize)\n"
+        "warnings.warn('old', DeprecationWarning)\n"
+    )
+    ours, other = str(TESTS.parent), str(tmp_path / "other")
+    cases = [
+        ({"PYTHONPATH": ours}, 0, f"True\n{ours}/flserver/__init__.py\n1\n"),
+        ({"PYTHONPATH": ours, "PYTHONWARNINGS": "error"}, 1, f"True\n{ours}/flserver/__init__.py\n1\n"),
+        ({"PYTHONPATH": f"{ours}:{other}"}, 0, f"True\n{ours}/flserver/__init__.py\n1\n"),
+        ({"PYTHONPATH": f"{other}:{ours}"}, 0, f"False\n{other}/flserver/__init__.py\n"),
+        ({"PYTHONPATH": ours, "XDG_CACHE_HOME": other}, 0, f"False\n{ours}/flserver/__init__.py\n"),
+    ]
+    for env, code, said in cases:
+        done = warm.run([str(tmp_path / "program.py")], cwd=tmp_path, env=env)
+        assert (done.returncode, done.stdout) == (code, said), (env, done.stderr)
+        assert "DeprecationWarning: old" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("program", "code", "said"),
     [
