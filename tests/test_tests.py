@@ -10,12 +10,14 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests import warm
 from tests.patience import PATIENCE
-from tests.scheduling import LONGEST, WITH_SERVERS, starts_servers, unit_of
+from tests.scheduling import LONGEST, TOGETHER, WITH_SERVERS, ByFixtures, starts_servers, unit_of
 
 TESTS = Path(__file__).parent
 
@@ -165,6 +167,54 @@ def test_the_longest_are_there_and_start_servers() -> None:
     assert len(set(LONGEST)) == len(LONGEST) > 3
 
 
+def test_what_asks_one_cluster_is_one_unit_and_runs_without_another_between() -> None:
+    clusters = {"tests.ray_cluster.RayCluster", "tests.ray_machines.RayMachines", "tests.e2e.containers.Machines"}
+    files = [file for together in TOGETHER.values() for file in together]
+    tests = {path: tree for path, tree in trees() if Path(path).name.startswith("test_")}
+    assert sorted(files) == sorted(path for path, tree in tests.items() if clusters & imported_by(tree))
+    for unit, together in TOGETHER.items():
+        assert {unit_of(f"tests/{file}") for file in together} == {unit}
+        if starts_servers(TESTS / together[0]):
+            begin = LONGEST.index(together[0])
+            assert LONGEST[begin : begin + len(together)] == together
+
+
+class Worker:
+    """One of xdist's that is told what to run, and runs nothing."""
+
+    gateway = SimpleNamespace(id="worker")
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.shutting_down = False
+
+    def send_runtest_some(self, indices: list[int]) -> None:
+        self.told += indices
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+
+def test_one_test_waits_behind_the_one_that_runs_and_each_is_run_once() -> None:
+    collected = [f"tests/wire/test_ids.py::{number}" for number in range(4)]
+    collected += [f"tests/e2e/test_turns.py::{number}" for number in range(9)]
+    config: Any = SimpleNamespace(option=SimpleNamespace(), getvalue=lambda name: ["2*popen"])
+    scheduler, one, other = ByFixtures(config, None), Worker(), Worker()
+    for worker in (one, other):
+        scheduler.add_node(worker)
+        scheduler.add_node_collection(worker, collected)
+    scheduler.schedule()
+    assert (one.told, other.told) == ([0, 1, 2, 3], [4, 5]), "a unit whole, and two of one test"
+    for done in range(3):
+        assert len(one.told) == 4, "a file whose last two tests are left is enough"
+        scheduler.mark_test_complete(one, done)
+    assert len(one.told) == 5
+    while not one.shutting_down:
+        scheduler.mark_test_complete(one, one.told[done := done + 1])
+        assert len(one.told) - done <= 3
+    assert sorted(one.told + other.told) == list(range(len(collected)))
+
+
 def test_a_warm_program_is_run_as_python_would_run_it(forker: None, tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("told = 'beside'")
     (tmp_path / "program.py").write_text(
@@ -177,6 +227,30 @@ def test_a_warm_program_is_run_as_python_would_run_it(forker: None, tmp_path: Pa
         assert (done.returncode, done.stdout) == (3, f"beside a b {tmp_path}\n")
         assert done.stderr == "1 True\n", "what takes seconds to import is there"
         assert (tmp_path / "__pycache__").exists() == kept
+
+
+def test_a_warm_program_has_this_checkout_imported_where_it_would_import_that(forker: None, tmp_path: Path) -> None:
+    """And the arithmetic loaded, with a filter of warnings that is its own."""
+    (tmp_path / "other" / "flserver").mkdir(parents=True)
+    (tmp_path / "other" / "flserver" / "__init__.py").write_text("")
+    (tmp_path / "program.py").write_text(
+        "import sys, warnings\nprint('flserver.process.app' in sys.modules)\n"
+        "import flserver\nprint(flserver.__file__)\n"
+        "if k := sys.modules.get('flserver.aggregation.kernel'): print(k.load.cache_info().currsize)\n"
+        "warnings.warn('old', DeprecationWarning)\n"
+    )
+    ours, other = str(TESTS.parent), str(tmp_path / "other")
+    cases = [
+        ({"PYTHONPATH": ours}, 0, f"True\n{ours}/flserver/__init__.py\n1\n"),
+        ({"PYTHONPATH": ours, "PYTHONWARNINGS": "error"}, 1, f"True\n{ours}/flserver/__init__.py\n1\n"),
+        ({"PYTHONPATH": f"{ours}:{other}"}, 0, f"True\n{ours}/flserver/__init__.py\n1\n"),
+        ({"PYTHONPATH": f"{other}:{ours}"}, 0, f"False\n{other}/flserver/__init__.py\n"),
+        ({"PYTHONPATH": ours, "XDG_CACHE_HOME": other}, 0, f"False\n{ours}/flserver/__init__.py\n"),
+    ]
+    for env, code, said in cases:
+        done = warm.run([str(tmp_path / "program.py")], cwd=tmp_path, env=env)
+        assert (done.returncode, done.stdout) == (code, said), (env, done.stderr)
+        assert "DeprecationWarning: old" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The Python programs that tests start: forked from a process that has imported torch and its like once.
+"""The Python programs that tests start: forked from a process that has imported torch, its like and this checkout once.
 
 An import of torch takes two seconds of a processor, and tests start some five hundred programs that need it. A forked
 one does what ``python -m NAME`` or ``python FILE`` does, in a process of its own with its own folder, environment and

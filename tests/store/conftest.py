@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -15,20 +16,32 @@ from tests.store import story
 Ask = Callable[..., list[tuple[object, ...]]]
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """A new database at head."""
-    path = tmp_path / "runs.sqlite"
+@pytest.fixture(scope="session")
+def _at_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nobody writes there: all migrations take longer than most tests of what they make."""
+    path = tmp_path_factory.mktemp("at-head") / "runs.sqlite"
     ensure_head(path)
     return path
 
 
+@pytest.fixture(scope="session")
+def _recorded(_at_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = Path(shutil.copy(_at_head, tmp_path_factory.mktemp("recorded") / "runs.sqlite"))
+    story.write(path, story.whole_run())
+    story.write(path, story.left_over(), run_id=story.LEFT, process_id=2)
+    return path
+
+
 @pytest.fixture
-def recorded(database: Path) -> Path:
+def database(_at_head: Path, tmp_path: Path) -> Path:
+    """A new database at head."""
+    return Path(shutil.copy(_at_head, tmp_path / "runs.sqlite"))
+
+
+@pytest.fixture
+def recorded(_recorded: Path, database: Path) -> Path:
     """A database with a whole run and one that a killed server left over."""
-    story.write(database, story.whole_run())
-    story.write(database, story.left_over(), run_id=story.LEFT, process_id=2)
-    return database
+    return Path(shutil.copy(_recorded, database))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,17 @@ HEAD, EARLIER = REVISIONS[-1], REVISIONS[:-1]
 Tables = dict[str, list[dict[str, Any]]]
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    path = tmp_path / "runs.sqlite"
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "runs.sqlite"
     ensure_head(path)
     story.write(path, story.sound_run())
     return path
+
+
+@pytest.fixture
+def database(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(sound, tmp_path / "runs.sqlite"))
 
 
 def schema(path: Path) -> dict[str, str]:
