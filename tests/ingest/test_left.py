@@ -10,6 +10,7 @@ import pytest
 from flserver.aggregation.checks import state_digest
 from flserver.errors import StoreError
 from flserver.events import ClientRegistered, ConnectionOpened, MessageReceived, UpdateReceived
+from flserver.identity.peer import Peer as WhoItIs
 from flserver.ingest import told as t
 from flserver.ingest.batches import Item, to_bytes
 from flserver.ingest.node import Node
@@ -24,7 +25,7 @@ from flserver.settings import server_settings
 from tests.certificates import Authority
 from tests.e2e.harness import Peer, closed
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, uploaded
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 
 
 def test_who_has_answered_is_told_from_all_that_nodes_and_the_record_know() -> None:
@@ -69,6 +70,45 @@ def test_trainers_stay_where_their_server_goes_and_what_they_train_counts(tmp_pa
             assert after.several.finish() == "completed"
             assert [state_digest(after.several.exchange.model.state)] == on_one(clients, 1)
             assert all(event.decision is None for event in after.several.recorder.of(UpdateReceived))
+
+
+@pytest.mark.parametrize("whole", ["while there is no server", "as the next one takes over"])
+def test_who_has_uploaded_where_no_server_answers_is_idle_and_sent_the_model_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: str
+) -> None:
+    early = whole == "while there is no server"
+    monkeypatch.setattr(WhoItIs, "local", not early)  # one client of a host: that it is asked for its update is asked
+    monkeypatch.setattr(ray_node, "HAND_ON_SECONDS", PATIENCE)
+    with OnThreads(tmp_path, 1, 1, 1) as before:
+        (port,) = before.ports()
+        peer = before.several._peers.enter_context(Peer(port, 1)).join()
+        body = peer.body(changed(state_of(peer.model()), 1, 1))
+        frame = len(body).to_bytes(8, "big") + body
+        (place,) = before.several.desk._places
+        monkeypatch.setattr(place, "give", lambda batch: None)
+        served = before.threads.actors["node-1"].kept._served
+        assert served is not None
+        with peer.connect() as upload:
+            upload.sendall(frame if early else frame[:-1])
+            if early:
+                eventually(lambda: served.node.asking._waiting)
+            else:
+                begin_close = served.node._begin_close
+
+                def last(grace: float) -> None:
+                    begin_close(grace)
+                    upload.sendall(frame[-1:])
+
+                monkeypatch.setattr(served.node, "_begin_close", last)
+            after = OnThreads(tmp_path, 1, 1, 1)
+            after.threads.actors = before.threads.actors
+            with after:
+                after.ports()
+                assert after.nodes._left.idle == {"1"}
+                assert closed(upload)
+                peer.upload(changed(state_of(peer.model()), 1, 1))
+                peer.finished()
+                assert after.several.finish() == "completed"
 
 
 def test_who_is_in_the_middle_of_something_is_let_go_and_the_port_stays(tmp_path: Path) -> None:
