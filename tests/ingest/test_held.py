@@ -126,6 +126,30 @@ def test_what_was_held_against_another_model_than_the_running_attempts_is_stale(
         at.place.held.withdraw(1)
 
 
+def test_a_node_hears_of_an_attempt_before_what_was_held_against_the_model_before_is_stale() -> None:
+    with begun() as (at, _):
+        late, attempt = at.desk.open("node-2"), at.exchange.begin(2, 1)
+        new = tensors(2.0, 0, 0)
+        late.give(to_bytes([Item(t.Ready()), Item(t.Accepted(5))]))
+        at.desk.render(new)
+        late.take(PATIENCE)
+        offering = threading.Thread(target=late.give, args=(to_bytes([Item(offered(0), 1)]),))
+        begin = at.place.held.begin
+
+        def begins() -> None:
+            begin()
+            offering.start()
+            offering.join(0.2)  # who does not wait for the lock takes no longer
+
+        at.place.held.begin = begins  # type: ignore[method-assign]
+        at.desk.announce(attempt, CurrentModel(1, new, None))
+        offering.join(PATIENCE)
+        said = [type(item.said) for item in from_bytes(late.take(PATIENCE))]
+        late.gone("the test is over")
+        late.join()
+        assert said == [t.Began, q.Stale]
+
+
 def test_a_node_that_is_ready_between_two_attempts_is_told_of_none_whose_model_it_has_not() -> None:
     with begun() as (at, attempt):
         late = at.desk.open("node-2")
