@@ -1,14 +1,15 @@
 """What an earlier server of a run has left on a Ray cluster, and its next one finds: nodes, and trainers at them."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flserver.clock import Deadline
 from flserver.cluster.ray import ActorGone, Cluster
 from flserver.settings import ServerSettings
 
-HAND_ON_SECONDS = 4.0  # that a node may take to let the earlier server go
+HAND_ON_SECONDS = 4.0  # that nodes may take to let the earlier server go
 SERVES_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -37,17 +38,23 @@ def take_over(cluster: Cluster, server: str, ours: Collection[str], code: str, a
             asked[name] = actor, actor.hand_on.remote(server)
         else:
             cluster.kill(actor)
-    told = []
-    for name, (actor, reference) in asked.items():
+    told = _answers(cluster, {name: reference for name, (_, reference) in asked.items()}, HAND_ON_SECONDS)
+    for name in asked.keys() - told.keys():
+        cluster.kill(asked[name][0])
+    same = [said for said in told.values() if said["code"] == code]  # another one is ended where its slot is begun
+    return LeftOver(idle_of(same, answers), frozenset(said["machine"] for said in same if said["port"] is not None))
+
+
+def _answers(cluster: Cluster, asked: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What actors answer that were all asked before, each by its name: those that do within so many seconds, which a
+    machine that is gone costs once, and not for each of its actors."""
+    told, deadline = {}, Deadline.after(seconds)
+    for name, reference in asked.items():
         try:
-            said = cluster.get(reference, HAND_ON_SECONDS)
+            told[name] = cluster.get(reference, deadline.remaining())
         except ActorGone as error:
             logger.debug("%s of an earlier server: %s", name, error)
-            cluster.kill(actor)
-        else:
-            told.append(said)
-    same = [said for said in told if said["code"] == code]  # another one is ended where its slot is begun
-    return LeftOver(idle_of(same, answers), frozenset(said["machine"] for said in same if said["port"] is not None))
+    return told
 
 
 def idle_of(told: Iterable[dict[str, Any]], answers: Answers) -> frozenset[str]:
@@ -68,13 +75,9 @@ def keep_port(settings: ServerSettings, run_id: str) -> bool:
     """Whether nodes of the run on this machine listen on its port. Raises UsageError."""
     assert settings.ingest.ray_address is not None
     cluster = Cluster(settings.ingest.ray_address, run_id)
-    found = []
-    for actor in filter(None, map(cluster.find, cluster.names())):
-        try:
-            found.append(cluster.get(actor.where.remote(), SERVES_SECONDS))
-        except ActorGone as error:
-            logger.debug("a node of an earlier server: %s", error)
-    here = (said["port"] for said in found if said["machine"] == cluster.machine)
+    actors = {name: actor for name in cluster.names() if (actor := cluster.find(name)) is not None}
+    found = _answers(cluster, {name: actor.where.remote() for name, actor in actors.items()}, SERVES_SECONDS)
+    here = (said["port"] for said in found.values() if said["machine"] == cluster.machine)
     return settings.network.server_port in here
 
 
