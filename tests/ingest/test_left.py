@@ -196,6 +196,34 @@ def test_a_node_whose_server_has_fallen_silent_is_the_next_ones_that_begins_it(
     assert node.serves() == "the next one"
 
 
+def test_a_node_whose_next_server_is_being_prepared_lets_nobody_go_until_somebody_has_it(
+    node: RayNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node._stopped.set()  # the test looks
+
+    def looked() -> bool:
+        """Whether the node has kept its port where nobody has asked for long, but for what was said just now."""
+        node._end(SERVES_NONE, where_silent=True)
+        return node._port is not None
+
+    node._asked -= 2 * ray_node.SILENT_SECONDS
+    assert node.stay("the first one")
+    assert looked()
+    node.hand_on("the next one")
+    node._asked -= 2 * ray_node.SILENT_SECONDS
+    assert not node.stay("the first one")
+    assert not looked()
+
+
+def test_nodes_are_told_to_stay_until_they_are_taken_over(tmp_path: Path) -> None:
+    run = OnThreads(tmp_path, 1, 1, 1)
+    run.nodes._staying = staying = mock.Mock()
+    with run:
+        assert staying.method_calls == [mock.call.end()]
+        run.ports()
+    assert staying.method_calls == [mock.call.end(), mock.call.close()]
+
+
 @pytest.mark.parametrize("secured", [False, True])
 def test_trainers_come_back_by_themselves_where_the_next_server_knows_peers_by_other_settings(
     tmp_path: Path, node: RayNode, secured: bool

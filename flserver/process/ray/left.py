@@ -1,6 +1,7 @@
 """What an earlier server of a run has left on a Ray cluster, and its next one finds: nodes, and trainers at them."""
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 from flserver.clock import Deadline
 from flserver.cluster.ray import ActorGone, Cluster
 from flserver.settings import ServerSettings
+from flserver.sources import digest_of_package
 
 HAND_ON_SECONDS = 4.0  # that nodes may take to let the earlier server go
 SERVES_SECONDS = 2.0
+STAY_SECONDS = 3.0  # between two times that they are told to stay: a fifth of what they wait
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +74,42 @@ def idle_of(told: Iterable[dict[str, Any]], answers: Answers) -> frozenset[str]:
     return frozenset(client for client, at in came if client in holds and at >= holds[client])
 
 
-def keep_port(settings: ServerSettings, run_id: str) -> bool:
-    """Whether nodes of the run on this machine listen on its port. Raises UsageError."""
-    assert settings.ingest.ray_address is not None
-    cluster = Cluster(settings.ingest.ray_address, run_id)
-    actors = {name: actor for name in cluster.names() if (actor := cluster.find(name)) is not None}
-    found = _answers(cluster, {name: actor.where.remote() for name, actor in actors.items()}, SERVES_SECONDS)
-    here = (said["port"] for said in found.values() if said["machine"] == cluster.machine)
-    return settings.network.server_port in here
+class Staying:
+    """The nodes of a run that an earlier server left, where its next one has the run by now, and is not ready to take
+    them over: what they have for it stays meanwhile, however long that takes, until ``end``, or until somebody has
+    them. ``close`` is to follow. Raises UsageError."""
+
+    def __init__(self, settings: ServerSettings, run_id: str) -> None:
+        assert settings.ingest.ray_address is not None
+        self._cluster = cluster = Cluster(settings.ingest.ray_address, run_id)
+        self._actors = {name: actor for name in cluster.names() if (actor := cluster.find(name)) is not None}
+        asked = {name: (actor.where.remote(), actor.serves.remote()) for name, actor in self._actors.items()}
+        found = _answers(cluster, {name: where for name, (where, _) in asked.items()}, SERVES_SECONDS)
+        # One of other sources is of no use to this server, and may not know what it is told.
+        same = [name for name, said in found.items() if said["code"] == digest_of_package()]
+        self._serve = _answers(cluster, {name: asked[name][1] for name in same}, SERVES_SECONDS)
+        here = (said["port"] for said in found.values() if said["machine"] == cluster.machine)
+        self.has_port = settings.network.server_port in here  # whether they listen on it on this machine
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._stay, name="ray-left", daemon=True)
+        self._thread.start()
+
+    def _stay(self) -> None:
+        while any(self._say().values()) and not self._ended.wait(STAY_SECONDS):
+            pass
+
+    def _say(self) -> Mapping[str, bool]:
+        asked = {name: self._actors[name].stay.remote(server) for name, server in self._serve.items()}
+        return _answers(self._cluster, asked, SERVES_SECONDS)
+
+    def end(self) -> None:
+        """The server has taken them over."""
+        self._ended.set()
+
+    def close(self) -> None:
+        """Nothing is asked of Ray from here on."""
+        self.end()
+        self._thread.join(2 * SERVES_SECONDS)  # it waits there for longer only where there is no head any more
 
 
 def end(cluster: Cluster, actor: Any, server: str) -> None:

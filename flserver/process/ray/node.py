@@ -102,6 +102,14 @@ class RayNode:
             "answered": self._answered,
         }
 
+    def stay(self, server: str | None) -> bool:
+        """Whether it is still that server's, which is gone: then it is as if that had asked, and nobody is let go. Said
+        by the run's next one, from when it has the run until it is ready to go on."""
+        with self._lock:
+            if self._server == server:
+                self._asked = monotonic()
+            return self._server == server
+
     def serves(self) -> str | None:
         """Which server's it is."""
         return self._server
