@@ -1,6 +1,7 @@
 """A server that is gone, and the run's next one over the same nodes: their trainers stay."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from flserver.ingest import told as t
 from flserver.ingest.batches import Item, to_bytes
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
+from flserver.network.listener import Listener
 from flserver.process.nodes.child import described
 from flserver.process.ray import node as ray_node
 from flserver.process.ray.known import KnownBy
@@ -163,8 +165,12 @@ def node() -> Iterator[RayNode]:
 
 
 def begin(node: RayNode, server: str, **values: object) -> dict[str, Any]:
-    settings = server_settings({"model": "tests.ingest.on_threads:initial", "server_port": 0, "ingest": 1, **values})
-    return node.begin(described(settings, "run", "node-1"), "127.0.0.1", 0, False, server)
+    return begin_at(node, 0, server, **values)
+
+
+def begin_at(node: RayNode, port: int, server: str, **values: object) -> dict[str, Any]:
+    settings = server_settings({"model": "tests.ingest.on_threads:initial", "server_port": port, "ingest": 1, **values})
+    return node.begin(described(settings, "run", "node-1"), "127.0.0.1", port, False, server)
 
 
 def test_a_server_that_loses_the_run_while_it_begins_a_node_begins_none(
@@ -222,6 +228,19 @@ def test_nodes_are_told_to_stay_until_they_are_taken_over(tmp_path: Path) -> Non
         assert staying.method_calls == [mock.call.end()]
         run.ports()
     assert staying.method_calls == [mock.call.end(), mock.call.close()]
+
+
+def test_a_node_that_cannot_listen_where_the_next_server_has_it_lets_its_trainers_go_too(
+    node: RayNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = mock.Mock(metadata=mock.Mock(client_id="1"))
+    node.hand_on("the next one")
+    node._left = [trainer]
+    with closing(Listener("127.0.0.1", 0)) as busy:
+        assert "in use" in begin_at(node, busy.address[1], "the next one")["error"]
+    assert not trainer.close.called
+    monkeypatch.setattr(ray_node, "SILENT_SECONDS", -1.0)
+    eventually(lambda: trainer.close.called)
 
 
 @pytest.mark.parametrize("secured", [False, True])

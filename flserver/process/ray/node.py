@@ -278,7 +278,7 @@ class RayNode:
             silent = monotonic() - self._asked
             if silent > UNWANTED_SECONDS:
                 os._exit(0)
-            if silent > SILENT_SECONDS and self._port is not None:
+            if silent > SILENT_SECONDS and (self._port is not None or self._left):  # it may not have got its port
                 logger.warning("the server has not asked for %g s: it is gone, and trainers are let go", SILENT_SECONDS)
                 self._end(SERVES_NONE, where_silent=True)
 
