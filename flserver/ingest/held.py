@@ -34,10 +34,10 @@ class NodeSubmission(Submission):
             self._held.fold(self.upload.update_id)
 
     def take_back_from(self, committer: "Committer", samples: int) -> None:
-        self._held.forget(self.upload.update_id)
         self._drop()
 
     def _drop(self) -> None:
+        self._held.forget(self.upload.update_id)
         if self._waits:
             self._waits = False
             self._held.outbox.put(t.Drop((self.upload.update_id,)))
@@ -263,7 +263,7 @@ class Held:
         self.outbox.put(t.Fold((update_id,)))
 
     def forget(self, update_id: int) -> None:
-        """That update counts no more, and is not folded there."""
+        """That update counts no more, or is in a model: it is not lost with its node."""
         with self._lock:
             self._held.pop(update_id, None)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from flserver import events as e
@@ -50,6 +51,28 @@ def test_what_was_suspect_and_counts_is_added_again_too(tmp_path: Path) -> None:
         assert gone.updates == ()
         mean = sum(state["fc1.weight"].double() for state in states) / 3
         assert torch.equal(several.exchange.model.state["fc1.weight"], mean.float())
+
+
+def test_what_an_attempt_had_that_was_aborted_is_not_looked_for_where_its_node_goes_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Several(tmp_path, 2, clients=2) as several:
+        with_kept(several, tmp_path)
+        a, b = several.peer("a"), several.peer("b")
+        a.port = several.nodes[1].port
+        a.answer(0.5)
+        eventually(lambda: several.nodes[1].place.held.ids)
+        b.connection.close()
+        several.recorder.wait_for(e.AttemptAborted)
+        several.nodes[1].cut()
+        several.eventually_gone("node-2")
+        a.port = several.nodes[0].port
+        back = several.peer("b")
+        for peer in (a, back):
+            peer.answer(0.5)
+        assert several.finish() == "completed"
+        assert [gone.updates for gone in several.recorder.of(e.NodeLost)] == [()]
+    assert "lost" not in caplog.text
 
 
 def test_what_cannot_be_read_any_more_is_lost_after_all(tmp_path: Path) -> None:
