@@ -115,8 +115,9 @@ class Desk:
 
     @property
     def base_round(self) -> int | None:
-        """The round of the model that updates are held against now."""
-        return None if (began := self._began) is None else began.round - 1
+        """The round of the model that updates are held against now: of an attempt that every node is told of."""
+        with self._changed:
+            return None if self._began is None else self._began.round - 1
 
     def make_durable(self) -> None:
         """Wait until all that was said is on record, or cannot be."""

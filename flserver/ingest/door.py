@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count
 
 from flserver.clock import monotonic
-from flserver.errors import IdentityRefused, Refused, RegistrationRefused
+from flserver.errors import IdentityRefused, Refused, RegistrationRefused, StoreError
 from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.registered import Registered as RegisteredPeers
@@ -177,7 +177,10 @@ class NodeDoor:
             sender = self._identity.sender(None, peer, self._registered)
         if sender is None:
             return None  # it is not certain whose it is: then it is read
-        return self._asking.ask(q.NotAsked(peer, int(accepted_at)), q.SentBy).client_id
+        try:
+            return self._asking.ask(q.NotAsked(peer, int(accepted_at)), q.SentBy).client_id
+        except StoreError:
+            return None  # it is read all the same: whoever goes on with the run is told that it came whole
 
     def registered_peers(self) -> list[tuple[Peer, bool]]:
         with self._lock:

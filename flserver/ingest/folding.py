@@ -62,6 +62,11 @@ class NodeFolding:
 
     # --- for sessions ------------------------------------------------------------------------------------------------
 
+    def came(self, client_id: str) -> None:
+        """As ``rounds.door.Folds.came``: where nobody can be asked any more, the client is idle."""
+        if self.running is not None:
+            self.answered[client_id] = self.running
+
     def ask(self, submission: Submission) -> Waiting:
         """As ``rounds.door.Folds.ask``."""
         waiting = self._asking.ask_ahead(_offer(submission.upload))
@@ -77,8 +82,7 @@ class NodeFolding:
 
     def offer(self, submission: Submission) -> Verdict:
         """As ``rounds.folding.Folding.offer``."""
-        if self.running is not None:
-            self.answered[submission.upload.client_id] = self.running
+        self.came(submission.upload.client_id)  # one that could not be read, too
         verdict = self._decided(submission)
         if not verdict.counts:
             return verdict

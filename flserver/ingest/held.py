@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from flserver.clock import monotonic
@@ -31,13 +31,13 @@ class NodeSubmission(Submission):
 
     def add_to(self, committer: "Committer", samples: int) -> None:
         if self._waits:
-            self._held.outbox.put(t.Fold((self.upload.update_id,)))
+            self._held.fold(self.upload.update_id)
 
     def take_back_from(self, committer: "Committer", samples: int) -> None:
-        self._held.forget(self.upload.update_id)
         self._drop()
 
     def _drop(self) -> None:
+        self._held.forget(self.upload.update_id)
         if self._waits:
             self._waits = False
             self._held.outbox.put(t.Drop((self.upload.update_id,)))
@@ -255,8 +255,15 @@ class Held:
             given, self._given = self._given, None
             return given.blobs if given is not None and given.update_id == update_id else None
 
+    def fold(self, update_id: int) -> None:
+        """That update waits there, and is certain to count: it is folded."""
+        with self._lock:
+            if (held := self._held.get(update_id)) is not None:
+                self._held[update_id] = replace(held, folded=True)
+        self.outbox.put(t.Fold((update_id,)))
+
     def forget(self, update_id: int) -> None:
-        """That update counts no more, and is not folded there."""
+        """That update counts no more, or is in a model: it is not lost with its node."""
         with self._lock:
             self._held.pop(update_id, None)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, Lock
 
 from flserver.errors import ConnectionLost
 from flserver.events.bus import Recorder
@@ -83,6 +83,7 @@ class Context:
     given_up: bool = False
     hands_on: bool = False
     handed_on: list[InheritedTrainer] = field(default_factory=list)
+    handing: Lock = field(default_factory=Lock)  # guards the one above: who is on it is cut no more
     layouts: Layouts = field(default_factory=Layouts)
 
     def learn(self, limits: Limits, tied: Mapping[str, str], buffers: Collection[str]) -> None:

@@ -77,6 +77,7 @@ class Session:
         self._channel, self._record = self._connection.channel, self._connection.record
         self._connection.channel.before_wait = lambda: leave(self)
         self._take_place, self._give_place = take_place, give_place
+        self._handed_on = False
         self._first, self._linger = Received(FrameReader(self._connection.conversation.frame_limits())), 0.0
         self._life: Iterator[Awaited] = self._live()
 
@@ -116,8 +117,11 @@ class Session:
     # --- for the owner -----------------------------------------------------------------------------------------------
 
     def cut(self, reason: str) -> None:
-        """End a connection that does not end by itself; its thread then sees end of file."""
-        self._connection.cut_because = self._connection.cut_because or reason
+        """End a connection that does not end by itself, nor goes on elsewhere; its thread then sees end of file."""
+        with self._context.handing:
+            if self._handed_on:
+                return
+            self._connection.cut_because = self._connection.cut_because or reason
         self._channel.cut()
 
     def discard(self) -> None:
@@ -131,7 +135,7 @@ class Session:
         return next(self._life, None)
 
     def _live(self) -> Iterator[Awaited]:
-        reason, on = "closed", False
+        reason = "closed"
         why: StrangerReason = "other"
         try:
             self._record.opened(self.peer, behind=self._context.preamble.trusts(self.peer.host))
@@ -146,19 +150,26 @@ class Session:
             reason = "server stopped"
             logger.debug("connection %d ends: %s", self.connection_id, error)
         except HandedOn as handed:
-            reason, on = str(handed), True
-            self._channel.before_wait = nothing
-            self._context.handed_on.append(handed.trainer)
+            reason = self._hand_on(handed)
         except Exception as error:
             reason = f"server error: {one_line(error)}"
             raise
         finally:
             if self._linger:
                 self._give_place(self)
-            if not on:
+            if not self._handed_on:
                 self._channel.close(self._linger)
             self._record.closed(reason, why)
             self._context.exchange.ended(self._connection.accepted_at)
+
+    def _hand_on(self, handed: HandedOn) -> str:
+        """Let whoever goes on with the trainer have its connection, if it was not cut before. Why it ends here."""
+        with self._context.handing:
+            if self._connection.cut_because is not None:
+                return self._connection.cut_because
+            self._handed_on, self._channel.before_wait = True, nothing
+            self._context.handed_on.append(handed.trainer)
+        return str(handed)
 
     # --- the straight line -------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ def take_update(connection: AcceptedConnection, update: Update, frame: Received)
     try:
         # Before the work of looking at it: many names can share one tensor, so the body does not bound that work.
         exchange.check_upload(update.client_id, connection.peer)
+        connection.context.folding.came(update.client_id)
         submission, note = _examine(connection, update, frame)
         try:
             if (awaited := connection.context.folding.ask(submission)) is not None:

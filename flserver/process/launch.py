@@ -22,6 +22,7 @@ from flserver.settings import NetworkPolicy, ServerSettings
 from flserver.settings.hosts import with_port
 
 if TYPE_CHECKING:
+    from flserver.process.ray.left import Staying
     from flserver.process.which_run import Complete, Plan
     from flserver.store.database import Lock
 
@@ -81,8 +82,10 @@ def launch(
             logger.warning("%s", plan.notice)
         check_record(plan, reader, lock.before)
         basis = look_up(plan, reader)
+        left = _left_by_another(plan, stack)
         if listener is None:
-            listener = _listen(plan.settings, signals, stack, said=says_min_clients(plan, given), plan=plan)
+            said, beside = says_min_clients(plan, given), left is not None and left.has_port
+            listener = _listen(plan.settings, signals, stack, said=said, plan=plan, beside=beside)
         admission = Admission(plan.settings)
         if admission.reloads:
             signals.take_hang_ups()
@@ -101,6 +104,7 @@ def launch(
                 reader=reader,
                 looking=looking,
                 listener=listener,
+                left=left,
                 admission=admission,
                 signals=signals,
                 console=console,
@@ -129,17 +133,24 @@ def plan_and_take(lock: "Lock", plan_it: "Callable[[], Plan | Complete]") -> "Pl
 
 
 def _listen(
-    settings: ServerSettings, signals: Signals, stack: ExitStack, *, said: bool, plan: "Plan | None" = None
+    settings: ServerSettings,
+    signals: Signals,
+    stack: ExitStack,
+    *,
+    said: bool,
+    plan: "Plan | None" = None,
+    beside: bool = False,
 ) -> Listener:
-    """Listen for trainers until ``stack`` is closed; ``said`` is ``check_min_clients``'s, and ``plan`` None is a run
-    that is new. Raises UsageError, for whatever can be seen to be wrong so far."""
+    """Listen for trainers until ``stack`` is closed, or have the port ``beside`` nodes that have kept it; ``said`` is
+    ``check_min_clients``'s, and ``plan`` None is a run that is new. Raises UsageError, for whatever can be seen to be
+    wrong so far."""
     network, resumed = settings.network, plan is not None and plan.resumed is not None
     check_names(settings, begun=plan is not None and plan.begun)
     check_host(network, tls=settings.identity.tls_cert is not None)
     if warning := check_min_clients(settings, said=said, resumed=resumed):
         logger.warning("%s", warning)
-    if (beside := _beside_left(plan)) is not None:
-        listener: Listener = beside
+    if beside:
+        listener: Listener = Beside(network.host, network.server_port)
     else:
         listener = listen_when_free(network, signals, Listener if settings.ingest.ray_address is None else Reservation)
     stack.callback(listener.close)
@@ -150,14 +161,16 @@ def _listen(
     return listener
 
 
-def _beside_left(plan: "Plan | None") -> Listener | None:
-    """The port beside nodes on this machine that an earlier server of the run has left, and that have kept it."""
-    if plan is None or plan.resumed is None or not plan.settings.ingest.ray_address:
+def _left_by_another(plan: "Plan", stack: ExitStack) -> "Staying | None":
+    """The nodes that an earlier server of the run has left, if there may be any: they stay until this one takes them
+    over, or ``stack`` is closed. Raises UsageError."""
+    if plan.resumed is None or not plan.settings.ingest.ray_address:
         return None
-    from flserver.process.ray.left import keep_port
+    from flserver.process.ray.left import Staying
 
-    network = plan.settings.network
-    return Beside(network.host, network.server_port) if keep_port(plan.settings, plan.run_id) else None
+    left = Staying(plan.settings, plan.run_id)
+    stack.callback(left.close)
+    return left
 
 
 def listen_when_free(

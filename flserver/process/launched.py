@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from flserver.events.bus import Observer
 from flserver.files import group_id
@@ -15,12 +16,15 @@ from flserver.store.database import Lock
 from flserver.store.reader import Reader
 from flserver.store.schema import Upgrade, ensure_head
 
+if TYPE_CHECKING:
+    from flserver.process.ray.left import Staying
+
 
 @dataclass(frozen=True, kw_only=True)
 class Launched:
     """Nothing is on disk yet: ``lock`` is held, and ``reader`` reads the database as it will be, until ``looking`` is
     closed. ``console`` shows events, ``say`` tells the operator a line. ``upgrade`` is what was done to the schema, if
-    anything."""
+    anything; ``left`` are the nodes of an earlier server of the run, if there may be any."""
 
     plan: Plan
     basis: Basis
@@ -29,6 +33,7 @@ class Launched:
     reader: Reader
     upgrade: Upgrade | None = None
     listener: Listener
+    left: "Staying | None" = None
     admission: Admission
     signals: Signals
     console: Sequence[Observer]

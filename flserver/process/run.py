@@ -182,7 +182,7 @@ def _nodes(launched: Launched, desk: "Desk", end_run: Callable[[str], None]) -> 
         from flserver.process.ray.nodes import RayNodes
 
         answers = partial(launched.reader.answers, run_id)
-        return RayNodes(settings, launched.listener, desk, run_id, launched.say, end_run, answers)
+        return RayNodes(settings, launched.listener, desk, run_id, launched.say, end_run, answers, launched.left)
     from flserver.process.nodes.children import Nodes
 
     return Nodes(settings, launched.listener, desk, run_id, end_run)

@@ -66,6 +66,9 @@ class Folds(Protocol):
     @property
     def on_arrival(self) -> bool: ...
 
+    def came(self, client_id: str) -> None:
+        """An upload of that client is whole, whatever becomes of it."""
+
     def ask(self, submission: Submission) -> Awaited | None:
         """Ask ahead for what ``offer`` decides, which has to follow: it waits for nobody then. None where nobody is
         asked."""

@@ -201,7 +201,7 @@ class Exchange(Apart):
         """Whether a model can be sent to as many participants as a round needs. Raises Interrupted."""
         with self._changed:
             self.check_stop()
-            self._inherit()
+            self._rounds.inherit(self._model.round + 1, self._model.digest)
             return self._rounds.quorum_possible()
 
     def await_quorum(self, deadline: Deadline, wake_at: float) -> bool:
@@ -222,16 +222,14 @@ class Exchange(Apart):
         with self._changed:
             self.check_stop()
             self._broadcast = None
-            self._inherit()
+            self._rounds.inherit(self._model.round + 1, self._model.digest)
             return self._rounds.start(round, number, monotonic())
-
-    def _inherit(self) -> None:
-        self._rounds.inherit(self._model.round + 1, self._model.digest)
 
     def publish(self, broadcast: Published) -> None:
         """Let the running attempt's model be sent: here, where that takes no waiting, else by the sessions."""
         with self._changed:
             self._broadcast = broadcast
+            self._rounds.publish()
         self._ring(small=broadcast.small)
 
     def take_ready(self, attempt: Attempt, wake_at: float) -> Ready | EndedAttempt:

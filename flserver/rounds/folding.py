@@ -36,6 +36,9 @@ class Folding:
         """Whether an update that counts need not wait for its turn."""
         return self.committer.on_arrival
 
+    def came(self, client_id: str) -> None:
+        """Nobody has to know of it before it is decided: where that cannot be, the run ends."""
+
     def ask(self, submission: Submission) -> None:
         """Nobody is asked."""
 

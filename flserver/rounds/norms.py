@@ -83,7 +83,8 @@ def settle(attempt: Attempt) -> None:
         return
     suspects = [seat for seat in attempt.seats.values() if seat.suspicion is not None]
     to_come = 0 if attempt.over else sum(not seat.answered for seat in attempt.seats.values())
-    if 2 * len(suspects) >= attempt.there:
+    # Those that count may be in the sum: that another one of them is lost with its node changes nothing any more.
+    if any(seat.settled and seat.counts for seat in suspects) or 2 * len(suspects) >= attempt.there:
         for seat in suspects:
             seat.settled = True
     elif 2 * (len(suspects) + to_come) < attempt.there:

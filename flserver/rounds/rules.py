@@ -125,24 +125,31 @@ class Rounds(Participants):
                 participant.move("misses a deadline")
 
     def start(self, round: int, number: int, now: float) -> Attempt:
-        """Begin attempt ``number`` at ``round`` with everyone who can be sent a model and need not sit out. Who has it
-        from an earlier server (``inherit`` comes before) is not sent it again: a round is made from one model, in
-        whichever attempt."""
+        """Begin attempt ``number`` at ``round`` with everyone who can be sent a model and need not sit out; ``inherit``
+        comes before, and ``publish`` follows, until which nothing answers it."""
         able, tried = self.invitable(), self.attempt is not None and self.attempt.round == round
         backoffs = {participant.client_id: participant.backoff for participant in able}
         # Where those who were invited did not do for the round, nobody sits out: it may be for want of them.
         out = set() if tried else sitting_out(backoffs, round, self.min_updates or 1)
         self.attempt = Attempt(round, number, now, now + self._policy.round_timeout)
         self.attempt.invite([participant for participant in able if participant.client_id not in out], self._policy)
-        for client_id, seat in self.attempt.seats.items():
-            participant = self.participants[client_id]
-            if (held := participant.inherited) is not None:
-                participant.unanswered = seat.sent = SentModel(round, number, inherited=True, digest=held.digest)
         owing = {p.client_id: p.owes for p in self.participants.values() if p.standing == "owing"}
         not_sent = owing | {client_id: str(backoffs[client_id]) for client_id in out}
         not_sent |= {p.client_id: "implausible" for p in self.participants.values() if p.live and self._is_left_out(p)}
         self.attempt.not_sent = dict(sorted(not_sent.items()))
         return self.attempt
+
+    def publish(self) -> None:
+        """The running attempt's model may be sent from here on. Who has it from an earlier server is not sent it again,
+        and answers this attempt: a round is made from one model, in whichever attempt. What it answered before this is
+        late, for nodes may still have added it to what is of the attempt before: then it is sent the model, too."""
+        attempt = self.attempt
+        assert attempt is not None
+        for seat in attempt.seats.values():
+            participant = self.participants[seat.client_id]
+            if (held := participant.inherited) is not None:
+                sent = SentModel(attempt.round, attempt.number, inherited=True, digest=held.digest)
+                participant.unanswered = seat.sent = sent
 
     def send_to(self, registration: Registration) -> SentModel | None:
         """The running attempt's model for this registration, once: None where it was handed out or not invited."""

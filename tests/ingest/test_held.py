@@ -10,7 +10,7 @@ from flserver.ingest.batches import Item, from_bytes, to_bytes
 from flserver.ingest.desk import OnNodes
 from flserver.ingest.held import settle_all
 from flserver.rounds.model import CurrentModel
-from flserver.rounds.seats import Attempt, SentModel, Upload, Verdict
+from flserver.rounds.seats import Attempt, Registration, SentModel, Upload, Verdict
 from tests.ingest.at_desk import PEER, AtDesk
 from tests.patience import PATIENCE
 from tests.rounds.coordinated import tensors
@@ -126,6 +126,30 @@ def test_what_was_held_against_another_model_than_the_running_attempts_is_stale(
         at.place.held.withdraw(1)
 
 
+def test_a_node_hears_of_an_attempt_before_what_was_held_against_the_model_before_is_stale() -> None:
+    with begun() as (at, _):
+        late, attempt = at.desk.open("node-2"), at.exchange.begin(2, 1)
+        new = tensors(2.0, 0, 0)
+        late.give(to_bytes([Item(t.Ready()), Item(t.Accepted(5))]))
+        at.desk.render(new)
+        late.take(PATIENCE)
+        offering = threading.Thread(target=late.give, args=(to_bytes([Item(offered(0), 1)]),))
+        begin = at.place.held.begin
+
+        def begins() -> None:
+            begin()
+            offering.start()
+            offering.join(0.2)  # who does not wait for the lock takes no longer
+
+        at.place.held.begin = begins  # type: ignore[method-assign]
+        at.desk.announce(attempt, CurrentModel(1, new, None))
+        offering.join(PATIENCE)
+        said = [type(item.said) for item in from_bytes(late.take(PATIENCE))]
+        late.gone("the test is over")
+        late.join()
+        assert said == [t.Began, q.Stale]
+
+
 def test_a_node_that_is_ready_between_two_attempts_is_told_of_none_whose_model_it_has_not() -> None:
     with begun() as (at, attempt):
         late = at.desk.open("node-2")
@@ -138,3 +162,22 @@ def test_a_node_that_is_ready_between_two_attempts_is_told_of_none_whose_model_i
         assert told == [(t.Model, 2), (t.Began, 2)]
         late.gone("the test is over")
         late.join()
+
+
+def test_what_comes_before_nodes_are_told_of_the_attempt_is_not_of_it() -> None:
+    """A trainer that stayed over a takeover has the model by then, and its node still adds to the attempt before."""
+    with begun() as (at, before):
+        at.exchange.leave(Registration("a", 1, False))
+        at.exchange.confirm_registration(
+            at.exchange.register("a", 10, PEER, SentModel(1, 1, inherited=True)), lambda: None
+        )
+        at.exchange.close_attempt(before)
+        attempt = at.exchange.begin(1, 2)
+        assert list(attempt.seats) == ["a"]
+        decided = at.place.held.offer(offered(0), 2.0)
+        at.place.held.confirm(t.Confirmed(1, decided.decision is None, ()), None)
+        at.desk.announce(attempt, at.exchange.model)
+        at.exchange.publish(OnNodes(1, False))
+        ended = at.exchange.close_attempt(attempt)
+        assert [seat.update_id for seat in ended.accepted] == sorted(at.place.held.ids)
+        assert decided.decision == "late"

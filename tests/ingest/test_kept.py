@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from flserver import events as e
+from flserver.models.norms import Norms
 from flserver.models.state import state_of
+from flserver.rounds.norms import FIRST_ROUNDS, NormHistory
 from tests.ingest.outcomes import with_kept
 from tests.ingest.several import Several
 from tests.patience import eventually
@@ -30,6 +33,46 @@ def test_what_was_kept_is_added_again_where_its_node_is_gone(tmp_path: Path) -> 
         assert torch.equal(several.exchange.model.state["fc1.weight"], mean.float())
         assert len(committed.kept) == 3
         assert all((tmp_path / kept.path).exists() for kept in committed.kept)
+
+
+def test_what_was_suspect_and_counts_is_added_again_too(tmp_path: Path) -> None:
+    with Several(tmp_path, 2, clients=3) as several:
+        with_kept(several, tmp_path)
+        several.exchange._rounds.norms.history = NormHistory(FIRST_ROUNDS, Norms(1.0, 1.0))
+        a, b, c = several.peer("a"), several.peer("b"), several.peer("c")
+        b.port = several.nodes[1].port
+        states = [state_of(peer.answer(4096.0)) for peer in (a, b)]  # two of three: a step that they all take
+        eventually(lambda: several.nodes[1].node._folding.folded)
+        several.nodes[1].cut()
+        several.eventually_gone("node-2")
+        states.append(state_of(c.answer(0.125)))
+        assert several.finish() == "completed"
+        (gone,) = several.recorder.of(e.NodeLost)
+        assert gone.updates == ()
+        mean = sum(state["fc1.weight"].double() for state in states) / 3
+        assert torch.equal(several.exchange.model.state["fc1.weight"], mean.float())
+
+
+def test_what_an_attempt_had_that_was_aborted_is_not_looked_for_where_its_node_goes_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Several(tmp_path, 2, clients=2) as several:
+        with_kept(several, tmp_path)
+        a, b = several.peer("a"), several.peer("b")
+        a.port = several.nodes[1].port
+        a.answer(0.5)
+        eventually(lambda: several.nodes[1].place.held.ids)
+        b.connection.close()
+        several.recorder.wait_for(e.AttemptAborted)
+        several.nodes[1].cut()
+        several.eventually_gone("node-2")
+        a.port = several.nodes[0].port
+        back = several.peer("b")
+        for peer in (a, back):
+            peer.answer(0.5)
+        assert several.finish() == "completed"
+        assert [gone.updates for gone in several.recorder.of(e.NodeLost)] == [()]
+    assert "lost" not in caplog.text
 
 
 def test_what_cannot_be_read_any_more_is_lost_after_all(tmp_path: Path) -> None:

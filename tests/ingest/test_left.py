@@ -1,6 +1,7 @@
 """A server that is gone, and the run's next one over the same nodes: their trainers stay."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -10,10 +11,12 @@ import pytest
 from flserver.aggregation.checks import state_digest
 from flserver.errors import StoreError
 from flserver.events import ClientRegistered, ConnectionOpened, MessageReceived, UpdateReceived
+from flserver.identity.peer import Peer as WhoItIs
 from flserver.ingest import told as t
 from flserver.ingest.batches import Item, to_bytes
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
+from flserver.network.listener import Listener
 from flserver.process.nodes.child import described
 from flserver.process.ray import node as ray_node
 from flserver.process.ray.known import KnownBy
@@ -24,7 +27,7 @@ from flserver.settings import server_settings
 from tests.certificates import Authority
 from tests.e2e.harness import Peer, closed
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, uploaded
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 
 
 def test_who_has_answered_is_told_from_all_that_nodes_and_the_record_know() -> None:
@@ -69,6 +72,45 @@ def test_trainers_stay_where_their_server_goes_and_what_they_train_counts(tmp_pa
             assert after.several.finish() == "completed"
             assert [state_digest(after.several.exchange.model.state)] == on_one(clients, 1)
             assert all(event.decision is None for event in after.several.recorder.of(UpdateReceived))
+
+
+@pytest.mark.parametrize("whole", ["while there is no server", "as the next one takes over"])
+def test_who_has_uploaded_where_no_server_answers_is_idle_and_sent_the_model_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: str
+) -> None:
+    early = whole == "while there is no server"
+    monkeypatch.setattr(WhoItIs, "local", not early)  # one client of a host: that it is asked for its update is asked
+    monkeypatch.setattr(ray_node, "HAND_ON_SECONDS", PATIENCE)
+    with OnThreads(tmp_path, 1, 1, 1) as before:
+        (port,) = before.ports()
+        peer = before.several._peers.enter_context(Peer(port, 1)).join()
+        body = peer.body(changed(state_of(peer.model()), 1, 1))
+        frame = len(body).to_bytes(8, "big") + body
+        (place,) = before.several.desk._places
+        monkeypatch.setattr(place, "give", lambda batch: None)
+        served = before.threads.actors["node-1"].kept._served
+        assert served is not None
+        with peer.connect() as upload:
+            upload.sendall(frame if early else frame[:-1])
+            if early:
+                eventually(lambda: served.node.asking._waiting)
+            else:
+                begin_close = served.node._begin_close
+
+                def last(grace: float) -> None:
+                    begin_close(grace)
+                    upload.sendall(frame[-1:])
+
+                monkeypatch.setattr(served.node, "_begin_close", last)
+            after = OnThreads(tmp_path, 1, 1, 1)
+            after.threads.actors = before.threads.actors
+            with after:
+                after.ports()
+                assert after.nodes._left.idle == {"1"}
+                assert closed(upload)
+                peer.upload(changed(state_of(peer.model()), 1, 1))
+                peer.finished()
+                assert after.several.finish() == "completed"
 
 
 def test_who_is_in_the_middle_of_something_is_let_go_and_the_port_stays(tmp_path: Path) -> None:
@@ -123,8 +165,12 @@ def node() -> Iterator[RayNode]:
 
 
 def begin(node: RayNode, server: str, **values: object) -> dict[str, Any]:
-    settings = server_settings({"model": "tests.ingest.on_threads:initial", "server_port": 0, "ingest": 1, **values})
-    return node.begin(described(settings, "run", "node-1"), "127.0.0.1", 0, False, server)
+    return begin_at(node, 0, server, **values)
+
+
+def begin_at(node: RayNode, port: int, server: str, **values: object) -> dict[str, Any]:
+    settings = server_settings({"model": "tests.ingest.on_threads:initial", "server_port": port, "ingest": 1, **values})
+    return node.begin(described(settings, "run", "node-1"), "127.0.0.1", port, False, server)
 
 
 def test_a_server_that_loses_the_run_while_it_begins_a_node_begins_none(
@@ -154,6 +200,47 @@ def test_a_node_whose_server_has_fallen_silent_is_the_next_ones_that_begins_it(
         eventually(lambda: node._port is None)
     assert "error" not in begin(node, "the next one")
     assert node.serves() == "the next one"
+
+
+def test_a_node_whose_next_server_is_being_prepared_lets_nobody_go_until_somebody_has_it(
+    node: RayNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node._stopped.set()  # the test looks
+
+    def looked() -> bool:
+        """Whether the node has kept its port where nobody has asked for long, but for what was said just now."""
+        node._end(SERVES_NONE, where_silent=True)
+        return node._port is not None
+
+    node._asked -= 2 * ray_node.SILENT_SECONDS
+    assert node.stay("the first one")
+    assert looked()
+    node.hand_on("the next one")
+    node._asked -= 2 * ray_node.SILENT_SECONDS
+    assert not node.stay("the first one")
+    assert not looked()
+
+
+def test_nodes_are_told_to_stay_until_they_are_taken_over(tmp_path: Path) -> None:
+    run = OnThreads(tmp_path, 1, 1, 1)
+    run.nodes._staying = staying = mock.Mock()
+    with run:
+        assert staying.method_calls == [mock.call.end()]
+        run.ports()
+    assert staying.method_calls == [mock.call.end(), mock.call.close()]
+
+
+def test_a_node_that_cannot_listen_where_the_next_server_has_it_lets_its_trainers_go_too(
+    node: RayNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = mock.Mock(metadata=mock.Mock(client_id="1"))
+    node.hand_on("the next one")
+    node._left = [trainer]
+    with closing(Listener("127.0.0.1", 0)) as busy:
+        assert "in use" in begin_at(node, busy.address[1], "the next one")["error"]
+    assert not trainer.close.called
+    monkeypatch.setattr(ray_node, "SILENT_SECONDS", -1.0)
+    eventually(lambda: trainer.close.called)
 
 
 @pytest.mark.parametrize("secured", [False, True])

@@ -24,12 +24,21 @@ class Resumed:
         self.rounds = Rounds(policy(min_updates=1), dict.fromkeys(holds, (10, 1)), 1, Identity())
         self.there: dict[str, Registration] = {}
         for client, round in holds.items():
-            held = None if round is None else SentModel(round, 1, inherited=True, digest=digest)
-            self.there[client] = self.rounds.register(client, 10, PEER, 0.0, held)
-            self.rounds.confirm_registration(self.there[client])
+            self.come(client, None if round is None else SentModel(round, 1, inherited=True, digest=digest))
         self.rounds.close_window()
 
+    def come(self, client: str, held: SentModel | None = None) -> None:
+        """It registers, and holds that model."""
+        self.there[client] = self.rounds.register(client, 10, PEER, 0.5, held)
+        self.rounds.confirm_registration(self.there[client])
+
     def start(self, round: int, number: int, now: float) -> Attempt:
+        attempt = self.begin(round, number, now)
+        self.rounds.publish()
+        return attempt
+
+    def begin(self, round: int, number: int, now: float) -> Attempt:
+        """An attempt whose model is not to be had yet."""
         self.rounds.inherit(round, MODEL)
         return self.rounds.start(round, number, now)
 
@@ -52,12 +61,37 @@ def test_who_holds_the_rounds_model_is_not_sent_it_again_and_its_answer_counts()
     assert (again.decision, again.reason) == ("duplicate", "another update than the one that answered round 3")
 
 
+def test_who_comes_with_it_in_the_middle_of_an_attempt_is_not_sent_it_in_the_next_one_either() -> None:
+    run = Resumed(a=3, b=None)
+    run.rounds.leave(run.there["a"])
+    run.start(3, 2, 1.0)
+    run.come("a", SentModel(3, 1, inherited=True, digest=MODEL))
+    assert run.sent() == {"b"}
+    run.rounds.end_attempt()
+    run.start(3, 3, 2.0)
+    assert run.sent() == set()
+    verdict = run.rounds.offer(upload("a"), 3.0)
+    assert (verdict.counts, verdict.answers and verdict.answers.attempt) == (True, 3)
+
+
 def test_an_answer_before_the_attempt_is_late_and_then_the_model_is_sent() -> None:
     run = Resumed(a=3)
     early = run.rounds.offer(upload("a"), 0.5)
     assert (early.decision, early.reason) == ("late", "attempt 1 of round 3 is over")
     run.start(3, 2, 1.0)
     assert run.sent() == {"a"}
+
+
+def test_an_answer_before_the_attempts_model_may_be_sent_is_late_and_then_it_is_sent() -> None:
+    run = Resumed(a=3, b=3)
+    attempt = run.begin(3, 2, 1.0)
+    early = run.rounds.offer(upload("a"), 1.5)
+    assert (early.decision, early.reason, early.arrived_round) == ("late", "attempt 1 of round 3 is over", 3)
+    run.rounds.confirm_answer(early)
+    run.rounds.publish()
+    assert run.sent() == {"a"}
+    assert attempt.recording == 0
+    assert run.rounds.offer(upload("b", 2), 2.0).counts
 
 
 def test_who_holds_another_rounds_model_owes_its_answer_first() -> None:
@@ -85,7 +119,6 @@ def test_who_holds_the_rounds_model_of_another_history_owes_its_answer_first() -
 def test_who_registers_again_by_itself_holds_nothing(holds: int) -> None:
     run = Resumed(a=holds)
     run.rounds.leave(run.there["a"])
-    run.there["a"] = run.rounds.register("a", 10, PEER, 0.5)
-    run.rounds.confirm_registration(run.there["a"])
+    run.come("a")
     run.start(3, 2, 1.0)
     assert run.sent() == {"a"}

@@ -116,6 +116,19 @@ def test_who_came_first_decides_nothing_about_suspects(kinds: list[str], random:
         assert s.decision == ("rejected" if kind == "suspect" and 2 * suspects < len(kinds) else None)
 
 
+def test_suspects_that_count_still_do_where_another_is_lost_with_its_node() -> None:
+    """They are in the sum by then."""
+    seats = [*(seat(True, number) for number in (1, 2, 3)), Seat("04", 10, 1, WEIGHT), Seat("05", 10, 1, WEIGHT)]
+    attempt = attempt_of(seats)
+    settle(attempt)
+    for lost in seats[:2]:
+        lost.lose()
+    seats[3].update_id, seats[4].update_id, seats[4].suspicion = 4, 5, "norm: too far"
+    attempt.over = True
+    settle(attempt)
+    assert [one.decision for one in seats] == ["lost", "lost", None, None, None], "and who comes later, as they do"
+
+
 def test_it_is_certain_as_soon_as_it_can_be() -> None:
     for clients, suspects in itertools.product(range(1, 8), range(4)):
         seats = [Seat(f"{i}", 10, 1, WEIGHT) for i in range(clients)]

@@ -1,15 +1,19 @@
 """What an earlier server of a run has left on a Ray cluster, and its next one finds: nodes, and trainers at them."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flserver.clock import Deadline
 from flserver.cluster.ray import ActorGone, Cluster
 from flserver.settings import ServerSettings
+from flserver.sources import digest_of_package
 
-HAND_ON_SECONDS = 4.0  # that a node may take to let the earlier server go
+HAND_ON_SECONDS = 4.0  # that nodes may take to let the earlier server go
 SERVES_SECONDS = 2.0
+STAY_SECONDS = 3.0  # between two times that they are told to stay: a fifth of what they wait
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +41,23 @@ def take_over(cluster: Cluster, server: str, ours: Collection[str], code: str, a
             asked[name] = actor, actor.hand_on.remote(server)
         else:
             cluster.kill(actor)
-    told = []
-    for name, (actor, reference) in asked.items():
+    told = _answers(cluster, {name: reference for name, (_, reference) in asked.items()}, HAND_ON_SECONDS)
+    for name in asked.keys() - told.keys():
+        cluster.kill(asked[name][0])
+    same = [said for said in told.values() if said["code"] == code]  # another one is ended where its slot is begun
+    return LeftOver(idle_of(same, answers), frozenset(said["machine"] for said in same if said["port"] is not None))
+
+
+def _answers(cluster: Cluster, asked: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What actors answer that were all asked before, each by its name: those that do within so many seconds, which a
+    machine that is gone costs once, and not for each of its actors."""
+    told, deadline = {}, Deadline.after(seconds)
+    for name, reference in asked.items():
         try:
-            said = cluster.get(reference, HAND_ON_SECONDS)
+            told[name] = cluster.get(reference, deadline.remaining())
         except ActorGone as error:
             logger.debug("%s of an earlier server: %s", name, error)
-            cluster.kill(actor)
-        else:
-            told.append(said)
-    same = [said for said in told if said["code"] == code]  # another one is ended where its slot is begun
-    return LeftOver(idle_of(same, answers), frozenset(said["machine"] for said in same if said["port"] is not None))
+    return told
 
 
 def idle_of(told: Iterable[dict[str, Any]], answers: Answers) -> frozenset[str]:
@@ -64,18 +74,42 @@ def idle_of(told: Iterable[dict[str, Any]], answers: Answers) -> frozenset[str]:
     return frozenset(client for client, at in came if client in holds and at >= holds[client])
 
 
-def keep_port(settings: ServerSettings, run_id: str) -> bool:
-    """Whether nodes of the run on this machine listen on its port. Raises UsageError."""
-    assert settings.ingest.ray_address is not None
-    cluster = Cluster(settings.ingest.ray_address, run_id)
-    found = []
-    for actor in filter(None, map(cluster.find, cluster.names())):
-        try:
-            found.append(cluster.get(actor.where.remote(), SERVES_SECONDS))
-        except ActorGone as error:
-            logger.debug("a node of an earlier server: %s", error)
-    here = (said["port"] for said in found if said["machine"] == cluster.machine)
-    return settings.network.server_port in here
+class Staying:
+    """The nodes of a run that an earlier server left, where its next one has the run by now, and is not ready to take
+    them over: what they have for it stays meanwhile, however long that takes, until ``end``, or until somebody has
+    them. ``close`` is to follow. Raises UsageError."""
+
+    def __init__(self, settings: ServerSettings, run_id: str) -> None:
+        assert settings.ingest.ray_address is not None
+        self._cluster = cluster = Cluster(settings.ingest.ray_address, run_id)
+        self._actors = {name: actor for name in cluster.names() if (actor := cluster.find(name)) is not None}
+        asked = {name: (actor.where.remote(), actor.serves.remote()) for name, actor in self._actors.items()}
+        found = _answers(cluster, {name: where for name, (where, _) in asked.items()}, SERVES_SECONDS)
+        # One of other sources is of no use to this server, and may not know what it is told.
+        same = [name for name, said in found.items() if said["code"] == digest_of_package()]
+        self._serve = _answers(cluster, {name: asked[name][1] for name in same}, SERVES_SECONDS)
+        here = (said["port"] for said in found.values() if said["machine"] == cluster.machine)
+        self.has_port = settings.network.server_port in here  # whether they listen on it on this machine
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._stay, name="ray-left", daemon=True)
+        self._thread.start()
+
+    def _stay(self) -> None:
+        while any(self._say().values()) and not self._ended.wait(STAY_SECONDS):
+            pass
+
+    def _say(self) -> Mapping[str, bool]:
+        asked = {name: self._actors[name].stay.remote(server) for name, server in self._serve.items()}
+        return _answers(self._cluster, asked, SERVES_SECONDS)
+
+    def end(self) -> None:
+        """The server has taken them over."""
+        self._ended.set()
+
+    def close(self) -> None:
+        """Nothing is asked of Ray from here on."""
+        self.end()
+        self._thread.join(2 * SERVES_SECONDS)  # it waits there for longer only where there is no head any more
 
 
 def end(cluster: Cluster, actor: Any, server: str) -> None:

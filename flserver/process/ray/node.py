@@ -102,6 +102,14 @@ class RayNode:
             "answered": self._answered,
         }
 
+    def stay(self, server: str | None) -> bool:
+        """Whether it is still that server's, which is gone: then it is as if that had asked, and nobody is let go. Said
+        by the run's next one, from when it has the run until it is ready to go on."""
+        with self._lock:
+            if self._server == server:
+                self._asked = monotonic()
+            return self._server == server
+
     def serves(self) -> str | None:
         """Which server's it is."""
         return self._server
@@ -270,7 +278,7 @@ class RayNode:
             silent = monotonic() - self._asked
             if silent > UNWANTED_SECONDS:
                 os._exit(0)
-            if silent > SILENT_SECONDS and self._port is not None:
+            if silent > SILENT_SECONDS and (self._port is not None or self._left):  # it may not have got its port
                 logger.warning("the server has not asked for %g s: it is gone, and trainers are let go", SILENT_SECONDS)
                 self._end(SERVES_NONE, where_silent=True)
 

@@ -19,7 +19,7 @@ from flserver.process.nodes.about import About
 from flserver.process.nodes.child import described
 from flserver.process.nodes.children import END_SECONDS
 from flserver.process.nodes.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
-from flserver.process.ray.left import Answers, LeftOver, end, take_over
+from flserver.process.ray.left import Answers, LeftOver, Staying, end, take_over
 from flserver.process.ray.line import GONE_SECONDS, Line
 from flserver.process.ray.models import Lines, RayModels
 from flserver.process.ray.node import RayNode
@@ -41,7 +41,7 @@ PAUSE_SECONDS = 1.0  # before another is started in the place of one that is gon
 class RayNodes:
     """``settings`` says how many, and on which cluster; ``listener`` keeps the port of this machine for them, ``desk``
     answers them, ``say`` tells the operator where they listen, ``end_run`` is told why when there is none any more;
-    ``answers`` gives those on record. Raises UsageError."""
+    ``answers`` gives those on record; those of an earlier server are ``staying`` until ``start``. Raises UsageError."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class RayNodes:
         say: Tell,
         end_run: Tell,
         answers: Answers = lambda round: (),
+        staying: Staying | None = None,
     ) -> None:
         assert settings.ingest.ray_address is not None
         self._settings = replace(settings, values=from_anywhere(settings.values))  # its folder is not a node's
@@ -64,7 +65,7 @@ class RayNodes:
         self._budget = RestartBudget(settings.ingest.ingest)
         self._closing = threading.Event()
         self._here, self._code, self._own = "", digest_of_package(), uuid4().hex
-        self._left, self._answers = LeftOver(), answers
+        self._left, self._answers, self._staying = LeftOver(), answers, staying
         self._threads = [
             threading.Thread(target=self._keep, args=(slot,), name=f"ray-node-{slot}", daemon=True)
             for slot in range(1, settings.ingest.ingest + 1)
@@ -77,6 +78,8 @@ class RayNodes:
         self._cluster.watch(self._end_run)
         ours = set(map(_name, range(1, len(self._threads) + 1)))
         self._left = take_over(self._cluster, self._own, ours, self._code, self._answers)
+        if self._staying is not None:
+            self._staying.end()
         for thread in self._threads:
             thread.start()
 
@@ -105,6 +108,8 @@ class RayNodes:
         for name in self._cluster.names():
             if (actor := self._cluster.find(name)) is not None:
                 end(self._cluster, actor, self._own)
+        if self._staying is not None:
+            self._staying.close()
         self._cluster.leave()
         self._listener.close()
 
