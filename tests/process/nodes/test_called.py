@@ -12,7 +12,8 @@ from flserver.aggregation.ranges import in_range, ranges
 from flserver.errors import StoreError
 from flserver.ingest.engine import NodeGone
 from flserver.models.state import State
-from flserver.process import called_nodes, calls
+from flserver.process.nodes import called as called_nodes
+from flserver.process.nodes import calls
 from flserver.process.nodes.called import UNTAKEN, CalledNodes
 from flserver.process.nodes.calls import Answer, CallFailed
 from flserver.process.nodes.values import memory_of, put, state_in

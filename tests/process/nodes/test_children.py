@@ -19,7 +19,8 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.ids import Ids
 from flserver.ingest.lines import LineEnd
 from flserver.network.listener import Listener
-from flserver.process import nodes, restarts
+from flserver.process.nodes import children as nodes
+from flserver.process.nodes import restarts
 from flserver.process.nodes.calls import Caller
 from flserver.process.nodes.child import LOST, main, make_model
 from flserver.rounds import Rounds
