@@ -89,10 +89,10 @@ class Handle:
 
 
 class Threads:
-    """``ray_cluster.Cluster``'s part."""
+    """``cluster.ray.Cluster``'s part, which is ``watched`` from its ``watch`` to its ``leave``."""
 
     machine = "the server's"
-    is_gone = False
+    is_gone = watched = False
 
     def __init__(self, address: str, run_id: str) -> None:
         self._pool = ThreadPoolExecutor(64)
@@ -155,8 +155,10 @@ class Threads:
 
     def watch(self, gone: Callable[[str], None]) -> None:
         """It has no head."""
+        self.watched = True
 
     def leave(self) -> None:
+        self.watched = False
         self._pool.shutdown()
 
 

@@ -75,10 +75,15 @@ class RayNodes:
         """Let trainers in: as many nodes as there are to be, of them those that an earlier server of the run left."""
         self._here = self._cluster.machine
         self._cluster.watch(self._end_run)
-        ours = set(map(_name, range(1, len(self._threads) + 1)))
-        self._left = take_over(self._cluster, self._own, ours, self._code, self._answers)
-        for thread in self._threads:
-            thread.start()
+        try:
+            ours = set(map(_name, range(1, len(self._threads) + 1)))
+            self._left = take_over(self._cluster, self._own, ours, self._code, self._answers)
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # nobody calls ``close``, and what watches the head would keep the process
+            self._closing.set()
+            self._cluster.leave()
+            raise
 
     @property
     def open_connections(self) -> int:
@@ -98,15 +103,17 @@ class RayNodes:
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then end those that are left, and wait for all."""
         self._closing.set()
-        self._desk.close(grace, END_SECONDS)
-        for thread in self._threads:
-            while thread.is_alive() and not self._cluster.is_gone:
-                thread.join(PAUSE_SECONDS)
-        for name in self._cluster.names():
-            if (actor := self._cluster.find(name)) is not None:
-                end(self._cluster, actor, self._own)
-        self._cluster.leave()
-        self._listener.close()
+        try:
+            self._desk.close(grace, END_SECONDS)
+            for thread in self._threads:
+                while thread.is_alive() and not self._cluster.is_gone:
+                    thread.join(PAUSE_SECONDS)
+            for name in self._cluster.names():
+                if (actor := self._cluster.find(name)) is not None:
+                    end(self._cluster, actor, self._own)
+        finally:
+            self._cluster.leave()
+            self._listener.close()
 
     # --- one node ----------------------------------------------------------------------------------------------------
 
