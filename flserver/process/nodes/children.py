@@ -160,7 +160,7 @@ class Nodes:
             gone = [child for child in self._children if child.noticed]
             here.noticed = True
             self._children = [child for child in self._children if child not in gone]
-            again = self._budget.allows(monotonic())
+            again = self._budget.allows(place.slot, monotonic())
         here.process.kill()  # it may have lost no more than its line; others accept from its socket
         place.join()
         self._desk.make_durable()  # so that the loss is told of before the one that comes

@@ -134,7 +134,7 @@ class RayNodes:
                     return
                 logger.warning("%s is gone: %s", _name(slot), error)
                 with self._lock:
-                    again = self._budget.allows(monotonic())
+                    again = self._budget.allows(slot, monotonic())
                 if not again:
                     logger.error(TOO_OFTEN)
                     return

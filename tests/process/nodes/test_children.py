@@ -172,6 +172,23 @@ def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_p
 
 
 @pytest.mark.usefixtures("hanging")
+def test_another_comes_in_each_place_where_many_die_at_once(tmp_path: Path) -> None:
+    served = Served(tmp_path, restarts.BURST + 1)
+    served.nodes.start()
+    try:
+        died = list(served.nodes._children)
+        for child in died:
+            child.process.kill()
+
+        def slots() -> set[int]:
+            return {place.slot for place in served.desk._places if place not in [child.place for child in died]}
+
+        eventually(lambda: slots() == {child.place.slot for child in died})
+    finally:
+        served.nodes.close(0.0)
+
+
+@pytest.mark.usefixtures("hanging")
 def test_another_comes_in_the_place_of_a_node_that_takes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
