@@ -51,7 +51,7 @@ class Desk:
         self._places = Places(exchange)
         self._gathering = Gathering(self._places)
         self._changed = self._places.changed  # guards the places, and the six below
-        self._known: dict[str, t.Known] = {}
+        self._known: dict[str, t.Known] = {}  # who registered which client, where somebody did
         self._number = 0
         self._model: tuple[State, OnNodes] | None = None
         self._before: State | None = None  # the model of the round before the one that nodes have
@@ -86,7 +86,10 @@ class Desk:
         with self._changed:
             peer, there = self._exchange.registered(client_id)
             known = t.Known(client_id, peer, there)
-            self._known[client_id] = known
+            if peer is None:  # who comes later knows nobody yet
+                self._known.pop(client_id, None)
+            else:
+                self._known[client_id] = known
             for place in self._places:
                 place.outbox.put(known)
 

@@ -2,16 +2,22 @@
 it does where there are no nodes; memory that a node lacks is that node's, and others may have it.
 """
 
-from flserver.errors import FlserverError, StoreError, one_line
+import errno
+
+from flserver.errors import FlserverError, NoRoom, StoreError, one_line
 from flserver.ingest import told as t
 from flserver.ingest.asking import failure_of
 
 OF_TORCH = "can't allocate memory"  # it has no error of its own for that on a CPU
+OF_THE_SYSTEM = (errno.ENOMEM, errno.ENOSPC, errno.EMFILE)  # memory, a disk or descriptors, of which there are no more
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether there was no memory for something, as Python, numpy or torch say so."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OF_TORCH in str(error))
+    """Whether there was no memory for something, or no file in its place, as Python, numpy, torch or the system say so,
+    or whoever counts it (``network.memory``)."""
+    if isinstance(error, OSError):
+        return error.errno in OF_THE_SYSTEM
+    return isinstance(error, MemoryError | NoRoom) or (isinstance(error, RuntimeError) and OF_TORCH in str(error))
 
 
 def said_of(error: BaseException) -> t.Failed | t.GaveUp:

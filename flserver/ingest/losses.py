@@ -1,7 +1,7 @@
 """What goes on record of a node that is gone, in its stead: its connections and registrations ended, and what was
 folded only there is lost. It is known from the events that the node gave."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from flserver import events
@@ -27,7 +27,7 @@ class OnRecord:
 
     connections: dict[int, _Open] = field(default_factory=dict)
     registrations: dict[tuple[str, int], int] = field(default_factory=dict)  # each with its connection
-    updates: set[int] = field(default_factory=set)  # of the attempt that runs: those that have a row
+    updates: set[int] = field(default_factory=set)  # that have a row, and are not ``decided`` yet
 
     def note(self, event: Event) -> None:
         """One more event of the node's goes on record."""
@@ -51,13 +51,20 @@ class OnRecord:
                 if event.decision is None:
                     self.updates.add(event.update_id)
 
+    def decided(self, update_id: int) -> None:
+        """It is known what becomes of that update: it is held where it counts, and what is held has a row."""
+        self.updates.discard(update_id)
+
     def _became(self, connection_id: int, purpose: Purpose, client_id: str) -> None:
         if (there := self.connections.get(connection_id)) is not None:
             there.purpose, there.client_id = purpose, client_id
 
-    def ends(self, node: str, slot: int | None, why: str, lost: Iterable[LostUpdate]) -> list[Event]:
-        """The events that end all of it, the node's own first; of the ``lost`` those that have a row are on record."""
-        with_row = tuple(one for one in lost if one.update_id in self.updates)
+    def ends(
+        self, node: str, slot: int | None, why: str, lost: Iterable[LostUpdate], held: Collection[int]
+    ) -> list[Event]:
+        """The events that end all of it, the node's own first; of the ``lost`` those that have a row are on record, as
+        those that were ``held`` do."""
+        with_row = tuple(one for one in lost if one.update_id in held or one.update_id in self.updates)
         gone: list[Event] = [events.NodeLost(node=node, slot=slot, reason=why, updates=with_row)]
         for (client_id, registration), connection_id in self.registrations.items():
             gone.append(

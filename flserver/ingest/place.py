@@ -253,11 +253,13 @@ class Place:
             case t.OnRecord(registration):
                 self._seated.confirm(registration)
             case t.Confirmed(update_id):
+                self._on_record.decided(update_id)
                 if self._failed:
                     self.held.withdraw(update_id)
                 else:
                     self.held.confirm(item.said, self._desk.kept)
             case t.Withdrawn(update_id):
+                self._on_record.decided(update_id)
                 self.held.withdraw(update_id)
             case t.Failed(failure):
                 self._exchange.fail(error_of(failure))
@@ -269,9 +271,10 @@ class Place:
         """The node is gone: what it had ends, on record, and what it had folded is lost."""
         lost: list[tuple[Upload, Verdict]] = []
         try:
+            held = self.held.ids
             lost = self.held.lose_all(self._desk.add_again)
             if why != ORDERLY:
-                for event in self._on_record.ends(self.name, self.slot or None, why, map(_lost, lost)):
+                for event in self._on_record.ends(self.name, self.slot or None, why, map(_lost, lost), held):
                     self._say(event)
             elif self.started is not None:
                 self._say(NodeEnded(node=self.name, slot=self.slot))

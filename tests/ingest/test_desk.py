@@ -124,6 +124,46 @@ def test_what_is_confirmed_where_there_is_no_record_any_more_counts_nowhere() ->
         assert (at.answer, at.attempt.recording, at.place.held.ids) == (None, 0, frozenset())
 
 
+ROW = t.Emitted("UpdateReceived", to_payload(facts.update(1, "a")), True)
+
+
+@pytest.mark.parametrize(
+    ("said", "remembered", "named"),
+    [
+        ([], set(), []),
+        ([ROW], {1}, [1]),
+        ([ROW, t.Confirmed(1, True, ())], set(), [1]),
+        ([ROW, t.Withdrawn(1)], set(), []),
+    ],
+    ids=["no row yet", "being decided", "held", "withdrawn"],
+)
+def test_a_lost_update_is_named_where_it_has_a_row_and_is_remembered_only_until_it_is_held(
+    said: list[t.Fact], remembered: set[int], named: list[int]
+) -> None:
+    with Counting() as at:
+        assert at.offer().decision is None
+        at.say(*map(Item, said), Item(q.Flush(), 4))
+        at.answers(1)
+        assert at.place._on_record.updates == remembered
+        at.place.gone("its process ended")
+        at.place.join()
+        (gone,) = at.recorder.of(e.NodeLost)
+        assert [one.update_id for one in gone.updates] == named
+
+
+def test_a_node_that_comes_later_hears_nothing_of_who_has_left_before_anything_began() -> None:
+    with AtDesk() as at:
+        at.say(Item(q.Register("a", 10, PEER), 1), Item(q.Register("b", 10, PEER), 2))
+        _, b = at.answers(2)
+        assert isinstance(b.said, q.Registered)
+        at.say(Item(t.Left(b.said.registration, "closed")))
+        late = at.desk.open("node-2")
+        heard = [item.said for item in from_bytes(late.take(PATIENCE))]
+        assert heard == [t.Known("a", PEER, True)]
+        late.gone("the test is over")
+        late.join()
+
+
 @pytest.mark.parametrize("last", ["what it says", "its end"])
 def test_a_defect_costs_the_node_that_meets_it_and_nobody_waits_for_it(
     last: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -1,5 +1,8 @@
 """What fails at a node: a strategy's fault costs the run as on one machine, and at once; memory costs that node."""
 
+import errno
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Never
@@ -10,10 +13,12 @@ import torch
 
 from flserver import events as e
 from flserver.aggregation import FedAvg
+from flserver.errors import NoRoom
 from flserver.ingest import told as t
 from flserver.ingest.batches import Item
-from flserver.ingest.faults import out_of_memory, said_of
+from flserver.ingest.faults import is_its_own, out_of_memory, said_of
 from flserver.ingest.questions import Failure
+from flserver.network.memory import ReceiveMemory
 from flserver.store.payloads import to_payload
 from tests import facts
 from tests.ingest.at_desk import AtDesk
@@ -37,19 +42,31 @@ def no_memory_of_python() -> None:
     bytearray(MORE_THAN_THERE_IS)
 
 
+def no_place_for_a_sum() -> None:
+    ReceiveMemory(0, 1, Path(tempfile.gettempdir())).scratch(MORE_THAN_THERE_IS)
+
+
 def out(*_: object) -> Never:
     no_memory_of_torch()
     raise AssertionError("there was memory")
 
 
-@pytest.mark.parametrize("fails", [no_memory_of_torch, no_memory_of_numpy, no_memory_of_python])
+@pytest.mark.parametrize("fails", [no_memory_of_torch, no_memory_of_numpy, no_memory_of_python, no_place_for_a_sum])
 def test_whatever_says_so_is_out_of_memory(fails: Callable[[], None]) -> None:
-    with pytest.raises((MemoryError, RuntimeError)) as found:
+    with pytest.raises((MemoryError, RuntimeError, NoRoom)) as found:
         fails()
     assert out_of_memory(found.value)
     said = said_of(found.value)
     assert isinstance(said, t.GaveUp)
     assert said.why.startswith("it is out of memory: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "own"), [(errno.ENOMEM, True), (errno.ENOSPC, True), (errno.EMFILE, True), (errno.EPERM, False)]
+)
+def test_of_what_the_system_refuses_only_what_it_has_no_more_of_is_the_nodes_own(number: int, own: bool) -> None:
+    error = OSError(number, os.strerror(number))
+    assert (isinstance(said_of(error), t.GaveUp), is_its_own(error)) == (own, own)
 
 
 def test_what_would_fail_anywhere_costs_the_run() -> None:
@@ -79,18 +96,19 @@ def test_a_sum_that_cannot_be_given_for_a_fault_of_the_strategys_costs_the_run_a
         assert lost(several) == [], "nobody waited until the node was taken for gone"
 
 
-@pytest.mark.parametrize("where", ["a part", "on arrival", "a model"])
+@pytest.mark.parametrize("where", ["a part", "on arrival", "a model", "a sum"])
 def test_a_node_that_is_out_of_memory_is_lost_and_the_round_goes_on(tmp_path: Path, where: str) -> None:
     with Several(tmp_path, 2, rounds=2, clients=2, min_updates=1) as several:
         a, b = several.peer("a"), several.peer("b", node=1)
         node, strategy = several.nodes[1].node, strategy_of(several, 1)
-        what: dict[str, tuple[object, str]] = {
-            "a part": (strategy, "partial"),
-            "on arrival": (strategy, "add"),
-            "a model": (node._models, "take"),
+        what: dict[str, tuple[object, str, Callable[..., object]]] = {
+            "a part": (strategy, "partial", out),
+            "on arrival": (strategy, "add", out),
+            "a model": (node._models, "take", out),
+            "a sum": (strategy, "begin", raising(NoRoom("neither memory nor disk has room for the round's sum"))),
         }
         answers = [(peer, peer.model()) for peer in (b, a)]
-        setattr(*what[where], out)  # so that the model is the next round's
+        setattr(*what[where])  # so that the model is the next round's
         for peer, model in answers:
             peer.upload(model)
         mine = moved(a, 0.25)
@@ -98,7 +116,7 @@ def test_a_node_that_is_out_of_memory_is_lost_and_the_round_goes_on(tmp_path: Pa
         (gone,) = several.recorder.of(e.NodeLost)
         assert (gone.node, gone.reason.split(":")[0]) == ("node-2", "it is out of memory")
         first, last = (decided(committed) for committed in several.recorder.of(e.RoundCommitted)[1:])
-        assert first == {"a": ("answered", True), "b": ("answered", where == "a model")}
+        assert first == {"a": ("answered", True), "b": ("answered", where in ("a model", "a sum"))}
         assert last["a"] == ("answered", True)
         assert torch.equal(several.exchange.model.state["fc1.weight"], mine["fc1.weight"])
 

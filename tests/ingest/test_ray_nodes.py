@@ -7,13 +7,16 @@ import pytest
 
 from flserver.aggregation import FedAvg
 from flserver.cluster.ray import ActorGone
+from flserver.errors import StoreError
 from flserver.events import ClientLeft
+from flserver.process.ray import nodes as ray_nodes
 from flserver.process.ray.models import RayModels
 from flserver.process.ray.node import RayNode
 from tests.e2e.harness import Peer
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, shuffled
 from tests.ingest.sweep import CLIENTS, NODES, ROUNDS
 from tests.patience import DEADLINE, PATIENCE, eventually
+from tests.recorder import raising
 
 SHUFFLES = 10  # a tenth of ops/sweep-nodes
 
@@ -73,10 +76,36 @@ def test_a_server_that_stops_does_not_wait_for_a_cluster_without_a_head(
         run.threads.kill(actor)
 
 
+def test_a_server_that_cannot_go_on_with_what_another_left_leaves_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What watches the cluster's head would keep the process."""
+    run, watched = OnThreads(tmp_path, 1, 1, 1), list[bool]()
+
+    def take_over(*_: object) -> None:
+        watched.append(run.threads.watched)
+        raise StoreError("the database does not answer")
+
+    monkeypatch.setattr(ray_nodes, "take_over", take_over)
+    with run._stack, run.several:
+        with pytest.raises(StoreError):
+            run.nodes.start()
+        assert (watched, run.threads.watched, run.nodes.accepting) == ([True], False, False)
+
+
+def test_a_server_whose_nodes_cannot_be_ended_leaves_the_cluster(tmp_path: Path) -> None:
+    with OnThreads(tmp_path, 1, 1, 1) as run:
+        run.ports()
+        run.threads.find = raising(ValueError("a defect"))  # type: ignore[method-assign]
+        with pytest.raises(ValueError, match="a defect"):
+            run.nodes.close(0.0)
+        assert not run.threads.watched
+        for actor in run.threads.actors.values():
+            run.threads.kill(actor)
+
+
 def test_an_earlier_servers_processes_are_used_again_or_ended(tmp_path: Path) -> None:
     run = OnThreads(tmp_path, 1, 1, 1)
-    from flserver.process.ray import nodes as ray_nodes
-
     kind: type[RayNode] = ray_nodes.RayNode
     left, other = run.threads.make(kind, "node-1"), run.threads.make(kind, "node-7")
     with run:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flserver.ingest.engine import NodeGone
 from flserver.ingest.node import Node
-from flserver.process.nodes.calls import Answer, Caller, CallerGone, CallFailed, Does, Said, close_all
+from flserver.process.nodes.calls import Answer, Caller, CallerGone, Does, Said, close_all
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State
@@ -91,7 +91,11 @@ class CalledNodes:
             if caller.over:
                 return False
             taken = partial(_taken_or_gone, caller)
-            answer = caller.call("model", number, model[2], descriptors=[model[1]], then=taken)
+            try:
+                answer = caller.call("model", number, model[2], descriptors=[model[1]], then=taken)
+            except OSError as error:
+                logger.warning("the model goes over the line of %s: %s", name, error.strerror)
+                return False
             self._untaken[name] = [*untaken, answer]
             return True
 
@@ -195,13 +199,11 @@ def answers(node: Node) -> Mapping[str, Does]:
 
 
 def _taken(descriptors: list[int]) -> list[memoryview]:
-    """The files' memory, which outlives the descriptors."""
+    """The files' memory, which outlives the descriptors. Raises OSError."""
     from flserver.process.nodes.values import memory_of
 
     try:
         return [memory_of(descriptor) for descriptor in descriptors]
-    except OSError as error:
-        raise CallFailed(f"memory that was handed over cannot be mapped: {error.strerror}") from error
     finally:
         close_all(descriptors)
 

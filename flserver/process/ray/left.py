@@ -38,7 +38,7 @@ def take_over(cluster: Cluster, server: str, ours: Collection[str], code: str, a
         if (actor := cluster.find(name)) is None:
             continue
         if name in ours:
-            asked[name] = actor, actor.hand_on.remote(server)
+            asked[name] = actor, cluster.call(actor, "hand_on", server)
         else:
             cluster.kill(actor)
     told = _answers(cluster, {name: reference for name, (_, reference) in asked.items()}, HAND_ON_SECONDS)
@@ -83,7 +83,9 @@ class Staying:
         assert settings.ingest.ray_address is not None
         self._cluster = cluster = Cluster(settings.ingest.ray_address, run_id)
         self._actors = {name: actor for name in cluster.names() if (actor := cluster.find(name)) is not None}
-        asked = {name: (actor.where.remote(), actor.serves.remote()) for name, actor in self._actors.items()}
+        asked = {
+            name: [cluster.call(actor, what) for what in ("where", "serves")] for name, actor in self._actors.items()
+        }
         found = _answers(cluster, {name: where for name, (where, _) in asked.items()}, SERVES_SECONDS)
         # One of other sources is of no use to this server, and may not know what it is told.
         same = [name for name, said in found.items() if said["code"] == digest_of_package()]
@@ -99,7 +101,7 @@ class Staying:
             pass
 
     def _say(self) -> Mapping[str, bool]:
-        asked = {name: self._actors[name].stay.remote(server) for name, server in self._serve.items()}
+        asked = {name: self._cluster.call(self._actors[name], "stay", server) for name, server in self._serve.items()}
         return _answers(self._cluster, asked, SERVES_SECONDS)
 
     def end(self) -> None:
@@ -115,7 +117,7 @@ class Staying:
 def end(cluster: Cluster, actor: Any, server: str) -> None:
     """End a node that is ``server``'s, or nobody's, or does not answer: another one's goes on with the run."""
     try:
-        if cluster.get(actor.serves.remote(), SERVES_SECONDS) not in (None, server):
+        if cluster.get(cluster.call(actor, "serves"), SERVES_SECONDS) not in (None, server):
             return
     except ActorGone as error:
         logger.debug("a node that is to end: %s", error)

@@ -1,19 +1,21 @@
 """Models and parts of them between the nodes of one machine: who gets what, and nothing is left where one goes."""
 
+import errno
 import os
 import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from flserver.aggregation.ranges import in_range, ranges
-from flserver.errors import StoreError
+from flserver.errors import NoRoom, StoreError
 from flserver.ingest.engine import NodeGone
 from flserver.models.state import State
 from flserver.process.nodes import called as called_nodes
-from flserver.process.nodes import calls
+from flserver.process.nodes import calls, values
 from flserver.process.nodes.called import UNTAKEN, CalledNodes
 from flserver.process.nodes.calls import Answer, CallFailed
 from flserver.process.nodes.values import memory_of, put, state_in
@@ -167,13 +169,34 @@ def test_a_node_that_is_not_there_or_does_nothing_is_named(monkeypatch: pytest.M
         nodes.close()
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), StoreError("no room")])
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), StoreError("no room"), NoRoom("no room"), OSError(errno.ENOSPC, "no room")]
+)
 def test_what_is_a_nodes_own_fault_names_it(error: Exception) -> None:
     nodes = engine()
     with between({"cut": raising(error)}) as (caller, _), between({"cut": part}, "node-2") as (more, _):
         nodes.add(caller)
         nodes.add(more)
         nodes.carry(1, MODEL)
+        with pytest.raises(NodeGone, match="no room") as gone:
+            nodes.finish(1, 1, ["node-1", "node-2"], 1)
+        assert gone.value.name == "node-1"
+        nodes.close()
+
+
+@pytest.mark.parametrize("where", ["put", "memory_of"])
+def test_a_node_that_has_no_memory_for_what_nodes_have_in_common_is_named(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it made finds no place, or what others have cut cannot be mapped."""
+    nodes = engine()
+    making = SimpleNamespace(made=lambda *_: MODEL, cut=lambda *_: MODEL)
+    does = {"cut": part, "made": called_nodes.answers(SimpleNamespace(making=making))["made"]}  # type: ignore[arg-type]
+    with between(does) as (caller, _), between({"cut": part}, "node-2") as (more, _):
+        nodes.add(caller)
+        nodes.add(more)
+        nodes.carry(1, MODEL)
+        monkeypatch.setattr(values, where, raising(OSError(errno.ENOMEM, "no room")))
         with pytest.raises(NodeGone, match="no room") as gone:
             nodes.finish(1, 1, ["node-1", "node-2"], 1)
         assert gone.value.name == "node-1"

@@ -1,6 +1,7 @@
 """The ingest nodes of this machine, where they cannot be kept alive."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flserver.events import ClientLeft, NodeLost
+from flserver.events import ClientLeft, NodeEnded, NodeLost, NodeStarted
 from flserver.identity.rules import Identity
 from flserver.ingest import told as t
 from flserver.ingest.desk import Desk
@@ -109,6 +110,50 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "END_SECONDS", 0.1)
 
 
+@pytest.mark.usefixtures("hanging")
+def test_who_looks_at_the_nodes_does_not_wait_for_the_record(tmp_path: Path) -> None:
+    served, room, waits = Served(tmp_path, 1), threading.Event(), threading.Event()
+
+    def full() -> None:
+        waits.set()
+        assert room.wait(PATIENCE)
+
+    served.recorder.before[NodeStarted] = full
+    seen = list[tuple[bool, int]]()
+    starts = threading.Thread(target=served.nodes.start)
+    looks = threading.Thread(target=lambda: seen.append((served.nodes.accepting, served.nodes.open_connections)))
+    starts.start()
+    try:
+        assert waits.wait(PATIENCE)
+        looks.start()
+        eventually(lambda: seen)
+    finally:
+        room.set()
+        looks.join()
+        starts.join()
+        served.nodes.close(0.0)
+    assert seen == [(False, 0)]
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_node_that_begins_as_the_run_ends_ends_with_it(tmp_path: Path) -> None:
+    served = Served(tmp_path, 1)
+
+    def ends() -> None:
+        stops = threading.Thread(target=served.nodes.stop_accepting)
+        stops.start()
+        stops.join(PATIENCE)
+
+    served.recorder.before[NodeStarted] = ends
+    served.nodes.start()
+    served.nodes.close(0.0)
+    (started,) = served.recorder.of(NodeStarted)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started.pid, 0)
+    assert [ended.node for ended in served.recorder.of(NodeEnded)] == ["node-1"]
+    assert not served.recorder.of(NodeLost)
+
+
 @pytest.fixture
 def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A node's process is being started for long, and says in a file which signals it has blocked meanwhile."""
@@ -169,6 +214,23 @@ def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_p
         "node-1",
         "it has not given its sum",
     )
+
+
+@pytest.mark.usefixtures("hanging")
+def test_another_comes_in_each_place_where_many_die_at_once(tmp_path: Path) -> None:
+    served = Served(tmp_path, restarts.BURST + 1)
+    served.nodes.start()
+    try:
+        died = list(served.nodes._children)
+        for child in died:
+            child.process.kill()
+
+        def slots() -> set[int]:
+            return {place.slot for place in served.desk._places if place not in [child.place for child in died]}
+
+        eventually(lambda: slots() == {child.place.slot for child in died})
+    finally:
+        served.nodes.close(0.0)
 
 
 @pytest.mark.usefixtures("hanging")

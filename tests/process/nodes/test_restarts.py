@@ -6,22 +6,29 @@ from flserver.process.nodes.restarts import BURST, INTERVAL, RestartBudget
 
 
 def test_one_that_died_is_started_again_until_too_many_do_within_an_interval() -> None:
-    budget = RestartBudget(2, burst=3, interval=10.0)
-    assert [budget.allows(died) for died in (0.0, 9.0, 10.0, 10.5, 18.9, 20.5)] == [
-        True,
-        True,
-        True,  # of the last three the first died ten seconds ago
-        False,
-        False,
-        True,
-    ]
+    budget, gap = RestartBudget(2), INTERVAL / (BURST - 1)
+    seldom = [budget.allows(1, number * gap) for number in range(2 * BURST)]
+    assert all(seldom), "of the last five the first died a minute ago"
+    last = (2 * BURST - 1) * gap
+    assert not budget.allows(1, last + gap / 2)
+    assert budget.allows(1, last + 3 * INTERVAL)
 
 
 @pytest.mark.parametrize("gap", [INTERVAL / (BURST - 1) - 0.001, INTERVAL / (BURST - 1)])
-def test_the_usual_budget_is_five_within_a_minute(gap: float) -> None:
+def test_the_budget_is_five_within_a_minute(gap: float) -> None:
     budget = RestartBudget(1)
-    allowed = [budget.allows(1000.0 + number * gap) for number in range(BURST)]
+    allowed = [budget.allows(1, 1000.0 + number * gap) for number in range(BURST)]
+    assert (BURST, INTERVAL) == (5, 60.0)
     assert allowed == [True] * (BURST - 1) + [gap * (BURST - 1) >= INTERVAL]
+
+
+def test_those_of_a_machine_that_is_gone_come_again_all() -> None:
+    """Each slot has its own budget; one that goes on dying stays empty."""
+    slots = range(1, 2 * BURST)
+    budget = RestartBudget(len(slots))
+    assert all(budget.allows(slot, 7.0) for slot in slots)
+    assert [budget.allows(3, 8.0) for _ in range(BURST - 1)] == [True] * (BURST - 2) + [False]
+    assert budget.allows(4, 9.0)
 
 
 def test_a_slot_that_is_given_up_stays_empty() -> None:
