@@ -83,13 +83,13 @@ class Staying:
         assert settings.ingest.ray_address is not None
         self._cluster = cluster = Cluster(settings.ingest.ray_address, run_id)
         self._actors = {name: actor for name in cluster.names() if (actor := cluster.find(name)) is not None}
-        asked = {
-            name: [cluster.call(actor, what) for what in ("where", "serves")] for name, actor in self._actors.items()
-        }
-        found = _answers(cluster, {name: where for name, (where, _) in asked.items()}, SERVES_SECONDS)
+        where, serves = (
+            {name: cluster.call(actor, what) for name, actor in self._actors.items()} for what in ("where", "serves")
+        )
+        found = _answers(cluster, where, SERVES_SECONDS)
         # One of other sources is of no use to this server, and may not know what it is told.
         same = [name for name, said in found.items() if said["code"] == digest_of_package()]
-        self._serve = _answers(cluster, {name: asked[name][1] for name in same}, SERVES_SECONDS)
+        self._serve = _answers(cluster, {name: serves[name] for name in same}, SERVES_SECONDS)
         here = (said["port"] for said in found.values() if said["machine"] == cluster.machine)
         self.has_port = settings.network.server_port in here  # whether they listen on it on this machine
         self._ended = threading.Event()
@@ -97,12 +97,19 @@ class Staying:
         self._thread.start()
 
     def _stay(self) -> None:
-        while any(self._say().values()) and not self._ended.wait(STAY_SECONDS):
+        while self._say() and not self._ended.wait(STAY_SECONDS):
             pass
 
-    def _say(self) -> Mapping[str, bool]:
-        asked = {name: self._cluster.call(self._actors[name], "stay", server) for name, server in self._serve.items()}
-        return _answers(self._cluster, asked, SERVES_SECONDS)
+    def _say(self) -> bool:
+        """Tell them to stay; whether one does."""
+        try:
+            asked = {
+                name: self._cluster.call(self._actors[name], "stay", server) for name, server in self._serve.items()
+            }
+        except ActorGone as error:  # Ray takes nothing now; it may again before they have waited for long
+            logger.debug("nodes of an earlier server: %s", error)
+            return True
+        return any(_answers(self._cluster, asked, SERVES_SECONDS).values())
 
     def end(self) -> None:
         """The server has taken them over."""
