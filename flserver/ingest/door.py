@@ -169,7 +169,11 @@ class NodeDoor:
             return Share(expected.owner, expected.clients)
 
     def sender(self, client_id: str | None, peer: Peer) -> tuple[str | None, tuple[str, ...]]:
-        sent_by = self._asking.ask(q.Sender(client_id, peer), q.SentBy)
+        try:
+            sent_by = self._asking.ask(q.Sender(client_id, peer), q.SentBy)
+        except StoreError:  # nobody can be asked any more
+            with self._lock:
+                return self._identity.sender(client_id, peer, self._registered), ()
         return sent_by.client_id, sent_by.could_be
 
     def not_asked(self, peer: Peer, accepted_at: float) -> str | None:

@@ -82,7 +82,6 @@ class NodeFolding:
 
     def offer(self, submission: Submission) -> Verdict:
         """As ``rounds.folding.Folding.offer``."""
-        self.came(submission.upload.client_id)  # one that could not be read, too
         verdict = self._decided(submission)
         if not verdict.counts:
             return verdict

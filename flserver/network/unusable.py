@@ -111,6 +111,7 @@ def refuse_upload(connection: AcceptedConnection, frame: Received, refusal: Refu
 def _reject(connection: AcceptedConnection, frame: Received, refusal: Refused, kind: RejectedKind, sender: str) -> bool:
     """Let the upload answer its sender's model; False where who may speak for that client has changed meanwhile."""
     connection.record.purpose, connection.record.client_id = "upload", sender
+    connection.context.folding.came(sender)
     upload = upload_of(connection, sender, None, Inspection(rejected(kind, str(refusal)), None))
     submission = Submission(upload, {}, (), frame.release)
     try:

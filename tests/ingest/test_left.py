@@ -1,5 +1,6 @@
 """A server that is gone, and the run's next one over the same nodes: their trainers stay."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -74,17 +75,19 @@ def test_trainers_stay_where_their_server_goes_and_what_they_train_counts(tmp_pa
             assert all(event.decision is None for event in after.several.recorder.of(UpdateReceived))
 
 
-@pytest.mark.parametrize("whole", ["while there is no server", "as the next one takes over"])
+@pytest.mark.parametrize("whole", ["while there is no server", "and cannot be used", "as the next one takes over"])
 def test_who_has_uploaded_where_no_server_answers_is_idle_and_sent_the_model_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: str
 ) -> None:
-    early = whole == "while there is no server"
+    early = whole != "as the next one takes over"
     monkeypatch.setattr(WhoItIs, "local", not early)  # one client of a host: that it is asked for its update is asked
     monkeypatch.setattr(ray_node, "HAND_ON_SECONDS", PATIENCE)
     with OnThreads(tmp_path, 1, 1, 1) as before:
         (port,) = before.ports()
         peer = before.several._peers.enter_context(Peer(port, 1)).join()
         body = peer.body(changed(state_of(peer.model()), 1, 1))
+        if whole == "and cannot be used":
+            body = pickle.dumps({"header": "<MODEL>", "id": 1, "model": "none"})
         frame = len(body).to_bytes(8, "big") + body
         (place,) = before.several.desk._places
         monkeypatch.setattr(place, "give", lambda batch: None)
