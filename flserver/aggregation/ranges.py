@@ -16,6 +16,7 @@ import torch
 
 from flserver.aggregation.bins import BLOCK
 from flserver.aggregation.parts import ALIGNED
+from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.aggregation.strategy import Strategy
 from flserver.aggregation.sums import ExactSum, describe
 from flserver.models.state import State, check_same_layout, raw_bytes, state_bytes, state_over, unset_state
@@ -66,6 +67,14 @@ def in_range(model: State, within: Range) -> State:
     """The model of a range, over the whole model's memory where that is contiguous."""
     kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in model.items()}
     return {run.name: model[run.name].reshape(-1)[run.start : run.stop] for run in runs(kinds, within)}
+
+
+def sum_of(strategy: Strategy) -> ExactSum | None:
+    """The exact sum whose mean is all that a strategy makes of it, which goes by ranges; None where the strategy is no
+    sum, or one that only itself can read, or makes more of it: that is made of whole ones."""
+    if isinstance(strategy, FedAvg) and strategy.splits and type(strategy).finish is FedAvg.finish:
+        return strategy.exact_sum
+    return None
 
 
 def cut(total: ExactSum, within: Range) -> State:

@@ -74,7 +74,7 @@ class Gathering:
         it. Raises what the engine and the strategy raise."""
         size = sum(tensor.nbytes for tensor in model.values())
         while (parts := self._places.parts()) and self._made_anywhere(strategy):
-            if self.engine is not None and (size >= self.engine.least or not strategy.splits):
+            if self.engine is not None and self._by_range(self.engine, strategy, size):
                 made = self._finished(self.engine, attempt, parts, 0 if strategy.splits else size)
             elif len(parts) == 1:
                 made = next((state_like(model, blobs) for blobs in self._sums(attempt, parts, made=True)), None)
@@ -93,6 +93,14 @@ class Gathering:
         if strategy.splits:
             return strategy.finishes_anywhere and not self._summed_again
         return strategy.by_range and self.engine is not None and not self._again
+
+    @staticmethod
+    def _by_range(engine: Engine, strategy: "Strategy", size: int) -> bool:
+        """Whether nodes make the model by range where they may make it: of a sum only where it can be cut, and that is
+        worth it."""
+        from flserver.aggregation.ranges import sum_of
+
+        return not strategy.splits or (size >= engine.least and sum_of(strategy) is not None)
 
     # --- by range ----------------------------------------------------------------------------------------------------
 

@@ -65,10 +65,10 @@ class Making:
         return ranges(self._model, count)[number]
 
     def _cut(self, within: "Range") -> "State":
-        from flserver.aggregation.ranges import cut, cut_updates
-        from flserver.aggregation.strategies.fedavg import FedAvg
+        from flserver.aggregation.ranges import cut, cut_updates, sum_of
 
         strategy = self._folding.strategy
-        if isinstance(strategy, FedAvg) and strategy.splits:
-            return cut(strategy.exact_sum, within)
+        assert strategy is not None
+        if (total := sum_of(strategy)) is not None:
+            return cut(total, within)
         return cut_updates(self._folding.counted(), within)

@@ -1,5 +1,6 @@
 """Strategies of every kind that nodes meet: what is made of a sum, in an order, of all updates, by range or whole."""
 
+import threading
 from typing import ClassVar, Literal
 
 import torch
@@ -118,5 +119,47 @@ class Momentum(FedAvg):
         self._step = dict(state)
 
 
-KINDS = (Median, Trimmed, InOrder, Clipped, Nearest, Momentum)
+class Largest(Strategy):
+    """The largest of each number, which may be looked for anywhere, and is no exact sum."""
+
+    order = "any"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the next
+        self._largest: State = {}
+
+    def begin(self, global_state: State) -> None:
+        self._largest = {}
+
+    def add(self, update: State, n: int) -> None:
+        with self._lock:
+            there = self._largest or update
+            self._largest = {name: torch.maximum(there[name], tensor) for name, tensor in update.items()}
+
+    def partial(self) -> State:
+        return self._largest
+
+    def merge(self, partial: State) -> None:
+        self.add(partial, 1)
+
+    @property
+    def finishes_anywhere(self) -> bool:
+        return True
+
+    def finish(self) -> State:
+        return self._largest
+
+
+class Doubled(FedAvg):
+    """More than the mean of a sum, and of nothing else: any node that has all of it may make that."""
+
+    @property
+    def finishes_anywhere(self) -> bool:
+        return True
+
+    def finish(self) -> State:
+        return {name: tensor * 2 if tensor.is_floating_point() else tensor for name, tensor in super().finish().items()}
+
+
+KINDS = (Median, Trimmed, InOrder, Clipped, Nearest, Momentum, Largest, Doubled)
 ALL = ("fedavg", *(f"{kind.__module__}:{kind.__name__}" for kind in KINDS))
