@@ -91,7 +91,11 @@ class CalledNodes:
             if caller.over:
                 return False
             taken = partial(_taken_or_gone, caller)
-            answer = caller.call("model", number, model[2], descriptors=[model[1]], then=taken)
+            try:
+                answer = caller.call("model", number, model[2], descriptors=[model[1]], then=taken)
+            except OSError as error:
+                logger.warning("the model goes over the line of %s: %s", name, error.strerror)
+                return False
             self._untaken[name] = [*untaken, answer]
             return True
 

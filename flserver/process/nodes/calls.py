@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import socket
 import threading
 from collections import deque
@@ -81,9 +82,10 @@ def _nothing(*_: object) -> None: ...
 
 
 class Caller:
-    """The server's end, for the node ``name``. Answers come on a thread of its own, in the order of the calls. A node
-    that takes nothing of what it is asked for ``patience`` seconds is gone. ``lost`` is called with why it cannot go
-    on, by who calls; ``ended`` where nothing can be asked any more. Neither is to wait for this thread."""
+    """The server's end, for the node ``name``. Who calls may have a lock, and waits for nothing: a thread of its own
+    sends, another one hears the answers, in the order of the calls. A node that takes nothing of what it is asked for
+    ``patience`` seconds is gone. ``lost`` is called with why it cannot go on, by who calls; ``ended`` where nothing can
+    be asked any more. Neither is to wait for these threads."""
 
     def __init__(
         self,
@@ -96,14 +98,19 @@ class Caller:
     ) -> None:
         set_patience(sock, patience)
         self._socket, self.name, self.lost, self._ended = sock, name, lost, ended
-        self._lock = threading.Lock()  # guards the two below, and the order of what is sent
+        self._lock = threading.Lock()  # guards the two below, and the order of what is to be sent
         self._asked: deque[Future[Said]] = deque()
         self._over = False
-        self._thread = threading.Thread(target=self._read, name=f"calls-{name}")
+        self._to_send: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._read, name=f"calls-{name}"),
+            threading.Thread(target=self._send, name=f"asks-{name}"),
+        ]
 
     def start(self) -> None:
-        """Begin to hear."""
-        self._thread.start()
+        """Begin to ask, and to hear."""
+        for thread in self._threads:
+            thread.start()
 
     @property
     def over(self) -> bool:
@@ -119,16 +126,29 @@ class Caller:
         then: "Callable[[Future[Said]], None]" = _nothing,
     ) -> "Future[Said]":
         """Ask for something. The answer raises CallerGone, or CallFailed; ``then`` is called with it on the thread that
-        reads it, and not where it is over already."""
+        reads it, and not where it is over already. ``descriptors`` stay the caller's to close, whenever it likes.
+        Raises OSError where this process may have no more of them."""
         answer: Future[Said] = Future()
         with self._lock:
             if self._over:
                 answer.set_exception(CallerGone("its process ended"))
                 return answer
+            own = list[int]()
+            try:
+                for descriptor in descriptors:
+                    own.append(os.dup(descriptor))
+            except BaseException:
+                close_all(own)
+                raise
             answer.add_done_callback(then)
             self._asked.append(answer)
-            send(self._socket, [method, *given], descriptors)
+            self._to_send.put(Said([method, *given], own))
         return answer
+
+    def _send(self) -> None:
+        while (said := self._to_send.get()) is not None:
+            send(self._socket, *said)  # also where it is cut: then that fails at once
+            close_all(said.descriptors)
 
     def _read(self) -> None:
         try:
@@ -157,10 +177,14 @@ class Caller:
         cut(self._socket)
 
     def close(self) -> None:
-        """Cut it, and join its thread."""
+        """Cut it, and join its threads."""
         self.cut()
-        if self._thread.ident is not None:
-            self._thread.join()
+        reads, sends = self._threads
+        if reads.ident is not None:
+            reads.join()  # nothing is to be sent that was not yet
+        self._to_send.put(None)
+        if sends.ident is not None:
+            sends.join()
         self._socket.close()
 
 

@@ -108,40 +108,61 @@ class Nodes:
 
     def _begin(self, slot: int) -> None:
         with self._lock:
-            if self._closing:
+            closing = self._closing
+        if closing:
+            return
+        name, about = self._desk.named.new(), About.of_this()
+        process, ours, calls = self._process()
+        # Not under the lock, which who looks at the nodes takes: it may wait for room in the record.
+        place = self._desk.open(name, replace(about, pid=process.pid).starts(name, slot, *self._listener.address))
+        with self._lock:
+            if not self._closing:
+                self._connect(process, place, ours, calls)
+                logger.info("%s serves trainers, process %d", name, process.pid)
                 return
-            name, about = self._desk.named.new(), About.of_this()
-            (ours, its), (calls, called) = socket.socketpair(), socket.socketpair()
-            with its, called:
-                passed = [one.fileno() for one in (self._listener.socket, its, called)]
-                command = [sys.executable, "-m", "flserver.process.nodes.child", *map(str, passed)]
-                try:
-                    # A process begins with the signals blocked that are where it is started: what a terminal or a
-                    # service manager tells all must not end it before it has come to ignore that, a second later.
-                    with unheard():
-                        process = subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL)
-                except OSError:
-                    ours.close()
-                    calls.close()
-                    raise
-            place = self._desk.open(name, replace(about, pid=process.pid).starts(name, slot, *self._listener.address))
-            end = LineEnd(
-                ours,
-                place,
-                name,
-                ended=lambda why: self._ended(place, why),
-                over=lambda: place.outbox.over,
-                patience=STUCK_SECONDS,
-            )
-            place.cut = end.cut
-            lost = partial(_lost, place)
-            caller = Caller(calls, name, STUCK_SECONDS, lost=lost, ended=end.cut)  # none is mute and still counted
-            caller.start()
-            self._engine.add(caller)
-            self._children.append(Child(process, place, end, caller))
-            send_first(ours, described(self._settings, self._run_id, name))
-            end.start()  # here, for whoever finds it among the children may end it
-        logger.info("%s serves trainers, process %d", name, process.pid)
+        process.kill()  # the run has ended meanwhile: nobody else knows of it
+        process.wait()
+        ours.close()
+        calls.close()
+        place.gone(ORDERLY)
+        place.join()
+
+    def _process(self) -> "tuple[subprocess.Popen[bytes], socket.socket, socket.socket]":
+        """One for a node, and the server's ends of its line and of what it is called by. Raises OSError."""
+        (ours, its), (calls, called) = socket.socketpair(), socket.socketpair()
+        with its, called:
+            passed = [one.fileno() for one in (self._listener.socket, its, called)]
+            command = [sys.executable, "-m", "flserver.process.nodes.child", *map(str, passed)]
+            try:
+                # A process begins with the signals blocked that are where it is started: what a terminal or a
+                # service manager tells all must not end it before it has come to ignore that, a second later.
+                with unheard():
+                    return subprocess.Popen(command, pass_fds=passed, stdin=subprocess.DEVNULL), ours, calls
+            except OSError:
+                ours.close()
+                calls.close()
+                raise
+
+    def _connect(
+        self, process: "subprocess.Popen[bytes]", place: Place, ours: socket.socket, calls: socket.socket
+    ) -> None:
+        """Under the lock."""
+        end = LineEnd(
+            ours,
+            place,
+            place.name,
+            ended=lambda why: self._ended(place, why),
+            over=lambda: place.outbox.over,
+            patience=STUCK_SECONDS,
+        )
+        place.cut = end.cut
+        lost = partial(_lost, place)
+        caller = Caller(calls, place.name, STUCK_SECONDS, lost=lost, ended=end.cut)  # none is mute and still counted
+        caller.start()
+        self._engine.add(caller)
+        self._children.append(Child(process, place, end, caller))
+        send_first(ours, described(self._settings, self._run_id, place.name))
+        end.start()  # here, for whoever finds it among the children may end it
 
     def _ended(self, place: Place, why: str) -> None:
         """Called on the thread that read the line's end: another node comes in the place of one that is gone, also

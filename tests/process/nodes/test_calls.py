@@ -5,6 +5,7 @@ import mmap
 import os
 import socket
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,37 @@ def test_where_nothing_is_answered_any_more_both_ends_know(monkeypatch: pytest.M
     assert caller.over
     caller.close()
     answering.close()
+
+
+def test_who_calls_does_not_wait_for_one_that_takes_nothing_and_no_file_stays() -> None:
+    before = descriptors()
+    ours, its = socket.socketpair()
+    with its, closing(Caller(ours, "node-1", PATIENCE)) as caller:
+        caller.start()
+        file, _ = put([STATE])
+        asked = [caller.call("say", "x" * (1 << 20), descriptors=[file]) for _ in range(3)]
+        os.close(file)  # it is the caller's own, also while it is still to be sent
+        assert not any(answer.done() for answer in asked)
+    for answer in asked:
+        with pytest.raises(CallerGone):
+            answer.result(PATIENCE)
+    assert descriptors() == before
+
+
+def test_what_goes_along_is_the_file_that_was_meant_though_the_caller_has_closed_it() -> None:
+    ours, its = socket.socketpair()
+    with its, closing(Caller(ours, "node-1", PATIENCE)) as caller:
+        caller.start()
+        first, _ = put([{"w": torch.tensor([1.0])}])
+        caller.call("say", "x" * (1 << 20))
+        caller.call("say", "y", descriptors=[first])
+        os.close(first)
+        other, _ = put([{"w": torch.tensor([2.0])}])
+        assert other == first, "the system gives the number again"
+        receive(its)
+        (_, word), (came,) = receive(its)
+        assert (word, os.pread(came, 4, 0)) == ("y", torch.tensor([1.0]).numpy().tobytes())
+        close_all([other, came])
 
 
 def test_one_that_takes_nothing_is_gone() -> None:

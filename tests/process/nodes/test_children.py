@@ -1,6 +1,7 @@
 """The ingest nodes of this machine, where they cannot be kept alive."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flserver.events import ClientLeft, NodeLost
+from flserver.events import ClientLeft, NodeEnded, NodeLost, NodeStarted
 from flserver.identity.rules import Identity
 from flserver.ingest import told as t
 from flserver.ingest.desk import Desk
@@ -107,6 +108,50 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script.chmod(0o700)
     monkeypatch.setattr("sys.executable", str(script))
     monkeypatch.setattr(nodes, "END_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("hanging")
+def test_who_looks_at_the_nodes_does_not_wait_for_the_record(tmp_path: Path) -> None:
+    served, room, waits = Served(tmp_path, 1), threading.Event(), threading.Event()
+
+    def full() -> None:
+        waits.set()
+        assert room.wait(PATIENCE)
+
+    served.recorder.before[NodeStarted] = full
+    seen = list[tuple[bool, int]]()
+    starts = threading.Thread(target=served.nodes.start)
+    looks = threading.Thread(target=lambda: seen.append((served.nodes.accepting, served.nodes.open_connections)))
+    starts.start()
+    try:
+        assert waits.wait(PATIENCE)
+        looks.start()
+        eventually(lambda: seen)
+    finally:
+        room.set()
+        looks.join()
+        starts.join()
+        served.nodes.close(0.0)
+    assert seen == [(False, 0)]
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_node_that_begins_as_the_run_ends_ends_with_it(tmp_path: Path) -> None:
+    served = Served(tmp_path, 1)
+
+    def ends() -> None:
+        stops = threading.Thread(target=served.nodes.stop_accepting)
+        stops.start()
+        stops.join(PATIENCE)
+
+    served.recorder.before[NodeStarted] = ends
+    served.nodes.start()
+    served.nodes.close(0.0)
+    (started,) = served.recorder.of(NodeStarted)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started.pid, 0)
+    assert [ended.node for ended in served.recorder.of(NodeEnded)] == ["node-1"]
+    assert not served.recorder.of(NodeLost)
 
 
 @pytest.fixture
