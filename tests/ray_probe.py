@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,6 +63,8 @@ def probed(cluster: Cluster, folder: Path) -> dict[str, Any]:
     for name in ("node-7", ""):
         of_another = other.made.remote(actor.cut.remote(name))
         found[f"of {name or 'all'}"] = raised(lambda given=of_another: cluster.get(given, PATIENCE))
+    found["made twice"] = raised(lambda: cluster.make(Probe, "probe-1"))[0]
+    found["of what cannot be carried"] = raised(lambda: cluster.call(actor, "wait", threading.Lock()))[0]
     os.kill(process, signal.SIGSTOP)
     found["stopped"] = raised(lambda: cluster.get(actor.is_there.remote(), LATE))
     for one in (actor, other):

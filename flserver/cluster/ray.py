@@ -11,7 +11,8 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
@@ -44,7 +45,11 @@ class Kind(Protocol):
 
 
 class ActorGone(FlserverError):
-    """An actor has died, does not answer in time, or failed; ``str`` says which."""
+    """An actor has died, does not answer in time, or failed, or Ray has with it; ``str`` says which."""
+
+
+class ActorLate(ActorGone):
+    """It has not answered in time, and may be there."""
 
 
 def check_cluster(address: str) -> None:
@@ -146,6 +151,14 @@ class Cluster:
         """Of all machines, as Ray counts."""
         return int(self._ray.cluster_resources().get("CPU", 0))
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What Ray raises within is an error of ours."""
+        try:
+            yield
+        except Exception as error:
+            raise ActorGone(f"Ray says: {one_line(error)[:MOST_OF_RAYS]}") from error
+
     # --- actors ------------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
@@ -159,26 +172,28 @@ class Cluster:
             return []
 
     def find(self, name: str) -> Any | None:
-        """The run's actor of that name, if there is one."""
-        try:
+        """The run's actor of that name, if there is one. Raises ActorGone where Ray cannot say."""
+        with self._translated(), suppress(ValueError):  # that there is none
             return self._ray.get_actor(name)
-        except ValueError:
-            return None
+        return None
 
     def make(self, kind: type[Kind], name: str) -> Any:
         """A new actor on a machine that has few; it outlives this process. ``kind.apart`` has its methods that are
-        called on threads of their own, so that no other calls keep one waiting: each with the name of a group."""
+        called on threads of their own, so that no other calls keep one waiting: each with the name of a group. Raises
+        ActorGone."""
         for method, group in kind.apart.items():
             self._ray.method(concurrency_group=group)(getattr(kind, method))
         groups = dict.fromkeys(kind.apart.values(), CALLS_APART)
         options = {"name": name, "lifetime": "detached", "num_cpus": NODE_CPUS, "max_concurrency": CALLS}
-        made = self._ray.remote(concurrency_groups=groups)(kind)
-        return made.options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
+        with self._translated():
+            made = self._ray.remote(concurrency_groups=groups)(kind)
+            return made.options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 
     def make_own(self, kind: type) -> Any:
-        """One without a name, which ends with this process, however that ends."""
+        """One without a name, which ends with this process, however that ends. Raises ActorGone."""
         options = {"num_cpus": NODE_CPUS, "max_concurrency": CALLS}
-        return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
+        with self._translated():
+            return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 
     def kill(self, actor: Any) -> None:
         """End an actor's process at once."""
@@ -190,8 +205,15 @@ class Cluster:
     # --- what they are asked -----------------------------------------------------------------------------------------
 
     def put(self, value: object) -> Any:
-        """A reference to a value that any machine reads without a copy of its own of large arrays."""
-        return self._ray.put(value)
+        """A reference to a value that any machine reads without a copy of its own of large arrays. Raises ActorGone."""
+        with self._translated():
+            return self._ray.put(value)
+
+    def call(self, actor: Any, method: str, *given: object) -> Any:
+        """Ask an actor for something: a reference to its answer. Raises ActorGone where Ray does not take it, as what
+        has no place in its object store."""
+        with self._translated():
+            return getattr(actor, method).remote(*given)
 
     def answered(self, reference: Any, seconds: float) -> bool:
         """Whether there is an answer here within so many seconds, or none will come."""
@@ -202,11 +224,11 @@ class Cluster:
 
     def get(self, reference: Any, seconds: float) -> Any:
         """What an actor answers. Raises what it raised, where that is an error of ours, and ActorGone for all else that
-        it raises, where it died, and where that takes longer than so many seconds."""
+        it raises, where it died, and, as ActorLate, where that takes longer than so many seconds."""
         try:
             return self._ray.get(reference, timeout=seconds)
         except self._ray.exceptions.GetTimeoutError as error:
-            raise ActorGone(f"it has not answered within {seconds:g} s") from error
+            raise ActorLate(f"it has not answered within {seconds:g} s") from error
         except self._ray.exceptions.RayError as error:
             if isinstance(cause := _cause(error), FlserverError):
                 raise cause from error

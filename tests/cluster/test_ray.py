@@ -24,6 +24,8 @@ def test_whether_a_node_is_there_is_answered_whatever_it_does_and_what_fails_the
         "answered": [False, True],
         "of node-7": ["NodesFault", "no room", "node-7"],
         "of all": ["ActorGone", "ValueError: a defect", ""],
-        "stopped": ["ActorGone", "it has not answered within 2 s", ""],
+        "made twice": "ActorGone",
+        "of what cannot be carried": "ActorGone",
+        "stopped": ["ActorLate", "it has not answered within 2 s", ""],
         "killed": "ActorGone",
     }

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 import torch
 
 from flserver.aggregation import load_strategy
 from flserver.aggregation.checks import state_digest
-from flserver.cluster.ray import ActorGone
+from flserver.cluster.ray import ActorGone, ActorLate
 from flserver.errors import FlserverError
 from flserver.models.state import State, state_of
 from flserver.network.listener import Reservation
@@ -77,11 +78,12 @@ def on_one(clients: int, rounds: int, strategy: str = "fedavg") -> list[str]:
 
 
 class Handle:
-    """What is called as an actor's handle is. One that ``hangs`` answers nothing any more: its calls are ``unanswered``
-    until it is dead."""
+    """What is called as an actor's handle is. One that ``hangs`` answers nothing any more, or not what it ``hangs_at``:
+    its calls are ``unanswered`` until it is dead, and so are those that wait for their answers."""
 
     def __init__(self, threads: "Threads", kept: RayNode, *, hangs: bool = False) -> None:
         self.threads, self.kept, self.dead, self.hangs = threads, kept, False, hangs
+        self.hangs_at: str | None = None
         self.unanswered: list[Future[Any]] = []
 
     def __getattr__(self, method: str) -> Any:
@@ -96,11 +98,12 @@ class Threads:
 
     def __init__(self, address: str, run_id: str) -> None:
         self._pool = ThreadPoolExecutor(64)
+        self._given = WeakKeyDictionary[Future[Any], list[Future[Any]]]()  # the answers that each waits for
         self.actors: dict[str, Handle] = {}
         self.made_hanging = False  # whether actors begin that way
 
     def call(self, handle: Handle, method: str, *given: object) -> "Future[Any]":
-        if handle.hangs and not handle.dead:
+        if (handle.hangs or method == handle.hangs_at) and not handle.dead:
             handle.unanswered.append(Future())
             return handle.unanswered[-1]
 
@@ -111,7 +114,13 @@ class Threads:
                 raise ActorGone("its process died")
             return answer
 
-        return self._pool.submit(called)
+        answer = self._pool.submit(called)
+        self._given[answer] = [value for value in given if isinstance(value, Future)]
+        return answer
+
+    def _hangs(self, reference: "Future[Any]") -> bool:
+        given = self._given.get(reference, ())
+        return any(reference in handle.unanswered for handle in self.actors.values()) or any(map(self._hangs, given))
 
     def names(self) -> list[str]:
         return [name for name, handle in self.actors.items() if not (handle.dead or self.is_gone)]
@@ -140,11 +149,12 @@ class Threads:
         return bool(settle([reference], seconds).done)
 
     def get(self, reference: "Future[Any]", seconds: float) -> Any:
-        hangs = any(reference in handle.unanswered for handle in self.actors.values())
         try:
-            return reference.result(0.0 if hangs else PATIENCE)  # nobody who answers is too late on a busy machine
+            return reference.result(
+                0.0 if self._hangs(reference) else PATIENCE
+            )  # nobody who answers is too late on a busy machine
         except Late as error:
-            raise ActorGone(f"it has not answered within {seconds:g} s") from error
+            raise ActorLate(f"it has not answered within {seconds:g} s") from error
         except FlserverError:
             raise
         except Exception as error:

@@ -26,7 +26,7 @@ from flserver.process.ray.line import Line
 from flserver.process.ray.node import RayNode
 from tests.e2e.harness import Peer
 from tests.ingest.at_desk import AtDesk
-from tests.ingest.on_threads import OnThreads, changed
+from tests.ingest.on_threads import Handle, OnThreads, changed
 from tests.patience import PATIENCE, eventually
 from tests.recorder import raising
 
@@ -157,6 +157,45 @@ def test_a_node_without_memory_for_its_range_is_lost_and_the_others_make_the_mod
         assert (gone.node, gone.reason, len(gone.updates)) == (short._name, "MemoryError: no room", 1)
 
 
+@pytest.mark.parametrize("part", ["cut", "made"])
+def test_a_node_that_does_not_end_its_part_is_lost_though_it_is_there(tmp_path: Path, part: str) -> None:
+    """What waits for its part is not to blame."""
+    with OnThreads(tmp_path, 3, 1, 3, min_updates=1) as run:
+        ports = run.ports()
+        stuck = run.threads.actors["node-2"]
+        stuck.hangs_at = part
+        peers = [run.several._peers.enter_context(Peer(port, client)).join() for client, port in enumerate(ports)]
+        for client, peer in enumerate(peers):
+            answered(peer, client)
+        assert run.several.finish() == "completed"
+        (gone,) = run.several.recorder.of(NodeLost)
+        assert (gone.node, gone.reason) == (stuck.kept._name, "it has not done its part within 600 s")
+        assert len(gone.updates) == 1
+
+
+@pytest.mark.parametrize("method", ["where", "begin", "take", "give", "model"])
+def test_an_error_of_rays_own_costs_a_node_and_another_comes(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_nodes, "PAUSE_SECONDS", 0.0)
+    run, fails = OnThreads(tmp_path, 1, 1, 1), iter([True])
+    calling, named = run.threads.call, "node-1" if method == "where" else "node-2"
+
+    def call(handle: Handle, called: str, *given: object) -> Any:
+        if called == method and next(fails, False):
+            raise RuntimeError("its object store is full")
+        return calling(handle, called, *given)
+
+    monkeypatch.setattr(run.threads, "call", call)
+    with run:
+        (port,) = eventually(lambda: run.several.desk.names == [named] and run.ports())
+        assert next(fails, False) is False
+        with Peer(port, 1).join() as peer:
+            answered(peer, 1)
+            peer.finished()
+        assert run.several.finish() == "completed"
+
+
 def test_what_would_fail_at_any_node_costs_the_run(tmp_path: Path) -> None:
     with OnThreads(tmp_path, 2, 1, 1) as run:
         ports = run.ports()
@@ -178,10 +217,9 @@ class Scripted:
     """A cluster and the one actor there, whose calls are their own answers; a test says which come."""
 
     def __init__(self) -> None:
-        self.is_there = self.take = self.give = self.serves = self
         self.late, self.asked, self.killed = 0, list[str](), False
 
-    def remote(self, *given: object) -> object:
+    def call(self, actor: object, method: str, *given: object) -> object:
         return given
 
     def answered(self, reference: object, seconds: float) -> bool:

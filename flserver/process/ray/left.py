@@ -81,7 +81,7 @@ def keep_port(settings: ServerSettings, run_id: str) -> bool:
 def end(cluster: Cluster, actor: Any, server: str) -> None:
     """End a node that is ``server``'s, or nobody's, or does not answer: another one's goes on with the run."""
     try:
-        if cluster.get(actor.serves.remote(), SERVES_SECONDS) not in (None, server):
+        if cluster.get(cluster.call(actor, "serves"), SERVES_SECONDS) not in (None, server):
             return
     except ActorGone as error:
         logger.debug("a node that is to end: %s", error)

@@ -5,6 +5,7 @@ that each comes in its order. What takes long, such as a large model's way or a 
 answers meanwhile that it is there: that is a call of its own, for which it has a thread of its own.
 """
 
+import logging
 import threading
 from collections import deque
 from typing import Any
@@ -15,6 +16,8 @@ from flserver.errors import FlserverError
 from flserver.ingest.place import Place
 from flserver.process.nodes.children import STUCK_SECONDS
 from flserver.process.ray.left import end
+
+logger = logging.getLogger(__name__)
 
 TAKE_SECONDS = 1.0  # that a node waits for something to say, before it says that there is nothing
 SOON_SECONDS = 2.0  # that any other call may take before the node is asked whether it is there
@@ -28,11 +31,11 @@ class Line:
     def __init__(self, cluster: Cluster, actor: Any, machine: str, place: Place, server: str) -> None:
         self.actor, self.machine, self.place = actor, machine, place
         self._cluster, self._server = cluster, server
-        self._carried: deque[Any] = deque()
+        self._carried: deque[tuple[int, Any]] = deque()
 
     def carry(self, number: int, reference: Any) -> None:
-        """Give the node a model's bytes under that number, of which the desk tells it later."""
-        self._carried.append(self.actor.model.remote(self._server, number, reference))
+        """Give the node a model's bytes under that number, of which the desk tells it later. Waits for nothing."""
+        self._carried.append((number, reference))
 
     def serve(self) -> None:
         """Carry what is said both ways, until the node has said goodbye. Raises ActorGone where it does not."""
@@ -40,7 +43,7 @@ class Line:
         teller = threading.Thread(target=self._tell, name=f"line-out-{place.name}")
         teller.start()
         try:
-            asked = self.actor.take.remote(self._server, TAKE_SECONDS)
+            asked = self._asked("take", TAKE_SECONDS)
             while asked is not None:
                 asked = self._hear(asked)
         except BaseException as error:
@@ -57,7 +60,7 @@ class Line:
         """Take the answer to what was asked; the next question, None at the end."""
         batch, over = self._answer(asked, TAKE_SECONDS + SOON_SECONDS)
         # While the desk does what was said, the next is on its way.
-        asked = None if over else self.actor.take.remote(self._server, TAKE_SECONDS)
+        asked = None if over else self._asked("take", TAKE_SECONDS)
         if batch:
             self.place.give(batch)
         if self.place.ending and not self.place.leaving:
@@ -71,12 +74,18 @@ class Line:
                 self._tell_next()
         except FlserverError as error:  # whoever asks it sees that too
             self.place.gone(str(error))
+        except Exception as error:  # it is heard, but would be told nothing any more
+            logger.exception("what is to be said to %s cannot be", self.place.name)
+            self.place.gone(f"what it was to be told could not be said: {error!r}")
 
     def _tell_next(self) -> None:
         if batch := self.place.take(TAKE_SECONDS):
             while self._carried:  # before the node is told of them
-                self._answer(self._carried.popleft(), most=CARRY_SECONDS)
-            self._answer(self.actor.give.remote(self._server, batch), most=STUCK_SECONDS)
+                self._answer(self._asked("model", *self._carried.popleft()), most=CARRY_SECONDS)
+            self._answer(self._asked("give", batch), most=STUCK_SECONDS)
+
+    def _asked(self, method: str, *given: object) -> Any:
+        return self._cluster.call(self.actor, method, self._server, *given)
 
     def _answer(self, reference: Any, soon: float = SOON_SECONDS, most: float | None = None) -> Any:
         """What the actor answers, for which it may take longer than ``soon`` (seconds) while it is there, but not than
@@ -85,5 +94,5 @@ class Line:
         while not self._cluster.answered(reference, soon):
             if deadline is not None and deadline.passed:
                 raise ActorGone(f"it has taken nothing of what it was told for {most:g} s")
-            self._cluster.get(self.actor.is_there.remote(), GONE_SECONDS)
+            self._cluster.get(self._cluster.call(self.actor, "is_there"), GONE_SECONDS)
         return self._cluster.get(reference, GONE_SECONDS)

@@ -6,9 +6,9 @@ model in one range of it, of what all nodes have there.
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from flserver.cluster.ray import ActorGone, Cluster
+from flserver.cluster.ray import ActorGone, ActorLate, Cluster
 from flserver.ingest.batches import raw_of
 from flserver.ingest.engine import NodeGone
 from flserver.ingest.faults import NodesFault
@@ -17,7 +17,10 @@ from flserver.process.ray.line import GONE_SECONDS, Line
 if TYPE_CHECKING:
     from flserver.aggregation import State
 
-REDUCE_SECONDS = 600.0
+REDUCE_SECONDS = 600.0  # that nodes have for their parts of a sum, and of a model
+
+Asked: TypeAlias = Sequence[tuple[str, Any]]
+"""What was asked of nodes, each by its name: references to their answers."""
 
 
 class Lines:
@@ -76,7 +79,7 @@ class RayModels:
         return True
 
     def finish(self, round: int, attempt: int, names: Sequence[str], turns: int) -> "State":
-        """See ``Engine``. Raises NodeGone."""
+        """See ``Engine``. Raises NodeGone, and what a node's part raised: ActorGone, or an error of ours."""
         from flserver.aggregation.ranges import put, ranges, unset_like
         from flserver.models.state import tensor_over
 
@@ -89,29 +92,44 @@ class RayModels:
         count = len(actors) * turns
         parts, whole = ranges(layout, count), unset_like(layout)
         for first in range(0, len(parts), len(actors)):
-            made = []
+            cuts, made = list[tuple[str, Any]](), list[tuple[str, Any]]()
             for number in range(first, min(first + len(actors), len(parts))):
-                makes = actors[number - first][1]
+                name, makes = actors[number - first]
                 part = self._server, round, attempt, number, count
-                cuts = [actor.cut.remote(*part) for _, actor in actors if actor is not makes]
-                made.append(makes.made.remote(*part, *cuts))
-            found = self._all_of(made, actors)
+                others = [(other, self._asked(other, actor, "cut", *part)) for other, actor in actors if other != name]
+                cuts += others
+                made.append((name, self._asked(name, makes, "made", *part, *(asked for _, asked in others))))
+            found = self._all_of(made, cuts, actors)
             for within, arrays in zip(parts[first:], found, strict=False):
                 put(whole, within, {name: tensor_over(array).view(whole[name].dtype) for name, array in arrays.items()})
         return whole
 
-    def _all_of(self, asked: Sequence[Any], actors: Sequence[tuple[str, Any]]) -> list[Any]:
+    def _asked(self, name: str, actor: Any, method: str, *given: object) -> Any:
         try:
-            return self._cluster.get_all(asked, REDUCE_SECONDS)
+            return self._cluster.call(actor, method, *given)
+        except ActorGone as error:
+            raise NodeGone(name, str(error)) from error
+
+    def _all_of(self, made: Asked, cuts: Asked, actors: Sequence[tuple[str, Any]]) -> list[Any]:
+        try:
+            return self._cluster.get_all([asked for _, asked in made], REDUCE_SECONDS)
         except NodesFault as fault:
             raise NodeGone(fault.node, fault.why) from fault
         except ActorGone as error:
             self._raise_who_is_gone(actors, error)
+            if isinstance(error, ActorLate):
+                # The cuts first: what is made waits for them.
+                self._raise_who_is_late((*cuts, *made), error)
             raise
 
     def _raise_who_is_gone(self, actors: Sequence[tuple[str, Any]], error: ActorGone) -> None:
         for name, actor in actors:
             try:
-                self._cluster.get(actor.is_there.remote(), GONE_SECONDS)
+                self._cluster.get(self._cluster.call(actor, "is_there"), GONE_SECONDS)
             except ActorGone as gone:
                 raise NodeGone(name, str(gone)) from error
+
+    def _raise_who_is_late(self, asked: Asked, error: ActorLate) -> None:
+        for name, reference in asked:
+            if not self._cluster.answered(reference, 0.0):
+                raise NodeGone(name, f"it has not done its part within {REDUCE_SECONDS:g} s") from error

@@ -109,7 +109,12 @@ class RayNodes:
                 while thread.is_alive() and not self._cluster.is_gone:
                     thread.join(PAUSE_SECONDS)
             for name in self._cluster.names():
-                if (actor := self._cluster.find(name)) is not None:
+                try:
+                    actor = self._cluster.find(name)
+                except ActorGone as error:
+                    logger.warning("%s is left: %s", name, error)
+                    continue
+                if actor is not None:
                     end(self._cluster, actor, self._own)
         finally:
             self._cluster.leave()
@@ -129,19 +134,19 @@ class RayNodes:
         while not self._closing.is_set():
             try:
                 self._serve(slot)
-            except FlserverError as error:
+            except Exception as error:
                 if self._closing.is_set():
                     return
-                logger.warning("%s is gone: %s", _name(slot), error)
+                if isinstance(error, FlserverError):
+                    logger.warning("%s is gone: %s", _name(slot), error)
+                else:
+                    logger.exception("%s cannot be served", _name(slot))
                 with self._lock:
                     again = self._budget.allows(slot, monotonic())
                 if not again:
                     logger.error(TOO_OFTEN)
                     return
                 self._closing.wait(PAUSE_SECONDS)
-            except Exception:
-                logger.exception("%s cannot be served", _name(slot))
-                return
 
     def _serve(self, slot: int) -> None:
         """Find or start the node of this slot, and speak with it to its end. Raises ActorGone, and UsageError where it
@@ -158,7 +163,7 @@ class RayNodes:
         found = self._cluster.find(_name(slot))
         if found is not None:
             try:
-                about = self._cluster.get(found.where.remote(), GONE_SECONDS)
+                about = self._cluster.get(self._cluster.call(found, "where"), GONE_SECONDS)
                 if about["code"] == self._code:
                     return found, about
             except ActorGone as error:
@@ -166,7 +171,7 @@ class RayNodes:
             self._cluster.kill(found)
         made = self._cluster.make(RayNode, _name(slot))
         try:
-            about = self._started_by(made.where.remote())
+            about = self._started_by(self._cluster.call(made, "where"))
             if about["code"] != self._code:
                 raise UsageError(f"the machine {about['host']} has other sources of flserver than this one")
             if not about["tokens"]:
@@ -185,8 +190,8 @@ class RayNodes:
             there = about["host"], self._settings.network.server_port
             host, port = self._listener.address if machine == self._here else there
             what = described(self._settings, self._run_id, name)
-            begins = actor.begin.remote(what, host, port, beside, self._own, list(self._left.idle))
-            begun = self._started_by(begins)
+            given = what, host, port, beside, self._own, list(self._left.idle)
+            begun = self._started_by(self._cluster.call(actor, "begin", *given))
             if "error" in begun:
                 raise UsageError(begun["error"])
             started = About(**about["about"]).starts(name, slot, begun["host"], begun["port"])

@@ -1,0 +1,49 @@
+"""What Ray raises of its own is an error of ours, whatever it was asked for."""
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar
+from unittest import mock
+
+import pytest
+
+from flserver.cluster.ray import ActorGone, Cluster
+from tests.recorder import raising
+
+
+class Probe:
+    """What an actor could be made of."""
+
+    apart: ClassVar[Mapping[str, str]] = {}
+
+
+def cluster(**raised: Exception) -> Cluster:
+    """One that has not joined any, of whose Ray these functions raise that."""
+    with mock.patch.object(Cluster, "_join"), mock.patch("flserver.cluster.ray.load_ray") as load_ray:
+        load_ray.return_value = SimpleNamespace(**{name: raising(error) for name, error in raised.items()})
+        return Cluster("10.0.0.1:6379", "run")
+
+
+def actor(error: Exception) -> Any:
+    return SimpleNamespace(give=SimpleNamespace(remote=raising(error)))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda error: cluster(get_actor=error).find("node-1"),
+        lambda error: cluster(remote=error).make(Probe, "node-1"),
+        lambda error: cluster(remote=error).make_own(Probe),
+        lambda error: cluster(put=error).put(b"a model"),
+        lambda error: cluster().call(actor(error), "give", b"a batch"),
+    ],
+    ids=["find", "make", "make_own", "put", "call"],
+)
+def test_an_error_of_rays_own_is_one_of_ours_with_its_words(ask: Callable[[Exception], object]) -> None:
+    with pytest.raises(ActorGone, match="Ray says: RuntimeError: the object store is full") as found:
+        ask(RuntimeError("the object\nstore is full"))
+    assert isinstance(found.value.__cause__, RuntimeError)
+
+
+def test_that_there_is_no_actor_of_a_name_is_no_error() -> None:
+    assert cluster(get_actor=ValueError("no such actor")).find("node-1") is None
