@@ -51,7 +51,7 @@ class RayNodes:
         run_id: str,
         say: Tell,
         end_run: Tell,
-        answers: Answers = lambda round: (),
+        answers: Answers,
     ) -> None:
         assert settings.ingest.ray_address is not None
         self._settings = replace(settings, values=from_anywhere(settings.values))  # its folder is not a node's
