@@ -69,7 +69,7 @@ def test_the_last_bytes_of_a_model_wait_for_the_desk() -> None:
         asked.set()
         asking.answered(1, q.Done())
 
-    sent = NodeSent(asking, t.Ticket(Registration("a", 1, False), 1, 1, 7, False))
+    sent = NodeSent(asking, t.Ticket(Registration("a", 1, False), 1, 1, 7, False), None)
     desk = threading.Thread(target=answer)
     desk.start()
     sent.hand_over(0.0)
