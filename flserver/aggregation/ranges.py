@@ -72,8 +72,9 @@ def in_range(model: State, within: Range) -> State:
 def sum_of(strategy: Strategy) -> ExactSum | None:
     """The exact sum whose mean is all that a strategy makes of it, which goes by ranges; None where the strategy is no
     sum, or one that only itself can read, or makes more of it: that is made of whole ones."""
-    is_mean = isinstance(strategy, FedAvg) and strategy.splits and type(strategy).finish is FedAvg.finish
-    return strategy.exact_sum if is_mean else None
+    if isinstance(strategy, FedAvg) and strategy.splits and type(strategy).finish is FedAvg.finish:
+        return strategy.exact_sum
+    return None
 
 
 def cut(total: ExactSum, within: Range) -> State:

@@ -1,7 +1,8 @@
 """A Ray cluster that this machine belongs to: joined with a token or not at all, and asked for the actors of one run,
 or of one simulated fleet.
 
-Nothing of Ray is imported before ``Cluster`` joins one. What it gives are Ray's own references and handles.
+Nothing of Ray is imported before ``load_ray``, which who stands by calls ahead, and else ``Cluster``. What that gives
+are Ray's own references and handles.
 """
 
 import atexit
@@ -20,8 +21,8 @@ from flserver.cluster.head import Head
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
 
 ANSWER_SECONDS = 3.0  # that a cluster has to answer in, before anybody joins it
-NODE_CPUS = 0.5  # that a node takes of its machine's, as Ray counts: so one of a few cores has room for other work too
-CALLS = 8  # of a node's methods at once: the line each way, and models
+ACTOR_CPUS = 0.5  # that one takes of its machine's, as Ray counts: so one of a few cores has room for other work too
+CALLS = 8  # of an actor's methods at once: of a node, the line each way, and models
 CALLS_APART = 2  # the same, of each group that has threads of its own
 MOST_OF_RAYS = 200  # characters of what Ray says, which may be paragraphs
 TOKEN_MODE = "RAY_AUTH_MODE"
@@ -184,14 +185,14 @@ class Cluster:
         for method, group in kind.apart.items():
             self._ray.method(concurrency_group=group)(getattr(kind, method))
         groups = dict.fromkeys(kind.apart.values(), CALLS_APART)
-        options = {"name": name, "lifetime": "detached", "num_cpus": NODE_CPUS, "max_concurrency": CALLS}
+        options = {"name": name, "lifetime": "detached", "num_cpus": ACTOR_CPUS, "max_concurrency": CALLS}
         with self._translated():
             made = self._ray.remote(concurrency_groups=groups)(kind)
             return made.options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 
     def make_own(self, kind: type) -> Any:
         """One without a name, which ends with this process, however that ends. Raises ActorGone."""
-        options = {"num_cpus": NODE_CPUS, "max_concurrency": CALLS}
+        options = {"num_cpus": ACTOR_CPUS, "max_concurrency": CALLS}
         with self._translated():
             return self._ray.remote(kind).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
 

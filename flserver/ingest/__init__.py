@@ -11,12 +11,16 @@ a *line*, which carries batches of bytes each way, in order:
     asking.py     the node's end of a line: many sessions ask at once, a batch carries them together
     in_order.py   what the desk does in the order in which it was said, and may have to wait for the record
     door.py       the node's side of ``rounds.door``, with folding.py and recording.py
-    node.py       a node, put together
+    node.py       a node, put together, with its models.py
     making.py     what a node has of an attempt that is over, by range, and the new model in one range
-    desk.py       the coordinator's side, and held.py: what belongs to one node
+    desk.py       the coordinator's side, which gives the numbers of ids.py, and flushes by flusher.py
+    place.py      what belongs to one node there: seated.py its registrations, held.py its uploads, losses.py what ends
+                  with it
     gathering.py  how what nodes have is brought together, over places.py
     engine.py     what whoever connects them does beside the lines
-    lines.py      lines within a process, and over a socket pair
+    lines.py      lines over a socket pair
+    inbox.py      what a node was told, where telling is a call
+    faults.py     whose loss it is that something failed at a node
 
 Whoever connects the two (threads, a socket, an engine for many machines) uses no more than this:
 
@@ -29,7 +33,7 @@ Whoever connects the two (threads, a socket, an engine for many machines) uses n
                                                     of the model, and the new model there, of what all nodes have
 
     desk = Desk(exchange, recorder, ids)            desk.small = … · desk.close(grace, patience)
-    place = desk.open(name)                         a node of that name is there
+    place = desk.open(name, started)                a node of that name is there; what ``started`` it goes on record
     place.take(timeout) -> bytes                    what the desk has to say to it
     place.give(batch: bytes | memoryview) -> None   what it says to the desk
     place.gone(why: str) -> None                    its line ended: its registrations leave, what was folded only there

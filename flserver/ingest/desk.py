@@ -112,11 +112,6 @@ class Desk:
         self._places.settled()
 
     @property
-    def names(self) -> list[str]:
-        """The nodes that there are."""
-        return [place.name for place in self._places]
-
-    @property
     def base_round(self) -> int | None:
         """The round of the model that updates are held against now: of an attempt that every node is told of."""
         with self._changed:

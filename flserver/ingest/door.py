@@ -102,7 +102,7 @@ class NodeDoor:
             ring()
 
     @contextlib.contextmanager
-    def at_once(self, ticket: t.Ticket | t.Goodbye) -> Iterator[None]:
+    def at_once(self, ticket: t.Ticket) -> Iterator[None]:
         """A session's model is sent at once within, where it can be: only then may the last bytes go unasked. Where its
         ticket still waits behind it, they wait for the desk, which hears of that now: an upload that comes before they
         go does not answer them."""
@@ -112,7 +112,7 @@ class NodeDoor:
         finally:
             self._sending.at_once = False
             with self._lock:
-                if isinstance(ticket, t.Ticket) and self._tickets.get(ticket.registration) is ticket:
+                if self._tickets.get(ticket.registration) is ticket:
                     self._tickets[ticket.registration] = self._taken_back(ticket)
 
     def _taken_back(self, ticket: t.Ticket) -> t.Ticket:

@@ -11,16 +11,15 @@ MOST_BATCHES = 64  # that wait to be done; who tells more waits too, as for a so
 class Inbox:
     """For whoever tells, one batch at a time, and one thread that does it."""
 
-    def __init__(self, most: int = MOST_BATCHES) -> None:
+    def __init__(self) -> None:
         self._changed = threading.Condition()  # guards the two below
         self._batches: deque[bytes] = deque()
         self._closed = False
-        self._most = most
 
     def put(self, batch: bytes) -> None:
         """Tell it, once there is room. Raises StoreError where nobody does it any more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._batches) < self._most)
+            self._changed.wait_for(lambda: self._closed or len(self._batches) < MOST_BATCHES)
             if self._closed:
                 raise StoreError("what it is told is done by nobody any more")
             self._batches.append(batch)

@@ -16,6 +16,11 @@ from tests.rounds.policies import policy
 PEER = Peer(host="10.0.0.1", port=1)
 
 
+def names(desk: Desk) -> list[str]:
+    """The nodes that there are."""
+    return [place.name for place in desk._places]
+
+
 class AtDesk:
     """A desk with one node that says what a test lets it say."""
 

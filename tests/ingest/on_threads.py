@@ -28,6 +28,7 @@ from flserver.process.ray import nodes as ray_nodes
 from flserver.process.ray.node import RayNode
 from flserver.settings import server_settings
 from tests.e2e.harness import Peer
+from tests.ingest.at_desk import names
 from tests.ingest.several import Several
 from tests.patience import PATIENCE, eventually
 
@@ -205,7 +206,7 @@ class OnThreads:
         self._said, self._more = list[str](), threading.Condition()
         reservation = self._stack.enter_context(closing(Reservation("127.0.0.1", 0)))
         settings, desk, say = server_settings(values), self.several.desk, self._say
-        self.nodes = ray_nodes.RayNodes(settings, reservation, desk, "run", say, say)
+        self.nodes = ray_nodes.RayNodes(settings, reservation, desk, "run", say, say, lambda round: ())
         self.threads: Threads = self.nodes._cluster  # type: ignore[assignment]
         self._count = nodes
 
@@ -219,7 +220,7 @@ class OnThreads:
         def found() -> list[int]:
             with self._more:
                 said = [re.search(r"(\S+) \(process \d+\): .*:(\d+)$", line) for line in self._said]
-            there = [int(match[2]) for match in said if match is not None and match[1] in self.several.desk.names]
+            there = [int(match[2]) for match in said if match is not None and match[1] in names(self.several.desk)]
             return there if len(there) == self._count else []
 
         return eventually(found)

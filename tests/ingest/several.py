@@ -32,6 +32,7 @@ from flserver.rounds.model import CurrentModel
 from flserver.settings import server_settings
 from flserver.wire.template import Template
 from tests.e2e.harness import Peer
+from tests.ingest.at_desk import names
 from tests.patience import PATIENCE, eventually
 from tests.recorder import RecordingRecorder
 from tests.rounds.policies import policy
@@ -206,4 +207,4 @@ class Several:
         return self.coordinator.state
 
     def eventually_gone(self, name: str) -> None:
-        eventually(lambda: name not in self.desk.names)
+        eventually(lambda: name not in names(self.desk))

@@ -16,7 +16,7 @@ from flserver.ingest.recording import NodeRecorder
 from flserver.rounds.seats import SentModel
 from flserver.store.payloads import to_payload
 from tests import facts
-from tests.ingest.at_desk import PEER, AtDesk
+from tests.ingest.at_desk import PEER, AtDesk, names
 from tests.patience import PATIENCE
 from tests.recorder import raising
 from tests.rounds.coordinated import tensors
@@ -178,7 +178,7 @@ def test_a_defect_costs_the_node_that_meets_it_and_nobody_waits_for_it(
         at.place._in_order._thread.join(PATIENCE)
         assert not at.place._in_order._thread.is_alive()
         assert cut.is_set()
-        assert (at.desk.names, at.attempt.recording, at.attempt.losing) == ([], 0, 0)
+        assert (names(at.desk), at.attempt.recording, at.attempt.losing) == ([], 0, 0)
         reasons = [gone.reason for gone in at.recorder.of(e.NodeLost)]
         assert reasons == (["what it said could not be put on record: KeyError(99)"] if last != "its end" else [])
         assert "could not be put on record" in caplog.text

@@ -21,7 +21,7 @@ from flserver.ingest.questions import Failure
 from flserver.network.memory import ReceiveMemory
 from flserver.store.payloads import to_payload
 from tests import facts
-from tests.ingest.at_desk import AtDesk
+from tests.ingest.at_desk import AtDesk, names
 from tests.ingest.outcomes import decided, lost, moved
 from tests.ingest.several import Several
 from tests.patience import PATIENCE
@@ -141,7 +141,7 @@ def test_a_node_that_gives_up_is_gone_at_once_whatever_else_it_says() -> None:
         at.say(Item(t.GaveUp("it is out of memory: no room")), Item(t.Closed()))
         at.place._in_order._thread.join(PATIENCE)
         (gone,) = at.recorder.of(e.NodeLost)
-        assert (gone.reason, at.desk.names) == ("it is out of memory: no room", [])
+        assert (gone.reason, names(at.desk)) == ("it is out of memory: no room", [])
 
 
 def test_what_a_node_said_before_it_gave_up_is_on_record() -> None:

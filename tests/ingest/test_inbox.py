@@ -2,13 +2,19 @@
 
 import threading
 
+import pytest
+
 from flserver.errors import StoreError
+from flserver.ingest import inbox as inboxes
 from flserver.ingest.inbox import Inbox
 from tests.patience import PATIENCE
 
 
-def test_what_is_told_is_done_in_order_and_telling_waits_where_too_much_is_left_to_do() -> None:
-    inbox, told = Inbox(most=2), list[bytes]()
+def test_what_is_told_is_done_in_order_and_telling_waits_where_too_much_is_left_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inboxes, "MOST_BATCHES", 2)
+    inbox, told = Inbox(), list[bytes]()
 
     def tell() -> None:
         for batch in (b"1", b"2", b"3", b"4"):
@@ -27,8 +33,9 @@ def test_what_is_told_is_done_in_order_and_telling_waits_where_too_much_is_left_
     assert inbox.take() is None
 
 
-def test_the_end_wakes_who_does_it_and_who_tells() -> None:
-    inbox, refused = Inbox(most=1), list[str]()
+def test_the_end_wakes_who_does_it_and_who_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inboxes, "MOST_BATCHES", 1)
+    inbox, refused = Inbox(), list[str]()
     inbox.put(b"1")
 
     def tell() -> None:

@@ -25,7 +25,7 @@ from flserver.process.ray import nodes as ray_nodes
 from flserver.process.ray.line import Line
 from flserver.process.ray.node import RayNode
 from tests.e2e.harness import Peer
-from tests.ingest.at_desk import AtDesk
+from tests.ingest.at_desk import AtDesk, names
 from tests.ingest.on_threads import Handle, OnThreads, changed
 from tests.patience import PATIENCE, eventually
 from tests.recorder import raising
@@ -133,7 +133,7 @@ def test_a_node_that_cannot_take_what_it_is_told_says_so_and_ends(
 
     monkeypatch.setattr(Node, "give", give)
     with OnThreads(tmp_path, 1, 1, 1) as run:
-        (port,) = eventually(lambda: run.several.desk.names == ["node-2"] and run.ports())
+        (port,) = eventually(lambda: names(run.several.desk) == ["node-2"] and run.ports())
         (gone,) = run.several.recorder.of(NodeLost)
         assert gone.reason.startswith("what it was told could not be taken: BatchError(")
         with Peer(port, 1).join() as peer:
@@ -188,7 +188,7 @@ def test_an_error_of_rays_own_costs_a_node_and_another_comes(
 
     monkeypatch.setattr(run.threads, "call", call)
     with run:
-        (port,) = eventually(lambda: run.several.desk.names == [named] and run.ports())
+        (port,) = eventually(lambda: names(run.several.desk) == [named] and run.ports())
         assert next(fails, False) is False
         with Peer(port, 1).join() as peer:
             answered(peer, 1)

@@ -13,6 +13,7 @@ from flserver.process.ray import nodes as ray_nodes
 from flserver.process.ray.models import RayModels
 from flserver.process.ray.node import RayNode
 from tests.e2e.harness import Peer
+from tests.ingest.at_desk import names
 from tests.ingest.on_threads import OnThreads, changed, initial, on_one, shuffled
 from tests.ingest.sweep import CLIENTS, NODES, ROUNDS
 from tests.patience import DEADLINE, PATIENCE, eventually
@@ -44,7 +45,7 @@ def test_in_the_place_of_a_node_that_died_there_is_another_and_the_round_goes_on
         run.threads.kill(dead)
         eventually(lambda: run.threads.actors["node-1"] is not dead)
         there = run.ports()
-        assert run.several.desk.names[1:] == ["node-3"]
+        assert names(run.several.desk)[1:] == ["node-3"]
         # Whose node died first: with the other's answer nobody would be there to be waited for.
         (gone,) = run.several.recorder.wait_for(ClientLeft)
         for client in sorted(range(2), key=lambda client: str(client) != gone.client_id):

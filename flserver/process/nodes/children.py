@@ -108,8 +108,9 @@ class Nodes:
 
     def _begin(self, slot: int) -> None:
         with self._lock:
-            if self._closing:
-                return
+            closing = self._closing
+        if closing:
+            return
         name, about = self._desk.named.new(), About.of_this()
         process, ours, calls = self._process()
         # Not under the lock, which who looks at the nodes takes: it may wait for room in the record.

@@ -117,7 +117,7 @@ class RayNode:
     def begin(
         self, described: bytes, host: str, port: int, beside: bool, server: str, idle: Collection[str] = ()
     ) -> dict[str, Any]:
-        """Be a node of that server anew, of what ``process.node.described`` tells, that listens there, ``beside``
+        """Be a node of that server anew, of what ``nodes.child.described`` tells, that listens there, ``beside``
         others or as the first one on its machine, and goes on with the trainers that were left here. Clients that are
         ``idle`` have answered the model that they were sent. Gives ``host`` and ``port``, or why not as ``error``."""
         told: dict[str, Any] = json.loads(described)

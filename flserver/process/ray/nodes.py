@@ -51,7 +51,7 @@ class RayNodes:
         run_id: str,
         say: Tell,
         end_run: Tell,
-        answers: Answers = lambda round: (),
+        answers: Answers,
         staying: Staying | None = None,
     ) -> None:
         assert settings.ingest.ray_address is not None

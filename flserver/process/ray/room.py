@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from flserver.cluster.ray import MOST_OF_RAYS, NODE_CPUS, require_tokens
+from flserver.cluster.ray import ACTOR_CPUS, MOST_OF_RAYS, require_tokens
 from flserver.errors import UsageError
 
 ASK_SECONDS = 30.0  # for the answer; Ray's import is a part of them
@@ -57,10 +57,10 @@ def problem_of(told: Mapping[str, Any], nodes: int) -> str | None:
     if not any(is_here(machine["address"]) for machine in machines):
         there = ", ".join(machine["address"] for machine in machines) or "none"
         return f"this machine does not belong to the cluster, whose machines are {there}: `ray start --address` here"
-    room = sum(int(machine["cpus"] / NODE_CPUS) for machine in machines)
+    room = sum(int(machine["cpus"] / ACTOR_CPUS) for machine in machines)
     if room < nodes:
         return (
-            f"--ingest {nodes} are more nodes than the {room} that have room there: each takes {NODE_CPUS:g} CPU as "
+            f"--ingest {nodes} are more nodes than the {room} that have room there: each takes {ACTOR_CPUS:g} CPU as "
             f"Ray counts, and {len(machines)} machines have {sum(machine['cpus'] for machine in machines):g}"
         )
     return None

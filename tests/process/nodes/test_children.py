@@ -28,6 +28,7 @@ from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
 from flserver.settings import server_settings
+from tests.ingest.at_desk import names
 from tests.patience import PATIENCE, eventually
 from tests.recorder import RecordingRecorder
 from tests.rounds.policies import policy
@@ -205,7 +206,7 @@ def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_p
     try:
         (hung,) = served.nodes._children
         hung.place.gone("it has not given its sum")
-        eventually(lambda: served.desk.names == ["node-2"])
+        eventually(lambda: names(served.desk) == ["node-2"])
         eventually(lambda: hung.process.poll() is not None)
         assert served.nodes.accepting
     finally:
@@ -243,7 +244,7 @@ def test_another_comes_in_the_place_of_a_node_that_takes_nothing(
     try:
         (hung,) = served.nodes._children
         hung.place.outbox.put(t.Model(1, (memoryview(bytes(MORE_THAN_A_LINE_HOLDS)),)))
-        eventually(lambda: served.desk.names == ["node-2"])
+        eventually(lambda: names(served.desk) == ["node-2"])
         assert served.recorder.of(NodeLost)[0].reason == "it has taken nothing of what it was told for 0.05 s"
     finally:
         served.nodes.close(0.0)
