@@ -14,7 +14,6 @@ with four clients on a roster; everything below that is a constant is of this ru
 It needs a server process; the fixture ``eventful`` makes it once for all workers.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -36,6 +35,7 @@ from flserver.heads.keys import PrivateKey
 from tests.certificates import Authority
 from tests.e2e.harness import Peer, PeerAt, ServerProcess, closed, field_module, receive, send
 from tests.e2e.tls_peers import TlsPeer, served, trusting
+from tests.made_once import made_once
 
 SIZES = {"1": 100, "2": 200, "3": 300, "4": 400}
 LABELS = {"1": "Lund", "2": "Umeå", "3": "Oslo", "4": "Turku"}
@@ -324,13 +324,9 @@ def _last_two_rounds(script: Script, server: ServerProcess, stack: ExitStack) ->
 @pytest.fixture(scope="session")
 def eventful(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """The run, made once, by whichever worker comes first. Nobody writes in its folder."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "eventful"
-    folder.mkdir(exist_ok=True)
-    told = folder / "facts.json"
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not told.exists():
-            told.write_text(json.dumps(asdict(write_eventful_run(folder))))
-    facts = json.loads(told.read_text())
+
+    def make(folder: Path) -> None:
+        (folder / "facts.json").write_text(json.dumps(asdict(write_eventful_run(folder))))
+
+    facts = json.loads((made_once(tmp_path_factory, "eventful", make) / "facts.json").read_text())
     return Facts(**facts | {"uploads": [Upload(**upload) for upload in facts["uploads"]]})

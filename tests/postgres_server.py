@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.patience import PATIENCE, eventually
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     import psycopg
@@ -76,8 +76,7 @@ class PostgresServer:
     def start(self, *options: str) -> None:
         """Start it, on the port that it had before. ``options`` are settings, ``name=value``."""
         if not self.port:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.port = free.getsockname()[1]
+            self.port = free_port()
         settings = [f"port={self.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
         # A small one, that does its work at once: what it lost by a kill the kernel has, and syncs in one call.
         settings += [

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from flserver import buckets
+from tests.ports import free_port
 
 BUCKET = "models"
 SECRET = "wJalrXUtnFEMI-a-secret-that-nobody-may-see"
@@ -131,7 +132,7 @@ def main() -> None:
     from werkzeug.serving import make_server
 
     application = Store(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True)
+    server = make_server("127.0.0.1", free_port(), application, threaded=True)
     port = server.port
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.bench import __main__ as command_line
-from tests.bench import fleet, rows
+from tests.bench import driver, fleet, rows
 from tests.bench.databases import Databases, databases
 from tests.bench.driver import (
     ROOT,
@@ -20,8 +21,10 @@ from tests.bench.driver import (
     Run,
     Shape,
     all_accepted,
+    environment,
     floor_command,
     run,
+    run_python,
     run_server,
 )
 from tests.bench.endurance import endure
@@ -36,6 +39,12 @@ from tests.postgres_server import PostgresDatabase
 
 QUICK = Shape(clients=2, size="0.03", rounds=2)
 RATIO = "a round, server / durable floor"
+
+
+@pytest.fixture(autouse=True)
+def _forked_trainers(forker: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of runs that begin in a test's own process: torch is there already."""
+    monkeypatch.setattr(driver, "run_python", lambda program, _: warm.run(program, cwd=ROOT, env=environment()))
 
 
 def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -235,6 +244,7 @@ def test_a_round_too_few_is_reported(tmp_path: Path) -> None:
 
 def test_a_server_that_answers_nobody_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.bench.driver.RUN_SECONDS", 5.0)
+    monkeypatch.setattr(driver, "run_python", run_python)  # one that is given up so soon
     mute = """
 import signal, socket, sys
 listener = socket.create_server(("127.0.0.1", 0))

@@ -223,13 +223,22 @@ def run(command: list[str], shape: Shape, *, hostile: int = 0, watch: Watch | No
     return Run(outcome.moments, peak)
 
 
+def run_python(program: list[str], seconds: float) -> "subprocess.CompletedProcess[str]":
+    """What Python does with these arguments, to its end. Raises subprocess.TimeoutExpired.
+
+    Nobody measures that process, so tests put one here that is forked.
+    """
+    command = [sys.executable, *program]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=seconds)
+
+
 def with_trainers(port: int, shape: Shape, hostile: int, log: Callable[[], str]) -> Outcome:
     """What becomes of the trainers of a server that listens. Raises BenchError, Refused."""
-    command = [sys.executable, "-m", "tests.bench.trainers", "--port", str(port), "--clients", str(shape.clients)]
-    command += ["--model", shape.size, "--hostile", str(hostile)]
-    command += ["--crowd"] if shape.crowd else []
+    program = ["-m", "tests.bench.trainers", "--port", str(port), "--clients", str(shape.clients)]
+    program += ["--model", shape.size, "--hostile", str(hostile)]
+    program += ["--crowd"] if shape.crowd else []
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=RUN_SECONDS)
+        done = run_python(program, RUN_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"the run is not over after {RUN_SECONDS:g} s. The server said:\n{log()}") from error
     if done.returncode != 0:

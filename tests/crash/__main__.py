@@ -7,8 +7,9 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from multiprocessing.pool import Pool
 
 from tests.crash import teeth
 from tests.crash.at_nodes import Came, NodesSweep, Where
@@ -76,8 +77,7 @@ def main() -> int:
     elif given.db == "postgres":
         figures, wrong, bitten = sweep_postgres(given, those, with_teeth=part == 1)
     else:
-        figures, wrong = sweep(given.points, given.jobs, those)
-        bitten = dict(bites()) if part == 1 else {}
+        figures, wrong, bitten = sweep(given.points, given.jobs, those, with_teeth=part == 1)
     wrong += [f"{name}: a server that does this was not found out" for name, found in bitten.items() if found is None]
     print(json.dumps(figures | {"teeth": bitten, "wrong": len(wrong)}))
     for line in wrong:
@@ -85,17 +85,21 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def sweep(count: int | None, jobs: int, part: slice) -> tuple[dict[str, object], list[str]]:
-    """Cut the run off at ``part`` of ``count`` points (None: all), so many servers at once. Figures, and what is
-    wrong."""
+def sweep(
+    count: int | None, jobs: int, part: slice, *, with_teeth: bool
+) -> tuple[dict[str, object], list[str], dict[str, str | None]]:
+    """Cut the run off at ``part`` of ``count`` points (None: all), so many servers at once. Figures, what is wrong, and
+    what shows of teeth."""
     whole = Sweep()
-    points, losses = whole.points(), whole.losses()
+    points, losses = whole.points() | whole.resumed_points(), whole.losses()
     every = sum(map(len, points.values()))
     kills = spread(points, every if count is None else count * 3 // 5)
     power = spread(losses, sum(map(len, losses.values())) if count is None else count - len(kills))
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        biting = _map_teeth(pool, _bitten, [*KILLED, *POWERLESS] if with_teeth else [])
         where_to = [*kills, *power][part]
         found = dict(zip(where_to, pool.imap(whole.problems, where_to), strict=True))
+        bitten = biting()
     reached = [where for where, problems in found.items() if problems is not None]
     figures: dict[str, object] = {
         "operations": {kind: len(members) for kind, members in points.items()},
@@ -106,7 +110,7 @@ def sweep(count: int | None, jobs: int, part: slice) -> tuple[dict[str, object],
     wrong = [f"{where}: {line}" for where, problems in found.items() for line in problems or ()]
     if part.step == 1 and count is None and len(reached) < ENOUGH:
         wrong.append(f"only {len(reached)} points were reached, not {ENOUGH}")
-    return figures, wrong
+    return figures, wrong, bitten
 
 
 _whole: PostgresSweep  # what the forked begin with
@@ -176,7 +180,9 @@ def sweep_nodes(
         whole = _over_nodes[keeps] = NodesSweep(keeps=keeps)
         where_to += [(keeps, where) for where in spread(whole.points(), many, chance)]
     with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
+        biting = _map_teeth(pool, _bitten_at_nodes, list(UNNOTICED) if with_teeth else [])
         found = list(zip(where_to[part], pool.imap(_came, where_to[part]), strict=True))
+        bitten = biting()
     reached = [(task, came) for task, came in found if came.problems is not None]
     figures: dict[str, object] = {
         "said": _over_nodes[False].counts,
@@ -189,7 +195,7 @@ def sweep_nodes(
     }
     kept = "updates are kept: "
     wrong = [f"{kept * keeps}{where}: {line}" for (keeps, where), came in reached for line in came.problems or ()]
-    return figures, wrong, dict(bites_at_nodes()) if with_teeth else {}
+    return figures, wrong, bitten
 
 
 def sweep_ray(given: argparse.Namespace, part: slice) -> tuple[dict[str, object], list[str]]:
@@ -214,25 +220,32 @@ def sweep_ray(given: argparse.Namespace, part: slice) -> tuple[dict[str, object]
     return figures, [f"{word}: {line}" for word, seen in reached for line in seen.problems or ()]
 
 
-def bites_at_nodes() -> Iterator[tuple[str, str | None]]:
-    """What shows of each server over nodes that breaks a promise; None where nothing does."""
-    for patch, (keeps, sign) in UNNOTICED.items():
-        broken = NodesSweep(patch, keeps=keeps)
-        where = [Word("node", "Confirmed", "after saying", number) for number in range(1, BITES)]
-        shown = (f"{at}: {line}" for at in where for line in broken.came(at).problems or () if sign in line)
-        yield patch.__name__, next(shown, None)
+def _map_teeth(
+    pool: Pool, bitten: Callable[[Patch], str | None], patches: Sequence[Patch]
+) -> Callable[[], dict[str, str | None]]:
+    """Begin with what takes long: what shows of each, once it is asked for."""
+    found = pool.map_async(bitten, patches, chunksize=1)
+    return lambda: {patch.__name__: shown for patch, shown in zip(patches, found.get(), strict=True)}
 
 
-def bites() -> Iterator[tuple[str, str | None]]:
-    """What shows of each server that breaks a promise; None where nothing does."""
-    for patch, sign in (*KILLED.items(), *POWERLESS.items()):
-        broken = Sweep(patch)
-        if patch in KILLED:
-            where = spread({kind: members for kind, members in broken.points().items() if kind in AT}, BITES)
-        else:
-            where = spread({"all": broken.losses()["all"]}, BITES)
-        shown = (f"{at}: {line}" for at in where for line in broken.problems(at) or () if sign in line)
-        yield patch.__name__, next(shown, None)
+def _bitten_at_nodes(patch: Patch) -> str | None:
+    """What shows of a server over nodes that breaks a promise; None where nothing does."""
+    keeps, sign = UNNOTICED[patch]
+    broken = _over_nodes[keeps].patched(patch)
+    where = [Word("node", "Confirmed", "after saying", number) for number in range(1, BITES)]
+    shown = (f"{at}: {line}" for at in where for line in broken.came(at).problems or () if sign in line)
+    return next(shown, None)
+
+
+def _bitten(patch: Patch) -> str | None:
+    """What shows of a server that breaks a promise; None where nothing does."""
+    broken = Sweep(patch)
+    if sign := KILLED.get(patch):
+        where = spread({kind: members for kind, members in broken.points().items() if kind in AT}, BITES)
+    else:
+        sign, where = POWERLESS[patch], spread({"all": broken.losses()["all"]}, BITES)
+    shown = (f"{at}: {line}" for at in where for line in broken.problems(at) or () if sign in line)
+    return next(shown, None)
 
 
 if __name__ == "__main__":

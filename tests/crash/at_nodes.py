@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -64,10 +65,9 @@ class Came:
 
 
 class NodesSweep:
-    """The uninterrupted run, which the others are held against. ``patch`` is done to every server and every node of a
-    run that is cut off; ``keeps`` says whether updates are kept."""
+    """The uninterrupted run, which the others are held against. ``keeps`` says whether updates are kept."""
 
-    def __init__(self, patch: Patch | None = None, *, keeps: bool = False) -> None:
+    def __init__(self, *, keeps: bool = False) -> None:
         """Raises AssertionError where the run cannot be recorded."""
         self._options, self._keeps = (*OPTIONS, *(("--keep-updates",) if keeps else ())), keeps
         self._patch: Patch | None = None
@@ -84,7 +84,12 @@ class NodesSweep:
             assert not problems, (problems, server.log)
             self._said = Counter(tally.read_text(encoding="ascii").splitlines())
             self._disk = Counter(operation.kind for operation in recorded(disk))
-        self._patch = patch
+
+    def patched(self, patch: Patch) -> "NodesSweep":
+        """The same, where ``patch`` is done to every server and every node of a run that is cut off."""
+        other = copy(self)
+        other._patch = patch
+        return other
 
     @property
     def counts(self) -> dict[str, int]:

@@ -1,15 +1,14 @@
-"""``ops/crash-sweep`` as a process of its own: what it forks servers from has one thread and nothing of a test's."""
+"""``ops/crash-sweep`` as a process of its own: what it forks servers from has one thread and nothing of a test's. The
+forker, from which it is forked, has not more."""
 
 import _sqlite3
 import ctypes
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.patience import PATIENCE
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +26,6 @@ def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
     """The exit code, the figures, and what does not hold."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("FLSERVER_", "FLCLIENT_"))}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.crash", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    done = warm.run(["-m", "tests.crash", *arguments], cwd=ROOT, env=environment)
     assert done.stdout, f"it ended with {done.returncode} and without figures: {done.stderr}"
     return done.returncode, json.loads(done.stdout), done.stderr

@@ -14,7 +14,7 @@ from tests.e2e.harness import Peer, field_module
 
 COUNT = frozenset("abc")
 PAUSE = 0.02
-SILENCE = 5.0
+SILENCE = 2.0
 BROKEN = OSError, EOFError
 
 

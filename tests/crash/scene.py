@@ -29,9 +29,10 @@ TAKES = b"flserver.writers AS w"
 JOINING = re.compile("state: joining")
 STANDS_BY = re.compile("standing by for run|taking it over")
 TAKEN = re.compile("another server has taken (over )?run ")
-UNHEARD, FROZEN = 1.0, "250"
-"""A twentieth of what servers in the field have: after how many seconds a database that says nothing is given up, and
-after how many milliseconds it gives up a server that says nothing in a transaction."""
+UNHEARD, FROZEN = 3.0, "1000"
+"""Less than what servers in the field have, and more than a busy machine lets one wait that is well: after how many
+seconds a database that says nothing is given up, and after how many milliseconds it gives up a server that says nothing
+in a transaction. A successor takes the run, and comes to its own end, in the time between the two."""
 EPOCH = "SELECT epoch FROM flserver.writers"
 STATUS = "SELECT status FROM v1_runs"
 

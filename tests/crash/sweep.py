@@ -56,17 +56,6 @@ class Sweep:
             again.mkdir()
             Disk(self.operations).leave(again, lambda: True)
             assert contents(again) == contents(folder), "not every operation was seen"
-            self._resumed = self._record_resumed(Path(scratch))
-
-    def _record_resumed(self, scratch: Path) -> Sequence[Operation]:
-        """The operations of a server that goes on where another was killed."""
-        folder, log = scratch / "resumed", scratch / "more"
-        folder.mkdir()
-        self._leave_a_checkpoint(folder)
-        with serving(folder, record=log, patch=self._patch) as server:
-            self._play(server, Trainers(), folder)
-            assert server.end() == 0, server.log
-        return recorded(log)
 
     def _leave_a_checkpoint(self, folder: Path) -> None:
         """What a kill leaves that comes between a checkpoint and its round."""
@@ -74,15 +63,22 @@ class Sweep:
         Disk(self.operations[: renames[CUT_SHORT] + 1]).leave(folder, lambda: True)
 
     def points(self) -> dict[str, list[Point]]:
-        """Every point, by kind: of the run, and of one that was cut short between a checkpoint and its round."""
-        groups = {}
-        for resumed, operations in ((False, self.operations), (True, self._resumed)):
-            counts = Counter(operation.kind for operation in operations)
-            for kind in get_args(Kind):
-                if counts[kind]:
-                    name = f"resumed, {kind}" if resumed else kind
-                    groups[name] = [Point(kind, k + 1, resumed) for k in range(counts[kind])]
-        return groups
+        """Every point of the run, by kind."""
+        return _points(self.operations, resumed=False)
+
+    def resumed_points(self) -> dict[str, list[Point]]:
+        """The same of a run that was cut short between a checkpoint and its round, and goes on, which is recorded now.
+
+        Raises AssertionError where it cannot go on, as may be where a server that breaks a promise was cut short.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, log = Path(scratch, "run"), Path(scratch, "operations")
+            folder.mkdir()
+            self._leave_a_checkpoint(folder)
+            with serving(folder, record=log, patch=self._patch) as server:
+                self._play(server, Trainers(), folder)
+                assert server.end() == 0, server.log
+            return _points(recorded(log), resumed=True)
 
     def losses(self) -> dict[str, list[Loss]]:
         """A power loss after every operation, of both kinds."""
@@ -132,6 +128,15 @@ class Sweep:
             with looked_at(folder) as record:
                 committed = [row[0] for row in record.rounds]
             trainers.take_part(server, port, max(1, committed[-1] + 1 if committed else 1))
+
+
+def _points(operations: Sequence[Operation], *, resumed: bool) -> dict[str, list[Point]]:
+    counts = Counter(operation.kind for operation in operations)
+    return {
+        f"resumed, {kind}" if resumed else kind: [Point(kind, k + 1, resumed) for k in range(counts[kind])]
+        for kind in get_args(Kind)
+        if counts[kind]
+    }
 
 
 def spread(groups: Mapping[str, Sequence[T]], count: int, chance: random.Random | None = None) -> list[T]:

@@ -4,6 +4,7 @@ Each patches the process that calls it.
 """
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -101,14 +102,15 @@ def kept_not_added() -> None:
 
 
 def _once_durable() -> list[Callable[[], object]]:
-    """What is put into it is done after the next flush."""
+    """What is put into it is done after the next flush, of whichever thread."""
     later: list[Callable[[], object]] = []
-    flush = Writer.flush
+    lock, flush = threading.Lock(), Writer.flush
 
     def flush_then_do(writer: Writer) -> None:
         flush(writer)
-        while later:
-            later.pop(0)()
+        with lock:
+            while later:
+                later.pop(0)()
 
     Writer.flush = flush_then_do  # type: ignore[method-assign]
     return later

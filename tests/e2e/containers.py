@@ -24,6 +24,7 @@ from tests.postgres_server import binaries
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = ("bin", "sbin", "lib", "lib64", "usr", "etc", "sys", "dev")
+BOUND = 30.0  # seconds that a question to one of them may take
 USERS = {"root": 0, "postgres": 999, "haproxy": 99, "flserver": 10001}
 """Whom the images know."""
 
@@ -113,10 +114,14 @@ class Running:
         """Its log."""
         return f"{self.what.name}:\n{self._log.read_text(errors='replace')[-6000:]}"
 
+    def connect(self, port: int) -> socket.socket:
+        """A connection from within it to its own port, which waits for as long as ``run`` does. Raises OSError."""
+        return in_network(f"/proc/{self.pid}/ns/net", lambda: socket.create_connection(("127.0.0.1", port), BOUND))
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Another command in it, as ``docker compose exec`` has it; one that does not end is as one that fails."""
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]
-        bounded = ["timeout", "--signal=KILL", "30", *enter, *_as_user(self.what), *command]
+        bounded = ["timeout", "--signal=KILL", f"{BOUND:g}", *enter, *_as_user(self.what), *command]
         return subprocess.run(bounded, capture_output=True, text=True)
 
     def is_well(self) -> bool:
@@ -195,7 +200,9 @@ class Machines:
             self._switch = held.pid
             ours = os.stat("/proc/self/ns/net").st_ino
             eventually(lambda: os.stat(f"/proc/{held.pid}/ns/net").st_ino != ours)
-            _ip(self._switch, "link", "add", "bridge", "type", "bridge")
+            # One without an address of its own has its lowest card's, and another one once that card is gone: whoever
+            # knows the old one asks for a name then, and hears nothing for longer than it waits.
+            _ip(self._switch, "link", "add", "bridge", "address", "02:00:00:00:00:01", "type", "bridge")
             _ip(self._switch, "addr", "add", f"{self._subnet}.1/24", "dev", "bridge")
             _ip(self._switch, "link", "set", "bridge", "up")
             questions = in_network(

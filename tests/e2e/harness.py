@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pickle
-import random
 import re
 import signal
 import socket
@@ -23,10 +22,10 @@ from torch import nn
 from flserver.clock import Deadline
 from tests import warm
 from tests.patience import PATIENCE, eventually
+from tests.ports import free_port as free_port
 
 FAST = ("--time-to-wait", "0.3", "--rejoin-timeout", "3600")
 TESTS = Path(__file__).resolve().parent.parent
-_PORTS = random.SystemRandom()  # test processes run side by side, and hypothesis seeds the usual one alike in all
 
 
 class NeuralNet(nn.Module):
@@ -66,17 +65,6 @@ class FieldModule:
 
 
 field_module = FieldModule
-
-
-def free_port() -> int:
-    """A port that is free, and stays so: below those that the system gives to whoever asks for any.
-
-    One of the system's own could be somebody's before the server that it is for has bound it.
-    """
-    while True:
-        port = _PORTS.randrange(10_000, 32_768)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 class ServerProcess:

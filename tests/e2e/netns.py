@@ -33,18 +33,16 @@ def in_network(namespace: str, make: Callable[[], T]) -> T:
     """What ``make`` gives on a thread that is in the network of that file: a socket stays where it was made."""
     made: list[T | BaseException] = []
 
-    def there() -> None:
-        descriptor = os.open(namespace, os.O_RDONLY)
+    def enter() -> None:
         try:
-            if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
+            with open(namespace, "rb") as there:
+                if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
             made.append(make())
         except BaseException as error:
             made.append(error)
-        finally:
-            os.close(descriptor)
 
-    thread = threading.Thread(target=there)
+    thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
     if isinstance(made[0], BaseException):

@@ -3,7 +3,6 @@ killed, another that goes on."""
 
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -11,17 +10,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-from flserver.aggregation import kernel
 from flserver.clock import Deadline
-from flserver.files import own_cache
+from tests.e2e.compiled import compiled_before
 from tests.e2e.compose_file import ComposeFile
 from tests.e2e.containers import ROOT, USERS, Container, Machines, Running
 from tests.e2e.harness import Peer
@@ -38,7 +38,7 @@ OURS = {"XDG_CACHE_HOME": "/cache"}
 BOUND = 240.0
 """Seconds, for all of it: so that what hangs is told with all logs, before whoever runs the tests loses patience."""
 
-ASK = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/healthz', timeout=20).read().decode())"
+HEALTH_PORT = 9464
 
 
 class Example(Protocol):
@@ -99,13 +99,10 @@ class Trainer(Peer):
             pause.wait(0 if self.over else 0.5)
 
 
-def compiled_before(folder: Path) -> Path:
-    """A copy of what tests have compiled, the image's user's own."""
-    kernel.load()
-    cache, own = folder / "cache", own_cache("flserver")
-    (cache / "flserver").mkdir(mode=0o700, parents=True)
-    if own is not None:
-        shutil.copytree(own / kernel._version(), cache / "flserver" / kernel._version())
+def cache_in(folder: Path) -> Path:
+    """What tests have compiled, as the image's user's own."""
+    cache = folder / "cache"
+    compiled_before(cache)
     for path in (cache, *cache.rglob("*")):
         os.chown(path, USERS["flserver"], USERS["flserver"])
     return cache
@@ -127,7 +124,7 @@ def serves_and_outlives_its_server(
         secrets = tmp_path / "secrets"
         command = [ROOT / "ops" / "container" / "secrets", secrets, machines.door, "1=Hospital Lund", "2=Hospital Umeå"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE)
-        cache = compiled_before(tmp_path)
+        cache = cache_in(tmp_path)
         found = {one.name: adapted(one, cache) for one in example(secrets, tmp_path / "volumes").containers()}
         deadline = Deadline.after(BOUND)
 
@@ -139,26 +136,37 @@ def serves_and_outlives_its_server(
                 assert not deadline.passed, logs()
                 time.sleep(0.4)
 
+        def answered(name: str) -> Mapping[str, Any]:
+            """What its own /healthz says, from within; nothing where that is not well."""
+            with suppress(OSError, HTTPException), closing(HTTPConnection("127.0.0.1", HEALTH_PORT)) as asking:
+                asking.sock = machines.running[name].connect(HEALTH_PORT)
+                asking.request("GET", "/healthz")
+                answer = asking.getresponse()
+                return dict(json.load(answer)) if answer.status == HTTPStatus.OK else {}
+            return {}
+
         def well(name: str) -> bool:
             """Whether it is; one that has failed is started again, as all restart policies have it."""
             if machines.running[name].code:
                 machines.start(found[name])
-            return machines.running[name].is_well()
+            # The check starts a Python, each time, where asking from here costs nothing.
+            asked = any("/healthz" in word for word in found[name].health)
+            return (not asked or bool(answered(name))) and machines.running[name].is_well()
 
         def over(running: Running) -> bool:
             assert not running.code, logs()
             return running.ended
 
-        # One after another, or they would have each other's time.
-        for name, container in found.items():
-            machines.start(container)
+        # One after another, or they would have each other's time; but Ray's head needs no database.
+        (postgres,) = [name for name, container in found.items() if container.image == "postgres"]
+        machines.start(found[postgres])
+        for name in [name for name in found if name != postgres]:
+            machines.start(found[name])
             soon(partial(well, name))
-
-        def answered(name: str) -> Mapping[str, Any]:
-            return dict(json.loads(machines.running[name].run("python3", "-c", ASK).stdout or "{}"))
+            soon(partial(well, postgres))
 
         def at_the_door() -> Mapping[str, Any]:
-            url = f"http://{machines.door}:9464/healthz"
+            url = f"http://{machines.door}:{HEALTH_PORT}/healthz"
             # HAProxy goes on asking one that has just been lost, for longer.
             with suppress(OSError), urllib.request.urlopen(url, timeout=ASKED_AGAIN) as answer:
                 return dict(json.load(answer))
@@ -183,8 +191,7 @@ def serves_and_outlives_its_server(
         soon(lambda: all(trainer.over for trainer in trainers))
 
         def sql(query: str) -> list[list[str]]:
-            postgres = next(one for name, one in machines.running.items() if name.startswith("postgres"))
-            done = postgres.run("psql", "--username=postgres", "--dbname=runs", "-Atc", query)
+            done = machines.running[postgres].run("psql", "--username=postgres", "--dbname=runs", "-Atc", query)
             assert done.returncode == 0, done.stderr
             return [line.split("|") for line in done.stdout.splitlines()]
 

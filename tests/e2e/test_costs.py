@@ -1,6 +1,7 @@
 """What messages cost: well-formed ones that become much, in floods, beside honest trainers whose rounds go on."""
 
 import contextlib
+import os
 import socket
 import ssl
 import threading
@@ -11,16 +12,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tests import warm
 from tests.certificates import Authority
 from tests.e2e.conftest import Start
-from tests.e2e.harness import FAST, Peer, PeerAt, ServerProcess, connect, send
+from tests.e2e.harness import FAST, TESTS, Peer, PeerAt, ServerProcess, connect, send
 from tests.e2e.hostile.attack import to_the_end
 from tests.e2e.hostile.costs import HOLD_TRANSACTION, MUCH, body_of, holding
 from tests.e2e.tls_peers import TlsPeer, served, trusting
 from tests.e2e.unattacked import digests, honest_rounds
 from tests.patience import PATIENCE, eventually
 
-AT_ONCE = 32  # connections of a flood
 AT_ONCE_ALL = 600  # messages that are complete at one moment
 BEFORE_AN_ANSWER = 30  # of these that are read while somebody who registers is answered, at most: it would be all
 LEAST_READ, MOST_READ = 1 << 20, 32 << 20  # bytes that are made of a large one and of some ordinary ones at once
@@ -29,29 +30,14 @@ A_ROUND = 8  # messages of a flood that are read while an honest round is made, 
 
 @contextlib.contextmanager
 def flood(server: ServerProcess, host: str) -> Iterator[None]:
-    """``AT_ONCE`` connections from ``host`` that send such messages, again and again."""
-    stop, bodies, lock = threading.Event(), cycle([body_of(value) for value in MUCH.values()]), threading.Lock()
-
-    def keep_sending() -> None:
-        while not stop.is_set():
-            with lock:
-                body = next(bodies)
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", server.port), PATIENCE, (host, 0)) as sock,
-            ):
-                send(sock, body)
-                to_the_end(sock)
-
-    threads = [threading.Thread(target=keep_sending) for _ in range(AT_ONCE)]
-    for thread in threads:
-        thread.start()
+    """Many connections from ``host`` that send such messages, again and again."""
+    program = ["-m", "tests.e2e.hostile.flood", str(server.port), host]
+    process = warm.start(program, cwd=TESTS.parent, env=os.environ | {"PYTHONPATH": str(TESTS.parent)})
     try:
         yield
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+        process.terminate()
+        process.wait(PATIENCE)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

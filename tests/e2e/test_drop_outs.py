@@ -35,7 +35,8 @@ def dropouts(server: ServerProcess) -> dict[str, float]:
     return {key[len(name) :]: value for key, value in server.metrics().items() if key.startswith(name) and value}
 
 
-def test_a_trainer_stopped_in_its_training_is_late_and_takes_part_again(start: Start, tmp_path: Path) -> None:
+def test_a_trainer_that_is_stopped_is_late_and_takes_part_again(start: Start, tmp_path: Path) -> None:
+    """Between its answer and the next model, which comes to it all the same."""
     data = write_fldata(tmp_path / "FLdata", (1, 2, 3), samples=50)
     server = start("--num-rounds", "4", "--min-clients", "3", "--round-timeout", str(DEADLINE), *FAST)
     command = [str(TESTS / "field_trainer.py"), "--data", str(data), "--server-port", str(server.port)]
@@ -46,10 +47,12 @@ def test_a_trainer_stopped_in_its_training_is_late_and_takes_part_again(start: S
         third = warm.start(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
         stack.callback(third.wait)
         stack.callback(third.kill)
-        for peer in (one, two):
-            peer.answer()
-        server.wait_for_line("round 1/4 committed")
+        one.answer()
+        model = two.model()
+        server.wait_for_sql("SELECT 1 FROM v1_updates WHERE client_id = '3'")
         third.send_signal(signal.SIGSTOP)
+        two.upload(model)
+        server.wait_for_line("round 1/4 committed")
         for peer in (one, two):
             peer.answer()
         server.wait_for_line("round 2/4 committed")  # at its deadline: the stopped one's connection is alive

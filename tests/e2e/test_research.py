@@ -1,8 +1,5 @@
 """What a researcher changes: a strategy with a state of its own, and trainers that measure."""
 
-import os
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from flserver.models.datasets import load_test
 from flserver.models.measuring import loss_and_accuracy
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Peer, ServerProcess
-from tests.patience import PATIENCE
+from tests.e2e.trainers import our_trainers
 
 MOMENTUM = '''
 """FedAvg with momentum on the server (Hsu et al., 2019): one class in one file."""
@@ -85,21 +82,8 @@ def test_a_strategy_with_state_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_what_our_trainers_measure_lands_on_the_round_of_the_model_they_measured(start: Start) -> None:
     server = start("--num-rounds", "3", "--min-clients", "2", "--time-to-wait", "0.3", "--eval-data", "digits")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLCLIENT_")} | {"OMP_NUM_THREADS": "1"}
-    with ExitStack() as stack:
-        trainers = []
-        for client in ("1", "2"):
-            command = [sys.executable, "-m", "flclient", "--client-id", client, "--server-port", str(server.port)]
-            command += ["--dataset", "digits", "--num-clients", "2", "--use-cuda", "False"]
-            trainers.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            )
-            stack.callback(trainers[-1].wait)
-            stack.callback(trainers[-1].kill)
+    with our_trainers(server, 1, 2, dataset="digits", num_clients=2):
         assert server.exit_code() == 0
-        for trainer in trainers:
-            output, _ = trainer.communicate(timeout=PATIENCE)
-            assert trainer.returncode == 0, output
     x, y = load_test("digits", None)
     for round, accuracy, path in server.sql(
         "SELECT round, accuracy, checkpoint FROM v1_rounds WHERE status = 'committed' AND round < 3 ORDER BY round"
@@ -158,27 +142,15 @@ def test_a_model_of_ones_own_with_batchnorm(start: Start, tmp_path: Path, monkey
 
 def test_our_trainers_come_back_after_a_crash(start: Start) -> None:
     server = start("--num-rounds", "400", "--min-clients", "2", "--time-to-wait", "0.5")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLCLIENT_")} | {"OMP_NUM_THREADS": "1"}
-    with ExitStack() as stack:
-        trainers = []
-        for client in ("1", "2"):
-            command = [sys.executable, "-m", "flclient", "--client-id", client, "--server-port", str(server.port)]
-            command += ["--dataset", "digits", "--num-clients", "2", "--use-cuda", "False", "--reconnect", "3600"]
-            trainers.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            )
-            stack.callback(trainers[-1].wait)
-            stack.callback(trainers[-1].kill)
+    with our_trainers(server, 1, 2, dataset="digits", num_clients=2, reconnect=3600):
         server.wait_for_line("round 5/400 committed")
         server.kill()
-        resumed = start("--resume", "--server-port", str(server.port), "--num-rounds", "40")
+        ((before,),) = server.sql("SELECT COUNT(*) FROM v1_rounds WHERE status = 'committed'")
+        resumed = start("--resume", "--server-port", str(server.port), "--num-rounds", str(before + 20))
         assert resumed.exit_code() == 0
-        for trainer in trainers:
-            output, _ = trainer.communicate(timeout=PATIENCE)
-            assert trainer.returncode == 0, output
     assert resumed.sql("SELECT status FROM v1_runs") == [("completed",)]
     committed = resumed.sql("SELECT COUNT(*), COUNT(DISTINCT round) FROM v1_rounds WHERE status = 'committed'")
-    assert committed == [(41, 41)]
+    assert committed == [(before + 21, before + 21)]
 
 
 @pytest.mark.parametrize(

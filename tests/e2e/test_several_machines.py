@@ -146,20 +146,17 @@ def models(server: ServerOn) -> list[str]:
     return [digest for (digest,) in server.sql(committed)]
 
 
-def whole_run(hall: Hall, folder: Path, nodes: int, *, tls: bool) -> ServerOn:
-    """A run of all clients to its end, and who came by which node."""
-    with hall.served(folder, nodes, *ALL_ROUNDS, tls=tls) as run:
-        for machine in (hall.a, hall.b):
-            for port in listening(machine):
-                assert any(first <= port <= last for first, last in ports()), f"{port} is not in the table"
-        run.join(*CLIENTS)
-        run.play(*range(1, ROUNDS + 1))
-        run.finish()
+def only_ports_of_the_table(hall: Hall) -> None:
+    for machine in (hall.a, hall.b):
+        for port in listening(machine):
+            assert any(first <= port <= last for first, last in ports()), f"{port} is not in the table"
+
+
+def came_by_several_nodes(server: ServerOn) -> None:
     came = "SELECT DISTINCT client_id, peer_host, proxy_host FROM v1_connections WHERE client_id IS NOT NULL ORDER BY 1"
-    assert run.server.sql(came) == [(str(client), SITES[client], PROXY) for client in CLIENTS]
+    assert server.sql(came) == [(str(client), SITES[client], PROXY) for client in CLIENTS]
     used = "SELECT COUNT(DISTINCT node) FROM v1_connections WHERE client_id IS NOT NULL"
-    assert run.server.sql(used) > [(1,)]
-    return run.server
+    assert server.sql(used) > [(1,)]
 
 
 def decisions(server: ServerOn) -> list[tuple[str, str, int]]:
@@ -169,9 +166,14 @@ def decisions(server: ServerOn) -> list[tuple[str, str, int]]:
 def test_four_nodes_on_two_machines_end_tls_and_make_the_same_models(
     hall: Hall, tmp_path: Path, alone: list[str]
 ) -> None:
-    server = whole_run(hall, tmp_path, 4, tls=True)
-    assert models(server) == alone
-    assert decisions(server) == [("accepted", "authenticated", ROUNDS * len(CLIENTS))]
+    with hall.served(tmp_path, 4, *ALL_ROUNDS, tls=True) as run:
+        only_ports_of_the_table(hall)
+        run.join(*CLIENTS)
+        run.play(*range(1, ROUNDS + 1))
+        run.finish()
+    came_by_several_nodes(run.server)
+    assert models(run.server) == alone
+    assert decisions(run.server) == [("accepted", "authenticated", ROUNDS * len(CLIENTS))]
 
 
 def test_a_machine_that_goes_without_a_word_costs_what_it_had(hall: Hall, tmp_path: Path) -> None:
@@ -207,20 +209,15 @@ def test_a_machine_that_goes_without_a_word_costs_what_it_had(hall: Hall, tmp_pa
     assert {round for (round,) in server.sql("SELECT round FROM v1_rounds WHERE status = 'committed'")} == {0, 1, 2, 3}
 
 
-def test_a_machine_that_came_back_takes_part_where_haproxy_ends_tls(
+def test_a_machine_that_came_back_takes_part_and_the_run_goes_on_where_rays_head_was_gone(
     hall: Hall, tmp_path: Path, alone: list[str]
 ) -> None:
-    server = whole_run(hall, tmp_path, 2, tls=False)
-    assert models(server) == alone
-    assert decisions(server) == [("accepted", "claimed", ROUNDS * len(CLIENTS))]
-
-
-def test_where_rays_head_goes_the_run_stops_and_goes_on_with_another(
-    hall: Hall, tmp_path: Path, alone: list[str]
-) -> None:
+    """HAProxy ends TLS."""
     with hall.served(tmp_path, 2, *ALL_ROUNDS, tls=False) as run:
+        only_ports_of_the_table(hall)
         run.join(*CLIENTS)
         run.play(1)
+        came_by_several_nodes(run.server)
         hall.a.run("pkill", "-KILL", "gcs_server")
         run.server.wait_for_line("the head of the Ray cluster, .*, is gone")
         assert run.server.exit_code() == 3
@@ -230,4 +227,6 @@ def test_where_rays_head_goes_the_run_stops_and_goes_on_with_another(
         run.join(*CLIENTS)
         run.play(*range(2, ROUNDS + 1))
         run.finish()
+    came_by_several_nodes(run.server)
     assert models(run.server) == alone
+    assert decisions(run.server) == [("accepted", "claimed", ROUNDS * len(CLIENTS))]

@@ -15,6 +15,7 @@ DIGESTS = """SELECT round, model_digest, updates_accepted, data_size FROM v1_rou
 
 def test_a_run_repeats_to_the_bit_and_so_does_one_that_was_killed_and_resumed(start: Start, tmp_path: Path) -> None:
     data = write_fldata(tmp_path / "FLdata", (1, 2), samples=60)
+    power = tmp_path / "power.py"
     options = ("--num-rounds", str(ROUNDS), "--min-clients", "2", "--seed", "7", *FAST)
 
     def begin(name: str, *more: str) -> ServerProcess:
@@ -30,10 +31,11 @@ def test_a_run_repeats_to_the_bit_and_so_does_one_that_was_killed_and_resumed(st
         whole = begin("whole")
         train(whole, 2, 1)
         assert whole.exit_code() == 0
-        cut = begin("cut", "--keep-updates")
+        power.write_text("import os\ndef cut(model, round): return {} if round < 3 else os.kill(os.getpid(), 9)\n")
+        cut = begin("cut", "--keep-updates", "--evaluate", "power:cut")
         train(cut, 1, 2)
-        cut.wait_for_line(f"round 3/{ROUNDS} started")
-        cut.kill()
+        assert cut.exit_code() == -9
+        power.write_text("def cut(model, round): return {}\n")
         again = start("--resume", "--run-name", "cut", "--server-port", str(cut.port))
         assert again.exit_code() == 0
     expected = whole.sql(DIGESTS, "whole")

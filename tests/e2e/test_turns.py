@@ -131,7 +131,7 @@ class PeerCalled(Peer):
 
 def test_who_leaves_before_the_window_closes_was_not_there(start: Start) -> None:
     """Before the first trainer came, beside it, and under its name."""
-    server = start("--num-rounds", "1", "--time-to-wait", "1", "--rejoin-timeout", "3600")
+    server = start("--num-rounds", "1", "--time-to-wait", str(DEADLINE), "--rejoin-timeout", "3600")
     visits = "SELECT 1 FROM v1_clients WHERE left_at NOT NULL LIMIT 1 OFFSET ?"
     with PeerAt(server, "a", CROWD).join(), Peer(server, "first").join():
         pass
@@ -177,7 +177,7 @@ def test_a_crowd_that_takes_every_place_reaches_nobodys_upload(start: Start, joi
     """Registrations of one address, then of another; silent connections, half uploads, and whole ones of both."""
     limits = ("--max-connections", "24", "--max-connections-per-address", "16")
     # The window has to be open when the crowd is refused.
-    window = ("--join-window", "sliding", "--time-to-wait", "2")
+    window = ("--join-window", "sliding", "--time-to-wait", str(DEADLINE))
     server = start("--num-rounds", "2", "--min-clients", "12", "--go-on-at", "2", *limits, *window)
     a, b = join(server, "a", "b")
     with contextlib.ExitStack() as stack:

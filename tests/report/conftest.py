@@ -16,6 +16,7 @@ from flserver.store import tables as t
 from flserver.store.schema import ensure_head
 from flserver.store.snapshot import snapshot
 from tests import facts
+from tests.made_once import made_once
 from tests.recorded_run import write_database
 from tests.store import story
 
@@ -124,11 +125,9 @@ def recorded_night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return db
 
 
-@pytest.fixture(scope="session")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_large(db: Path) -> None:
     """``many``: 200 clients in 1,000 rounds. The first round is recorded, the others are rows made of it: of a hundred
     invitations seven go wrong, and each answer takes its own time."""
-    db = tmp_path_factory.mktemp("large") / "runs.sqlite"
     ensure_head(db)
     story.write(db, many(200, 1))
     fate = "(CAST(client_id AS INTEGER) * 7919 + n * 104729) % 97"
@@ -150,9 +149,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f" INSERT INTO {table.name} ({', '.join(columns)})"
                 f" SELECT {values} FROM numbers, {table.name} AS made WHERE made.round = 1"
             )
-    return db
 
 
 @pytest.fixture(scope="session")
-def large_page(large: Path) -> str:
-    return page([read(large, "many")])
+def large_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a run as ``write_large`` writes it."""
+
+    def make(folder: Path) -> None:
+        write_large(folder / "runs.sqlite")
+        html = page([read(folder / "runs.sqlite", "many")])
+        (folder / "page.html").write_text(html, encoding="utf-8")
+
+    return (made_once(tmp_path_factory, "large", make) / "page.html").read_text(encoding="utf-8")
