@@ -217,9 +217,16 @@ class Cluster:
             return getattr(actor, method).remote(*given)
 
     def answered(self, reference: Any, seconds: float) -> bool:
-        """Whether there is an answer here within so many seconds, or none will come."""
+        """Whether there is an answer here within so many seconds, or none will come. Raises ActorGone."""
+        return self._ready(reference, seconds, here=True)
+
+    def is_made(self, reference: Any) -> bool:
+        """Whether there is an answer by now, on whichever machine, or none will come. Raises ActorGone."""
+        return self._ready(reference, 0.0, here=False)
+
+    def _ready(self, reference: Any, seconds: float, *, here: bool) -> bool:
         try:
-            return bool(self._ray.wait([reference], timeout=seconds)[0])
+            return bool(self._ray.wait([reference], timeout=seconds, fetch_local=here)[0])
         except self._ray.exceptions.RayError as error:
             raise ActorGone(_why(error)) from error
 

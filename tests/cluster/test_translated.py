@@ -47,3 +47,13 @@ def test_an_error_of_rays_own_is_one_of_ours_with_its_words(ask: Callable[[Excep
 
 def test_that_there_is_no_actor_of_a_name_is_no_error() -> None:
     assert cluster(get_actor=ValueError("no such actor")).find("node-1") is None
+
+
+def test_an_answer_that_goes_from_one_machine_to_another_is_made_though_it_is_not_here() -> None:
+    def wait(references: list[str], *, timeout: float, fetch_local: bool = True) -> tuple[list[str], list[str]]:
+        assert timeout == 0.0
+        return ([], references) if fetch_local else (references, [])
+
+    asked = cluster()
+    asked._ray.wait = wait
+    assert (asked.answered("a cut", 0.0), asked.is_made("a cut")) == (False, True)
