@@ -1,16 +1,21 @@
 """A server that goes on with a run whose nodes are on a Ray cluster: they are told to stay before anything takes long,
 and Ray is joined only where somebody answers for it."""
 
+import inspect
 import socket
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from flserver.errors import UsageError
 from flserver.process import launch as launching
 from flserver.process.launched import Launched
+from flserver.process.ray.nodes import RayNodes
+from flserver.process.run import _nodes
 from flserver.settings import server_settings
 from flserver.store.database import Lock
 from tests.recorded_run import PLAIN, write_database
@@ -92,3 +97,12 @@ def test_nodes_are_told_to_stay_before_the_record_is_looked_at_and_handed_on_to_
         assert started(tmp_path, address, resume=resume, run_name="plain" if resume else "another") == 0
     assert happened == expected
     assert [type(found) for found in left] == [Found if resume else type(None)]
+
+
+def test_nodes_that_were_told_to_stay_are_so_until_the_run_has_them() -> None:
+    plan = SimpleNamespace(settings=server_settings({"ingest": 1, "ray_address": "10.0.0.1:6379"}), run_id="run")
+    launched: Any = SimpleNamespace(plan=plan, listener=None, reader=mock.Mock(), say=mock.Mock(), left=object())
+    with mock.patch("flserver.process.ray.nodes.RayNodes", autospec=True) as made:
+        _nodes(launched, mock.Mock(), mock.Mock())
+    bound = inspect.signature(RayNodes.__init__).bind(None, *made.call_args.args)
+    assert bound.arguments["staying"] is launched.left
