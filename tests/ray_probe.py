@@ -56,10 +56,10 @@ def probed(cluster: Cluster, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     waiting = [actor.wait.remote(str(there)) for _ in range(CALLS + 1)]
     found["while all threads wait"] = cluster.get(actor.is_there.remote(), PATIENCE)
-    found["answered"] = [cluster.answered(waiting[0], 0.0)]
+    found["answered"] = [cluster.answered(waiting[0], 0.0), cluster.is_made(waiting[0])]
     there.touch()
     cluster.get_all(waiting, PATIENCE)
-    found["answered"].append(cluster.answered(waiting[0], 0.0))
+    found["answered"] += [cluster.answered(waiting[0], 0.0), cluster.is_made(waiting[0])]
     for name in ("node-7", ""):
         of_another = other.made.remote(actor.cut.remote(name))
         found[f"of {name or 'all'}"] = raised(lambda given=of_another: cluster.get(given, PATIENCE))

@@ -118,8 +118,10 @@ class Cluster:
             failed.append(error)
 
     def watch(self, gone: Callable[[str], None]) -> None:
-        """Have ``gone`` told why, once, when there is no head any more: with it goes the cluster."""
-        self._head = Head(str(self._ray.get_runtime_context().gcs_address), gone)
+        """Have ``gone`` told why, once, when there is no head any more: with it goes the cluster. Raises ActorGone."""
+        with self._translated():
+            head = str(self._ray.get_runtime_context().gcs_address)
+        self._head = Head(head, gone)
         self._head.start()
 
     @property
@@ -139,24 +141,29 @@ class Cluster:
 
     @property
     def machine(self) -> str:
-        """This machine, as Ray knows it."""
-        return str(self._ray.get_runtime_context().get_node_id())
+        """This machine, as Ray knows it. Raises ActorGone."""
+        with self._translated():
+            return str(self._ray.get_runtime_context().get_node_id())
 
     @property
     def machines(self) -> Mapping[str, str]:
-        """Those that are there, as Ray knows them, each with its address in the cluster."""
-        return {str(one["NodeID"]): str(one["NodeManagerAddress"]) for one in self._ray.nodes() if one["Alive"]}
+        """Those that are there, as Ray knows them, each with its address in the cluster. Raises ActorGone."""
+        with self._translated():
+            return {str(one["NodeID"]): str(one["NodeManagerAddress"]) for one in self._ray.nodes() if one["Alive"]}
 
     @property
     def processors(self) -> int:
-        """Of all machines, as Ray counts."""
-        return int(self._ray.cluster_resources().get("CPU", 0))
+        """Of all machines, as Ray counts. Raises ActorGone."""
+        with self._translated():
+            return int(self._ray.cluster_resources().get("CPU", 0))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """What Ray raises within is an error of ours."""
+        """What Ray raises within is an error of ours, and what is one already stays what it is."""
         try:
             yield
+        except FlserverError:
+            raise
         except Exception as error:
             raise ActorGone(f"Ray says: {one_line(error)[:MOST_OF_RAYS]}") from error
 
@@ -217,23 +224,32 @@ class Cluster:
             return getattr(actor, method).remote(*given)
 
     def answered(self, reference: Any, seconds: float) -> bool:
-        """Whether there is an answer here within so many seconds, or none will come."""
-        try:
-            return bool(self._ray.wait([reference], timeout=seconds)[0])
-        except self._ray.exceptions.RayError as error:
-            raise ActorGone(_why(error)) from error
+        """Whether there is an answer here within so many seconds, or none will come. Raises ActorGone."""
+        return self._ready(reference, seconds, here=True)
+
+    def is_made(self, reference: Any) -> bool:
+        """Whether there is an answer by now, on whichever machine, or none will come. Raises ActorGone."""
+        return self._ready(reference, 0.0, here=False)
+
+    def _ready(self, reference: Any, seconds: float, *, here: bool) -> bool:
+        with self._translated():
+            try:
+                return bool(self._ray.wait([reference], timeout=seconds, fetch_local=here)[0])
+            except self._ray.exceptions.RayError as error:
+                raise ActorGone(_why(error)) from error
 
     def get(self, reference: Any, seconds: float) -> Any:
         """What an actor answers. Raises what it raised, where that is an error of ours, and ActorGone for all else that
-        it raises, where it died, and, as ActorLate, where that takes longer than so many seconds."""
-        try:
-            return self._ray.get(reference, timeout=seconds)
-        except self._ray.exceptions.GetTimeoutError as error:
-            raise ActorLate(f"it has not answered within {seconds:g} s") from error
-        except self._ray.exceptions.RayError as error:
-            if isinstance(cause := _cause(error), FlserverError):
-                raise cause from error
-            raise ActorGone(_why(error)) from error
+        it or Ray raises, where it died, and, as ActorLate, where that takes longer than so many seconds."""
+        with self._translated():
+            try:
+                return self._ray.get(reference, timeout=seconds)
+            except self._ray.exceptions.GetTimeoutError as error:
+                raise ActorLate(f"it has not answered within {seconds:g} s") from error
+            except self._ray.exceptions.RayError as error:
+                if isinstance(cause := _cause(error), FlserverError):
+                    raise cause from error
+                raise ActorGone(_why(error)) from error
 
     def get_all(self, references: Sequence[Any], seconds: float) -> list[Any]:
         """What several answer, as ``get``."""

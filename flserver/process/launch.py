@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from flserver.clock import Deadline
+from flserver.cluster.ray import check_cluster
 from flserver.errors import EXIT_DONE, PortBusy, UsageError
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission, check_host, check_min_clients
@@ -80,9 +81,9 @@ def launch(
             return EXIT_DONE
         if plan.notice is not None:
             logger.warning("%s", plan.notice)
+        left = _left_by_another(plan, stack)  # nodes wait for it: the record of a long run may take minutes
         check_record(plan, reader, lock.before)
         basis = look_up(plan, reader)
-        left = _left_by_another(plan, stack)
         if listener is None:
             said, beside = says_min_clients(plan, given), left is not None and left.has_port
             listener = _listen(plan.settings, signals, stack, said=said, plan=plan, beside=beside)
@@ -164,8 +165,10 @@ def _listen(
 def _left_by_another(plan: "Plan", stack: ExitStack) -> "Staying | None":
     """The nodes that an earlier server of the run has left, if there may be any: they stay until this one takes them
     over, or ``stack`` is closed. Raises UsageError."""
-    if plan.resumed is None or not plan.settings.ingest.ray_address:
+    address = plan.settings.ingest.ray_address
+    if plan.resumed is None or not address:
         return None
+    check_cluster(address)  # first: Ray would try for minutes
     from flserver.process.ray.left import Staying
 
     left = Staying(plan.settings, plan.run_id)

@@ -1,6 +1,7 @@
 """A part of a fleet as an actor of a Ray cluster, seen from the machine that follows it. It ends with this process."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from flserver.clock import monotonic
@@ -43,22 +44,20 @@ class PartOnRay:
     """``part`` in a process of some machine."""
 
     def __init__(self, cluster: Cluster, part: Part) -> None:
+        """Raises FleetError."""
         self._cluster, self.part = cluster, part
         self._host, self._pid = "", 0
-        self._actor = cluster.make_own(RayPart)
-        self._about = self._actor.where.remote()
+        with self._begins():
+            self._actor = cluster.make_own(RayPart)
+            self._about = cluster.call(self._actor, "where")
 
     def __str__(self) -> str:
         return f"part {self.part.number} (process {self._pid} on {self._host}):"
 
     def check(self) -> None:
         """Wait until it is there. Raises UsageError, FleetError."""
-        try:
+        with self._begins():
             about = self._cluster.get(self._about, BEGIN_SECONDS)
-        except FlserverError as error:
-            raise FleetError(
-                f"{self.part} has not begun ({one_line(error)}): the cluster may have no room for so many --processes"
-            ) from error
         self._host, self._pid = about["host"], about["pid"]
         if about["code"] != digest_of_package():
             raise UsageError(f"the machine {self._host} has other sources of flserver than this one")
@@ -70,20 +69,30 @@ class PartOnRay:
                 "more --processes, or a higher ulimit -Hn where Ray is started there"
             )
 
+    @contextmanager
+    def _begins(self) -> Iterator[None]:
+        try:
+            yield
+        except FlserverError as error:
+            raise FleetError(
+                f"{self.part} has not begun ({one_line(error)}): the cluster may have no room for so many --processes"
+            ) from error
+
     def begin(self) -> None:
-        self._ask(self._actor.begin.remote(self.part.to_line()), BEGIN_SECONDS)
+        """Have it play. Raises FleetError."""
+        self._ask(BEGIN_SECONDS, "begin", self.part.to_line())
 
     def lines(self) -> Iterator[Line]:
         """What it says, to its end, by the clock of this machine. Raises FleetError."""
         over = False
         while not over:
-            lines, over = self._ask(self._actor.take.remote(TAKE_SECONDS), TAKE_SECONDS + GONE_SECONDS)
+            lines, over = self._ask(TAKE_SECONDS + GONE_SECONDS, "take", TAKE_SECONDS)
             for line in lines:
                 yield line | {"at": monotonic()}  # clocks of two machines are never compared
 
-    def _ask(self, asked: Any, seconds: float) -> Any:
+    def _ask(self, seconds: float, method: str, *given: object) -> Any:
         try:
-            return self._cluster.get(asked, seconds)
+            return self._cluster.get(self._cluster.call(self._actor, method, *given), seconds)
         except FlserverError as error:  # it is gone, or says so
             raise FleetError(f"{self.part} which {self._host} plays, has failed: {one_line(error)}") from error
 

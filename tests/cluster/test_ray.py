@@ -21,7 +21,7 @@ def test_whether_a_node_is_there_is_answered_whatever_it_does_and_what_fails_the
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout) == {
         "while all threads wait": True,
-        "answered": [False, True],
+        "answered": [False, False, True, True],
         "of node-7": ["NodesFault", "no room", "node-7"],
         "of all": ["ActorGone", "ValueError: a defect", ""],
         "made twice": "ActorGone",

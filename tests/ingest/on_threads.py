@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 
@@ -99,6 +99,7 @@ class Threads:
 
     def __init__(self, address: str, run_id: str) -> None:
         self._pool = ThreadPoolExecutor(64)
+        self._elsewhere = WeakSet[Future[Any]]()  # answers that go from one node to another
         self._given = WeakKeyDictionary[Future[Any], list[Future[Any]]]()  # the answers that each waits for
         self.actors: dict[str, Handle] = {}
         self.made_hanging = False  # whether actors begin that way
@@ -116,6 +117,8 @@ class Threads:
             return answer
 
         answer = self._pool.submit(called)
+        if method == "cut":
+            self._elsewhere.add(answer)
         self._given[answer] = [value for value in given if isinstance(value, Future)]
         return answer
 
@@ -147,7 +150,11 @@ class Threads:
         return made
 
     def answered(self, reference: "Future[Any]", seconds: float) -> bool:
-        return bool(settle([reference], seconds).done)
+        return reference not in self._elsewhere and bool(settle([reference], seconds).done)
+
+    def is_made(self, reference: "Future[Any]") -> bool:
+        # Whoever asks has waited for long, elsewhere than here.
+        return not self._hangs(reference) and bool(settle([reference], PATIENCE).done)
 
     def get(self, reference: "Future[Any]", seconds: float) -> Any:
         try:
@@ -177,7 +184,15 @@ class OnThreads:
     """A run whose ``nodes`` are each on a machine of its own, but for their host: ``ports`` are theirs."""
 
     def __init__(
-        self, folder: Path, nodes: int, rounds: int, clients: int, *, strategy: str = "fedavg", **changed: object
+        self,
+        folder: Path,
+        nodes: int,
+        rounds: int,
+        clients: int,
+        *,
+        strategy: str = "fedavg",
+        staying: mock.Mock | None = None,
+        **changed: object,
     ) -> None:
         self._stack = ExitStack()
         values = {"model": "tests.ingest.on_threads:initial", "server_port": 0, "ingest": nodes, "ray_address": "none"}
@@ -206,7 +221,7 @@ class OnThreads:
         self._said, self._more = list[str](), threading.Condition()
         reservation = self._stack.enter_context(closing(Reservation("127.0.0.1", 0)))
         settings, desk, say = server_settings(values), self.several.desk, self._say
-        self.nodes = ray_nodes.RayNodes(settings, reservation, desk, "run", say, say, lambda round: ())
+        self.nodes = ray_nodes.RayNodes(settings, reservation, desk, "run", say, say, lambda round: (), staying)
         self.threads: Threads = self.nodes._cluster  # type: ignore[assignment]
         self._count = nodes
 

@@ -225,9 +225,8 @@ def test_a_node_whose_next_server_is_being_prepared_lets_nobody_go_until_somebod
 
 
 def test_nodes_are_told_to_stay_until_they_are_taken_over(tmp_path: Path) -> None:
-    run = OnThreads(tmp_path, 1, 1, 1)
-    run.nodes._staying = staying = mock.Mock()
-    with run:
+    staying = mock.Mock()
+    with OnThreads(tmp_path, 1, 1, 1, staying=staying) as run:
         assert staying.method_calls == [mock.call.end()]
         run.ports()
     assert staying.method_calls == [mock.call.end(), mock.call.close()]

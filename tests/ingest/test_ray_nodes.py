@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -14,7 +15,7 @@ from flserver.process.ray.models import RayModels
 from flserver.process.ray.node import RayNode
 from tests.e2e.harness import Peer
 from tests.ingest.at_desk import names
-from tests.ingest.on_threads import OnThreads, changed, initial, on_one, shuffled
+from tests.ingest.on_threads import OnThreads, Threads, changed, initial, on_one, shuffled
 from tests.ingest.sweep import CLIENTS, NODES, ROUNDS
 from tests.patience import DEADLINE, PATIENCE, eventually
 from tests.recorder import raising
@@ -77,21 +78,33 @@ def test_a_server_that_stops_does_not_wait_for_a_cluster_without_a_head(
         run.threads.kill(actor)
 
 
+@pytest.mark.parametrize("fails", ["machine", "watch", "take_over"])
 def test_a_server_that_cannot_go_on_with_what_another_left_leaves_the_cluster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     """What watches the cluster's head would keep the process."""
-    run, watched = OnThreads(tmp_path, 1, 1, 1), list[bool]()
+    staying = mock.Mock()
+    run, watched, left = OnThreads(tmp_path, 1, 1, 1, staying=staying), list[bool](), list[bool]()
+    leave = run.threads.leave
 
-    def take_over(*_: object) -> None:
+    def fail(*_: object) -> None:
         watched.append(run.threads.watched)
-        raise StoreError("the database does not answer")
+        raise StoreError("it does not answer")
 
-    monkeypatch.setattr(ray_nodes, "take_over", take_over)
+    def leaves() -> None:
+        leave()
+        left.append(run.threads.watched)
+
+    monkeypatch.setattr(run.threads, "leave", leaves)
+    if fails == "take_over":
+        monkeypatch.setattr(ray_nodes, "take_over", fail)
+    else:
+        monkeypatch.setattr(Threads, fails, property(fail) if fails == "machine" else fail)
     with run._stack, run.several:
         with pytest.raises(StoreError):
             run.nodes.start()
-        assert (watched, run.threads.watched, run.nodes.accepting) == ([True], False, False)
+        assert (watched, left, run.nodes.accepting) == ([fails == "take_over"], [False], False)
+    assert staying.method_calls == [mock.call.close()]
 
 
 def test_a_server_whose_nodes_cannot_be_ended_leaves_the_cluster(tmp_path: Path) -> None:

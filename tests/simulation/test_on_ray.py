@@ -15,33 +15,28 @@ from flserver.simulation.parts import FleetError, split
 from flserver.simulation.ray_part import RayPart
 from flserver.simulation.script import Shares, make
 from flserver.sources import digest_of_package
+from tests.recorder import raising
 
 ABOUT = {"machine": "m", "host": "10.0.0.2", "pid": 7, "tokens": True, "descriptors": 100, "code": digest_of_package()}
 NOBODY: hosts.Address = (socket.AF_INET, ("127.0.0.1", 1))
 
 
-class Method:
-    def __init__(self, method: Callable[..., Any]) -> None:
-        self._method = method
-
-    def remote(self, *given: object) -> Callable[[], Any]:
-        return lambda: self._method(*given)
-
-
 class Actor:
-    """What is called as an actor's handle is; it is on the machine that ``about`` tells of."""
+    """It is on the machine that ``about`` tells of."""
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         self._kept, self._about, self.dead = RayPart(), about, False
 
-    def __getattr__(self, name: str) -> Method:
-        return Method(lambda: self._about) if name == "where" else Method(getattr(self._kept, name))
+    def answer(self, method: str, *given: object) -> Any:
+        return self._about if method == "where" else getattr(self._kept, method)(*given)
 
 
 class OnThreads:
     """``ray_cluster.Cluster``'s part."""
 
     machine = "m"
+    takes_no: str | None = None
+    """What Ray does not take."""
 
     def __init__(self, **about: object) -> None:
         self.machines = {"m": "10.0.0.2"}
@@ -52,6 +47,11 @@ class OnThreads:
         assert kind is RayPart
         self.made.append(Actor(self._about))
         return self.made[-1]
+
+    def call(self, actor: Actor, method: str, *given: object) -> Callable[[], Any]:
+        if method == self.takes_no:
+            raise ActorGone("Ray says: its object store is full")
+        return lambda: actor.answer(method, *given)
 
     def get(self, asked: Callable[[], Any], seconds: float) -> Any:
         return asked()
@@ -109,6 +109,19 @@ def test_a_part_that_fails_or_does_not_begin_is_named_with_its_trainers(monkeypa
     monkeypatch.setattr(OnThreads, "get", late)
     with pytest.raises(FleetError, match=r"2 trainers \(1, 3\), has not begun \(it has not answered within 120 s\)"):
         begun(OnThreads())
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [("make_own", "has not begun"), ("where", "has not begun"), ("begin", "has failed"), ("take", "has failed")],
+)
+def test_a_part_that_ray_takes_nothing_for_is_named_too(monkeypatch: pytest.MonkeyPatch, method: str, why: str) -> None:
+    cluster = OnThreads()
+    cluster.takes_no = method
+    if method == "make_own":
+        monkeypatch.setattr(cluster, method, raising(ActorGone("Ray says: its object store is full")))
+    with pytest.raises(FleetError, match=rf"^part 1 of 2 .*, 2 trainers \(1, 3\), .*{why}.*its object store is full"):
+        list(begun(cluster)[0].lines())
 
 
 def test_loopback_is_no_address_of_a_server_for_trainers_of_several_machines() -> None:

@@ -4,10 +4,10 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from flserver.clock import Deadline
-from flserver.cluster.ray import ActorGone, Cluster
+from flserver.cluster.ray import ActorGone, ActorLate, Cluster
 from flserver.settings import ServerSettings
 from flserver.sources import digest_of_package
 
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 Answer = tuple[str, int, int]  # whose, to the model of which round and attempt
 Answers = Callable[[int], Iterable[Answer]]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,25 @@ def take_over(cluster: Cluster, server: str, ours: Collection[str], code: str, a
             asked[name] = actor, cluster.call(actor, "hand_on", server)
         else:
             cluster.kill(actor)
-    told = _answers(cluster, {name: reference for name, (_, reference) in asked.items()}, HAND_ON_SECONDS)
+    told, _ = _answers(cluster, {name: reference for name, (_, reference) in asked.items()}, HAND_ON_SECONDS)
     for name in asked.keys() - told.keys():
         cluster.kill(asked[name][0])
     same = [said for said in told.values() if said["code"] == code]  # another one is ended where its slot is begun
     return LeftOver(idle_of(same, answers), frozenset(said["machine"] for said in same if said["port"] is not None))
 
 
-def _answers(cluster: Cluster, asked: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """What actors answer that were all asked before, each by its name: those that do within so many seconds, which a
-    machine that is gone costs once, and not for each of its actors."""
-    told, deadline = {}, Deadline.after(seconds)
-    for name, reference in asked.items():
+def _answers(cluster: Cluster, asked: Mapping[Key, Any], seconds: float) -> tuple[dict[Key, Any], set[Key]]:
+    """What actors answer that were all asked before, and who is late: those that do not within so many seconds, which a
+    machine that is gone costs once, and not for each of its actors, and may yet. The others are gone."""
+    told, late, deadline = dict[Key, Any](), set[Key](), Deadline.after(seconds)
+    for key, reference in asked.items():
         try:
-            told[name] = cluster.get(reference, deadline.remaining())
+            told[key] = cluster.get(reference, deadline.remaining())
         except ActorGone as error:
-            logger.debug("%s of an earlier server: %s", name, error)
-    return told
+            logger.debug("%s of an earlier server: %s", key, error)
+            if isinstance(error, ActorLate):
+                late.add(key)
+    return told, late
 
 
 def idle_of(told: Iterable[dict[str, Any]], answers: Answers) -> frozenset[str]:
@@ -77,31 +80,49 @@ def idle_of(told: Iterable[dict[str, Any]], answers: Answers) -> frozenset[str]:
 class Staying:
     """The nodes of a run that an earlier server left, where its next one has the run by now, and is not ready to take
     them over: what they have for it stays meanwhile, however long that takes, until ``end``, or until somebody has
-    them. ``close`` is to follow. Raises UsageError."""
+    them. One that is slow to answer is asked again. ``close`` is to follow. Raises UsageError."""
 
     def __init__(self, settings: ServerSettings, run_id: str) -> None:
         assert settings.ingest.ray_address is not None
         self._cluster = cluster = Cluster(settings.ingest.ray_address, run_id)
+        self._here, self._port = cluster.machine, settings.network.server_port
+        self.has_port = False  # whether one listens on it on this machine
         self._actors = {name: actor for name in cluster.names() if (actor := cluster.find(name)) is not None}
-        where, serves = (
-            {name: cluster.call(actor, what) for name, actor in self._actors.items()} for what in ("where", "serves")
-        )
-        found = _answers(cluster, where, SERVES_SECONDS)
-        # One of other sources is of no use to this server, and may not know what it is told.
-        same = [name for name, said in found.items() if said["code"] == digest_of_package()]
-        self._serve = _answers(cluster, {name: serves[name] for name in same}, SERVES_SECONDS)
-        here = (said["port"] for said in found.values() if said["machine"] == cluster.machine)
-        self.has_port = settings.network.server_port in here  # whether they listen on it on this machine
+        self._unknown = set(self._actors)  # those of which is not known yet whose they are
+        self._serve: dict[str, str | None] = {}  # whose the others are that are told to stay
+        self._look()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._stay, name="ray-left", daemon=True)
         self._thread.start()
+
+    def _look(self) -> None:
+        """Ask whose those are that have not said so."""
+        try:
+            asked = {
+                (name, what): self._cluster.call(self._actors[name], what)
+                for name in sorted(self._unknown)
+                for what in ("where", "serves")
+            }
+        except ActorGone as error:  # Ray takes nothing now
+            logger.debug("nodes of an earlier server: %s", error)
+            return
+        told, late = _answers(self._cluster, asked, SERVES_SECONDS)
+        self._unknown = {name for name, _ in late}
+        for name in {name for name, _ in told} - self._unknown:
+            if (name, "where") not in told or (name, "serves") not in told:
+                continue  # it is gone
+            where = told[name, "where"]
+            # One of other sources is of no use to this server, and may not know what it is told.
+            if where["code"] == digest_of_package():
+                self._serve[name] = told[name, "serves"]
+            self.has_port |= (where["machine"], where["port"]) == (self._here, self._port)
 
     def _stay(self) -> None:
         while self._say() and not self._ended.wait(STAY_SECONDS):
             pass
 
     def _say(self) -> bool:
-        """Tell them to stay; whether one does."""
+        """Tell them to stay; whether one does, or may."""
         try:
             asked = {
                 name: self._cluster.call(self._actors[name], "stay", server) for name, server in self._serve.items()
@@ -109,7 +130,11 @@ class Staying:
         except ActorGone as error:  # Ray takes nothing now; it may again before they have waited for long
             logger.debug("nodes of an earlier server: %s", error)
             return True
-        return any(_answers(self._cluster, asked, SERVES_SECONDS).values())
+        told, late = _answers(self._cluster, asked, SERVES_SECONDS)
+        self._serve = {name: server for name, server in self._serve.items() if name in late or told.get(name)}
+        if not self._ended.is_set():
+            self._look()
+        return bool(self._serve or self._unknown)
 
     def end(self) -> None:
         """The server has taken them over."""
@@ -118,7 +143,7 @@ class Staying:
     def close(self) -> None:
         """Nothing is asked of Ray from here on."""
         self.end()
-        self._thread.join(2 * SERVES_SECONDS)  # it waits there for longer only where there is no head any more
+        self._thread.join(3 * SERVES_SECONDS)  # it waits there for longer only where there is no head any more
 
 
 def end(cluster: Cluster, actor: Any, server: str) -> None:

@@ -131,5 +131,5 @@ class RayModels:
 
     def _raise_who_is_late(self, asked: Asked, error: ActorLate) -> None:
         for name, reference in asked:
-            if not self._cluster.answered(reference, 0.0):
+            if not self._cluster.is_made(reference):
                 raise NodeGone(name, f"it has not done its part within {REDUCE_SECONDS:g} s") from error

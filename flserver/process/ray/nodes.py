@@ -74,9 +74,9 @@ class RayNodes:
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be, of them those that an earlier server of the run left."""
-        self._here = self._cluster.machine
-        self._cluster.watch(self._end_run)
         try:
+            self._here = self._cluster.machine
+            self._cluster.watch(self._end_run)
             ours = set(map(_name, range(1, len(self._threads) + 1)))
             self._left = take_over(self._cluster, self._own, ours, self._code, self._answers)
             if self._staying is not None:
