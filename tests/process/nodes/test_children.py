@@ -155,6 +155,42 @@ def test_a_node_that_begins_as_the_run_ends_ends_with_it(tmp_path: Path) -> None
     assert not served.recorder.of(NodeLost)
 
 
+@pytest.mark.usefixtures("hanging")
+@pytest.mark.parametrize("which", ["calls", "asks", "line-out", "line-in", "ingest"])
+def test_a_node_for_which_the_system_has_no_thread_is_given_up_and_nothing_of_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, which: str
+) -> None:
+    ended, start, made = list[str](), threading.Thread.start, list["subprocess.Popen[bytes]"]()
+    popen = subprocess.Popen
+
+    def starts(one: threading.Thread) -> None:
+        if one.name == f"{which}-node-2":
+            raise RuntimeError("can't start new thread")
+        start(one)
+
+    def makes(*given: object, **more: object) -> "subprocess.Popen[bytes]":
+        made.append(popen(*given, **more))  # type: ignore[call-overload]
+        return made[-1]
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+    monkeypatch.setattr(subprocess, "Popen", makes)
+    served = Served(tmp_path, 1, ended.append)
+    served.nodes.start()
+    try:
+        made[0].kill()
+        eventually(lambda: ended)
+        assert ended == [restarts.NONE_LEFT]
+        assert "no node can be started in the place of node-1: can't start new thread" in caplog.text
+        assert (made[1].returncode, names(served.desk)) == (-signal.SIGKILL, [])
+        assert [child.place.name for child in served.nodes._children] == ["node-1"]
+        if which != "ingest":
+            lost = [(lost.node, lost.reason) for lost in served.recorder.of(NodeLost)]
+            assert lost[1:] == [("node-2", "it could not begin: can't start new thread")]
+    finally:
+        served.nodes.close(0.0)
+    assert not [one for one in threading.enumerate() if one.name.endswith("node-2")]
+
+
 @pytest.fixture
 def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A node's process is being started for long, and says in a file which signals it has blocked meanwhile."""
