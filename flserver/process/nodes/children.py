@@ -208,7 +208,7 @@ class Nodes:
             except (OSError, RuntimeError) as error:
                 logger.error("no node can be started in the place of %s: %s", place.name, _why(error))
         else:
-            logger.error(TOO_OFTEN)
+            logger.error("slot %d, where %s was: %s", place.slot, place.name, TOO_OFTEN)
         with self._lock:
             none = self._budget.give_up()
         if none:

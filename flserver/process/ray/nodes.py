@@ -152,7 +152,7 @@ class RayNodes:
                 with self._lock:
                     again = self._budget.allows(slot, monotonic())
                 if not again:
-                    logger.error(TOO_OFTEN)
+                    logger.error("slot %d: %s", slot, TOO_OFTEN)
                     return
                 self._closing.wait(PAUSE_SECONDS)
 
