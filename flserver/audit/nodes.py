@@ -41,16 +41,17 @@ class _Node:
 
 class Nodes:
     """Takes the events of a record in their order. ``problems`` are what does not hold, ``held`` counts what rounds
-    name and holds, ``believed`` what cannot be held against anything: where a payload was purged, or cannot be read,
-    nobody knows whose it was."""
+    name and holds, ``believed`` what cannot be held against anything: where a payload was purged nobody knows whose it
+    was. ``unread`` counts events that cannot be read; of their server process nothing is known from there on."""
 
     def __init__(self) -> None:
         self._owners: dict[int, Owners] = defaultdict(Owners)
         self._nodes: dict[tuple[int, str], _Node] = defaultdict(_Node)
         self._updates: dict[int, dict[int, tuple[str, int]]] = defaultdict(dict)  # which event of which node each is
-        self._gaps: set[int] = set()
+        self._purged: set[int] = set()
+        self._unread: set[int] = set()
         self.problems: list[str] = []
-        self.held = self.believed = 0
+        self.held = self.believed = self.unread = 0
 
     def take(self, row: Mapping[str, Any]) -> None:
         """The next event, as its row has it."""
@@ -59,9 +60,10 @@ class Nodes:
             if payload is not None:
                 self._follow(process, kind, payload)
             elif kind in _PURGEABLE:
-                self._gaps.add(process)
-        except Exception:  # what a payload holds that was changed can fail anywhere; the chain says that it was
-            self._gaps.add(process)
+                self._purged.add(process)
+        except Exception:  # what a payload holds can fail anywhere, also where the chain has it so: no purge covers it
+            self._unread.add(process)
+            self.unread += 1
 
     def _follow(self, process: int, kind: str, payload: str) -> None:
         if kind == "RoundCommitted":
@@ -77,14 +79,16 @@ class Nodes:
         where, wrong = f"round {round['round']}, attempt {round['attempt']}:", set[str]()
         for said in round.get("nodes", ()):
             problem = self._nodes[process, said["node"]].problem(said["events"], said["head"])
-            if process in self._gaps:
+            if process in self._unread:
+                continue
+            if process in self._purged:
                 self.believed += 1
             elif problem is None:
                 self.held += 1
             else:
                 wrong.add(said["node"])
                 self.problems.append(f"{where} {printable(said['node'])} gave {said['events']} events, {problem}")
-        if process not in self._gaps:
+        if process not in self._purged | self._unread:
             self.problems += [f"{where} {problem}" for problem in self._not_named(process, round, wrong)]
         self._updates[process].clear()
 
@@ -101,14 +105,19 @@ class Nodes:
             yield f"of {printable(node)} it names no events in which it gave the updates {ids}, which are in the model"
 
 
-def check_nodes(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[bool | None, str]]:
-    """Lines that say what holds (True), what does not (False), and what is believed (None), of all events of a record
-    in their order."""
+def check_nodes(rows: Iterable[Mapping[str, Any]], *, covered: bool) -> Iterator[tuple[bool | None, str]]:
+    """Lines that say what holds (True), what does not (False), and what is not known (None), of all events of a record
+    in their order. ``covered`` says whether purges on record answer for all payloads that are gone: then what is
+    believed for want of them holds."""
     nodes = Nodes()
     for row in rows:
         nodes.take(row)
     yield from ((False, problem) for problem in nodes.problems)
+    if nodes.unread:
+        line = f"{nodes.unread} events of nodes, or of rounds that name some, cannot be read: what rounds of their"
+        yield None, f"{line} server process name is not known from there on"
     if nodes.believed:
-        yield None, f"what rounds name of nodes' events is believed {nodes.believed} times: payloads are gone"
+        line = f"what rounds name of nodes' events is believed {nodes.believed} times: payloads are gone"
+        yield True if covered else None, line
     if nodes.held and not nodes.problems:
         yield True, f"the events of nodes are those that rounds name, {nodes.held} times"

@@ -101,12 +101,12 @@ class Verification:
 
     def _nodes(self, place: Scratch, replayed: Replayed) -> Iterator[Finding]:
         # What payloads are gone of, the purges on record answer for; any others make it nobody's word.
-        believed: Outcome = "unknown" if replayed.broken or replayed.uncovered else "holds"
+        covered = not (replayed.broken or replayed.uncovered)
         if not compare.names_nodes(place.connection):
             return
         rows = (row for page in recorded(place.connection, "record") for row in page)
-        for holds, line in check_nodes(rows):
-            outcome: Outcome = believed if holds is None else "holds" if holds else "broken"
+        for holds, line in check_nodes(rows, covered=covered):
+            outcome: Outcome = "unknown" if holds is None else "holds" if holds else "broken"
             yield Finding(check="nodes", outcome=outcome, line=line)
 
     def _tables(self, place: Scratch) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ round together (``Committer``'s ``gathers``). ``place`` has what belongs to one 
 """
 
 import logging
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,6 +51,9 @@ class Desk:
         self.goes_on_after: State | None = None  # the model of the round before the last one, of a run that goes on
         self._places = Places(exchange)
         self._gathering = Gathering(self._places)
+        self._telling = (
+            threading.Lock()
+        )  # while nodes are told of an attempt, and no longer; taken inside the one below
         self._changed = self._places.changed  # guards the places, and the six below
         self._known: dict[str, t.Known] = {}  # who registered which client, where somebody did
         self._number = 0
@@ -114,7 +118,7 @@ class Desk:
     @property
     def base_round(self) -> int | None:
         """The round of the model that updates are held against now: of an attempt that every node is told of."""
-        with self._changed:
+        with self._telling:  # of a model that is being copied, under the other lock, no update is to wait
             return None if self._began is None else self._began.round - 1
 
     def make_durable(self) -> None:
@@ -157,12 +161,14 @@ class Desk:
         """See ``rounds.broadcast.Broadcasts``: every node is told, before anybody has a ticket."""
         with self._changed:
             assert self._model is not None
+            began = t.Began(attempt.round, attempt.number, self._model[1].number, model.digest)
             self._gathering.begin()
-            self._began = t.Began(attempt.round, attempt.number, self._model[1].number, model.digest)
-            for place in self._places:
-                place.held.begin()
-                if place.ready:
-                    place.outbox.put(self._began)
+            with self._telling:
+                for place in self._places:
+                    place.held.begin()
+                    if place.ready:
+                        place.outbox.put(began)
+                self._began = began
 
     # --- sums --------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from flserver.ingest import told as t
 from flserver.ingest.asking import failure_of
 
 OF_TORCH = "can't allocate memory"  # it has no error of its own for that on a CPU
-OF_THE_SYSTEM = (errno.ENOMEM, errno.ENOSPC, errno.EMFILE)  # memory, a disk or descriptors, of which there are no more
+# Memory, a disk, one's share of it, or descriptors of a process or of the machine, of which there are no more.
+OF_THE_SYSTEM = (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
 def out_of_memory(error: BaseException) -> bool:

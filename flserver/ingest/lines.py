@@ -231,8 +231,10 @@ class LineEnd:
 
     def close(self) -> None:
         """Carry what is still to be said, for which this end's outbox has to be closed, then end the line, and join its
-        threads."""
-        self._writer.join()
+        threads, as far as they have begun."""
+        if self._writer.ident is not None:
+            self._writer.join()
         self.cut()
-        self._reader.join()
+        if self._reader.ident is not None:
+            self._reader.join()
         self._socket.close()

@@ -104,13 +104,14 @@ def _check_meant(name: str, names: list[str], settings: ServerSettings, typed: b
     """Raises UsageError where a new run called ``name`` is hardly meant: ``names`` are those of the runs, newest first.
 
     A service starts the first run of a name and goes on with it by one and the same command line, which nobody types.
-    Its runs may be numbered or dated: there a name that is another one in its digits alone is meant.
+    Its runs may be numbered or dated: there a name that is another one but for its numbers, each at its place, is
+    meant.
     """
     there_is_none = f"--run-name {name}: {settings.store.db} has no run of that name to go on with"
     distance, near = min(((edit_distance(name, other), other) for other in names), default=(SLIP + 1, ""))
-    next_in_a_row = not typed and any(_but_for_digits(name) == _but_for_digits(other) for other in names)
+    next_in_a_row = not typed and any(_but_for_numbers(name) == _but_for_numbers(other) for other in names)
     if distance <= SLIP and not next_in_a_row:
-        unit = "" if typed else "; in a unit, name it less like that one, or like it but for digits"
+        unit = "" if typed else "; in a unit, name it less like that one, or numbered or dated as that one is"
         raise UsageError(f"{there_is_none}; did you mean {near!r}? Leave --resume out to start a new run{unit}")
     if RUN_ID.fullmatch(name):
         raise UsageError(f"{there_is_none}, and that is no name but the id of one: is --db the record it is in?")
@@ -121,8 +122,8 @@ def _check_meant(name: str, names: list[str], settings: ServerSettings, typed: b
         raise UsageError(f"{there_is_none}, for there is no run in it: is --db right? Leave --resume out to start one")
 
 
-def _but_for_digits(name: str) -> str:
-    return re.sub(r"\d", "", name)
+def _but_for_numbers(name: str) -> str:
+    return re.sub(r"\d+", "0", name)
 
 
 def _new(settings: ServerSettings, notice: str | None) -> Plan:

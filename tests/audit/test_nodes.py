@@ -1,5 +1,6 @@
 """What a round says of its nodes' events is held against the events: one more, less, or changed shows."""
 
+import json
 from typing import Any
 
 import pytest
@@ -23,8 +24,8 @@ def head(node: str, *given: Event) -> NodeHead:
     return NodeHead(node=node, events=count, head=digest)
 
 
-def found(*told: Event | None) -> list[tuple[bool | None, str]]:
-    return list(check_nodes(map(row, told)))
+def found(*told: Event | None, covered: bool = False) -> list[tuple[bool | None, str]]:
+    return list(check_nodes(map(row, told), covered=covered))
 
 
 def row(event: Event | None) -> dict[str, Any]:
@@ -65,17 +66,33 @@ def test_one_round_that_does_not_hold_does_not_spoil_the_next_one() -> None:
     assert [holds for holds, _ in found(*ONE[:2], wrong, ONE[2], right)] == [False]
 
 
-BELIEVED = [(None, "what rounds name of nodes' events is believed 1 times: payloads are gone")]
+BELIEVED = "what rounds name of nodes' events is believed 1 times: payloads are gone"
+UNREAD = (
+    "1 events of nodes, or of rounds that name some, cannot be read: "
+    "what rounds of their server process name is not known from there on"
+)
 
 
-def test_where_payloads_were_purged_a_round_is_believed() -> None:
-    assert found(ONE[0], None, ONE[2], facts.committed(1, nodes=(head("one", *ONE),))) == BELIEVED
+@pytest.mark.parametrize(("covered", "holds"), [(True, True), (False, None)])
+def test_where_payloads_were_purged_a_round_is_believed(covered: bool, holds: bool | None) -> None:
+    told = [ONE[0], None, ONE[2], facts.committed(1, nodes=(head("one", *ONE),))]
+    assert found(*told, covered=covered) == [(holds, BELIEVED)]
 
 
 @pytest.mark.parametrize("payload", ["{", "[]", '{"node": ["one"]}', '{"connection_id": {}}', "[" * 100_000])
 def test_a_payload_that_was_changed_to_what_no_event_is_fails_nothing(payload: str) -> None:
     rows = [row(ONE[0]), row(ONE[1]) | {"payload": payload}, row(facts.committed(1, nodes=(head("one", *ONE),)))]
-    assert list(check_nodes(rows)) == BELIEVED
+    assert list(check_nodes(rows, covered=True)) == [(None, UNREAD)], "whatever was purged"
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_a_round_that_names_a_node_in_part_is_not_known_whatever_was_purged(later: bool) -> None:
+    named = row(facts.committed(1, nodes=(head("one", *ONE),)))
+    values = json.loads(named["payload"])
+    del values["nodes"][0]["head"]
+    rows = [row(one) for one in (*ONE, None)] + [named | {"payload": json.dumps(values)}]
+    rows += [row(facts.committed(2, nodes=(head("one", *ONE),)))] * later
+    assert list(check_nodes(rows, covered=True)) == [(None, UNREAD)]
 
 
 GIVEN = [facts.opened(4, node="one"), facts.update(7, "a", connection_id=4), facts.closed(4, "upload", "a", "done")]

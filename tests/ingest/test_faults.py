@@ -62,7 +62,11 @@ def test_whatever_says_so_is_out_of_memory(fails: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "own"), [(errno.ENOMEM, True), (errno.ENOSPC, True), (errno.EMFILE, True), (errno.EPERM, False)]
+    ("number", "own"),
+    [
+        *((number, True) for number in (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)),
+        (errno.EPERM, False),
+    ],
 )
 def test_of_what_the_system_refuses_only_what_it_has_no_more_of_is_the_nodes_own(number: int, own: bool) -> None:
     error = OSError(number, os.strerror(number))

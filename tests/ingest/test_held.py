@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
@@ -148,6 +149,28 @@ def test_a_node_hears_of_an_attempt_before_what_was_held_against_the_model_befor
         late.gone("the test is over")
         late.join()
         assert said == [t.Began, q.Stale]
+
+
+def test_what_a_node_offers_does_not_wait_for_a_model_that_is_being_copied() -> None:
+    with begun() as (at, _):
+        copying, copied = threading.Event(), threading.Event()
+
+        def carry(number: int, state: object) -> None:
+            copying.set()
+            assert copied.wait(PATIENCE)
+
+        at.desk.engine = SimpleNamespace(carry=carry, brings=lambda *_: False)  # type: ignore[assignment]
+        renders = threading.Thread(target=at.desk.render, args=(tensors(2.0, 0, 0),))
+        renders.start()
+        assert copying.wait(PATIENCE)
+        asks = threading.Thread(target=lambda: at.desk.base_round, daemon=True)
+        asks.start()
+        asks.join(PATIENCE)
+        waits = asks.is_alive()
+        copied.set()
+        renders.join()
+        assert not waits
+        at.desk.engine = None
 
 
 def test_a_node_that_is_ready_between_two_attempts_is_told_of_none_whose_model_it_has_not() -> None:

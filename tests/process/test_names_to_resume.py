@@ -9,7 +9,7 @@ from tests.process.runs import decide, found, is_new, planned
 
 
 @pytest.mark.parametrize("typed", [True, False])
-@pytest.mark.parametrize("name", ["nigt", "inght", "Night", "nights", "nights2"])
+@pytest.mark.parametrize("name", ["nigt", "inght", "Night", "nights", "nights2", "night2", "night-1"])
 def test_a_name_within_two_letters_of_an_existing_one_is_a_slip(name: str, typed: bool) -> None:
     with pytest.raises(UsageError, match="did you mean 'night'") as caught:
         decide(found("completed", "night"), found("failed", "day"), typed=typed, resume=True, run_name=name)
@@ -18,10 +18,19 @@ def test_a_name_within_two_letters_of_an_existing_one_is_a_slip(name: str, typed
     assert is_new(planned(found("completed", "night"), typed=typed, run_name=name)), "without --resume it is meant"
 
 
+@pytest.mark.parametrize("typed", [True, False])
 @pytest.mark.parametrize(
-    ("name", "earlier"), [("night-2", "night-1"), ("night-10", "night-9"), ("2026-12", "2026-11"), ("night2", "night")]
+    ("name", "earlier"), [("fedavg2", "fedavg"), ("fedavg", "fedavg2"), ("night-", "night-1"), ("1-a2", "1-a")]
 )
-def test_a_name_that_is_another_in_digits_alone_is_a_new_runs_in_a_unit_and_a_slip_where_it_is_typed(
+def test_a_number_more_or_less_is_a_slip(name: str, earlier: str, typed: bool) -> None:
+    with pytest.raises(UsageError, match=f"did you mean '{earlier}'"):
+        decide(found("completed", earlier), typed=typed, resume=True, run_name=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "earlier"), [("night-2", "night-1"), ("night-10", "night-9"), ("2026-12", "2026-11"), ("2a10", "1a9")]
+)
+def test_a_name_that_is_another_but_for_its_numbers_is_a_new_runs_in_a_unit_and_a_slip_where_it_is_typed(
     name: str, earlier: str
 ) -> None:
     runs = [found("completed", earlier), found("failed", f"{name}x")]
@@ -33,7 +42,7 @@ def test_a_name_that_is_another_in_digits_alone_is_a_new_runs_in_a_unit_and_a_sl
 
 
 def test_in_a_unit_a_slip_says_what_a_unit_can_do() -> None:
-    with pytest.raises(UsageError, match="in a unit, name it less like that one, or like it but for digits"):
+    with pytest.raises(UsageError, match="in a unit, name it less like that one, or numbered or dated as that one is"):
         decide(found("completed", "night-1"), resume=True, run_name="nihgt-1")
     with pytest.raises(UsageError) as caught:
         decide(found("completed", "night-1"), typed=True, resume=True, run_name="nihgt-1")

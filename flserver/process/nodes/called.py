@@ -9,13 +9,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flserver.ingest.engine import NodeGone
 from flserver.ingest.node import Node
-from flserver.process.nodes.calls import Answer, Caller, CallerGone, Does, Said, close_all
+from flserver.process.nodes.calls import Answer, Caller, CallerGone, Does, Said, Shared, close_all
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State
@@ -126,13 +125,20 @@ def _turn(callers: Sequence[Caller], which: tuple[int, int, int], numbers: range
     from flserver.process.nodes.values import memory_of, state_in
 
     makes = dict(zip(callers, numbers, strict=False))
-    with ExitStack() as files:
+    answers = list[Future[Said]]()
 
-        def asked(caller: Caller, method: str, *given: object, descriptors: Sequence[int] = ()) -> "Future[Said]":
-            answer = caller.call(method, *which, *given, descriptors=descriptors)
-            files.callback(answer.add_done_callback, _closed)  # also where it comes when nobody waits for it any more
-            return answer
+    def end() -> None:
+        for answer in answers:  # also of one that comes when nobody waits for it any more
+            answer.add_done_callback(_closed)
 
+    shared = Shared(end)  # what each has cut goes to all others: copies would be more than a process may have
+
+    def asked(caller: Caller, method: str, *given: object, descriptors: Sequence[int] = ()) -> "Future[Said]":
+        answer = caller.call(method, *which, *given, descriptors=descriptors, shared=shared)
+        answers.append(answer)
+        return answer
+
+    try:
         cutting = {
             caller: asked(caller, "cut", wanted)
             for caller in callers
@@ -150,6 +156,8 @@ def _turn(callers: Sequence[Caller], which: tuple[int, int, int], numbers: range
         for caller, answer in making.items():
             (tensors,), (descriptor,) = _answered(caller, answer)
             yield state_in(memory_of(descriptor), tensors)
+    finally:
+        shared.let_go()
 
 
 def _taken_or_gone(caller: Caller, answer: "Future[Said]") -> None:

@@ -4,6 +4,7 @@ It is carried over a socket pair, as JSON that says what, and files in memory (`
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, NamedTuple
 
 from flserver.errors import FlserverError, one_line
@@ -20,6 +22,8 @@ from flserver.ingest.faults import is_its_own
 from flserver.ingest.lines import LENGTH, receive_first, set_patience
 
 MOST_DESCRIPTORS = 200  # in one message: the system takes 253
+
+ENDED = "its process ended"
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +43,44 @@ class Said(NamedTuple):
     descriptors: list[int]
 
 
+class Shared:
+    """Descriptors that several calls send, and that nobody copies: ``end`` closes them, once all that ``take`` them
+    have ``let_go`` of them, and who made this."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end, self._users = end, 1
+        self._lock = threading.Lock()  # guards _users
+
+    def take(self) -> None:
+        """One more needs them."""
+        with self._lock:
+            self._users += 1
+
+    def let_go(self) -> None:
+        """One needs them no more."""
+        with self._lock:
+            self._users -= 1
+            last = self._users == 0
+        if last:
+            self._end()
+
+
+class _ToSend(NamedTuple):
+    body: bytes
+    descriptors: Sequence[int]
+    let_go: Callable[[], None]
+
+
 def send(sock: socket.socket, what: object, descriptors: Sequence[int] = ()) -> None:
-    """Say something. Where nobody is there any more, the reader notices."""
-    body = json.dumps([what, len(descriptors)]).encode()
+    """Say something. Where nobody is there any more, the reader notices. Raises TypeError where it cannot be said."""
+    _send(sock, _body(what, len(descriptors)), descriptors)
+
+
+def _body(what: object, descriptors: int) -> bytes:
+    return json.dumps([what, descriptors]).encode()
+
+
+def _send(sock: socket.socket, body: bytes, descriptors: Sequence[int]) -> None:
     try:
         sock.sendall(len(body).to_bytes(LENGTH, "big") + body)
         for first in range(0, len(descriptors), MOST_DESCRIPTORS):
@@ -56,8 +95,10 @@ def receive(sock: socket.socket) -> Said:
     descriptors: list[int] = []
     try:
         while len(descriptors) < count:
-            byte, came, _, _ = socket.recv_fds(sock, 1, min(MOST_DESCRIPTORS, count - len(descriptors)))
+            byte, came, flags, _ = socket.recv_fds(sock, 1, min(MOST_DESCRIPTORS, count - len(descriptors)))
             descriptors += came
+            if flags & socket.MSG_CTRUNC:  # what did not come is lost, and is not to be waited for
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if not byte or not came:
                 raise EOFError("a call ended early")
     except BaseException:
@@ -70,6 +111,18 @@ def cut(sock: socket.socket) -> None:
     """Nothing more is said. May be called again, and by any thread."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def _copies(descriptors: Sequence[int]) -> list[int]:
+    """Of one's own. Raises OSError."""
+    own = list[int]()
+    try:
+        for descriptor in descriptors:
+            own.append(os.dup(descriptor))
+    except BaseException:
+        close_all(own)
+        raise
+    return own
 
 
 def close_all(descriptors: Sequence[int]) -> None:
@@ -101,7 +154,7 @@ class Caller:
         self._lock = threading.Lock()  # guards the two below, and the order of what is to be sent
         self._asked: deque[Future[Said]] = deque()
         self._over = False
-        self._to_send: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
+        self._to_send: queue.SimpleQueue[_ToSend | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._read, name=f"calls-{name}"),
             threading.Thread(target=self._send, name=f"asks-{name}"),
@@ -123,34 +176,42 @@ class Caller:
         method: str,
         *given: object,
         descriptors: Sequence[int] = (),
+        shared: Shared | None = None,
         then: "Callable[[Future[Said]], None]" = _nothing,
     ) -> "Future[Said]":
         """Ask for something. The answer raises CallerGone, or CallFailed; ``then`` is called with it on the thread that
-        reads it, and not where it is over already. ``descriptors`` stay the caller's to close, whenever it likes.
-        Raises OSError where this process may have no more of them."""
+        reads it, and not where it is over already. ``descriptors`` stay the caller's to close, whenever it likes, for
+        they are copied; of what is ``shared`` they are not, and that is let go of when they are sent. Raises OSError
+        where this process may have no more of them, and TypeError where it cannot be said."""
         answer: Future[Said] = Future()
+        body = _body([method, *given], len(descriptors))  # here, for what fails of it is the caller's
         with self._lock:
             if self._over:
-                answer.set_exception(CallerGone("its process ended"))
+                answer.set_exception(CallerGone(ENDED))
                 return answer
-            own = list[int]()
-            try:
-                for descriptor in descriptors:
-                    own.append(os.dup(descriptor))
-            except BaseException:
-                close_all(own)
-                raise
+            if shared is not None:
+                shared.take()
+                said = _ToSend(body, descriptors, shared.let_go)
+            else:
+                own = _copies(descriptors)
+                said = _ToSend(body, own, partial(close_all, own))
             answer.add_done_callback(then)
             self._asked.append(answer)
-            self._to_send.put(Said([method, *given], own))
+            self._to_send.put(said)
         return answer
 
     def _send(self) -> None:
         while (said := self._to_send.get()) is not None:
-            send(self._socket, *said)  # also where it is cut: then that fails at once
-            close_all(said.descriptors)
+            try:
+                _send(self._socket, said.body, said.descriptors)  # also where it is cut: then that fails at once
+            except Exception:  # whoever waits for the answer hears of it by the end of what reads
+                logger.exception("%s cannot be asked", self.name)
+                self.cut()
+            finally:
+                said.let_go()
 
     def _read(self) -> None:
+        why = ENDED
         try:
             while True:
                 (kind, *values), descriptors = receive(self._socket)
@@ -164,12 +225,15 @@ class Caller:
                     answer.set_result(Said(values, descriptors))
         except (EOFError, OSError, ValueError, IndexError) as error:
             logger.debug("%s answers no more: %s", self.name, error)
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                why = "the server may have no more descriptors (ulimit -n), and lost what it answered"
         finally:
+            self.cut()  # what is still to be sent is not to wait for who takes nothing
             with self._lock:
                 self._over, asked = True, list(self._asked)
                 self._asked.clear()
             for answer in asked:
-                answer.set_exception(CallerGone("its process ended"))
+                answer.set_exception(CallerGone(why))
             self._ended()
 
     def cut(self) -> None:
@@ -185,6 +249,8 @@ class Caller:
         self._to_send.put(None)
         if sends.ident is not None:
             sends.join()
+        else:
+            self._send()
         self._socket.close()
 
 
@@ -216,8 +282,10 @@ class Answering:
                         logger.exception("%s failed", method)
                     send(self._socket, ["gone" if is_its_own(error) else "failed", one_line(error)])
                 else:
-                    send(self._socket, ["done", *values], descriptors)
-                    close_all(descriptors)
+                    try:
+                        send(self._socket, ["done", *values], descriptors)
+                    finally:
+                        close_all(descriptors)
         except (EOFError, OSError) as error:
             logger.debug("nothing more is answered: %s", error)
         finally:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -71,9 +72,9 @@ class Nodes:
         try:
             for slot in range(1, self._settings.ingest.ingest + 1):
                 self._begin(slot)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             self.close(0.0)
-            raise StartError(f"--ingest: a process cannot be started: {error.strerror}") from error
+            raise StartError(f"--ingest: a process cannot be started: {_why(error)}") from error
 
     @property
     def open_connections(self) -> int:
@@ -112,20 +113,19 @@ class Nodes:
         if closing:
             return
         name, about = self._desk.named.new(), About.of_this()
-        process, ours, calls = self._process()
-        # Not under the lock, which who looks at the nodes takes: it may wait for room in the record.
-        place = self._desk.open(name, replace(about, pid=process.pid).starts(name, slot, *self._listener.address))
-        with self._lock:
-            if not self._closing:
-                self._connect(process, place, ours, calls)
-                logger.info("%s serves trainers, process %d", name, process.pid)
-                return
-        process.kill()  # the run has ended meanwhile: nobody else knows of it
-        process.wait()
-        ours.close()
-        calls.close()
-        place.gone(ORDERLY)
-        place.join()
+        with ExitStack() as undo:  # also where the run has ended meanwhile: nobody else knows of it
+            process, ours, calls = self._process()
+            for ends in (ours.close, calls.close, process.wait, process.kill):
+                undo.callback(ends)
+            # Not under the lock, which who looks at the nodes takes: it may wait for room in the record.
+            place = self._desk.open(name, replace(about, pid=process.pid).starts(name, slot, *self._listener.address))
+            undo.callback(place.join)
+            undo.push(partial(_not_begun, place))
+            with self._lock:
+                if not self._closing:
+                    self._connect(process, place, ours, calls, undo)
+                    undo.pop_all()
+                    logger.info("%s serves trainers, process %d", name, process.pid)
 
     def _process(self) -> "tuple[subprocess.Popen[bytes], socket.socket, socket.socket]":
         """One for a node, and the server's ends of its line and of what it is called by. Raises OSError."""
@@ -144,9 +144,14 @@ class Nodes:
                 raise
 
     def _connect(
-        self, process: "subprocess.Popen[bytes]", place: Place, ours: socket.socket, calls: socket.socket
+        self,
+        process: "subprocess.Popen[bytes]",
+        place: Place,
+        ours: socket.socket,
+        calls: socket.socket,
+        undo: ExitStack,
     ) -> None:
-        """Under the lock."""
+        """Under the lock. What it begins is ended by ``undo``, without the lock, where it cannot do all of it."""
         end = LineEnd(
             ours,
             place,
@@ -158,11 +163,21 @@ class Nodes:
         place.cut = end.cut
         lost = partial(_lost, place)
         caller = Caller(calls, place.name, STUCK_SECONDS, lost=lost, ended=end.cut)  # none is mute and still counted
+        child = Child(process, place, end, caller)
+        undo.callback(end.close)
+        undo.push(partial(_not_begun, place))  # before the line is closed: it carries until its outbox is
+        undo.callback(caller.close)
+        undo.callback(self._forget, child)
         caller.start()
         self._engine.add(caller)
-        self._children.append(Child(process, place, end, caller))
+        self._children.append(child)
         send_first(ours, described(self._settings, self._run_id, place.name))
         end.start()  # here, for whoever finds it among the children may end it
+
+    def _forget(self, child: Child) -> None:
+        with self._lock:
+            self._children = [one for one in self._children if one is not child]
+        self._engine.remove(child.caller)
 
     def _ended(self, place: Place, why: str) -> None:
         """Called on the thread that read the line's end: another node comes in the place of one that is gone, also
@@ -190,10 +205,10 @@ class Nodes:
         if again:
             try:
                 return self._begin(place.slot)
-            except OSError as error:
-                logger.error("no node can be started in the place of %s: %s", place.name, error.strerror)
+            except (OSError, RuntimeError) as error:
+                logger.error("no node can be started in the place of %s: %s", place.name, _why(error))
         else:
-            logger.error(TOO_OFTEN)
+            logger.error("slot %d, where %s was: %s", place.slot, place.name, TOO_OFTEN)
         with self._lock:
             none = self._budget.give_up()
         if none:
@@ -203,3 +218,11 @@ class Nodes:
 def _lost(place: Place, why: str) -> None:
     if not place.leaving:
         place.gone(why)
+
+
+def _not_begun(place: Place, kind: object, error: BaseException | None, where: object) -> None:
+    place.gone(ORDERLY if error is None else f"it could not begin: {error}")
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

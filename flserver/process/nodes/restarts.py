@@ -4,7 +4,7 @@ from collections import defaultdict, deque
 from functools import partial
 
 BURST, INTERVAL = 5, 60.0  # so many deaths in one slot within so many seconds: then none is started there any more
-TOO_OFTEN = f"{BURST} nodes went within {INTERVAL:g} s in one place: none is started there any more"
+TOO_OFTEN = f"{BURST} nodes went within {INTERVAL:g} s: none is started there any more"
 NONE_LEFT = "no node is left"
 
 

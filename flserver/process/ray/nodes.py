@@ -14,6 +14,7 @@ from flserver.clock import Deadline, monotonic
 from flserver.cluster.ray import ActorGone, Cluster
 from flserver.errors import FlserverError, UsageError
 from flserver.ingest.desk import Desk
+from flserver.ingest.place import ORDERLY
 from flserver.network.listener import Listener
 from flserver.process.nodes.about import About
 from flserver.process.nodes.child import described
@@ -151,7 +152,7 @@ class RayNodes:
                 with self._lock:
                     again = self._budget.allows(slot, monotonic())
                 if not again:
-                    logger.error(TOO_OFTEN)
+                    logger.error("slot %d: %s", slot, TOO_OFTEN)
                     return
                 self._closing.wait(PAUSE_SECONDS)
 
@@ -202,13 +203,19 @@ class RayNodes:
             if "error" in begun:
                 raise UsageError(begun["error"])
             started = About(**about["about"]).starts(name, slot, begun["host"], begun["port"])
+            # Not under the lock, for which the end of the run may wait: it may wait for room in the record.
+            place = self._desk.open(name, started)
+            line = Line(self._cluster, actor, machine, place, self._own)
             with self._lock:
-                if self._closing.is_set():
-                    raise ActorGone(RUN_OVER)
-                line = Line(self._cluster, actor, machine, self._desk.open(name, started), self._own)
-            self._lines.add(line)
-        place = with_port(begun["host"], begun["port"])
-        self._say(f"{name} (process {about['pid']}): listening for trainers on {place}")
+                closing = self._closing.is_set()
+                if not closing:
+                    self._lines.add(line)
+            if closing:  # nobody else knows of it
+                place.gone(ORDERLY)
+                place.join()
+                raise ActorGone(RUN_OVER)
+        where = with_port(begun["host"], begun["port"])
+        self._say(f"{name} (process {about['pid']}): listening for trainers on {where}")
         return line
 
     def _started_by(self, reference: Any) -> Any:

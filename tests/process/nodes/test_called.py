@@ -118,6 +118,36 @@ def part(values: list[Any], taken: list[int]) -> Answer:
     return [[[number, one.tensors] for number, one in zip(wanted, found, strict=True)]], [descriptor]
 
 
+def made(values: list[Any], taken: list[int]) -> Answer:
+    """The range that is asked for, whatever the others have of it."""
+    calls.close_all(taken)
+    _, _, count, number, _ = values
+    descriptor, (value,) = put([in_range(MODEL, ranges(MODEL, count)[number])])
+    return [value.tensors], [descriptor]
+
+
+def test_what_each_node_has_cut_is_one_file_here_for_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, nodes = descriptors(), engine()
+    taken_at = list[int]()
+
+    def takes(values: list[Any], taken: list[int]) -> Answer:
+        taken_at.append(len(taken))
+        return made(values, taken)
+
+    with ExitStack() as stack:
+        names = [f"node-{number}" for number in range(1, 5)]
+        for name in names:
+            caller, _ = stack.enter_context(between({"cut": part, "made": takes}, name))
+            nodes.add(caller)
+        nodes.carry(1, MODEL)
+        monkeypatch.setattr(os, "dup", raising(OSError(errno.EMFILE, "Too many open files")))
+        state = nodes.finish(1, 1, names, 1)
+        assert all(torch.equal(state[name], MODEL[name]) for name in MODEL)
+        assert taken_at == [len(names) - 1] * len(ranges(MODEL, len(names)))
+        nodes.close()
+    eventually(lambda: descriptors() == before)
+
+
 @pytest.mark.parametrize("during", ["cut", "made"])
 def test_a_node_that_goes_while_a_model_is_made_is_named_and_no_file_stays(during: str) -> None:
     before, nodes = descriptors(), engine()
@@ -125,12 +155,6 @@ def test_a_node_that_goes_while_a_model_is_made_is_named_and_no_file_stays(durin
     def dies(values: list[Any], taken: list[int]) -> Answer:
         calls.cut(ends[1]._socket)
         return part(values, taken) if during == "cut" else made(values, taken)
-
-    def made(values: list[Any], taken: list[int]) -> Answer:
-        calls.close_all(taken)
-        _, _, count, number, _ = values
-        descriptor, (value,) = put([in_range(MODEL, ranges(MODEL, count)[number])])
-        return [value.tensors], [descriptor]
 
     with ExitStack() as stack:
         ends = []

@@ -3,9 +3,11 @@
 import fcntl
 import mmap
 import os
+import resource
 import socket
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,21 @@ import torch
 
 from flserver.models.state import State
 from flserver.process.nodes import calls
-from flserver.process.nodes.calls import Answering, Caller, CallerGone, CallFailed, close_all, receive, send
+from flserver.process.nodes.calls import (
+    Answer,
+    Answering,
+    Caller,
+    CallerGone,
+    CallFailed,
+    Shared,
+    close_all,
+    receive,
+    send,
+)
 from flserver.process.nodes.values import memory_of, put, state_in
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 from tests.process.nodes.calling import between, descriptors
+from tests.recorder import raising
 
 STATE: State = {
     "w": torch.arange(70, dtype=torch.float32).view(7, 10),
@@ -187,6 +200,121 @@ def test_what_goes_along_is_the_file_that_was_meant_though_the_caller_has_closed
         (_, word), (came,) = receive(its)
         assert (word, os.pread(came, 4, 0)) == ("y", torch.tensor([1.0]).numpy().tobytes())
         close_all([other, came])
+
+
+def test_what_calls_share_is_there_until_the_last_of_them_is_sent_and_no_longer() -> None:
+    before, ended = descriptors(), list[bool]()
+    ours, its = socket.socketpair()
+    file, _ = put([STATE])
+
+    def end() -> None:
+        ended.append(True)
+        os.close(file)
+
+    with its, closing(Caller(ours, "node-1", PATIENCE)) as caller:
+        caller.start()
+        shared = Shared(end)
+        for what in ("x" * (1 << 20), "y"):
+            caller.call("say", what, descriptors=[file], shared=shared)
+        shared.let_go()
+        assert not ended
+        inode = os.fstat(file).st_ino
+        for first in "xy":
+            (_, word), (came,) = receive(its)
+            assert (word[0], os.fstat(came).st_ino) == (first, inode)
+            os.close(came)
+        eventually(lambda: ended == [True])
+        caller.cut()
+        eventually(lambda: caller.over)
+        caller.call("say", descriptors=[file], shared=shared)  # nothing is sent, or taken
+    assert ended == [True]
+    assert descriptors() == before
+
+
+def test_what_was_to_be_sent_and_never_is_leaves_no_file_open() -> None:
+    before, ended = descriptors(), list[bool]()
+    ours, its = socket.socketpair()
+    file, _ = put([STATE])
+    with its, closing(Caller(ours, "node-1", PATIENCE)) as caller:  # it never starts
+        shared = Shared(lambda: ended.append(True))
+        caller.call("say", descriptors=[file], shared=shared)
+        caller.call("say", descriptors=[file])
+        shared.let_go()
+        assert not ended
+        os.close(file)
+    assert ended == [True]
+    assert descriptors() == before
+
+
+def test_what_cannot_be_said_fails_who_says_it_and_nothing_else() -> None:
+    before = descriptors()
+    with between({"say": lambda given, taken: (given, taken)}) as (caller, _):
+        file, _ = put([STATE])
+        with pytest.raises(TypeError):
+            caller.call("say", {1, 2}, descriptors=[file])
+        said = caller.call("say", "after", descriptors=[file]).result(PATIENCE)
+        assert said.what == ["after"]
+        close_all([file, *said.descriptors])
+    assert descriptors() == before
+
+
+def test_where_sending_fails_by_a_defect_it_is_over_and_no_file_stays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = descriptors()
+    monkeypatch.setattr(calls, "_send", raising(ValueError("a defect")))
+    with between({}) as (caller, _):
+        file, _ = put([STATE])
+        asked = [caller.call("say", descriptors=[file]) for _ in range(2)]
+        os.close(file)
+        for answer in asked:
+            with pytest.raises(CallerGone):
+                answer.result(PATIENCE)
+    assert "node-1 cannot be asked" in caplog.text
+    assert descriptors() == before
+
+
+@contextmanager
+def most_descriptors(number: int) -> Iterator[None]:
+    """None above that number is opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_where_not_all_files_can_be_taken_none_is_waited_for_or_stays() -> None:
+    before = descriptors()
+    ours, its = socket.socketpair()
+    file, _ = put([STATE])
+    os.close(free := os.dup(file))
+    send(ours, "here", [file, file])
+    its.settimeout(PATIENCE)
+    with most_descriptors(free), pytest.raises(OSError, match="Too many open files"):
+        receive(its)
+    for one in (ours, its):
+        one.close()
+    os.close(file)
+    assert descriptors() == before
+
+
+def test_who_has_no_descriptors_left_for_an_answer_is_told_so() -> None:
+    before, may = descriptors(), threading.Event()
+    file, _ = put([STATE])
+
+    def give(given: list[object], taken: list[int]) -> Answer:
+        assert may.wait(PATIENCE)
+        return [], [file]
+
+    with between({"give": give}) as (caller, _):
+        asked = caller.call("give")
+        with most_descriptors(2):
+            may.set()
+            with pytest.raises(CallerGone, match="the server may have no more descriptors"):
+                asked.result(PATIENCE)
+    assert descriptors() == before
 
 
 def test_one_that_takes_nothing_is_gone() -> None:

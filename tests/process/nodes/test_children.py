@@ -80,7 +80,9 @@ def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
     finally:
         served.nodes.close(0.0)
     assert why == [restarts.NONE_LEFT]
-    assert restarts.TOO_OFTEN in caplog.text
+    for slot in (1, 2):
+        last = [started.node for started in served.recorder.of(NodeStarted) if started.slot == slot][-1]
+        assert f"slot {slot}, where {last} was: {restarts.TOO_OFTEN}" in caplog.messages
     assert not served.recorder.of(ClientLeft)
     assert {lost.reason for lost in served.recorder.of(NodeLost)} == {"its process ended"}
     on_record = 0
@@ -153,6 +155,42 @@ def test_a_node_that_begins_as_the_run_ends_ends_with_it(tmp_path: Path) -> None
         os.kill(started.pid, 0)
     assert [ended.node for ended in served.recorder.of(NodeEnded)] == ["node-1"]
     assert not served.recorder.of(NodeLost)
+
+
+@pytest.mark.usefixtures("hanging")
+@pytest.mark.parametrize("which", ["calls", "asks", "line-out", "line-in", "ingest"])
+def test_a_node_for_which_the_system_has_no_thread_is_given_up_and_nothing_of_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, which: str
+) -> None:
+    ended, start, made = list[str](), threading.Thread.start, list["subprocess.Popen[bytes]"]()
+    popen = subprocess.Popen
+
+    def starts(one: threading.Thread) -> None:
+        if one.name == f"{which}-node-2":
+            raise RuntimeError("can't start new thread")
+        start(one)
+
+    def makes(*given: object, **more: object) -> "subprocess.Popen[bytes]":
+        made.append(popen(*given, **more))  # type: ignore[call-overload]
+        return made[-1]
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+    monkeypatch.setattr(subprocess, "Popen", makes)
+    served = Served(tmp_path, 1, ended.append)
+    served.nodes.start()
+    try:
+        made[0].kill()
+        eventually(lambda: ended)
+        assert ended == [restarts.NONE_LEFT]
+        assert "no node can be started in the place of node-1: can't start new thread" in caplog.text
+        assert (made[1].returncode, names(served.desk)) == (-signal.SIGKILL, [])
+        assert [child.place.name for child in served.nodes._children] == ["node-1"]
+        if which != "ingest":
+            lost = [(lost.node, lost.reason) for lost in served.recorder.of(NodeLost)]
+            assert lost[1:] == [("node-2", "it could not begin: can't start new thread")]
+    finally:
+        served.nodes.close(0.0)
+    assert not [one for one in threading.enumerate() if one.name.endswith("node-2")]
 
 
 @pytest.fixture
