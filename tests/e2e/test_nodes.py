@@ -15,6 +15,7 @@ from tests.e2e.agreement import assert_metrics_say_what_sql_says, disagreements
 from tests.e2e.command import flserver
 from tests.e2e.conftest import Start
 from tests.e2e.harness import FAST, Peer, ServerProcess, closed, field_module
+from tests.e2e.trained import digests
 from tests.patience import PATIENCE, eventually
 
 CLIENTS = range(4)
@@ -54,6 +55,12 @@ def run(server: ServerProcess, ready: Callable[[int, int], object] = lambda clie
             thread.start()
         for thread in threads:
             thread.join()
+
+
+def test_the_models_are_the_same_bits_on_as_many_nodes(tmp_path: Path) -> None:
+    alone = digests(tmp_path / "alone")
+    for nodes in ("1", "2", "4"):
+        assert digests(tmp_path / nodes, "--ingest", nodes) == alone
 
 
 def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_what_it_had(
