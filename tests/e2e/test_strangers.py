@@ -125,7 +125,12 @@ def test_strangers_refused_peers_and_answers_given_again_write_little_and_all_of
     answered = "SELECT SUM(connections), SUM(messages), SUM(answers) FROM v1_summaries WHERE purpose = 'register'"
     assert len(set(server.sql(answered)[0])) == 1, "everybody who asked was answered"
     decided = server.sql("SELECT client_id, decision, COUNT(*) FROM v1_updates GROUP BY 1, 2 ORDER BY 1, 2")
-    assert decided[2:] == [("greedy", "accepted", 1), ("greedy", "duplicate", EACH)]
+    greedys = {decision: number for client, decision, number in decided[2:] if client == "greedy"}
+    # The next round's model may have come before it closed: then one of them is that one's answer, and cannot be used.
+    answer = greedys.keys() & {"late", "rejected"}
+    assert greedys == {"accepted": 1, "duplicate": EACH - len(answer)} | dict.fromkeys(answer, 1)
+    assert len(decided[2:]) == len(greedys)
+    assert len(answer) <= 1
     assert server.sql("SELECT COUNT(*) FROM v1_client_metrics") == [(0,)]
     ((longest,),) = server.sql("SELECT MAX(length(payload)) FROM v1_events WHERE type <> 'RunStarted'")
     assert longest < 6000, "neither their metrics nor their info is kept"

@@ -117,7 +117,7 @@ def test_a_trainer_that_is_gone_before_it_is_told_leaves_again(network: Network)
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "last_size", "sends"), [(40, None, 1), (400, LAST_PIECE, 3)], ids=["small", "large"])
+@pytest.mark.parametrize(("size", "last_size", "sends"), [(40, None, 1), (400, LAST_PIECE, 2)], ids=["small", "large"])
 def test_a_model_is_handed_over_just_before_its_last_bytes_go(
     network_of: Callable[..., Network], size: int, last_size: int | None, sends: int
 ) -> None:
