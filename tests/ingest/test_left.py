@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from flserver.aggregation.checks import state_digest
+from flserver.clock import monotonic
 from flserver.errors import StoreError
 from flserver.events import ClientRegistered, ConnectionOpened, MessageReceived, UpdateReceived
 from flserver.identity.peer import Peer as WhoItIs
@@ -222,6 +223,16 @@ def test_a_node_whose_next_server_is_being_prepared_lets_nobody_go_until_somebod
     node._asked -= 2 * ray_node.SILENT_SECONDS
     assert not node.stay("the first one")
     assert not looked()
+
+
+def test_a_node_that_did_not_run_for_long_takes_that_for_nobodys_silence(node: RayNode) -> None:
+    node._stopped.set()  # the test looks
+    node._asked -= 2 * ray_node.SILENT_SECONDS
+    looked = node._look(monotonic() - 2 * ray_node.SILENT_SECONDS)
+    assert node._port is not None
+    node._asked -= 2 * ray_node.SILENT_SECONDS
+    node._look(looked)
+    assert node._port is None
 
 
 def test_nodes_are_told_to_stay_until_they_are_taken_over(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from flserver.ingest.node import Node
 from flserver.models.state import state_of
 from flserver.process.nodes.restarts import BURST, NONE_LEFT, TOO_OFTEN
 from flserver.process.ray import line as ray_line
+from flserver.process.ray import node as ray_node
 from flserver.process.ray import nodes as ray_nodes
 from flserver.process.ray.line import Line
 from flserver.process.ray.node import RayNode
@@ -108,6 +109,7 @@ def test_a_call_may_take_as_long_as_the_node_says_that_it_is_there(
 def test_a_node_that_answers_nothing_is_gone_and_another_comes(tmp_path: Path) -> None:
     with OnThreads(tmp_path, 1, 1, 1) as run:
         run.ports()
+        eventually(lambda: all(place.ready for place in run.several.desk._places))
         hangs = run.threads.actors["node-1"]
         hangs.hangs = True
         (port,) = eventually(lambda: run.threads.actors["node-1"] is not hangs and run.ports())
@@ -118,6 +120,25 @@ def test_a_node_that_answers_nothing_is_gone_and_another_comes(tmp_path: Path) -
             answered(peer, 1)
             peer.finished()
         assert run.several.finish() == "completed"
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_node_that_makes_its_model_may_answer_nothing_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, may = ray_node.make_model, threading.Event()
+
+    def make_model(*given: Any) -> None:
+        assert may.wait(PATIENCE)
+        making(*given)
+
+    monkeypatch.setattr(ray_node, "make_model", make_model)
+    with OnThreads(tmp_path, 1, 1, 1) as run:
+        run.ports()
+        run.threads.actors["node-1"].hangs = True
+        (gone,) = eventually(lambda: run.several.recorder.of(NodeLost))
+        assert gone.reason == "it has not answered within 120 s"
+        may.set()
 
 
 def test_a_node_that_cannot_take_what_it_is_told_says_so_and_ends(

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 TAKE_SECONDS = 1.0  # that a node waits for something to say, before it says that there is nothing
 SOON_SECONDS = 2.0  # that any other call may take before the node is asked whether it is there
 GONE_SECONDS = 8.0  # that it may take to answer that: then it is gone
+PREPARING_SECONDS = 120.0  # the same while it makes its model: torch is loaded with all its threads waiting for the disk
 CARRY_SECONDS = 600.0  # that a model may take from one machine to another
 
 
@@ -94,5 +95,6 @@ class Line:
         while not self._cluster.answered(reference, soon):
             if deadline is not None and deadline.passed:
                 raise ActorGone(f"it has taken nothing of what it was told for {most:g} s")
-            self._cluster.get(self._cluster.call(self.actor, "is_there"), GONE_SECONDS)
+            patience = GONE_SECONDS if self.place.ready else PREPARING_SECONDS
+            self._cluster.get(self._cluster.call(self.actor, "is_there"), patience)
         return self._cluster.get(reference, GONE_SECONDS)

@@ -274,13 +274,23 @@ class RayNode:
             port.close()
 
     def _watch(self) -> None:
+        looked = monotonic()
         while not self._stopped.wait(LOOK_SECONDS):
-            silent = monotonic() - self._asked
-            if silent > UNWANTED_SECONDS:
-                os._exit(0)
-            if silent > SILENT_SECONDS and (self._port is not None or self._left):  # it may not have got its port
-                logger.warning("the server has not asked for %g s: it is gone, and trainers are let go", SILENT_SECONDS)
-                self._end(SERVES_NONE, where_silent=True)
+            looked = self._look(looked)
+
+    def _look(self, looked: float) -> float:
+        """Whether the server is silent, since somebody ``looked``; gives when this was. Time in which this process did
+        not run counts for nothing: what its server asked it then has waited as long."""
+        now = monotonic()
+        with self._lock:
+            self._asked = min(now, self._asked + max(0.0, now - looked - LOOK_SECONDS))
+        silent = now - self._asked
+        if silent > UNWANTED_SECONDS:
+            os._exit(0)
+        if silent > SILENT_SECONDS and (self._port is not None or self._left):  # it may not have got its port
+            logger.warning("the server has not asked for %g s: it is gone, and trainers are let go", SILENT_SECONDS)
+            self._end(SERVES_NONE, where_silent=True)
+        return now
 
 
 def _arrays(state: "State") -> "dict[str, np.ndarray]":
