@@ -1,4 +1,5 @@
-"""Whether the head of a Ray cluster is there, which has in memory all that Ray knows of its machines and actors.
+"""Whether the head of a Ray cluster is there, which has in memory all that Ray knows of its machines and actors, and
+whether who listens could be one.
 
 Once it is gone, Ray ends every process that uses the cluster after a minute, the server's too, without a word.
 """
@@ -8,10 +9,28 @@ import socket
 import threading
 from collections.abc import Callable
 
-from flserver.clock import monotonic
+from flserver.clock import Deadline, monotonic
 
 LOOK_SECONDS = 2.0
 GONE_SECONDS = 10.0  # of connections that it does not take: less than it takes to be started anew
+
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # RFC 9113, 3.4; no settings
+FRAME_HEAD = 9  # bytes: three of length, a type, flags, four of a stream
+SETTINGS = b"\4\0\0\0\0\0"  # their type, no flag, of the whole connection
+
+
+def speaks_as_one(connection: socket.socket, seconds: float) -> bool:
+    """Whether who took the connection begins, within so many seconds, to speak what a head does: HTTP/2, whose server
+    says its settings first. For that it needs no token, and nothing of it is left there."""
+    deadline, said = Deadline.after(seconds), b""
+    with contextlib.suppress(OSError):
+        connection.sendall(HELLO)
+        while len(said) < FRAME_HEAD:
+            connection.settimeout(deadline.remaining())
+            if not (more := connection.recv(FRAME_HEAD - len(said))):
+                break
+            said += more
+    return len(said) == FRAME_HEAD and said[3:] == SETTINGS
 
 
 class Head:

@@ -17,15 +17,18 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, ClassVar, Protocol
 
-from flserver.cluster.head import Head
+from flserver.cluster.head import Head, speaks_as_one
 from flserver.errors import FlserverError, NotInstalled, UsageError, one_line
 
 ANSWER_SECONDS = 3.0  # that a cluster has to answer in, before anybody joins it
+SPEAK_SECONDS = 10.0  # that who listens there has to say anything in, on a busy machine
+JOIN_SECONDS = 30.0  # that joining may take: Ray itself tries for a quarter of an hour where nobody answers
 ACTOR_CPUS = 0.5  # that one takes of its machine's, as Ray counts: so one of a few cores has room for other work too
 CALLS = 8  # of an actor's methods at once: of a node, the line each way, and models
 CALLS_APART = 2  # the same, of each group that has threads of its own
 MOST_OF_RAYS = 200  # characters of what Ray says, which may be paragraphs
 TOKEN_MODE = "RAY_AUTH_MODE"
+NO_CLUSTER = "who listens there does not answer as a Ray cluster"
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +57,8 @@ class ActorLate(ActorGone):
 
 
 def check_cluster(address: str) -> None:
-    """Whether Ray is installed, and somebody listens at ``address``; nothing of Ray is imported. Raises UsageError.
+    """Whether Ray is installed, and somebody listens at ``address`` who speaks as a cluster's head does; nothing of Ray
+    is imported. Raises UsageError.
 
     To join, and so to hold the token against the cluster's, leaves traces in it.
     """
@@ -64,20 +68,25 @@ def check_cluster(address: str) -> None:
     if not (host and port.isdecimal()):
         return  # Ray finds it by itself, or says what is wrong with it
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+        connection = socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"--ray-address {address}: no cluster answers there ({why}): look there whether Ray runs "
             "(systemctl status flserver-ray, or who starts it); this machine has to belong to that cluster"
         ) from error
+    with connection:
+        encrypted = os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true")  # as Ray reads it
+        if not encrypted and not speaks_as_one(connection, SPEAK_SECONDS):
+            raise UsageError(f"--ray-address {address}: {NO_CLUSTER}: give the port of its head (ray start --port)")
 
 
 class Cluster:
     """The cluster at ``address``, as the run ``run_id`` sees it: only its own actors. Raises UsageError."""
 
     left_waiting = False
-    """Whether threads of this process wait in Ray for a head that is gone: they crash it where Python ends."""
+    """Whether threads of this process wait in Ray for a head that is gone, or was never there: they crash it where
+    Python ends."""
 
     def __init__(self, address: str, run_id: str) -> None:
         self._ray: Any = load_ray()
@@ -86,11 +95,17 @@ class Cluster:
         self._join()
 
     def _join(self) -> None:
-        # On another thread than the main one, where it would take SIGTERM for itself.
+        # On another thread than the main one, where it would take SIGTERM for itself, and could not be left.
         failed: list[BaseException] = []
-        thread = threading.Thread(target=self._connect, args=(failed,), name="ray-joins")
+        thread = threading.Thread(target=self._connect, args=(failed,), name="ray-joins", daemon=True)
         thread.start()
-        thread.join()
+        thread.join(JOIN_SECONDS)
+        if thread.is_alive():
+            self._leave_waiting()
+            raise UsageError(
+                f"--ray-address {self._address}: {NO_CLUSTER} (nothing within {JOIN_SECONDS:g} s): give the port of "
+                "its head (ray start --port), and look whether Ray runs on this machine"
+            )
         if failed:
             said = one_line(failed[0])[:MOST_OF_RAYS]
             raise UsageError(
@@ -134,10 +149,14 @@ class Cluster:
         if self._head is not None:
             self._head.close()
         if self.is_gone:
-            atexit.unregister(self._ray.shutdown)
-            Cluster.left_waiting = True
+            self._leave_waiting()
         else:
             self._ray.shutdown()
+
+    def _leave_waiting(self) -> None:
+        """Ray is not told to end: that would wait for whom its threads wait for."""
+        atexit.unregister(self._ray.shutdown)
+        Cluster.left_waiting = True
 
     @property
     def machine(self) -> str:

@@ -49,8 +49,8 @@ class Gathering:
     def add_again(self, kept: Kept) -> bool:
         """Add an update again that was kept; False where it cannot be read any more."""
         assert self.strategy is not None
-        if self.strategy.splits and not kept.folded:
-            return False  # it is not settled whether it counts
+        if self.strategy.splits and not kept.certain:
+            return False  # what is in a sum counts
         try:
             update = self._read(kept)
             if self.strategy.splits:

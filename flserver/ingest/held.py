@@ -44,14 +44,14 @@ class NodeSubmission(Submission):
 
 
 class Kept(NamedTuple):
-    """An update that was kept: of which round, under which digest, and for how many samples it counts. It was
-    ``folded`` at its node, or waited there."""
+    """An update that was kept: of which round, under which digest, and for how many samples it counts. It is
+    ``certain`` that it does, or its node went before that was."""
 
     update_id: int
     round: int
     digest: str
     samples: int
-    folded: bool
+    certain: bool
 
 
 Again = Callable[[Kept], bool]
@@ -67,12 +67,14 @@ class _Held:
     kept: str | None
     folded: bool
 
-    def added(self, again: Again) -> bool:
+    def added(self, again: Again, exchange: Exchange) -> bool:
         """Whether it could be added again elsewhere."""
         answers, samples = self.verdict.answers, self.verdict.counted_size
         if self.kept is None or answers is None or samples is None:
             return False
-        return again(Kept(self.upload.update_id, answers.round, self.kept, samples, self.folded))
+        # What waited may be certain by now: those that the attempt's order has before it may not have come.
+        certain = self.folded or exchange.is_certain(self.upload)
+        return again(Kept(self.upload.update_id, answers.round, self.kept, samples, certain))
 
 
 @dataclass
@@ -163,7 +165,7 @@ class Held:
             held, deciding = list(self._held.values()), list(self._deciding.values())
             self._held.clear()
             self._deciding.clear()
-        uploads = [(one.upload, one.verdict, True) for one in held if not one.added(again)]
+        uploads = [(one.upload, one.verdict, True) for one in held if not one.added(again, self._exchange)]
         uploads += [(upload, verdict, False) for upload, verdict in deciding]
         verdicts = {upload.update_id: verdict for upload, verdict, _ in uploads}
         return [(upload, verdicts[upload.update_id]) for upload in self._exchange.lose(uploads)]

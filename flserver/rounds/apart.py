@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from flserver.identity.peer import Peer
 from flserver.rounds.broadcast import Published, Ring, Send
 from flserver.rounds.endings import Farewell, Stop
-from flserver.rounds.losses import lose, on_record
+from flserver.rounds.losses import certain, lose, on_record
 from flserver.rounds.model import CurrentModel
 from flserver.rounds.rules import Rounds
 from flserver.rounds.seats import Attempt, Registration, SentModel, Upload, Verdict
@@ -58,6 +58,11 @@ class Apart:
                     self._rounds.confirm_answer(verdict)
             self._changed.notify_all()
             return lost
+
+    def is_certain(self, upload: Upload) -> bool:
+        """Whether it is certain that this counts."""
+        with self._changed:
+            return certain(self._rounds.attempt, upload)
 
     def losses_on_record(self, uploads: Iterable[Upload]) -> None:
         """It is on record that these are lost."""

@@ -4,6 +4,7 @@ Such an update has answered its model; where it counted, and is folded nowhere e
 end while that is being put on record, and once its end is about to be, nothing of it can be lost any more.
 """
 
+from flserver.rounds.norms import settle
 from flserver.rounds.seats import Attempt, Seat, Upload
 
 
@@ -23,6 +24,16 @@ def on_record(attempt: Attempt | None, upload: Upload) -> None:
     if attempt is not None and _seat(attempt, upload) is not None:
         attempt.losing -= 1
         attempt.recording -= 1
+
+
+def certain(attempt: Attempt | None, upload: Upload) -> bool:
+    """Whether it is certain by now that an upload counts in the attempt; of a suspect it may be so, and not its turn to
+    be folded yet."""
+    seat = _seat(attempt, upload)
+    if attempt is None or seat is None:
+        return False
+    settle(attempt)
+    return seat.counts and not seat.pending
 
 
 def _seat(attempt: Attempt | None, upload: Upload) -> Seat | None:

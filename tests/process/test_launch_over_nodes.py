@@ -18,6 +18,7 @@ from flserver.process.ray.nodes import RayNodes
 from flserver.process.run import _nodes
 from flserver.settings import server_settings
 from flserver.store.database import Lock
+from tests.listening import SETTINGS, listening
 from tests.recorded_run import PLAIN, write_database
 
 
@@ -69,6 +70,16 @@ def test_a_cluster_that_nobody_answers_for_is_said_at_once_and_not_joined(tmp_pa
     assert happened == ["has the run"]
 
 
+def test_who_is_no_cluster_is_not_waited_for_as_one(tmp_path: Path, happened: list[str]) -> None:
+    """Ray itself would try for a quarter of an hour."""
+    with (
+        listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address,
+        pytest.raises(UsageError, match=rf"^--ray-address {address}: who listens there does not answer as"),
+    ):
+        started(tmp_path, address, resume=True, run_name="plain")
+    assert happened == ["has the run"]
+
+
 NEW = ["asked for room", "has the run", "looked at the record", "serves"]
 RESUMED = [
     "has the run",
@@ -92,8 +103,7 @@ def test_nodes_are_told_to_stay_before_the_record_is_looked_at_and_handed_on_to_
         return 0
 
     monkeypatch.setattr("flserver.process.app.serve", serve)
-    with closing(socket.create_server(("127.0.0.1", 0))) as somebody:
-        address = f"127.0.0.1:{somebody.getsockname()[1]}"
+    with listening(SETTINGS) as address:
         assert started(tmp_path, address, resume=resume, run_name="plain" if resume else "another") == 0
     assert happened == expected
     assert [type(found) for found in left] == [Found if resume else type(None)]

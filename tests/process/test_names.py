@@ -9,6 +9,7 @@ import pytest
 from flserver.errors import UsageError
 from flserver.process.names import BUILT_IN_MODEL, check_names
 from flserver.settings import DATASETS, STRATEGIES, server_settings
+from tests.listening import SETTINGS, listening
 
 
 @pytest.mark.parametrize(
@@ -64,9 +65,12 @@ def test_a_ray_cluster_that_nobody_answers_for_is_none(monkeypatch: pytest.Monke
         address = f"127.0.0.1:{somebody.getsockname()[1]}"
         with pytest.raises(UsageError, match=rf"--ray-address {address}: no cluster answers there \(.*refused"):
             check_names(server_settings({"ingest": 2, "ray_address": address}))
-        somebody.listen()
-        asked = list[tuple[str, int]]()
-        monkeypatch.setattr("flserver.process.names.require_room", lambda *what: asked.append(what))
+    asked = list[tuple[str, int]]()
+    monkeypatch.setattr("flserver.process.names.require_room", lambda *what: asked.append(what))
+    with listening(b"SSH-2.0-OpenSSH_9.2\r\n") as address:
+        with pytest.raises(UsageError, match=rf"--ray-address {address}: who listens there does not answer as a Ray"):
+            check_names(server_settings({"ingest": 2, "ray_address": address}))
+    with listening(SETTINGS) as address:
         check_names(server_settings({"ingest": 2, "ray_address": address}))
     check_names(server_settings({"ingest": 3, "ray_address": "auto"}))
     assert asked == [(address, 2), ("auto", 3)]
