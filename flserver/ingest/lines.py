@@ -17,6 +17,7 @@ from flserver.ingest.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
+ENDED = "its process ended"  # or it has closed its end, which only a process that ends does
 IDLE = 3600.0  # seconds; only a bound: what is said, and the end, wakes who takes
 LENGTH = 8
 MOST = 1 << 40  # bytes of a batch: a length beyond that is none
@@ -138,7 +139,7 @@ class LineEnd:
         self._outbox = end.outbox
         self._turn = threading.Lock()  # of who takes batches and sends them; guards the next
         self._rest: list[memoryview] = []  # what the system did not take at once
-        self._why = "its process ended"  # or it has closed its end, which only a process that ends does
+        self._why = ENDED
         self._patience = patience
         if patience is not None:
             set_patience(sock, patience)

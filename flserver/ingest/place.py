@@ -41,8 +41,8 @@ ORDERLY = ""  # why a node is gone that was asked to be
 
 class Place:
     """What belongs to the node ``name``, which is ``heard`` once it has said anything, and ``leaving`` once nothing
-    more comes. ``ready`` and ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, and may not know.
-    What ``started`` it is the first of its events."""
+    more comes. ``ready`` and ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, and may not know,
+    and ``explain`` says more of why it is, where somebody knows. What ``started`` it is the first of its events."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Place:
         self._seated = Seated(exchange, self.outbox, desk.know)
         self.ready = self.has_model = self.leaving = self.heard = False
         self.cut: Callable[[], None] = lambda: None
+        self.explain: Callable[[str], str] = lambda why: why
         self._lock = threading.Lock()  # guards the two below
         self._accepted: dict[int, float] = {}
         self.ending = False
@@ -274,6 +275,7 @@ class Place:
             held = self.held.ids
             lost = self.held.lose_all(self._desk.add_again)
             if why != ORDERLY:
+                why = self.explain(why)
                 for event in self._on_record.ends(self.name, self.slot or None, why, map(_lost, lost), held):
                     self._say(event)
             elif self.started is not None:

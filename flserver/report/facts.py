@@ -44,8 +44,9 @@ class Facts:
     those of the views, of which ``attempts`` are v1_rounds in order, ``committed`` those that made
     a round; ``metrics`` are v1_round_metrics by name and source, then by round; ``side`` is the run as a comparison has
     it, ``answered`` how many clients answered an invitation; ``told`` is what trainers told, as far as it is shown,
-    ``told_left_out`` whether there is more, ``told_by`` who told what of it. ``unheld`` is set where the run is on
-    record as going on, and no server has the database."""
+    ``told_left_out`` whether there is more, ``told_by`` who told what of it; ``cost_by_nodes`` has the
+    round of each attempt that missed its quorum and clients, or updates, that went with ingest nodes. ``unheld`` is set
+    where the run is on record as going on, and no server has the database."""
 
     database: str
     db: str
@@ -56,6 +57,7 @@ class Facts:
     settings: Mapping[str, Any]
     processes: Sequence[Row]
     nodes: Sequence[Row]
+    cost_by_nodes: Sequence[int]
     acts: Sequence[Row]
     attempts: Sequence[Row]
     metrics: Mapping[tuple[str, str], Mapping[int, float]]
@@ -160,6 +162,7 @@ def read_facts(reader: Reader, ref: str | None, db: Place, personal: bool = Fals
         settings=settings_of(run),
         processes=rows("SELECT * FROM v1_processes WHERE run_id = :run_id ORDER BY process_id"),
         nodes=rows("SELECT * FROM v1_nodes WHERE run_id = :run_id ORDER BY started_at, node"),
+        cost_by_nodes=[row["round"] for row in rows(_COST_BY_NODES)],
         acts=rows("SELECT * FROM v1_operator_events WHERE run_id = :run_id ORDER BY at"),
         attempts=rows("SELECT * FROM v1_rounds WHERE run_id = :run_id ORDER BY round, attempt"),
         metrics=metrics,
@@ -260,6 +263,16 @@ _STRANGERS = """
     SELECT reason, {prefix} AS prefix, SUM(connections) AS connections, SUM(messages) AS messages, MIN(minute) AS first,
         MAX(minute) AS last
     FROM v1_summaries WHERE run_id = :run_id GROUP BY 1, 2 ORDER BY 3 DESC"""
+# By what became of the clients, and not by when nodes were gone: an attempt may be on record as aborted before the node
+# is that it waited for in vain. A client has one registration at a time: the one that it had when the attempt started.
+_COST_BY_NODES = """
+    SELECT r.round FROM v1_rounds r
+    WHERE r.run_id = :run_id AND r.status = 'aborted' AND r.reason = 'quorum' AND EXISTS (
+        SELECT 1 FROM v1_client_rounds i LEFT JOIN v1_clients c ON c.run_id = i.run_id AND c.client_id = i.client_id
+            AND c.left_reason = 'node' AND c.registered_at <= r.started_at AND c.left_at >= r.started_at
+        WHERE i.run_id = r.run_id AND i.round = r.round AND i.attempt = r.attempt
+            AND (i.decision = 'lost' OR i.participation = 'dropped' AND c.client_id IS NOT NULL))
+    ORDER BY r.round, r.attempt"""
 _PEOPLE = """
     SELECT c.client_id, c.registration, c.identity, c.label, n.peer_host, n.certificate_subject,
         n.certificate_fingerprint, c.info, c.registered_at, c.left_at, c.left_reason

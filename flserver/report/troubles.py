@@ -84,21 +84,15 @@ def gone_nodes(facts: Facts) -> list[Row]:
 
 
 def _nodes_gone(facts: Facts) -> list[str]:
-    """Which, and which attempts may have missed their quorum for that."""
+    """Which, and which attempts missed clients or updates for that."""
     if not (gone := gone_nodes(facts)):
         return []
     names = listed([text(row["node"]) for row in gone[:NAMED]] + [f"{len(gone) - NAMED} more"] * (len(gone) > NAMED))
     said = [f"{of(len(gone), 'ingest node was', 'ingest nodes were')} gone before the end: {names}."]
-    ends = [row["ended_at"] for row in gone]
-    for_that = [
-        row["round"]
-        for row in aborted(facts)
-        if row["reason"] == "quorum" and any(row["started_at"] <= end <= row["ended_at"] for end in ends)
-    ]
-    if for_that:
+    if for_that := facts.cost_by_nodes:
         attempts = of(len(for_that), "attempt that had", "attempts that had")
         said.append(
-            f"Nodes went during {attempts} too few updates then, of round {rounds(for_that)}: what they had was "
+            f"Nodes went during {attempts} too few updates then, of round {rounds(list(for_that))}: what they had was "
             "missing, and trainers may not be to blame."
         )
     return said

@@ -111,7 +111,9 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     assert left <= {"finished", "node", "closed", "reset"}
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]
     server.wait_for_line("node-3 serves trainers")
-    assert server.sql("SELECT node, updates_lost > 0 FROM v1_nodes WHERE lost = 1") == [(lost, 1)]
+    killed_by, gone = "its process was killed by SIGKILL", "SELECT node, updates_lost > 0, end_reason FROM v1_nodes"
+    assert server.sql(f"{gone} WHERE lost = 1") == [(lost, 1, killed_by)]
+    server.wait_for_line(f"{lost} is gone: {killed_by}")
     assert server.terminate() == 0
     code, said = flserver("--db", server.db, "verify")
     assert code == 0, said

@@ -110,8 +110,8 @@ VIEWS: dict[str, tuple[str, dict[str, str]]] = {
             "lost": "1 where the node was gone before its time: killed, or no answer came from it; 0 where it ended in "
             "order; NULL while it serves, and where the server was killed. Updates that went with it have the "
             "decision `lost`.",
-            "end_reason": "`finished`, or how it showed that it was gone, or `server stopped` where the server was "
-            "killed.",
+            "end_reason": "`finished`, or how it showed that it was gone (of a process of the server's machine by "
+            "which signal, or with which exit code, it ended), or `server stopped` where the server was killed.",
             "connections": "How many connections it accepted, also those of strangers without a row.",
             "updates": "How many complete uploads came by it, whatever was decided of them.",
             "updates_lost": "How many of these have the decision `lost`.",

@@ -273,6 +273,26 @@ def test_a_node_that_went_is_named_and_so_are_the_attempts_that_missed_their_quo
     assert row[4] == "gone: no answer from 10.0.0.2"
 
 
+def test_an_attempt_that_is_on_record_before_the_node_that_cost_it_is_counted(tmp_path: Path) -> None:
+    """A node's connections are given up at once, which may end the attempt; that it is gone is on record behind that.
+    Who left of itself costs no node anything, nor does a node that goes without one of the attempt's clients."""
+    db = tmp_path / "runs.sqlite"
+    ensure_head(db)
+    registered = [*story.registered("1", 1), *story.registered("2", 2), *story.registered("3", 3)]
+    rounds = [facts.attempt(0), facts.committed(0), facts.attempt(1, 1, ("1", "2"), not_sent=("3",))]
+    rounds += [facts.aborted(1, 1, [facts.silent("1"), facts.silent("2", "dropped"), facts.silent("3", "not_sent")])]
+    went = [facts.node_lost(node="node-1", updates=()), facts.left("2", "node", connection_id=2)]
+    rounds += [*went, *story.registered("2", 4, 2), facts.attempt(1, 2, ("1", "2"), not_sent=("3",))]
+    gone = facts.node_lost(node="node-2", slot=2, updates=())
+    rounds += [facts.left("1", "reset"), gone, facts.left("3", "node", connection_id=3)]
+    rounds += [facts.aborted(1, 2, [facts.silent("1", "dropped"), facts.silent("2"), facts.silent("3", "not_sent")])]
+    rounds += [*story.registered("1", 5, 2), facts.left("1", "node", connection_id=5, registration=2)]
+    story.write(db, [*story.started(), facts.node_started(1), facts.node_started(2), *registered, *rounds])
+    told = read(db, "night")
+    assert told.cost_by_nodes == [1]
+    assert any(line.startswith("Nodes went during 1 attempt that had") for line in troubles.lines(told))
+
+
 def test_a_run_without_nodes_says_nothing_of_any(tmp_path: Path) -> None:
     db = tmp_path / "runs.sqlite"
     ensure_head(db)

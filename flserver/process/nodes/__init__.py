@@ -1,6 +1,7 @@
 """Ingest nodes as processes of this machine: they share the server's socket, and each has a line to its desk.
 
 children.py   starts them, and another one where one died, as often as restarts.py lets it
+ending.py     how a process ended
 child.py      what runs in one: python -m flserver.process.nodes.child
 called.py     what they are asked beside their lines: models, and the new one by range
 calls.py      how they are asked, with descriptors that go along

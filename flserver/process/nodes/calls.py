@@ -19,11 +19,9 @@ from typing import Any, NamedTuple
 
 from flserver.errors import FlserverError, one_line
 from flserver.ingest.faults import is_its_own
-from flserver.ingest.lines import LENGTH, receive_first, set_patience
+from flserver.ingest.lines import ENDED, LENGTH, receive_first, set_patience
 
 MOST_DESCRIPTORS = 200  # in one message: the system takes 253
-
-ENDED = "its process ended"
 
 logger = logging.getLogger(__name__)
 

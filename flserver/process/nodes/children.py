@@ -23,6 +23,7 @@ from flserver.process.nodes.about import About
 from flserver.process.nodes.called import CalledNodes
 from flserver.process.nodes.calls import Caller
 from flserver.process.nodes.child import described
+from flserver.process.nodes.ending import Ending
 from flserver.process.nodes.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
 from flserver.process.signals import unheard
 from flserver.settings import ServerSettings
@@ -38,6 +39,7 @@ class Child:
 
     def __init__(self, process: "subprocess.Popen[bytes]", place: Place, line: LineEnd, caller: Caller) -> None:
         self.process, self.place, self.line, self.caller = process, place, line, caller
+        self.ending = Ending(process)
         self.noticed = False  # that it is gone: then whoever comes next ends it, not before
 
     def end(self) -> None:
@@ -164,6 +166,7 @@ class Nodes:
         lost = partial(_lost, place)
         caller = Caller(calls, place.name, STUCK_SECONDS, lost=lost, ended=end.cut)  # none is mute and still counted
         child = Child(process, place, end, caller)
+        place.explain = child.ending.explain
         undo.callback(end.close)
         undo.push(partial(_not_begun, place))  # before the line is closed: it carries until its outbox is
         undo.callback(caller.close)
@@ -197,6 +200,7 @@ class Nodes:
             here.noticed = True
             self._children = [child for child in self._children if child not in gone]
             again = self._budget.allows(place.slot, monotonic())
+        here.ending.how()  # before it is ended here
         here.process.kill()  # it may have lost no more than its line; others accept from its socket
         place.join()
         self._desk.make_durable()  # so that the loss is told of before the one that comes

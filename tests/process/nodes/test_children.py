@@ -84,7 +84,7 @@ def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
         last = [started.node for started in served.recorder.of(NodeStarted) if started.slot == slot][-1]
         assert f"slot {slot}, where {last} was: {restarts.TOO_OFTEN}" in caplog.messages
     assert not served.recorder.of(ClientLeft)
-    assert {lost.reason for lost in served.recorder.of(NodeLost)} == {"its process ended"}
+    assert {lost.reason for lost in served.recorder.of(NodeLost)} == {"its process ended with exit code 1"}
     on_record = 0
     for line in caplog.messages:
         if line.startswith("on record: "):
@@ -253,6 +253,25 @@ def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_p
         "node-1",
         "it has not given its sum",
     )
+
+
+@pytest.mark.usefixtures("hanging")
+def test_how_a_node_ended_is_on_record_and_not_that_the_server_killed_what_lost_its_line(tmp_path: Path) -> None:
+    served = Served(tmp_path, 2)
+    served.nodes.start()
+    try:
+        killed, cut = served.nodes._children
+        killed.process.send_signal(signal.SIGUSR1)
+        eventually(lambda: "node-1" not in names(served.desk))
+        cut.line.cut()
+        eventually(lambda: cut.process.poll() is not None and "node-2" not in names(served.desk))
+    finally:
+        served.nodes.close(0.0)
+    assert cut.process.returncode == -signal.SIGKILL
+    assert [(lost.node, lost.reason) for lost in served.recorder.of(NodeLost)] == [
+        ("node-1", "its process was killed by SIGUSR1"),
+        ("node-2", "its process ended"),
+    ]
 
 
 @pytest.mark.usefixtures("hanging")
