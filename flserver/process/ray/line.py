@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 TAKE_SECONDS = 1.0  # that a node waits for something to say, before it says that there is nothing
 SOON_SECONDS = 2.0  # that any other call may take before the node is asked whether it is there
 GONE_SECONDS = 8.0  # that it may take to answer that: then it is gone
-PREPARING_SECONDS = 120.0  # the same while it makes its model: torch is loaded with all its threads waiting for the disk
+PREPARING_SECONDS = 120.0  # the same while it makes its model: all its threads wait while torch is loaded
 CARRY_SECONDS = 600.0  # that a model may take from one machine to another
 
 
