@@ -92,7 +92,7 @@ def _nodes_gone(facts: Facts) -> list[str]:
     if for_that := facts.cost_by_nodes:
         attempts = of(len(for_that), "attempt that had", "attempts that had")
         said.append(
-            f"Nodes went during {attempts} too few updates then, of round {rounds(list(for_that))}: what they had was "
+            f"Nodes went during {attempts} too few updates then, of round {rounds(for_that)}: what they had was "
             "missing, and trainers may not be to blame."
         )
     return said

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from flserver.clock import utc_timestamp
@@ -81,7 +82,7 @@ def size(octets: int | None) -> str:
     return f"{amount:.3g} TB"
 
 
-def rounds(numbers: list[int]) -> str:
+def rounds(numbers: Sequence[int]) -> str:
     """Some rounds by their numbers: ``3``, ``3, 5 and 9``, or the first of many."""
     if len(numbers) > 8:
         return f"{', '.join(map(str, numbers[:6]))} and {len(numbers) - 6} more"

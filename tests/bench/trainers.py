@@ -16,16 +16,19 @@ from dataclasses import asdict
 
 import torch
 
+from flserver.clock import Deadline
 from tests.bench.answers import FIRST_ID, SMALL, Answer, Outcome, registration
 from tests.bench.crowd import Crowd
 from tests.bench.models import FACTORIES, with_every_exponent
 from tests.bench.wire import receive_exactly, receive_length, send_frame
 
 KEPT = 64_000_000  # bytes: a trainer has room for so much of a model; of a longer one the end lies over the beginning
+ANSWER_SECONDS = 5.0  # that registrations under way have once one trainer was let down: their answers are there by then
 
 
 class Trainer(threading.Thread):
-    """One trainer. ``received`` has the moment (seconds) at which each model and <FINISHED> was there.
+    """One trainer. ``received`` has the moment (seconds) at which each model and <FINISHED> was there; ``answered`` is
+    set once it knows whether it is registered.
 
     Threads that still wait when it is clear how things end are left behind: they are daemons.
     """
@@ -35,6 +38,7 @@ class Trainer(threading.Thread):
         self._address, self._id, self._answer, self._ended = ("127.0.0.1", port), client_id, answer, ended
         self.received: list[float] = []
         self.registered = self.finished = False
+        self.answered = threading.Event()
         self.refusal: str | None = None
         self.failure: str | None = None
 
@@ -42,6 +46,7 @@ class Trainer(threading.Thread):
         try:
             with socket.create_connection(self._address) as connection:
                 self._register(connection)
+                self.answered.set()
                 if self.registered:
                     self._take_part(connection)
         except (OSError, EOFError) as error:
@@ -49,6 +54,7 @@ class Trainer(threading.Thread):
                 self.failure = f"{type(error).__name__}: {error}"
             else:
                 self.refusal = f"{type(error).__name__}: {error}"
+        self.answered.set()
         self._ended.put(self)
 
     def _register(self, connection: socket.socket) -> None:
@@ -86,6 +92,9 @@ def a_thread_each(port: int, answers: list[Answer]) -> Outcome:
         outcome.refusal, outcome.failure = one.refusal, one.failure
         if not one.finished:
             break
+    deadline = Deadline.after(ANSWER_SECONDS)
+    for trainer in trainers:
+        trainer.answered.wait(deadline.remaining())
     outcome.registered = sum(trainer.registered for trainer in trainers)
     outcome.finished = sum(trainer.finished for trainer in trainers)
     outcome.moments = [max(moments) for moments in zip(*(trainer.received for trainer in trainers), strict=False)]
