@@ -136,9 +136,11 @@ def test_a_node_that_makes_its_model_may_answer_nothing_for_longer(
     with OnThreads(tmp_path, 1, 1, 1) as run:
         run.ports()
         run.threads.actors["node-1"].hangs = True
-        (gone,) = eventually(lambda: run.several.recorder.of(NodeLost))
-        assert gone.reason == "it has not answered within 120 s"
-        may.set()
+        try:
+            (gone,) = eventually(lambda: run.several.recorder.of(NodeLost))
+            assert gone.reason == "it has not answered within 120 s"
+        finally:
+            may.set()
 
 
 def test_a_node_that_cannot_take_what_it_is_told_says_so_and_ends(
