@@ -16,7 +16,8 @@ PASSED = 3  # descriptors: where it listens, its line, and its calls
 
 
 class ForkedNode:
-    """As ``subprocess.Popen``, as far as ``process.nodes`` uses that."""
+    """As ``subprocess.Popen``, as far as ``process.nodes`` uses that. It is another process' child, so with which code
+    it ended is not known: all are said to have been killed, as those are that a sweep ends."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -24,14 +25,15 @@ class ForkedNode:
         with suppress(ProcessLookupError):  # it has ended already
             self._descriptor = os.pidfd_open(pid)
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None = None) -> int:
         """Until it has ended. Raises subprocess.TimeoutExpired."""
         if self._descriptor is None:
-            return
+            return -signal.SIGKILL
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
         if not poll.poll(None if timeout is None else 1000 * timeout):
             raise subprocess.TimeoutExpired("a node", timeout or 0)
+        return -signal.SIGKILL
 
     def kill(self) -> None:
         if self._descriptor is not None:
