@@ -2,8 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterable
-from contextlib import suppress
 from functools import partial
 from os.path import realpath
 from pathlib import Path
@@ -14,6 +12,7 @@ from flserver.errors import CheckpointError, UsageError, one_line
 from flserver.files import check_makeable, create, make_folders, sync_folder
 from flserver.models.checkpoints import Checkpoints, Written, beside
 from flserver.models.digests import NAME, located, sha256_of
+from flserver.models.durable import write_durably
 from flserver.models.stored import free_space
 from flserver.text import printable
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:  # a start looks at the place before torch is there
     from flserver.models.state import State
 
 logger = logging.getLogger(__name__)
-
-WRITEBACK = 4 << 20  # bytes after which the disk is told to begin
 
 
 class CheckpointStore(Checkpoints):
@@ -71,7 +68,7 @@ class CheckpointStore(Checkpoints):
             # The digest is as much work as the write; it is done by another processor meanwhile.
             with beside(size, "checkpoint-digest", partial(sha256_of, pieces)) as hashing:
                 temporary.unlink(missing_ok=True)
-                _write_durably(create(temporary, self._group), pieces)
+                write_durably(create(temporary, self._group), pieces)
                 digest = hashing.result()
             name = f"round-{round:06d}-{digest.removeprefix('sha256:')[:16]}.safetensors"
             os.rename(temporary, self._folder / name)
@@ -114,35 +111,3 @@ class CheckpointStore(Checkpoints):
             place.unlink(missing_ok=True)
         except (OSError, CheckpointError) as error:
             logger.warning("checkpoint %s could not be deleted: %s", printable(path), one_line(error))
-
-
-def _write_durably(file: int, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write all ``pieces`` to the new file, close it, and return once it would survive a power loss."""
-    begun = at = 0
-    try:
-        for piece in pieces:
-            rest = memoryview(piece)
-            while rest:
-                count = os.write(file, rest[:WRITEBACK])
-                rest, at = rest[count:], at + count
-                if at - begun >= WRITEBACK:
-                    _begin_writeback(file, begun, at - begun)
-                    begun = at
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def write_file(temporary: Path, place: Path, pieces: Iterable[bytes | memoryview], group: int | None = None) -> None:
-    """Write a file that is ``place`` once its bytes are durable, by way of ``temporary`` beside it; its name is durable
-    with ``sync_folder``. Raises OSError."""
-    temporary.unlink(missing_ok=True)
-    _write_durably(create(temporary, group), pieces)
-    os.rename(temporary, place)
-
-
-def _begin_writeback(file: int, start: int, size: int) -> None:
-    """Let the disk begin with what was written, while more is: the fsync, which alone makes it durable, waits less."""
-    if hasattr(os, "posix_fadvise"):  # Linux then starts to write what is dirty; only a hint, so a refusal says nothing
-        with suppress(OSError):
-            os.posix_fadvise(file, start, size, os.POSIX_FADV_DONTNEED)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from flserver.errors import CheckpointError, one_line
 from flserver.files import make_folders, sync_folder
-from flserver.models.checkpoint import write_file
 from flserver.models.digests import located
+from flserver.models.durable import write_file
 from flserver.models.stored import is_there, opened
 from flserver.settings.folders import Folder, ObjectPath
 

@@ -12,7 +12,7 @@ import os
 import weakref
 from collections import deque
 
-WORTH_KEEPING, MOST_KEPT = 2**20, 2**28  # bytes
+WORTH_KEEPING = 2**20  # bytes
 SMALL_PAGED = 2 * 2**20  # bytes: one huge page of x86
 
 
@@ -51,7 +51,7 @@ def let_go(buffer: mmap.mmap) -> None:
     kept for the next one to use, and the one that was kept before is given back to the system at once.
 
     Takes no lock: it may be called wherever garbage is found."""
-    if WORTH_KEEPING <= len(buffer) <= MOST_KEPT:
+    if len(buffer) >= WORTH_KEEPING:
         keep_nothing()
         _kept.append(buffer)
     else:
