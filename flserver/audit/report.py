@@ -67,9 +67,10 @@ class Report:
     def last_line(self) -> str:
         counted = {outcome: counter.total() for outcome, counter in self.counts.items()}
         total = sum(counted.values())
-        parts = [f"{counted['broken']} of {total} do not hold"] if counted["broken"] else []
-        parts += [f"{counted['unknown']} of {total} cannot be told"] if counted["unknown"] else []
-        return ", ".join(parts) or f"all {total} hold"
+        do = "does" if counted["broken"] == 1 else "do"
+        parts = [f"{counted['broken']} of {total} checks {do} not hold"] if counted["broken"] else []
+        parts += [f"{counted['unknown']} of {total} checks cannot be told"] if counted["unknown"] else []
+        return ", ".join(parts) or f"all {total} checks hold"
 
     def as_json(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """``facts`` about the record, then the verdict, what was counted by check, and what does not hold or cannot be

@@ -19,8 +19,9 @@ class Health:
     coordinator will have moved on; None where it waits without one. ``awaited`` is what clients are waited for to do,
     ``answered`` have done it, and so many more are ``missing``; ``seconds_left`` are left for it, of the join
     window too. ``sequence`` and
-    ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed. One that ``stands_by``
-    has no run yet, and ``run_id`` is the one it waits for.
+    ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed. ``nodes`` are how many
+    ingest nodes serve, of how many; that some are gone is no reason to restart anything: the server has others begin.
+    One that ``stands_by`` has no run yet, and ``run_id`` is the one it waits for.
     """
 
     run_id: str | None
@@ -36,6 +37,7 @@ class Health:
     sequence: int
     digest: str | None
     queue_length: int
+    nodes: tuple[int, int] | None = None
     stands_by: bool = False
 
     @classmethod
@@ -59,7 +61,7 @@ class Health:
 
     def response(self) -> tuple[HTTPStatus, bytes]:
         """The status code and the JSON body of ``/healthz``."""
-        reasons = self.reasons()
+        reasons, nodes = self.reasons(), self.nodes
         body = {
             "status": "unhealthy" if reasons else "standing by" if self.stands_by else "ok",
             "run_id": self.run_id,
@@ -71,6 +73,7 @@ class Health:
                 "missing": self.missing,
                 "seconds_left": self.seconds_left,
             },
+            "nodes": None if nodes is None else {"serving": nodes[0], "of": nodes[1]},
             "audit": {"sequence": self.sequence, "digest": self.digest, "queue_length": self.queue_length},
             "reasons": reasons,
         }

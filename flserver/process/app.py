@@ -263,6 +263,7 @@ class App:
             sequence=writer.sequence,
             digest=writer.last_digest,
             queue_length=writer.queue_length,
+            nodes=self._parts.nodes,
         )
 
     def _proven(self, since: int, head: events.HeadSigned) -> str:

@@ -145,6 +145,12 @@ class Run:
         """How many can be served at once, by all that serve some."""
         return self.capacity.at_once * max(1, self._launched.plan.settings.ingest.ingest)
 
+    @property
+    def nodes(self) -> tuple[int, int] | None:
+        """How many ingest nodes serve, of how many; None where the server has none."""
+        server = self.server
+        return None if isinstance(server, Server) else (server.serving, self._launched.plan.settings.ingest.ingest)
+
     def roster_changed(self) -> None:
         """Certificates and the roster were read again."""
         if self.desk is not None:

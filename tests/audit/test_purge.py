@@ -188,7 +188,7 @@ def test_checkpoints_go_but_the_newest_of_a_run_that_can_be_resumed(flserver: Ru
     with closing(sqlite3.connect(db)) as connection:
         deleted = connection.execute("SELECT COUNT(*) FROM rounds WHERE checkpoint_deleted_at IS NOT NULL").fetchone()
     assert deleted == (4,)
-    assert lines(flserver("--db", db, "verify"))[-1] == "all 6 hold"
+    assert lines(flserver("--db", db, "verify"))[-1] == "all 6 checks hold"
     refused(
         flserver("--db", db, "purge", "--what", "checkpoints", "--client", "1"), "a checkpoint is no single client's"
     )

@@ -71,14 +71,14 @@ def test_many_differences_are_ten_lines_and_a_count(flserver: Run, tmp_path: Pat
     code, _, err = flserver("--db", path, "verify")
     assert code == 1
     assert len(err.splitlines()) == 12
-    assert err.splitlines()[-2:] == ["… and 20 more in connections", "30 of 34 do not hold"]
+    assert err.splitlines()[-2:] == ["… and 20 more in connections", "30 of 34 checks do not hold"]
 
 
 def test_the_record_alone_is_verified_where_no_checkpoint_is_here(flserver: Run, db: Path) -> None:
     shutil.rmtree(db.with_name(f"{db.name}.checkpoints"))
     code, _, err = flserver("--db", db, "verify")
-    assert (code, err.splitlines()[-1]) == (2, "4 of 9 cannot be told")
-    assert lines(flserver("--db", db, "verify", "--without-checkpoints"))[-1] == "all 5 hold"
+    assert (code, err.splitlines()[-1]) == (2, "4 of 9 checks cannot be told")
+    assert lines(flserver("--db", db, "verify", "--without-checkpoints"))[-1] == "all 5 checks hold"
 
 
 def test_where_there_is_no_room_for_the_copy_that_is_said_first(
@@ -174,7 +174,7 @@ def test_a_round_that_counts_other_samples_than_its_updates_does_not_hold(flserv
     assert code == 1
     assert err.splitlines() == [
         f"run {facts.RUN} round 0: data_size is 7, its accepted updates have 0",
-        "1 of 5 do not hold",
+        "1 of 5 checks does not hold",
     ]
 
 

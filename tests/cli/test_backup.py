@@ -43,7 +43,7 @@ def kept(flserver: Run, db: Path, tmp_path: Path) -> Path:
 
 def test_a_backup_can_be_asked_as_it_is(flserver: Run, db: Path, kept: Path) -> None:
     copy = kept / "runs.sqlite"
-    assert lines(flserver("--db", copy, "verify"))[-1] == "all 9 hold"
+    assert lines(flserver("--db", copy, "verify"))[-1] == "all 9 checks hold"
     assert checkpoints(copy) == checkpoints(db)
     assert flserver("--db", copy, "runs", "--format", "json") == flserver("--db", db, "runs", "--format", "json")
     assert sorted(path.name for path in kept.iterdir()) == ["backup.json", "runs.sqlite", "runs.sqlite.checkpoints"]
@@ -144,7 +144,7 @@ def test_it_is_restored_with_its_checkpoints_and_told_how_to_go_on(
     original, both = err.splitlines()
     assert original == f"the original is there: {db} on {socket.gethostname()}"
     assert both.startswith(f"if both are served, their records differ after event {Reader(db).head().seq}, ")
-    assert lines(flserver("--db", new, "verify"))[-1] == "all 9 hold"
+    assert lines(flserver("--db", new, "verify"))[-1] == "all 9 checks hold"
     assert checkpoints(new) == checkpoints(db)
     assert sorted(path.name for path in new.parent.iterdir()) == [
         "fresh.sqlite",
@@ -312,4 +312,4 @@ def test_a_backup_of_an_older_version_is_restored(flserver: Run, kept: Path, tmp
     code, out, err = flserver("--db", new, "restore", kept)
     assert code == 0, err
     assert "all holds" in out
-    assert lines(flserver("--db", new, "verify"))[-1] == "all 9 hold"
+    assert lines(flserver("--db", new, "verify"))[-1] == "all 9 checks hold"

@@ -68,7 +68,7 @@ def test_every_command_that_reads_works_on_a_read_only_medium(left: Path) -> Non
     assert "third" in runs
     assert "night  completed" in show
     assert count == "n\n3\n"
-    assert "all 9 hold" in verified
+    assert "all 9 checks hold" in verified
     assert json.loads(check)["at_head"] is True
     assert "round 3 of run night" in exported
     assert "4 rounds, sha256:" in given

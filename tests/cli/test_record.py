@@ -19,7 +19,7 @@ from tests.recorded_run import PLAIN, RUN
 
 def test_a_sound_record_is_verified(flserver: Run, db: Path) -> None:
     schema, chain, tables, sums, tree, *files, summary = lines(flserver("--db", db, "verify"))
-    assert summary == "all 9 hold"
+    assert summary == "all 9 checks hold"
     assert schema.startswith("the schema is that of ")
     assert "nodes of the tree over" in tree
     assert re.fullmatch(r"\d+ rows in \d+ tables are what the events say", tables)
@@ -54,7 +54,7 @@ def test_a_changed_and_a_missing_checkpoint_are_found(flserver: Run, db: Path) -
     assert code == 1
     assert len(out.splitlines()) == 7
     changed, missing, summary = err.splitlines()
-    assert summary == "1 of 9 do not hold, 1 of 9 cannot be told"
+    assert summary == "1 of 9 checks does not hold, 1 of 9 checks cannot be told"
     assert "run plain round 0" in missing
     assert "No such file" in missing
     assert "--checkpoint-dir" not in missing, "the folder is where it was"

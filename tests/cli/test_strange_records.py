@@ -81,7 +81,7 @@ def test_what_lies_elsewhere_is_not_read(
     refused(flserver("--db", misled, "export-model", "plain", "--out", "m.safetensors"), reason, code=1)
     assert not Path("m.safetensors").exists()
     code, _, err = flserver("--db", misled, "verify")
-    assert (code, err.count("rounds run_id") + err.count(reason), err.count("do not hold")) == (1, 1, 1)
+    assert (code, err.count("rounds run_id") + err.count(reason), err.count("does not hold")) == (1, 1, 1)
     for options in (("--initial-weights", "plain"), ("--resume", "--run-name", "plain")):
         code, _, err = flserver("--db", misled, "check", *ANY_PORT, *options)
         assert code == 2

@@ -204,7 +204,7 @@ def test_the_fifteen_views_answer_and_the_chain_holds(start: Start, join: Join, 
         [sys.executable, "-m", "flserver", "verify", "--db", server.db], capture_output=True, text=True, cwd=tmp_path
     )
     assert verify.returncode == 0, verify.stderr
-    assert verify.stdout.splitlines()[-1] == "all 9 hold"
+    assert verify.stdout.splitlines()[-1] == "all 9 checks hold"
 
 
 def test_another_user_reads_the_database_after_a_clean_stop(start: Start, join: Join, tmp_path: Path) -> None:

@@ -112,8 +112,10 @@ def test_a_node_that_answers_nothing_is_gone_and_another_comes(tmp_path: Path) -
         eventually(lambda: all(place.ready for place in run.several.desk._places))
         hangs = run.threads.actors["node-1"]
         hangs.hangs = True
+        assert run.nodes.serving == 1
         (port,) = eventually(lambda: run.threads.actors["node-1"] is not hangs and run.ports())
         assert hangs.dead
+        eventually(lambda: run.nodes.serving == 1)
         (gone,) = run.several.recorder.of(NodeLost)
         assert (gone.node, gone.reason) == ("node-1", "it has not answered within 8 s")
         with Peer(port, 1).join() as peer:
@@ -355,6 +357,7 @@ def test_a_run_whose_nodes_cannot_be_started_ends_once_and_says_why(
     monkeypatch.setattr(run.threads, "make", raising(ActorGone("there is no machine for it")))
     with run:
         eventually(lambda: not run.nodes.accepting)
+        assert run.nodes.serving == 0
         assert run._said == [NONE_LEFT]
     assert caplog.text.count("is gone: there is no machine for it") == 2 * BURST, "of two, each as often"
     assert {f"slot {slot}: {TOO_OFTEN}" for slot in (1, 2)} <= set(caplog.messages)

@@ -26,9 +26,15 @@ def test_a_well_server() -> None:
         "state": "running",
         "round": 3,
         "waiting": {"for": "updates", "answered": 2, "missing": 3, "seconds_left": 3590.5},
+        "nodes": None,
         "audit": {"sequence": 17, "digest": "sha256:22", "queue_length": 2},
         "reasons": [],
     }
+
+
+def test_nodes_that_are_gone_are_counted_and_are_nothing_to_restart_it_for() -> None:
+    status, body = replace(WELL, nodes=(1, 2)).response()
+    assert (status, json.loads(body)["nodes"]) == (200, {"serving": 1, "of": 2})
 
 
 @pytest.mark.parametrize(

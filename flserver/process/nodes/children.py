@@ -85,10 +85,15 @@ class Nodes:
             return sum(child.place.open_connections for child in self._children if not child.place.ending)
 
     @property
+    def serving(self) -> int:
+        """How many nodes there are."""
+        with self._lock:
+            return sum(not child.place.ending for child in self._children)
+
+    @property
     def accepting(self) -> bool:
         """Whether there is a node."""
-        with self._lock:
-            return any(not child.place.ending for child in self._children)
+        return self.serving > 0
 
     def stop_accepting(self) -> None:
         """Nobody is let in any more: ``close`` follows, which tells the nodes."""

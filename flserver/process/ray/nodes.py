@@ -97,6 +97,11 @@ class RayNodes:
         return sum(line.place.open_connections for line in self._lines.now.values())
 
     @property
+    def serving(self) -> int:
+        """How many nodes there are."""
+        return sum(not line.place.ending for line in self._lines.now.values())
+
+    @property
     def accepting(self) -> bool:
         """Whether there is a node, or may be soon."""
         return bool(self._lines.now) or any(thread.is_alive() for thread in self._threads)

@@ -77,6 +77,7 @@ def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
     served.nodes.start()
     try:
         assert ended.wait(PATIENCE)
+        assert (served.nodes.serving, served.nodes.accepting) == (0, False)
     finally:
         served.nodes.close(0.0)
     assert why == [restarts.NONE_LEFT]
@@ -246,7 +247,7 @@ def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_p
         hung.place.gone("it has not given its sum")
         eventually(lambda: names(served.desk) == ["node-2"])
         eventually(lambda: hung.process.poll() is not None)
-        assert served.nodes.accepting
+        assert (served.nodes.serving, served.nodes.accepting) == (1, True)
     finally:
         served.nodes.close(0.0)
     assert (served.recorder.of(NodeLost)[0].node, served.recorder.of(NodeLost)[0].reason) == (
