@@ -48,7 +48,7 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
     Setting(name="round-timeout", kind="float", default=3600.0, minimum=0.001, maximum=MAX_SECONDS, help="Seconds until a round's deadline."),
     Setting(name="go-on-at", kind="str", default=None, metavar="N|SHARE", help="End a round --grace seconds after so many clients have answered, --min-updates of them with updates that count: a number, or a share of the clients invited, such as 0.8. Left out: it waits for all."),
     Setting(name="grace", kind="float", default=0.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that a round still waits for the others once --go-on-at is reached."),
-    Setting(name="round-attempts", kind="int", default=3, minimum=1, maximum=MAX_COUNT, help="Quorum misses of one round after which the run ends interrupted."),
+    Setting(name="round-attempts", kind="int", default=3, minimum=1, maximum=MAX_COUNT, help="Aborted attempts at one round after which the run ends interrupted: a missed quorum, a model that is not committed."),
     Setting(name="rejoin", kind="bool", default=True, help="Let a participant whose connection died register again."),
     Setting(name="rejoin-timeout", kind="float", default=60.0, minimum=0, maximum=MAX_SECONDS, help="Seconds to wait for participants while there are fewer than --min-updates."),
     Setting(name="stop-grace", kind="float", default=30.0, minimum=0, maximum=MAX_SECONDS, help="Seconds that a stop (SIGTERM, Ctrl-C) gives the running round to end and be committed, and trainers to hand in what they train; 0: at once."),
