@@ -1,7 +1,8 @@
 """A table as wide as its reader's terminal: nothing of it is left out, and what is shortened shows it.
 
 Numbers and times stand whole. Text is shortened at its end, digests and ids in the middle: both of their ends tell.
-Where the columns do not fit beside each other, the table goes on below itself with its first column repeated.
+Where the columns do not fit beside each other, the table goes on below itself with its first column repeated, and of
+those that are empty the names alone stand at its end.
 """
 
 import re
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from functools import cached_property
+from textwrap import wrap
 from typing import Any
 
 from rich.cells import cell_len
@@ -62,13 +64,19 @@ class Column:
 def fitted(columns: Sequence[Column], width: int) -> list[str]:
     """The lines of a table of at most ``width`` cells."""
     lines: list[str] = []
-    for block in _blocks(columns, width):
+    blocks, empty = _blocks(columns, width), list[str]()
+    if len(blocks) > 1:
+        empty = [c.head for c in columns[1:] if c.cells and not any(c.cells)]
+        blocks = _blocks([c for c in columns if c.head not in empty], width)
+    for block in blocks:
         parts = [column.lines() for column in _widened(block, width)]
         high = max(len(head) for head, _ in parts)
         heads = [[" " * cell_len(head[0])] * (high - len(head)) + head for head, _ in parts]
         rule = ["-" * cell_len(head[0]) for head in heads]
         rows = [*zip(*heads, strict=True), rule, *zip(*(cells for _, cells in parts), strict=True)]
         lines += ["", *((" " * GAP).join(row).rstrip() for row in rows)]
+    if empty:
+        lines += ["", *wrap(f"empty: {', '.join(empty)}", width)]
     return lines[1:]
 
 

@@ -99,7 +99,10 @@ def _compared(databases: Sequence[Place], as_json: bool, *, with_files: bool) ->
     from flserver.store.schema import check
 
     if len(databases) != 2:
-        raise UsageError("verify compares two databases: flserver verify ONE OTHER")
+        raise UsageError(
+            "verify looks at the whole record, and takes no run; of two databases it says where they part: "
+            "flserver verify ONE OTHER"
+        )
     found = fork(*map(Reader, databases))
     parted, report, wrong = found.ours is not None and found.theirs is not None, Report(), []
     for path in databases if with_files else ():

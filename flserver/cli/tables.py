@@ -49,6 +49,8 @@ def say(
             each.close()
         for line in screen_lines(columns, begun[:MOST_SHOWN], terminal_width()):
             click.echo(line)
+        if not begun:
+            click.echo("no rows", err=True)
         if len(begun) > MOST_SHOWN:
             click.echo(f"\nthe first {MOST_SHOWN:,} rows, and there are more: in a pipe, and as csv and json, are all")
     else:

@@ -257,7 +257,10 @@ def test_two_records_of_one_past_are_told_apart(flserver: Run, db: Path, kept: P
     code, out, _ = flserver("verify", db, copy)
     assert code == 1
     assert f"{copy} goes on with event {common + 1}, RunStarted at " in out
-    refused(flserver("verify", db), "verify compares two databases")
+    refused(
+        flserver("verify", db),
+        "verify looks at the whole record, and takes no run; of two databases it says where they part",
+    )
 
 
 def test_a_copy_that_went_bad_in_a_backup_is_made_anew(flserver: Run, db: Path, kept: Path) -> None:

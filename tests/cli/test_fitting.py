@@ -60,10 +60,24 @@ def test_where_there_is_room_nothing_is_shortened() -> None:
 def test_eighty_cells_hold_what_was_measured_in_one_block() -> None:
     lines = screen_lines(HEADS, [ROW] * 3, 80)
     blocks = "\n".join(lines).split("\n\n")
-    assert len(blocks) == 2
+    assert len(blocks) == 3
+    assert blocks[2] == "empty: reason", "a column without a value takes no place"
     assert "0.9582" in blocks[0]
     assert blocks[1].split()[0] in ("round", "model_"), "the first column is repeated, and tells which row it is"
     assert blocks[1].splitlines()[-1].split()[0] == "12"
+
+
+def test_an_empty_column_stands_where_there_is_room_for_it_and_else_its_name_alone() -> None:
+    heads = ["round", "reason", "model_digest", "note", "seconds"]
+    rows = [(1, None, DIGEST, "", 0.5), (2, None, DIGEST, "", 1.5)]
+    assert screen_lines(heads, rows, 200)[0].split() == heads
+    lines = screen_lines(heads, rows, 28)
+    assert lines[-2:] == ["", "empty: reason, note"]
+    assert "reason" not in " ".join(lines[:-2])
+    assert lines[-3].split()[0] == "2"
+    without_rows = screen_lines(heads, [], 28)
+    assert all(head in " ".join(without_rows) for head in ("reason", "note")), "nothing is empty where nothing is"
+    assert "empty:" not in " ".join(without_rows)
 
 
 def test_ids_are_shortened_in_the_middle_and_text_at_its_end() -> None:

@@ -81,6 +81,16 @@ def test_a_terminal_is_shown_the_first_rows_and_told_that_there_are_more(
     assert capsys.readouterr().out.splitlines()[-1].split() == [str(MOST_SHOWN - 1)], "these are all"
 
 
+def test_a_terminal_is_told_that_there_are_no_rows_beside_the_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(("n",), [], "table")
+    assert capsys.readouterr().err == "", "who reads a pipe has the table"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    say(("n",), [], "table")
+    assert capsys.readouterr() == ("n\n-\n", "no rows\n")
+
+
 def test_rows_are_read_while_they_are_asked_for(db: Path) -> None:
     columns, found = Reader(db).each(FOR_EVER)
     assert (columns, [next(found) for _ in range(3)]) == (["i"], [(1,), (2,), (3,)])
