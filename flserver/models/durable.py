@@ -71,10 +71,8 @@ def _written_past_the_cache(file: int, pieces: list[memoryview]) -> bool:
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
     try:
         fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT)
-        # Its place first: else writes that make the file longer would wait for each other.
-        os.posix_fallocate(file, 0, size)
         blocks, lock = _Blocks(pieces), Lock()
-        with ThreadPoolExecutor(WRITERS, "checkpoint-blocks") as writers:
+        with ThreadPoolExecutor(WRITERS, "blocks-of-a-file") as writers:
             written = [writers.submit(_write_blocks, file, blocks, lock) for _ in range(WRITERS)]
         for one in written:
             one.result()
@@ -117,7 +115,7 @@ class _Blocks:
 
 def _write_blocks(file: int, blocks: _Blocks, lock: Lock) -> None:
     """Write blocks, in memory where they may be written from, until there are none."""
-    block = memoryview(mmap.mmap(-1, BLOCK))
+    block = memoryview(mmap.mmap(-1, BLOCK))  # shared: a process that is forked meanwhile moves no page of it
     while True:
         with lock:
             at, count = blocks.fill(block)
