@@ -91,6 +91,7 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
             assert process is not None
             os.kill(int(process[1]), signal.SIGKILL)
             server.wait_for_sql("SELECT 1 FROM v1_updates WHERE decision = 'lost'")
+            server.wait_for_line("node-3 serves trainers")  # where the run ends before, none comes any more
             killed.set()
         elif answer == KILLED_IN and client == CLIENTS[3]:
             assert killed.wait(PATIENCE)
@@ -111,7 +112,6 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     left = {reason for (reason,) in server.sql("SELECT left_reason FROM v1_clients")}
     assert left <= {"finished", "node", "closed", "reset"}
     assert server.sql("SELECT COUNT(*) FROM v1_connections WHERE node IS NULL OR closed_at IS NULL") == [(0,)]
-    server.wait_for_line("node-3 serves trainers")
     killed_by, gone = "its process was killed by SIGKILL", "SELECT node, updates_lost > 0, end_reason FROM v1_nodes"
     assert server.sql(f"{gone} WHERE lost = 1") == [(lost, 1, killed_by)]
     server.wait_for_line(f"{lost} is gone: {killed_by}")
