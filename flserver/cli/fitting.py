@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from functools import cached_property
-from textwrap import wrap
 from typing import Any
 
 from rich.cells import cell_len
@@ -64,10 +63,10 @@ class Column:
 def fitted(columns: Sequence[Column], width: int) -> list[str]:
     """The lines of a table of at most ``width`` cells."""
     lines: list[str] = []
-    blocks, empty = _blocks(columns, width), list[str]()
+    blocks, empty = _blocks(columns, width), list[Column]()
     if len(blocks) > 1:
-        empty = [c.head for c in columns[1:] if c.cells and not any(c.cells)]
-        blocks = _blocks([c for c in columns if c.head not in empty], width)
+        empty = [c for c in columns[1:] if c.cells and not any(c.cells)]
+        blocks = _blocks([c for c in columns if not any(c is each for each in empty)], width)
     for block in blocks:
         parts = [column.lines() for column in _widened(block, width)]
         high = max(len(head) for head, _ in parts)
@@ -76,7 +75,7 @@ def fitted(columns: Sequence[Column], width: int) -> list[str]:
         rows = [*zip(*heads, strict=True), rule, *zip(*(cells for _, cells in parts), strict=True)]
         lines += ["", *((" " * GAP).join(row).rstrip() for row in rows)]
     if empty:
-        lines += ["", *wrap(f"empty: {', '.join(empty)}", width)]
+        lines += ["", *_wrapped(f"empty: {', '.join(c.head for c in empty)}", width)]
     return lines[1:]
 
 

@@ -88,7 +88,7 @@ def serialize(
     model: State, strategy: State, metadata: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file with both states' tensors, and ``metadata`` beside the format's own, in pieces.
-    No piece is a copy of a tensor.
+    Only of a tensor that is not contiguous is its piece a copy.
 
     Equal states give equal bytes, whatever the order of their names. Raises CheckpointError, before the first piece,
     where a tensor's dtype is none of :data:`flserver.wire.dtypes.DTYPES`. Source: the safetensors format,

@@ -20,8 +20,8 @@ class Health:
     ``answered`` have done it, and so many more are ``missing``; ``seconds_left`` are left for it, of the join
     window too. ``sequence`` and
     ``digest`` are the head of the audit chain, ``queue_length`` the events not yet committed. ``nodes`` are how many
-    ingest nodes serve, of how many; that some are gone is no reason to restart anything: the server has others begin.
-    One that ``stands_by`` has no run yet, and ``run_id`` is the one it waits for.
+    ingest nodes have begun and are there, of how many; that some are gone is no reason to restart anything: the server
+    has others begin. One that ``stands_by`` has no run yet, and ``run_id`` is the one it waits for.
     """
 
     run_id: str | None

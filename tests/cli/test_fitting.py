@@ -80,6 +80,23 @@ def test_an_empty_column_stands_where_there_is_room_for_it_and_else_its_name_alo
     assert "empty:" not in " ".join(without_rows)
 
 
+def test_of_columns_with_one_name_those_with_values_stand() -> None:
+    rows = [(DIGEST, None, "its norm"), (DIGEST, None, "its shape")]
+    lines = screen_lines(["model_digest", "reason", "reason"], rows, 20)
+    assert {"its norm", "its shape"} <= {line.split("  ")[-1] for line in lines}
+    assert lines[-1] == "empty: reason"
+    first = [(None, None, DIGEST, 1.5), (None, None, DIGEST, 2.5)]
+    shown = screen_lines(["reason", "reason", "model_digest", "seconds"], first, 20)
+    assert shown[0].split()[0] == "reason", "the first column tells rows apart, and stays"
+
+
+def test_names_of_empty_columns_take_no_more_cells() -> None:
+    heads = ["round", *(f"日本語の病院_{number}" for number in range(5)), "model_digest", "seconds"]
+    for width in (20, 28, 40):
+        lines = screen_lines(heads, [(1, *[None] * 5, DIGEST, 0.5)], width)
+        assert max(map(cell_len, lines)) <= width
+
+
 def test_ids_are_shortened_in_the_middle_and_text_at_its_end() -> None:
     *_, row = screen_lines(
         ["client_id", "reason"], [("hospital-lund-ward-12", "the norm is 1000 times the largest")], 36

@@ -75,7 +75,7 @@ def test_several_processes_make_the_same_models_and_one_that_is_killed_costs_wha
     server = start(*OPTIONS, "--ingest", "2", "--metrics-linger", "3600", "--clients", str(roster))
     for node in ("node-1", "node-2"):
         server.wait_for_line(f"{node} serves trainers")
-    assert server.health()[1]["nodes"] == {"serving": 2, "of": 2}
+    eventually(lambda: server.health()[1]["nodes"] == {"serving": 2, "of": 2})
     roster.write_text("id\n0\n1\n2\n3\n")
     server.process.send_signal(signal.SIGHUP)
     for node in ("node-1", "node-2"):

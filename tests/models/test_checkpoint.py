@@ -88,7 +88,7 @@ def test_the_disk_begins_before_the_file_is_whole_and_is_waited_for_all_the_same
         begun.append((start, size))
         raise OSError(errno.EINVAL, "only a hint")
 
-    monkeypatch.setattr("flserver.models.durable.WRITEBACK", 1000)
+    monkeypatch.setattr("flserver.models.durable.BLOCK", 1000)
     monkeypatch.setattr(os, "posix_fadvise", noted)
     written = store.write(1, {"w": torch.arange(2000.0)}, {})
     assert begun[0][0] == 0

@@ -90,3 +90,13 @@ def test_one_is_kept_and_the_one_before_is_given_back_at_once_although_there_are
 def test_little_memory_is_not_kept() -> None:
     let_go(unused(WORTH_KEEPING - 1))
     assert used_again(WORTH_KEEPING - 1) is None
+
+
+@pytest.mark.parametrize("size", [WORTH_KEEPING, 2**29])
+def test_the_memory_of_a_model_is_kept_for_the_next_one_however_large(size: int) -> None:
+    buffer = unused(size)
+    buffer[0] = 7
+    let_go(buffer)
+    again = used_again(size)
+    assert again is buffer
+    assert again[0] == 7, "it was not given back to the system"

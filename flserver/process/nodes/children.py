@@ -86,14 +86,15 @@ class Nodes:
 
     @property
     def serving(self) -> int:
-        """How many nodes there are."""
+        """How many nodes have begun, and are there."""
         with self._lock:
-            return sum(not child.place.ending for child in self._children)
+            return sum(child.place.heard and not child.place.ending for child in self._children)
 
     @property
     def accepting(self) -> bool:
-        """Whether there is a node."""
-        return self.serving > 0
+        """Whether there is a node, or is soon."""
+        with self._lock:
+            return any(not child.place.ending for child in self._children)
 
     def stop_accepting(self) -> None:
         """Nobody is let in any more: ``close`` follows, which tells the nodes."""

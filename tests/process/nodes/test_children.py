@@ -247,7 +247,7 @@ def test_another_comes_in_the_place_of_a_node_that_the_desk_takes_for_gone(tmp_p
         hung.place.gone("it has not given its sum")
         eventually(lambda: names(served.desk) == ["node-2"])
         eventually(lambda: hung.process.poll() is not None)
-        assert (served.nodes.serving, served.nodes.accepting) == (1, True)
+        assert (served.nodes.serving, served.nodes.accepting) == (0, True), "it is there, and has said nothing yet"
     finally:
         served.nodes.close(0.0)
     assert (served.recorder.of(NodeLost)[0].node, served.recorder.of(NodeLost)[0].reason) == (
