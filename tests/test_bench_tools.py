@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_the_quick_shape_runs_both_to_their_end_and_is_shown_beside_an_earlier_o
     then, now, build = tmp_path / "then", tmp_path / "now", tmp_path / "build"
     row = {RATIO: {"value": 1000.0, "unit": "×"}}
     then.write_text(json.dumps({"machine": {"cores": 4096}, "rows": {QUICK_ROW: row}}))
-    done = bench("--quick", "--crowd", "--dir", build, "--json", now, "--compare", then)
+    done = bench("--quick", "--crowd", "--processes", "2", "--dir", build, "--json", now, "--compare", then)
     assert done.returncode == 0, done.stderr
     assert "then it was another machine" in done.stdout
     assert "cores 4096 → " in done.stdout
@@ -110,7 +111,30 @@ def test_the_table_names_every_work_and_what_is_to_be_reached() -> None:
     for name, most in ratios.items():
         clients, size = name.split("x")
         assert named[name] == (int(clients), size, most)
-    assert set(ROWS) - set(ratios) == {"memory", "fsync", "8000", "rounds", "hostile", "6x800", "fleet", QUICK_ROW}
+    others = {"memory", "fsync", "8000", "rounds", "hostile", "6x800", "nodes", "fleet", QUICK_ROW}
+    assert set(ROWS) - set(ratios) == others
+
+
+def test_more_nodes_are_held_against_one_where_there_are_cores_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = list[Shape]()
+
+    def run_server(shape: Shape, directory: Path, *options: str) -> Run:
+        shapes.append(shape)
+        return Run([0.0, 12.0 / int(options[1]) if options else 9.0], 10**6)
+
+    monkeypatch.setattr(rows, "run_server", run_server)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    figures = {one.what: one for one in ROWS["nodes"].measure(rows.Given(tmp_path, turns=1))}
+    four = figures["128 × 4.5 MB: a round, --ingest 1 / 4"]
+    assert (four.value, four.verdict) == (4.0, "ok")
+    assert figures["128 × 4.5 MB: a round, no node"].value == 9000
+    assert {shape.processes for shape in shapes} == {4}
+    assert shapes[0].of_processes() == [8, 8, 8, 8]
+    assert Shape(10, "45", 1, processes=4).of_processes() == [3, 3, 2, 2]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    assert {one.verdict for one in ROWS["nodes"].measure(rows.Given(tmp_path))} == {"not measured"}
 
 
 def test_each_of_these_rounds_can_have_its_record_on_postgresql_and_two_have_a_figure_for_that() -> None:

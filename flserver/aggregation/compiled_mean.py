@@ -97,7 +97,7 @@ def _sum(bins, block, count, high, low):
 @njit(**OPTIONS)
 def _sum_of_word(bins, block, high, low):
     """The same of a block that has a word and no bins: exactly, for the upper half is 0 or no less than the lower."""
-    halves(bins, block, high, low)
+    halves(word_of(bins, block, BLOCK), bins.unit[block], high, low)
     for i in range(len(high)):
         total = high[i] + low[i]
         low[i] -= total - high[i]

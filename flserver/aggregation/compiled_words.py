@@ -74,9 +74,9 @@ def _make_word(bins, block, bound):
 
 
 @njit(**OPTIONS)
-def _unit_grid(bins, block):
-    """The highest grid, as its place, that is no coarser than the unit of the block's word."""
-    return min(-((bins.unit[block] - bins.exponents[0]) // STEP), len(bins.exponents) - 1)
+def grid_of_unit(bins, unit):
+    """The highest grid, as its place, that is no coarser than a word's unit of that exponent."""
+    return min(-((unit - bins.exponents[0]) // STEP), len(bins.exponents) - 1)
 
 
 @njit(**OPTIONS)
@@ -87,7 +87,7 @@ def _takes(bins, block, bound, most):
     if bins.word[block] < 0 and not _make_word(bins, block, bound):
         return False
     unit = bins.unit[block]
-    if exponent < unit + WORD_FROM and _first_grid(bound, bins) >= _unit_grid(bins, block):
+    if exponent < unit + WORD_FROM and _first_grid(bound, bins) >= grid_of_unit(bins, unit):
         return False  # so beside a word there are no bins that are coarser than its unit
     if exponent < unit + WORD_BITS:
         more = np.int64(math.ldexp(bound, -unit)) + 1
@@ -130,15 +130,14 @@ def _add_narrow(numbers, largest, n, bins, block, start, stop, rests, most):
         _add_run(numbers, largest, n, bins, block, start, stop, rests)
     elif _add_to_word(numbers, n, word_of(bins, block, stop)[start:], bins.unit[block]) != 0:
         _rests_of_word(numbers, n, bins.unit[block], rests[: stop - start])
-        _add_all(rests[: stop - start], bins, block, start, stop, _unit_grid(bins, block))
+        _add_all(rests[: stop - start], bins, block, start, stop, grid_of_unit(bins, bins.unit[block]))
 
 
 @njit(**OPTIONS)
-def halves(bins, block, high, low):
-    """A block's word as two numbers an element, exactly: multiples of 2^32 units, and what is left of 0 or more."""
-    word = word_of(bins, block, len(high))
-    upper, lower = math.ldexp(1.0, bins.unit[block] + HALF), math.ldexp(1.0, bins.unit[block])
-    for i in range(len(high)):
+def halves(word, unit, high, low):
+    """A word as two numbers an element, exactly: multiples of 2^32 units, and what is left of 0 or more."""
+    upper, lower = math.ldexp(1.0, unit + HALF), math.ldexp(1.0, unit)
+    for i in range(len(word)):
         high[i] = np.float64(word[i] >> HALF) * upper
         low[i] = np.float64(word[i] & LOWER) * lower
 
@@ -148,12 +147,12 @@ def spill(bins, block):
     """Add a block's word to its bins, of which ``Part.kept_free`` says which they can be; it has none from then on,
     until the sum is begun anew."""
     high, low = np.empty(BLOCK), np.empty(BLOCK)
-    halves(bins, block, high, low)
+    halves(word_of(bins, block, BLOCK), bins.unit[block], high, low)
     bins.free[bins.left[0]] = bins.word[block]
     bins.left[0] += 1
     bins.word[block] = SPILLED
     for half in (high, low):
-        _add_all(half, bins, block, 0, BLOCK, _unit_grid(bins, block))
+        _add_all(half, bins, block, 0, BLOCK, grid_of_unit(bins, bins.unit[block]))
 
 
 @njit(**OPTIONS)

@@ -16,7 +16,7 @@ import torch
 
 from flserver import files
 from flserver.aggregation import plain
-from flserver.aggregation.bins import exponents
+from flserver.aggregation.bins import BLOCK, exponents
 from flserver.aggregation.parts import Part, Scratch, own_memory
 from flserver.aggregation.rounding import Way
 
@@ -24,6 +24,7 @@ LOOPS = (
     "bins",
     "compiled",
     "compiled_words",
+    "compiled_cuts",
     "compiled_mean",
     "compiled_norms",
     "compiled_room",
@@ -55,6 +56,9 @@ class Loops(Protocol):
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """Bring a block into its canonical form."""
 
+    def take(self, part: Part, rows: np.ndarray, numbers: Sequence[torch.Tensor], scratch: Scratch) -> None:
+        """Add words and bins as ``cuts.cut`` gives them, whose blocks are the part's."""
+
     def mean(
         self, part: Part, targets: Sequence[torch.Tensor], ways: Sequence[Way], samples: int, scratch: Scratch
     ) -> None:
@@ -84,6 +88,10 @@ class Plain:
         """See :meth:`Loops.settle`."""
         plain.settle(part, block, scratch)
 
+    def take(self, part: Part, rows: np.ndarray, numbers: Sequence[torch.Tensor], scratch: Scratch) -> None:
+        """See :meth:`Loops.take`."""
+        plain.take(part, rows, [its.numpy() for its in numbers], scratch)
+
     def mean(
         self, part: Part, targets: Sequence[torch.Tensor], ways: Sequence[Way], samples: int, scratch: Scratch
     ) -> None:
@@ -107,11 +115,11 @@ class Compiled:
             numba.config.CACHE_DIR = str(cache / _version())  # type: ignore[attr-defined]
         from numba.core.caching import NullCache
 
-        from flserver.aggregation import compiled_mean, compiled_norms, compiled_room, compiled_words
+        from flserver.aggregation import compiled_cuts, compiled_mean, compiled_norms, compiled_room, compiled_words
 
         self._add, self._settle, self._mean = compiled_words.add, compiled_words.settle, compiled_mean.mean
-        self._distances, self._short = compiled_norms.distances, compiled_room.short
-        compiling = (self._add, self._settle, self._mean, self._distances, self._short)
+        self._distances, self._short, self._take = compiled_norms.distances, compiled_room.short, compiled_cuts.take
+        compiling = (self._add, self._settle, self._mean, self._distances, self._short, self._take)
         self._kinds = {
             "nearest 32": compiled_mean.NEAREST_32,
             "odd 32": compiled_mean.ODD_32,
@@ -130,6 +138,7 @@ class Compiled:
         part.make_sure(own_memory)
         self.add(part.pieces, number, 1, part, np.zeros(2, dtype=np.int64), False)
         self.short(part)
+        self.take(part, np.zeros((1, 4), dtype=np.int64), [torch.zeros(BLOCK, dtype=torch.int64)], own_memory)
         self.settle(part, 0, own_memory)
         self.mean(part, number, ["nearest 32"], 1, own_memory)
         self.distances(number[0], number[0], number[0])
@@ -147,6 +156,12 @@ class Compiled:
     def settle(self, part: Part, block: int, scratch: Scratch) -> None:
         """See :meth:`Loops.settle`."""
         while not self._settle(part.bins, block):
+            part.grow(scratch)
+
+    def take(self, part: Part, rows: np.ndarray, numbers: Sequence[torch.Tensor], scratch: Scratch) -> None:
+        """See :meth:`Loops.take`."""
+        place, addresses = np.zeros(1, dtype=np.int64), _addresses(numbers)
+        while not self._take(part.bins, rows, addresses, place):
             part.grow(scratch)
 
     def mean(

@@ -178,7 +178,7 @@ class Part:
                 left[0] += 1
                 table[block, grid] = -1
         for block in np.flatnonzero(word >= 0):
-            numbers = self._rows[word[block]].view(np.int64)
+            numbers = self.word(int(block))
             self.bins.filled[block] = max(int(numbers.max()), -int(numbers.min()))
             if self.bins.filled[block] == 0:
                 free[left[0]] = word[block]
@@ -218,6 +218,11 @@ class Part:
     def bin(self, block: int, grid: int) -> np.ndarray:
         """The numbers of a bin that is there."""
         row: np.ndarray = self._rows[self.bins.table[block, grid]]
+        return row
+
+    def word(self, block: int) -> np.ndarray:
+        """The 64-bit integers of a word that is there."""
+        row: np.ndarray = self._rows[self.bins.word[block]].view(np.int64)
         return row
 
     def put(self, block: int, grid: int, numbers: np.ndarray, units: int, scratch: Scratch) -> None:

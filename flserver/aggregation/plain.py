@@ -16,6 +16,7 @@ from flserver.aggregation.bins import (
     CARRIED,
     CARRIES,
     CUT,
+    HALF,
     HEADROOM,
     HIGHEST,
     REST,
@@ -27,6 +28,7 @@ from flserver.aggregation.rounding import Way, rounded
 
 NEAR = 2.0**-48  # relative: more than a quotient's error
 UPPER = 2.0**28
+LOWER = (1 << HALF) - 1
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
@@ -162,6 +164,21 @@ def settle(part: Part, block: int, scratch: Scratch) -> None:
                 free[left[0]] = table[block, grid]
                 left[0] += 1
                 table[block, grid] = -1
+
+
+def take(part: Part, rows: np.ndarray, numbers: Sequence[np.ndarray], scratch: Scratch) -> None:
+    """Add words and bins as ``cuts.cut`` gives them, whose blocks are the part's."""
+    exponents = part.bins.exponents
+    for (is_word, exponent, block, units), its in zip(rows.tolist(), numbers, strict=True):
+        if part.bins.left[0] < 2 * len(exponents):
+            part.grow(scratch)
+        if is_word:
+            _add_run(part, (its >> HALF) * 2.0 ** (exponent + HALF), block, 0, BLOCK)
+            _add_run(part, (its & LOWER) * 2.0**exponent, block, 0, BLOCK)
+        else:
+            grid = (int(exponents[0]) - exponent) // STEP
+            _make_room(part, block, grid, units)
+            part.bin(block, grid)[:] += its.view(np.float64)
 
 
 def mean(part: Part, targets: Sequence[np.ndarray], ways: Sequence[Way], samples: int, scratch: Scratch) -> None:

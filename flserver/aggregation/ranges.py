@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import torch
 
+from flserver.aggregation import cuts
 from flserver.aggregation.bins import BLOCK
 from flserver.aggregation.parts import ALIGNED
 from flserver.aggregation.strategies.fedavg import FedAvg
 from flserver.aggregation.strategy import Strategy
 from flserver.aggregation.sums import ExactSum, describe
-from flserver.models.state import State, check_same_layout, raw_bytes, state_bytes, state_over, unset_state
+from flserver.models.state import Pieces, State, check_same_layout, raw_bytes, state_bytes, state_over, unset_state
 
 
 class Range(NamedTuple):
@@ -77,20 +78,20 @@ def sum_of(strategy: Strategy) -> ExactSum | None:
     return None
 
 
-def cut(total: ExactSum, within: Range) -> State:
-    """What a sum has in a range, as :meth:`ExactSum.save` gives it of a sum over the range's model."""
+def cut(total: ExactSum, within: Range) -> Pieces:
+    """What a sum has in a range, for a sum over the range's model (``cuts.cut``)."""
     kinds = total.tensor_kinds
     layout = {run.name: (kinds[run.name][0], [run.stop - run.start]) for run in runs(kinds, within)}
-    return total.save_run(within.blocks, within.places, describe(layout))
+    return cuts.cut(total, within.blocks, within.places, describe(layout))
 
 
-def reduced(model: State, cuts: Iterable[State]) -> State:
-    """The mean, rounded once, and the medians of a range: ``model`` is the range's, ``cuts`` are what each sum has
-    there. At least one of them has an update. Raises UsageError for one of another range's."""
+def sum_over(model: State, its: Iterable[Pieces]) -> ExactSum:
+    """The sum over a range, of which only the mean is to be made: ``model`` is the range's, ``its`` are what each sum
+    has there. Raises UsageError for one of another range's."""
     total = ExactSum(model)
-    for one in cuts:
-        total.include(one)
-    return total.mean()
+    for one in its:
+        cuts.take(total, one)
+    return total
 
 
 class Counted(NamedTuple):
@@ -114,11 +115,11 @@ def cut_updates(updates: Iterable[Counted], within: Range) -> State:
     return {"who": torch.frombuffer(bytearray(who), dtype=torch.uint8), "numbers": numbers}
 
 
-def made(strategy: Strategy, model: State, cuts: Iterable[State]) -> State:
-    """What ``strategy`` makes of all updates in a range: ``model`` is the range's, ``cuts`` have all that count, of
+def made(strategy: Strategy, model: State, its: Iterable[State]) -> State:
+    """What ``strategy`` makes of all updates in a range: ``model`` is the range's, ``its`` have all that count, of
     each client one. Raises what the strategy raises."""
     found: list[tuple[str, int, torch.Tensor]] = []
-    for one in cuts:
+    for one in its:
         who = json.loads(bytes(raw_bytes(one["who"])))
         found += [(client_id, n, row) for (client_id, n), row in zip(who, one["numbers"], strict=True)]
     strategy.begin(model)

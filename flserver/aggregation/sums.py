@@ -191,54 +191,32 @@ class ExactSum:
     def save(self) -> State:
         """The sum in its canonical form: ``bins``, rows of a grid's exponent and a block; ``numbers``, those of each
         row; ``changes``, rows of place, value and times; ``counts``, samples and clients; ``layout``, as text."""
-        return self.save_run(range(self.blocks), range(self.medians.places), self._description())
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks the elements of its floating-point tensors take, one after another."""
-        return -(-self.layout.elements // BLOCK)
-
-    def save_run(self, blocks: range, places: range, description: bytes) -> State:
-        """What ``save`` gives of a sum that has these blocks, and these places of its integers, and no others; such a
-        sum's layout has the ``description``."""
-        found = list(self._bins(blocks))
+        found = list(self._bins())
         numbers = np.empty((len(found), BLOCK))
         for row, (_, _, bin) in zip(numbers, found, strict=True):
             row[:] = bin
-        rows = [(exponent, block - blocks.start) for exponent, block, _ in found]
-        changes = self.medians.rows(places)
-        changes[0] -= places.start
+        rows = [(exponent, block) for exponent, block, _ in found]
         return {
-            "layout": torch.frombuffer(bytearray(description), dtype=torch.uint8),
+            "layout": torch.frombuffer(bytearray(self.description()), dtype=torch.uint8),
             "counts": torch.tensor([self.samples, self.clients]),
             "bins": torch.tensor(rows, dtype=torch.int64).view(-1, 2),
             "numbers": torch.from_numpy(numbers),
-            "changes": changes,
+            "changes": self.medians.rows(),
         }
 
     def load(self, saved: State) -> None:
         """Be the sum that ``save`` gave. Raises UsageError where that was of another layout."""
-        self._check(saved)
+        if bytes(raw_bytes(saved["layout"])) != self.description():
+            raise UsageError("the saved sum is of a model with other tensors")
         self._forget(Medians(self.medians.base, self._scratch))
-        self.include(saved)
-
-    def include(self, saved: State) -> None:
-        """Add all that the sum had which ``save`` gave. Raises UsageError where that was of another layout."""
-        self._check(saved)
-        self.canonical()  # so that there is room for all of it
         grids = {int(exponent): grid for grid, exponent in enumerate(self.layout.grids)}
         for (exponent, block), numbers in zip(saved["bins"].tolist(), saved["numbers"], strict=True):
             part, inside = divmod(block, PART // BLOCK)
             array = numbers.numpy()
             units = int(np.ldexp(np.abs(array).max(), -exponent))
             self.parts[part].put(inside, grids[exponent], array, units, self._scratch)
-        samples, clients = saved["counts"].tolist()
-        self.samples += samples
+        self.samples, clients = saved["counts"].tolist()
         self.medians.include(clients, saved["changes"])
-
-    def _check(self, saved: State) -> None:
-        if bytes(raw_bytes(saved["layout"])) != self._description():
-            raise UsageError("the saved sum is of a model with other tensors")
 
     def digest(self) -> str:
         """``blake3:hex`` of the canonical form: the same for equal sums, and only for them."""
@@ -257,17 +235,18 @@ class ExactSum:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _bins(self, blocks: range) -> Iterator[tuple[int, int, np.ndarray]]:
-        """The bins of these blocks in their canonical form: exponent, block, numbers, in ascending order of block and
-        place of the grid."""
-        for block in blocks:
+    def _bins(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The bins in their canonical form: exponent, block, numbers, in ascending order of block and place of the
+        grid."""
+        for block in range(-(-self.layout.elements // BLOCK)):
             number, inside = divmod(block, PART // BLOCK)
             part = self.parts[number]
             kernel.load().settle(part, inside, self._scratch)
             for grid in np.flatnonzero(part.bins.table[inside] >= 0).tolist():
                 yield int(self.layout.grids[grid]), block, part.bin(inside, grid)
 
-    def _description(self) -> bytes:
+    def description(self) -> bytes:
+        """Its layout as text, as ``describe`` gives it."""
         return describe(self.tensor_kinds)
 
 

@@ -4,8 +4,8 @@ Whoever connects the nodes carries what one has cut to the one that makes the ra
 """
 
 import threading
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from flserver.errors import StoreError
 from flserver.ingest.folding import NodeFolding
@@ -13,6 +13,9 @@ from flserver.ingest.folding import NodeFolding
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State
     from flserver.aggregation.ranges import Range
+    from flserver.models.state import Pieces
+
+T = TypeVar("T")
 
 
 class Making:
@@ -35,27 +38,34 @@ class Making:
         """Whether that attempt began last."""
         return self._attempt == (round, attempt)
 
-    def cut(self, round: int, attempt: int, number: int, count: int) -> "State":
-        """What it has of the attempt, once the desk has settled it, in one of ``count`` ranges. Raises StoreError."""
+    def cut(
+        self, round: int, attempt: int, numbers: Sequence[int], count: int, give: "Callable[[Sequence[Pieces]], T]"
+    ) -> "T":
+        """What it has of the attempt, once the desk has settled it, in some of ``count`` ranges: as ``give`` makes it
+        of that, while nothing is added. Raises StoreError, and what ``give`` raises."""
         with self._lock:
-            return self._cut(self._range(round, attempt, number, count))
+            return give([self._cut(self._range(round, attempt, number, count)) for number in numbers])
 
     def made(self, round: int, attempt: int, number: int, count: int, others: "Iterable[State]") -> "State":
         """The new model in one of ``count`` ranges: of what it has there, and of what ``others`` have. Raises
         StoreError, and what the strategy raises."""
-        from flserver.aggregation.ranges import in_range, made, reduced
+        from flserver.aggregation.cuts import take
+        from flserver.aggregation.ranges import in_range, made, sum_over
+        from flserver.models.state import together
 
         with self._lock:
             within, strategy = self._range(round, attempt, number, count), self._folding.strategy
             assert strategy is not None
-            if strategy.splits:
-                if count == 1:
-                    return in_range(strategy.finish(), within)
-                own = self._cut(within)
-            else:
-                return made(strategy, in_range(self._model, within), [self._cut(within), *others])
+            if strategy.splits and count == 1:
+                return in_range(strategy.finish(), within)
+            if not strategy.splits:
+                own = together(self._cut(within))
+                return made(strategy, in_range(self._model, within), [own, *others])
             model = in_range(self._model, within)
-        return reduced(model, [own, *others])
+        total = sum_over(model, others)  # not locked: some may still be cut, and theirs wait for this node's
+        with self._lock:
+            take(total, self._cut(self._range(round, attempt, number, count)))
+        return total.mean()
 
     def _range(self, round: int, attempt: int, number: int, count: int) -> "Range":
         from flserver.aggregation.ranges import ranges
@@ -64,7 +74,7 @@ class Making:
             raise StoreError(f"this node has nothing of attempt {attempt} of round {round}")
         return ranges(self._model, count)[number]
 
-    def _cut(self, within: "Range") -> "State":
+    def _cut(self, within: "Range") -> "Pieces":
         from flserver.aggregation.ranges import cut, cut_updates, sum_of
 
         strategy = self._folding.strategy

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from flserver.wire.pickles import Module, TensorView
 State = dict[str, Tensor]
 """A model's tensors in the order of ``state_dict()``: on the CPU, cut off from autograd, and contiguous unless they
 came over the wire."""
+
+Pieces = Mapping[str, Tensor | Sequence[Tensor]]
+"""A state some of whose tensors are given by their rows, one or more, which are alike and lie apart."""
 
 _NUMBERS = (torch.float32, torch.float64, torch.int64)  # what most tensors hold, and memoryviews know
 _NUMPYS = {str(dtype).removeprefix("torch."): torch.empty(0, dtype=dtype).numpy().dtype for dtype in _NUMBERS}
@@ -44,6 +47,11 @@ def slots(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, dict[str, 
     for key, child in module._modules.items():
         if child is not None:
             yield from slots(child, f"{prefix}{key}.")
+
+
+def together(pieces: Pieces) -> State:
+    """A state whose rows do not lie apart: copies of those that did."""
+    return {name: one if isinstance(one, Tensor) else torch.stack(list(one)) for name, one in pieces.items()}
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def test_who_waits_for_what_is_compiled_is_told_and_nobody_where_the_cache_has_i
     assert isinstance(there, kernel.Compiled)
     monkeypatch.setattr(numba.config, "CACHE_DIR", numba.config.CACHE_DIR)  # type: ignore[attr-defined]
     caplog.set_level("INFO", logger="flserver")
-    functions = [there._add, there._settle, there._mean, there._distances, there._short]
+    functions = [there._add, there._settle, there._mean, there._distances, there._short, there._take]
     for function in functions:
         monkeypatch.setattr(function, "_cache", function._cache)
     kernel.Compiled(tmp_path)

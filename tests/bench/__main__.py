@@ -48,6 +48,9 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="the row “rounds” with 10,000 of them, not 1,000")
     parser.add_argument("--crowd", action="store_true", help="trainers in one thread, not in one each: cheaper")
     parser.add_argument(
+        "--processes", type=int, metavar="N", help="that share the trainers (1; of the row nodes a fourth of the cores)"
+    )
+    parser.add_argument(
         "--ingest", type=int, metavar="N", help="a server with N nodes against one without, in place of the floor"
     )
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="the nodes are on that Ray cluster")
@@ -80,7 +83,9 @@ def main() -> int:
         parser.error(f"--compare {given.compare}: {error}")
     nodes = ("--ingest", str(given.ingest)) if given.ingest else ()
     nodes += ("--ray-address", given.ray_address) if given.ray_address else ()
-    wanted = Given(given.dir, given.turns, given.rounds, given.long, given.crowd, given.fleet or 1000, nodes)
+    wanted = Given(
+        given.dir, given.turns, given.rounds, given.long, given.crowd, given.processes, given.fleet or 1000, nodes
+    )
     with contextlib.ExitStack() as stack:
         if given.db is not None:
             try:

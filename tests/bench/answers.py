@@ -42,3 +42,14 @@ class Outcome:
     refusal: str | None = None
     failure: str | None = None
     moments: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of_all(cls, outcomes: "list[Outcome]") -> "Outcome":
+        """That of several processes' trainers together: each has a moment where all of them have it."""
+        return cls(
+            registered=sum(one.registered for one in outcomes),
+            finished=sum(one.finished for one in outcomes),
+            refusal=next((one.refusal for one in outcomes if one.refusal is not None), None),
+            failure=next((one.failure for one in outcomes if one.failure is not None), None),
+            moments=[max(moments) for moments in zip(*(one.moments for one in outcomes), strict=False)],
+        )

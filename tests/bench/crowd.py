@@ -7,7 +7,7 @@ import socket
 import time
 from collections import deque
 
-from tests.bench.answers import FIRST_ID, SMALL, Answer, Outcome, registration
+from tests.bench.answers import SMALL, Answer, Outcome, registration
 
 ARRIVING = 512  # trainers that register at a time: as many as fit in any server's backlog
 SCRATCH = 1 << 18  # bytes that are received at once
@@ -39,9 +39,9 @@ class Sending:
 class Crowd:
     """The trainers, and an epoll that tells which of their connections can go on."""
 
-    def __init__(self, port: int, answers: list[Answer]) -> None:
+    def __init__(self, port: int, first: int, answers: list[Answer]) -> None:
         self._address = ("127.0.0.1", port)
-        self._waiting = deque(enumerate(answers, FIRST_ID))
+        self._waiting = deque(enumerate(answers, first))
         self._all = len(answers)
         self._arriving = 0
         self._members: dict[int, Member] = {}
@@ -51,9 +51,9 @@ class Crowd:
         self._outcome = Outcome()
 
     @classmethod
-    def take_part(cls, port: int, answers: list[Answer]) -> Outcome:
-        """One trainer for each answer, until all have ended or one was let down."""
-        return cls(port, answers).run()
+    def take_part(cls, port: int, first: int, answers: list[Answer]) -> Outcome:
+        """One trainer for each answer, with ids from ``first`` on, until all have ended or one was let down."""
+        return cls(port, first, answers).run()
 
     def run(self) -> Outcome:
         outcome = self._outcome

@@ -14,13 +14,15 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.bench.answers import Outcome
+from tests.bench.answers import FIRST_ID, Outcome
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0  # until a server listens, and is ready: torch takes a while to import
@@ -44,12 +46,18 @@ class Refused(BenchError):
 @dataclass(frozen=True)
 class Shape:
     """``clients`` trainers with a model of ``size`` MB (a key of ``models.FACTORIES``), for ``rounds`` rounds; as a
-    ``crowd`` they share a thread."""
+    ``crowd`` they share a thread. ``processes`` share them out."""
 
     clients: int
     size: str
     rounds: int
     crowd: bool = False
+    processes: int = 1
+
+    def of_processes(self) -> list[int]:
+        """How many trainers each process has; as many as the next, or one more."""
+        least, more = divmod(self.clients, self.processes)
+        return [least + (number < more) for number in range(self.processes)]
 
     @classmethod
     def parse(cls, text: str, rounds: int) -> "Shape":
@@ -234,7 +242,22 @@ def run_python(program: list[str], seconds: float) -> "subprocess.CompletedProce
 
 def with_trainers(port: int, shape: Shape, hostile: int, log: Callable[[], str]) -> Outcome:
     """What becomes of the trainers of a server that listens. Raises BenchError, Refused."""
-    program = ["-m", "tests.bench.trainers", "--port", str(port), "--clients", str(shape.clients)]
+    shares = shape.of_processes()
+    firsts = [FIRST_ID + sum(shares[:number]) for number in range(len(shares))]
+    liars = [hostile] + [0] * (len(shares) - 1)
+    with ThreadPoolExecutor(len(shares)) as side_by_side:
+        outcomes = side_by_side.map(partial(_trainers, port, shape, log), firsts, shares, liars)
+        outcome = Outcome.of_all(list(outcomes))
+    if outcome.refusal is not None:
+        raise Refused(outcome)
+    if outcome.finished != shape.clients:
+        raise BenchError(f"the trainers failed: {outcome.failure}\n{outcome.finished} finished.\n{log()}")
+    return outcome
+
+
+def _trainers(port: int, shape: Shape, log: Callable[[], str], first: int, clients: int, hostile: int) -> Outcome:
+    """So many in one process, with ids from ``first`` on. Raises BenchError."""
+    program = ["-m", "tests.bench.trainers", "--port", str(port), "--clients", str(clients), "--first", str(first)]
     program += ["--model", shape.size, "--hostile", str(hostile)]
     program += ["--crowd"] if shape.crowd else []
     try:
@@ -243,12 +266,7 @@ def with_trainers(port: int, shape: Shape, hostile: int, log: Callable[[], str])
         raise BenchError(f"the run is not over after {RUN_SECONDS:g} s. The server said:\n{log()}") from error
     if done.returncode != 0:
         raise BenchError(f"the trainers failed:\n{done.stderr}\nThe server said:\n{log()}")
-    outcome = Outcome(**json.loads(done.stdout))
-    if outcome.refusal is not None:
-        raise Refused(outcome)
-    if outcome.finished != shape.clients:
-        raise BenchError(f"the trainers failed: {outcome.failure}\n{outcome.finished} finished.\n{log()}")
-    return outcome
+    return Outcome(**json.loads(done.stdout))
 
 
 def run_server(shape: Shape, directory: Path, *options: str, hostile: int = 0, db: str | None = None) -> Run:

@@ -1,5 +1,6 @@
 """The table: what is measured, and what is to be reached on two cores."""
 
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,11 @@ from tests.bench.memory import idle_memory
 from tests.bench.report import Figure
 
 DESCRIPTORS = 20_000  # ``ulimit -n`` of the server with 8,000 trainers
+ONE_NODE, FOUR_NODES = 1, 4
+NODES = (ONE_NODE, 2, FOUR_NODES, 8)
+WORKS_OF_NODES = ((32, "45"), (128, "4.5"), (2000, "0.03"))
+CORES_FOR_NODES = 12  # a server, four nodes with a few threads each, and trainers that do not hold them up
+MOST_THREADS = 200  # of trainers; more share one thread in each process
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,13 @@ class Given:
     rounds: int | None = None
     long: bool = False
     crowd: bool = False
+    processes: int | None = None  # that share the trainers
     fleet: int = 1000  # simulated trainers
     ingest: tuple[str, ...] = ()  # options of a server that has nodes, which is then held against one without
     databases: Databases | None = None  # PostgreSQL's, for the rows that need some
 
     def shape(self, clients: int, size: str, rounds: int) -> Shape:
-        return Shape(clients, size, self.rounds or rounds, self.crowd)
+        return Shape(clients, size, self.rounds or rounds, self.crowd, self.processes or 1)
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,40 @@ def beside_none(shape: Shape, given: Given, turns: int) -> list[Figure]:
     options, folder = given.ingest, given.directory
     done = in_turn(given, turns, lambda: run_server(shape, folder), lambda: run_server(shape, folder, *options))
     return beside(" ".join(options), "none", done, 1.3)
+
+
+def scaling(given: Given) -> list[Figure]:
+    """How many times as fast a server makes its rounds with more nodes than with one, where there are cores for them,
+    and for trainers in several processes."""
+    cores = len(os.sched_getaffinity(0))
+    if cores < CORES_FOR_NODES:
+        why = f"needs {CORES_FOR_NODES} cores"
+        return [Figure(_faster(*work, ONE_NODE, FOUR_NODES), None, why, least=3) for work in WORKS_OF_NODES]
+    return [figure for work in WORKS_OF_NODES for figure in _scaling(*work, given, cores)]
+
+
+def _scaling(clients: int, size: str, given: Given, cores: int) -> list[Figure]:
+    shape = given.shape(clients, size, 6)
+    shape = replace(shape, processes=given.processes or cores // 4, crowd=given.crowd or clients > MOST_THREADS)
+    ray = given.ingest[2:]  # the cluster's address, where there is one
+    nodes = [(), *(("--ingest", str(count), *ray) for count in NODES)]
+    done = in_turn(given, 3, *(partial(run_server, shape, given.directory, *options) for options in nodes))
+    none, *each = zip(*(tuple(run.seconds for run in turn) for turn in done), strict=True)
+    figures = [Figure(f"{_work(clients, size)}: a round, no node", 1000 * statistics.median(none), "ms")]
+    for count, seconds in zip(NODES, each, strict=True):
+        ratios = [one / more for one, more in zip(each[0], seconds, strict=True)]
+        least = 3 if count == FOUR_NODES else None
+        figures.append(Figure(_faster(clients, size, ONE_NODE, count), statistics.median(ratios), "×", least=least))
+        figures.append(Figure(f"a round, --ingest {count}", 1000 * statistics.median(seconds), "ms"))
+    return figures
+
+
+def _work(clients: int, size: str) -> str:
+    return f"{clients} × {size} MB"
+
+
+def _faster(clients: int, size: str, few: int, many: int) -> str:
+    return f"{_work(clients, size)}: a round, --ingest {few} / {many}"
 
 
 def beside(what: str, usual: str, done: list[tuple[Run, ...]], most: float | None) -> list[Figure]:
@@ -226,6 +267,7 @@ ROWS = {
     "rounds": Row(long_run),
     "hostile": Row(partial(hostile, 8, "45")),
     LARGE: Row(partial(large, 6, "800"), usual=False),
+    "nodes": Row(scaling, usual=False),
     FLEET: Row(simulated, usual=False),
     QUICK: Row(partial(against_the_floor, 3, "0.03", None, rounds=3, turns=1), usual=False),
 }

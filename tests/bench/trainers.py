@@ -80,10 +80,10 @@ class Trainer(threading.Thread):
                 send_frame(upload, self._answer.shared, Answer.tail(self._id))
 
 
-def a_thread_each(port: int, answers: list[Answer]) -> Outcome:
+def a_thread_each(port: int, first: int, answers: list[Answer]) -> Outcome:
     """One trainer for each answer, until all have ended or one was let down."""
     ended: queue.SimpleQueue[Trainer] = queue.SimpleQueue()
-    trainers = [Trainer(port, FIRST_ID + number, answer, ended) for number, answer in enumerate(answers)]
+    trainers = [Trainer(port, client_id, answer, ended) for client_id, answer in enumerate(answers, first)]
     for trainer in trainers:
         trainer.start()
     outcome = Outcome()
@@ -105,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--clients", type=int, required=True)
+    parser.add_argument("--first", type=int, default=FIRST_ID, help="the first one's id")
     parser.add_argument("--model", required=True, choices=FACTORIES)
     parser.add_argument("--hostile", type=int, default=0, help="so many answer with every exponent in every tensor")
     parser.add_argument("--crowd", action="store_true")
@@ -115,7 +116,7 @@ def main() -> None:
     if given.hostile:
         answers += [Answer(with_every_exponent(FACTORIES[given.model]()))] * given.hostile
     serve = Crowd.take_part if given.crowd else a_thread_each
-    print(json.dumps(asdict(serve(given.port, answers))), flush=True)
+    print(json.dumps(asdict(serve(given.port, given.first, answers))), flush=True)
 
 
 if __name__ == "__main__":

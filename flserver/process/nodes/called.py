@@ -192,7 +192,7 @@ def answers(node: Node) -> Mapping[str, Does]:
         from flserver.process.nodes.values import put
 
         round, attempt, count, wanted = given
-        descriptor, values = put([node.making.cut(round, attempt, number, count) for number in wanted])
+        descriptor, values = node.making.cut(round, attempt, wanted, count, put)
         return [[[number, value.tensors] for number, value in zip(wanted, values, strict=True)]], [descriptor]
 
     def made(given: list[Any], descriptors: list[int]) -> Answer:

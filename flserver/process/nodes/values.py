@@ -11,9 +11,10 @@ from fcntl import F_ADD_SEALS, F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHR
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from flserver.models.pages import mapped
-from flserver.models.state import State, raw_bytes
+from flserver.models.state import Pieces, State, raw_bytes
 
 SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL
 ALIGNED = 64  # bytes, at a multiple of which each tensor begins
@@ -26,7 +27,7 @@ class Value(NamedTuple):
     tensors: Sequence[tuple[str, str, Sequence[int], int]]
 
 
-def put(states: Sequence[State]) -> tuple[int, list[Value]]:
+def put(states: Sequence[Pieces]) -> tuple[int, list[Value]]:
     """A new file with these states: its descriptor, which is the caller's to close, and where they are. Raises
     OSError."""
     values, at = [], 0
@@ -34,11 +35,15 @@ def put(states: Sequence[State]) -> tuple[int, list[Value]]:
     try:
         for state in states:
             tensors: list[tuple[str, str, Sequence[int], int]] = []
-            for name, tensor in state.items():
-                tensors.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), at))
-                if tensor.numel():
-                    _write(descriptor, raw_bytes(tensor), at)
-                at += -(-tensor.nbytes // ALIGNED) * ALIGNED
+            for name, given in state.items():
+                one, rows = (given, ()) if isinstance(given, Tensor) else (given[0], given)
+                shape = [len(rows), *one.shape] if rows else list(one.shape)
+                tensors.append((name, str(one.dtype).removeprefix("torch."), shape, at))
+                for tensor in rows or (one,):
+                    if tensor.numel():
+                        _write(descriptor, raw_bytes(tensor), at)
+                    at += tensor.nbytes
+                at = -(-at // ALIGNED) * ALIGNED
             values.append(Value(descriptor, tensors))
         os.ftruncate(descriptor, at or 1)
         fcntl(descriptor, F_ADD_SEALS, SEALS)

@@ -204,8 +204,11 @@ class RayNode:
 
     def cut(self, server: str, round: int, attempt: int, number: int, count: int) -> "dict[str, np.ndarray]":
         """What it has of the attempt in one of ``count`` ranges."""
+        from flserver.models.state import together
+
         with self._own_faults(server):
-            return _arrays(self._of(server).node.making.cut(round, attempt, number, count))
+            making = self._of(server).node.making
+            return making.cut(round, attempt, [number], count, lambda cut: _arrays(together(cut[0])))
 
     def made(
         self, server: str, round: int, attempt: int, number: int, count: int, *others: "dict[str, np.ndarray]"
