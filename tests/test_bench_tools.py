@@ -111,7 +111,7 @@ def test_the_table_names_every_work_and_what_is_to_be_reached() -> None:
     for name, most in ratios.items():
         clients, size = name.split("x")
         assert named[name] == (int(clients), size, most)
-    others = {"memory", "fsync", "8000", "rounds", "hostile", "6x800", "nodes", "fleet", QUICK_ROW}
+    others = {"memory", "fsync", "8000", "rounds", "hostile", "6x800", "nodes", "fleet", "32x10", QUICK_ROW}
     assert set(ROWS) - set(ratios) == others
 
 

@@ -1,9 +1,6 @@
 """A message in a whole frame: where it is of a known layout, it is read at once, else when it is its owner's turn."""
 
-from contextlib import suppress
-
 from flserver.network.connection import AcceptedConnection
-from flserver.network.decoding import TooHeavy
 from flserver.network.transport import Received
 from flserver.wire.inert import Tick
 from flserver.wire.messages import Message, Update
@@ -26,12 +23,13 @@ def read_message(connection: AcceptedConnection, frame: Received) -> Message:
         return known
 
     def read(tick: Tick) -> Message:
-        message = conversation.receive(body, tick)
+        # Others of its layout, a fleet's first ones, may have been before it.
+        return conversation.recognise(body, context.layouts) or conversation.receive(body, tick)
+
+    def learn(message: Message, tick: Tick) -> None:
         if isinstance(message, Update) and unusable.may_send(connection, message.client_id):
-            with suppress(TooHeavy):  # it is read already: what takes more than an ordinary one to learn is not learnt
-                conversation.learn(body, message, context.layouts, tick)
-        return message
+            conversation.learn(body, message, context.layouts, tick)
 
     connection.channel.before_wait()
     owner = share.owner if connection.peer.certificate is not None else connection.peer.host
-    return context.decoding.run(owner, read, lambda: unusable.said_to_be_of(connection, body))
+    return context.decoding.run(owner, read, lambda: unusable.said_to_be_of(connection, body), learn)

@@ -27,9 +27,11 @@ from flserver.wire.messages import Measurement, Update, decode_fields
 from flserver.wire.modules import Module, TensorView, Walk
 from flserver.wire.storages import File
 
-MOST_FIXED: Final = 1 << 16  # bytes of a layout that are compared, and kept
-MOST_TENSORS: Final = 512  # of a layout: shared modules give many names in few bytes
+MOST_FIXED: Final = 1 << 20  # bytes of a layout that are compared, and kept: ResNet-152's has 340 KiB
+MOST_TENSORS: Final = 4096  # of a layout: shared modules give many names in few bytes
 MOST: Final = 32  # layouts that are kept
+MOST_BYTES: Final = 1 << 24  # that those take together
+BYTES_A_TENSOR: Final = 1 << 10  # that a layout takes, beside what is compared
 MISSES: Final = 16  # messages of no known layout for each that is learnt, beyond the first ``MOST``
 CANDIDATES: Final = 4  # integers equal to the id that are tried
 _CODED: Final = 0.5  # what a float that stands for a place has beyond it: no integer has that
@@ -82,6 +84,11 @@ class Layout:
     keys: tuple[tuple[slice, slice], ...]
     steps: int
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes."""
+        return len(self.fixed) + BYTES_A_TENSOR * len(self.names)
+
     def fits(self, body: memoryview) -> bool:
         """Whether a body of this ``length`` is a message of this layout."""
         if b"".join([body[part] for part in self.rest]) != self.fixed:
@@ -106,11 +113,12 @@ def _measured(body: memoryview, metric: Measurement, at: int | None) -> Measurem
 
 class Layouts:
     """The layouts that were learnt last. For many threads, without a lock: what is known is replaced as a whole, and
-    where two learn at the same time, one of both is learnt again."""
+    where two are learnt at the same time, one of both is learnt again."""
 
     def __init__(self) -> None:
         self.known: tuple[Layout, ...] = ()
         self._credit = MOST * MISSES
+        self._learning = set[int]()  # the lengths of what is being learnt from: a fleet's first updates come together
 
     def recognise(self, body: memoryview, limits: PickleLimits) -> Update | None:
         """The message that reading ``body`` within ``limits`` gives, where one of its layout came before."""
@@ -120,14 +128,23 @@ class Layouts:
         return None
 
     def learn(self, body: memoryview, update: Update, limits: PickleLimits, tick: Tick) -> None:
-        """``body`` was read as ``update``, and is of no known layout. ``tick`` is the reader's; raises what it does."""
+        """``body`` was read as ``update``, and of no known layout. ``tick`` is the reader's; raises what it does."""
+        if self.recognise(body, limits) is not None or len(body) in self._learning:
+            return
         self._credit = min(self._credit + 1, MOST * MISSES)
         if not _worth_it(body, update) or self._credit < MISSES:
             return
         self._credit -= MISSES
-        layout = layout_of(body, update, limits, tick)
+        self._learning.add(len(body))
+        try:
+            layout = layout_of(body, update, limits, tick)
+        finally:
+            self._learning.discard(len(body))
         if layout is not None:
-            self.known = (*self.known, layout)[-MOST:]
+            known = (*self.known, layout)[-MOST:]
+            while sum(one.weight for one in known) > MOST_BYTES:
+                known = known[1:]
+            self.known = known
 
 
 def _worth_it(body: memoryview, update: Update) -> bool:

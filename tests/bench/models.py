@@ -26,6 +26,13 @@ def mb_4_5() -> nn.Module:
     return sequential(4.5)
 
 
+def mb_10() -> nn.Module:
+    """MobileNetV3-Small: of many tensors, 244, some of them counters."""
+    from torchvision.models import mobilenet_v3_small
+
+    return mobilenet_v3_small()
+
+
 def mb_45() -> nn.Module:
     return sequential(45)
 
@@ -52,5 +59,5 @@ def with_every_exponent(module: nn.Module) -> nn.Module:
     return module
 
 
-FACTORIES = {"0.03": mb_0_03, "4.5": mb_4_5, "45": mb_45, "400": mb_400, "800": mb_800}
+FACTORIES = {"0.03": mb_0_03, "4.5": mb_4_5, "10": mb_10, "45": mb_45, "400": mb_400, "800": mb_800}
 """Every size that is measured, in MB as text, and its model."""

@@ -27,7 +27,7 @@ from tests.bench.report import Figure
 DESCRIPTORS = 20_000  # ``ulimit -n`` of the server with 8,000 trainers
 ONE_NODE, FOUR_NODES = 1, 4
 NODES = (ONE_NODE, 2, FOUR_NODES, 8)
-WORKS_OF_NODES = ((32, "45"), (128, "4.5"), (2000, "0.03"))
+WORKS_OF_NODES = ((32, "45"), (64, "10"), (128, "4.5"), (2000, "0.03"))
 CORES_FOR_NODES = 12  # a server, four nodes with a few threads each, and trainers that do not hold them up
 MOST_THREADS = 200  # of trainers; more share one thread in each process
 
@@ -267,6 +267,7 @@ ROWS = {
     "rounds": Row(long_run),
     "hostile": Row(partial(hostile, 8, "45")),
     LARGE: Row(partial(large, 6, "800"), usual=False),
+    "32x10": Row(partial(against_the_floor, 32, "10", None), usual=False),
     "nodes": Row(scaling, usual=False),
     FLEET: Row(simulated, usual=False),
     QUICK: Row(partial(against_the_floor, 3, "0.03", None, rounds=3, turns=1), usual=False),

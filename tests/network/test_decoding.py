@@ -9,7 +9,7 @@ import pytest
 
 from flserver.errors import ConnectionLost
 from flserver.network import decoding as module
-from flserver.network.decoding import PLACES, Decoding, Line, Turn
+from flserver.network.decoding import MORE, PLACES, Decoding, Line, Turn
 from flserver.network.memory import ReceiveMemory
 from flserver.wire.pickles import Tick
 from tests.patience import PATIENCE, eventually
@@ -114,6 +114,28 @@ def test_what_was_read_is_returned_what_it_raises_is_raised_and_nothing_stays_ch
         decoding.run("a", fails)
     assert memory.in_use == 0
     assert decoding.run("a", ticks(5, 100)) == "read"
+
+
+def test_what_is_done_of_it_then_may_take_several_times_as_much_and_is_ended_where_it_takes_more(
+    decoding: Decoding, memory: ReceiveMemory
+) -> None:
+    done, in_use = list[str](), list[int]()
+
+    def then(most: int) -> Callable[[str, Tick], None]:
+        def do(found: str, tick: Tick) -> None:
+            in_use.append(memory.in_use)
+            ticks(most // 100, 100)(tick)
+            done.append(found)
+
+        return do
+
+    for most in (MORE * ORDINARY, MORE * ORDINARY + 100):
+        assert decoding.run("a", ticks(9, 100), lambda: None, then(most)) == "read"
+    assert done == ["read"]
+    assert in_use == [0, 0]  # what reading took is counted no more
+    assert memory.in_use == 0
+    assert decoding.run("a", ticks(11, 100), lambda: None, then(9 * ORDINARY)) == "read"
+    assert done == ["read"] * 2  # one that is no ordinary message, and has gone last
 
 
 def test_one_at_a_time_has_the_processor_and_no_more_are_begun_than_there_are_places(

@@ -1,10 +1,15 @@
 """Which messages are read with the pickle machine, and what is learnt of whom."""
 
+import threading
 from typing import Any
 
 import pytest
 
+from flserver.network.decoding import MORE
+from flserver.wire import protocol
+from flserver.wire.messages import decode
 from tests.network.served import PEER, STRANGER, Network, linear, update
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -30,6 +35,41 @@ def test_a_clients_second_update_needs_no_turn(network: Network, read: list[obje
     for line, client in ((first, "1"), (second, "2")):
         assert line.story()[-1] == f"closed, upload of {client}: closed"
     assert len(network.context.layouts.known) == 1
+
+
+def test_who_had_to_wait_for_a_turn_needs_the_machine_no_more_where_its_layout_is_known_by_then(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fleet's first updates come together: one is read, the others are like it."""
+    for client in ("1", "2"):
+        network.registered(client)
+    network.begin()
+    decoding, run, waits = network.context.decoding, network.context.decoding.run, threading.Event()
+    held, machine = list[threading.Event](), list[memoryview]()
+
+    def second_waits(*given: Any) -> Any:
+        if held:
+            waits.set()
+            assert held[0].wait(PATIENCE)
+        held.append(threading.Event())
+        return run(*given)
+
+    def noted(body: memoryview, *given: Any, **more: Any) -> Any:
+        machine.append(body)
+        return decode(body, *given, **more)
+
+    monkeypatch.setattr(decoding, "run", second_waits)
+    monkeypatch.setattr(protocol, "decode", lambda body, **more: noted(body, **more))
+    held.append(threading.Event())
+    waiting = network.connect().send(update(2, linear(value=0.25)))
+    assert waits.wait(PATIENCE)
+    first, held[:] = held[0], []
+    network.connect().send(update(1, linear(value=0.5))).ended()
+    assert len(network.context.layouts.known) == 1
+    read = len(machine)
+    first.set()
+    assert waiting.ended().story()[-1] == "closed, upload of 2: closed"
+    assert len(machine) == read
 
 
 def test_nothing_is_learnt_of_who_may_not_speak_for_the_client_that_it_names(
@@ -59,7 +99,7 @@ def test_an_update_counts_that_is_too_much_to_be_learnt(
     """It has been read by then, and is not read a second time."""
     network.registered("1")
     network.begin()
-    heavy = network.context.decoding.ordinary + 1
+    heavy = MORE * network.context.decoding.ordinary + 1
     monkeypatch.setattr(network.context.layouts, "learn", lambda body, update, limits, tick: tick(heavy))
     line = network.connect().send(update(1, linear(value=0.5))).ended()
     assert read == [PEER.host]

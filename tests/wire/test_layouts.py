@@ -2,11 +2,13 @@
 
 import pickle
 import tracemalloc
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +59,13 @@ def said(update: Update | None) -> Any:
     views = list(update.model.tensors.values())
     sharing = [[one is other for other in views] for one in views]
     return repr((update.client_id, update.metrics)), tensors, sharing, update.model.steps
+
+
+def raising(error: Exception) -> Callable[[int], None]:
+    def tick(size: int) -> None:
+        raise error
+
+    return tick
 
 
 def learnt(*bodies: bytes) -> Layouts:
@@ -144,6 +153,47 @@ def test_what_is_kept_is_bounded_and_who_sends_always_something_else_is_learnt_f
         assert update is not None
         known.learn(memoryview(body), update, LIMITS, lambda size: None)
     assert len([layout for layout in before if layout not in known.known]) <= 3
+
+
+def test_what_is_kept_takes_so_many_bytes_together_and_the_last_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = [body_of("x" * length) for length in range(1, 9)]
+    (weight,) = {layout.weight for layout in learnt(bodies[0]).known}
+    monkeypatch.setattr(layouts, "MOST_BYTES", 3 * weight + weight // 2)
+    known = learnt(*bodies)
+    assert [recognised(known, body) is not None for body in bodies] == [False] * 5 + [True] * 3
+
+
+def test_what_is_being_learnt_or_known_is_learnt_no_second_time() -> None:
+    """Others of a fleet send the like at the same time."""
+    body = body_of(3)
+    update, known, again = machine(body), Layouts(), list[int]()
+    assert update is not None
+
+    def tick(size: int) -> None:
+        known.learn(memoryview(body), update, LIMITS, again.append)
+
+    known.learn(memoryview(body), update, LIMITS, tick)
+    known.learn(memoryview(body), update, LIMITS, again.append)
+    assert len(known.known) == 1
+    assert again == []
+    known = Layouts()
+    with pytest.raises(ValueError, match="ended"):
+        known.learn(memoryview(body), update, LIMITS, raising(ValueError("ended")))
+    known.learn(memoryview(body), update, LIMITS, lambda size: None)
+    assert len(known.known) == 1
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet50", "densenet121"])
+def test_updates_of_real_networks_are_recognised(name: str) -> None:
+    """They have hundreds of tensors, each with a file of its own, which the machine takes a tenth of a second for."""
+    with torch.device("meta"):
+        network = getattr(torchvision.models, name)()
+    network = network.to_empty(device="cpu")
+    one, other = (pickle.dumps({"header": "<MODEL>", "id": client_id, "model": network}) for client_id in (300, 400))
+    found = recognised(learnt(one), other)
+    assert found is not None
+    assert found.client_id == "400"
+    assert list(found.model.tensors) == list(network.state_dict())
 
 
 def test_many_names_in_few_bytes_are_not_learnt() -> None:
