@@ -36,6 +36,7 @@ settings.load_profile("quick")
 
 SETTLE = PATIENCE / 10  # seconds in which threads that a test has told to stop may end; a leak is told after them
 DESCRIPTORS = Path("/proc/self/fd")
+GPU = Path("/dev/nvidiactl")
 KINDS = ("socket:", "pipe:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 
 
@@ -55,6 +56,16 @@ def forker() -> Iterator[None]:
     """Programs that ``warm`` starts are forked."""
     with warm.forking():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cuda() -> None:
+    """What CUDA opens once in a process, and keeps, is there before a test is looked at for leaks."""
+    if GPU.exists():  # torch takes seconds, and not every test needs it
+        import torch
+
+        if torch.cuda.is_available():
+            torch.nn.LSTM(1, 1).to("cuda")
 
 
 class Leaked(AssertionError):

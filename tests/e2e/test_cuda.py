@@ -17,12 +17,6 @@ pytestmark = pytest.mark.cuda
 Join = Callable[..., list[Peer]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _context() -> None:
-    """What CUDA opens once in a process, and keeps, is there before a test is looked at for leaks."""
-    torch.nn.LSTM(1, 1).to("cuda")
-
-
 def test_trainers_on_a_gpu_and_on_the_cpu_train_one_model(start: Start, tmp_path: Path) -> None:
     """The field's models carry the location cuda:0. The server measures on the GPU and averages on the CPU."""
     data = write_fldata(tmp_path / "FLdata", [1, 2, 3], samples=40)
