@@ -4,13 +4,13 @@ A sum's canonical form, which ``ExactSum.save`` gives, costs more than adding it
 word is enough. A cut has the words and bins that are there, and a bound of each: a mean is the same of all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from flserver.aggregation import kernel
-from flserver.aggregation.bins import BLOCK, CARRIES, PART
+from flserver.aggregation.bins import BLOCK, CARRIES, HIGHEST_32, LOWEST_32, PART, WORD_BITS
 from flserver.aggregation.parts import Part, own_memory
 from flserver.aggregation.sums import ExactSum
 from flserver.errors import UsageError
@@ -28,7 +28,10 @@ def cut(total: ExactSum, blocks: range, places: range, description: bytes) -> Pi
     rows, found = [], list[torch.Tensor]()
     for block in blocks:
         number, inside = divmod(block, BLOCKS)
-        for is_word, exponent, units, its in _held(total.parts[number], inside):
+        part = total.parts[number]
+        if (part.bins.units[inside, part.bins.table[inside] >= 0] > CARRIES).any():
+            total.settle(part, inside)
+        for is_word, exponent, units, its in _held(part, inside):
             rows.append((is_word, exponent, block - blocks.start, units))
             found.append(torch.from_numpy(its))
     changes = total.medians.rows(places)
@@ -46,9 +49,6 @@ def _held(part: Part, block: int) -> Iterator[tuple[bool, int, int, np.ndarray]]
     """What a block's sum is made of: whether it is a word, the exponent of its unit, the bound of its units, and its
     64-bit numbers."""
     bins = part.bins
-    if (bins.units[block, bins.table[block] >= 0] > CARRIES).any():
-        kernel.load().settle(part, block, own_memory)
-        bins = part.bins
     if bins.word[block] >= 0:
         yield True, int(bins.unit[block]), int(bins.filled[block]), part.word(block)
     for grid in np.flatnonzero(bins.table[block] >= 0).tolist():
@@ -58,11 +58,13 @@ def _held(part: Part, block: int) -> Iterator[tuple[bool, int, int, np.ndarray]]
 
 def take(total: ExactSum, cut: Pieces) -> None:
     """Add what ``cut`` gave to a sum over the range's model, of which only cuts and the mean are made. Raises
-    UsageError where it was of another range."""
+    UsageError where it was of another range, or is nothing that ``cut`` gives: the loops look at no bounds."""
     numbers, about = list(cut["numbers"]), {name: one for name, one in cut.items() if isinstance(one, torch.Tensor)}
     if bytes(raw_bytes(about["layout"])) != total.description():
         raise UsageError("the cut is of a model with other tensors")
     rows = about["rows"].numpy()
+    if not _is_sound(rows, numbers, total):
+        raise UsageError("the cut is none of a sum")
     ends = np.searchsorted(rows[:, 2], BLOCKS * np.arange(len(total.parts) + 1))
     for number, part in enumerate(total.parts):
         start, stop = ends[number : number + 2]
@@ -71,3 +73,14 @@ def take(total: ExactSum, cut: Pieces) -> None:
     samples, clients = about["counts"].tolist()
     total.samples += samples
     total.medians.include(clients, about["changes"])
+
+
+def _is_sound(rows: np.ndarray, numbers: Sequence[torch.Tensor], total: ExactSum) -> bool:
+    if rows.shape != (len(numbers), ROW) or any(one.dtype != torch.int64 or one.numel() != BLOCK for one in numbers):
+        return False
+    kinds, exponents, blocks, units = rows.T
+    words = kinds == 1
+    within = (blocks >= 0) & (blocks < total.blocks) & (words | (kinds == 0))
+    known = np.isin(exponents, total.layout.grids) | (words & (exponents >= LOWEST_32) & (exponents <= HIGHEST_32))
+    bounded = (units >= 0) & (units <= np.where(words, (1 << WORD_BITS) - 1, CARRIES))
+    return bool((within & known & bounded).all() and (np.diff(blocks) >= 0).all())

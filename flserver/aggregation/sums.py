@@ -171,7 +171,11 @@ class ExactSum:
         """Do all carries, so that equal sums have equal bins."""
         for part in self.parts:
             for block in range(part.blocks):
-                kernel.load().settle(part, block, self._scratch)
+                self.settle(part, block)
+
+    def settle(self, part: Part, block: int) -> None:
+        """Do all carries of a block of one of its parts."""
+        kernel.load().settle(part, block, self._scratch)
 
     def mean(self) -> State:
         """The mean, rounded once, and the medians, in memory of its own. Raises ValueError where nothing was added."""
@@ -238,12 +242,17 @@ class ExactSum:
     def _bins(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """The bins in their canonical form: exponent, block, numbers, in ascending order of block and place of the
         grid."""
-        for block in range(-(-self.layout.elements // BLOCK)):
+        for block in range(self.blocks):
             number, inside = divmod(block, PART // BLOCK)
             part = self.parts[number]
-            kernel.load().settle(part, inside, self._scratch)
+            self.settle(part, inside)
             for grid in np.flatnonzero(part.bins.table[inside] >= 0).tolist():
                 yield int(self.layout.grids[grid]), block, part.bin(inside, grid)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the elements of its floating-point tensors take, one after another."""
+        return -(-self.layout.elements // BLOCK)
 
     def description(self) -> bytes:
         """Its layout as text, as ``describe`` gives it."""

@@ -10,6 +10,7 @@ from flserver.aggregation import State, cuts, kernel
 from flserver.aggregation.bins import BLOCK, CARRIES
 from flserver.aggregation.ranges import cut, ranges
 from flserver.aggregation.sums import ExactSum
+from flserver.errors import UsageError
 from flserver.models.state import Pieces, together
 
 MOST = 2**29 - 1  # samples of one update
@@ -92,6 +93,25 @@ def test_usual_numbers_stay_one_word_each_where_samples_differ() -> None:
     (part,) = over_all(found, model).parts
     assert (part.bins.word >= 0).all()
     assert (part.bins.table < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(0, 2), (1, 17), (1, 10_000), (2, 3), (2, -1), (3, -1), (3, 2**62)], ids=str
+)
+def test_what_is_no_cut_is_not_added(column: int, value: int) -> None:
+    """Compiled loops would write wherever it says."""
+    model = {"w": torch.zeros(3 * BLOCK, dtype=torch.float64)}
+    (total,) = sums_of([(1.0, 3, 2)], model)
+    (whole,) = ranges(model, 1)
+    found = together(cut(total, whole))
+    numbers = found["numbers"]
+    cuts.take(ExactSum(model), found)
+    for wrong in ({"numbers": numbers[1:]}, {"numbers": numbers.float()}, {"numbers": numbers[:, 1:]}):
+        with pytest.raises(UsageError, match="none of a sum"):
+            cuts.take(ExactSum(model), found | wrong)
+    found["rows"][-1, column] = value
+    with pytest.raises(UsageError, match="none of a sum"):
+        cuts.take(ExactSum(model), found)
 
 
 def test_a_cut_is_over_the_sums_own_memory_and_changes_nothing_of_it(loops: kernel.Loops) -> None:
