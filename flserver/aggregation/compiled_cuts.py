@@ -6,7 +6,7 @@
 import numpy as np
 from numba import carray, njit
 
-from flserver.aggregation.bins import BLOCK, NO_WORD, STEP
+from flserver.aggregation.bins import BLOCK, NO_WORD, STEP, WORD_BITS
 from flserver.aggregation.compiled import OPTIONS, _add_all, _bin, _float64_at, _int64_at, _make_room
 from flserver.aggregation.compiled_words import MOST, grid_of_unit, halves, spill, word_of
 
@@ -26,6 +26,8 @@ def _add_in_units(bins, block, unit, units, numbers):
     """Add to a block's word in the finer one of both units; whether there is room."""
     finer = min(unit, bins.unit[block])
     mine, its = bins.unit[block] - finer, unit - finer
+    if mine + its > WORD_BITS:  # and what is shifted further is no number
+        return False
     if bins.filled[block] > MOST >> mine or units > (MOST - (bins.filled[block] << mine)) >> its:
         return False
     word = word_of(bins, block, BLOCK)

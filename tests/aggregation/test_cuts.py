@@ -68,6 +68,19 @@ def test_cuts_add_up_to_the_sum(loops: kernel.Loops, of: list[tuple[float, int, 
     assert found == expected
 
 
+def test_words_of_all_units_add_up_in_any_order(loops: kernel.Loops) -> None:
+    """Also of units that are further apart than an integer has bits."""
+    model = {"w": torch.zeros(8)}
+    (whole,) = ranges(model, 1)
+    for power in range(-120, 121):
+        parts = list(sums_of([(1.0, 1, 1), (2.0**power, 1, 1)], model))
+        found = [over_all([cut(part, whole) for part in both], model) for both in (parts, parts[::-1])]
+        expected = ExactSum(model)
+        for part in parts:  # which brings them into their canonical form
+            expected.merge(part)
+        assert found == [expected] * 2, power
+
+
 @pytest.mark.parametrize("of", SUMS.values(), ids=SUMS)
 def test_numba_takes_what_numpy_has_cut_and_numpy_what_numba_has(
     of: list[tuple[float, int, int]], monkeypatch: pytest.MonkeyPatch
