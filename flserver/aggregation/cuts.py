@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from flserver.aggregation import kernel
-from flserver.aggregation.bins import BLOCK, CARRIES, HIGHEST_32, LOWEST_32, PART, WORD_BITS
+from flserver.aggregation.bins import BELOW, BLOCK, CARRIES, LOWEST_32, PART, WORD_BITS
 from flserver.aggregation.parts import Part, own_memory
 from flserver.aggregation.sums import ExactSum
 from flserver.errors import UsageError
 from flserver.models.state import Pieces, raw_bytes
 
 BLOCKS = PART // BLOCK  # of a part
+HIGHEST_UNIT = 128 + 29 - BELOW  # exponent of a word's unit: float32 is below 2^128, samples below 2^29
 ROW = 4  # columns: whether it is a word, the exponent of its unit, its block in the range, the bound of its units
 
 
@@ -81,6 +82,7 @@ def _is_sound(rows: np.ndarray, numbers: Sequence[torch.Tensor], total: ExactSum
     kinds, exponents, blocks, units = rows.T
     words = kinds == 1
     within = (blocks >= 0) & (blocks < total.blocks) & (words | (kinds == 0))
-    known = np.isin(exponents, total.layout.grids) | (words & (exponents >= LOWEST_32) & (exponents <= HIGHEST_32))
+    units_of_words = (exponents >= LOWEST_32) & (exponents <= HIGHEST_UNIT)
+    known = np.where(words, units_of_words, np.isin(exponents, total.layout.grids))
     bounded = (units >= 0) & (units <= np.where(words, (1 << WORD_BITS) - 1, CARRIES))
     return bool((within & known & bounded).all() and (np.diff(blocks) >= 0).all())

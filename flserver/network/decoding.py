@@ -81,17 +81,17 @@ class Decoding:
         owner: Hashable,
         read: Callable[[Tick], Result],
         client: Callable[[], Hashable] = lambda: None,
-        then: Callable[[Result, Tick], None] = lambda _, __: None,
+        then: Callable[[Result, Tick], None] | None = None,
     ) -> Result:
         """What ``read`` returns, which is called when it is its turn, and is to call what it is given as a tick.
 
         It is called anew where it takes more than an ordinary message. ``client`` is asked where others of the owner
-        wait. In the same turn ``then`` is called with what was read; it is ended early where it takes MORE than that.
-        Raises what both raise, and ConnectionLost when :meth:`close` was called.
+        wait. In the same turn ``then`` is called with an ordinary one that was read; it is ended early where it takes
+        MORE than that. Raises what both raise, and ConnectionLost when :meth:`close` was called.
         """
         with suppress(TooHeavy):  # which has what was read in its traceback: it must be gone before the second try
             return self._run(Turn(owner, self.ordinary, self._client(owner, client)), read, then)
-        return self._run(Turn(owner, None, self._client(owner, client)), read, then)
+        return self._run(Turn(owner, None, self._client(owner, client)), read)
 
     def _client(self, owner: Hashable, client: Callable[[], Hashable]) -> Hashable:
         """The client's name, where it is of use."""
@@ -106,18 +106,21 @@ class Decoding:
             for turn in [*self._newcomers, *self._heavy, *self._begun]:
                 turn.go.set()
 
-    def _run(self, turn: Turn, read: Callable[[Tick], Result], then: Callable[[Result, Tick], None]) -> Result:
+    def _run(
+        self, turn: Turn, read: Callable[[Tick], Result], then: Callable[[Result, Tick], None] | None = None
+    ) -> Result:
         with self._lock:
             (self._newcomers if turn.most is not None else self._heavy).put(turn)
             self._pass_on()
         try:
             self._await(turn)
             found = read(lambda size: self._tick(turn, size))
-            self._memory.uncharge(turn.charged)  # what reading took is garbage by now
-            turn.charged = turn.taken = 0
-            turn.most = MORE * self.ordinary if turn.most is not None else None
-            with suppress(TooHeavy):
-                then(found, lambda size: self._tick(turn, size))
+            if then is not None:
+                self._memory.uncharge(turn.charged)  # what reading took is garbage by now
+                turn.charged = turn.taken = 0
+                turn.most = MORE * self.ordinary
+                with suppress(TooHeavy):
+                    then(found, lambda size: self._tick(turn, size))
             return found
         finally:
             self._end(turn)

@@ -34,6 +34,7 @@ MOST_BYTES: Final = 1 << 24  # that those take together
 BYTES_A_TENSOR: Final = 1 << 10  # that a layout takes, beside what is compared
 MISSES: Final = 16  # messages of no known layout for each that is learnt, beyond the first ``MOST``
 CANDIDATES: Final = 4  # integers equal to the id that are tried
+SHORTEST_FILE: Final = 64  # bytes: a storage's file has pickles of more
 _CODED: Final = 0.5  # what a float that stands for a place has beyond it: no integer has that
 
 _WIDTHS: Final[dict[bytes, tuple[int, bool]]] = {b"K": (1, False), b"M": (2, False), b"J": (4, True)}
@@ -156,8 +157,8 @@ def _worth_it(body: memoryview, update: Update) -> bool:
 def layout_of(body: memoryview, update: Update, limits: PickleLimits, tick: Tick) -> Layout | None:
     """The layout of a body that is read as ``update``; None where it has none."""
     try:
-        traced = _Traced(body, limits, tick)
-        found = next((number for number in traced.same_as(update.client_id) if traced.holds_without(number)), None)
+        traced = _Traced(body, limits, tick, wanted=_integer(update.client_id))
+        found = next((number for number in traced.numbers if traced.holds_without(number)), None)
     except Refused:
         return None
     holes = {(view.storage.start, view.storage.stop) for view in traced.views}
@@ -193,15 +194,18 @@ class _Tracing(Machine):
     """Reads as the machine does, but notes where integers and slices of the body stand, and gives floats that tell
     where theirs do. The integer at ``without`` is replaced."""
 
-    def __init__(self, data: memoryview, limits: PickleLimits, tick: Tick, without: int | None) -> None:
+    def __init__(
+        self, data: memoryview, limits: PickleLimits, tick: Tick, wanted: int | None, without: int | None
+    ) -> None:
         super().__init__(data, limits, opcodes=limits.opcodes, tick=tick)
-        self.numbers: list[tuple[_Number, int]] = []
+        self.numbers: list[_Number] = []  # the first ones that are ``wanted``
         self._taken: dict[int, tuple[memoryview, int]] = {}  # by identity; kept, so that no other one has it
-        self._without = without
+        self._wanted, self._without = wanted, without
 
     def take(self, count: int) -> memoryview:
         start, part = self.position, super().take(count)
-        self._taken[id(part)] = part, start
+        if count >= SHORTEST_FILE:  # what else is taken is nobody's to ask for, and would be kept for each opcode
+            self._taken[id(part)] = part, start
         return part
 
     def start_of(self, part: memoryview) -> int:
@@ -213,7 +217,8 @@ class _Tracing(Machine):
     def noted(self, width: int, signed: bool) -> None:
         number = _Number(self.position, width, signed)
         value = int.from_bytes(self.take(width), "little", signed=signed)
-        self.numbers.append((number, value))
+        if value == self._wanted and len(self.numbers) < CANDIDATES:
+            self.numbers.append(number)
         self._push(_Stead() if number.at == self._without else value)
 
     def coded(self) -> None:
@@ -234,9 +239,16 @@ _Tracing.table[ord("G")] = lambda machine: machine.coded()  # type: ignore[attr-
 class _Traced:
     """A body read again, with its places. Raises Refused, also for storages that are copies."""
 
-    def __init__(self, body: memoryview, limits: PickleLimits, tick: Tick, without: int | None = None) -> None:
+    def __init__(
+        self,
+        body: memoryview,
+        limits: PickleLimits,
+        tick: Tick,
+        wanted: int | None = None,
+        without: int | None = None,
+    ) -> None:
         self._given = body, limits, tick
-        machine = _Tracing(body, limits, tick, without)
+        machine = _Tracing(body, limits, tick, wanted, without)
         fields = machine.load()
         if type(fields) is not dict or machine.position != len(body):
             raise Refused("not a message")
@@ -244,7 +256,7 @@ class _Traced:
         update = decode_fields(fields | ({} if without is None else {"id": 0}), pickles=limits, tick=tick)
         if type(update) is not Update:
             raise Refused("not an update")
-        self._numbers = machine.numbers
+        self.numbers = machine.numbers  # where integers stand that may be the id
         walk = Walk(limits, tick)
         module = walk.run(fields["model"])
         self.steps = module.steps
@@ -263,10 +275,6 @@ class _Traced:
         self.names = tuple((name, places[id(view)]) for name, view in module.tensors.items())
         self.metrics = tuple((metric, _place(metric.value)) for metric in update.metrics)
 
-    def same_as(self, client_id: str) -> list[_Number]:
-        """Where integers stand that may be the id."""
-        return [number for number, value in self._numbers if str(value) == client_id][:CANDIDATES]
-
     def holds_without(self, number: _Number) -> bool:
         """Whether the integer at that place is the id, and all else is the same whatever it is."""
         try:
@@ -275,6 +283,14 @@ class _Traced:
             return False
         mine = (self.steps, self.views, self.names, self.metrics, self.keys)
         return other.whole and mine == (other.steps, other.views, other.names, other.metrics, other.keys)
+
+
+def _integer(client_id: str) -> int | None:
+    """The integer that is written so, if one is."""
+    digits = client_id.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):  # of up to four bytes
+        return None
+    return number if str(number := int(client_id)) == client_id else None
 
 
 def _key_places(file: File, start: int) -> tuple[slice, slice] | None:

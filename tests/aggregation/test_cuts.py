@@ -8,7 +8,7 @@ import torch
 
 from flserver.aggregation import State, cuts, kernel
 from flserver.aggregation.bins import BLOCK, CARRIES
-from flserver.aggregation.ranges import cut, ranges
+from flserver.aggregation.ranges import Range, cut, ranges
 from flserver.aggregation.sums import ExactSum
 from flserver.errors import UsageError
 from flserver.models.state import Pieces, together
@@ -122,6 +122,11 @@ def test_what_is_no_cut_is_not_added(column: int, value: int) -> None:
     for wrong in ({"numbers": numbers[1:]}, {"numbers": numbers.float()}, {"numbers": numbers[:, 1:]}):
         with pytest.raises(UsageError, match="none of a sum"):
             cuts.take(ExactSum(model), found | wrong)
+    as_a_word = together(cut(next(sums_of([(1.0, 3, 2)], {"w": torch.zeros(1)})), Range(range(1), range(0))))
+    cuts.take(ExactSum({"w": torch.zeros(1)}), as_a_word)
+    as_a_word["rows"][0, 1] = 104  # no word of float32 has such a unit
+    with pytest.raises(UsageError, match="none of a sum"):
+        cuts.take(ExactSum({"w": torch.zeros(1)}), as_a_word)
     found["rows"][-1, column] = value
     with pytest.raises(UsageError, match="none of a sum"):
         cuts.take(ExactSum(model), found)

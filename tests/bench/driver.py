@@ -56,8 +56,9 @@ class Shape:
 
     def of_processes(self) -> list[int]:
         """How many trainers each process has; as many as the next, or one more."""
-        least, more = divmod(self.clients, self.processes)
-        return [least + (number < more) for number in range(self.processes)]
+        processes = min(self.processes, self.clients)
+        least, more = divmod(self.clients, processes)
+        return [least + (number < more) for number in range(processes)]
 
     @classmethod
     def parse(cls, text: str, rounds: int) -> "Shape":

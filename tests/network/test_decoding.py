@@ -134,8 +134,8 @@ def test_what_is_done_of_it_then_may_take_several_times_as_much_and_is_ended_whe
     assert done == ["read"]
     assert in_use == [0, 0]  # what reading took is counted no more
     assert memory.in_use == 0
-    assert decoding.run("a", ticks(11, 100), lambda: None, then(9 * ORDINARY)) == "read"
-    assert done == ["read"] * 2  # one that is no ordinary message, and has gone last
+    assert decoding.run("a", ticks(11, 100), lambda: None, then(0)) == "read"  # it is no ordinary one
+    assert done == ["read"]
 
 
 def test_one_at_a_time_has_the_processor_and_no_more_are_begun_than_there_are_places(

@@ -155,6 +155,24 @@ def test_what_is_kept_is_bounded_and_who_sends_always_something_else_is_learnt_f
     assert len([layout for layout in before if layout not in known.known]) <= 3
 
 
+def test_learning_takes_little_more_memory_than_reading_whatever_the_message_is_made_of() -> None:
+    """Also where it is all integers that could be the id, or texts, which are thrown away again."""
+    body = body_of(1003)
+    assert body[2:3] == pickle.FRAME
+    for filling in (b"M\xeb\x03", b"\x8c\x05aaaaa"):
+        filled = body[:2] + pickle.MARK + filling * 20_000 + pickle.POP_MARK + body[11:]
+        update = machine(filled)
+        assert update is not None
+        tracemalloc.start()
+        machine(filled)
+        _, reading = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        layout_of(memoryview(filled), update, LIMITS, lambda size: None)
+        _, learning = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert learning < 2 * reading
+
+
 def test_what_is_kept_takes_so_many_bytes_together_and_the_last_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = [body_of("x" * length) for length in range(1, 9)]
     (weight,) = {layout.weight for layout in learnt(bodies[0]).known}
