@@ -4,12 +4,25 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 
 from flserver.network.decoding import MORE
 from flserver.wire import protocol
 from flserver.wire.messages import decode
 from tests.network.served import PEER, STRANGER, Network, linear, update
 from tests.patience import PATIENCE
+
+
+@pytest.fixture
+def uploads() -> list[bytes]:
+    """Updates of clients 1 and 2. Both of one module, as its storages' keys are addresses: another one's may be longer
+    by a digit, and its update of another layout."""
+    module, bodies = linear(), list[bytes]()
+    for client in (1, 2):
+        for parameter in module.parameters():
+            torch.nn.init.constant_(parameter, 1 / client)
+        bodies.append(update(client, module))
+    return bodies
 
 
 @pytest.fixture
@@ -25,12 +38,11 @@ def read(network: Network, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return owners
 
 
-def test_a_clients_second_update_needs_no_turn(network: Network, read: list[object]) -> None:
+def test_a_clients_second_update_needs_no_turn(network: Network, read: list[object], uploads: list[bytes]) -> None:
     for client in ("1", "2"):
         network.registered(client)
     network.begin()
-    first = network.connect().send(update(1, linear(value=0.5))).ended()
-    second = network.connect().send(update(2, linear(value=0.25))).ended()
+    first, second = (network.connect().send(body).ended() for body in uploads)
     assert read == [PEER.host]
     for line, client in ((first, "1"), (second, "2")):
         assert line.story()[-1] == f"closed, upload of {client}: closed"
@@ -38,7 +50,7 @@ def test_a_clients_second_update_needs_no_turn(network: Network, read: list[obje
 
 
 def test_who_had_to_wait_for_a_turn_needs_the_machine_no_more_where_its_layout_is_known_by_then(
-    network: Network, monkeypatch: pytest.MonkeyPatch
+    network: Network, uploads: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fleet's first updates come together: one is read, the others are like it."""
     for client in ("1", "2"):
@@ -61,10 +73,10 @@ def test_who_had_to_wait_for_a_turn_needs_the_machine_no_more_where_its_layout_i
     monkeypatch.setattr(decoding, "run", second_waits)
     monkeypatch.setattr(protocol, "decode", lambda body, **more: noted(body, **more))
     held.append(threading.Event())
-    waiting = network.connect().send(update(2, linear(value=0.25)))
+    waiting = network.connect().send(uploads[1])
     assert waits.wait(PATIENCE)
     first, held[:] = held[0], []
-    network.connect().send(update(1, linear(value=0.5))).ended()
+    network.connect().send(uploads[0]).ended()
     assert len(network.context.layouts.known) == 1
     read = len(machine)
     first.set()
