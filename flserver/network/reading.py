@@ -22,14 +22,15 @@ def read_message(connection: AcceptedConnection, frame: Received) -> Message:
     if (known := conversation.recognise(body, context.layouts)) is not None:
         return known
 
+    owner = share.owner if connection.peer.certificate is not None else connection.peer.host
+
     def read(tick: Tick) -> Message:
         # Others of its layout, a fleet's first ones, may have been before it.
         return conversation.recognise(body, context.layouts) or conversation.receive(body, tick)
 
     def learn(message: Message, tick: Tick) -> None:
         if isinstance(message, Update) and unusable.may_send(connection, message.client_id):
-            conversation.learn(body, message, context.layouts, tick)
+            conversation.learn(body, message, context.layouts, owner, tick)
 
     connection.channel.before_wait()
-    owner = share.owner if connection.peer.certificate is not None else connection.peer.host
     return context.decoding.run(owner, read, lambda: unusable.said_to_be_of(connection, body), learn)

@@ -16,11 +16,13 @@ Everything else, above all what has a length, is compared byte by byte.
 """
 
 import struct
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from flserver.errors import Refused
-from flserver.wire.inert import PickleLimits, Tick
+from flserver.wire.inert import PickleLimits, Tick, unmetered
 from flserver.wire.messages import Measurement, Update
 from flserver.wire.modules import Module
 from flserver.wire.tracing import Number, Traced, View, integer_of
@@ -33,11 +35,11 @@ BYTES_A_TENSOR: Final = 1 << 10  # that a layout takes, beside what is compared
 MISSES: Final = 16  # messages of no known layout for each that is learnt, beyond the first ``MOST``
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """What a message of one layout says, and where its numbers stand. ``rest`` are the slices between these places, and
     ``fixed`` their bytes; ``names`` has the place in ``views`` of each tensor, ``metrics`` a float's place or its
-    value; ``keys`` are the two places of each storage's."""
+    value; ``keys`` are the two places of each storage's. It is kept in the share of ``owner``."""
 
     limits: PickleLimits
     length: int
@@ -49,6 +51,7 @@ class Layout:
     metrics: tuple[tuple[Measurement, int | None], ...]
     keys: tuple[tuple[slice, slice], ...]
     steps: int
+    owner: Hashable = None
 
     @property
     def weight(self) -> int:
@@ -78,8 +81,8 @@ def _measured(body: memoryview, metric: Measurement, at: int | None) -> Measurem
 
 
 class Layouts:
-    """The layouts that were learnt last. For many threads, without a lock: what is known is replaced as a whole, and
-    where two are learnt at the same time, one of both is learnt again."""
+    """The layouts that are kept, the one that was used last at the end. For many threads, without a lock: what is known
+    is replaced as a whole, and where two replace it at the same time, one that was learnt just then is learnt again."""
 
     def __init__(self) -> None:
         self.known: tuple[Layout, ...] = ()
@@ -88,13 +91,19 @@ class Layouts:
 
     def recognise(self, body: memoryview, limits: PickleLimits) -> Update | None:
         """The message that reading ``body`` within ``limits`` gives, where one of its layout came before."""
-        for layout in self.known:
+        known = self.known
+        for layout in reversed(known):
             if layout.length == len(body) and layout.limits == limits and layout.fits(body):
+                if known[-1] is not layout:
+                    self.known = (*(one for one in known if one is not layout), layout)
                 return layout.read(body)
         return None
 
-    def learn(self, body: memoryview, update: Update, limits: PickleLimits, tick: Tick) -> None:
-        """``body`` was read as ``update``, and of no known layout. ``tick`` is the reader's; raises what it does."""
+    def learn(
+        self, body: memoryview, update: Update, limits: PickleLimits, owner: Hashable, tick: Tick = unmetered
+    ) -> None:
+        """``body`` was read as ``update``, and of no known layout. ``owner`` is whoever answers for it. ``tick`` is the
+        reader's; raises what it does."""
         if self.recognise(body, limits) is not None or len(body) in self._learning:
             return
         self._credit = min(self._credit + 1, MOST * MISSES)
@@ -107,10 +116,17 @@ class Layouts:
         finally:
             self._learning.discard(len(body))
         if layout is not None:
-            known = (*self.known, layout)[-MOST:]
-            while sum(one.weight for one in known) > MOST_BYTES:
-                known = known[1:]
-            self.known = known
+            self.known = _within_bounds([*self.known, replace(layout, owner=owner)])
+
+
+def _within_bounds(known: list[Layout]) -> tuple[Layout, ...]:
+    """Without as many as are too much: the owner with the largest share loses the one that it used longest ago."""
+    while len(known) > MOST or sum(one.weight for one in known) > MOST_BYTES:
+        shares = defaultdict[Hashable, float](float)
+        for one in known:
+            shares[one.owner] += max(1 / MOST, one.weight / MOST_BYTES)
+        known.remove(next(one for one in known if shares[one.owner] == max(shares.values())))
+    return tuple(known)
 
 
 def _worth_it(body: memoryview, update: Update) -> bool:

@@ -21,6 +21,7 @@ what the other may receive. A message that has no line at the connection's state
 state stays as it was. Nothing comes after ENDED.
 """
 
+from collections.abc import Hashable
 from enum import Enum, auto
 from functools import cache
 
@@ -122,9 +123,12 @@ class Conversation:
             self._advance(Update)
         return update
 
-    def learn(self, body: memoryview, update: Update, layouts: Layouts, tick: Tick = unmetered) -> None:
-        """Let the layout of a ``body`` that was read as ``update`` be known from here on. Raises what ``tick`` does."""
-        layouts.learn(body, update, self._pickles, tick)
+    def learn(
+        self, body: memoryview, update: Update, layouts: Layouts, owner: Hashable, tick: Tick = unmetered
+    ) -> None:
+        """Let the layout of a ``body`` that was read as ``update`` be known from here on, in the share of its
+        ``owner``. Raises what ``tick`` does."""
+        layouts.learn(body, update, self._pickles, owner, tick)
 
     def send(self, kind: type[Message]) -> None:
         """Go on to the state that sending a message of this kind leads to. Raises MessageRefused where it is out of

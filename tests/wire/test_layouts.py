@@ -68,12 +68,12 @@ def raising(error: Exception) -> Callable[[int], None]:
     return tick
 
 
-def learnt(*bodies: bytes) -> Layouts:
-    known = Layouts()
+def learnt(*bodies: bytes, of: Layouts | None = None, owner: str = "") -> Layouts:
+    known = of or Layouts()
     for body in bodies:
         update = machine(body)
         assert update is not None
-        known.learn(memoryview(body), update, LIMITS, lambda size: None)
+        known.learn(memoryview(body), update, LIMITS, owner)
     return known
 
 
@@ -148,10 +148,7 @@ def test_what_is_kept_is_bounded_and_who_sends_always_something_else_is_learnt_f
     assert len(known.known) == layouts.MOST
     before = known.known
     for number in range(layouts.MISSES * 3):
-        body = body_of("y" * 61, more=number * 1000)
-        update = machine(body)
-        assert update is not None
-        known.learn(memoryview(body), update, LIMITS, lambda size: None)
+        learnt(body_of("y" * 61, more=number * 1000), of=known)
     assert len([layout for layout in before if layout not in known.known]) <= 3
 
 
@@ -181,6 +178,31 @@ def test_what_is_kept_takes_so_many_bytes_together_and_the_last_ones_stay(monkey
     assert [recognised(known, body) is not None for body in bodies] == [False] * 5 + [True] * 3
 
 
+def test_what_is_in_use_stays() -> None:
+    used, *others = (body_of("x" * length) for length in range(1, layouts.MOST + 9))
+    known = learnt(used)
+    for body in others:
+        learnt(body, of=known)
+        assert recognised(known, used) is not None
+    assert len(known.known) == layouts.MOST
+
+
+@pytest.mark.parametrize("most", ["MOST", "MOST_BYTES"])
+def test_whose_layouts_take_the_most_room_loses_its_own(most: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends always something else does not have the others' read by the machine."""
+    fleet = [body_of("x" * length) for length in (1, 2)]
+    known = learnt(fleet[0], owner="ward")
+    weight = known.known[0].weight
+    monkeypatch.setattr(layouts, most, 6 if most == "MOST" else 6 * weight + weight // 2)
+    monkeypatch.setattr(layouts, "MISSES", 0)
+    learnt(fleet[1], of=known, owner="clinic")
+    flood = [body_of("y" * length) for length in range(3, 30)]
+    learnt(*flood, of=known, owner="hostile")
+    assert len(known.known) == 6
+    assert [recognised(known, body) is not None for body in fleet] == [True, True]
+    assert [recognised(known, body) is not None for body in flood] == [False] * 23 + [True] * 4
+
+
 def test_what_is_being_learnt_or_known_is_learnt_no_second_time() -> None:
     """Others of a fleet send the like at the same time."""
     body = body_of(3)
@@ -188,16 +210,16 @@ def test_what_is_being_learnt_or_known_is_learnt_no_second_time() -> None:
     assert update is not None
 
     def tick(size: int) -> None:
-        known.learn(memoryview(body), update, LIMITS, again.append)
+        known.learn(memoryview(body), update, LIMITS, "", again.append)
 
-    known.learn(memoryview(body), update, LIMITS, tick)
-    known.learn(memoryview(body), update, LIMITS, again.append)
+    known.learn(memoryview(body), update, LIMITS, "", tick)
+    known.learn(memoryview(body), update, LIMITS, "", again.append)
     assert len(known.known) == 1
     assert again == []
     known = Layouts()
     with pytest.raises(ValueError, match="ended"):
-        known.learn(memoryview(body), update, LIMITS, raising(ValueError("ended")))
-    known.learn(memoryview(body), update, LIMITS, lambda size: None)
+        known.learn(memoryview(body), update, LIMITS, "", raising(ValueError("ended")))
+    known.learn(memoryview(body), update, LIMITS, "")
     assert len(known.known) == 1
 
 
@@ -229,7 +251,7 @@ def test_a_large_message_is_learnt_from_without_a_copy_of_it() -> None:
     updates = [machine(body) for body in bodies]
     known, first = Layouts(), memoryview(bytearray(bodies[0]))
     tracemalloc.start()
-    known.learn(first, updates[0], LIMITS, lambda size: None)  # type: ignore[arg-type]
+    known.learn(first, updates[0], LIMITS, "")  # type: ignore[arg-type]
     taken, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken <= most < len(bodies[0]) / 16
