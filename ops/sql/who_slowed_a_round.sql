@@ -13,7 +13,8 @@ SELECT
     u.wait_seconds,
     u.upload_seconds,
     c.bytes_in,
-    r.wait_seconds AS round_wait_seconds
+    r.wait_seconds AS round_wait_seconds,
+    c.round
 FROM v1_client_rounds AS c
 JOIN v1_rounds AS r USING (run_id, round, attempt)
 LEFT JOIN v1_updates AS u

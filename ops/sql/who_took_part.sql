@@ -11,7 +11,8 @@ SELECT
     c.weight,
     c.data_size,
     c.update_norm,
-    c.seconds
+    c.seconds,
+    c.round
 FROM v1_client_rounds AS c
 WHERE c.run_id = :run_id AND c.participation = 'answered' AND c.round = COALESCE(
         CAST(NULLIF(:round, '') AS BIGINT),

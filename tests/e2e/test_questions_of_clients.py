@@ -179,7 +179,10 @@ def test_who_slowed_a_round(asked: Asked) -> None:
     assert max(by_client, key=lambda c: by_client[c]["wait_seconds"]) == "3"
     assert max(by_client, key=lambda c: by_client[c]["upload_seconds"]) == "4"
     assert asked.column("who_slowed_a_round", "client_id", "participation", round=3)[0] == ("3", "dropped")
-    assert asked.column("who_slowed_a_round", "client_id", "participation")[0] == ("4", "not_sent")
+    last = asked.rows("who_slowed_a_round")
+    assert (last[0]["client_id"], last[0]["participation"]) == ("4", "not_sent")
+    assert {row["round"] for row in last} == {row["round"] for row in asked.rows("who_took_part")} == {max(ACCEPTED)}
+    assert {row["round"] for row in rows} == {1}
 
 
 def test_who_took_part(asked: Asked) -> None:
