@@ -8,8 +8,8 @@ in it:
 - the tensors' bytes are the end of a storage's file, which the machine steps over;
 - a storage's key, which torch makes of an address, stands twice in its file, once in each of two pickles, and must be
   the same there; digits are nothing else to the machine;
-- an id is such a place where it is an integer of fixed width, and the message is read as before with something in its
-  stead that is refused wherever an integer is looked at;
+- an id is such a place where it is an integer or a text of as many bytes, and the message is read as before with
+  something in its stead that is refused wherever one of these is looked at, and that must be used once;
 - a float's value is looked at nowhere.
 
 Everything else, above all what has a length, is compared byte by byte.
@@ -18,14 +18,15 @@ Everything else, above all what has a length, is compared byte by byte.
 import struct
 from collections import defaultdict
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from flserver.errors import Refused
+from flserver.errors import MessageRefused, Refused
 from flserver.wire.inert import PickleLimits, Tick, unmetered
-from flserver.wire.messages import Measurement, Update
+from flserver.wire.messages import Measurement, Update, read_client_id
 from flserver.wire.modules import Module
-from flserver.wire.tracing import Number, Traced, View, integer_of
+from flserver.wire.tracing import Number, Text, Traced, View
 
 MOST_FIXED: Final = 1 << 20  # bytes of a layout that are compared, and kept: ResNet-152's has 340 KiB
 MOST_TENSORS: Final = 4096  # of a layout: shared modules give many names in few bytes
@@ -45,7 +46,7 @@ class Layout:
     length: int
     rest: tuple[slice, ...]
     fixed: bytes
-    client_id: str | Number
+    client_id: str | Number | Text
     names: tuple[tuple[str, int], ...]
     views: tuple[View, ...]
     metrics: tuple[tuple[Measurement, int | None], ...]
@@ -65,10 +66,11 @@ class Layout:
         return all((key := bytes(body[one])) == body[other] and key.isdigit() for one, other in self.keys)
 
     def read(self, body: memoryview) -> Update:
-        """The message in a body that ``fits``."""
+        """The message in a body that ``fits``. Raises MessageRefused, UnicodeDecodeError where what is said to be an
+        id is none."""
         views = [view.over(body) for view in self.views]
         return Update(
-            client_id=self.client_id if isinstance(self.client_id, str) else str(self.client_id.read(body)),
+            client_id=read_client_id(self.client_id if isinstance(self.client_id, str) else self.client_id.read(body)),
             model=Module(tensors={name: views[which] for name, which in self.names}, steps=self.steps),
             metrics=tuple(_measured(body, metric, at) for metric, at in self.metrics),
         )
@@ -96,7 +98,8 @@ class Layouts:
             if layout.length == len(body) and layout.limits == limits and layout.fits(body):
                 if known[-1] is not layout:
                     self.known = (*(one for one in known if one is not layout), layout)
-                return layout.read(body)
+                with suppress(MessageRefused, UnicodeDecodeError):  # the machine says it, with its reasons
+                    return layout.read(body)
         return None
 
     def learn(
@@ -138,8 +141,8 @@ def _worth_it(body: memoryview, update: Update) -> bool:
 def layout_of(body: memoryview, update: Update, limits: PickleLimits, tick: Tick) -> Layout | None:
     """The layout of a body that is read as ``update``; None where it has none."""
     try:
-        traced = Traced(body, limits, tick, wanted=integer_of(update.client_id))
-        found = next((number for number in traced.numbers if traced.holds_without(number)), None)
+        traced = Traced(body, limits, tick, wanted=update.client_id)
+        found = next((place for place in traced.ids if traced.holds_without(place)), None)
     except Refused:
         return None
     holes = {(view.storage.start, view.storage.stop) for view in traced.views}

@@ -11,10 +11,11 @@ from flserver.wire.messages import Update, decode_fields
 from flserver.wire.modules import TensorView, Walk
 from flserver.wire.storages import File
 
-CANDIDATES: Final = 4  # integers equal to the id that are tried
+CANDIDATES: Final = 4  # integers and texts equal to the id that are tried
 SHORTEST_FILE: Final = 64  # bytes: a storage's file has pickles of more
 _CODED: Final = 0.5  # what a float that stands for a place has beyond it: no integer has that
-_WIDTHS: Final[dict[bytes, tuple[int, bool]]] = {b"K": (1, False), b"M": (2, False), b"J": (4, True)}
+_INTEGERS: Final[dict[bytes, tuple[int, bool]]] = {b"K": (1, False), b"M": (2, False), b"J": (4, True)}
+_TEXTS: Final[dict[bytes, int]] = {b"\x8c": 1, b"X": 4}  # bytes of the length that goes before
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,18 @@ class Number:
 
     def read(self, body: memoryview) -> int:
         return int.from_bytes(body[self.at : self.at + self.width], "little", signed=self.signed)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The same of a text, in UTF-8."""
+
+    at: int
+    width: int
+
+    def read(self, body: memoryview) -> str:
+        """Raises UnicodeDecodeError."""
+        return str(body[self.at : self.at + self.width], "utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +59,18 @@ class View:
 
 
 class _Stead:
-    """Stands for an integer, and is none to whoever looks."""
+    """Stands for an integer or a text, and is none to whoever looks."""
 
 
 class _Tracing(Machine):
-    """Reads as the machine does, but notes where integers and slices of the body stand, and gives floats that tell
-    where theirs do. The integer at ``without`` is replaced."""
+    """Reads as the machine does, but notes where what may be the id and slices of the body stand, and gives floats that
+    tell where theirs do. The integer or text at ``without`` is replaced, and must be used once."""
 
     def __init__(
-        self, data: memoryview, limits: PickleLimits, tick: Tick, wanted: int | None, without: int | None
+        self, data: memoryview, limits: PickleLimits, tick: Tick, wanted: str | None, without: int | None
     ) -> None:
         super().__init__(data, limits, opcodes=limits.opcodes, tick=tick)
-        self.numbers: list[Number] = []  # the first ones that are ``wanted``
+        self.ids: list[Number | Text] = []  # the first ones that are ``wanted``
         self._taken: dict[int, tuple[memoryview, int]] = {}  # by identity; kept, so that no other one has it
         self._wanted, self._without = wanted, without
 
@@ -73,25 +86,48 @@ class _Tracing(Machine):
             raise Refused("a storage that is no slice of the body")
         return self._taken[id(part)][1]
 
-    def noted(self, width: int, signed: bool) -> None:
-        number = Number(self.position, width, signed)
-        value = int.from_bytes(self.take(width), "little", signed=signed)
-        if value == self._wanted and len(self.numbers) < CANDIDATES:
-            self.numbers.append(number)
-        self._push(_Stead() if number.at == self._without else value)
+    def integer(self, width: int, signed: bool) -> None:
+        place = Number(self.position, width, signed)
+        self._push(int.from_bytes(self.take(width), "little", signed=signed))
+        self._noted(place)
+
+    def text(self, width: int) -> None:
+        count = self._uint(width)
+        place = Text(self.position, count)
+        self._text(count)
+        self._noted(place)
+
+    def _noted(self, place: Number | Text) -> None:
+        """What stands at ``place`` was pushed."""
+        if str(self._stack[-1]) == self._wanted and len(self.ids) < CANDIDATES:
+            self.ids.append(place)
+        if place.at == self._without:
+            self._stack[-1] = _Stead()
+
+    def _get(self, index: int) -> None:
+        """Else a text could be a key of a dict, or another part of the message, as well."""
+        super()._get(index)
+        if type(self._stack[-1]) is _Stead:
+            raise Refused("used twice")
 
     def coded(self) -> None:
         self._push(self.position + _CODED)
         self.take(8)
 
 
-def _noting(width: int, signed: bool) -> Action:
-    return lambda machine: machine.noted(width, signed)  # type: ignore[attr-defined]
+def _integer(width: int, signed: bool) -> Action:
+    return lambda machine: machine.integer(width, signed)  # type: ignore[attr-defined]
+
+
+def _text(width: int) -> Action:
+    return lambda machine: machine.text(width)  # type: ignore[attr-defined]
 
 
 _Tracing.table = [*Machine.table]
-for _opcode, (_width, _signed) in _WIDTHS.items():
-    _Tracing.table[_opcode[0]] = _noting(_width, _signed)
+for _opcode, (_width, _signed) in _INTEGERS.items():
+    _Tracing.table[_opcode[0]] = _integer(_width, _signed)
+for _opcode, _width in _TEXTS.items():
+    _Tracing.table[_opcode[0]] = _text(_width)
 _Tracing.table[ord("G")] = lambda machine: machine.coded()  # type: ignore[attr-defined]
 
 
@@ -103,7 +139,7 @@ class Traced:
         body: memoryview,
         limits: PickleLimits,
         tick: Tick,
-        wanted: int | None = None,
+        wanted: str | None = None,
         without: int | None = None,
     ) -> None:
         self._given = body, limits, tick
@@ -115,7 +151,7 @@ class Traced:
         update = decode_fields(fields | ({} if without is None else {"id": 0}), pickles=limits, tick=tick)
         if type(update) is not Update:
             raise Refused("not an update")
-        self.numbers = machine.numbers  # where integers stand that may be the id
+        self.ids = machine.ids  # where something stands that may be the id
         walk = Walk(limits, tick)
         module = walk.run(fields["model"])
         self.steps = module.steps
@@ -134,22 +170,14 @@ class Traced:
         self.names = tuple((name, places[id(view)]) for name, view in module.tensors.items())
         self.metrics = tuple((metric, _place(metric.value)) for metric in update.metrics)
 
-    def holds_without(self, number: Number) -> bool:
-        """Whether the integer at that place is the id, and all else is the same whatever it is."""
+    def holds_without(self, place: Number | Text) -> bool:
+        """Whether what stands there is the id, and all else is the same whatever it is."""
         try:
-            other = Traced(*self._given, without=number.at)
+            other = Traced(*self._given, without=place.at)
         except Refused:
             return False
         mine = (self.steps, self.views, self.names, self.metrics, self.keys)
         return other.whole and mine == (other.steps, other.views, other.names, other.metrics, other.keys)
-
-
-def integer_of(client_id: str) -> int | None:
-    """The integer that is written so, if one is."""
-    digits = client_id.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):  # of up to four bytes
-        return None
-    return number if str(number := int(client_id)) == client_id else None
 
 
 def _key_places(file: File, start: int) -> tuple[slice, slice] | None:

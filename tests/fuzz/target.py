@@ -1,6 +1,7 @@
 """What both ends do with the bytes of one frame, all of it, and what must hold afterwards. No torch in here."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from flserver.errors import MessageRefused, PickleRefused
 from flserver.wire.dtypes import DTYPES
@@ -114,7 +115,8 @@ def _recognised(body: bytes, update: Message) -> None:
         other = bytearray(body)
         other[at] ^= 1 + len(body) % 255
         if layout.fits(memoryview(other)):
-            _unchanged(layout.read(memoryview(other)), _decoded(bytes(other), from_client=True, limits=USUAL))
+            with suppress(MessageRefused, UnicodeDecodeError):  # no id: it is left to the machine
+                _unchanged(layout.read(memoryview(other)), _decoded(bytes(other), from_client=True, limits=USUAL))
 
 
 def _said(update: Update) -> str:
