@@ -186,6 +186,7 @@ class Machine(Stack):
             if function == _ORDERED_DICT and not arguments:
                 return self._made({})
             if function in _SETS and len(arguments) == 1 and type(arguments[0]) is list:
+                self._close(arguments[0])  # the tuple may be called with again, for a set inside of itself
                 return self._push(arguments[0])  # the same list: a copy of one that is used often would add up
         return self._made(Call(function, arguments), (arguments,))
 

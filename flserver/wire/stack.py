@@ -36,6 +36,7 @@ class Stack:
         # The ids of the lists and dicts that were fetched from the memo. They may be part of anything by now, so
         # nothing is stored into them any more: that is what keeps the tree free of cycles.
         self._fetched: set[int] = set()
+        self._closed: list[object] = []  # kept, so that none of what is fetched has another one's id
         # How deep the containers that hold others are, by their ids; the rest are 1 deep.
         self._levels: dict[int, int] = {}
         self.deepest = 1
@@ -130,6 +131,12 @@ class Stack:
         elif kind is Instance and not value.built:  # type: ignore[attr-defined]
             value = _BACK_REFERENCE
         self._stack.append(value)
+
+    def _close(self, container: object) -> None:
+        """Nothing is put into it from here on."""
+        self._owed += _MEMO
+        self._closed.append(container)
+        self._fetched.add(id(container))
 
     def _refuse_fetched(self, target: object) -> None:
         if id(target) in self._fetched:

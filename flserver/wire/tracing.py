@@ -1,5 +1,6 @@
 """An update read again, to find where its numbers stand. :mod:`flserver.wire.layouts` says what may differ."""
 
+from array import array
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -9,13 +10,18 @@ from flserver.wire.inert import PickleLimits, Tick
 from flserver.wire.machine import Action, Machine
 from flserver.wire.messages import Update, decode_fields
 from flserver.wire.modules import TensorView, Walk
+from flserver.wire.pieces import HEAD, Kind
 from flserver.wire.storages import File
+
+Mark = tuple[Kind, int, int]
+"""What a piece of a message is, where it begins, and where it ends."""
 
 CANDIDATES: Final = 4  # integers and texts equal to the id that are tried
 SHORTEST_FILE: Final = 64  # bytes: a storage's file has pickles of more
 _CODED: Final = 0.5  # what a float that stands for a place has beyond it: no integer has that
 _INTEGERS: Final[dict[bytes, tuple[int, bool]]] = {b"K": (1, False), b"M": (2, False), b"J": (4, True)}
-_TEXTS: Final[dict[bytes, int]] = {b"\x8c": 1, b"X": 4}  # bytes of the length that goes before
+_BYTES: Final = ((b"C", 1), (b"B", 4))  # bytes of the length that goes before
+_TEXTS: Final[dict[bytes, int]] = {b"\x8c": 1, b"X": 4}  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +32,31 @@ class Number:
     width: int
     signed: bool
 
+    @property
+    def marked(self) -> list[Mark]:
+        return [(Kind.HOLE, self.at, self.at + self.width)]
+
+    def moved(self, to: slice) -> "Number":
+        return Number(to.start, self.width, self.signed)
+
     def read(self, body: memoryview) -> int:
         return int.from_bytes(body[self.at : self.at + self.width], "little", signed=self.signed)
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The same of a text, in UTF-8."""
+    """The same of a text, in UTF-8. ``counted`` is how many bytes before it hold its length."""
 
     at: int
     width: int
+    counted: int
+
+    @property
+    def marked(self) -> list[Mark]:
+        return _sized(slice(self.at, self.at + self.width), self.counted)
+
+    def moved(self, to: slice) -> "Text":
+        return Text(to.start, to.stop - to.start, self.counted)
 
     def read(self, body: memoryview) -> str:
         """Raises UnicodeDecodeError."""
@@ -51,6 +72,9 @@ class View:
     stride: tuple[int, ...]
     offset: int
     storage: slice
+
+    def moved(self, to: slice) -> "View":
+        return View(self.dtype, self.shape, self.stride, self.offset, to)
 
     def over(self, body: memoryview) -> TensorView:
         return TensorView(
@@ -71,6 +95,7 @@ class _Tracing(Machine):
     ) -> None:
         super().__init__(data, limits, opcodes=limits.opcodes, tick=tick)
         self.ids: list[Number | Text] = []  # the first ones that are ``wanted``
+        self.opcodes, self.heads = array("Q"), list[int]()  # where opcodes stand, and those of frames
         self._taken: dict[int, tuple[memoryview, int]] = {}  # by identity; kept, so that no other one has it
         self._wanted, self._without = wanted, without
 
@@ -93,7 +118,7 @@ class _Tracing(Machine):
 
     def text(self, width: int) -> None:
         count = self._uint(width)
-        place = Text(self.position, count)
+        place = Text(self.position, count, width)
         self._text(count)
         self._noted(place)
 
@@ -110,6 +135,10 @@ class _Tracing(Machine):
         if type(self._stack[-1]) is _Stead:
             raise Refused("used twice")
 
+    def frame(self) -> None:
+        self.heads.append(self.position - 1)
+        self._frame()
+
     def coded(self) -> None:
         self._push(self.position + _CODED)
         self.take(8)
@@ -123,12 +152,21 @@ def _text(width: int) -> Action:
     return lambda machine: machine.text(width)  # type: ignore[attr-defined]
 
 
-_Tracing.table = [*Machine.table]
-for _opcode, (_width, _signed) in _INTEGERS.items():
-    _Tracing.table[_opcode[0]] = _integer(_width, _signed)
-for _opcode, _width in _TEXTS.items():
-    _Tracing.table[_opcode[0]] = _text(_width)
-_Tracing.table[ord("G")] = lambda machine: machine.coded()  # type: ignore[attr-defined]
+def _noted(action: Action) -> Action:
+    def noted(machine: Machine) -> None:
+        machine.opcodes.append(machine.position - 1)  # type: ignore[attr-defined]
+        action(machine)
+
+    return noted
+
+
+_ACTIONS: Final[dict[int, Action]] = {
+    **{opcode[0]: _integer(*given) for opcode, given in _INTEGERS.items()},
+    **{opcode[0]: _text(width) for opcode, width in _TEXTS.items()},
+    ord("G"): lambda machine: machine.coded(),  # type: ignore[attr-defined]
+    0x95: lambda machine: machine.frame(),  # type: ignore[attr-defined]
+}
+_Tracing.table = [action and _noted(_ACTIONS.get(opcode, action)) for opcode, action in enumerate(Machine.table)]
 
 
 class Traced:
@@ -157,6 +195,10 @@ class Traced:
         self.steps = module.steps
         files = [(file, machine.start_of(file.whole)) for file in walk.storages.files]
         self.keys = tuple(pair for file, start in files if (pair := _key_places(file, start)) is not None)
+        self.opcodes, self.spare = machine.opcodes, machine.opcodes_left
+        self.marked = [(Kind.FRAME, at, at + HEAD) for at in machine.heads]
+        for file, start in files:
+            self.marked += _marked(body, file, start)
         ends = {id(file.storage.data): start + len(file.whole) for file, start in files}
         places: dict[int, int] = {}
         views: list[View] = []
@@ -169,6 +211,7 @@ class Traced:
         self.views = tuple(views)
         self.names = tuple((name, places[id(view)]) for name, view in module.tensors.items())
         self.metrics = tuple((metric, _place(metric.value)) for metric in update.metrics)
+        self.marked += [(Kind.HOLE, at, at + 8) for _, at in self.metrics if at is not None]
 
     def holds_without(self, place: Number | Text) -> bool:
         """Whether what stands there is the id, and all else is the same whatever it is."""
@@ -193,6 +236,32 @@ def _key_places(file: File, start: int) -> tuple[slice, slice] | None:
             return None
         found.append(slice(start + begin + at, start + begin + at + len(key)))
     return found[0], found[1]
+
+
+def _marked(body: memoryview, file: File, start: int) -> list[Mark]:
+    """What is not fixed of a file that begins at ``start``: its numbers, and its key, where it has one."""
+    end = start + len(file.whole)
+    marked = [(Kind.HOLE, end - file.storage.data.nbytes, end)]
+    if (keys := _key_places(file, start)) is None:
+        return marked
+    head = bytes(file.whole[: file.pickles[-1]])
+    # As torch and pickle write it: no frames in the file, and lengths that may become others
+    begins = [start - 1 - width for code, width in _BYTES if _counts(body, start, code, width, len(file.whole))]
+    usual = all(_counts(body, key.start, b"X", 4, key.stop - key.start) for key in keys)
+    if not begins or not usual or 0x95 in head:
+        return marked + [(Kind.HOLE, key.start, key.stop) for key in keys]
+    ends = start + len(head)
+    return [*marked, (Kind.FILE, begins[0], start), *_sized(keys[0], 4), *_sized(keys[1], 4), (Kind.END, ends, ends)]
+
+
+def _counts(body: memoryview, at: int, opcode: bytes, width: int, count: int) -> bool:
+    """Whether it is this opcode, with a length of ``width`` bytes, that has the ``count`` bytes from ``at`` on. No
+    other one ends in the same bytes: where its own length stands there would be another number."""
+    return count < 1 << 8 * width and body[at - 1 - width : at] == opcode + count.to_bytes(width, "little")
+
+
+def _sized(place: slice, counted: int) -> list[Mark]:
+    return [(Kind.LENGTH, place.start - counted, place.start), (Kind.SIZED, place.start, place.stop)]
 
 
 def _place(value: float) -> int | None:

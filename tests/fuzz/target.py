@@ -9,6 +9,7 @@ from flserver.wire.layouts import layout_of
 from flserver.wire.messages import GlobalModel, Message, Update, decode
 from flserver.wire.modules import Module, TensorView
 from flserver.wire.pickles import PickleLimits
+from flserver.wire.pieces import frames_of
 from flserver.wire.repeats import Repeats
 from flserver.wire.template import Template
 from tests.fuzz.watch import Watched, one_short_line, watched
@@ -108,15 +109,16 @@ def _recognised(body: bytes, update: Message) -> None:
     layout = layout_of(memoryview(body), update, USUAL, lambda size: None)
     if layout is None:
         return
-    if not layout.fits(memoryview(body)):
+    if not layout.fits(memoryview(body)) or not layout.found(memoryview(body), frames_of(memoryview(body))):
         raise Defect("a message that is not of its own layout")
     places = [part.stop for part in layout.rest[:-1]]
     for at in [*places[:4], *places[-4:], len(body) * 7919 % 613 % len(body)]:
         other = bytearray(body)
         other[at] ^= 1 + len(body) % 255
-        if layout.fits(memoryview(other)):
+        found = layout.fits(memoryview(other)) or layout.found(memoryview(other), frames_of(memoryview(other)))
+        if found is not None:
             with suppress(MessageRefused, UnicodeDecodeError):  # no id: it is left to the machine
-                _unchanged(layout.read(memoryview(other)), _decoded(bytes(other), from_client=True, limits=USUAL))
+                _unchanged(found.update(memoryview(other)), _decoded(bytes(other), from_client=True, limits=USUAL))
 
 
 def _said(update: Update) -> str:

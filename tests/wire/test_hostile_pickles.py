@@ -252,6 +252,9 @@ CIRCLES = {
     "a list through a tuple": b"]q\x00h\x00\x85a",
     "a set in itself": b"\x8fq\x00(h\x00\x90",
     "a set's argument": name("builtins", "set") + b"]q\x00\x85Rq\x01h\x00a",
+    "a set of a tuple that is called with twice": (
+        name("builtins", "set") + b"]\x85q\x00R" + name("builtins", "set") + b"h\x00Ra"
+    ),
     "a dict in a list in it": b"}q\x00" + text("a") + b"](h\x00es",
     "a dict given away before": b"]q\x00}q\x01h\x01h\x00a",
 }

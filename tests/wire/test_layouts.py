@@ -1,8 +1,10 @@
 """An update of a layout that came before is read to the machine's own result, and what is not of it is left to that."""
 
 import pickle
-import tracemalloc
+import pickletools
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -12,74 +14,28 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserver.errors import MessageRefused, PickleRefused
-from flserver.wire import layouts
+from flserver.errors import PickleRefused
 from flserver.wire.layouts import Layout, Layouts, layout_of
 from flserver.wire.messages import Update, decode
 from flserver.wire.pickles import PickleLimits
-from flserver.wire.tracing import Number, Text
+from flserver.wire.pieces import HEAD, frames_of
+from flserver.wire.tracing import Text
 from tests.examples import times
 from tests.fuzz.mutations import mutated
-from tests.fuzz.seeds import seeds
-
-LIMITS = PickleLimits()
-
-
-class Net(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.norm = torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)
-        self.tied = torch.nn.Linear(3, 2, bias=False)
-        self.tied.weight = self.fc1.weight
-        self.rate = 0.25
-
-
-def body_of(client_id: object, seed: int = 1, protocol: int = 4, **more: object) -> bytes:
-    torch.manual_seed(seed)
-    return pickle.dumps({"header": "<MODEL>", "id": client_id, "model": Net()} | more, protocol)
-
-
-def machine(body: bytes) -> Update | None:
-    """What the machine makes of it."""
-    try:
-        message = decode(memoryview(body), from_client=True, pickles=LIMITS)
-    except (MessageRefused, PickleRefused):
-        return None
-    assert isinstance(message, Update)
-    return message
-
-
-def said(update: Update | None) -> Any:
-    """All of a message, to be compared; NaN too."""
-    if update is None:
-        return None
-    tensors = [
-        (name, view.dtype, view.shape, view.stride, view.offset, bytes(view.storage))
-        for name, view in update.model.tensors.items()
-    ]
-    views = list(update.model.tensors.values())
-    sharing = [[one is other for other in views] for one in views]
-    return repr((update.client_id, update.metrics)), tensors, sharing, update.model.steps
-
-
-def raising(error: Exception) -> Callable[[int], None]:
-    def tick(size: int) -> None:
-        raise error
-
-    return tick
-
-
-def learnt(*bodies: bytes, of: Layouts | None = None, owner: str = "") -> Layouts:
-    known = of or Layouts()
-    for body in bodies:
-        update = machine(body)
-        assert update is not None
-        known.learn(memoryview(body), update, LIMITS, owner)
-    return known
-
-
-def recognised(known: Layouts, body: bytes) -> Update | None:
-    return known.recognise(memoryview(body), LIMITS)
+from tests.wire.updates import (
+    LAYOUTS,
+    LIMITS,
+    OTHERS,
+    Deep,
+    Net,
+    body_of,
+    kept,
+    learnt,
+    machine,
+    other_keys,
+    recognised,
+    said,
+)
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
@@ -96,8 +52,8 @@ def test_another_clients_update_with_other_numbers_is_recognised(protocol: int, 
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-@pytest.mark.parametrize("others", [("alice", "clara", "zoé1"), ("ward-0007", "ward-1234"), ("3", "x")])
-def test_an_id_that_is_text_may_be_another_of_as_many_bytes(others: tuple[str, ...], protocol: int) -> None:
+@pytest.mark.parametrize("others", [("alice", "clara", "zoé1", "x", "y" * 90), ("ward-0007", "ward-1234"), ("3", "x")])
+def test_an_id_that_is_text_may_be_another(others: tuple[str, ...], protocol: int) -> None:
     first, *_ = others
     known = learnt(body_of(first, 1, protocol))
     for number, client_id in enumerate(others):
@@ -106,7 +62,50 @@ def test_an_id_that_is_text_may_be_another_of_as_many_bytes(others: tuple[str, .
         assert found is not None
         assert found.client_id == client_id
         assert said(found) == said(machine(body))
-    assert recognised(known, body_of(first + "e", 2, protocol)) is None
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("client_id", ["alice", 3])
+@pytest.mark.parametrize("net", [Net, Deep])
+def test_keys_may_have_other_lengths_and_frames_begin_elsewhere(
+    net: Callable[[], torch.nn.Module], client_id: object, protocol: int
+) -> None:
+    known, seen = learnt(body_of(client_id, 0, protocol, net)), set[tuple[int, ...]]()
+    for seed in range(8):
+        body = body_of(client_id, seed, protocol, net, other_keys(Random(seed)))
+        seen.add(tuple(frames_of(memoryview(body))))
+        assert said(recognised(known, body)) == said(machine(body)) is not None
+        assert said(recognised(learnt(body), body_of(client_id, 0, protocol, net))) is not None
+    if protocol == 3:
+        assert seen == {()}
+    else:
+        assert len(seen) > 5 if net is Deep else seen == {(2,)}
+
+
+def test_keys_that_are_longer_than_any_address_are_left_to_the_machine() -> None:
+    """Of more than 64 KiB they are no text to it."""
+    body = body_of(3, files=other_keys(Random(1), 100_000))
+    assert machine(body) is None
+    assert recognised(learnt(body_of(3)), body) is None
+
+
+def test_a_file_with_frames_has_keys_of_the_same_length_or_is_left_to_the_machine() -> None:
+    """With a shorter key a frame may reach beyond the file's end, which is refused."""
+
+    def framed(digits: int) -> Callable[[bytes], bytes]:
+        def change(file: bytes) -> bytes:
+            file = re.sub(rb"X....\d{8,}(?=q)", b"X" + bytes([digits, 0, 0, 0]) + b"7" * digits, file, count=2)
+            at = file.index(b"(X\x07\x00\x00\x00storage")
+            size = len(file) - at + 2 * (14 - digits)
+            return file[:at] + b"\x95" + size.to_bytes(8, "little") + file[at:]
+
+        return change
+
+    first, again, shorter = (body_of(3, seed, files=framed(digits)) for seed, digits in ((1, 14), (2, 14), (1, 13)))
+    assert machine(shorter) is None
+    known = learnt(first)
+    assert said(recognised(known, again)) == said(machine(again)) is not None
+    assert recognised(known, shorter) is None
 
 
 @pytest.mark.parametrize("text", ["\uff11ab", "   ab", "a\x00bcd", "a\nbcd", b"\xff\xfeabc", b"\xed\xa0\x80ab"])
@@ -155,7 +154,7 @@ def test_a_key_that_differs_from_itself_or_is_no_digits_is_left_to_the_machine(p
     layout = layout_of(memoryview(body), update, LIMITS, lambda size: None)
     assert layout is not None
     other = bytearray(body)
-    at = layout.keys[0][place].start
+    at = layout.reading.keys[0][place].start
     other[at : at + 1] = text if body[at : at + 1] != text else b"8"
     assert machine(bytes(other)) is None
     assert not layout.fits(memoryview(other))
@@ -174,86 +173,6 @@ def test_a_message_whose_tensors_are_text_has_no_layout() -> None:
     assert layout_of(memoryview(body), update, LIMITS, lambda size: None) is None
 
 
-def test_what_is_kept_is_bounded_and_who_sends_always_something_else_is_learnt_from_ever_less() -> None:
-    known = learnt(*(body_of("x" * (1 + number % 60), number, more=number * 1000) for number in range(300)))
-    assert len(known.known) == layouts.MOST
-    before = known.known
-    for number in range(layouts.MISSES * 3):
-        learnt(body_of("y" * 61, more=number * 1000), of=known)
-    assert len([layout for layout in before if layout not in known.known]) <= 3
-
-
-def test_learning_takes_little_more_memory_than_reading_whatever_the_message_is_made_of() -> None:
-    """Also where it is all integers that could be the id, or texts, which are thrown away again."""
-    body = body_of(1003)
-    assert body[2:3] == pickle.FRAME
-    for filling in (b"M\xeb\x03", b"\x8c\x05aaaaa"):
-        filled = body[:2] + pickle.MARK + filling * 20_000 + pickle.POP_MARK + body[11:]
-        update = machine(filled)
-        assert update is not None
-        tracemalloc.start()
-        machine(filled)
-        _, reading = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        layout_of(memoryview(filled), update, LIMITS, lambda size: None)
-        _, learning = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert learning < 2 * reading
-
-
-def test_what_is_kept_takes_so_many_bytes_together_and_the_last_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    bodies = [body_of("x" * length) for length in range(1, 9)]
-    (weight,) = {layout.weight for layout in learnt(bodies[0]).known}
-    monkeypatch.setattr(layouts, "MOST_BYTES", 3 * weight + weight // 2)
-    known = learnt(*bodies)
-    assert [recognised(known, body) is not None for body in bodies] == [False] * 5 + [True] * 3
-
-
-def test_what_is_in_use_stays() -> None:
-    used, *others = (body_of("x" * length) for length in range(1, layouts.MOST + 9))
-    known = learnt(used)
-    for body in others:
-        learnt(body, of=known)
-        assert recognised(known, used) is not None
-    assert len(known.known) == layouts.MOST
-
-
-@pytest.mark.parametrize("most", ["MOST", "MOST_BYTES"])
-def test_whose_layouts_take_the_most_room_loses_its_own(most: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever sends always something else does not have the others' read by the machine."""
-    fleet = [body_of("x" * length) for length in (1, 2)]
-    known = learnt(fleet[0], owner="ward")
-    weight = known.known[0].weight
-    monkeypatch.setattr(layouts, most, 6 if most == "MOST" else 6 * weight + weight // 2)
-    monkeypatch.setattr(layouts, "MISSES", 0)
-    learnt(fleet[1], of=known, owner="clinic")
-    flood = [body_of("y" * length) for length in range(3, 30)]
-    learnt(*flood, of=known, owner="hostile")
-    assert len(known.known) == 6
-    assert [recognised(known, body) is not None for body in fleet] == [True, True]
-    assert [recognised(known, body) is not None for body in flood] == [False] * 23 + [True] * 4
-
-
-def test_what_is_being_learnt_or_known_is_learnt_no_second_time() -> None:
-    """Others of a fleet send the like at the same time."""
-    body = body_of(3)
-    update, known, again = machine(body), Layouts(), list[int]()
-    assert update is not None
-
-    def tick(size: int) -> None:
-        known.learn(memoryview(body), update, LIMITS, "", again.append)
-
-    known.learn(memoryview(body), update, LIMITS, "", tick)
-    known.learn(memoryview(body), update, LIMITS, "", again.append)
-    assert len(known.known) == 1
-    assert again == []
-    known = Layouts()
-    with pytest.raises(ValueError, match="ended"):
-        known.learn(memoryview(body), update, LIMITS, "", raising(ValueError("ended")))
-    known.learn(memoryview(body), update, LIMITS, "")
-    assert len(known.known) == 1
-
-
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet50", "densenet121"])
 def test_updates_of_real_networks_are_recognised(name: str) -> None:
     """They have hundreds of tensors, each with a file of its own, which the machine takes a tenth of a second for."""
@@ -265,52 +184,6 @@ def test_updates_of_real_networks_are_recognised(name: str) -> None:
     assert found is not None
     assert found.client_id == "400"
     assert list(found.model.tensors) == list(network.state_dict())
-
-
-def test_many_names_in_few_bytes_are_not_learnt() -> None:
-    shared = torch.nn.Linear(1, 1)
-    many = torch.nn.ModuleList([shared] * (layouts.MOST_TENSORS // 2 + 1))
-    body = pickle.dumps({"header": "<MODEL>", "id": 3, "model": many})
-    assert not learnt(body).known
-
-
-def test_a_large_message_is_learnt_from_without_a_copy_of_it() -> None:
-    bodies = [
-        pickle.dumps({"header": "<MODEL>", "id": client_id, "model": torch.nn.Linear(1024, 1024)})
-        for client_id in (3, 4)
-    ]
-    updates = [machine(body) for body in bodies]
-    known, first = Layouts(), memoryview(bytearray(bodies[0]))
-    tracemalloc.start()
-    known.learn(first, updates[0], LIMITS, "")  # type: ignore[arg-type]
-    taken, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert taken <= most < len(bodies[0]) / 16
-    assert [said(recognised(known, body)) for body in bodies] == list(map(said, updates))
-
-
-def layouts_of_seeds() -> list[tuple[bytes, Layout]]:
-    found = []
-    for _, body in seeds():
-        try:
-            message = decode(memoryview(body), from_client=True, pickles=LIMITS)
-        except (MessageRefused, PickleRefused):
-            continue
-        if isinstance(message, Update):
-            layout = layout_of(memoryview(body), message, LIMITS, lambda size: None)
-            found += [(body, layout)] if layout else []
-    assert len(found) > 5
-    return found
-
-
-LAYOUTS = layouts_of_seeds()
-assert {type(layout.client_id) for _, layout in LAYOUTS} == {Number, Text}
-
-
-def kept(layout: Layout) -> Layouts:
-    layouts = Layouts()
-    layouts.known = (layout,)
-    return layouts
 
 
 @times(3)
@@ -330,6 +203,87 @@ def test_a_mutated_message_is_read_as_the_machine_reads_it_or_not_recognised(
         assert said(found) == said(machine(bytes(view)))
 
 
+@pytest.mark.parametrize("which", range(3))
+def test_whichever_byte_of_a_message_of_other_lengths_is_another_one_it_is_not_misread(which: int) -> None:
+    body, layout = OTHERS[which]
+    read = 0
+    for at in range(len(body)):
+        for value in {0, 1, 0x95, 255, body[at] + 1 & 255, body[at] - 1 & 255} - {body[at]}:
+            other = bytearray(body)
+            other[at] = value
+            if (found := kept(layout).recognise(memoryview(other), layout.limits)) is not None:
+                read += 1
+                assert said(found) == said(machine(bytes(other)))
+    assert read > 100  # numbers
+
+
+def test_a_frame_may_begin_at_any_opcode_and_nowhere_else() -> None:
+    body, layout = OTHERS[-1]
+    first, second, *_ = frames_of(memoryview(body))
+    opcodes = {at for _, _, at in pickletools.genops(body) if at is not None}
+    begins = 0
+    for at in range(second - 300, second + 300):
+        without = body[:second] + body[second + HEAD :]
+        end = second + HEAD + int.from_bytes(body[second + 1 : second + HEAD], "little")
+        other = bytearray(without[:at] + b"\x95" + (end - HEAD - at).to_bytes(8, "little") + without[at:])
+        other[first + 1 : first + HEAD] = (at - first - HEAD).to_bytes(8, "little")
+        found = kept(layout).recognise(memoryview(other), layout.limits)
+        at_an_opcode = (at if at < second else at + HEAD) in opcodes
+        assert (found is not None) == at_an_opcode
+        if found is not None:
+            begins += 1
+            assert said(found) == said(machine(bytes(other)))
+    assert begins > 20
+
+
+def test_more_frames_than_opcodes_may_be_read_are_left_to_the_machine() -> None:
+    body = body_of("alice")
+    more = body[:2] + b"\x95" + bytes(8) + body[2:]
+    seen = []
+    for opcodes in range(len(list(pickletools.genops(body))) - 1, len(list(pickletools.genops(more))) + 1):
+        limits = PickleLimits(opcodes=opcodes)
+        known = Layouts()
+        message = decode(memoryview(body), from_client=True, pickles=limits)
+        assert isinstance(message, Update)
+        known.learn(memoryview(body), message, limits, "")
+        read = known.recognise(memoryview(more), limits) is not None
+        with suppress(PickleRefused):
+            assert decode(memoryview(more), from_client=True, pickles=limits) is not None
+            assert read
+            seen.append("read")
+            continue
+        assert not read
+        seen.append("refused")
+    assert seen == ["refused", "read", "read"]
+
+
+@times(3)
+@given(st.randoms(use_true_random=False), st.sampled_from(OTHERS))
+def test_a_mutated_message_of_other_lengths_is_read_as_the_machine_reads_it_or_not_recognised(
+    random: Random, known: tuple[bytes, Layout]
+) -> None:
+    """Most of all where lengths stand, and what begins there."""
+    body, layout = known
+    assert kept(layout).recognise(memoryview(body), layout.limits) is not None
+    other = bytearray(body)
+    places = [found.start() for found in re.finditer(rb"[XB\x8c\x95]", body[:3000] + body[-3000:])]
+    for _ in range(random.randint(1, 3)):
+        at = random.choice([random.choice(places), random.randrange(len(body))]) + random.randrange(10)
+        at = at if at < 3000 else at - min(6000, len(body)) + len(body)
+        if not 0 <= at < len(other):
+            continue
+        change = random.randrange(4)
+        if change == 0:
+            del other[at : at + random.randint(1, 9)]
+        elif change == 1:
+            other[at:at] = bytes(random.choice(b"0123\x95X\x00\x01") for _ in range(random.randint(1, 9)))
+        else:
+            other[at] = random.choice([random.randrange(256), other[at] + 1 & 255, other[at] - 1 & 255])
+    view = memoryview(bytes(other))
+    if (found := kept(layout).recognise(view, layout.limits)) is not None:
+        assert said(found) == said(machine(bytes(view)))
+
+
 @times(3)
 @given(st.binary(min_size=1, max_size=64), st.sampled_from(LAYOUTS))
 def test_whatever_the_numbers_are_the_result_is_the_machines(numbers: bytes, known: tuple[bytes, Layout]) -> None:
@@ -339,9 +293,11 @@ def test_whatever_the_numbers_are_the_result_is_the_machines(numbers: bytes, kno
         size = part.start - end
         other[end : part.start] = (numbers * (size // len(numbers) + 1))[:size]
         end = part.stop
-    for one, twin in layout.keys:
+    if isinstance(layout.reading.client_id, Text):  # an id, else it is left to the machine
+        place = layout.reading.client_id
+        other[place.at : place.at + place.width] = bytes(97 + byte % 26 for byte in numbers * 64)[: place.width]
+    for one, twin in layout.reading.keys:
         other[one] = other[twin] = bytes(48 + byte % 10 for byte in other[one])
     assert layout.fits(memoryview(other))
     found = kept(layout).recognise(memoryview(other), layout.limits)
-    assert said(found) == said(machine(bytes(other)))
-    assert found is not None or isinstance(layout.client_id, Text)
+    assert said(found) == said(machine(bytes(other))) is not None
