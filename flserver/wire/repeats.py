@@ -35,7 +35,7 @@ def without_frames(body: bytes) -> bytes:
 
 class Repeats:
     """Looks for payloads of ``least`` bytes and more that repeat in the one body that is arriving; reads ``opcodes`` of
-    it at most."""
+    it at most. ``least`` is 4 or more, or what refers to a payload would be longer than it."""
 
     def __init__(self, opcodes: int, least: int = LEAST) -> None:
         self._left = opcodes

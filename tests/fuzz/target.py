@@ -82,7 +82,7 @@ def _decoded(body: bytes, *, from_client: bool, limits: PickleLimits) -> Message
 
 def shortened(body: bytes) -> bytes:
     """What is kept of a body that arrives in pieces, their sizes made of its own, with whatever repeats taken out."""
-    kept, repeats, arrived = bytearray(), Repeats(USUAL.opcodes, least=1), 0
+    kept, repeats, arrived = bytearray(), Repeats(USUAL.opcodes, least=4), 0
     while arrived < len(body):
         piece = body[arrived : arrived + 1 + (len(body) + arrived) % 97]
         arrived += len(piece)
