@@ -86,6 +86,7 @@ def _prepare(values: dict[str, Any]) -> tuple["Trainer", dict[str, Any]]:
 
 def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any], security: ClientTls | None) -> int:
     """Register, train until the run is over, and begin again while ``--reconnect`` allows."""
+    me = f"client {values['client_id']}"  # several may share a terminal
     patience: float = values["reconnect"]
     pauses = backoff(patience)
     rounds = 0
@@ -103,14 +104,14 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
                         f"{shown(joined)}; --any-run takes part in whatever run there is"
                     )
                 joined = connection.run or joined
-                click.echo(f"registered with {trainer.data_size} training samples: {said}")
+                click.echo(f"{me}: registered with {trainer.data_size} training samples: {said}")
                 pauses = backoff(patience)  # patience is for one loss, not for the whole run
                 registered_before = True
                 while (template := connection.next_model()) is not None:
                     rounds += 1
                     _answer(trainer, connection, template, rounds, wire_id(values["client_id"]))
                     del template  # the next model needs its memory
-                click.echo(f"the run is over; models trained: {rounds}")
+                click.echo(f"{me}: the run is over; models trained: {rounds}")
                 return EXIT_DONE
         except (ConnectionLost, NotAdmitted, Stopped) as error:
             # A server that has not yet noticed our end of the old connection refuses the new one: try again
@@ -123,7 +124,7 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
                 raise type(error)(f"{error}; {over}") from error
             if pause is None:
                 raise
-            click.echo(f"{error}; trying again in {pause:.1f} s", err=True)
+            click.echo(f"{me}: {error}; trying again in {pause:.1f} s", err=True)
             threading.Event().wait(pause)
 
 
@@ -134,7 +135,8 @@ def _answer(trainer: "Trainer", connection: Connection, template: Any, number: i
 
     trained = trainer.train(template.module, number)
     click.echo(
-        f"model {number}: received {_text(trained.received)}; trained {_text(trained.trained)}; {trained.seconds:.2f} s"
+        f"client {client_id}: model {number}: received {_text(trained.received)}; trained {_text(trained.trained)}; "
+        f"{trained.seconds:.2f} s"
     )
     write_state(template.module, trained.state)
     connection.upload(template.answer(id=client_id, metrics=trained.metrics()))

@@ -45,6 +45,16 @@ def record(checkout: Path) -> Path:
     return earlier
 
 
+@pytest.mark.parametrize(("option", "code"), [("--help", 0), ("-h", 0), ("--rounds", 2)])
+def test_with_an_option_it_says_what_it_does_and_does_nothing(checkout: Path, option: str, code: int) -> None:
+    command = [checkout / "ops" / "quickstart", option]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == code
+    assert done.stdout.startswith("From nothing to a finished run: ")
+    assert not (checkout / "quickstart-run").exists()
+    assert not (checkout / "calls").exists()
+
+
 def quickstart(checkout: Path, answer: str | None = None) -> str:
     """What it shows; with an ``answer`` its input is a terminal, on which that is typed."""
     controller, terminal = pty.openpty()

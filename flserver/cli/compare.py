@@ -34,7 +34,8 @@ FACTS = (
 @click.pass_context
 def compare(ctx: click.Context, runs: tuple[str, ...], as_json: bool, db: str | None) -> None:
     """Compare two runs or more: what was settled differently, what their trainers told, how they learned, their best
-    rounds, their times.
+    rounds, their times. A run's best round is the one of the highest accuracy, else of the lowest loss; best_loss and
+    best_accuracy are that round's.
 
     For example: flserver --db runs.sqlite compare first-run newest
     """

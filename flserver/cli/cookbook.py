@@ -1,12 +1,13 @@
 """The command that asks the questions of the cookbook."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from flserver.cli.ask import for_people, parameter
 from flserver.cli.common import database, db_option, format_option, raw_option, reader, warn_of_role
-from flserver.cli.tables import say
+from flserver.cli.tables import say, terminal_width
 from flserver.errors import UsageError
 from flserver.text import printable
 
@@ -51,7 +52,12 @@ def ask(
         if run is not None or values:
             raise UsageError("ask lists the questions: --run and --param go with one of them")
         rows = [(each.name, each.title, _takes(each)) for each in questions().values()]
-        say(("name", "question", "parameters"), rows, form, raw=raw)
+        if form == "table" and sys.stdout.isatty():  # a table would cut the questions off
+            formatter = click.HelpFormatter(width=terminal_width())
+            formatter.write_dl([(name, f"{title} {takes}".rstrip()) for name, title, takes in rows])
+            click.echo(formatter.getvalue(), nl=False)
+        else:
+            say(("name", "question", "parameters"), rows, form, raw=raw)
         return
     asked = question(name)
     warn_of_role(database(ctx, db))

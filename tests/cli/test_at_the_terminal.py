@@ -17,7 +17,7 @@ from tests.cli.conftest import ROOT, Run
 from tests.patience import PATIENCE
 
 NAMES = "SELECT 'ward 日本語の病院 בית חולים ' || char(27) || '[2J' || client_id AS who, 1234 AS n FROM v1_clients"
-COMMANDS = (("runs",), ("show", "night"), ("query", "SELECT * FROM v1_rounds"), ("query", NAMES))
+COMMANDS = (("runs",), ("show", "night"), ("query", "SELECT * FROM v1_rounds"), ("query", NAMES), ("ask",))
 RUN_THEM = """
 import sys
 from flserver.cli.main import run_cli
@@ -60,8 +60,8 @@ def at_terminal(width: int, db: Path, **more: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("width", [80, 40])
 def test_a_terminal_is_not_overrun(db: Path, width: int) -> None:
-    runs, show, query, names = at_terminal(width, db)
-    tables = [runs, show[1:], query, names]
+    runs, show, query, names, ask = at_terminal(width, db)
+    tables = [runs, show[1:], query, names, ask]
     for lines in tables:
         assert max(map(cell_len, lines)) <= width
         assert all(char.isprintable() or char == "\u200e" for line in lines for char in line)
@@ -70,6 +70,9 @@ def test_a_terminal_is_not_overrun(db: Path, width: int) -> None:
         assert column in heads, column
     assert "(CET)" in " ".join(runs)
     assert all(line.endswith("1234") for line in names[2:])
+    questions = " ".join(" ".join(ask).split())
+    for asked in ("who_took_part Who took part in a round, and with what weight? [round]", "whose_update "):
+        assert asked in questions
 
 
 def test_a_pipe_has_everything_and_the_records_own_times(flserver: Run, db: Path) -> None:

@@ -54,8 +54,10 @@ def test_a_run_with_a_server_of_the_field(flclient, fldata, client_id, sent):
     first, second, third = (answer["metrics"] for answer in server.answers)
     assert second["loss"]["received"] == pytest.approx(first["loss"]["trained"])
     assert third["accuracy"]["received"] == pytest.approx(second["accuracy"]["trained"])
-    assert out.startswith("registered with 60 training samples: welcome\nmodel 1: received loss ")
-    assert out.endswith("the run is over; models trained: 3\n")
+    assert out.startswith(
+        f"client {sent}: registered with 60 training samples: welcome\nclient {sent}: model 1: received loss "
+    )
+    assert out.endswith(f"{me}: the run is over; models trained: 3\n")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_a_signal_ends_it_cleanly(fldata, stop):
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         with warm.start(["-m", "flclient", *arguments], cwd=ROOT, env=env, **streams) as process:
             assert waiting.wait(PATIENCE)
-            assert process.stdout.readline().startswith("registered")
+            assert process.stdout.readline().startswith("client 3: registered")
             process.send_signal(stop)
             err = process.stderr.read()
         assert over.wait(PATIENCE)

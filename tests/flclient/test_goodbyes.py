@@ -46,7 +46,7 @@ def test_with_reconnect_it_waits_for_the_server_to_come_back(take_part):
     with PlainServer(script) as server:
         code, out, err = take_part(server, "--reconnect", 20)
     assert code == 0
-    assert err.startswith("the server stopped in the middle of the run; trying again in ")
+    assert err.startswith("client 3: the server stopped in the middle of the run; trying again in ")
     assert len(server.hellos) == 2
     assert out.endswith("the run is over; models trained: 2\n")
 

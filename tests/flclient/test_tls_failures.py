@@ -59,7 +59,8 @@ def test_a_server_that_is_only_slow_to_start_is_tried_again(trainer, monkeypatch
         code, _, err = trainer(server.port)
     assert code == 1
     assert len(tries) == 2
-    assert err.startswith("the server was silent for 0 s in the TLS handshake; it may not speak TLS; trying again in")
+    silent = "the server was silent for 0 s in the TLS handshake; it may not speak TLS"
+    assert err.startswith(f"client 3: {silent}; trying again in")
 
 
 def reset(connection):
@@ -82,8 +83,9 @@ def test_a_reset_and_an_internal_error_in_the_handshake_are_tried_again(trainer,
         code, _, err = trainer(server.port)
     assert code == 0
     lines = err.splitlines()
-    assert re.match(r"the connection was lost in the TLS handshake: .*; the server may not speak TLS; trying", lines[0])
-    assert lines[1].startswith("the connection was lost: internal error; trying again in")
+    lost = r"client 3: the connection was lost in the TLS handshake: .*; the server may not speak TLS; trying"
+    assert re.match(lost, lines[0])
+    assert lines[1].startswith("client 3: the connection was lost: internal error; trying again in")
     assert len(lines) == 2
 
 
