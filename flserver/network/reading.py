@@ -19,6 +19,7 @@ def read_message(connection: AcceptedConnection, frame: Received) -> Message:
     if frame.room is None:
         unusable.check_asked(connection, frame)
     body = frame.hold(waits=not context.folding.on_arrival)
+    before = context.layouts.known
     if (known := conversation.recognise(body, context.layouts)) is not None:
         return known
 
@@ -26,11 +27,11 @@ def read_message(connection: AcceptedConnection, frame: Received) -> Message:
 
     def read(tick: Tick) -> Message:
         # Others of its layout, a fleet's first ones, may have been before it.
-        return conversation.recognise(body, context.layouts) or conversation.receive(body, tick)
+        return conversation.recognise(body, context.layouts, before) or conversation.receive(body, tick)
 
     def learn(message: Message, tick: Tick) -> None:
         if isinstance(message, Update) and unusable.may_send(connection, message.client_id):
-            conversation.learn(body, message, context.layouts, owner, tick)
+            conversation.learn(body, message, context.layouts, owner, tick, before)
 
     connection.channel.before_wait()
     return context.decoding.run(owner, read, lambda: unusable.said_to_be_of(connection, body), learn)

@@ -33,7 +33,7 @@ MOST_TENSORS: Final = 4096  # of a layout: shared modules give many names in few
 MOST: Final = 32  # layouts that are kept
 MOST_BYTES: Final = 1 << 25  # that those take together
 SHARES: Final = 4  # of both: an owner has one, so that who sends always something else leaves the others theirs
-BYTES_A_TENSOR: Final = 1 << 12  # that a layout takes, beside what is compared
+BYTES_A_PIECE, BYTES_A_NAME = 256, 512  # that a layout takes, beside what is compared
 MISSES: Final = 16  # an owner's messages of no known layout for each that is learnt
 MOST_CREDIT: Final = MOST // SHARES * MISSES  # and beyond its first ones
 MOST_OWNERS: Final = 1 << 14  # whose messages are counted
@@ -96,7 +96,7 @@ class Layout:
     @property
     def weight(self) -> int:
         """About how many bytes it takes."""
-        return 2 * len(self.fixed) + BYTES_A_TENSOR * len(self.reading.names)
+        return 2 * len(self.fixed) + BYTES_A_PIECE * len(self.pieces) + BYTES_A_NAME * len(self.reading.names)
 
     def fits(self, body: memoryview) -> Reading | None:
         """How a body of this ``length`` is read, if it is a message of this layout with everything in the same
@@ -129,9 +129,10 @@ class Layouts:
         self._credit: dict[Hashable, int] = {}  # of owners
         self._learning = set[int]()  # the lengths of what is being learnt from: a fleet's first updates come together
 
-    def recognise(self, body: memoryview, limits: PickleLimits) -> Update | None:
-        """The message that reading ``body`` within ``limits`` gives, where one of its layout came before."""
-        known = [layout for layout in reversed(self.known) if layout.limits == limits]
+    def recognise(self, body: memoryview, limits: PickleLimits, but: Sequence[Layout] = ()) -> Update | None:
+        """The message that reading ``body`` within ``limits`` gives, where one of its layout came before. It is known
+        to be of none of ``but``."""
+        known = [layout for layout in reversed(self.known) if layout.limits == limits and layout not in but]
         for layout in known:
             if (reading := layout.fits(body)) is not None:
                 return self._read(layout, reading, body)
@@ -150,11 +151,17 @@ class Layouts:
         return None
 
     def learn(
-        self, body: memoryview, update: Update, limits: PickleLimits, owner: Hashable, tick: Tick = unmetered
+        self,
+        body: memoryview,
+        update: Update,
+        limits: PickleLimits,
+        owner: Hashable,
+        tick: Tick = unmetered,
+        but: Sequence[Layout] = (),
     ) -> None:
-        """``body`` was read as ``update``, and of no known layout. ``owner`` is whoever answers for it. ``tick`` is the
-        reader's; raises what it does."""
-        if self.recognise(body, limits) is not None or len(body) in self._learning:
+        """``body`` was read as ``update``, and is of none of ``but``. ``owner`` is whoever answers for it. ``tick`` is
+        the reader's; raises what it does."""
+        if self.recognise(body, limits, but) is not None or len(body) in self._learning:
             return
         if len(self._credit) > MOST_OWNERS:
             self._credit.clear()
@@ -175,7 +182,7 @@ class Layouts:
 def _within_bounds(known: list[Layout]) -> tuple[Layout, ...]:
     """Without those that are too many for the last one's owner, or for all: whichever were not used for longest."""
     own = [layout for layout in known if layout.owner == known[-1].owner]
-    while len(own) > 1 and (len(own) > MOST // SHARES or _weight(own) > MOST_BYTES // SHARES):
+    while len(own) > MOST // SHARES or _weight(own) > MOST_BYTES // SHARES:
         known.remove(own.pop(0))
     while len(known) > MOST or _weight(known) > MOST_BYTES:
         known.pop(0)
@@ -201,13 +208,14 @@ def layout_of(body: memoryview, update: Update, limits: PickleLimits, tick: Tick
         return None
     marked = [*traced.marked, *(found.marked if found else ())]
     holes = {(start, stop) for kind, start, stop in marked if kind in (Kind.HOLE, Kind.SIZED)}
+    holes |= {(start + 1, stop) for kind, start, stop in marked if kind is Kind.INTEGER}
     rest, end = [], 0
     for start, stop in sorted(holes):
         rest.append(slice(end, start))
         end = stop
     rest.append(slice(end, len(body)))
     try:
-        pieces = Pieces(body, marked, traced.opcodes, traced.spare)
+        pieces = Pieces(body, marked, traced.opcodes, traced.spare, limits)
     except ValueError:
         return None
     return Layout(

@@ -1,4 +1,4 @@
-"""A layout's message in pieces, to be found in one where some are longer and pickle's frames end elsewhere.
+"""A layout's message in pieces, to be found in one where some are longer and pickle's frames begin elsewhere.
 
 A storage's key is an address, which torch writes in decimal: whoever moves a module to a GPU and back has keys of 9 and
 of 15 digits, by chance. What follows from a key's length stands in three more places, its own length twice and that of
@@ -9,27 +9,31 @@ begin where an opcode of the layout's message does.
 
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from flserver.wire.inert import PickleLimits
+
 LONGEST: Final = 255  # bytes of a key or an id
-MOST_FRAMES: Final = 1 << 13  # of a message, and large bytes between them
+MOST_FRAMES: Final = 1 << 12  # of a message, and as many large bytes between them
 HEAD: Final = 9  # bytes of a frame's opcode and its argument
+# Opcodes, and how many bytes the argument has, or the length in it: of integers, of bytes, of those outside of frames
+INTEGERS: Final = {b"K": 1, b"M": 2, b"J": 4}
+_BYTES: Final = {b"C": 1, b"B": 4}
+_LARGE: Final = {ord("B"): 4, 0x8E: 8}
 _FRAME: Final = 0x95
-_COUNTED: Final = {b"C": 1, b"B": 4}  # opcodes of bytes that may be in frames, and the bytes of a length
-_LARGE: Final = {ord("B"): 4, 0x8E: 8}  # the same of those that may be outside
 
 
 class Kind(IntEnum):
     """``FRAME`` is a frame's head, which may be missing or elsewhere; ``HOLE`` has always as many bytes; ``LENGTH`` is
-    that of the ``SIZED`` one behind it; ``FILE`` is that of a file, which from ``END`` on is as long as the layout's.
-    An ``END`` has no bytes."""
+    that of the ``SIZED`` one behind it; ``FILE`` is the opcode of bytes, with their length, which from ``END`` on are
+    as many as the layout's; ``INTEGER`` is the opcode of one, with its argument. An ``END`` has no bytes."""
 
-    FIXED, END, FRAME, HOLE, LENGTH, SIZED, FILE = range(7)
+    FIXED, END, FRAME, HOLE, LENGTH, SIZED, FILE, INTEGER = range(8)
 
 
-FIXED, END, FRAME, HOLE, LENGTH, SIZED, FILE = Kind  # looked up thousands of times for a message
+FIXED, END, FRAME, HOLE, LENGTH, SIZED, FILE, INTEGER = Kind  # looked up thousands of times for a message
 
 
 class Piece(NamedTuple):
@@ -45,28 +49,41 @@ class Piece(NamedTuple):
 
 class Pieces:
     """The pieces of ``body``. ``marked`` are those that are not fixed, as (kind, start, stop); ``opcodes`` is where
-    opcodes stand, ascending; ``spare`` is how many more of them there may be.
+    opcodes stand, ascending; ``spare`` is how many more of them ``limits`` allow.
 
-    Raises ValueError for two in one place.
+    Raises ValueError for two in one place, and for more frames than are looked for.
     """
 
     def __init__(
-        self, body: memoryview, marked: Iterable[tuple[Kind, int, int]], opcodes: Sequence[int], spare: int
+        self,
+        body: memoryview,
+        marked: Sequence[tuple[Kind, int, int]],
+        opcodes: Sequence[int],
+        spare: int,
+        limits: PickleLimits,
     ) -> None:
+        frames = sum(kind is FRAME for kind, _, _ in marked)
+        if frames > MOST_FRAMES:
+            raise ValueError("too many frames")
         found, end = [], 0
         for start, stop, kind in sorted((start, stop, kind) for kind, start, stop in marked):
             if start < end:
                 raise ValueError("two pieces in one place")
-            text = bytes(body[start:stop]) if kind is FILE else b""
+            text = bytes(body[start + 1 : stop]) if kind is FILE else b""
             found += [_fixed(body, end, start, opcodes), Piece(kind, start, stop - start, text)]
             end = stop
         found.append(_fixed(body, end, len(body), opcodes))
         self._pieces = tuple(piece for piece in found if piece.size or piece.kind is not FIXED)
-        self._most_frames = spare + sum(piece.kind is FRAME for piece in found)
+        self._most_frames = frames + spare
+        self._longest = min(limits.text_bytes, LONGEST)
+        self._integers = {code: width for code, width in INTEGERS.items() if code != b"J" or limits.integer_bytes >= 4}
+
+    def __len__(self) -> int:
+        return len(self._pieces)
 
     def find(self, body: memoryview, frames: Sequence[int]) -> Mapping[int, slice] | None:
-        """Where holes and sized pieces are in ``body``, whose frames begin at ``frames``, by where they begin in the
-        layout's message. None where it is no message of this layout."""
+        """Where holes, sized pieces and integers' arguments are in ``body``, whose frames begin at ``frames``, by where
+        they begin in the layout's message. None where it is no message of this layout."""
         if len(frames) > self._most_frames:
             return None
         frames = [*frames, sys.maxsize]  # beyond the last one
@@ -91,19 +108,24 @@ class Pieces:
                 length = int.from_bytes(body[at : at + size], "little")
                 at += size
             elif kind is SIZED:
-                if length > LONGEST:
+                if length > self._longest:
                     return None
                 found[start] = slice(at, at + length)
                 longer += length - size
                 at += length
-            elif kind is FILE:
+            elif kind is FILE or kind is INTEGER:
                 if at == frames[frame]:
                     at, frame = at + HEAD, frame + 1
-                counted = _COUNTED.get(bytes(body[at : at + 1]))
-                if counted is None:
+                width = (_BYTES if kind is FILE else self._integers).get(bytes(body[at : at + 1]))
+                if width is None:
                     return None
-                claimed = _count(body[at : at + 1 + counted]) - _count(text)
-                file, at = longer, at + 1 + counted
+                argument = slice(at + 1, at + 1 + width)
+                if kind is FILE:
+                    claimed = int.from_bytes(body[argument], "little") - int.from_bytes(text, "little")
+                    file = longer
+                else:
+                    found[start + 1] = argument
+                at = argument.stop
             elif kind is END and longer - file != claimed:
                 return None
         return found if at == len(body) and frame == len(frames) - 1 else None
@@ -117,11 +139,6 @@ def _fixed(body: memoryview, start: int, stop: int, opcodes: Sequence[int]) -> P
     return Piece(FIXED, start, stop - start, bytes(body[start:stop]), bytes(bits) if here else b"")
 
 
-def _count(head: memoryview | bytes) -> int:
-    """Of an opcode with a length."""
-    return int.from_bytes(head[1:], "little")
-
-
 def _has(bits: bytes, index: int) -> bool:
     return index < 8 * len(bits) and bool(bits[index // 8] >> index % 8 & 1)
 
@@ -130,7 +147,7 @@ def frames_of(body: memoryview) -> Sequence[int]:
     """Where frames begin, as pickle writes them: one where another ends, or bytes that are too large for one. What is
     none is not found where it is looked for."""
     found, at = list[int](), 2
-    for _ in range(MOST_FRAMES):
+    for _ in range(2 * MOST_FRAMES):
         opcode = body[at] if at < len(body) else None
         if opcode == _FRAME:
             claimed = int.from_bytes(body[at + 1 : at + HEAD], "little")

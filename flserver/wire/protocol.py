@@ -21,14 +21,14 @@ what the other may receive. A message that has no line at the connection's state
 state stays as it was. Nothing comes after ENDED.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import Enum, auto
 from functools import cache
 
 from flserver.errors import MessageRefused
 from flserver.wire.framing import FrameLimits
 from flserver.wire.inert import Tick, unmetered
-from flserver.wire.layouts import Layouts
+from flserver.wire.layouts import Layout, Layouts
 from flserver.wire.messages import (
     Error,
     Finished,
@@ -116,19 +116,25 @@ class Conversation:
         self._advance(type(message))
         return message
 
-    def recognise(self, body: memoryview, layouts: Layouts) -> Update | None:
-        """The same for a body of a layout that is known, else None. Raises MessageRefused."""
-        update = layouts.recognise(body, self._pickles)
+    def recognise(self, body: memoryview, layouts: Layouts, but: Sequence[Layout] = ()) -> Update | None:
+        """The same for a body of a layout that is known, which is none of ``but``, else None. Raises MessageRefused."""
+        update = layouts.recognise(body, self._pickles, but)
         if update is not None:
             self._advance(Update)
         return update
 
     def learn(
-        self, body: memoryview, update: Update, layouts: Layouts, owner: Hashable, tick: Tick = unmetered
+        self,
+        body: memoryview,
+        update: Update,
+        layouts: Layouts,
+        owner: Hashable,
+        tick: Tick = unmetered,
+        but: Sequence[Layout] = (),
     ) -> None:
-        """Let the layout of a ``body`` that was read as ``update`` be known from here on, in the share of its
-        ``owner``. Raises what ``tick`` does."""
-        layouts.learn(body, update, self._pickles, owner, tick)
+        """Let the layout of a ``body`` that was read as ``update``, and is of none of ``but``, be known from here on,
+        in the share of its ``owner``. Raises what ``tick`` does."""
+        layouts.learn(body, update, self._pickles, owner, tick, but)
 
     def send(self, kind: type[Message]) -> None:
         """Go on to the state that sending a message of this kind leads to. Raises MessageRefused where it is out of

@@ -10,7 +10,7 @@ from flserver.wire.inert import PickleLimits, Tick
 from flserver.wire.machine import Action, Machine
 from flserver.wire.messages import Update, decode_fields
 from flserver.wire.modules import TensorView, Walk
-from flserver.wire.pieces import HEAD, Kind
+from flserver.wire.pieces import HEAD, INTEGERS, Kind
 from flserver.wire.storages import File
 
 Mark = tuple[Kind, int, int]
@@ -19,28 +19,26 @@ Mark = tuple[Kind, int, int]
 CANDIDATES: Final = 4  # integers and texts equal to the id that are tried
 SHORTEST_FILE: Final = 64  # bytes: a storage's file has pickles of more
 _CODED: Final = 0.5  # what a float that stands for a place has beyond it: no integer has that
-_INTEGERS: Final[dict[bytes, tuple[int, bool]]] = {b"K": (1, False), b"M": (2, False), b"J": (4, True)}
 _BYTES: Final = ((b"C", 1), (b"B", 4))  # bytes of the length that goes before
 _TEXTS: Final[dict[bytes, int]] = {b"\x8c": 1, b"X": 4}  # the same
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An integer's argument in the body: where it stands, its bytes, and whether it has a sign."""
+    """An integer's argument in the body: where it stands, and its bytes, which if they are four have a sign."""
 
     at: int
     width: int
-    signed: bool
 
     @property
     def marked(self) -> list[Mark]:
-        return [(Kind.HOLE, self.at, self.at + self.width)]
+        return [(Kind.INTEGER, self.at - 1, self.at + self.width)]
 
     def moved(self, to: slice) -> "Number":
-        return Number(to.start, self.width, self.signed)
+        return Number(to.start, to.stop - to.start)
 
     def read(self, body: memoryview) -> int:
-        return int.from_bytes(body[self.at : self.at + self.width], "little", signed=self.signed)
+        return int.from_bytes(body[self.at : self.at + self.width], "little", signed=self.width == 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +109,10 @@ class _Tracing(Machine):
             raise Refused("a storage that is no slice of the body")
         return self._taken[id(part)][1]
 
-    def integer(self, width: int, signed: bool) -> None:
-        place = Number(self.position, width, signed)
-        self._push(int.from_bytes(self.take(width), "little", signed=signed))
+    def integer(self, width: int) -> None:
+        place = Number(self.position, width)
+        self.take(width)
+        self._push(place.read(self._data))
         self._noted(place)
 
     def text(self, width: int) -> None:
@@ -144,8 +143,8 @@ class _Tracing(Machine):
         self.take(8)
 
 
-def _integer(width: int, signed: bool) -> Action:
-    return lambda machine: machine.integer(width, signed)  # type: ignore[attr-defined]
+def _integer(width: int) -> Action:
+    return lambda machine: machine.integer(width)  # type: ignore[attr-defined]
 
 
 def _text(width: int) -> Action:
@@ -161,7 +160,7 @@ def _noted(action: Action) -> Action:
 
 
 _ACTIONS: Final[dict[int, Action]] = {
-    **{opcode[0]: _integer(*given) for opcode, given in _INTEGERS.items()},
+    **{opcode[0]: _integer(width) for opcode, width in INTEGERS.items()},
     **{opcode[0]: _text(width) for opcode, width in _TEXTS.items()},
     ord("G"): lambda machine: machine.coded(),  # type: ignore[attr-defined]
     0x95: lambda machine: machine.frame(),  # type: ignore[attr-defined]

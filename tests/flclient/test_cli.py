@@ -57,7 +57,7 @@ def test_a_run_with_a_server_of_the_field(flclient, fldata, client_id, sent):
     assert out.startswith(
         f"client {sent}: registered with 60 training samples: welcome\nclient {sent}: model 1: received loss "
     )
-    assert out.endswith(f"{me}: the run is over; models trained: 3\n")
+    assert out.endswith(f"client {sent}: the run is over; models trained: 3\n")
 
 
 @pytest.mark.parametrize(

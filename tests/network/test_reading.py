@@ -112,7 +112,7 @@ def test_an_update_counts_that_is_too_much_to_be_learnt(
     network.registered("1")
     network.begin()
     heavy = MORE * network.context.decoding.ordinary + 1
-    monkeypatch.setattr(network.context.layouts, "learn", lambda body, update, limits, owner, tick: tick(heavy))
+    monkeypatch.setattr(network.context.layouts, "learn", lambda body, update, limits, owner, tick, but: tick(heavy))
     line = network.connect().send(update(1, linear(value=0.5))).ended()
     assert read == [PEER.host]
     assert line.story()[-1] == "closed, upload of 1: closed"

@@ -3,7 +3,7 @@
 import pickle
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -14,7 +14,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flserver.errors import PickleRefused
+from flserver.errors import MessageRefused, PickleRefused
 from flserver.wire.layouts import Layout, Layouts, layout_of
 from flserver.wire.messages import Update, decode
 from flserver.wire.pickles import PickleLimits
@@ -39,7 +39,9 @@ from tests.wire.updates import (
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-@pytest.mark.parametrize(("first", "other"), [(3, 250), (1003, 2007), (70_000, 90_001), (10, 3), (2, 7)])
+@pytest.mark.parametrize(
+    ("first", "other"), [(3, 250), (1003, 2007), (70_000, 3), (10, 1003), (2, 70_000), (300, 2**31 - 1)]
+)
 def test_another_clients_update_with_other_numbers_is_recognised(protocol: int, first: int, other: int) -> None:
     metrics = [
         {"loss": {"received": loss, "trained": loss / 3}, "steps": {"trained": 8}} for loss in (0.7, float("nan"))
@@ -164,6 +166,35 @@ def test_limits_are_the_ones_that_it_was_read_within() -> None:
     known, body = learnt(body_of(3)), body_of(4)
     assert known.recognise(memoryview(body), PickleLimits(opcodes=10)) is None
     assert known.recognise(memoryview(body), PickleLimits()) is not None
+
+
+@pytest.mark.parametrize(
+    ("limits", "first", "others"),
+    [
+        (PickleLimits(text_bytes=64), "alice", ("y" * 64, "y" * 65, "y" * 70)),
+        (PickleLimits(integer_bytes=2), 3, (300, 70_000)),
+    ],
+)
+def test_what_is_longer_than_the_limits_allow_is_left_to_the_machine(
+    limits: PickleLimits, first: object, others: Sequence[object]
+) -> None:
+    # Their magic number is an integer of ten bytes
+    net: Callable[[], torch.nn.Module] = Net if limits.integer_bytes > 9 else torch.nn.Module
+    body, known = body_of(first, net=net), Layouts()
+    message = decode(memoryview(body), from_client=True, pickles=limits)
+    assert isinstance(message, Update)
+    known.learn(memoryview(body), message, limits, "")
+    read = []
+    for other in others:
+        body = body_of(other, net=net)
+        found = known.recognise(memoryview(body), limits) is not None
+        with suppress(PickleRefused, MessageRefused):
+            decode(memoryview(body), from_client=True, pickles=limits)
+            assert found
+            read.append(other)
+            continue
+        assert not found
+    assert read == [others[0]]
 
 
 def test_a_message_whose_tensors_are_text_has_no_layout() -> None:

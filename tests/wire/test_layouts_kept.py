@@ -10,7 +10,8 @@ import torch
 
 from flserver.wire import layouts
 from flserver.wire.layouts import Layouts, layout_of
-from tests.wire.updates import LIMITS, body_of, learnt, machine, recognised, said
+from flserver.wire.pieces import MOST_FRAMES
+from tests.wire.updates import LIMITS, Deep, body_of, learnt, machine, recognised, said
 
 
 def raising(error: Exception) -> Callable[[int], None]:
@@ -65,6 +66,7 @@ def test_what_was_not_used_for_longest_goes(most: str, monkeypatch: pytest.Monke
     known = learnt(used)
     weight = known.known[0].weight
     monkeypatch.setattr(layouts, most, 4 if most == "MOST" else 4 * weight + weight // 2)
+    monkeypatch.setattr(layouts, "SHARES", 1)
     for owner, body in enumerate(others):
         learnt(body, of=known, owner=str(owner))
         assert recognised(known, used) is not None
@@ -96,10 +98,12 @@ def test_who_comes_where_all_room_is_taken_has_a_share_too() -> None:
     assert len(known.known) == layouts.MOST
 
 
-def test_one_that_is_larger_than_a_share_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_larger_than_a_share_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     body = body_of(3)
-    monkeypatch.setattr(layouts, "MOST_BYTES", learnt(body).known[0].weight)
-    assert recognised(learnt(body), body) is not None
+    weight = learnt(body).known[0].weight
+    for most, kept in ((weight * layouts.SHARES, 1), (weight * layouts.SHARES - layouts.SHARES, 0)):
+        monkeypatch.setattr(layouts, "MOST_BYTES", most)
+        assert len(learnt(body).known) == kept
 
 
 def test_what_is_being_learnt_or_known_is_learnt_no_second_time() -> None:
@@ -120,6 +124,30 @@ def test_what_is_being_learnt_or_known_is_learnt_no_second_time() -> None:
         known.learn(memoryview(body), update, LIMITS, "", raising(ValueError("ended")))
     known.learn(memoryview(body), update, LIMITS, "")
     assert len(known.known) == 1
+
+
+def test_more_frames_than_are_looked_for_are_not_learnt() -> None:
+    """Each would be a piece that is kept."""
+    body = body_of(3)
+    filled = body[:2] + b"(" + (b"\x95" + bytes(8) + b"N") * (MOST_FRAMES + 1) + b"1" + body[11:]
+    assert machine(filled) is not None
+    assert not learnt(filled).known
+
+
+def test_a_layout_takes_about_its_weight() -> None:
+    body = body_of(3, net=Deep)
+    frames = body[:2] + b"(" + (b"\x95" + bytes(8) + b"N") * (MOST_FRAMES - 9) + b"1" + body[11:]
+    shared = torch.nn.Linear(1, 1)
+    many = body_of(3, net=lambda: torch.nn.ModuleList([shared] * (layouts.MOST_TENSORS // 2)))
+    for each in (body, frames, many):
+        update = machine(each)
+        assert update is not None
+        tracemalloc.start()
+        layout = layout_of(memoryview(each), update, LIMITS, lambda size: None)
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert layout is not None
+        assert taken < 1.25 * layout.weight < 8 * taken
 
 
 def test_many_names_in_few_bytes_are_not_learnt() -> None:

@@ -133,13 +133,18 @@ def layouts_of_seeds() -> list[tuple[bytes, Layout]]:
 def layouts_of_others() -> list[tuple[bytes, Layout]]:
     """Each with a message of other lengths."""
     found = []
-    for protocol, net in ((3, Net), (4, Net), (5, Net), (4, Deep)):
-        body = body_of("alice", 1, protocol, net)
+    for protocol, net, client_id, other in (
+        (3, Net, "alice", "bob"),
+        (4, Net, 3, 70_000),
+        (5, Net, "alice", "bob"),
+        (4, Deep, "alice", "bob"),
+    ):
+        body = body_of(client_id, 1, protocol, net)
         update = machine(body)
         assert update is not None
         layout = layout_of(memoryview(body), update, LIMITS, lambda size: None)
         assert layout is not None
-        found += [(body_of("bob", 2, protocol, net, other_keys(Random(protocol))), layout)]
+        found += [(body_of(other, 2, protocol, net, other_keys(Random(protocol))), layout)]
     return found
 
 
