@@ -17,7 +17,6 @@ length, :mod:`flserver.wire.pieces` looks for them.
 
 import struct
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -98,9 +97,12 @@ class Layout:
         """About how many bytes it takes."""
         return 2 * len(self.fixed) + BYTES_A_PIECE * len(self.pieces) + BYTES_A_NAME * len(self.reading.names)
 
+    def within(self, limits: PickleLimits) -> bool:
+        """Whether it was read within these."""
+        return self.limits is limits or self.limits == limits
+
     def fits(self, body: memoryview) -> Reading | None:
-        """How a body of this ``length`` is read, if it is a message of this layout with everything in the same
-        place."""
+        """How a body is read, if it is a message of this layout with everything in the same place."""
         if len(body) != self.length or b"".join([body[part] for part in self.rest]) != self.fixed:
             return None
         return self.reading if self.reading.has_keys(body) else None
@@ -132,13 +134,13 @@ class Layouts:
     def recognise(self, body: memoryview, limits: PickleLimits, but: Sequence[Layout] = ()) -> Update | None:
         """The message that reading ``body`` within ``limits`` gives, where one of its layout came before. It is known
         to be of none of ``but``."""
-        known = [layout for layout in reversed(self.known) if layout.limits == limits and layout not in but]
-        for layout in known:
-            if (reading := layout.fits(body)) is not None:
+        layouts = [layout for layout in reversed(self.known) if layout not in but]
+        for layout in layouts:
+            if layout.length == len(body) and layout.within(limits) and (reading := layout.fits(body)) is not None:
                 return self._read(layout, reading, body)
-        frames = frames_of(body) if known else ()
-        for layout in known:
-            if (reading := layout.found(body, frames)) is not None:
+        frames = frames_of(body) if layouts else ()
+        for layout in layouts:
+            if layout.within(limits) and (reading := layout.found(body, frames)) is not None:
                 return self._read(layout, reading, body)
         return None
 
@@ -146,9 +148,10 @@ class Layouts:
         known = self.known  # as it is by now
         if known[-1] is not layout and layout in known:
             self.known = (*(one for one in known if one is not layout), layout)
-        with suppress(MessageRefused, UnicodeDecodeError):  # the machine says it, with its reasons
+        try:
             return reading.update(body)
-        return None
+        except (MessageRefused, UnicodeDecodeError):
+            return None  # the machine says it, with its reasons
 
     def learn(
         self,
