@@ -39,13 +39,16 @@ class Entered(subprocess.Popen[str]):
     """A program in a machine. What is seen of it here is nsenter, which waits for it and ends as it does."""
 
     def send_signal(self, number: int) -> None:
-        if self.poll() is None and (inside := eventually(self._inside)):
+        """To the program, as soon as there is one; to nobody where it has ended."""
+        eventually(lambda: self.poll() is not None or self._inside())
+        for pid in self._inside():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(inside[0], number)
+                os.kill(pid, number)
 
     def _inside(self) -> list[int]:
+        """Its process, as it is seen here: none before it has begun and where it has ended."""
         if self.poll() is not None:
-            return [0]
+            return []
         return [int(word) for word in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 

@@ -278,3 +278,16 @@ def test_a_warm_program_ends_as_python_ends(forker: None, tmp_path: Path, progra
     assert done.stdout == usual.stdout
     for ended in (done, usual):
         assert said in ended.stdout + ended.stderr
+
+
+def test_a_signal_to_a_warm_program_that_has_just_ended_goes_nowhere(
+    forker: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its end and the word of it, as it was in a test that signals until a server has ended."""
+    (tmp_path / "program.py").write_text("")
+    process = warm.start([str(tmp_path / "program.py")], cwd=tmp_path, env={})
+    assert process.wait(PATIENCE) == 0
+    process.returncode = None
+    monkeypatch.setattr(warm.Forker, "status", lambda *_: None)
+    process.terminate()
+    assert process.poll() is None, "nobody has said so yet"

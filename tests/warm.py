@@ -64,8 +64,10 @@ class WarmProcess:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
+        """Nothing where it has ended, also where that is not known here yet: the forker has waited for it."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
