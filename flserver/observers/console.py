@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flserver.clock import utc_text
 from flserver.events import Event
-from flserver.observers.log_lines import Lines
+from flserver.observers.log_lines import Lines, counted
 from flserver.observers.tally import Tally
 from flserver.text import json_plain, json_text, printable, three_decimals
 
@@ -146,15 +146,22 @@ class _Handler(logging.Handler):
 
 
 def _progress(tally: Tally) -> Table:
-    row = Table.grid(padding=(0, 2))
-    row.add_row(
+    """One line; where the terminal is narrow the bar is shorter."""
+    words = [
         Text(tally.state or "starting", style="bold"),
         Text(_rounds(tally.current_round, tally)),
-        ProgressBar(total=max(tally.participants, 1), completed=tally.round_updates, width=BAR_WIDTH),
         Text(f"{tally.round_updates}/{tally.participants} updates"),
-        Text(f"{tally.connected_clients} clients"),
+        Text(counted(tally.connected_clients, "client")),
         *map(Text, _quality(tally)),
-    )
+    ]
+    bar = ProgressBar(total=max(tally.participants, 1), completed=tally.round_updates)
+    row = Table.grid(padding=(0, 2))
+    for _ in words[:2]:
+        row.add_column(no_wrap=True)
+    row.add_column(max_width=BAR_WIDTH)
+    for _ in words[2:]:
+        row.add_column(no_wrap=True)
+    row.add_row(*words[:2], bar, *words[2:])
     return row
 
 

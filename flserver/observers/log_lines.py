@@ -39,7 +39,7 @@ class Lines:
         self._num_rounds = event.num_rounds
         called = "" if event.name == event.run_id else f" ({printable(event.name)})"
         parent = "" if event.parent_run_id is None else f", from round {event.parent_round} of {event.parent_run_id}"
-        rounds = _count(event.num_rounds, "round")
+        rounds = counted(event.num_rounds, "round")
         return logging.INFO, f"run {printable(event.run_id)}{called} started: {rounds}{printable(parent)}"
 
     def _run_resumed(self, event: e.RunResumed) -> Line:
@@ -91,7 +91,7 @@ class Lines:
 
     def _quorum_settled(self, event: e.QuorumSettled) -> Line:
         why = MIN_UPDATES.get(event.min_updates, "")
-        needed = f"a round needs {_count(event.min_updates, 'update')} (--min-updates{why})"
+        needed = f"a round needs {counted(event.min_updates, 'update')} (--min-updates{why})"
         if event.absent:
             return logging.WARNING, f"{needed}; on the roster and not there: {printable(', '.join(event.absent))}"
         return logging.INFO, needed
@@ -133,8 +133,8 @@ class Lines:
     def _strangers_summed(self, event: e.StrangersSummed) -> Line | None:
         if not event.connections:
             return None  # what was sent to some that have a line already
-        came = f"{_count(event.connections, 'connection')} of strangers from {printable(event.prefix)}"
-        said = f", {_count(event.messages, 'message')}" if event.messages else ""
+        came = f"{counted(event.connections, 'connection')} of strangers from {printable(event.prefix)}"
+        said = f", {counted(event.messages, 'message')}" if event.messages else ""
         return logging.WARNING, f"summed: {came} in the minute from {event.minute[11:16]} ({event.reason}{said})"
 
     def _message(self, event: e.MessageReceived | e.MessageSent) -> Line | None:
@@ -149,7 +149,7 @@ class Lines:
     def _client_registered(self, event: e.ClientRegistered) -> Line:
         verb = "rejoined" if event.rejoined else "registered"
         self._absent.pop(event.client_id, None)
-        line = f"client {printable(event.client_id)} {verb} ({_count(event.data_size, 'sample')})"
+        line = f"client {printable(event.client_id)} {verb} ({counted(event.data_size, 'sample')})"
         return logging.INFO, line + self._waiting()
 
     def _client_left(self, event: e.ClientLeft) -> Line:
@@ -169,12 +169,12 @@ class Lines:
         return logging.WARNING, f"update of client {printable(event.client_id)} rejected" + _because(event.reason)
 
     def _node_lost(self, event: e.NodeLost) -> Line:
-        lost = f"; {_count(len(event.updates), 'update')} lost with it" if event.updates else ""
+        lost = f"; {counted(len(event.updates), 'update')} lost with it" if event.updates else ""
         return logging.ERROR, f"{event.node} is gone: {event.reason}{lost}"
 
     def _suspects_count(self, event: e.SuspectsCount) -> Line:
         who = _named("they count", event.clients)
-        share = f"{len(event.clients)} of {_count(event.there, 'client')}"
+        share = f"{len(event.clients)} of {counted(event.there, 'client')}"
         return (
             logging.WARNING,
             f"{self._round(event.round)}: {share} sent too large an update{_because(event.reason)}{who}",
@@ -184,11 +184,11 @@ class Lines:
         if not event.clients:
             return None  # round 0 trains nobody
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        return logging.INFO, f"{self._round(event.round)}{again} started with {_count(len(event.clients), 'client')}"
+        return logging.INFO, f"{self._round(event.round)}{again} started with {counted(len(event.clients), 'client')}"
 
     def _round_committed(self, event: e.RoundCommitted) -> Line:
         accepted = sum(outcome.update_id is not None for outcome in event.outcomes)
-        facts = [_count(accepted, "update") if event.round else "the initial model"]
+        facts = [counted(accepted, "update") if event.round else "the initial model"]
         if event.loss is not None:
             facts.append(f"loss {three_decimals(event.loss)}")
         if event.accuracy is not None:
@@ -200,7 +200,7 @@ class Lines:
     def _weight_concentrated(self, event: e.WeightConcentrated) -> Line:
         who, has = printable(event.owner), "has"
         if len(event.clients) > 1:
-            who, has = f"{_count(len(event.clients), 'client')} of {who}", "have"
+            who, has = f"{counted(len(event.clients), 'client')} of {who}", "have"
         what = f"{who} {has} {event.weight:.7g} of the weight"
         return logging.WARNING, f"{self._round(event.round)}: {what}; --max-weight-share limits that"
 
@@ -257,5 +257,6 @@ def _because(reason: str | None) -> str:
     return f": {printable(reason)}" if reason else ""
 
 
-def _count(number: int, thing: str) -> str:
+def counted(number: int, thing: str) -> str:
+    """``1 client``, ``2 clients``."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

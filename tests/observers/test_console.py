@@ -197,10 +197,10 @@ def test_json_lines_without_event_and_with_exception() -> None:
     assert str(line["exception"]).endswith("RuntimeError: line one\nline two")
 
 
-def screen_after(events: list[e.Event], level: int = logging.INFO) -> str:
-    """What a terminal of 140 columns was sent, without the control sequences."""
+def screen_after(events: list[e.Event], level: int = logging.INFO, width: int = 140) -> str:
+    """What a terminal of so many columns was sent, without the control sequences."""
     file = io.StringIO()
-    live = LiveConsole(Console(file=file, force_terminal=True, width=140, color_system=None), level)
+    live = LiveConsole(Console(file=file, force_terminal=True, width=width, color_system=None), level)
     live.start()
     try:
         for event in events:
@@ -218,8 +218,17 @@ def test_live_console_shows_the_run_and_sums_it_up(run_events: list[e.Event]) ->
     assert last_picture[-3] == "state: interrupted"
     assert last_picture[0] == "update of client 4 rejected: something new"
     progress = re.sub(r"[━╸╺ ]{2,}", " | ", last_picture[-2])
-    assert progress == "interrupted | round 2/10 | 1/2 updates | 1 clients | loss 0.412 | accuracy 0.887"
+    assert progress == "interrupted | round 2/10 | 1/2 updates | 1 client | loss 0.412 | accuracy 0.887"
     assert last_picture[-1] == "run interrupted, round 1/10 committed, loss 0.412, accuracy 0.887"
+
+
+def test_the_progress_is_one_line_of_a_usual_terminal(run_events: list[e.Event]) -> None:
+    """80 columns, where it has the most to say, and the bar is a short one."""
+    *_, progress, summary = screen_after(run_events, width=80).rstrip().splitlines()
+    assert summary.startswith("run running, ")
+    assert re.fullmatch(
+        r"running  round 2/10  [━╸╺ ]{4,} 1/2 updates  1 client  loss 0.412  accuracy 0.887", progress.strip()
+    )
 
 
 def test_live_console_has_no_lines_below_the_log_level_and_counts_all(run_events: list[e.Event]) -> None:
