@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from flserver.audit.report import Finding, Outcome
+from flserver.audit.report import Finding, Outcome, called
 from flserver.errors import CheckpointError
 from flserver.models.digests import check_file, located, not_here
 from flserver.settings.folders import Folder
@@ -19,10 +19,10 @@ def check_checkpoints(
     """Hash the checkpoints of the ``rounds`` that were not deleted, in pieces. One that is not here cannot be told; nor
     where the record does not say any more where they lie."""
     by_id = {run["run_id"]: run for run in runs}
+    names = called(by_id.values())
     for committed in rounds:
         run = by_id.get(committed.run_id)
-        name = printable(str(run["name"])) if run else printable(committed.run_id)
-        line = f"run {name} round {committed.round}"
+        line = f"run {names.get(committed.run_id) or printable(committed.run_id)} round {committed.round}"
         where = {"run_id": committed.run_id, "round": committed.round, "digest": committed.digest}
         if committed.deleted:
             continue

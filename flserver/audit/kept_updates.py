@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flserver.audit.report import Finding, Outcome
+from flserver.audit.report import Finding, Outcome, called
 from flserver.errors import CheckpointError
 from flserver.models.digests import located, not_here
 from flserver.models.kept import NAME
@@ -27,10 +27,11 @@ def check_kept_updates(
 ) -> Iterator[Finding]:
     """Hash the files of the ``kept`` updates, in pieces. One that is not here cannot be told."""
     by_id, looked = {run["run_id"]: run for run in runs}, dict[tuple[str, str], _Looked]()
+    names = called(by_id.values())
     for row in kept:
         run = by_id.get(row.run_id)
-        name, client = printable(str(run["name"])) if run else printable(row.run_id), printable(row.client_id)
-        line = f"run {name} round {row.round} client {client}"
+        name = names.get(row.run_id) or printable(row.run_id)
+        line = f"run {name} round {row.round} client {printable(row.client_id)}"
         where = {"run_id": row.run_id, "round": row.round, "update_id": row.update_id, "client_id": row.client_id}
         file = row.run_id, row.path
         if file not in looked:  # clients may have sent the same

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from flserver.text import printable
 
 Check = Literal["schema", "chain", "tables", "sums", "purges", "tree", "checkpoints", "updates", "head", "nodes"]
 Outcome = Literal["holds", "broken", "unknown"]
@@ -30,6 +31,14 @@ class Finding:
     line: str
     where: Mapping[str, Any] = field(default_factory=dict)
     count: int = 1
+
+
+def called(runs: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
+    """What each run is called in a line, by its run_id: its name, and where several have that, as a child has its
+    parent's, its run_id too."""
+    names = {str(run["run_id"]): printable(str(run["name"])) for run in runs}
+    several = Counter(names.values())
+    return {of: name if several[name] == 1 else f"{name} ({printable(of)})" for of, name in names.items()}
 
 
 def spoils(finding: Finding) -> bool:

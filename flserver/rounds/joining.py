@@ -16,6 +16,7 @@ WORTH_SAYING: Final = 1.0
 """Seconds that the window has to be open for yet, for it to be said."""
 SAID_AGAIN: Final = 60.0
 """Seconds before which the same is not said again, where clients come and go."""
+EMPTY: Final = "nobody is there any more: a join window opens with the next client"
 
 
 def await_window(
@@ -33,26 +34,28 @@ def await_window(
         waiting, now = exchange.waiting, monotonic()
         if stage.short:
             recorder.emit(events.StateChanged(state="joining", detail=short_of(stage.short, waiting)))
-        elif stage.open and said.is_new(stage, now):
+        elif said.is_new(stage, now):
             left = waiting.closes_in(now) or 0.0
-            if left >= WORTH_SAYING:
+            if not stage.open:
+                recorder.emit(events.StateChanged(state="joining", detail=EMPTY))
+            elif left >= WORTH_SAYING:
                 detail = opened(waiting, left, exchange.model.round + 1, policy)
                 recorder.emit(events.StateChanged(state="joining", detail=detail))
         seen = stage
 
 
 class Said:
-    """When it was said of a window that it is open, and when that enough are there: clients that come and go make no
-    more lines. Pure."""
+    """When it was said of a window that it is open, that enough are there, and that nobody is any more: clients that
+    come and go make no more lines. Pure."""
 
     def __init__(self) -> None:
-        self._at: dict[bool, float] = {}
+        self._at: dict[Stage, float] = {}
 
     def is_new(self, stage: Stage, now: float) -> bool:
-        """Whether an open window's ``stage`` is to be said; it is remembered as said."""
-        if now < self._at.get(stage.enough, -math.inf) + SAID_AGAIN:
+        """Whether a window's ``stage`` is to be said; it is remembered as said."""
+        if now < self._at.get(stage, -math.inf) + SAID_AGAIN:
             return False
-        self._at[stage.enough] = now
+        self._at[stage] = now
         return True
 
 

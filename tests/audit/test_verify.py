@@ -235,3 +235,18 @@ def test_a_salt_has_one_way_to_be_written(flserver: Run, db: Path, salt: str) ->
 
 def test_a_file_of_heads_without_a_name_is_refused(flserver: Run, db: Path) -> None:
     refused(flserver("--db", db, "verify", "--audit-head", ""), "--audit-head is empty")
+
+
+def test_runs_of_one_name_are_told_apart(flserver: Run, db: Path) -> None:
+    """As a child and its parent are, whose checkpoints may both be gone."""
+    child = [*story.started("child", 3, "night"), facts.attempt(0, process_id=3)]
+    story.write(
+        db, [*child, facts.committed(0, checkpoint="child/round-000000-00.safetensors")], run_id="child", process_id=3
+    )
+    shutil.rmtree(db.with_name(f"{db.name}.checkpoints"))
+    told = [line.split(": ")[0] for line in flserver("--db", db, "verify")[2].splitlines()[:-1]]
+    runs = ["night (20260131T090000Z-aaaaaa)", "plain", "night (child)"]
+    assert told == [
+        *(f"run {runs[0]} round {round}" for round in (0, 2, 3)),
+        *(f"run {run} round 0" for run in runs[1:]),
+    ]

@@ -10,13 +10,13 @@ from flserver.identity.peer import Peer
 from flserver.identity.rules import Identity
 from flserver.rounds import Rounds
 from flserver.rounds.join_window import Stage
-from flserver.rounds.joining import SAID_AGAIN, Said, opened
+from flserver.rounds.joining import EMPTY, SAID_AGAIN, Said, opened
 from flserver.rounds.waiting import Waiting
 from tests.patience import PATIENCE, eventually
 from tests.rounds.coordinated import Run, Trainer
 from tests.rounds.policies import policy
 
-OPEN, ENOUGH = Stage(open=True), Stage(open=True, enough=True)
+NOBODY, OPEN, ENOUGH = Stage(), Stage(open=True), Stage(open=True, enough=True)
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def test_each_stage_is_said_once_a_minute_whoever_comes_and_goes() -> None:
     said = Said()
     times = [(OPEN, 0.0), (ENOUGH, 1.0), (OPEN, 2.0), (ENOUGH, 3.0), (OPEN, SAID_AGAIN), (ENOUGH, SAID_AGAIN)]
     assert [said.is_new(stage, at) for stage, at in times] == [True, True, False, False, True, False]
+    assert [said.is_new(NOBODY, at) for at in (2.5, 2.6)] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,20 @@ def test_an_open_window_is_said_in_two_lines_for_a_whole_fleet(start: Callable[.
     assert str(said()[0]).endswith(" s from now; 1 of 2 clients there")
     assert str(said()[1]).startswith("all 2 of --min-clients are there: round 1 begins in ")
     assert said()[2:] == ["stopped by a test"]
+
+
+def test_that_all_have_left_an_open_window_is_said(start: Callable[..., Run]) -> None:
+    """Else the last line of a log would be that a round begins in some seconds, and none does."""
+
+    def said() -> list[str | None]:
+        return [event.detail for event in run.recorder.events if isinstance(event, e.StateChanged)]
+
+    with start(min_clients=2, time_to_wait=10 * PATIENCE) as run:
+        run.coordinator.start()
+        visitor = Trainer(run, "a")
+        eventually(lambda: len(said()) == 1, said)
+        run.exchange.leave(visitor.registration)
+        eventually(lambda: len(said()) == 2, said)
+        run.exchange.stop("stopped by a test")
+        assert run.finish() == "interrupted"
+    assert said()[1:] == [EMPTY, "stopped by a test"]
