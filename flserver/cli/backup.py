@@ -86,5 +86,6 @@ def restore(
         click.echo(f"{path} is as it was at {backup.made_at}: all holds")
     with at(path).lock() as lock:
         record_act(path, lock, "restore", {"from": str(folder.absolute()), **was}, operator, audit_head)
-    answer(told, [f"to go on: {restored.command}"] if restored.command is not None else (), as_json)
+    seen = f"nothing is left to go on with; to see its newest run: flserver --db {path} show"
+    answer(told, [seen if restored.command is None else f"to go on: {restored.command}"], as_json)
     return EXIT_DONE

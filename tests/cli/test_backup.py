@@ -131,6 +131,16 @@ def test_a_disk_without_room_is_one_line_and_leaves_no_database(
     assert flserver("--db", db, "backup", tmp_path / "kept")[0] == 0, "the same folder, once there is room"
 
 
+def test_where_the_newest_run_is_complete_it_is_told_how_to_see_it(flserver: Run, db: Path, tmp_path: Path) -> None:
+    done = [*story.started("done", 3, "done"), facts.run_ended("completed", "sha256:0", "done")]
+    story.write(db, done, run_id="done", process_id=3)
+    lines(flserver("--db", db, "backup", tmp_path / "kept"))
+    new = tmp_path / "new.sqlite"
+    code, out, _ = flserver("--db", new, "restore", tmp_path / "kept")
+    assert code == 0
+    assert out.splitlines()[-1] == f"nothing is left to go on with; to see its newest run: flserver --db {new} show"
+
+
 def test_it_is_restored_with_its_checkpoints_and_told_how_to_go_on(
     flserver: Run, db: Path, kept: Path, tmp_path: Path
 ) -> None:
