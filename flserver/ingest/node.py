@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flserver.errors import FlserverError, UsageError, one_line
@@ -27,7 +28,7 @@ from flserver.network.listener import Listener
 from flserver.network.memory import ReceiveMemory
 from flserver.network.server import Server
 from flserver.network.strangers import Strangers
-from flserver.rounds.broadcast import Ring, Send
+from flserver.rounds.broadcast import Ring, Send, call
 from flserver.settings import ServerSettings
 from flserver.wire.template import Template
 
@@ -214,15 +215,14 @@ class Node:
         """Let sessions send what came for them, or send it for them where that takes no waiting."""
         while (bell := self._to_send.get()) is not None:
             ticket, ring, send = bell
-            sent = False
             if isinstance(ticket, t.Ticket) and ticket.handed_over:
-                try:
-                    with self._door.at_once(ticket):
-                        sent = send()
-                except Exception:  # a defect of ours in one session must not cost the others anything
-                    logger.exception("a model could not be sent at once")
-            if not sent:
+                call(ring, partial(self._send_at_once, ticket, send), small=True)
+            else:
                 ring()
+
+    def _send_at_once(self, ticket: t.Ticket, send: Send) -> bool:
+        with self._door.at_once(ticket):
+            return send()
 
     # --- models ------------------------------------------------------------------------------------------------------
 

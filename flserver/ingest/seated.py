@@ -76,6 +76,8 @@ class Seated:
             self._outbox.put(t.Goodbye(registration, found.reason))
         elif found is not None:
             with self._lock:
+                if registration not in self._there:  # it has left meanwhile, which the exchange is about to hear
+                    return True
                 self._numbers += 1
                 number = self._numbers
                 self._sent.pop(self._number_of.get(registration, 0), None)

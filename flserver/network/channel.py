@@ -27,8 +27,9 @@ Piece = bytes | memoryview
 
 
 class Channel:
-    """One connection's socket. Owned by one thread; ``cut`` may be called from any. ``before_wait`` is called when
-    there is nothing to read yet."""
+    """One connection's socket. One thread uses it at a time: its session's, or while that waits with its turn given
+    away, who sends ``send_at_once``. ``cut`` may be called from any. ``before_wait`` is called when there is nothing to
+    read yet."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -152,8 +153,8 @@ class Channel:
         under TLS, which would have to be given the same bytes again."""
         if self._tls is not None:
             return 0
-        self._never_wait()
         try:
+            self._never_wait()
             return self._sock.sendmsg(pieces)
         except OSError:
             return 0

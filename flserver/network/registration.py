@@ -29,9 +29,10 @@ class RegisteredTrainer:
         self._channel, self._record = connection.channel, connection.record
         self._exchange, self._recorder = connection.context.exchange, connection.context.recorder
         self._bell = Bell()
-        # Whose turn it is to send: the session's thread has it, but while it waits for the bell. Guards _begun.
+        # Whose turn it is to send: the session's thread has it, but while it waits for the bell. Guards the next two.
         self._turn = threading.Lock()
         self._begun: tuple[Ticket, Sending] | None = None
+        self._over = False  # the connection may be closed
         self._holds: SentModel | None = None  # the last model that it was sent
 
     def serve(self, metadata: Metadata, frame: Received) -> LeftReason:
@@ -72,6 +73,7 @@ class RegisteredTrainer:
                 reason = "stopped"
                 raise
             finally:
+                self._over = True
                 self._exchange.leave(registration, reason)
                 self._record.left(registration, reason)
             return reason
@@ -176,6 +178,8 @@ class RegisteredTrainer:
         if self._recorder.crowded or not self._turn.acquire(blocking=False):
             return False
         try:
+            if self._over:  # whoever publishes had its bell from before that
+                return True
             ticket = self._exchange.next_ticket(registration)
             if not isinstance(ticket, Ticket):
                 return ticket is None

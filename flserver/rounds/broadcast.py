@@ -4,6 +4,7 @@ A template of the pickled message is made at start; each round overwrites the te
 still be reading last round's bytes, so a buffer is used again only when nobody sends from it.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -22,8 +23,23 @@ Ring: TypeAlias = Callable[[], None]
 Send: TypeAlias = Callable[[], bool]
 """What a session is told by that there may be a ticket, and what sends it at once where that takes no waiting."""
 
+logger = logging.getLogger(__name__)
+
 MOST_BUFFERS = 4
 SMALL = 256 * 1024  # bytes: of a longer body a socket's buffer seldom takes all at once
+
+
+def call(ring: Ring, send: Send, *, small: bool) -> None:
+    """Have what there is for a session sent: a ``small`` model here and now as far as that goes, else by the session.
+    A defect of ours in one session costs the others nothing."""
+    sent = False
+    if small:
+        try:
+            sent = send()
+        except Exception:
+            logger.exception("a model could not be sent at once")
+    if not sent:
+        ring()
 
 
 class Published(Protocol):

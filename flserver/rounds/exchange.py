@@ -13,7 +13,7 @@ from flserver.events.words import LeftReason
 from flserver.identity.peer import Peer
 from flserver.identity.rules import Share
 from flserver.rounds.apart import Apart
-from flserver.rounds.broadcast import Broadcast, Published, Ring, Send, Ticket
+from flserver.rounds.broadcast import Broadcast, Published, Ring, Send, Ticket, call
 from flserver.rounds.endings import Farewell, Interrupted, Stop
 from flserver.rounds.join_window import Stage
 from flserver.rounds.model import CurrentModel
@@ -294,5 +294,4 @@ class Exchange(Apart):
         with self._changed:
             bells = list(self._bells.values())
         for ring, send in bells:
-            if not (small and send()):
-                ring()
+            call(ring, send, small=small)

@@ -152,9 +152,9 @@ class Rounds(Participants):
                 participant.unanswered = seat.sent = sent
 
     def send_to(self, registration: Registration) -> SentModel | None:
-        """The running attempt's model for this registration, once: None where it was handed out or not invited."""
+        """The running attempt's model for this registration, once: None where it has it, has left or is not invited."""
         attempt, seat = self.attempt, self._seat(registration)
-        if attempt is None or attempt.over or seat is None or seat.sent is not None:
+        if attempt is None or attempt.over or seat is None or seat.left or seat.sent is not None:
             return None
         seat.sent = SentModel(attempt.round, attempt.number)
         self.participants[registration.client_id].unanswered = seat.sent

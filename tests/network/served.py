@@ -290,6 +290,11 @@ class Network:
         eventually(lambda: self.rounds.participants[client_id].live)
         return line
 
+    def await_sessions(self) -> None:
+        """Wait until those who publish a model may send it: every session waits for its bell."""
+        for _, send in self.exchange._bells.values():
+            eventually(send)
+
     def uploaded(self, client_id: str, module: torch.nn.Module, peer: Peer = PEER, **more: object) -> Line:
         """An upload's connection, when it is over."""
         return self.connect(peer).send(update(client_id, module, **more)).ended()

@@ -61,3 +61,10 @@ def test_a_channel_tells_how_much_waits_to_be_read(pair: tuple[socket.socket, so
     assert channel.unread() == 2000
     ours.close()
     assert channel.unread() == 0
+
+
+def test_nothing_is_sent_at_once_where_the_channel_is_closed(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, _ = pair
+    channel = Channel(ours)
+    channel.close()
+    assert channel.send_at_once([b"x"]) == 0

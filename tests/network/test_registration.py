@@ -26,12 +26,6 @@ def sent_model(network: Network, client_id: str = "a") -> SentModel:
     return sent
 
 
-def await_sessions(network: Network) -> None:
-    """Wait until those who publish a model may send it: every session waits for its bell."""
-    for _, send in network.exchange._bells.values():
-        eventually(send)
-
-
 # --- asked, and told ------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +122,7 @@ def test_a_model_is_handed_over_just_before_its_last_bytes_go(
         return participant.unanswered.handed_over_at if participant and participant.unanswered else None
 
     line = network.registered("a", look=handed_over_at)
-    await_sessions(network)
+    network.await_sessions()
     network.begin(round=3, number=2)
     body = line.receive()
     assert body == bytes(network.buffers.render(network.exchange.model.state).body)
@@ -164,7 +158,7 @@ def test_the_bell_wakes_a_trainer_that_waits_and_each_model_goes_out_once(networ
 
 def test_a_small_model_is_sent_by_who_publishes_it_and_wakes_no_session(network: Network) -> None:
     line = network.registered("a", look=threading.current_thread)
-    await_sessions(network)
+    network.await_sessions()
     network.begin()
     assert line.message()["header"] == "<MODEL>"
     (_, thread) = line.ours.sends[-1]
@@ -178,7 +172,7 @@ def test_who_publishes_a_model_waits_for_nobody_and_the_session_sends_what_is_le
     network = network_of(module=linear(200))
     line, next_one = network.registered("a", look=threading.current_thread), network.registered("b")
     line.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-    await_sessions(network)
+    network.await_sessions()
     network.begin()
     sent = sent_model(network)
     assert (line.ours.sends[1][1], sent.handed_over_at) == (threading.current_thread(), None)

@@ -1,10 +1,12 @@
 """The bytes of a round's model: written once, used again, and taken away from whoever never reads them."""
 
+import pytest
 import torch
 from torch import nn
 
-from flserver.rounds.broadcast import MOST_BUFFERS, Broadcast, BroadcastBuffers
+from flserver.rounds.broadcast import MOST_BUFFERS, Broadcast, BroadcastBuffers, call
 from flserver.wire.template import Template
+from tests.recorder import raising
 
 
 def buffers() -> BroadcastBuffers:
@@ -59,3 +61,13 @@ def test_readers_that_never_end_have_the_oldest_taken_away() -> None:
         current = made.render(state(number))
         assert not current.revoked, "one that was taken away does not come back"
     assert len(made._buffers) <= MOST_BUFFERS
+
+
+def test_a_defect_in_one_session_is_logged_and_the_session_is_rung(caplog: pytest.LogCaptureFixture) -> None:
+    rung: list[str] = []
+    call(lambda: rung.append("fails"), raising(ZeroDivisionError("ours")), small=True)
+    call(lambda: rung.append("large"), raising(AssertionError("a large model goes by its session")), small=False)
+    call(lambda: rung.append("not all"), lambda: False, small=True)
+    call(lambda: rung.append("sent"), lambda: True, small=True)
+    assert rung == ["fails", "large", "not all"]
+    assert "ZeroDivisionError: ours" in caplog.text

@@ -85,6 +85,15 @@ class TestRegistration:
         assert rounds.send_to(again) is None
         assert rounds.start(1, 2, 6.0).seats.keys() == {"a", "b", "c"}
 
+    def test_one_that_has_left_is_sent_no_model(self) -> None:
+        rounds = Rounds(policy(), {}, None, Identity())
+        gone, there = join(rounds, "a"), join(rounds, "b")
+        rounds.close_window()
+        rounds.start(1, 1, 1.0)
+        rounds.leave(gone)
+        assert rounds.send_to(gone) is None
+        assert rounds.send_to(there) is not None
+
     def test_not_with_no_rejoin(self) -> None:
         rounds, registrations = started(rejoin=False)
         rounds.leave(registrations["a"])
