@@ -13,7 +13,7 @@ from flserver.models.stored import opened
 from flserver.settings.folders import Folder, ObjectPath
 from flserver.text import printable
 
-NAME = re.compile(r"round-(\d{6})-[0-9a-f]{16}\.safetensors")  # the round, and 16 digits of the digest
+NAME = re.compile(r"round-(\d{6,})-[0-9a-f]{16}\.safetensors")  # the round, and 16 digits of the digest
 METADATA = {"format": "pt", "writer": "flserver checkpoint 1"}
 """What a file says of itself beside its tensors: nothing that differs between equal ones."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 
-from flserver.errors import Refused, StoreError
+from flserver.errors import Refused, StartError, StoreError
 from flserver.identity.peer import Peer
 from flserver.network.capacity import Capacity, Clients, who_goes
 from flserver.network.context import Context
@@ -54,12 +54,16 @@ class Server:
         self._acceptor = threading.Thread(target=self._accept_loop, name="accept")
 
     def start(self, inherited: Collection[InheritedTrainer] = ()) -> None:
-        """Accept connections from here on, and go on with ``inherited`` ones first."""
+        """Accept connections from here on, and go on with ``inherited`` ones first. Raises StartError."""
         self._inherited = inherited
         if HANDED_DOWN:
             tune(self._listener.socket, self._context.limits.peer_timeout)
         self._context.strangers.start()
-        self._acceptor.start()
+        try:
+            self._acceptor.start()
+        except RuntimeError as error:
+            self._context.strangers.close()
+            raise StartError(f"no thread can be started that lets trainers in: {error}") from error
 
     @property
     def open_connections(self) -> int:

@@ -131,7 +131,7 @@ class Run:
         return committer, buffers
 
     def start(self) -> None:
-        """Begin the rounds and let trainers in. Raises StartError where nodes cannot be started."""
+        """Begin the rounds and let trainers in. Raises StartError where no thread or node can be started for that."""
         self.coordinator.start()
         try:
             self.server.start()

@@ -1,5 +1,6 @@
 """What is said where it is not the clients but the model, or an ingest node, that seems to be at fault. Pure."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from flserver.models.retention import MadeRound
@@ -25,10 +26,11 @@ def nodes_at_fault(results: Sequence[Result]) -> str | None:
     return f"{gone} of {len(results)} clients were served by an ingest node that is gone" if gone else None
 
 
-def times(misses: int, with_nodes: int) -> str:
-    """How often an attempt was no round, and in how many of these attempts ingest nodes went."""
+def misses(reasons: Sequence[str], with_nodes: int) -> str:
+    """How often attempts were no round, for which ``reasons``, and in how many of them ingest nodes went."""
+    often = [f"{why} {number} time{'s' * (number > 1)}" for why, number in Counter(reasons).items()]
     gone = f"; ingest nodes were gone in {with_nodes} of these attempts: trainers may not be to blame"
-    return f"{misses} time{'s' * (misses > 1)}{gone if with_nodes else ''}"
+    return f"{', '.join(often)}{gone if with_nodes else ''}"
 
 
 def sound_before(made: Sequence[MadeRound], round: int) -> int | None:

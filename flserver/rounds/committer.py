@@ -212,10 +212,14 @@ class Committer:
 
     def _take_back(self, base: CurrentModel) -> None:
         """The strategy's own tensors become again what they were with ``base``: the last checkpoint has them."""
-        if self._strategy.state():
+        if self._own_state():
             _, own = self._checkpoints.read(self.made[-1].checkpoint, base.digest)
             with _strategy_errors:
                 self._strategy.load_state(own)
+
+    def _own_state(self) -> "State":
+        with _strategy_errors:
+            return self._strategy.state()
 
     def _make_durable(
         self, attempt: Attempt, state: "State", facts: AttemptFacts, base: CurrentModel | None = None
@@ -224,7 +228,7 @@ class Committer:
         meanwhile."""
         from flserver.aggregation.steps import step_of
 
-        with self._checkpoints.writing(attempt.round, state, self._strategy.state()) as writing:
+        with self._checkpoints.writing(attempt.round, state, self._own_state()) as writing:
             evaluating = monotonic()
             values = self._evaluator.evaluate(state, attempt.round) if self._evaluator is not None else {}
             evaluated = monotonic()

@@ -14,7 +14,7 @@ from flserver.clock import Deadline, monotonic, utc_at
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.events.bus import Recorder
 from flserver.events.words import RunState, RunStatus
-from flserver.rounds.advice import furthest, model_at_fault, nodes_at_fault, times, way_back
+from flserver.rounds.advice import furthest, misses, model_at_fault, nodes_at_fault, way_back
 from flserver.rounds.broadcast import Broadcasts
 from flserver.rounds.committer import Committer, Implausible
 from flserver.rounds.endings import Farewell, Interrupted
@@ -115,11 +115,12 @@ class Coordinator:
 
     def _run_round(self, round: int) -> None:
         """Make attempts at one round until it commits. Raises Interrupted."""
-        misses = self._with_nodes = 0
+        reasons: list[str] = []
+        self._with_nodes = 0
         while (why := self._attempt(round)) is not None:
-            misses += 1
-            if misses >= self._policy.round_attempts:
-                raise Interrupted(f"round {round} {why} {times(misses, self._with_nodes)}")
+            reasons.append(why)
+            if len(reasons) >= self._policy.round_attempts:
+                raise Interrupted(f"round {round} {misses(reasons, self._with_nodes)}")
 
     def _attempt(self, round: int) -> str | None:
         """Make one attempt; why it was not committed, as words for a count. Raises Interrupted when it was aborted."""

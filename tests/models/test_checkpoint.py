@@ -31,6 +31,13 @@ def test_the_digest_is_the_files_own(store: CheckpointStore, folder: Path) -> No
     assert [path.name for path in folder.iterdir()] == [Path(written.path).name], "nothing temporary is left"
 
 
+def test_the_millionth_rounds_is_found_like_any_other(store: CheckpointStore) -> None:
+    written = [store.write(round, state(), {}) for round in (999_999, 1_000_000)]
+    assert sorted(store.files().values()) == [999_999, 1_000_000]
+    for one in written:
+        same(store.read(one.path, one.digest)[0], state())
+
+
 # --- durable ---------------------------------------------------------------------------------------------------------
 
 Step = tuple[str, str]

@@ -6,12 +6,12 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
 from flserver import events as e
-from flserver.errors import ConnectionLost, StoreError
+from flserver.errors import ConnectionLost, StartError, StoreError
 from flserver.network.server import Server
 from flserver.rounds.endings import Farewell
 from flserver.wire.messages import FINISHED_BODY
@@ -102,6 +102,23 @@ def test_where_no_thread_can_be_started_that_peer_is_not_served_and_has_a_row(
     assert ended(peer)
     assert port.server._served == {}
     assert port.registered("a")
+
+
+def test_where_no_thread_can_accept_the_server_does_not_start_and_leaves_none(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "accept":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    port = Port(network)
+    with closing(port.listener), pytest.raises(StartError, match="lets trainers in: can't start new thread"):
+        port.server.start()
+    assert "strangers" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("threads", [True, False])

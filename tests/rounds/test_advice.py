@@ -8,7 +8,7 @@ from flserver import events as e
 from flserver.aggregation.checks import Norms
 from flserver.events.words import LeftReason
 from flserver.models.retention import MadeRound
-from flserver.rounds.advice import furthest, model_at_fault, nodes_at_fault, sound_before, times, way_back
+from flserver.rounds.advice import furthest, misses, model_at_fault, nodes_at_fault, sound_before, way_back
 from flserver.rounds.seats import Result, Seat
 from flserver.rounds.weights import Weight
 from tests.rounds.coordinated import Run, Trainer, tensors
@@ -77,7 +77,7 @@ def test_a_quorum_that_is_missed_when_a_node_went_says_so(tmp_path: Path, caplog
     (aborted,) = run.recorder.of(e.AttemptAborted)
     assert (aborted.reason, aborted.detail) == ("quorum", "1 of 2 clients were served by an ingest node that is gone")
     said = run.recorder.of(e.StateChanged)[-1].detail
-    assert said == f"round 1 missed its quorum {times(1, 1)}"
+    assert said == f"round 1 {misses(['missed its quorum'], 1)}"
     assert "to start anew" not in caplog.text, "the model is not at fault"
 
 
@@ -101,5 +101,10 @@ def test_a_lost_answer_and_a_client_that_had_to_leave_are_a_nodes_fault() -> Non
     ended[1].seat.node_gone = True
     assert nodes_at_fault(ended) == "2 of 3 clients were served by an ingest node that is gone"
     assert nodes_at_fault(results("", None)) is None
-    assert times(3, 2) == "3 times; ingest nodes were gone in 2 of these attempts: trainers may not be to blame"
-    assert times(3, 0) == "3 times"
+    gone = "; ingest nodes were gone in 2 of these attempts: trainers may not be to blame"
+    assert misses(["missed its quorum"] * 3, 2) == f"missed its quorum 3 times{gone}"
+
+
+def test_why_attempts_were_no_rounds_is_counted_by_reason() -> None:
+    quorum, model = "missed its quorum", "would have been an implausible model (why)"
+    assert misses([quorum, model, quorum], 0) == f"{quorum} 2 times, {model} 1 time"

@@ -13,9 +13,10 @@ from torch import nn
 
 from flserver import events as e
 from flserver.aggregation.strategies.fedavg import FedAvg
-from flserver.errors import CheckpointError
+from flserver.errors import CheckpointError, StrategyError
 from flserver.models.checkpoint import CheckpointStore
 from flserver.models.evaluation import Evaluator
+from flserver.models.state import State
 from flserver.rounds.committer import Committer
 from flserver.rounds.seats import Attempt
 from flserver.rounds.updates import EndedAttempt, Updates
@@ -48,6 +49,20 @@ def test_a_round_names_its_strategys_arithmetic(tmp_path: Path) -> None:
     )
     committer.commit_initial({"w": torch.zeros(1)}, 1)
     assert [event.arithmetic for event in recorder.events if isinstance(event, e.RoundCommitted)] == ["exact-sum-1"]
+
+
+def test_a_strategy_whose_own_state_fails_is_named_for_it(tmp_path: Path) -> None:
+    class Faulty(FedAvg):
+        def state(self) -> State:
+            raise ZeroDivisionError("mine")
+
+    checkpoints, recorder = CheckpointStore(tmp_path, "run"), Recorder()
+    checkpoints.prepare()
+    committer = Committer(
+        process_id=1, recorder=recorder, strategy=Faulty(), evaluator=None, checkpoints=checkpoints, keep=1
+    )
+    with pytest.raises(StrategyError, match="the strategy failed: ZeroDivisionError: mine"):
+        committer.commit_initial({"w": torch.zeros(1)}, 1)
 
 
 def test_a_model_that_diverged_is_not_the_best_one(tmp_path: Path) -> None:
