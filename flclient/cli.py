@@ -119,8 +119,8 @@ def _take_part(trainer: "Trainer", info: dict[str, Any], values: dict[str, Any],
                 raise
             pause = next(pauses, None)
             if pause is None and patience:
-                more = f"once the server is there, or with more, --reconnect {max(600, patience * 10):g}"
-                over = f"the {patience:g} s of --reconnect are over: type the same again {more}"
+                more = f"once the server is up, or with --reconnect {max(600, patience * 10):g}"
+                over = f"the {patience:g} s of --reconnect are over: run the same command {more}"
                 raise type(error)(f"{error}; {over}") from error
             if pause is None:
                 raise

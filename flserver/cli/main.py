@@ -1,7 +1,7 @@
 """The command line's root: its options are the server's settings, its commands stand in the files beside it.
 
-A bare ``flserver`` serves, and ``check`` sees whether it could. The other commands read a database, also while a server
-writes it. What is slow to import (torch, SQLAlchemy, alembic) is imported by the command that uses it.
+A bare ``flserver`` serves, and ``check`` sees whether it could. The others ask a database, also while a server
+writes it, or maintain it. What is slow to import (torch, SQLAlchemy, alembic) is imported by the command that uses it.
 """
 
 import functools

@@ -143,6 +143,6 @@ def _take_accuracy(numbers: dict[str, float], source: str) -> str | None:
         return None
     del numbers["accuracy"]
     return (
-        f"{source} gave accuracy = {accuracy:g}, which is from 0 to 1: divide one in percent by 100, or give another "
+        f"{source} gave accuracy = {accuracy:g}, which must be from 0 to 1: divide a percentage by 100, or give the "
         "number another name"
     )

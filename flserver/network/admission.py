@@ -26,7 +26,7 @@ def check_host(network: NetworkPolicy, *, tls: bool) -> None:
         addresses(network.host, network.server_port, "--host")
     raise UsageError(
         f"--host {network.host}: without TLS this needs --insecure. Trainers in the field run what they are sent as a "
-        "model, so an attacker on the way between can run code on them. Give --tls-cert, or leave --host on 127.0.0.1 "
+        "model, so an attacker on the network path can run code on them. Give --tls-cert, or leave --host on 127.0.0.1 "
         "with a tunnel beside each trainer"
     )
 
@@ -52,7 +52,7 @@ def check_min_clients(settings: ServerSettings, *, said: bool, resumed: bool) ->
     if resumed:
         return f"{open_to_all}, and the run goes on with one client alone (--min-clients 1)" if needed == 1 else None
     raise UsageError(
-        f"{open_to_all}, and a stranger alone would be trained with to the run's end. Say how many clients it begins "
+        f"{open_to_all}, and a single stranger could train the run alone to its end. Say how many clients it begins "
         "with, as in --min-clients 3, or admit none but yours, with --tls-client-ca or --clients"
     )
 

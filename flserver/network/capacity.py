@@ -75,7 +75,7 @@ def kept_for_uploads(served: Iterable[Connection], there: Iterable[Peer]) -> set
 def who_goes(
     served: Collection[Connection], going: Collection[Connection], clients: Clients, near: Callable[[Peer], bool]
 ) -> list[Connection] | None:
-    """Which connections can be cut for a newcomer, who goes first first; None: there is no room for it.
+    """Which connections can be cut for a newcomer, in the order in which they go; None: there is no room for it.
 
     Those go whose first message is not whole, but for the uploads that have a place. Strangers first; then those of the
     address that has the most of them; those that sent least; the oldest. ``going`` are cut already, and hold no place.
@@ -98,7 +98,7 @@ def who_goes(
 
 
 def _least_first(connections: Iterable[Connection], known_hosts: Collection[str]) -> list[Connection]:
-    """Those of the connections whose first message is not whole, who goes first first."""
+    """Those of the connections whose first message is not whole, in the order in which they go."""
     silent = [one for one in connections if one.silent]
     of_host = Counter(one.peer.host for one in silent)
     return sorted(

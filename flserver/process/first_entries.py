@@ -134,7 +134,7 @@ def record_changes(recorder: Recorder, plan: Plan, changes: Sequence[Change]) ->
     said = [change for change in found if change.what not in {f"code.{key}" for key in NAMED}]
     if said:
         logger.warning(
-            "run %s goes on with what its last process had not: %s",
+            "run %s goes on otherwise than its last process: %s",
             plan.name,
             ", ".join(f"{c.what} {c.now or 'no more'} (it was {c.before or 'not there'})" for c in said),
         )

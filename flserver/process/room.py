@@ -54,7 +54,7 @@ def _check_spool(settings: ServerSettings, update: int, say: Callable[[str], Non
         line = f"{folder} has {_size(free)} free, and updates go there only where {_size(reserve)} stay free"
         if all_of_them > settings.network.receive_memory:
             raise UsageError(
-                f"--receive-memory has not room for a round's updates, about {_size(all_of_them)}, and {line}. Free "
+                f"--receive-memory is too small for a round's updates, about {_size(all_of_them)}, and {line}. Free "
                 "some, choose another --spool-dir, or set a larger --receive-memory"
             )
         logger.warning("%s: an update that memory has no room for will be refused", line)

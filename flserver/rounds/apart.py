@@ -1,4 +1,4 @@
-"""What is there of a run for sessions that are elsewhere, on nodes: half of ``exchange.Exchange``, with its lock.
+"""What is there of a run for sessions that are elsewhere, on nodes: the base of ``exchange.Exchange``, with its lock.
 
 A desk asks here for what a session would have done itself in this process: the next model for a registration, without
 its bytes, which the nodes have; and what becomes of the updates of a node that is gone.
@@ -18,7 +18,8 @@ from flserver.rounds.updates import Updates
 
 
 class Apart:
-    """The state of the run that more than one thread changes. Nobody else takes its lock or touches its fields."""
+    """The state of the run that more than one thread changes. Nobody but it and ``exchange.Exchange``, which is one,
+    takes its lock or touches its fields."""
 
     def __init__(self, rounds: Rounds, model: CurrentModel) -> None:
         self._changed = threading.Condition()  # guards everything below

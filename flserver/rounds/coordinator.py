@@ -1,4 +1,4 @@
-"""The round thread: it decides when an attempt starts and ends, folds the updates, and commits.
+"""The round thread: it decides when an attempt starts and ends, folds what the sessions have not, and commits.
 
 What sessions do reaches it through ``exchange.Exchange``; making a round of the updates is ``committer.Committer``'s.
 Every fact that somebody outside can see the effect of is durable first.
@@ -197,7 +197,8 @@ class Coordinator:
         self._committer.prune()
 
     def _collect(self, attempt: Attempt) -> EndedAttempt:
-        """Fold what comes in, in ascending order of the client ids, until the attempt is over or stopped."""
+        """Until the attempt is over or stopped, fold what is not folded as it arrives: suspects that count after all,
+        and where a strategy has an order all updates, in ascending order of the client ids."""
         reminder = Reminder(attempt.started_at)
         while not isinstance(taken := self._exchange.take_ready(attempt, reminder.at), EndedAttempt):
             self._fold(taken)

@@ -20,7 +20,7 @@ class Farewell:
     def refusal(self) -> str:
         """What a trainer is told that registers after it."""
         if self.reason == "stopped":
-            return "The server is stopping in the middle of the run. Register when it is there again"
+            return "The server is stopping before the run is complete. Register again when it is back"
         return "The run is over. You cannot participate now"
 
 

@@ -1,4 +1,4 @@
-"""Who takes part in a run: registrations, and the join window in which they come. Pure, and the half of ``rules``."""
+"""Who takes part in a run: registrations, and the join window in which they come. Pure; ``rules.Rounds`` adds to it."""
 
 from collections.abc import Collection, Mapping
 

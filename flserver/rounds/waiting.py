@@ -54,7 +54,7 @@ def waiting(rounds: Rounds, *, stopping: bool = False) -> Waiting:
         return Waiting()
     names = tuple(sorted(rounds.participants.keys() - there - rounds.left_out))
     shut_out = ", ".join(sorted(rounds.left_out))
-    left_out = f"; left out, since the model of which its update was a part was implausible: {shut_out}"
+    left_out = f"; left out, because the model with its update was implausible: {shut_out}"
     return Waiting(
         awaited="participants",
         answered=len(there),

@@ -13,7 +13,6 @@
 | schema   | the file's schema: made, upgraded or refused                                  |
 | prepared | statements for many rows at once, made once in a process                      |
 | derive   | the rows that follow from an event; its modules mirror those of events/       |
-| append   | events chained, with what follows from them: for the writer, and for a purge   |
 | purge    | payloads, and text from outside that rests on them, removed for good          |
 | ranges   | PURE: a set of numbers                                                        |
 | replay   | all derived tables, made anew from the record                                 |

@@ -40,7 +40,7 @@ def complete(connection: Connection) -> None:
             with connection.begin_nested():
                 _fill(connection)
         except StoreError as worse:
-            logger.warning("nor are they filled in the others: %s", worse)
+            logger.warning("nor could the other rows be filled: %s", worse)
     connection.exec_driver_sql("PRAGMA user_version = 0")
 
 

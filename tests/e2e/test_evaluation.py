@@ -80,7 +80,7 @@ def test_an_accuracy_over_1_is_refused_before_anybody_trains_and_the_run_goes_on
     (tmp_path / "mine.py").write_text(FUNCTIONS)
     server = start("--num-rounds", "1", "--evaluate", "mine:percent", *FAST)
     assert server.exit_code() == 2
-    wrong = "--evaluate mine:percent gave accuracy = 93, which is from 0 to 1: divide one in percent by 100"
+    wrong = "--evaluate mine:percent gave accuracy = 93, which must be from 0 to 1: divide a percentage by 100"
     assert any(wrong in line for line in server.lines)
     assert server.sql("SELECT status FROM v1_runs") == [("failed",)]
     assert server.sql("SELECT round, status FROM v1_rounds") == [(0, "aborted")]

@@ -135,7 +135,7 @@ def test_reconnect_gives_up_when_its_seconds_are_over(flclient, fldata):
     assert len(pauses) >= 2
     last = f"flclient: cannot connect to localhost:{free_port}: Connection refused; the 0.5 s of --reconnect are over: "
     assert err.splitlines()[-1].startswith(last)
-    assert err.endswith("type the same again once the server is there, or with more, --reconnect 600\n")
+    assert err.endswith("run the same command once the server is up, or with --reconnect 600\n")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

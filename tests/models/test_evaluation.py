@@ -173,8 +173,8 @@ def test_an_accuracy_that_cannot_be_one_is_refused_at_round_0_and_left_out_later
     evaluator = evaluator_for(policy(evaluate="mine:percent"), default_model)
     sys.modules["mine"].given = given
     wrong = (
-        f"--evaluate mine:percent gave accuracy = {given:g}, which is from 0 to 1: divide one in percent by 100, or "
-        "give another number another name"
+        f"--evaluate mine:percent gave accuracy = {given:g}, which must be from 0 to 1: divide a percentage by 100, or "
+        "give the number another name"
     )
     with pytest.raises(UsageError) as refused:
         evaluator.evaluate(state_of(default_model()), 0)

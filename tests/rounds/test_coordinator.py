@@ -226,7 +226,7 @@ def test_who_registers_after_the_end_is_told_whether_to_come_back(start: Callabl
         run.coordinator.start()
         run.exchange.stop("stopped by a test")
         assert run.finish() == "interrupted"
-        with pytest.raises(RegistrationRefused, match=r"stopping in the middle .* Register when it is there again"):
+        with pytest.raises(RegistrationRefused, match=r"stopping before .* Register again when it is back"):
             Trainer(run, "a")
         run.exchange.finish(Farewell("finished"))
         with pytest.raises(RegistrationRefused, match="The run is over"):

@@ -144,7 +144,7 @@ def test_where_too_few_are_left_it_says_who_is_left_out(tmp_path: Path) -> None:
             trainer.submit(tensors(value, value, value), norms=Norms(value, 0.0))
         assert run.finish() == "interrupted"
     waiting, interrupted = run.recorder.of(e.StateChanged)[-2:]
-    left_out = "left out, since the model of which its update was a part was implausible: a"
+    left_out = "left out, because the model with its update was implausible: a"
     assert (waiting.detail or "").endswith(left_out)
     assert interrupted.detail == (
         f"only 1 of the 2 participants that a round needs were there within --rejoin-timeout; {left_out}"
