@@ -16,12 +16,11 @@ from flserver import __version__
 from flserver.errors import EXIT_DONE, EXIT_INTERRUPTED, ConnectionLost, FlserverError, UsageError
 from flserver.settings.options import options, unknown_variables
 from flserver.wire.messages import UNDERSTANDS_GOODBYE, shown, wire_id
-from flserver.wire.pickles import PickleLimits
+from flserver.wire.pickles import MOST_MODELS, PickleLimits
 
 if TYPE_CHECKING:
     from flserver.models.training import Measured, Trainer
 
-MOST_MODELS = 64  # whole models that one message may hold
 OPCODES_A_PART = 200  # of a pickle, for a module or a tensor
 TOLD = ("learning_rate", "epochs", "batch_size", "dataset", "partition", "num_clients", "seed", "model")
 """Settings that the server is told."""

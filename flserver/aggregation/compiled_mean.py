@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numba import carray, njit
 
-from flserver.aggregation.bins import BLOCK, HALF
+from flserver.aggregation.bins import BLOCK, HALF, LOWER, SPLIT_SAMPLES
 from flserver.aggregation.compiled import (
     OPTIONS,
     _bin,
@@ -21,7 +21,7 @@ from flserver.aggregation.compiled import (
     _float32_at,
     _float64_at,
 )
-from flserver.aggregation.compiled_words import LOWER, halves, prepare, word_of
+from flserver.aggregation.compiled_words import halves, prepare, word_of
 
 NEAREST_32, ODD_32, NEAREST_64 = 0, 1, 2
 NEAR, NEAR_64 = 2.0**-48, 2.0**-94  # relative: more than a quotient's error
@@ -29,7 +29,6 @@ LIMB = 18  # bits
 ONES = (1 << LIMB) - 1
 SAFE = 2.0**900  # a double-double neither overflows nor underflows between this and its reciprocal
 SPLIT = 2.0**27 + 1
-UPPER = 2.0**28
 SUBNORMAL = -1074  # the exponent of the last bit
 
 
@@ -112,7 +111,7 @@ def _against(bins, block, place, exact, high, low, boundary, samples, limbs):
     what is subtracted is as large as what it is subtracted from, and the last one keeps its sign.
     """
     if exact:
-        upper = math.floor(samples / UPPER) * UPPER
+        upper = math.floor(samples / SPLIT_SAMPLES) * SPLIT_SAMPLES
         difference = ((high - boundary * upper) - boundary * (samples - upper)) + low
         return 1 if difference > 0 else -1 if difference < 0 else 0
     mantissa, exponent = _ratio(boundary, bins.exponents[-1])
@@ -164,7 +163,7 @@ def _word_32(word, unit, samples, target):
 @njit(**OPTIONS)
 def _decide_32(high, low, samples, target):
     """The same for all of a run at once, where the sum is ``high`` + ``low`` exactly, and without branches."""
-    upper = math.floor(samples / UPPER) * UPPER
+    upper = math.floor(samples / SPLIT_SAMPLES) * SPLIT_SAMPLES
     lower = samples - upper
     for i in range(len(target)):
         quotient = high[i] / samples

@@ -16,6 +16,7 @@ from flserver.aggregation.bins import (
     BLOCK,
     CUT,
     HALF,
+    LOWER,
     LOWEST_32,
     SPILLED,
     STEP,
@@ -39,7 +40,6 @@ from flserver.aggregation.compiled import (
     _settle,
 )
 
-LOWER = (1 << HALF) - 1
 MOST, MOST_BACK = (1 << WORD_BITS) - 1, 0x7FFFFFFFFFFFFFFF  # units, where numbers are added and taken back
 FINEST = USUAL[1]  # the unit of small numbers, as their bins would be usual ones
 

@@ -19,16 +19,16 @@ from flserver.aggregation.bins import (
     HALF,
     HEADROOM,
     HIGHEST,
+    LOWER,
     REST,
     SCALE,
+    SPLIT_SAMPLES,
     STEP,
 )
 from flserver.aggregation.parts import Part, Scratch
 from flserver.aggregation.rounding import Way, rounded
 
 NEAR = 2.0**-48  # relative: more than a quotient's error
-UPPER = 2.0**28
-LOWER = (1 << HALF) - 1
 CHUNK = 1 << 18  # elements compared at a time, so that a large model needs no second copy
 
 
@@ -234,6 +234,6 @@ def _sides(
     """
     if len(digits) > 2:
         return np.full(len(high), np.nan)
-    upper = math.floor(samples / UPPER) * UPPER
+    upper = math.floor(samples / SPLIT_SAMPLES) * SPLIT_SAMPLES
     sides: np.ndarray = ((high - boundary * upper) - boundary * (samples - upper)) + low
     return sides

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flserver.store.node_chain import NOTHING, Owners, follow, link
-from flserver.store.purge import PURGEABLE
+from flserver.store.purge import PURGEABLE_NAMES
 from flserver.text import printable
-
-_PURGEABLE = frozenset(kind.__name__ for kind in PURGEABLE)
 
 
 @dataclass
@@ -59,7 +57,7 @@ class Nodes:
         try:
             if payload is not None:
                 self._follow(process, kind, payload)
-            elif kind in _PURGEABLE:
+            elif kind in PURGEABLE_NAMES:
                 self._purged.add(process)
         except Exception:  # what a payload holds can fail anywhere, also where the chain has it so: no purge covers it
             self._unread.add(process)

@@ -13,14 +13,13 @@ from flserver.network.transport import Pace
 from flserver.rounds.places import Places
 from flserver.settings import NetworkPolicy
 from flserver.wire.framing import IMPLAUSIBLE_LENGTH
-from flserver.wire.pickles import PickleLimits
+from flserver.wire.pickles import MOST_MODELS, PickleLimits
 from flserver.wire.template import Template
 
 if TYPE_CHECKING:
     from flserver.models.state import State
 
 PICKLE_SLACK = 64 * 1024  # bytes beside twice the model: a sliced parameter drags its whole storage along
-MOST_MODELS = 64  # in one message: weights that are views of one buffer are pickled with all of it, each
 SPARE_STEPS = 1000  # modules, and items in them, that a trainer's model may have beside twice ours
 SPARE_OPCODES = 250_000  # the same of opcodes: what a trainer keeps in its model's attributes counts too
 SPARE_MEMO = SPARE_OPCODES // 2  # the same of values that are kept: each takes an opcode to make and one to keep

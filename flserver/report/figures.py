@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from flserver.events.words import PHASES
 from flserver.report import charts, picture, tables, values
 from flserver.report.charts import Series
 from flserver.report.facts import Facts
 from flserver.report.states import STATES
-from flserver.report.tables import PHASES, Table
+from flserver.report.tables import Table
 
 HEAVIEST = 15  # clients with a bar of their own
 
@@ -64,7 +65,7 @@ def times(facts: Facts) -> Figure | None:
     parts = {phase: [row[f"{phase}_seconds"] or 0.0 for row in made] for phase in PHASES}
     whole = sum(row["seconds"] for row in made) or 1.0
     shares = ", ".join(f"{phase} {values.share(sum(parts[phase]) / whole)}" for phase in PHASES if any(parts[phase]))
-    shown = {phase: parts[phase] for phase in PHASES if any(parts[phase])}
+    shown: dict[str, list[float]] = {phase: parts[phase] for phase in PHASES if any(parts[phase])}
     return Figure(
         name="chart-times",
         title="Where each round's time went",

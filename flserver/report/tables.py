@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flserver.events.words import PHASES
 from flserver.report.facts import Facts
 from flserver.report.states import STATES
 from flserver.report.values import (
@@ -19,8 +20,6 @@ from flserver.report.values import (
 from flserver.store.reader import Row
 
 FIRST, LAST = 100, 1000  # rows that a long table keeps
-PHASES = ("broadcast", "wait", "aggregate", "evaluate", "checkpoint")
-
 Kind = Literal["text", "number", "time", "code"]
 Column = tuple[str, Kind]
 

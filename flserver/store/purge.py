@@ -30,6 +30,7 @@ PURGEABLE = (
     *(e.ConnectionOpened, e.PeerIdentified, e.ConnectionClosed, e.StrangersSummed, e.MessageReceived, e.MessageSent),
     *(e.ClientRegistered, e.ClientLeft, e.UpdateReceived, e.SuspectRejected),
 )
+PURGEABLE_NAMES = frozenset(kind.__name__ for kind in PURGEABLE)
 _OF_A_CONNECTION = ("peer_host", "peer_port", "proxy_host", "certificate_subject", "certificate_fingerprint")
 FROM_OUTSIDE: Mapping[str, Mapping[str, Sequence[str]]] = {
     "connections": dict.fromkeys((*_OF_A_CONNECTION, "close_reason"), ()),
@@ -201,7 +202,7 @@ def _cleared(table: Table) -> str:
 
 def _payloads(connection: Connection, selection: Selection) -> Iterator[tuple[Origin, e.Event]]:
     """The run's events that can be purged and are not yet, in their order."""
-    kinds = ", ".join(f"'{kind.__name__}'" for kind in PURGEABLE)
+    kinds = ", ".join(f"'{name}'" for name in sorted(PURGEABLE_NAMES))
     page = f"""
         SELECT seq, process_id, type, payload FROM events
         WHERE seq > ? AND run_id = ? AND type IN ({kinds}) AND payload IS NOT NULL

@@ -24,13 +24,12 @@ from flserver.store.compare import seal
 from flserver.store.derive import derive
 from flserver.store.derive.statements import Origin, Rows
 from flserver.store.payloads import from_payload
-from flserver.store.purge import PURGEABLE, rows_of, sealing, unfounded
+from flserver.store.purge import PURGEABLE_NAMES, rows_of, sealing, unfounded
 from flserver.store.ranges import Ranges
 from flserver.store.sqlite import cause, driver_of
 
 REPLAY_PAGE = 1000  # events in memory at once
 MOST_CONTRADICTIONS = 100  # after as many the tables are given up
-_PURGEABLE = frozenset(kind.__name__ for kind in PURGEABLE)
 _EVENTS = tuple(t.events.c.keys())
 
 Row = dict[str, Any]
@@ -127,7 +126,7 @@ class Replay:
             self._tell(f"event {row['seq']}: {problem}")
         if row["payload"] is None:
             self._found.purged.add(row["seq"])
-            if row["type"] in _PURGEABLE:
+            if row["type"] in PURGEABLE_NAMES:
                 self._gone.setdefault(row["run_id"], Ranges()).add(row["seq"])
             if row["type"] in remaining.MADE_BY:
                 self._unmade[row["run_id"], row["type"]] += 1

@@ -12,8 +12,21 @@ from flserver.wire.inert import PickleLimits, Tick, described, unmetered
 from flserver.wire.machine import Machine
 from flserver.wire.modules import Module, TensorView, read_module
 
-__all__ = ["Module", "PickleLimits", "TensorView", "Tick", "read", "read_message", "read_module", "read_opening"]
+__all__ = [
+    "MOST_MODELS",
+    "Module",
+    "PickleLimits",
+    "TensorView",
+    "Tick",
+    "read",
+    "read_message",
+    "read_module",
+    "read_opening",
+]
 
+
+MOST_MODELS: Final = 64
+"""Whole models that one message may hold: weights that are views of one buffer are pickled with all of it, each."""
 
 _OPENING: Final = PickleLimits(opcodes=2_000)  # what stands in front of a model is said in a dozen
 
