@@ -5,8 +5,9 @@ JSON: tensors as they lie in memory. Nothing is read by plain pickle, and nothin
 the closed sets of ``questions`` and ``told``.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from operator import attrgetter
@@ -164,6 +165,14 @@ def _put_behind(blob: memoryview, blobs: list[memoryview]) -> int:
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def layout_digest(state: "State", tied: Mapping[str, str], buffers: Collection[str]) -> str:
+    """``sha256:hex`` of all by which two ends take each other's bytes for the same tensors: names, dtypes and shapes in
+    their order, which of them share memory, and which are no parameters."""
+    tensors = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in state.items()]
+    text = json.dumps([tensors, sorted(tied.items()), sorted(buffers)])
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def raw_of(state: "State") -> tuple[memoryview, ...]:

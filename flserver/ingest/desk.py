@@ -6,6 +6,7 @@ round together (``Committer``'s ``gathers``). ``place`` has what belongs to one 
 
 import logging
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from flserver.errors import StoreError
 from flserver.events import NodeHead, NodeStarted
 from flserver.events.bus import Recorder
+from flserver.identity.roster import Member
 from flserver.ingest import told as t
 from flserver.ingest.batches import raw_of
 from flserver.ingest.engine import Engine
@@ -33,6 +35,8 @@ if TYPE_CHECKING:  # torch is not there yet when trainers register
 
 logger = logging.getLogger(__name__)
 
+OTHER_LAYOUT = "its model has other tensors than the server's: what --model is made of has changed, or is another there"
+
 
 @dataclass(frozen=True)
 class OnNodes:
@@ -51,15 +55,15 @@ class Desk:
         self.goes_on_after: State | None = None  # the model of the round before the last one, of a run that goes on
         self._places = Places(exchange)
         self._gathering = Gathering(self._places)
-        self._telling = (
-            threading.Lock()
-        )  # while nodes are told of an attempt, and no longer; taken inside the one below
-        self._changed = self._places.changed  # guards the places, and the six below
+        # While nodes are told of an attempt, and no longer; taken inside the one below.
+        self._telling = threading.Lock()
+        self._changed = self._places.changed  # guards the places, and the seven below
         self._known: dict[str, t.Known] = {}  # who registered which client, where somebody did
         self._number = 0
         self._model: tuple[State, OnNodes] | None = None
         self._before: State | None = None  # the model of the round before the one that nodes have
         self._began: t.Began | None = None
+        self._layout: str | None = None  # as the server's model has it, once that is known
         self._ended: dict[str, NodeChain] = {}  # the events of those that are gone, not named by a round yet
         self._flusher = Flusher(recorder)
 
@@ -74,10 +78,24 @@ class Desk:
                 place.outbox.put(known)
         return place
 
-    def be_ready(self, place: Place) -> None:
-        """The node can take a model: the one that there is, and the attempt that runs."""
+    def expect(self, layout: str) -> None:
+        """The server's model has this layout (``batches.layout_digest``), and so have the nodes' that stay."""
         with self._changed:
-            place.ready = True
+            self._layout = layout
+            others = [place for place in self._places if place.layout not in (None, layout)]
+            for place in others:
+                place.ready = False
+        for place in others:
+            place.gone(OTHER_LAYOUT)
+
+    def be_ready(self, place: Place, layout: str) -> None:
+        """The node can take a model of that layout: the one that there is, and the attempt that runs."""
+        with self._changed:
+            place.layout, other = layout, self._layout not in (None, layout)
+            place.ready = not other
+        if other:
+            return place.gone(OTHER_LAYOUT)
+        with self._changed:
             if self._model is not None:
                 state, model = self._model
                 self._give(place, state, model.number, self._before)
@@ -126,9 +144,9 @@ class Desk:
         with suppress(StoreError):  # the run ends of that
             self._recorder.flush()
 
-    def reload(self) -> None:
-        """Certificates and the roster are to be read again, by every node."""
-        self._tell(t.Reload())
+    def reload(self, clients: Iterable[Member] | None) -> None:
+        """Certificates are to be read again, by every node; ``clients`` are on the roster now, if there is one."""
+        self._tell(t.Reload(None if clients is None else tuple(clients)))
 
     def _tell(self, bell: t.Bell) -> None:
         for place in self._places:

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flserver.errors import FlserverError, UsageError, one_line
+from flserver.identity.roster import Member, Roster
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking
-from flserver.ingest.batches import BatchError, from_bytes, of_state, raw_of
+from flserver.ingest.batches import BatchError, from_bytes, layout_digest, of_state, raw_of
 from flserver.ingest.door import NodeDoor
 from flserver.ingest.faults import said_of
 from flserver.ingest.folding import Layout, NodeFolding
@@ -44,8 +45,8 @@ NOTHING: tuple[memoryview, ...] = ()
 class Node:
     """One node of a run. ``start`` lets trainers in; ``prepared`` is to follow from whoever makes the model's layout.
 
-    ``limits`` and ``capacity`` are what follows from the settings on this machine (``process.resources``);
-    ``receive_memory`` (bytes) is this node's part.
+    ``roster`` is the server's; ``limits`` and ``capacity`` are what follows from the settings on this machine
+    (``process.resources``); ``receive_memory`` (bytes) is this node's part.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class Node:
         listener: Listener,
         *,
         run_id: str,
+        roster: Roster | None = None,
         limits: Limits,
         capacity: Capacity,
         receive_memory: int,
     ) -> None:
         self.asking = Asking()
-        self._admission = Admission(settings)
+        self._admission = Admission(settings, roster)
         self._recorder = NodeRecorder(self.asking)
         self._memory = ReceiveMemory(receive_memory, limits.usual, settings.store.spool_dir)
         self._door = NodeDoor(self.asking, self._admission.identity)
@@ -114,7 +116,7 @@ class Node:
         self._models.prepare(layout, template)
         self._folding.strategy, self._folding.layout, self._folding.kept = strategy, tied, kept
         self._learn = lambda: self._context.learn(limits, tied.tied, tied.buffers)
-        self.asking.tell(t.Ready())
+        self.asking.tell(t.Ready(layout_digest(layout, tied.tied, tied.buffers)))
 
     # --- the line ----------------------------------------------------------------------------------------------------
 
@@ -197,15 +199,15 @@ class Node:
             case t.RecordFailed():
                 self._recorder.fail(said.text)
             case t.Reload():
-                self._reload()
+                self._reload(said.clients)
             case t.Close():
                 self._begin_close(said.grace)
             case _:
                 raise BatchError(f"no node is told {type(said).__name__}")
 
-    def _reload(self) -> None:
+    def _reload(self, clients: Sequence[Member] | None) -> None:
         try:
-            self._admission.reload()
+            self._admission.reload(None if clients is None else Roster(clients))
         except UsageError as error:
             logger.error("SIGHUP: nothing is changed here: %s", one_line(error))
         else:

@@ -41,8 +41,8 @@ ORDERLY = ""  # why a node is gone that was asked to be
 
 class Place:
     """What belongs to the node ``name``, which is ``heard`` once it has said anything, and ``leaving`` once nothing
-    more comes. ``ready`` and ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, and may not know,
-    and ``explain`` says more of why it is, where somebody knows. What ``started`` it is the first of its events."""
+    more comes. ``ready``, ``layout`` and ``has_model`` are the desk's; ``cut`` ends the line of one that is gone, and
+    may not know, and ``explain`` says more of why it is, where somebody knows. Its first event is ``started``."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Place:
         self.held = Held(exchange, self.outbox)
         self._seated = Seated(exchange, self.outbox, desk.know)
         self.ready = self.has_model = self.leaving = self.heard = False
+        self.layout: str | None = None
         self.cut: Callable[[], None] = lambda: None
         self.explain: Callable[[str], str] = lambda why: why
         self._lock = threading.Lock()  # guards the two below
@@ -190,8 +191,8 @@ class Place:
                 if not self.ending:
                     self.held.given(said) if isinstance(said, t.Settled) else self.held.came(said)
                     self._desk.settled()
-            case t.Ready():
-                self._desk.be_ready(self)
+            case t.Ready(layout):
+                self._desk.be_ready(self, layout)
             case t.GaveUp(why):
                 self.gone(why)
             case _:

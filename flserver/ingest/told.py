@@ -5,6 +5,7 @@ node. Numbers of connections are the node's, numbers of sent models and of model
 from flserver.events.words import LeftReason
 from flserver.frozen import frozen
 from flserver.identity.peer import Peer
+from flserver.identity.roster import Member
 from flserver.ingest.questions import Failure
 from flserver.rounds.seats import Registration
 from flserver.wire.messages import Measurement
@@ -118,7 +119,9 @@ class Given:
 
 @frozen()
 class Ready:
-    """The node has the model's layout, and can take one."""
+    """The node has the model's layout (``batches.layout_digest``), and can take one."""
+
+    layout: str
 
 
 @frozen()
@@ -228,7 +231,9 @@ class RecordFailed:
 
 @frozen()
 class Reload:
-    """Read certificates and roster again."""
+    """Read certificates again; ``clients`` are on the roster from here on, if there is one."""
+
+    clients: tuple[Member, ...] | None
 
 
 @frozen()

@@ -58,9 +58,10 @@ def check_min_clients(settings: ServerSettings, *, said: bool, resumed: bool) ->
 
 
 class Admission:
-    """Made of the settings. Raises UsageError where they do not fit together, or a file cannot be used."""
+    """Made of the settings. Raises UsageError where they do not fit together, or a file cannot be used. An ingest node
+    is given its server's ``roster``, which is in force whatever its file has become, and however few are on it."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, roster: Roster | None = None) -> None:
         self._policy = policy = settings.identity
         if policy.tls_cert is None and (policy.tls_key is not None or policy.tls_client_ca is not None):
             raise UsageError("--tls-key and --tls-client-ca need --tls-cert")
@@ -68,10 +69,10 @@ class Admission:
             raise UsageError("--upload-from certificate needs --tls-client-ca")
         self._tls = Tls(policy.tls_cert, policy.tls_key, policy.tls_client_ca) if policy.tls_cert is not None else None
         self.identity = Identity(policy.upload_from, mutual_tls=policy.tls_client_ca is not None)
-        self.identity.roster = self._roster()
-        roster, needed = self.identity.roster, settings.rounds.min_clients
-        if roster is not None and len(roster) < needed:
+        needed = settings.rounds.min_clients
+        if roster is None and (roster := self._roster()) is not None and len(roster) < needed:
             raise UsageError(f"--min-clients {needed}: only {len(roster)} are on the roster {policy.clients}")
+        self.identity.roster = roster
         most = settings.network.max_connections
         if needed > most // 2:
             raise UsageError(f"--min-clients {needed}: --max-connections {most} has places for half as many")
@@ -95,12 +96,13 @@ class Admission:
         """Whether there is anything to read again."""
         return self._tls is not None or self._policy.clients is not None
 
-    def reload(self) -> None:
-        """Read certificates and roster again, for the connections to come.
+    def reload(self, roster: Roster | None = None) -> None:
+        """Read certificates and roster again, for the connections to come; a node is given the ``roster``.
 
         Raises UsageError where one cannot be used: what was in force stays.
         """
-        roster = self._roster()
+        if roster is None:
+            roster = self._roster()
         if self._tls is not None:
             self._tls.reload()
         self.identity.roster = roster

@@ -7,6 +7,10 @@ from flserver.settings import ServerSettings
 
 NAMED = ("model", "strategy", "evaluate")
 """The settings that name code."""
+IN_A_NODE = ("model", "strategy")
+"""Those of them whose code an ingest node runs, too."""
+
+_imported: dict[str, tuple[str | None, str | None]] = {}
 
 
 def digests_of(settings: ServerSettings) -> dict[str, str]:
@@ -14,6 +18,21 @@ def digests_of(settings: ServerSettings) -> dict[str, str]:
     others without a file of the operator's there is none."""
     found = {key: file_of(settings.values[key] or "") for key in NAMED}
     return {key: digest for key, (_, digest) in found.items() if digest is not None}
+
+
+def other_code(settings: ServerSettings, theirs: Mapping[str, str]) -> str | None:
+    """Whose file is not the one of whoever has these digests, of the model's and the strategy's, as text; None where
+    both are the same."""
+    for key in IN_A_NODE:
+        path, digest = _imported.setdefault(spec := settings.values[key] or "", file_of(spec))
+        if digest != theirs.get(key):
+            return f"--{key} {spec}: {path or 'its file'}"
+    return None
+
+
+def imported() -> dict[str, str | None]:
+    """By what a setting says, the digest of what this process has imported for it: the file may be another by now."""
+    return {spec: digest for spec, (_, digest) in _imported.items()}
 
 
 def changes(settings: ServerSettings, before: Mapping[str, str]) -> Iterator[str]:

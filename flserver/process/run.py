@@ -33,6 +33,7 @@ from flserver.store.reader import IdSeeds, Reader
 if TYPE_CHECKING:
     from flserver.ingest.desk import Desk
     from flserver.process.nodes.children import Nodes
+    from flserver.process.prepare import Prepared
     from flserver.process.ray.nodes import RayNodes
 
 SESSION_GRACE = 3.0  # seconds to say goodbye
@@ -110,6 +111,7 @@ class Run:
             self.desk.small = len(prepared.template.buffer) <= SMALL
             self.desk.goes_on_after = model.step.before if model.step is not None else None
             self.desk.keep_with(prepared.kept, prepared.strategy)
+            self.desk.expect(_layout(model, prepared))
         prepared.strategy.scratch = self.memory.scratch
         self._folding.committer = committer = Committer(
             process_id=self._process_id,
@@ -154,7 +156,7 @@ class Run:
     def roster_changed(self) -> None:
         """Certificates and the roster were read again."""
         if self.desk is not None:
-            self.desk.reload()
+            self.desk.reload(self._launched.admission.identity.roster)
         self.exchange.roster_changed()
 
     def stop(self, reason: str, grace: float = 0.0) -> None:
@@ -183,15 +185,24 @@ def _desk(launched: Launched, exchange: Exchange, recorder: Recorder, seeds: IdS
 
 
 def _nodes(launched: Launched, desk: "Desk", end_run: Callable[[str], None]) -> "Nodes | RayNodes":
-    settings, run_id = launched.plan.settings, launched.plan.run_id
+    from flserver.process.nodes.terms import Terms
+
+    settings, run_id, identity = launched.plan.settings, launched.plan.run_id, launched.admission.identity
+    terms = Terms(settings, run_id, launched.basis.code, lambda: identity.roster)
     if settings.ingest.ray_address is not None:
         from flserver.process.ray.nodes import RayNodes
 
         answers = partial(launched.reader.answers, run_id)
-        return RayNodes(settings, launched.listener, desk, run_id, launched.say, end_run, answers, launched.left)
+        return RayNodes(terms, launched.listener, desk, launched.say, end_run, answers, launched.left)
     from flserver.process.nodes.children import Nodes
 
-    return Nodes(settings, launched.listener, desk, run_id, end_run)
+    return Nodes(terms, launched.listener, desk, end_run)
+
+
+def _layout(model: CurrentModel, prepared: "Prepared") -> str:
+    from flserver.ingest.batches import layout_digest
+
+    return layout_digest(model.state, prepared.tied, prepared.buffers)
 
 
 def _rounds(launched: Launched) -> Rounds:

@@ -24,6 +24,8 @@ from flserver.cluster.ray import ActorGone, ActorLate
 from flserver.errors import FlserverError
 from flserver.models.state import State, state_of
 from flserver.network.listener import Reservation
+from flserver.process.nodes.terms import Terms
+from flserver.process.own_code import digests_of
 from flserver.process.ray import nodes as ray_nodes
 from flserver.process.ray.node import RayNode
 from flserver.settings import server_settings
@@ -207,7 +209,7 @@ class OnThreads:
             def where(self) -> dict[str, Any]:
                 port = None if self._port is None else self._port.address[1]
                 where = {"machine": self._machine, "host": "127.0.0.1", "pid": 0, "port": port}
-                return where | {"tokens": True, "code": self._code, "about": asdict(self._about)}
+                return where | {"tokens": True, "code": self._code, "own_code": {}, "about": asdict(self._about)}
 
         for place, new in (
             ("nodes.Cluster", Threads),
@@ -221,7 +223,8 @@ class OnThreads:
         self._said, self._more = list[str](), threading.Condition()
         reservation = self._stack.enter_context(closing(Reservation("127.0.0.1", 0)))
         settings, desk, say = server_settings(values), self.several.desk, self._say
-        self.nodes = ray_nodes.RayNodes(settings, reservation, desk, "run", say, say, lambda round: (), staying)
+        terms = Terms(settings, "run", digests_of(settings))
+        self.nodes = ray_nodes.RayNodes(terms, reservation, desk, say, say, lambda round: (), staying)
         self.threads: Threads = self.nodes._cluster  # type: ignore[assignment]
         self._count = nodes
 

@@ -197,11 +197,11 @@ def test_nodes_are_given_the_model_of_the_round_before_once() -> None:
                 models = [one for one in said if isinstance(one, t.Model)]
                 found += [(one.number, [bytes(blob) for blob in one.before]) for one in models]
 
-        at.say(Item(t.Ready()))
+        at.say(Item(t.Ready("a layout")))
         for model in models[1:3]:
             at.desk.render(model)
             take()
-        late.give(to_bytes([Item(t.Ready())]))
+        late.give(to_bytes([Item(t.Ready("a layout"))]))
         take()
         at.desk.render(models[3])
         take()

@@ -131,7 +131,7 @@ def test_a_node_hears_of_an_attempt_before_what_was_held_against_the_model_befor
     with begun() as (at, _):
         late, attempt = at.desk.open("node-2"), at.exchange.begin(2, 1)
         new = tensors(2.0, 0, 0)
-        late.give(to_bytes([Item(t.Ready()), Item(t.Accepted(5))]))
+        late.give(to_bytes([Item(t.Ready("a layout")), Item(t.Accepted(5))]))
         at.desk.render(new)
         late.take(PATIENCE)
         offering = threading.Thread(target=late.give, args=(to_bytes([Item(offered(0), 1)]),))
@@ -178,7 +178,7 @@ def test_a_node_that_is_ready_between_two_attempts_is_told_of_none_whose_model_i
         late = at.desk.open("node-2")
         new = tensors(2.0, 0, 0)
         at.desk.render(new)  # while its checkpoint is written
-        late.give(to_bytes([Item(t.Ready())]))
+        late.give(to_bytes([Item(t.Ready("a layout"))]))
         at.desk.announce(attempt, CurrentModel(1, new, None))
         said = [item.said for item in from_bytes(late.take(PATIENCE))]
         told = [(type(one), getattr(one, "number", getattr(one, "model", None))) for one in said]

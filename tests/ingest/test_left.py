@@ -19,7 +19,7 @@ from flserver.ingest.batches import Item, to_bytes
 from flserver.ingest.node import Node
 from flserver.models.state import state_of
 from flserver.network.listener import Listener
-from flserver.process.nodes.child import described
+from flserver.process.nodes.terms import Terms
 from flserver.process.ray import node as ray_node
 from flserver.process.ray.known import KnownBy
 from flserver.process.ray.left import idle_of
@@ -174,7 +174,7 @@ def begin(node: RayNode, server: str, **values: object) -> dict[str, Any]:
 
 def begin_at(node: RayNode, port: int, server: str, **values: object) -> dict[str, Any]:
     settings = server_settings({"model": "tests.ingest.on_threads:initial", "server_port": port, "ingest": 1, **values})
-    return node.begin(described(settings, "run", "node-1"), "127.0.0.1", port, False, server)
+    return node.begin(Terms(settings, "run").told("node-1"), "127.0.0.1", port, False, server)
 
 
 def test_a_server_that_loses_the_run_while_it_begins_a_node_begins_none(

@@ -88,7 +88,7 @@ def test_a_line_of_which_nothing_is_taken_ends() -> None:
 def test_a_line_ends_where_what_is_to_be_said_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     end = Said()
     monkeypatch.setattr(end, "take", raising(ValueError("a defect")))
-    end.outbox.put(t.Reload())
+    end.outbox.put(t.Reload(None))
     assert why_it_ended(end, None) == "what it was to be told could not be said: ValueError('a defect')"
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,8 +155,8 @@ def test_a_node_that_is_ready_while_a_round_is_committed_waits_for_the_next_atte
         meanwhile, came = several.committer._meanwhile, threading.Event()
         be_ready = several.desk.be_ready
 
-        def ready(place: object) -> None:
-            be_ready(place)  # type: ignore[arg-type]
+        def ready(*given: Any) -> None:
+            be_ready(*given)
             came.set()
 
         several.desk.be_ready = ready  # type: ignore[method-assign]

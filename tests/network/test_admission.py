@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
+from flserver.identity.roster import Member, Roster
 from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.settings import server_settings
 from tests.certificates import Authority
@@ -172,3 +173,12 @@ def test_a_reload_that_fails_changes_nothing(files: Path, tmp_path: Path) -> Non
     cert.write_bytes((files / "both.pem").read_bytes())
     admitted.reload()
     assert [member["client_id"] for member in admitted.describe()["clients"]] == ["1", "2"]
+
+
+def test_a_node_has_its_servers_roster_whatever_the_file_has_become(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("no roster any more")
+    settings = server_settings({"clients": str(tmp_path / "names.csv"), "min_clients": 3})
+    admitted = Admission(settings, Roster([Member(client_id="1")]))
+    assert [member.client_id for member in admitted.identity.roster or ()] == ["1"]
+    admitted.reload(Roster([Member(client_id="7")]))
+    assert [member.client_id for member in admitted.identity.roster or ()] == ["7"]

@@ -5,7 +5,6 @@ what it is called by (``calls``). The first thing on the line says what it is a 
 it ends when the server says so, or is gone.
 """
 
-import json
 import logging
 import os
 import select
@@ -15,16 +14,17 @@ import sys
 import threading
 from typing import Any
 
-from flserver.errors import one_line
+from flserver.errors import UsageError, one_line
 from flserver.files import group_id
-from flserver.ingest.faults import said_of
 from flserver.ingest.folding import Layout
 from flserver.ingest.lines import LineEnd, receive_first
 from flserver.ingest.node import Node
+from flserver.ingest.told import GaveUp
 from flserver.network.bell import Bell
 from flserver.network.listener import Listener
 from flserver.process.nodes.called import answers
 from flserver.process.nodes.calls import Answering
+from flserver.process.nodes.terms import Told
 from flserver.process.resources import (
     allow_descriptors,
     capacity_of,
@@ -33,7 +33,7 @@ from flserver.process.resources import (
     limits_of,
     settle_garbage,
 )
-from flserver.settings import ServerSettings, server_settings
+from flserver.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +75,6 @@ class SharedListener(Listener):
         self.socket.close()
 
 
-def described(settings: ServerSettings, run_id: str, name: str) -> bytes:
-    """What a node is told first. Whether its server stood by before is nothing to it."""
-    values = {**settings.values, "standby": False}
-    return json.dumps({"values": values, "run_id": run_id, "name": name}, default=str).encode()
-
-
 def main(listener: int, line: int, calls: int) -> int:
     """Serve trainers until the run is over. Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -89,25 +83,21 @@ def main(listener: int, line: int, calls: int) -> int:
     limit_arenas()
     with socket.socket(fileno=line) as sock:
         try:
-            told: dict[str, Any] = json.loads(bytes(receive_first(sock)))
+            told = Told.read(receive_first(sock))
         except EOFError:
             return LOST  # the server has gone before it could say what this is
-        settings = server_settings(told["values"])
-        log_as(settings, told["name"])
-        node = Node(
-            settings,
-            SharedListener(socket.socket(fileno=listener)),
-            run_id=told["run_id"],
-            limits=first_limits(settings.network),
-            capacity=capacity_of(settings.network),
-            receive_memory=settings.network.receive_memory // settings.ingest.ingest,
-        )
-        end = LineEnd(sock, node, told["name"], ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
+        log_as(told.settings, told.name)
+        try:
+            node = node_of(told, SharedListener(socket.socket(fileno=listener)))
+        except UsageError as error:  # certificates that cannot be used any more
+            logger.error("%s", error)
+            return LOST
+        end = LineEnd(sock, node, told.name, ended=lambda why: _ended(node), over=lambda: node.asking.outbox.over)
         answering = Answering(socket.socket(fileno=calls), answers(node), ended=lambda: _ended(node))
         node.start()  # before it can be told to end
         answering.start()
         end.start()
-        threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model").start()
+        threading.Thread(target=make_model, args=(node, told), name="model").start()
         node.join()
         end.close()
         answering.close()
@@ -121,9 +111,25 @@ def _ended(node: Node) -> None:
         os._exit(LOST)
 
 
-def make_model(node: Node, settings: ServerSettings, run_id: str) -> None:
-    """Make the model that a node's trainers are sent, and let it know."""
+def node_of(told: Told, listener: Listener) -> Node:
+    """The node that a server has told of. Raises UsageError where a file that it needs cannot be used."""
+    settings = told.settings
+    return Node(
+        settings,
+        listener,
+        run_id=told.run_id,
+        roster=told.roster,
+        limits=first_limits(settings.network),
+        capacity=capacity_of(settings.network),
+        receive_memory=settings.network.receive_memory // settings.ingest.ingest,
+    )
+
+
+def make_model(node: Node, told: Told) -> None:
+    """Make the model that a node's trainers are sent, and let it know. A node that cannot is of no use, and others may
+    be: the server has made it."""
     try:
+        settings = told.settings
         from flserver.aggregation import kernel, load_strategy
         from flserver.models.kept import kept_in
         from flserver.process.prepare import build_model  # torch: 2 s, or 4 with torchvision
@@ -134,16 +140,18 @@ def make_model(node: Node, settings: ServerSettings, run_id: str) -> None:
         settle_garbage()
         layout, store = Layout(built.tied, built.buffers), settings.store
         kept = (
-            kept_in(store.checkpoint_dir, run_id, group_id(store.group), patience=store.checkpoint_patience)
+            kept_in(store.checkpoint_dir, told.run_id, group_id(store.group), patience=store.checkpoint_patience)
             if store.keep_updates
             else None
         )
-        node.prepared(built.state, built.template, load_strategy(settings.model.strategy), limits, layout, kept)
+        strategy = load_strategy(settings.model.strategy)
+        told.check_code()
+        node.prepared(built.state, built.template, strategy, limits, layout, kept)
     except BaseException as error:
         if node.asking.outbox.over:
             return  # it has said goodbye: what fails as the interpreter ends is nobody's concern
         logger.error("the model could not be made: %s", one_line(error))
-        node.asking.tell(said_of(error))
+        node.asking.tell(GaveUp(f"its model could not be made: {one_line(error)}"))
 
 
 def log_as(settings: ServerSettings, name: str) -> None:

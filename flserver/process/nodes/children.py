@@ -22,11 +22,10 @@ from flserver.network.listener import Listener
 from flserver.process.nodes.about import About
 from flserver.process.nodes.called import CalledNodes
 from flserver.process.nodes.calls import Caller
-from flserver.process.nodes.child import described
 from flserver.process.nodes.ending import Ending
 from flserver.process.nodes.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
+from flserver.process.nodes.terms import Terms
 from flserver.process.signals import unheard
-from flserver.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -56,23 +55,22 @@ class Child:
 
 
 class Nodes:
-    """``settings`` says how many, ``desk`` answers them; ``end_run`` is told why, when there is none any more."""
+    """``terms`` say how many, ``desk`` answers them; ``end_run`` is told why, when there is none any more."""
 
-    def __init__(
-        self, settings: ServerSettings, listener: Listener, desk: Desk, run_id: str, end_run: Callable[[str], None]
-    ) -> None:
+    def __init__(self, terms: Terms, listener: Listener, desk: Desk, end_run: Callable[[str], None]) -> None:
         self._end_run = end_run
-        self._settings, self._listener, self._desk, self._run_id = settings, listener, desk, run_id
+        self._terms, self._listener, self._desk = terms, listener, desk
+        self._count = terms.settings.ingest.ingest
         self._lock = threading.Lock()  # guards all below
         self._children: list[Child] = []
-        self._budget = RestartBudget(settings.ingest.ingest)
+        self._budget = RestartBudget(self._count)
         self._closing = False
         self._engine = desk.engine = CalledNodes()
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be. Raises StartError where one cannot be started."""
         try:
-            for slot in range(1, self._settings.ingest.ingest + 1):
+            for slot in range(1, self._count + 1):
                 self._begin(slot)
         except (OSError, RuntimeError) as error:
             self.close(0.0)
@@ -180,7 +178,7 @@ class Nodes:
         caller.start()
         self._engine.add(caller)
         self._children.append(child)
-        send_first(ours, described(self._settings, self._run_id, place.name))
+        send_first(ours, self._terms.told(place.name))
         end.start()  # here, for whoever finds it among the children may end it
 
     def _forget(self, child: Child) -> None:

@@ -4,7 +4,6 @@ The process outlives the server that it serves. While no server asks for what it
 run's next server begins it anew, with torch in memory. One that nobody wants any more ends by itself.
 """
 
-import json
 import logging
 import os
 import threading
@@ -16,15 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flserver.clock import monotonic
 from flserver.errors import FlserverError, StoreError, one_line
 from flserver.ingest.faults import NodesFault, is_its_own
-from flserver.ingest.node import Node
 from flserver.network.inherited import InheritedTrainer
 from flserver.process.nodes.about import About
-from flserver.process.nodes.child import log_as, make_model
+from flserver.process.nodes.child import log_as, make_model, node_of
+from flserver.process.nodes.terms import Told
+from flserver.process.own_code import imported
 from flserver.process.ray.known import KnownBy
 from flserver.process.ray.port import KeptPort
 from flserver.process.ray.served import Served
-from flserver.process.resources import allow_descriptors, capacity_of, first_limits, limit_arenas
-from flserver.settings import server_settings
+from flserver.process.resources import allow_descriptors, limit_arenas
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +78,7 @@ class RayNode:
             "pid": os.getpid(),
             "tokens": os.environ.get("RAY_AUTH_MODE") == "token",
             "code": self._code,
+            "own_code": imported(),
             "about": asdict(self._about),
         }
 
@@ -117,11 +117,10 @@ class RayNode:
     def begin(
         self, described: bytes, host: str, port: int, beside: bool, server: str, idle: Collection[str] = ()
     ) -> dict[str, Any]:
-        """Be a node of that server anew, of what ``nodes.child.described`` tells, that listens there, ``beside``
+        """Be a node of that server anew, of what ``nodes.terms.Terms`` tell, that listens there, ``beside``
         others or as the first one on its machine, and goes on with the trainers that were left here. Clients that are
         ``idle`` have answered the model that they were sent. Gives ``host`` and ``port``, or why not as ``error``."""
-        told: dict[str, Any] = json.loads(described)
-        settings = server_settings(told["values"])
+        told = Told.read(described)
         with self._lock:
             if self._server not in (None, server):
                 return {"error": OTHERS}
@@ -129,8 +128,8 @@ class RayNode:
             before, self._served, self._why = self._served, None, SERVES_NONE
         if before is not None:
             before.end()
-        log_as(settings, told["name"])
-        known = KnownBy.of(settings)
+        log_as(told.settings, told.name)
+        known = KnownBy.of(told.settings)
         idle = frozenset(idle)
         try:
             with self._lock:
@@ -139,14 +138,7 @@ class RayNode:
                 self._asked = monotonic()
                 kept = self._listen(host, port, beside=beside)
                 listener = kept.shared()
-                node = Node(
-                    settings,
-                    listener,
-                    run_id=told["run_id"],
-                    limits=first_limits(settings.network),
-                    capacity=capacity_of(settings.network),
-                    receive_memory=settings.network.receive_memory // settings.ingest.ingest,
-                )
+                node = node_of(told, listener)
                 left, self._left = self._left, []
                 if self._known not in (None, known):
                     for one in left:  # nobody who was let in by other rules goes on: they come back by themselves
@@ -155,11 +147,11 @@ class RayNode:
                 self._known = known
                 node.start([replace(one, holds=None) if one.metadata.client_id in idle else one for one in left])
                 self._served = served = Served(node=node, listener=listener)
-                self._name = told["name"]
+                self._name = told.name
         except FlserverError as error:
             return {"error": one_line(error)}
         served.hear(lambda why: self._end(why, served))
-        threading.Thread(target=make_model, args=(node, settings, told["run_id"]), name="model", daemon=True).start()
+        threading.Thread(target=make_model, args=(node, told), name="model", daemon=True).start()
         host, port = kept.address
         return {"host": host, "port": port}
 

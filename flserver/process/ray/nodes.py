@@ -17,14 +17,13 @@ from flserver.ingest.desk import Desk
 from flserver.ingest.place import ORDERLY
 from flserver.network.listener import Listener
 from flserver.process.nodes.about import About
-from flserver.process.nodes.child import described
 from flserver.process.nodes.children import END_SECONDS
 from flserver.process.nodes.restarts import NONE_LEFT, TOO_OFTEN, RestartBudget
+from flserver.process.nodes.terms import Terms
 from flserver.process.ray.left import Answers, LeftOver, Staying, end, take_over
 from flserver.process.ray.line import GONE_SECONDS, Line
 from flserver.process.ray.models import Lines, RayModels
 from flserver.process.ray.node import RayNode
-from flserver.settings import ServerSettings
 from flserver.settings.hosts import with_port
 from flserver.settings.recorded import from_anywhere
 from flserver.sources import digest_of_package
@@ -40,26 +39,27 @@ PAUSE_SECONDS = 1.0  # before another is started in the place of one that is gon
 
 
 class RayNodes:
-    """``settings`` says how many, and on which cluster; ``listener`` keeps the port of this machine for them, ``desk``
+    """``terms`` say how many, and on which cluster; ``listener`` keeps the port of this machine for them, ``desk``
     answers them, ``say`` tells the operator where they listen, ``end_run`` is told why when there is none any more;
     ``answers`` gives those on record; those of an earlier server are ``staying`` until ``start``. Raises UsageError."""
 
     def __init__(
         self,
-        settings: ServerSettings,
+        terms: Terms,
         listener: Listener,
         desk: Desk,
-        run_id: str,
         say: Tell,
         end_run: Tell,
         answers: Answers,
         staying: Staying | None = None,
     ) -> None:
+        settings = terms.settings
         assert settings.ingest.ray_address is not None
-        self._settings = replace(settings, values=from_anywhere(settings.values))  # its folder is not a node's
+        # Its folder is not a node's.
+        self._terms = replace(terms, settings=replace(settings, values=from_anywhere(settings.values)))
         self._listener, self._desk = listener, desk
-        self._run_id, self._say, self._end_run = run_id, say, end_run
-        self._cluster = Cluster(settings.ingest.ray_address, run_id)
+        self._say, self._end_run = say, end_run
+        self._cluster = Cluster(settings.ingest.ray_address, terms.run_id)
         self._begins = threading.Lock()  # one node at a time: the first one of a machine has the port alone
         self._lines = Lines()
         self._lock = threading.Lock()  # guards the two below: what begins is told of the end, or does not begin
@@ -177,7 +177,7 @@ class RayNodes:
         if found is not None:
             try:
                 about = self._cluster.get(self._cluster.call(found, "where"), GONE_SECONDS)
-                if about["code"] == self._code:
+                if about["code"] == self._code and self._terms.agree_with(about["own_code"]):
                     return found, about
             except ActorGone as error:
                 logger.debug("%s of an earlier server: %s", _name(slot), error)
@@ -200,10 +200,9 @@ class RayNodes:
             name = self._desk.named.new()
             beside = machine in (self._here, *self._left.machines)
             beside = beside or any(line.machine == machine for line in self._lines.now.values())
-            there = about["host"], self._settings.network.server_port
+            there = about["host"], self._terms.settings.network.server_port
             host, port = self._listener.address if machine == self._here else there
-            what = described(self._settings, self._run_id, name)
-            given = what, host, port, beside, self._own, list(self._left.idle)
+            given = self._terms.told(name), host, port, beside, self._own, list(self._left.idle)
             begun = self._started_by(self._cluster.call(actor, "begin", *given))
             if "error" in begun:
                 raise UsageError(begun["error"])

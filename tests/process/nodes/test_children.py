@@ -24,6 +24,7 @@ from flserver.process.nodes import children as nodes
 from flserver.process.nodes import restarts
 from flserver.process.nodes.calls import Caller
 from flserver.process.nodes.child import LOST, main, make_model
+from flserver.process.nodes.terms import Terms
 from flserver.rounds import Rounds
 from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
@@ -51,7 +52,7 @@ class Served:
         self.desk = Desk(exchange, self.recorder, Ids({"message_id": 1, "connection_id": 1, "update_id": 1}))
         settings = server_settings({"db": str(folder / "runs.sqlite"), "ingest": count})
         self.listener = Listener("127.0.0.1", 0)
-        self.nodes = nodes.Nodes(settings, self.listener, self.desk, "run", end_run)
+        self.nodes = nodes.Nodes(Terms(settings, "run"), self.listener, self.desk, end_run)
 
 
 class Durable(RecordingRecorder):
@@ -100,7 +101,7 @@ def test_a_model_that_fails_counts_only_while_its_node_serves(over: bool, caplog
     """After its goodbye the interpreter ends, and what still imports fails of that."""
     told = list[object]()
     asking = SimpleNamespace(outbox=SimpleNamespace(over=over), tell=told.append)
-    make_model(SimpleNamespace(asking=asking), None, "run")  # type: ignore[arg-type]
+    make_model(SimpleNamespace(asking=asking), None)  # type: ignore[arg-type]
     assert ("the model could not be made" in caplog.text, len(told)) == ((False, 0) if over else (True, 1))
 
 
