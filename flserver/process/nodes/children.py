@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -66,6 +66,7 @@ class Nodes:
         self._budget = RestartBudget(self._count)
         self._closing = False
         self._engine = desk.engine = CalledNodes()
+        self._made_of: Mapping[str, str] = {}  # the sources of flserver, as they were when the first one began
 
     def start(self) -> None:
         """Let trainers in: as many nodes as there are to be. Raises StartError where one cannot be started."""
@@ -118,7 +119,11 @@ class Nodes:
             closing = self._closing
         if closing:
             return
-        name, about = self._desk.named.new(), About.of_this()
+        about = About.of_this()
+        self._made_of = self._made_of or about.code
+        if about.code != self._made_of:  # it would not understand this server, nor be understood
+            raise StartError("flserver's own files have changed since this server began: resume the run with them")
+        name = self._desk.named.new()
         with ExitStack() as undo:  # also where the run has ended meanwhile: nobody else knows of it
             process, ours, calls = self._process()
             for ends in (ours.close, calls.close, process.wait, process.kill):
@@ -213,7 +218,7 @@ class Nodes:
         if again:
             try:
                 return self._begin(place.slot)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, StartError) as error:
                 logger.error("no node can be started in the place of %s: %s", place.name, _why(error))
         else:
             logger.error("slot %d, where %s was: %s", place.slot, place.name, TOO_OFTEN)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +95,26 @@ def test_a_run_whose_nodes_all_end_at_once_ends_and_says_why(
         elif line.startswith("node-") and " serves trainers" in line:
             number = int(line.split()[0].removeprefix("node-"))
             assert on_record >= number - 2, "a loss is told of before another comes in its place"
+
+
+def test_no_node_is_begun_of_other_sources_than_the_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an upgrade in place: it would not understand what it is told."""
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    digests = chain(["old"] * 2, repeat("new"))
+    monkeypatch.setattr("flserver.process.provenance.digest_of_package", lambda: next(digests))
+    ended = threading.Event()
+    served = Served(tmp_path, 2, lambda why: ended.set())
+    served.nodes.start()
+    try:
+        assert ended.wait(PATIENCE)
+    finally:
+        served.nodes.close(0.0)
+    assert {started.node for started in served.recorder.of(NodeStarted)} == {"node-1", "node-2"}
+    changed = "flserver's own files have changed since this server began: resume the run with them"
+    for node in ("node-1", "node-2"):
+        assert f"no node can be started in the place of {node}: {changed}" in caplog.messages
 
 
 @pytest.mark.parametrize("over", [True, False])
