@@ -16,7 +16,8 @@ FlserverError
 │   └── ConnectionLost        end of file, reset or deadline: outcome ``failed``
 ├── UsageError                what the operator asked for cannot be done: one line, exit code 2
 │   ├── NotInstalled          a library that only some need is not there: how to install it
-│   ├── PortBusy              not now: somebody's connection has the port that is to be listened on
+│   ├── PortTaken             not now: somebody listens on the port that is to be listened on
+│   │   └── PortBusy          not now: nobody does, but somebody's connection has it
 │   └── Damaged               the database is not what was written: exit code 1
 ├── StoreError                the database failed: the server stops, exit code 1
 ├── TooDifferent              an update for which a strategy has no room: it is rejected
@@ -138,7 +139,11 @@ class NotInstalled(UsageError):
         super().__init__(f"{lacking}: {shlex.quote(sys.executable)} -m pip install 'flserver[{extra}]'")
 
 
-class PortBusy(UsageError):
+class PortTaken(UsageError):
+    """Somebody listens on the port."""
+
+
+class PortBusy(PortTaken):
     """Nobody listens on the port, but somebody's connection has it until it ends."""
 
 

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flserver.errors import PortBusy, UsageError
+from flserver.errors import PortBusy, PortTaken, UsageError
 from flserver.network.busy_port import connection_on
 from flserver.settings.hosts import addresses, own_address
 
@@ -20,7 +20,8 @@ class Listener:
     """Listens on ``host`` (empty: every IPv4 address) and ``port`` (0: any free one), alone, or ``beside`` others of
     this user's who say so too: each connection is one's of them, by the addresses at both of its ends.
 
-    Raises UsageError where it cannot, PortBusy where it could if a connection that has the port were over.
+    Raises UsageError where it cannot, PortTaken where somebody else listens there, PortBusy where it could if a
+    connection that has the port were over.
     """
 
     shared = False  # whether other processes accept from it too, so that ``accept`` does not wait
@@ -120,9 +121,13 @@ def _errors(host: str, port: int) -> Iterator[None]:
     except OSError as error:
         # The errno's own words: create_server adds the address to strerror.
         reason = os.strerror(error.errno) if error.errno else error.strerror
-        if error.errno == errno.EADDRINUSE and (leads_to := connection_on(port)) is not None:
+        if error.errno != errno.EADDRINUSE:
+            raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
+        if (leads_to := connection_on(port)) is not None:
             raise PortBusy(
                 f"--host {host} --server-port {port}: {reason} by a connection of another program, to {leads_to}; "
                 f"net.ipv4.ip_local_reserved_ports={port} keeps the port free of them"
             ) from error
-        raise UsageError(f"--host {host} --server-port {port}: {reason}") from error
+        raise PortTaken(
+            f"--host {host} --server-port {port}: {reason}: end what listens there (ss -ltnp shows it), or give another"
+        ) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flserver.clock import Deadline
 from flserver.cluster.ray import check_cluster
-from flserver.errors import EXIT_DONE, PortBusy, UsageError
+from flserver.errors import EXIT_DONE, PortBusy, PortTaken, UsageError
 from flserver.events.bus import Observer
 from flserver.network.admission import Admission, check_host, check_min_clients
 from flserver.network.listener import Beside, Listener, Reservation
@@ -153,7 +153,8 @@ def _listen(
     if beside:
         listener: Listener = Beside(network.host, network.server_port)
     else:
-        listener = listen_when_free(network, signals, Listener if settings.ingest.ray_address is None else Reservation)
+        kind = Listener if settings.ingest.ray_address is None else Reservation
+        listener = listen_when_free(network, signals, kind, took_over=settings.store.standby)
     stack.callback(listener.close)
     if network.metrics_port:
         from flserver.observers.http import listen
@@ -177,10 +178,16 @@ def _left_by_another(plan: "Plan", stack: ExitStack) -> "Staying | None":
 
 
 def listen_when_free(
-    network: NetworkPolicy, signals: Signals, kind: type[Listener] = Listener, patience: float = PORT_PATIENCE
+    network: NetworkPolicy,
+    signals: Signals,
+    kind: type[Listener] = Listener,
+    patience: float = PORT_PATIENCE,
+    *,
+    took_over: bool = False,
 ) -> Listener:
     """Listen for trainers, or keep the port for the nodes that will. A port that only a connection has is tried again
-    for ``patience`` seconds.
+    for ``patience`` seconds; where the run was ``took_over`` from a server that may be on this machine and at its end,
+    also one on which somebody listens.
 
     Raises UsageError, and KeyboardInterrupt where the process is told to stop meanwhile.
     """
@@ -188,8 +195,8 @@ def listen_when_free(
     while True:
         try:
             return kind(network.host, network.server_port)
-        except PortBusy as error:
-            if deadline.passed:
+        except PortTaken as error:
+            if deadline.passed or not (took_over or isinstance(error, PortBusy)):
                 raise
             if not told:
                 logger.warning("%s; trying again for up to %.0f s", error, patience)

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from flserver.errors import PortBusy, UsageError
+from flserver.errors import PortBusy, PortTaken, UsageError
 from flserver.network.busy_port import connection_on
 from flserver.network.listener import Listener
 from tests.network.outgoing import AT_ONCE, outgoing, port_of
@@ -34,13 +34,13 @@ def test_a_connection_that_has_just_ended_has_its_port_for_a_while() -> None:
 
 def test_a_port_that_somebody_listens_on_or_keeps_is_no_connections() -> None:
     with socket.create_server(("127.0.0.1", 0)) as service, socket.create_connection(service.getsockname()):
-        with pytest.raises(UsageError, match=r"Address already in use$") as listened:
+        with pytest.raises(UsageError, match=r"Address already in use: end what listens there") as listened:
             Listener("127.0.0.1", service.getsockname()[1])
     with socket.socket() as kept:
         kept.bind(("127.0.0.1", 0))
-        with pytest.raises(UsageError, match=r"Address already in use$") as bound:
+        with pytest.raises(UsageError, match=r"Address already in use: end what listens there") as bound:
             Listener("127.0.0.1", port_of(kept))
-    assert type(listened.value) is type(bound.value) is UsageError
+    assert type(listened.value) is type(bound.value) is PortTaken
 
 
 def test_of_several_connections_each_is_named() -> None:

@@ -1,13 +1,14 @@
 """Where a server listens, when the port is somebody's connection's for now."""
 
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from flserver.errors import PortBusy
+from flserver.errors import PortBusy, PortTaken
 from flserver.process.launch import PORT_PATIENCE, listen_when_free
 from flserver.process.signals import Signals
 from flserver.settings import NetworkPolicy, server_settings
@@ -55,6 +56,22 @@ def test_after_its_patience_it_gives_up() -> None:
         pauses = Pauses(lambda count: None)
         with pytest.raises(PortBusy, match=r"net\.ipv4\.ip_local_reserved_ports"):
             listen_when_free(policy(port_of(connection)), cast(Signals, pauses), patience=0.001)
+
+
+@pytest.mark.parametrize("took_over", [True, False])
+def test_a_port_that_somebody_listens_on_is_waited_for_where_the_run_was_taken_over(took_over: bool) -> None:
+    """Its server may be on this machine, and not quite gone."""
+    with socket.create_server(("127.0.0.1", 0)) as before:
+        port = port_of(before)
+        pauses = Pauses(lambda count: before.close() if count == 2 else None)
+        if not took_over:
+            with pytest.raises(PortTaken, match=r"in use: end what listens there \(ss -ltnp shows it\)"):
+                listen_when_free(policy(port), cast(Signals, pauses))
+            return
+        listener = listen_when_free(policy(port), cast(Signals, pauses), took_over=True)
+    assert listener.address == ("127.0.0.1", port)
+    listener.close()
+    assert pauses.count == 2
 
 
 def test_a_signal_ends_the_wait() -> None:
