@@ -139,6 +139,11 @@ class Desk:
         with self._telling:  # of a model that is being copied, under the other lock, no update is to wait
             return None if self._began is None else self._began.round - 1
 
+    @property
+    def stops_at(self) -> float | None:
+        """See ``Exchange``."""
+        return self._exchange.stops_at
+
     def make_durable(self) -> None:
         """Wait until all that was said is on record, or cannot be."""
         with suppress(StoreError):  # the run ends of that

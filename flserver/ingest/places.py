@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from flserver.clock import Deadline
+from flserver.ingest.patience import Patience
 
 if TYPE_CHECKING:
     from flserver.ingest.place import Place
     from flserver.rounds.exchange import Exchange
 
-SETTLE_SECONDS = 120.0  # that a node has to fold what waits there, and to give its sum, or an update, away
+SETTLE_SECONDS = 120.0  # that a node has at most to fold what waits there, and to give its sum, or an update, away
 
 Parts = Mapping["Place", frozenset[int]]
 """Who has which updates of an attempt."""
@@ -70,14 +70,14 @@ class Places:
         self._wait(lambda: not any(map(self._awaited, parts)))
         for place in parts:
             if self.has(place) and (place.ending or not place.held.is_settled):
-                self.end(place, place.held.fault or f"it has not given its sum within {SETTLE_SECONDS:g} s")
+                self.end(place, place.held.fault or "it has not given its sum in time")
 
     def await_given(self, place: "Place", update_id: int) -> None:
         """Wait until it has given that update, or is gone. Raises as ``settle``."""
         place.held.ask(update_id)
         self._wait(lambda: place.held.has_come(update_id) or not self.has(place))
         if not place.held.has_come(update_id):
-            self.end(place, f"it has not given an update within {SETTLE_SECONDS:g} s")
+            self.end(place, "it has not given an update in time")
 
     def end(self, place: "Place", why: str) -> None:
         """Take a node for gone, and wait until that is on record."""
@@ -91,9 +91,10 @@ class Places:
             self.changed.wait_for(lambda: not self._places, seconds)
 
     def _wait(self, over: Callable[[], bool]) -> None:
-        deadline = Deadline.after(SETTLE_SECONDS)
+        patience = Patience(SETTLE_SECONDS, lambda: self._exchange.stops_at)
         with self.changed:
-            self.changed.wait_for(lambda: self._exchange.failing or over(), deadline.remaining())
+            while not (self._exchange.failing or over()) and (left := patience.left):
+                self.changed.wait(left)
         self._exchange.check_failure()
 
     def _awaited(self, place: "Place") -> bool:

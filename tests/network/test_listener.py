@@ -36,10 +36,9 @@ def test_a_port_in_use_is_said_in_one_line(open_listener: Listener) -> None:
     _, port = open_listener.address
     with pytest.raises(UsageError) as caught:
         Listener("127.0.0.1", port)
-    assert (
-        str(caught.value)
-        == f"--host 127.0.0.1 --server-port {port}: Address already in use: end what listens there (ss -ltnp shows it), or give another"
-    )
+    said, what_to_do = str(caught.value).split(": end ")
+    assert said == f"--host 127.0.0.1 --server-port {port}: Address already in use"
+    assert what_to_do == "what listens there (ss -ltnp shows it), or give another"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from functools import partial
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from flserver.ingest.engine import NodeGone
 from flserver.ingest.node import Node
-from flserver.process.nodes.calls import Answer, Caller, CallerGone, Does, Said, Shared, close_all
+from flserver.ingest.patience import Patience
+from flserver.process.nodes.calls import Answer, Caller, CallerGone, Does, Said
+from flserver.process.nodes.descriptors import Shared, close_all
 
 if TYPE_CHECKING:  # torch is not there yet when trainers register
     from flserver.aggregation import State
@@ -22,16 +24,17 @@ if TYPE_CHECKING:  # torch is not there yet when trainers register
 logger = logging.getLogger(__name__)
 
 LEAST = 1 << 20  # bytes of a model below which it goes over the lines, and sums do
-MAKE_SECONDS = 600.0  # that a node has for its part of a sum, or of a model
+MAKE_SECONDS = 600.0  # that a node has at most for its part of a sum, or of a model
 UNTAKEN = 2  # models that a node has not taken yet: the next one waits where older ones give way to it, in its line
 
 
 class CalledNodes:
-    """See ``ingest.engine.Engine``. For many threads."""
+    """See ``ingest.engine.Engine``. For many threads. ``stops_at`` gives the end that somebody has asked for."""
 
     least = LEAST
 
-    def __init__(self) -> None:
+    def __init__(self, stops_at: Callable[[], float | None] = lambda: None) -> None:
+        self._stops_at = stops_at
         self._lock = threading.Lock()  # guards all below
         self._callers: dict[str, Caller] = {}
         self._untaken: dict[str, list[Future[Said]]] = {}
@@ -115,49 +118,59 @@ class CalledNodes:
         parts, whole = ranges(layout, count), unset_like(layout)
         for first in range(0, len(parts), len(callers)):
             numbers = range(first, min(first + len(callers), len(parts)))
-            for number, part in zip(numbers, _turn(callers, (round, attempt, count), numbers), strict=True):
+            for number, part in zip(numbers, self._turn(callers, (round, attempt, count), numbers), strict=True):
                 put(whole, parts[number], part)
         return whole
 
+    def _turn(self, callers: Sequence[Caller], which: tuple[int, int, int], numbers: range) -> "Iterator[State]":
+        """The new model in each of these ranges, of which each caller makes one at most."""
+        from flserver.process.nodes.values import memory_of, state_in
 
-def _turn(callers: Sequence[Caller], which: tuple[int, int, int], numbers: range) -> "Iterator[State]":
-    """The new model in each of these ranges, of which each caller makes one at most."""
-    from flserver.process.nodes.values import memory_of, state_in
+        makes = dict(zip(callers, numbers, strict=False))
+        answers = list[Future[Said]]()
 
-    makes = dict(zip(callers, numbers, strict=False))
-    answers = list[Future[Said]]()
+        def end() -> None:
+            for answer in answers:  # also of one that comes when nobody waits for it any more
+                answer.add_done_callback(_closed)
 
-    def end() -> None:
-        for answer in answers:  # also of one that comes when nobody waits for it any more
-            answer.add_done_callback(_closed)
+        shared = Shared(end)  # what each has cut goes to all others: copies would be more than a process may have
 
-    shared = Shared(end)  # what each has cut goes to all others: copies would be more than a process may have
+        def asked(caller: Caller, method: str, *given: object, descriptors: Sequence[int] = ()) -> "Future[Said]":
+            answer = caller.call(method, *which, *given, descriptors=descriptors, shared=shared)
+            answers.append(answer)
+            return answer
 
-    def asked(caller: Caller, method: str, *given: object, descriptors: Sequence[int] = ()) -> "Future[Said]":
-        answer = caller.call(method, *which, *given, descriptors=descriptors, shared=shared)
-        answers.append(answer)
-        return answer
+        try:
+            cutting = {
+                caller: asked(caller, "cut", wanted)
+                for caller in callers
+                if (wanted := [number for number in numbers if number != makes.get(caller)])
+            }
+            cuts: dict[Caller, tuple[dict[int, Any], int]] = {}
+            for caller, answer in cutting.items():
+                (listed,), (descriptor,) = self._answered(caller, answer)
+                cuts[caller] = dict(listed), descriptor
+            making = {}
+            for caller, number in makes.items():
+                others = [(there[number], file) for other, (there, file) in cuts.items() if other is not caller]
+                tensors, descriptors = [one for one, _ in others], [file for _, file in others]
+                making[caller] = asked(caller, "made", number, tensors, descriptors=descriptors)
+            for caller, answer in making.items():
+                (tensors,), (descriptor,) = self._answered(caller, answer)
+                yield state_in(memory_of(descriptor), tensors)
+        finally:
+            shared.let_go()
 
-    try:
-        cutting = {
-            caller: asked(caller, "cut", wanted)
-            for caller in callers
-            if (wanted := [number for number in numbers if number != makes.get(caller)])
-        }
-        cuts: dict[Caller, tuple[dict[int, Any], int]] = {}
-        for caller, answer in cutting.items():
-            (listed,), (descriptor,) = _answered(caller, answer)
-            cuts[caller] = dict(listed), descriptor
-        making = {}
-        for caller, number in makes.items():
-            others = [(there[number], file) for other, (there, file) in cuts.items() if other is not caller]
-            tensors, descriptors = [one for one, _ in others], [file for _, file in others]
-            making[caller] = asked(caller, "made", number, tensors, descriptors=descriptors)
-        for caller, answer in making.items():
-            (tensors,), (descriptor,) = _answered(caller, answer)
-            yield state_in(memory_of(descriptor), tensors)
-    finally:
-        shared.let_go()
+    def _answered(self, caller: Caller, answer: "Future[Said]") -> Said:
+        patience = Patience(MAKE_SECONDS, self._stops_at)
+        while left := patience.left:
+            try:
+                return answer.result(left)
+            except Late:
+                continue
+            except CallerGone as error:
+                raise NodeGone(caller.name, str(error)) from error
+        raise NodeGone(caller.name, "it has not done its part in time")
 
 
 def _taken_or_gone(caller: Caller, answer: "Future[Said]") -> None:
@@ -169,15 +182,6 @@ def _taken_or_gone(caller: Caller, answer: "Future[Said]") -> None:
 def _closed(answer: "Future[Said]") -> None:
     if answer.exception() is None:
         close_all(answer.result().descriptors)
-
-
-def _answered(caller: Caller, answer: "Future[Said]") -> Said:
-    try:
-        return answer.result(MAKE_SECONDS)
-    except Late as error:
-        raise NodeGone(caller.name, f"it has not done its part within {MAKE_SECONDS:g} s") from error
-    except CallerGone as error:
-        raise NodeGone(caller.name, str(error)) from error
 
 
 def answers(node: Node) -> Mapping[str, Does]:
@@ -203,7 +207,10 @@ def answers(node: Node) -> Mapping[str, Does]:
         descriptor, ((_, tensors),) = put([node.making.made(round, attempt, number, count, others)])
         return [tensors], [descriptor]
 
-    return {"model": model, "cut": cut, "made": made}
+    def there(given: list[Any], descriptors: list[int]) -> Answer:
+        return [], ()
+
+    return {"model": model, "cut": cut, "made": made, "there": there}
 
 
 def _taken(descriptors: list[int]) -> list[memoryview]:

@@ -17,9 +17,11 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
+from flserver.clock import monotonic
 from flserver.errors import FlserverError, one_line
 from flserver.ingest.faults import is_its_own
 from flserver.ingest.lines import ENDED, LENGTH, receive_first, set_patience
+from flserver.process.nodes.descriptors import Shared, close_all, copies
 
 MOST_DESCRIPTORS = 200  # in one message: the system takes 253
 
@@ -39,28 +41,6 @@ class Said(NamedTuple):
 
     what: Any
     descriptors: list[int]
-
-
-class Shared:
-    """Descriptors that several calls send, and that nobody copies: ``end`` closes them, once all that ``take`` them
-    have ``let_go`` of them, and who made this."""
-
-    def __init__(self, end: Callable[[], None]) -> None:
-        self._end, self._users = end, 1
-        self._lock = threading.Lock()  # guards _users
-
-    def take(self) -> None:
-        """One more needs them."""
-        with self._lock:
-            self._users += 1
-
-    def let_go(self) -> None:
-        """One needs them no more."""
-        with self._lock:
-            self._users -= 1
-            last = self._users == 0
-        if last:
-            self._end()
 
 
 class _ToSend(NamedTuple):
@@ -111,24 +91,6 @@ def cut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _copies(descriptors: Sequence[int]) -> list[int]:
-    """Of one's own. Raises OSError."""
-    own = list[int]()
-    try:
-        for descriptor in descriptors:
-            own.append(os.dup(descriptor))
-    except BaseException:
-        close_all(own)
-        raise
-    return own
-
-
-def close_all(descriptors: Sequence[int]) -> None:
-    """Close these files here: they are gone where nobody else has them."""
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
 def _nothing(*_: object) -> None: ...
 
 
@@ -149,6 +111,8 @@ class Caller:
     ) -> None:
         set_patience(sock, patience)
         self._socket, self.name, self.lost, self._ended = sock, name, lost, ended
+        self._patience = patience
+        self._looks: tuple[Future[Said], float] | None = None  # whether it is there, and since when that is asked
         self._lock = threading.Lock()  # guards the two below, and the order of what is to be sent
         self._asked: deque[Future[Said]] = deque()
         self._over = False
@@ -191,12 +155,23 @@ class Caller:
                 shared.take()
                 said = _ToSend(body, descriptors, shared.let_go)
             else:
-                own = _copies(descriptors)
+                own = copies(descriptors)
                 said = _ToSend(body, own, partial(close_all, own))
             answer.add_done_callback(then)
             self._asked.append(answer)
             self._to_send.put(said)
         return answer
+
+    def look(self) -> None:
+        """Ask whether the node is there, where nothing else is asked of it. One that has not answered that for
+        ``patience`` seconds is gone, whatever the system has taken in its stead."""
+        with self._lock:
+            idle, looks = not self._asked, self._looks
+        if looks is None or looks[0].done():
+            self._looks = (self.call("there"), monotonic()) if idle else None
+        elif monotonic() - looks[1] >= self._patience:
+            self.lost(f"it has answered nothing for {self._patience:g} s")
+            self.cut()
 
     def _send(self) -> None:
         while (said := self._to_send.get()) is not None:

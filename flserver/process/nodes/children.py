@@ -30,7 +30,9 @@ from flserver.process.signals import unheard
 logger = logging.getLogger(__name__)
 
 END_SECONDS = 5.0  # beyond the sessions' grace, that a node has to end
-STUCK_SECONDS = 60.0  # that a node may take nothing of what it is told, while it makes a sum or a model
+# That a node may take nothing of what it is told, or not say that it is there, while it makes a sum or a model.
+STUCK_SECONDS = 60.0
+LOOK_SECONDS = 10.0  # between two times that it is asked
 
 
 class Child:
@@ -65,7 +67,9 @@ class Nodes:
         self._children: list[Child] = []
         self._budget = RestartBudget(self._count)
         self._closing = False
-        self._engine = desk.engine = CalledNodes()
+        self._engine = desk.engine = CalledNodes(lambda: desk.stops_at)
+        self._over = threading.Event()
+        self._looks = threading.Thread(target=self._look, name="node-looks")
         self._made_of: Mapping[str, str] = {}  # the sources of flserver, as they were when the first one began
 
     def start(self) -> None:
@@ -76,6 +80,15 @@ class Nodes:
         except (OSError, RuntimeError) as error:
             self.close(0.0)
             raise StartError(f"--ingest: a process cannot be started: {_why(error)}") from error
+        self._looks.start()
+
+    def _look(self) -> None:
+        """One that hangs says nothing, and the system takes what it is told: it is asked whether it is there."""
+        while not self._over.wait(LOOK_SECONDS):
+            with self._lock:
+                callers = [child.caller for child in self._children]
+            for caller in callers:
+                caller.look()
 
     @property
     def open_connections(self) -> int:
@@ -103,6 +116,9 @@ class Nodes:
     def close(self, grace: float) -> None:
         """Give the sessions ``grace`` seconds to say goodbye, then end those that are left, and wait for all."""
         self.stop_accepting()
+        self._over.set()
+        if self._looks.ident is not None:
+            self._looks.join()
         with self._lock:
             children = list(self._children)
         for child in children:

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from flserver.aggregation.ranges import in_range, ranges
+from flserver.clock import monotonic
 from flserver.errors import NoRoom, StoreError
 from flserver.ingest.engine import NodeGone
+from flserver.ingest.patience import BEYOND_STOP
 from flserver.models.state import State
 from flserver.process.nodes import called as called_nodes
 from flserver.process.nodes import calls, values
 from flserver.process.nodes.called import UNTAKEN, CalledNodes
 from flserver.process.nodes.calls import Answer, CallFailed
+from flserver.process.nodes.descriptors import close_all
 from flserver.process.nodes.values import memory_of, put, state_in
 from tests.patience import PATIENCE, eventually
 from tests.process.nodes.calling import between, descriptors
@@ -26,8 +29,8 @@ from tests.recorder import raising
 MODEL: State = {"w": torch.arange(9000, dtype=torch.float32), "n": torch.tensor([3, 4])}
 
 
-def engine(least: int = 0) -> CalledNodes:
-    made = CalledNodes()
+def engine(least: int = 0, stops_at: float | None = None) -> CalledNodes:
+    made = CalledNodes(lambda: stops_at)
     made.least = least
     return made
 
@@ -40,7 +43,7 @@ def test_a_model_is_one_file_for_all_nodes() -> None:
         def model(values: list[Any], taken: list[int]) -> Answer:
             files.append(os.fstat(taken[0]).st_ino)
             given[name] = state_in(memory_of(taken[0]), values[1])
-            calls.close_all(taken)
+            close_all(taken)
             return [], ()
 
         return model
@@ -79,7 +82,7 @@ def test_who_has_not_taken_the_models_before_gets_the_next_one_by_its_line() -> 
 
     def model(values: list[Any], taken: list[int]) -> Answer:
         assert goes.wait(PATIENCE)
-        calls.close_all(taken)
+        close_all(taken)
         return [], ()
 
     with between({"model": model}) as (caller, _):
@@ -112,7 +115,7 @@ def test_who_cannot_take_a_model_is_gone_and_who_answers_no_more_gets_none() -> 
 
 def part(values: list[Any], taken: list[int]) -> Answer:
     """Something of every range that is asked for."""
-    calls.close_all(taken)
+    close_all(taken)
     *_, wanted = values
     descriptor, found = put([{"w": torch.ones(1)} for _ in wanted])
     return [[[number, one.tensors] for number, one in zip(wanted, found, strict=True)]], [descriptor]
@@ -120,7 +123,7 @@ def part(values: list[Any], taken: list[int]) -> Answer:
 
 def made(values: list[Any], taken: list[int]) -> Answer:
     """The range that is asked for, whatever the others have of it."""
-    calls.close_all(taken)
+    close_all(taken)
     _, _, count, number, _ = values
     descriptor, (value,) = put([in_range(MODEL, ranges(MODEL, count)[number])])
     return [value.tensors], [descriptor]
@@ -171,9 +174,11 @@ def test_a_node_that_goes_while_a_model_is_made_is_named_and_no_file_stays(durin
     eventually(lambda: descriptors() == before)
 
 
-def test_a_node_that_is_not_there_or_does_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(called_nodes, "MAKE_SECONDS", 0.05)
-    nodes, goes = engine(), threading.Event()
+@pytest.mark.parametrize("stopped", [True, False], ids=["the run is to end", "for too long"])
+def test_a_node_that_is_not_there_or_does_nothing_is_named(monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
+    if not stopped:
+        monkeypatch.setattr(called_nodes, "MAKE_SECONDS", 0.05)
+    nodes, goes = engine(stops_at=monotonic() - BEYOND_STOP if stopped else None), threading.Event()
 
     def waits(values: list[Any], taken: list[int]) -> Answer:
         goes.wait(PATIENCE)
@@ -183,7 +188,7 @@ def test_a_node_that_is_not_there_or_does_nothing_is_named(monkeypatch: pytest.M
         nodes.add(caller)
         nodes.add(other)
         nodes.carry(1, MODEL)
-        with pytest.raises(NodeGone, match=r"it has not done its part within 0\.05 s"):
+        with pytest.raises(NodeGone, match="it has not done its part in time"):
             nodes.finish(1, 1, ["node-1", "node-2"], 1)
         nodes.remove(other)
         with pytest.raises(NodeGone) as gone:
