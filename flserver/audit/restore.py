@@ -14,7 +14,7 @@ from flserver.errors import UsageError
 from flserver.files import create, make_folders, sync_folder
 from flserver.settings.folders import SCHEME, Folder, ObjectPath, folder_of
 from flserver.settings.places import Place, checkpoints_beside
-from flserver.settings.recorded import settings_of
+from flserver.settings.recorded import OF_THE_ORIGINAL, settings_of
 from flserver.store.chain import GENESIS
 from flserver.store.database import file_of
 from flserver.store.lock import DatabaseLock
@@ -119,7 +119,7 @@ def _outside(db: Path) -> Iterable[str]:
     config = settings_of(run)
     if (place := config.get("checkpoint_dir") or "").startswith(SCHEME):
         yield f"run {run['name']} had its checkpoints in {place}, which is as it was: what goes on here has its own"
-    for key, does in (("audit_head", "notes its heads in"), ("sign_key", "signs with")):
+    for key, does in OF_THE_ORIGINAL.items():
         if config.get(key):
             option = "--" + key.replace("_", "-")
             said = f"run {run['name']} {does} {config[key]}, as its original does"
@@ -127,12 +127,16 @@ def _outside(db: Path) -> Iterable[str]:
 
 
 def _command(reader: Reader, db: Path, checkpoints: Path) -> str | None:
-    """What an operator types to go on with the newest run."""
+    """What an operator types to go on with the newest run, with files of its own where its original has some."""
     run = reader.newest_run()
     if run is None or run["status"] == "completed":
         return None
-    recorded = settings_of(run).get("checkpoint_dir")
+    config = settings_of(run)
+    recorded = config.get("checkpoint_dir")
     elsewhere = folder_of(recorded) != checkpoints.absolute() if recorded else checkpoints != checkpoints_beside(db)
     told = f" --checkpoint-dir {checkpoints}" if elsewhere else ""
-    told += f" --audit-head {db}.heads" if settings_of(run).get("audit_head") else ""  # not its original's
-    return f"flserver --db {db} --resume{told}"
+    told += f" --audit-head {db}.heads" if config.get("audit_head") else ""
+    if not config.get("sign_key"):
+        return f"flserver --db {db} --resume{told}"
+    locked = f" --passphrase-file {file}" if (file := config.get("sign_key_passphrase_file")) else ""
+    return f"flserver keygen --out {db}.key{locked} && flserver --db {db} --resume{told} --sign-key {db}.key"

@@ -10,7 +10,7 @@ from typing import Any
 from flserver.errors import UsageError
 from flserver.settings import ServerSettings, server_settings
 from flserver.settings.policies import require_checkpoint_dir
-from flserver.settings.recorded import NOT_OF_THE_RUN, from_anywhere, settings_of
+from flserver.settings.recorded import NOT_OF_THE_RUN, OF_THE_ORIGINAL, from_anywhere, settings_of
 from flserver.store.reader import Reader, Row
 from flserver.store.references import NEWEST
 from flserver.text import did_you_mean, edit_distance, printable
@@ -160,11 +160,14 @@ def _resumed(reader: Reader, settings: ServerSettings, found: Row, given: Mappin
 
 
 def _check_heads(reader: Reader, found: Row, before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises UsageError where a restored copy would note its heads in its original's file, and nobody says so."""
-    if before.get("audit_head") and "audit_head" not in given and reader.restored_since(found["run_id"]):
+    """Raises UsageError where a restored copy would note its heads in its original's file, or sign them with its key,
+    and nobody says so: whoever watches the original would be told of two pasts."""
+    shares = [(key, does) for key, does in OF_THE_ORIGINAL.items() if before.get(key) and key not in given]
+    if shares and reader.restored_since(found["run_id"]):
+        key, does = shares[0]
         raise UsageError(
-            f"run {printable(found['name'])} is restored from a backup, and notes its heads in {before['audit_head']}, "
-            "as its original does: name a file of its own with --audit-head, or the same one where the original is gone"
+            f"run {printable(found['name'])} is restored from a backup, and {does} {before[key]}, as its original does:"
+            f" name a file of its own with --{key.replace('_', '-')}, or the same one where the original is gone"
         )
 
 

@@ -11,6 +11,9 @@ from flserver.settings.server import PATHS
 
 NOT_OF_THE_RUN = ("db", "resume", "standby", "run_name", "log_format", "log_level", "actor", "reason")
 
+OF_THE_ORIGINAL = {"audit_head": "notes its heads in", "sign_key": "signs with"}
+"""Settings whose files a restored copy of a run is not to go on with as its original does, and what that does."""
+
 
 def config_of(settings: ServerSettings) -> dict[str, Any]:
     """The settings as they go on record with the run."""

@@ -177,25 +177,44 @@ def test_what_a_restored_run_would_share_with_its_original_is_said(flserver: Run
         assert f"run plain {said}, as its original does: give it a file of its own with --" in err
 
 
-def test_a_restored_run_does_not_go_on_with_its_originals_file_of_heads(
-    flserver: Run, db: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("config", "does", "typed"),
+    [
+        ({"audit_head": "heads"}, "notes its heads in", "flserver --db {new} --resume --audit-head {new}.heads"),
+        (
+            {"sign_key": "key"},
+            "signs with",
+            "flserver keygen --out {new}.key && flserver --db {new} --resume --sign-key {new}.key",
+        ),
+        (
+            {"sign_key": "key", "sign_key_passphrase_file": "/word"},
+            "signs with",
+            "flserver keygen --out {new}.key --passphrase-file /word"
+            " && flserver --db {new} --resume --sign-key {new}.key",
+        ),
+    ],
+    ids=["heads", "key", "locked key"],
+)
+def test_a_restored_run_does_not_go_on_with_its_originals_heads_or_key(
+    flserver: Run, db: Path, tmp_path: Path, config: dict[str, str], does: str, typed: str
 ) -> None:
-    heads, new = tmp_path / "heads", tmp_path / "new.sqlite"
-    resumed = replace(facts.run_resumed(config={"num_rounds": 3, "audit_head": str(heads)}), run_id=PLAIN)
+    (key, name), new = next(iter(config.items())), tmp_path / "new.sqlite"
+    its, option = str(tmp_path / name), "--" + key.replace("_", "-")
+    resumed = replace(facts.run_resumed(config={"num_rounds": 3, **config, key: its}), run_id=PLAIN)
     story.write(db, [resumed, facts.run_ended("interrupted", None, PLAIN)], run_id=PLAIN, process_id=7)
     assert flserver("--db", db, "backup", tmp_path / "backup")[0] == 0
     restored = json.loads(flserver("--db", new, "restore", tmp_path / "backup", "--json")[1])
-    assert restored["command"].endswith(f" --audit-head {new}.heads")
+    assert restored["command"] == typed.format(new=new)
 
     def complaints(place: Path, *more: object) -> list[str]:
-        """What a start would be refused for, of the file of heads."""
+        """What a start would be refused for, of what its original has."""
         asked = ("--db", place, "check", "--resume", "--server-port", 0, "--metrics-port", 0, *more, "--json")
-        return [said for said in json.loads(flserver(*asked)[1])["problems"] if "restored" in said]
+        return [said for said in json.loads(flserver(*asked)[1])["problems"] if " is restored from " in said]
 
     (said,) = complaints(new)
-    assert f"run plain is restored from a backup, and notes its heads in {heads}, as its original does" in said
-    assert complaints(new, "--audit-head", f"{new}.heads") == []
-    assert complaints(new, "--audit-head", heads) == [], "where somebody says so"
+    assert f"run plain is restored from a backup, and {does} {its}, as its original does: name a file" in said
+    assert complaints(new, option, f"{new}.own") == []
+    assert complaints(new, option, its) == [], "where somebody says so"
     assert complaints(db) == [], "the original is not restored"
     story.write(new, [facts.server_started(9)], run_id=PLAIN, process_id=9)
     assert complaints(new) == [], "it was settled when a server went on with it"
