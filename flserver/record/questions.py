@@ -27,6 +27,9 @@ _NO_CODE = re.compile(r"--[^\n]*|'[^']*'")
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 EXAMPLES = {"client_id": "3", "digest": "sha256:…", "other_run_id": "RUN", "round": "7", "run_id": "RUN"}
 """What a parameter's value looks like."""
+AFTER_A_ROUND = frozenset({"aborted_attempts", "drop_outs", "updates_not_counted", "who_was_silent"})
+"""Questions to which no rows are good news only where a round has begun."""
+BARE = re.compile("[0-9a-f]{64}")  # a digest as sha256sum and b3sum print it
 EMPTY = re.compile(
     "an?|and|at|by|did|do(es)?|from|how|in|is|its?|of|on|or|that|the|to|was|were|what|which|who(se)?|why"
 )
@@ -183,6 +186,8 @@ def _checked(asked: Question, run: str | None, values: Mapping[str, Any]) -> dic
     if missing:
         example = " ".join(f"--param {name}={EXAMPLES[name]}" for name in missing)
         raise UsageError(f"{asked.name} needs {' and '.join(missing)}, for example: ask {asked.name} {example}")
+    if BARE.fullmatch(str(given.get("digest"))):
+        given["digest"] = f"{'sha256' if 'model_digest = :digest' in asked.sql else 'blake3'}:{given['digest']}"
     return given
 
 
@@ -201,4 +206,8 @@ def _why(reader: "Reader", asked: Question, given: Mapping[str, Any]) -> str:
         known = {str(row[0]) for row in rows}
         if str(client) not in known:
             return f"no client {str(client)!r} has registered in run {run}{did_you_mean(str(client), known)}"
+    if run is not None and asked.name in AFTER_A_ROUND:
+        _, ((begun,),) = reader.query("SELECT COUNT(*) FROM v1_rounds WHERE run_id = :run_id AND round > 0", given)
+        if not begun:
+            return f"no round of run {run} has begun: nobody was sent a model yet"
     return asked.nothing

@@ -57,7 +57,7 @@ class SQLite(Database):
 
     def require_there(self) -> None:
         if not self.path.is_file():
-            raise UsageError(f"there is no database {self.path}")
+            raise UsageError(f"there is no database {self.path}: --db FILE names another")
 
     def is_ours(self, connection: Connection) -> bool:
         return sqlite.is_ours(connection)

@@ -1,6 +1,6 @@
 -- Which updates, from whom, made the model with this digest?
--- :digest is what sha256sum prints of the file, with sha256: before it. Each with its weight, and the message that it
--- came over. One digest may belong to several runs: equal updates give equal files.
+-- :digest is what sha256sum prints of the file, in SQL with sha256: before it. Each with its weight, and the message
+-- that it came over. One digest may belong to several runs: equal updates give equal files.
 -- No rows: no committed round has a model with this digest, or it is an initial one, which no update made.
 SELECT
     r.run_id,

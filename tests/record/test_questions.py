@@ -7,11 +7,22 @@ from pathlib import Path
 import pytest
 
 from flserver.errors import UsageError
-from flserver.record.questions import EXAMPLES, Question, answer, directory, question, questions, read_question
+from flserver.record.questions import (
+    AFTER_A_ROUND,
+    EXAMPLES,
+    Question,
+    answer,
+    directory,
+    question,
+    questions,
+    read_question,
+)
 from flserver.store.reader import Reader
 from flserver.store.schema import ensure_head
+from tests import facts
 from tests.old_record import old_record
 from tests.recorded_run import PLAIN, RUN, write_database
+from tests.store import story
 
 ROOT = Path(__file__).parents[2]
 SQL = """-- Who was where?
@@ -145,6 +156,27 @@ def test_an_unknown_question_gets_those_that_are_like_it_or_about_the_same(name:
 def test_why_there_is_nothing_is_said(reader: Reader, name: str, values: dict[str, object], said: str) -> None:
     asked: Question = question(name)
     assert answer(reader, asked, "night" if "run_id" in asked.parameters else None, values).nothing == said
+
+
+def test_before_a_round_has_begun_that_is_said_and_no_good_news(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    write_database(path)
+    joining = [*story.started("joining", 3, "joining"), facts.attempt(0, process_id=3), facts.committed(0)]
+    story.write(path, joining, run_id="joining", process_id=3)
+    assert set(questions()) >= AFTER_A_ROUND
+    for name in AFTER_A_ROUND:
+        said = answer(Reader(path), question(name), "joining", {}).nothing
+        assert said == "no round of run joining has begun: nobody was sent a model yet"
+
+
+def test_a_digest_may_be_what_sha256sum_prints(reader: Reader) -> None:
+    asked = question("where_a_model_comes_from")
+    _, ((digest,),) = reader.query("SELECT model_digest FROM v1_rounds WHERE run_id = :run AND round = 3", {"run": RUN})
+    bare = digest.removeprefix("sha256:")
+    found = answer(reader, asked, None, {"digest": bare})
+    assert found.rows
+    assert found.rows == answer(reader, asked, None, {"digest": digest}).rows
+    assert answer(reader, question("whose_update"), None, {"digest": bare}).nothing, "those are BLAKE3"
 
 
 def test_in_a_wheel_they_lie_in_the_package() -> None:
