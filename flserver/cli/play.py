@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flserver.cli.simulated import follow, note, tell
-from flserver.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from flserver.cli.simulated import Final, follow, note, tell
+from flserver.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError
 from flserver.settings import hosts
 from flserver.settings.places import Place
 from flserver.simulation import fleet, outcome, parts, script
@@ -71,9 +71,11 @@ def play(
     if ended != EXIT_DONE:
         assert server is not None
         click.echo(f"flserver simulate: the server ended with exit code {ended}:\n{server.log}", err=True)
+        if ended == EXIT_USAGE:  # it was not started so, and there is nothing to be compared
+            return ended
     recorded = None if db is None else outcome.read(Reader(db), found.run, {one.id for one in mine})
     compared = outcome.Comparison(scripted=script.expected(mine, len(found.rounds)), done=found.done, recorded=recorded)
-    final = _final_digest(Reader(db), found.run) if db is not None and found.run else None
+    final = _final(Reader(db), found.run) if db is not None and found.run else None
     return tell(found, compared, final, as_json) or (EXIT_FAILED if ended else EXIT_DONE)
 
 
@@ -135,6 +137,12 @@ def _players(cluster: "Cluster | None", split: Sequence[parts.Part], as_json: bo
     return players(cluster, split, lambda text: note(as_json, text))
 
 
-def _final_digest(record: Any, run_id: str) -> str | None:
-    rows = record.query("SELECT final_digest FROM v1_runs WHERE run_id = :run_id", {"run_id": run_id})[1]
-    return rows[0][0] if rows else None
+FINAL = """
+    SELECT final_digest, loss, accuracy FROM v1_runs
+    LEFT JOIN v1_rounds AS r ON r.run_id = v1_runs.run_id AND model_digest = final_digest AND r.status = 'committed'
+    WHERE v1_runs.run_id = :run_id AND final_digest IS NOT NULL ORDER BY round DESC LIMIT 1"""
+
+
+def _final(record: Any, run_id: str) -> Final | None:
+    _, rows = record.query(FINAL, {"run_id": run_id})
+    return Final(*rows[0]) if rows else None

@@ -1,6 +1,7 @@
 """What is said of a simulated fleet: its rounds as they end, and what came of it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -8,11 +9,20 @@ import click
 from flserver.cli.common import say_json
 from flserver.cli.tables import say
 from flserver.errors import EXIT_DONE, EXIT_FAILED
-from flserver.text import printable
+from flserver.text import printable, three_decimals
 
 if TYPE_CHECKING:
     from flserver.simulation.fleet import Fleet, Outcome, Round
     from flserver.simulation.outcome import Comparison
+
+
+@dataclass(frozen=True)
+class Final:
+    """The run's last model, and what was measured of it."""
+
+    digest: str
+    loss: float | None
+    accuracy: float | None
 
 
 def follow(players: "Fleet", as_json: bool) -> "Outcome":
@@ -36,11 +46,13 @@ def note(as_json: bool, text: str) -> None:
     click.echo(text, err=as_json)
 
 
-def tell(found: "Outcome", compared: "Comparison", final: str | None, as_json: bool) -> int:
+def tell(found: "Outcome", compared: "Comparison", final: Final | None, as_json: bool) -> int:
     differences = [*compared.differences(), *_notes(found)]
     if as_json:
         rows = [dict(zip(("what", "scripted", "done", "recorded"), row, strict=True)) for row in compared.rows]
-        told = {"run": found.run, "final_digest": final, "rounds": found.rounds, "what": rows, "differs": differences}
+        model: dict[str, str | float | None] = {"final_digest": None, "loss": None, "accuracy": None}
+        model |= {} if final is None else {"final_digest": final.digest, "loss": final.loss, "accuracy": final.accuracy}
+        told = {"run": found.run, **model, "rounds": found.rounds, "what": rows, "differs": differences}
         say_json(told, line=True)
     else:
         click.echo(_throughput(found.rounds))
@@ -48,7 +60,9 @@ def tell(found: "Outcome", compared: "Comparison", final: str | None, as_json: b
         if compared.recorded is None:
             click.echo("--db FILE, where the server's record is on this machine, shows that beside it")
         if final is not None:
-            click.echo(f"run {found.run}, final model {final}")
+            measured = (("loss", final.loss), ("accuracy", final.accuracy))
+            numbers = [f", {name} {three_decimals(value)}" for name, value in measured if value is not None]
+            click.echo(f"run {found.run}, final model {final.digest}{''.join(numbers)}")
         click.echo("as scripted" if not differences else "not as scripted:")
         for line in differences:
             click.echo(f"  {line}")
@@ -60,10 +74,8 @@ def _throughput(rounds: "Sequence[Round]") -> str:
     if not rounds or seconds <= 0:
         return "no round was made"
     updates, moved = sum(one.updates for one in rounds), sum(one.bytes for one in rounds)
-    return (
-        f"{len(rounds)} rounds in {seconds:.1f} s: {seconds / len(rounds):.2f} s a round, {updates:,} updates, "
-        f"{updates / seconds:,.0f} updates/s, {moved / seconds / 1e6:,.1f} MB/s"
-    )
+    made = f"{len(rounds)} round{'s' * (len(rounds) > 1)} in {seconds:.1f} s: {seconds / len(rounds):.2f} s a round"
+    return f"{made}, {updates:,} updates, {updates / seconds:,.0f} updates/s, {moved / seconds / 1e6:,.1f} MB/s"
 
 
 def _notes(found: "Outcome") -> Iterator[str]:

@@ -104,7 +104,8 @@ class Lines:
             case "reload" if "refused" in detail:
                 return None  # the one who noticed has said so
             case "override":
-                return logging.INFO, printable(f"{detail['setting']} is now {detail['now']}, was {detail['before']}")
+                before = "not set" if detail["before"] is None else detail["before"]
+                return logging.INFO, printable(f"{detail['setting']} is now {detail['now']}, was {before}")
             case "upgrade":
                 return logging.INFO, printable(f"database upgraded from {detail['before']}; copy: {detail['copy']}")
             case "keep-updates":

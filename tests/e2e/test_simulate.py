@@ -155,6 +155,7 @@ def test_trainers_that_train_report_what_they_measured_and_learn(start: Start, s
     assert server.exit_code() == 0
     ((before,), *_, (after,)) = server.sql("SELECT accuracy FROM v1_rounds ORDER BY round")
     assert before < 0.3 < 0.5 < after
+    assert done["accuracy"] == after
     assert server.sql("SELECT SUM(data_size) FROM v1_rounds WHERE round = 1") == [(1438,)]
     assert server.sql("SELECT COUNT(*) FROM v1_client_metrics WHERE name = 'loss'") == [(2 * 5 * ROUNDS,)]
 

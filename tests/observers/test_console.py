@@ -77,6 +77,7 @@ def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> Non
     console.observe(e.StateChanged(state="waiting", detail="1 of 2 clients"))
     console.observe(e.OperatorActed(kind="stop", detail={"signal": "SIGTERM"}))
     console.observe(e.OperatorActed(kind="override", detail={"setting": "num_rounds", "before": 5, "now": 9}))
+    console.observe(e.OperatorActed(kind="override", detail={"setting": "min_updates", "before": None, "now": 3}))
     console.observe(e.OperatorActed(kind="upgrade", detail={"before": "0001", "after": "0002", "copy": "a\nb"}))
     console.observe(e.StateChanged(state="completed"))
     console.observe(facts.run_ended("completed", "sha256:11", "r1"))
@@ -88,6 +89,7 @@ def test_resumed_and_ended_runs_have_lines(log: pytest.LogCaptureFixture) -> Non
         ("INFO", "round 5/9 committed in 2.31 s: 0 updates, round-000005-11.safetensors"),
         ("WARNING", "state: waiting: 1 of 2 clients"),
         ("INFO", "num_rounds is now 9, was 5"),
+        ("INFO", "min_updates is now 3, was not set"),
         ("INFO", "database upgraded from 0001; copy: a\\nb"),
         ("INFO", "run r1 completed, model sha256:11"),
         ("WARNING", "run r1 failed"),
