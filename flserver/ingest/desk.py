@@ -93,15 +93,14 @@ class Desk:
         with self._changed:
             place.layout, other = layout, self._layout not in (None, layout)
             place.ready = not other
-        if other:
-            return place.gone(OTHER_LAYOUT)
-        with self._changed:
-            if self._model is not None:
+            if place.ready and self._model is not None:
                 state, model = self._model
                 self._give(place, state, model.number, self._before)
-            # While a round is committed there is its model already: the next attempt's, which is told them all.
-            if self._began is not None and self._model is not None and self._began.model == self._model[1].number:
-                place.outbox.put(self._began)
+                # While a round is committed there is its model already: the next attempt's, which is told them all.
+                if self._began is not None and self._began.model == model.number:
+                    place.outbox.put(self._began)
+        if other:
+            place.gone(OTHER_LAYOUT)
 
     def know(self, client_id: str) -> None:
         """Who registered that client has changed: every node is told."""

@@ -103,6 +103,8 @@ class Admission:
         """
         if roster is None:
             roster = self._roster()
+        else:
+            self.identity.roster = roster  # its server has taken it, whatever becomes of the certificates here
         if self._tls is not None:
             self._tls.reload()
         self.identity.roster = roster

@@ -136,7 +136,7 @@ class CalledNodes:
         shared = Shared(end)  # what each has cut goes to all others: copies would be more than a process may have
 
         def asked(caller: Caller, method: str, *given: object, descriptors: Sequence[int] = ()) -> "Future[Said]":
-            answer = caller.call(method, *which, *given, descriptors=descriptors, shared=shared)
+            answer = caller.call(method, *which, *given, descriptors=descriptors, shared=shared, long=True)
             answers.append(answer)
             return answer
 

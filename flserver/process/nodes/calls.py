@@ -113,8 +113,9 @@ class Caller:
         self._socket, self.name, self.lost, self._ended = sock, name, lost, ended
         self._patience = patience
         self._looks: tuple[Future[Said], float] | None = None  # whether it is there, and since when that is asked
-        self._lock = threading.Lock()  # guards the two below, and the order of what is to be sent
+        self._lock = threading.Lock()  # guards the three below, and the order of what is to be sent
         self._asked: deque[Future[Said]] = deque()
+        self._long: list[Future[Said]] = []  # of those that take long, some of which may be done
         self._over = False
         self._to_send: queue.SimpleQueue[_ToSend | None] = queue.SimpleQueue()
         self._threads = [
@@ -140,11 +141,13 @@ class Caller:
         descriptors: Sequence[int] = (),
         shared: Shared | None = None,
         then: "Callable[[Future[Said]], None]" = _nothing,
+        long: bool = False,
     ) -> "Future[Said]":
-        """Ask for something. The answer raises CallerGone, or CallFailed; ``then`` is called with it on the thread that
-        reads it, and not where it is over already. ``descriptors`` stay the caller's to close, whenever it likes, for
-        they are copied; of what is ``shared`` they are not, and that is let go of when they are sent. Raises OSError
-        where this process may have no more of them, and TypeError where it cannot be said."""
+        """Ask for something, which may take ``long``. The answer raises CallerGone, or CallFailed; ``then`` is called
+        with it on the thread that reads it, and not where it is over already. ``descriptors`` stay the caller's to
+        close, whenever it likes, for they are copied; of what is ``shared`` they are not, and that is let go of when
+        they are sent. Raises OSError where this process may have no more of them, and TypeError where it cannot be
+        said."""
         answer: Future[Said] = Future()
         body = _body([method, *given], len(descriptors))  # here, for what fails of it is the caller's
         with self._lock:
@@ -159,16 +162,18 @@ class Caller:
                 said = _ToSend(body, own, partial(close_all, own))
             answer.add_done_callback(then)
             self._asked.append(answer)
+            if long:
+                self._long.append(answer)
             self._to_send.put(said)
         return answer
 
     def look(self) -> None:
-        """Ask whether the node is there, where nothing else is asked of it. One that has not answered that for
-        ``patience`` seconds is gone, whatever the system has taken in its stead."""
+        """Ask whether the node is there, where nothing is asked of it that takes long. One that has not answered that
+        for ``patience`` seconds is gone, whatever the system has taken in its stead."""
         with self._lock:
-            idle, looks = not self._asked, self._looks
+            self._long, looks = [answer for answer in self._long if not answer.done()], self._looks
         if looks is None or looks[0].done():
-            self._looks = (self.call("there"), monotonic()) if idle else None
+            self._looks = None if self._long else (self.call("there"), monotonic())
         elif monotonic() - looks[1] >= self._patience:
             self.lost(f"it has answered nothing for {self._patience:g} s")
             self.cut()

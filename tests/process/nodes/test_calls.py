@@ -330,7 +330,10 @@ def test_one_that_takes_nothing_is_gone() -> None:
     its.close()
 
 
-def test_a_node_that_hangs_is_gone_although_the_system_takes_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked", [True, False], ids=["before a model", "where nothing is asked"])
+def test_a_node_that_hangs_is_gone_although_the_system_takes_what_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
     now, lost, goes = [0.0], list[str](), threading.Event()
     monkeypatch.setattr(calls, "monotonic", lambda: now[0])
 
@@ -338,8 +341,10 @@ def test_a_node_that_hangs_is_gone_although_the_system_takes_what_it_is_told(mon
         goes.wait(PATIENCE)
         return [], ()
 
-    with between({"there": hangs}) as (caller, _):
+    with between({"there": hangs, "model": hangs}) as (caller, _):
         caller.lost = lost.append
+        if asked:
+            caller.call("model")
         caller.look()
         now[0] += PATIENCE - 1
         caller.look()
@@ -369,7 +374,7 @@ def test_one_that_is_there_or_at_work_is_left_in_peace(monkeypatch: pytest.Monke
             caller.look()
             eventually(lambda count=count: len(asked) == count and not caller._asked)
             now[0] += 2 * PATIENCE
-        done = caller.call("works")
+        done = caller.call("works", long=True)
         for _ in range(3):
             caller.look()
             now[0] += 2 * PATIENCE
