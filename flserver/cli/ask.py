@@ -25,6 +25,7 @@ from flserver.text import did_you_mean, printable
 if TYPE_CHECKING:
     from flserver.store.reader import Reader, Row
 
+FEW = 10  # clients, that are named where another one is asked for
 ROUNDS = """
     SELECT round, attempt, status, seconds, clients, updates_accepted, data_size, loss, accuracy, model_digest, reason
     FROM v1_rounds WHERE run_id = :run_id ORDER BY round, attempt"""
@@ -161,7 +162,9 @@ def _require_known(record: "Reader", run: "Row", number: int | None, client: str
     if client is not None:
         known = [row[0] for row in record.query(_CLIENTS, values)[1]]
         if client not in known:
-            raise UsageError(f"run {name} has no client {client!r}{did_you_mean(client, known)}")
+            has = f": it has {', '.join(known)}" if 0 < len(known) <= FEW else ""
+            mean = did_you_mean(client, known) or has
+            raise UsageError(f"run {name} has no client {client!r}{printable(mean)}")
 
 
 _CLIENTS = "SELECT DISTINCT client_id FROM v1_clients WHERE run_id = :run_id"

@@ -211,7 +211,8 @@ class Exchange(Apart):
                 if deadline.passed:
                     able, needed = len(self._rounds.invitable()), self._rounds.min_updates
                     there = f"only {able} of the {needed} participants that a round needs were there"
-                    raise Interrupted(f"{there} within --rejoin-timeout{waiting(self._rounds).left_out}")
+                    fewer = f"; --min-updates {able} makes rounds of so many" if able > 1 else ""
+                    raise Interrupted(f"{there} within --rejoin-timeout{waiting(self._rounds).left_out}{fewer}")
                 if (now := monotonic()) >= wake_at:
                     return False
                 self._changed.wait(min(deadline.at, wake_at) - now)

@@ -133,7 +133,7 @@ def test_show_of_a_client_has_its_registrations_and_what_became_of_its_rounds(fl
     ]
     one = json.loads(flserver("--db", story_db, "show", "night", "--client", "3", "--round", "1", "--json")[1])
     assert [row["client_id"] for row in one] == ["3", "3"]
-    refused(flserver("--db", story_db, "show", "night", "--client", "9"), "has no client '9'")
+    refused(flserver("--db", story_db, "show", "night", "--client", "9"), "has no client '9': it has ")
 
 
 def test_query_in_each_format(flserver: Run, db: Path) -> None:

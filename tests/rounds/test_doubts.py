@@ -149,3 +149,19 @@ def test_where_too_few_are_left_it_says_who_is_left_out(tmp_path: Path) -> None:
     assert interrupted.detail == (
         f"only 1 of the 2 participants that a round needs were there within --rejoin-timeout; {left_out}"
     )
+
+
+def test_where_a_smaller_quorum_would_do_it_says_so(tmp_path: Path) -> None:
+    with Run(tmp_path, min_clients=3, min_updates=3, rejoin_timeout=0.1) as run:
+        trainers = [Trainer(run, client) for client in "abc"]
+        run.coordinator.start()
+        for trainer in trainers:
+            trainer.model()
+        for trainer in trainers[:2]:
+            trainer.submit(tensors(1, 1, 1))
+        run.exchange.leave(trainers[2].registration)
+        assert run.finish() == "interrupted"
+    assert run.recorder.of(e.StateChanged)[-1].detail == (
+        "only 2 of the 3 participants that a round needs were there within --rejoin-timeout"
+        "; --min-updates 2 makes rounds of so many"
+    )
