@@ -12,6 +12,8 @@ from unittest import mock
 import pytest
 
 from flserver.errors import UsageError
+from flserver.identity.roster import Member, Roster
+from flserver.identity.rules import Identity
 from flserver.process import launch as launching
 from flserver.process.launched import Launched
 from flserver.process.ray.nodes import RayNodes
@@ -111,8 +113,15 @@ def test_nodes_are_told_to_stay_before_the_record_is_looked_at_and_handed_on_to_
 
 def test_nodes_that_were_told_to_stay_are_so_until_the_run_has_them() -> None:
     plan = SimpleNamespace(settings=server_settings({"ingest": 1, "ray_address": "10.0.0.1:6379"}), run_id="run")
-    launched: Any = SimpleNamespace(plan=plan, listener=None, reader=mock.Mock(), say=mock.Mock(), left=object())
+    parts = {"basis": SimpleNamespace(code={"model": "sha256:0"}), "admission": SimpleNamespace(identity=Identity())}
+    launched: Any = SimpleNamespace(
+        plan=plan, listener=None, reader=mock.Mock(), say=mock.Mock(), left=object(), **parts
+    )
     with mock.patch("flserver.process.ray.nodes.RayNodes", autospec=True) as made:
         _nodes(launched, mock.Mock(), mock.Mock())
     bound = inspect.signature(RayNodes.__init__).bind(None, *made.call_args.args)
     assert bound.arguments["staying"] is launched.left
+    terms = bound.arguments["terms"]
+    assert (terms.run_id, terms.code, terms.clients()) == ("run", {"model": "sha256:0"}, None)
+    launched.admission.identity.roster = roster = Roster([Member(client_id="1")])  # as after SIGHUP
+    assert terms.clients() is roster
