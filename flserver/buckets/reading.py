@@ -2,6 +2,7 @@
 
 import errno
 import io
+from abc import abstractmethod
 from typing import Any
 
 from flserver.buckets.client import Unreachable, client, errors
@@ -59,8 +60,9 @@ class Positioned(io.RawIOBase):
             self._moved()
         return at
 
+    @abstractmethod
     def _moved(self) -> None:
-        raise NotImplementedError
+        """It is read from elsewhere now."""
 
 
 class ObjectReader(Positioned):

@@ -57,12 +57,13 @@ class Desk:
         self._gathering = Gathering(self._places)
         # While nodes are told of an attempt, and no longer; taken inside the one below.
         self._telling = threading.Lock()
-        self._changed = self._places.changed  # guards the places, and the seven below
+        self._changed = self._places.changed  # guards the places, and the eight below
         self._known: dict[str, t.Known] = {}  # who registered which client, where somebody did
         self._number = 0
         self._model: tuple[State, OnNodes] | None = None
         self._before: State | None = None  # the model of the round before the one that nodes have
         self._began: t.Began | None = None
+        self._reloaded: t.Reload | None = None  # the last one
         self._layout: str | None = None  # as the server's model has it, once that is known
         self._ended: dict[str, NodeChain] = {}  # the events of those that are gone, not named by a round yet
         self._flusher = Flusher(recorder)
@@ -74,6 +75,8 @@ class Desk:
         place = Place(name, self, self._exchange, self._recorder, self._flusher, self._ids, started)
         with self._changed:
             self._places.add(place)
+            if self._reloaded is not None:  # what it was told first may be older
+                place.outbox.put(self._reloaded)
             for known in self._known.values():
                 place.outbox.put(known)
         return place
@@ -150,7 +153,9 @@ class Desk:
 
     def reload(self, clients: Iterable[Member] | None) -> None:
         """Certificates are to be read again, by every node; ``clients`` are on the roster now, if there is one."""
-        self._tell(t.Reload(None if clients is None else tuple(clients)))
+        with self._changed:
+            self._reloaded = t.Reload(None if clients is None else tuple(clients))
+            self._tell(self._reloaded)
 
     def _tell(self, bell: t.Bell) -> None:
         for place in self._places:

@@ -6,6 +6,7 @@ import pytest
 
 from flserver import events as e
 from flserver.errors import ConnectionLost, RegistrationRefused, StoreError
+from flserver.identity.roster import Member
 from flserver.ingest import questions as q
 from flserver.ingest import told as t
 from flserver.ingest.asking import Asking, error_of, failure_of
@@ -285,3 +286,15 @@ def test_a_batch_is_bounded_and_nothing_of_it_is_lost() -> None:
     assert [len(batch) for batch in batches] == [MOST_ITEMS, 1]
     assert outbox.over
     assert outbox.take(0.0) == b""
+
+
+def test_a_node_that_comes_after_sighup_hears_of_the_roster_that_is_in_force() -> None:
+    """What it was told first may be of before, where it took its time to begin."""
+    with AtDesk() as at:
+        members = (Member(client_id="1"), Member(client_id="2", label="Lund"))
+        at.desk.reload(members)
+        late = at.desk.open("node-2")
+        told = [from_bytes(place.take(0.0) or to_bytes([])) for place in (at.place, late)]
+        late.gone("the test is over")
+        late.join()
+    assert all(t.Reload(members) in [item.said for item in items] for items in told)

@@ -113,7 +113,7 @@ class Caller:
         self._socket, self.name, self.lost, self._ended = sock, name, lost, ended
         self._patience = patience
         self._looks: tuple[Future[Said], float] | None = None  # whether it is there, and since when that is asked
-        self._lock = threading.Lock()  # guards the three below, and the order of what is to be sent
+        self._lock = threading.RLock()  # guards the three below, and the order of what is to be sent
         self._asked: deque[Future[Said]] = deque()
         self._long: list[Future[Said]] = []  # of those that take long, some of which may be done
         self._over = False
@@ -171,10 +171,11 @@ class Caller:
         """Ask whether the node is there, where nothing is asked of it that takes long. One that has not answered that
         for ``patience`` seconds is gone, whatever the system has taken in its stead."""
         with self._lock:
-            self._long, looks = [answer for answer in self._long if not answer.done()], self._looks
-        if looks is None or looks[0].done():
-            self._looks = None if self._long else (self.call("there"), monotonic())
-        elif monotonic() - looks[1] >= self._patience:
+            self._long = [answer for answer in self._long if not answer.done()]
+            if self._looks is None or self._looks[0].done():  # and nothing long comes in between
+                self._looks = None if self._long else (self.call("there"), monotonic())
+            overdue = self._looks is not None and monotonic() - self._looks[1] >= self._patience
+        if overdue:
             self.lost(f"it has answered nothing for {self._patience:g} s")
             self.cut()
 

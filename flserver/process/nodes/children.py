@@ -16,7 +16,7 @@ from functools import partial
 from flserver.clock import monotonic
 from flserver.errors import StartError
 from flserver.ingest.desk import Desk
-from flserver.ingest.lines import LineEnd, send_first
+from flserver.ingest.lines import LineEnd, send_first, set_patience
 from flserver.ingest.place import ORDERLY, Place
 from flserver.network.listener import Listener
 from flserver.process.nodes.about import About
@@ -77,10 +77,13 @@ class Nodes:
         try:
             for slot in range(1, self._count + 1):
                 self._begin(slot)
+            self._looks.start()
+        except StartError:
+            self.close(0.0)
+            raise
         except (OSError, RuntimeError) as error:
             self.close(0.0)
             raise StartError(f"--ingest: a process cannot be started: {_why(error)}") from error
-        self._looks.start()
 
     def _look(self) -> None:
         """One that hangs says nothing, and the system takes what it is told: it is asked whether it is there."""
@@ -148,6 +151,9 @@ class Nodes:
             place = self._desk.open(name, replace(about, pid=process.pid).starts(name, slot, *self._listener.address))
             undo.callback(place.join)
             undo.push(partial(_not_begun, place))
+            # Nor this: a roster may be longer than what the system takes before the process is there to read it.
+            set_patience(ours, STUCK_SECONDS)
+            send_first(ours, self._terms.told(name))
             with self._lock:
                 if not self._closing:
                     self._connect(process, place, ours, calls, undo)
@@ -199,7 +205,6 @@ class Nodes:
         caller.start()
         self._engine.add(caller)
         self._children.append(child)
-        send_first(ours, self._terms.told(place.name))
         end.start()  # here, for whoever finds it among the children may end it
 
     def _forget(self, child: Child) -> None:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -328,56 +327,3 @@ def test_one_that_takes_nothing_is_gone() -> None:
             answer.result(PATIENCE)
     caller.close()
     its.close()
-
-
-@pytest.mark.parametrize("asked", [True, False], ids=["before a model", "where nothing is asked"])
-def test_a_node_that_hangs_is_gone_although_the_system_takes_what_it_is_told(
-    monkeypatch: pytest.MonkeyPatch, asked: bool
-) -> None:
-    now, lost, goes = [0.0], list[str](), threading.Event()
-    monkeypatch.setattr(calls, "monotonic", lambda: now[0])
-
-    def hangs(given: list[Any], taken: list[int]) -> Answer:
-        goes.wait(PATIENCE)
-        return [], ()
-
-    with between({"there": hangs, "model": hangs}) as (caller, _):
-        caller.lost = lost.append
-        if asked:
-            caller.call("model")
-        caller.look()
-        now[0] += PATIENCE - 1
-        caller.look()
-        assert (lost, caller.over) == ([], False)
-        now[0] += 1
-        caller.look()
-        assert lost == [f"it has answered nothing for {PATIENCE:g} s"]
-        eventually(lambda: caller.over)
-        goes.set()
-
-
-def test_one_that_is_there_or_at_work_is_left_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, lost, goes, asked = [0.0], list[str](), threading.Event(), list[str]()
-    monkeypatch.setattr(calls, "monotonic", lambda: now[0])
-
-    def there(given: list[Any], taken: list[int]) -> Answer:
-        asked.append("there")
-        return [], ()
-
-    def works(given: list[Any], taken: list[int]) -> Answer:
-        goes.wait(PATIENCE)
-        return [], ()
-
-    with between({"there": there, "works": works}) as (caller, _):
-        caller.lost = lost.append
-        for count in (1, 2, 3):
-            caller.look()
-            eventually(lambda count=count: len(asked) == count and not caller._asked)
-            now[0] += 2 * PATIENCE
-        done = caller.call("works", long=True)
-        for _ in range(3):
-            caller.look()
-            now[0] += 2 * PATIENCE
-        goes.set()
-        assert done.result(PATIENCE)
-    assert (asked, lost) == (["there"] * 3, [])

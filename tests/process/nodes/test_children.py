@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from flserver.errors import StartError
 from flserver.events import ClientLeft, NodeEnded, NodeLost, NodeStarted
 from flserver.identity.rules import Identity
 from flserver.ingest import told as t
@@ -31,8 +32,8 @@ from flserver.rounds.exchange import Exchange
 from flserver.rounds.model import CurrentModel
 from flserver.settings import server_settings
 from tests.ingest.at_desk import names
-from tests.patience import PATIENCE, eventually
-from tests.recorder import RecordingRecorder
+from tests.patience import DEADLINE, PATIENCE, eventually
+from tests.recorder import RecordingRecorder, raising
 from tests.rounds.policies import policy
 
 MORE_THAN_A_LINE_HOLDS = 1 << 22  # bytes
@@ -115,6 +116,50 @@ def test_no_node_is_begun_of_other_sources_than_the_servers(
     changed = "flserver's own files have changed since this server began: resume the run with them"
     for node in ("node-1", "node-2"):
         assert f"no node can be started in the place of {node}: {changed}" in caplog.messages
+
+
+@pytest.mark.parametrize("which", ["sources", "thread"])
+def test_a_start_that_fails_behind_the_first_node_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: None, which: str
+) -> None:
+    threads = set(threading.enumerate())
+    served = Served(tmp_path, 2)
+    if which == "sources":
+        digests = chain(["old"], repeat("new"))
+        monkeypatch.setattr("flserver.process.provenance.digest_of_package", lambda: next(digests))
+    else:
+        monkeypatch.setattr(served.nodes._looks, "start", raising(RuntimeError("can't start new thread")))
+    with pytest.raises(StartError, match="files have changed" if which == "sources" else "can't start new thread"):
+        served.nodes.start()
+    assert names(served.desk) == []
+    assert set(threading.enumerate()) == threads
+
+
+@pytest.mark.usefixtures("hanging")
+def test_who_looks_at_the_nodes_does_not_wait_for_one_that_is_told_a_long_roster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, telling, goes = Served(tmp_path, 1), threading.Event(), threading.Event()
+
+    def tell(sock: socket.socket, body: bytes) -> None:
+        telling.set()
+        assert goes.wait(PATIENCE)
+
+    monkeypatch.setattr(nodes, "send_first", tell)
+    seen = list[tuple[int, int]]()
+    starts = threading.Thread(target=served.nodes.start)
+    looks = threading.Thread(target=lambda: seen.append((served.nodes.serving, served.nodes.open_connections)))
+    starts.start()
+    try:
+        assert telling.wait(PATIENCE)
+        looks.start()
+        looks.join(DEADLINE)
+        assert seen == [(0, 0)]
+    finally:
+        goes.set()
+        starts.join()
+        looks.join()
+        served.nodes.close(0.0)
 
 
 @pytest.mark.parametrize("over", [True, False])
